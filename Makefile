@@ -1,0 +1,45 @@
+# The front door. `make help` lists the doors.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+REQUIREMENTS := requirements.txt protos/pyproject.toml compiler/pyproject.toml agent/pyproject.toml hub/pyproject.toml
+PROTOS := $(wildcard protos/milonga/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench protos clean
+
+help: ## Show what can be done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv with everything in it (the other targets do this by themselves)
+
+$(STAMP): $(REQUIREMENTS)
+	@command -v $(PYTHON) >/dev/null || { echo "Milonga's hub needs Python 3.11 or newer: install it, or name yours: make PYTHON=/path/to/python3"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --progress-bar on -r requirements.txt
+	@touch $@
+
+demo: $(STAMP) ## Run the whole loop on this machine: hub, three agents, real data (DEMO_ARGS="--keep")
+	$(BIN)/python -m tests.e2e.demo $(DEMO_ARGS)
+
+test: $(STAMP) ## Run all tests (TEST_ARGS="-k rollouts")
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/vermin --quiet --target=3.9- --violations --eval-annotations --no-tips --no-parse-comments agent/milonga_agent compiler/milonga_compiler >/dev/null
+	@if command -v npx >/dev/null; then cd protos && npx --yes @bufbuild/buf lint; else echo "buf lint left out: it needs npx"; fi
+	$(BIN)/python -m pytest -m "not slow and not browser" tests
+
+bench: $(STAMP) ## Run the benchmarks, or one: make bench NAME=agent
+	$(BIN)/python -m benchmarks $(NAME)
+
+protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again
+	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
+
+clean: ## Remove .venv and what tests and benchmarks wrote
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data

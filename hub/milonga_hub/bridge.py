@@ -1,0 +1,156 @@
+"""One bridge between protocol messages and models: equal field names, nothing written by hand."""
+
+from __future__ import annotations
+
+import math
+import types
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import BaseModel
+
+from milonga_hub.errors import InvalidInput
+
+M = TypeVar("M", bound=Message)
+B = TypeVar("B", bound=BaseModel)
+
+
+def to_proto(model: BaseModel, message_class: type[M]) -> M:
+    """Return the message with every field that the model has too. None leaves a field unset; NaN stands for no figure."""
+    message = message_class()
+    for field in _fields(message):
+        value = getattr(model, field.name, None)
+        if value is not None:
+            _set(message, field, value)
+        elif _is_double(field) and hasattr(model, field.name) and not field.has_presence:
+            setattr(message, field.name, math.nan)
+    return message
+
+
+def from_proto(message: Message, model_class: type[B]) -> B:
+    """Return the validated model. Unset message and optional fields take the model's defaults."""
+    values: dict[str, Any] = {}
+    for field in _fields(message):
+        info = model_class.model_fields.get(field.name)
+        if info is None or (field.has_presence and not message.HasField(field.name)):
+            continue
+        value = getattr(message, field.name)
+        if _takes_default(field, value):
+            continue
+        values[field.name] = _get(field, value, info.annotation)
+    try:
+        return model_class.model_validate(values)
+    except ValueError as error:
+        raise InvalidInput(_explain(error)) from error
+
+
+def _fields(message: Message) -> Any:
+    # Descriptors are typed twice, once for each implementation of protobuf; Any bridges both.
+    descriptor: Any = message.DESCRIPTOR
+    return descriptor.fields
+
+
+def _explain(error: ValueError) -> str:
+    details = getattr(error, "errors", None)
+    if details is None:
+        return str(error)
+    return "; ".join(f"{'.'.join(str(part) for part in d['loc']) or 'value'}: {d['msg']}" for d in details())
+
+
+def _takes_default(field: Any, value: Any) -> bool:
+    """proto3 cannot tell 0 from unset: such fields take the model's default, others are `optional` in the proto."""
+    if field.has_presence:
+        return False
+    if field.is_repeated:
+        return len(value) == 0
+    return bool(value == field.default_value)
+
+
+def _is_double(field: Any) -> bool:
+    return bool(field.type == FieldDescriptor.TYPE_DOUBLE and not field.is_repeated)
+
+
+def _is_map(field: Any) -> bool:
+    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
+
+
+def _set(message: Message, field: Any, value: Any) -> None:
+    target = getattr(message, field.name)
+    if _is_map(field):
+        entry = field.message_type.fields_by_name["value"]
+        for key, item in value.items():
+            if entry.message_type is None:
+                target[key] = item
+            else:
+                _fill(target[key], item)
+    elif field.is_repeated:
+        for item in value:
+            if field.message_type is None:
+                target.append(_scalar(field, item))
+            else:
+                _fill(target.add(), item)
+    elif field.message_type is not None:
+        _fill(target, value)
+    else:
+        setattr(message, field.name, _scalar(field, value))
+
+
+def _fill(target: Message, value: Any) -> None:
+    if isinstance(value, datetime):
+        assert isinstance(target, Timestamp)
+        target.FromDatetime(value.astimezone(UTC))
+    else:
+        target.CopyFrom(to_proto(value, type(target)))
+        target.SetInParent()
+
+
+def _scalar(field: Any, value: Any) -> Any:
+    if field.enum_type is not None:
+        return field.enum_type.values_by_name[_prefix(field.enum_type) + value.name].number
+    return value
+
+
+def _prefix(enum: Any) -> str:
+    return str(enum.values[0].name).removesuffix("UNSPECIFIED")
+
+
+def _get(field: Any, value: Any, annotation: Any) -> Any:
+    annotation = _without_none(annotation)
+    if _is_map(field):
+        entry = field.message_type.fields_by_name["value"]
+        inner = get_args(annotation)[1]
+        return {key: _one(entry, item, inner) for key, item in value.items()}
+    if field.is_repeated:
+        inner = get_args(annotation)[0]
+        return [_one(field, item, inner) for item in value]
+    return _one(field, value, annotation)
+
+
+def _one(field: Any, value: Any, annotation: Any) -> Any:
+    annotation = _without_none(annotation)
+    if isinstance(value, Timestamp):
+        return value.ToDatetime(tzinfo=UTC)
+    if isinstance(value, Message):
+        return from_proto(value, annotation)
+    if field.enum_type is not None:
+        return _enum(field.enum_type, value, annotation)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
+
+
+def _enum(enum: Any, number: int, annotation: type[Enum]) -> Enum:
+    found = enum.values_by_number.get(number)
+    if found is None:
+        raise InvalidInput(f"{number} is not a value of {enum.name}")
+    return annotation[found.name.removeprefix(_prefix(enum))]
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(arg for arg in get_args(annotation) if arg is not type(None))
+    return annotation

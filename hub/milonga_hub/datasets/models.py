@@ -1,0 +1,44 @@
+"""Data sets as they are stored and shown."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel
+from sqlmodel import Field, SQLModel
+
+from milonga_hub.db import UTC_TIME, json_of, utc_now
+
+
+class Dataset(SQLModel, table=True):
+    name: str = Field(primary_key=True)
+    latest_version: int = 0
+    classes: list[str] = Field(default=[], sa_type=json_of(list[str]))
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class RejectedFile(BaseModel):
+    path: str
+    reason: str
+
+
+class DatasetVersionView(SQLModel):
+    name: str = Field(primary_key=True)
+    dataset: str = Field(index=True)
+    number: int
+    digest: str
+    classes: list[str] = Field(default=[], sa_type=json_of(list[str]))
+    train_count: int = 0
+    validation_count: int = 0
+    class_counts: dict[str, int] = Field(default={}, sa_type=json_of(dict[str, int]))
+    added_count: int = 0
+    duplicate_count: int = 0
+    rejected: list[RejectedFile] = Field(default=[], sa_type=json_of(list[RejectedFile]))
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class DatasetVersion(DatasetVersionView, table=True):
+    __tablename__ = "dataset_version"
+    # Blob: JSON lines of {"digest", "label", "split", "added_in", "path"}, sorted by digest.
+    listing: str = ""
+    request_id: str = Field(default="", index=True)

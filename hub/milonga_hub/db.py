@@ -1,0 +1,92 @@
+"""The database: one engine, short sessions, and column types for what SQL has no word for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy import event
+from sqlalchemy.pool import NullPool
+from sqlmodel import Session, SQLModel, create_engine
+
+
+class _Json(sa.types.TypeDecorator[Any]):
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, type_: Any) -> None:
+        super().__init__()
+        self.type_ = type_
+
+    @property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.type_)
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        return None if value is None else self._adapter.dump_json(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Any) -> Any:
+        return None if value is None else self._adapter.validate_json(value)
+
+
+class _Utc(sa.types.TypeDecorator[datetime]):
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("datetimes are stored with their time zone; use datetime.now(UTC)")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def json_of(type_: Any) -> Any:
+    """Return a column type that stores any pydantic-typed value as JSON text. Assign new values; do not mutate."""
+    return _Json(type_)
+
+
+# For `Field(sa_type=UTC_TIME)`: stored without, returned with the time zone UTC.
+UTC_TIME: Any = _Utc
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Database:
+    """All tables behind one URL. Safe to use from several threads; each session belongs to one."""
+
+    def __init__(self, url: str) -> None:
+        sqlite = url.startswith("sqlite")
+        self.engine = create_engine(url, **({"poolclass": NullPool} if sqlite else {}))
+        if sqlite:
+            event.listen(self.engine, "connect", _prepare_sqlite)
+
+    def create_tables(self) -> None:
+        """Make what is missing. All models must be imported first; app.py does."""
+        SQLModel.metadata.create_all(self.engine)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Commit at the end of the block, or roll everything back on an error. Objects stay readable afterwards."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # FULL: what was acknowledged survives a power cut, at no cost where writes come in batches.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()

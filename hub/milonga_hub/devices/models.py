@@ -1,0 +1,154 @@
+"""Devices as they are stored and shown. Fields that the protocol has too bear its names."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel
+from sqlmodel import Field, SQLModel
+
+from milonga_hub.db import UTC_TIME, json_of, utc_now
+
+
+class DeviceState(StrEnum):
+    ONLINE = "ONLINE"
+    OFFLINE = "OFFLINE"
+
+
+class Engine(BaseModel):
+    name: str
+    version: str = ""
+    precisions: list[str] = []
+
+
+class Accelerator(BaseModel):
+    kind: str = ""
+    model: str = ""
+    memory_bytes: int = 0
+
+
+class Inventory(BaseModel):
+    hostname: str = ""
+    machine_id: str = ""
+    board: str = ""
+    architecture: str = ""
+    cpu_model: str = ""
+    cpu_features: list[str] = []
+    cores: int = 0
+    threads: int = 0
+    memory_bytes: int = 0
+    disk_free_bytes: int = 0
+    os: str = ""
+    kernel: str = ""
+    python: str = ""
+    engines: list[Engine] = []
+    accelerators: list[Accelerator] = []
+    thermal_zones: list[str] = []
+
+
+class File(BaseModel):
+    path: str
+    digest: str
+    size_bytes: int
+
+
+class DeviceView(SQLModel):
+    """What people see of a device."""
+
+    name: str = Field(primary_key=True)
+    device_type: str = Field(index=True)
+    state: DeviceState = DeviceState.OFFLINE
+    labels: dict[str, str] = Field(default={}, sa_type=json_of(dict[str, str]))
+    simulated: bool = False
+    inventory: Inventory = Field(default=Inventory(), sa_type=json_of(Inventory))
+    agent_version: str = ""
+    enrolled_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    seen_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    assigned_generation: int = 0
+    reported_generation: int = 0
+    active_version: str = ""
+    active_engine: str = ""
+    active_bundle: str = ""
+    status_message: str = ""
+
+
+class Device(DeviceView, table=True):
+    # sha256 of the secret and of the enrolment key; neither is kept itself.
+    secret_hash: str = ""
+    enrolment_key_hash: str = ""
+    serving_url: str = ""
+    boot_id: str = ""
+
+
+class DeviceType(SQLModel, table=True):
+    __tablename__ = "device_type"
+    name: str = Field(primary_key=True)
+    fingerprint: str = Field(index=True, unique=True)
+    simulated: bool = False
+    inventory: Inventory = Field(default=Inventory(), sa_type=json_of(Inventory))
+    device_count: int = 0
+    verification: str = "not verified on hardware"
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class JoinTokenView(SQLModel):
+    id: str = Field(primary_key=True)
+    labels: dict[str, str] = Field(default={}, sa_type=json_of(dict[str, str]))
+    uses_left: int = 1
+    expires_at: datetime = Field(sa_type=UTC_TIME)
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class JoinToken(JoinTokenView, table=True):
+    __tablename__ = "join_token"
+    secret_hash: str = Field(default="", index=True)
+
+
+class Assignment(SQLModel, table=True):
+    """The newest wish for each device; the generation only grows."""
+
+    device: str = Field(primary_key=True)
+    generation: int
+    bundle: str = ""
+    files: list[File] = Field(default=[], sa_type=json_of(list[File]))
+    model_version: str = ""
+    project: str = ""
+    # Engine and precision, for people.
+    engine: str = ""
+    assigned_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class StepLog(SQLModel, table=True):
+    """Every step that a device reported, for its history."""
+
+    __tablename__ = "step_log"
+    id: int | None = Field(default=None, primary_key=True)
+    device: str = Field(index=True)
+    generation: int
+    step: str
+    state: str
+    message: str = ""
+    attempt: int = 0
+    reported_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class Measurement(SQLModel, table=True):
+    id: str = Field(primary_key=True)
+    device: str
+    device_type: str = Field(index=True)
+    subnet: str = Field(index=True)
+    engine: str
+    precision: str
+    # None where the measurement failed; `error` says why.
+    median_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    repeats: int = 0
+    peak_memory_bytes: int = 0
+    temperature_celsius: float | None = None
+    drift_ratio: float | None = None
+    measured_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    run: str = Field(default="", index=True)
+    purpose: str = ""
+    error: str = ""

@@ -1,0 +1,164 @@
+"""Run long work in subprocesses that may be killed at any time and go on where they were.
+
+A job is a folder: spec.json says what to do, the job keeps its own checkpoints beside it, and result.json appears,
+whole, when it is done. Running a finished job again returns its result at once, so a restarted hub repeats nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from milonga_hub.errors import MilongaError
+
+KINDS = {
+    "train": "milonga_hub.training.job",
+    "profile": "milonga_hub.search.profile_job",
+    "search": "milonga_hub.search.job",
+    "build": "milonga_hub.builds.job",
+    "compare": "milonga_hub.builds.compare_job",
+}
+
+# Linux: PR_SET_PDEATHSIG from <linux/prctl.h>.
+_PR_SET_PDEATHSIG = 1
+
+
+class JobError(MilongaError):
+    """The job cannot succeed, however often it is tried; the message is for the user."""
+
+
+class JobCrashed(MilongaError):
+    """The job's process ended without a result; trying again goes on from its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    fraction: float
+    message: str
+    metrics: dict[str, float]
+
+
+class JobContext:
+    """What a job sees of the hub: somewhere to say how far it is."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def progress(self, fraction: float, message: str = "", **metrics: float) -> None:
+        """Tell the hub how far the job is (0 to 1) and its newest figures."""
+        line = {"kind": "progress", "fraction": float(fraction), "message": message}
+        line["metrics"] = {name: float(value) for name, value in metrics.items()}
+        print(json.dumps(line), file=self._out, flush=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file in one step that survives a power cut: it is the old text or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+async def run_job(
+    kind: str, spec: dict[str, Any], workdir: Path, on_progress: Callable[[Progress], Awaitable[None] | None]
+) -> dict[str, Any]:
+    """Return the job's result, from its folder if it has finished before.
+
+    Raises JobError where the job said why it cannot succeed, JobCrashed where its process died. Cancelling the
+    awaiting task ends the process.
+    """
+    result_path = workdir / "result.json"
+    text = json.dumps(spec, sort_keys=True, indent=1)
+    spec_path = workdir / "spec.json"
+    if result_path.exists() and spec_path.exists() and spec_path.read_text(encoding="utf-8") == text:
+        return _read_result(result_path)
+    workdir.mkdir(parents=True, exist_ok=True)
+    result_path.unlink(missing_ok=True)
+    write_atomically(spec_path, text)
+    with (workdir / "log.txt").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "milonga_hub.jobs", kind, str(workdir),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=1 << 20,
+        )  # fmt: skip
+        try:
+            assert process.stdout is not None
+            async for line in process.stdout:
+                await _pass_on(line, on_progress)
+            code = await process.wait()
+        finally:
+            await _end(process)
+    if not result_path.exists():
+        raise JobCrashed(f"the {kind} job ended with exit code {code}; its log is {workdir / 'log.txt'}")
+    return _read_result(result_path)
+
+
+async def _pass_on(line: bytes, on_progress: Callable[[Progress], Awaitable[None] | None]) -> None:
+    try:
+        said = json.loads(line)
+        progress = Progress(float(said["fraction"]), str(said["message"]), dict(said["metrics"]))
+    except (ValueError, KeyError, TypeError):
+        return  # A library printed to stdout.
+    waited = on_progress(progress)
+    if waited is not None:
+        await waited
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "error" in result:
+        path.unlink()  # So that a resumed run tries again.
+        raise JobError(result["error"])
+    return result
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process with the hub, so that a restarted hub never meets its old jobs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            os._exit(1)
+
+
+def main() -> int:
+    """Run one job in this process: `python -m milonga_hub.jobs KIND WORKDIR`."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the hub, which ends its jobs.
+    kind, workdir = sys.argv[1], Path(sys.argv[2])
+    spec = json.loads((workdir / "spec.json").read_text(encoding="utf-8"))
+    context = JobContext(os.fdopen(os.dup(1), "w"))
+    os.dup2(2, 1)  # What libraries print goes to the log.
+    job = importlib.import_module(KINDS[kind])
+    try:
+        result = job.run(spec, workdir, context)
+    except MilongaError as error:
+        result = {"error": str(error)}
+    write_atomically(workdir / "result.json", json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

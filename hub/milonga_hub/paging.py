@@ -1,0 +1,54 @@
+"""Pages of lists, the same way everywhere: a page token is opaque and stays right while rows are added."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, TypeVar
+
+from sqlmodel import Session
+from sqlmodel.sql.expression import SelectOfScalar
+
+from milonga_hub.errors import InvalidInput
+
+T = TypeVar("T")
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+
+
+def page(
+    session: Session,
+    statement: SelectOfScalar[T],
+    key: Any,
+    page_size: int,
+    page_token: str,
+    *,
+    newest_first: bool = False,
+) -> tuple[list[T], str]:
+    """Return one page ordered by the unique column `key`, and the token of the next page ("" at the end)."""
+    if page_size < 0:
+        raise InvalidInput("page_size must not be negative")
+    size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+    if page_token:
+        after = key.type.python_type(_decode(page_token))
+        statement = statement.where(key < after if newest_first else key > after)
+    statement = statement.order_by(key.desc() if newest_first else key.asc()).limit(size + 1)
+    rows = list(session.exec(statement))
+    if len(rows) <= size:
+        return rows, ""
+    return rows[:size], _encode(str(getattr(rows[size - 1], key.key)))
+
+
+def _encode(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+        raise InvalidInput("page_token is not one that this hub gave out; leave it empty to start over") from error
+
+
+__all__ = ["DEFAULT_PAGE_SIZE", "MAX_PAGE_SIZE", "page"]

@@ -1,0 +1,97 @@
+"""What a user wants of a project. The YAML in fleet_configs/projects validates as ProjectSpec."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field as Bound
+from sqlmodel import Field, SQLModel
+
+from milonga_hub.db import UTC_TIME, json_of, utc_now
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Task(StrEnum):
+    CLASSIFICATION = "CLASSIFICATION"
+
+
+class Limits(Spec):
+    """Limits for the devices that the selector names; one left out does not bind."""
+
+    selector: str = ""
+    latency_ms: Annotated[float, Bound(gt=0)] | None = None
+    model_bytes: Annotated[int, Bound(gt=0)] | None = None
+    memory_bytes: Annotated[int, Bound(gt=0)] | None = None
+
+
+class TrainingSpec(Spec):
+    space: str = "mbv3"
+    resolution_px: int = Bound(default=32, ge=16, le=640, multiple_of=8)
+    epochs: int = Bound(default=30, ge=1)
+    retrain_epochs: int = Bound(default=15, ge=1)
+    batch_size: int = Bound(default=64, ge=2)
+    learning_rate: float = Bound(default=0.05, gt=0)
+    seed: int = 0
+    threads: int = Bound(default=0, ge=0)
+
+
+class SearchSpec(Spec):
+    measured_subnets: int = Bound(default=8, ge=4)
+    evaluated_subnets: int = Bound(default=24, ge=8)
+    population: int = Bound(default=48, ge=8)
+    generations: int = Bound(default=30, ge=1)
+    seed: int = 0
+    verified_candidates: int = Bound(default=3, ge=1)
+
+
+class BuildSpec(Spec):
+    targets: list[str] = Bound(default=["onnxruntime/fp32", "onnxruntime/int8"], min_length=1)
+    max_accuracy_loss_points: float = Bound(default=0.5, ge=0)
+    calibration_count: int = Bound(default=128, ge=1)
+
+
+class RolloutSpec(Spec):
+    waves: list[Annotated[float, Bound(gt=0, le=1)]] = Bound(default=[0.34, 0.66], min_length=1)
+    soak_seconds: float = Bound(default=60.0, ge=0)
+    max_failure_ratio: float = Bound(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _whole(self) -> RolloutSpec:
+        if abs(sum(self.waves) - 1.0) > 1e-6:
+            raise ValueError(f"waves must add up to 1; these add up to {sum(self.waves):g}")
+        return self
+
+
+class DriftPolicy(Spec):
+    enabled: bool = False
+    min_samples: int = Bound(default=200, ge=1)
+    threshold: float = Bound(default=0.25, gt=0)
+    quorum: int = Bound(default=1, ge=1)
+    cool_down_seconds: float = Bound(default=3600.0, ge=0)
+    min_new_labels: int = Bound(default=0, ge=0)
+
+
+class ProjectSpec(Spec):
+    task: Task = Task.CLASSIFICATION
+    dataset: str
+    selector: str = ""
+    limits: list[Limits] = []
+    training: TrainingSpec = TrainingSpec()
+    search: SearchSpec = SearchSpec()
+    build: BuildSpec = BuildSpec()
+    rollout: RolloutSpec = RolloutSpec()
+    drift: DriftPolicy = DriftPolicy()
+
+
+class Project(SQLModel, table=True):
+    name: str = Field(primary_key=True)
+    spec: ProjectSpec = Field(sa_type=json_of(ProjectSpec))
+    spec_generation: int = 1
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    updated_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)

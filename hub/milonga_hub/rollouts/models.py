@@ -1,0 +1,74 @@
+"""Rollouts, their waves, and what became of each device."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel
+from sqlmodel import Field, SQLModel
+
+from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.projects.models import RolloutSpec
+
+
+class RolloutState(StrEnum):
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    SUCCEEDED = "SUCCEEDED"
+    ABORTED = "ABORTED"
+
+
+class RolloutDeviceState(StrEnum):
+    WAITING = "WAITING"
+    ASSIGNED = "ASSIGNED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+
+class Step(StrEnum):
+    """Steps of the agent, as in the protocol."""
+
+    DOWNLOAD = "DOWNLOAD"
+    VERIFY = "VERIFY"
+    INSTALL = "INSTALL"
+    PROBE = "PROBE"
+    ACTIVATE = "ACTIVATE"
+    COMMIT = "COMMIT"
+    ROLL_BACK = "ROLL_BACK"
+
+
+class RolloutDevice(BaseModel):
+    device: str
+    wave: int
+    state: RolloutDeviceState = RolloutDeviceState.WAITING
+    generation: int = 0
+    step: Step | None = None
+    message: str = ""
+    updated_at: datetime | None = None
+
+
+class Wave(BaseModel):
+    index: int
+    device_count: int = 0
+    succeeded_count: int = 0
+    failed_count: int = 0
+    started_at: datetime | None = None
+    soaked_at: datetime | None = None
+
+
+class RolloutView(SQLModel):
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    model_version: str
+    state: RolloutState = RolloutState.RUNNING
+    reason: str = ""
+    spec: RolloutSpec = Field(default=RolloutSpec(), sa_type=json_of(RolloutSpec))
+    waves: list[Wave] = Field(default=[], sa_type=json_of(list[Wave]))
+    devices: list[RolloutDevice] = Field(default=[], sa_type=json_of(list[RolloutDevice]))
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+
+
+class Rollout(RolloutView, table=True):
+    request_id: str = Field(default="", index=True)

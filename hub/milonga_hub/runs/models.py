@@ -1,0 +1,94 @@
+"""Runs, their stages, and the candidates that a search found."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel
+from sqlmodel import Field, SQLModel
+
+from milonga_hub.db import UTC_TIME, json_of, utc_now
+
+
+class RunState(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class StageState(StrEnum):
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    SKIPPED = "SKIPPED"
+
+
+class Trigger(StrEnum):
+    APPLY = "APPLY"
+    MANUAL = "MANUAL"
+    DRIFT = "DRIFT"
+    NEW_LABELS = "NEW_LABELS"
+
+
+STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout")
+
+
+class Stage(BaseModel):
+    name: str
+    state: StageState = StageState.PENDING
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    progress: float = 0.0
+    message: str = ""
+    metrics: dict[str, float] = {}
+    attempts: int = 0
+
+
+class RunView(SQLModel):
+    name: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    number: int
+    state: RunState = RunState.QUEUED
+    trigger: Trigger = Trigger.MANUAL
+    reason: str = ""
+    stages: list[Stage] = Field(
+        default_factory=lambda: [Stage(name=name) for name in STAGES], sa_type=json_of(list[Stage])
+    )
+    error: str = ""
+    dataset_version: str = ""
+    base_run: str = ""
+    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    outcome: str = ""
+
+
+class Run(RunView, table=True):
+    request_id: str = Field(default="", index=True)
+    # The project's spec when the run started, as JSON: later changes do not touch a run.
+    spec_json: str = ""
+    # Points of the training curve: [{"epoch", "loss", "accuracy_largest", "accuracy_smallest"}].
+    history: list[dict[str, float]] = Field(default=[], sa_type=json_of(list[dict[str, float]]))
+
+
+class Candidate(SQLModel, table=True):
+    # "{run}|{device_type}|{subnet}"
+    key: str = Field(primary_key=True)
+    run: str = Field(index=True)
+    device_type: str
+    subnet: str
+    description: str = ""
+    predicted_accuracy: float | None = None
+    accuracy: float | None = None
+    predicted_ms: float | None = None
+    predicted_low_ms: float | None = None
+    predicted_high_ms: float | None = None
+    measured_ms: float | None = None
+    macs: int = 0
+    params: int = 0
+    on_front: bool = False
+    chosen: bool = False
+    note: str = ""

@@ -1,0 +1,31 @@
+"""What a hub can be told from outside: environment variables MILONGA_* and the flags of `milonga up`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of one hub. Every field is also an environment variable, MILONGA_ and the name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="MILONGA_", extra="ignore")
+
+    data_dir: Path = Field(default=Path("milonga-data"), description="Database, blobs and job folders.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on, for HTTP, gRPC and MQTT.")
+    http_port: int = Field(default=8080, ge=0, le=65535, description="Dashboard and REST; 0 takes a free one.")
+    grpc_port: int = Field(
+        default=8443, ge=0, le=65535, description="gRPC, for agents and programs; 0 takes a free one."
+    )
+    mqtt_port: int = Field(default=1883, ge=0, le=65535, description="Embedded MQTT broker; 0 takes a free one.")
+    database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite in the data folder.")
+    heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often agents report.")
+    telemetry_seconds: float = Field(default=30.0, gt=0, description="Length of a telemetry window.")
+    # 30 s at the default heartbeat: three missed ones, so one lost packet never alarms.
+    missed_heartbeats: int = Field(default=3, ge=1, description="Missed heartbeats until a device counts as offline.")
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'milonga.db'}"

@@ -1,0 +1,71 @@
+"""Telemetry windows and the drift seen in them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel
+from sqlmodel import Field, SQLModel, UniqueConstraint
+
+from milonga_hub.db import UTC_TIME, json_of, utc_now
+
+
+class Percentiles(BaseModel):
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    mean: float = 0.0
+    count: int = 0
+
+
+class Histogram(BaseModel):
+    low: float = 0.0
+    high: float = 0.0
+    counts: list[int] = []
+
+
+class TelemetryWindowView(SQLModel):
+    device: str
+    boot_id: str
+    sequence: int
+    started_at: datetime = Field(sa_type=UTC_TIME)
+    ended_at: datetime = Field(sa_type=UTC_TIME)
+    bundle: str = ""
+    model_version: str = ""
+    project: str = Field(default="", index=True)
+    request_count: int = 0
+    error_count: int = 0
+    log10_latency_ms: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
+    latency_ms: Percentiles | None = Field(default=None, sa_type=json_of(Percentiles))
+    confidence: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
+    class_counts: list[int] = Field(default=[], sa_type=json_of(list[int]))
+    inputs: dict[str, Histogram] = Field(default={}, sa_type=json_of(dict[str, Histogram]))
+    cpu_percent: float | None = None
+    memory_bytes: int = 0
+    temperature_celsius: float | None = None
+    dropped_count: int = 0
+
+
+class TelemetryWindow(TelemetryWindowView, table=True):
+    """One row a message; (device, boot_id, sequence) makes a repeat harmless."""
+
+    __tablename__ = "telemetry_window"
+    __table_args__ = (UniqueConstraint("device", "boot_id", "sequence"),)
+    id: int | None = Field(default=None, primary_key=True)
+    received_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class DriftEvent(SQLModel, table=True):
+    __tablename__ = "drift_event"
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    device: str
+    model_version: str
+    signal: str
+    statistic: float
+    threshold: float
+    p_value: float
+    sample_count: int
+    detected_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    message: str = ""
+    triggered_run: str = ""

@@ -1,0 +1,1 @@
+"""The protocol of Milonga: generated messages and services in `milonga.v1`."""

@@ -1,0 +1,111 @@
+"""Decode, scale and describe pictures in the same way everywhere, so that training and serving never differ.
+
+Needs numpy and Pillow: `pip install milonga-protos[pictures]`. The hub and the agent both do.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# (low, high, bins) of every histogram that a device sends. Edges are fixed so that windows of all devices add up.
+BINS: Mapping[str, tuple[float, float, int]] = {
+    "confidence": (0.0, 1.0, 20),
+    "brightness": (0.0, 1.0, 20),
+    "contrast": (0.0, 1.0, 20),
+    "sharpness": (0.0, 1.0, 20),
+    # 10 microseconds to 100 seconds.
+    "log10_latency_ms": (-2.0, 5.0, 140),
+}
+
+INPUT_STATISTICS = ("brightness", "contrast", "sharpness")
+
+# A picture of 64 megapixels needs 192 MB once decoded; small devices would not survive more.
+MAX_PIXELS = 64_000_000
+
+
+class PictureError(ValueError):
+    """The bytes are not a picture that can be used; the message says why."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """Return the picture as RGB, whatever its own mode; transparency is laid on black.
+
+    Raises PictureError for anything that is not a whole, sane picture.
+    """
+    if not data:
+        raise PictureError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise PictureError(
+                    f"the picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken"
+                )
+            image.load()
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and more.
+        raise PictureError(f"not a picture that can be read: {error}") from error
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        flat = Image.new("RGBA", layered.size, (0, 0, 0, 255))
+        return Image.alpha_composite(flat, layered).convert("RGB")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        top = float(values.max()) if values.size else 0.0
+        scale = 255.0 / (65535.0 if top > 255.0 else 255.0)
+        return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def to_array(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
+    """Return the picture stretched to a square as uint8 (3, size_px, size_px)."""
+    if image.size != (size_px, size_px):
+        image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1))
+
+
+def normalise(pictures: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Return float32 (n, 3, H, W) from uint8 (n, 3, H, W); mean and std are per channel on the scale 0 to 1."""
+    centre = np.asarray(mean, dtype=np.float32).reshape(1, 3, 1, 1) * np.float32(255.0)
+    spread = np.asarray(std, dtype=np.float32).reshape(1, 3, 1, 1) * np.float32(255.0)
+    return np.asarray((pictures.astype(np.float32) - centre) / spread, dtype=np.float32)
+
+
+def statistics(image: Image.Image) -> dict[str, float]:
+    """Return what a picture looks like in three numbers from 0 to 1.
+
+    brightness is the mean of the luma, contrast twice its standard deviation, sharpness 1 - exp(-4 * mean |gradient|)
+    of the luma between neighbours (0 for a flat picture).
+    """
+    luma = np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255.0)
+    steps = [np.abs(np.diff(luma, axis=axis)).mean() for axis in (0, 1) if luma.shape[axis] > 1]
+    gradient = float(np.mean(steps)) if steps else 0.0
+    return {
+        "brightness": float(luma.mean()),
+        "contrast": min(1.0, 2.0 * float(luma.std())),
+        "sharpness": 1.0 - math.exp(-4.0 * gradient),
+    }
+
+
+def histogram(name: str, values: Sequence[float]) -> list[int]:
+    """Return how many values fall into each fixed bin of BINS[name]; those outside go to the first or last bin."""
+    low, high, count = BINS[name]
+    scaled = (np.asarray(values, dtype=np.float64) - low) / (high - low) * count
+    scaled = scaled[np.isfinite(scaled)]
+    return [int(n) for n in np.bincount(np.clip(scaled.astype(np.int64), 0, count - 1), minlength=count)]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities (n, c) of logits (n, c)."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)

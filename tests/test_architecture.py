@@ -1,0 +1,108 @@
+"""The dependency rule of docs/adr/0001-packaging.md, read from the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HUB = ROOT / "hub" / "milonga_hub"
+NOUNS = ("devices", "datasets", "projects", "runs", "models", "builds", "rollouts", "telemetry", "training", "search")
+# What each distribution may import of ours.
+ALLOWED = {
+    "protos/milonga": {"milonga"},
+    "compiler/milonga_compiler": {"milonga_compiler"},
+    # A device compiles only where the extra `compile` is installed.
+    "agent/milonga_agent": {"milonga", "milonga_agent", "milonga_compiler"},
+    "hub/milonga_hub": {"milonga", "milonga_compiler", "milonga_hub"},
+}
+OURS = {"milonga", "milonga_agent", "milonga_compiler", "milonga_hub"}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.py") if "_pb2" not in path.name]
+
+
+@pytest.mark.parametrize("folder", sorted(ALLOWED))
+def test_a_distribution_imports_only_those_below_it(folder: str) -> None:
+    for path in _files(ROOT / folder):
+        of_ours = {name.split(".")[0] for name in _imports(path)} & OURS
+        assert of_ours <= ALLOWED[folder], f"{path.relative_to(ROOT)} imports {of_ours - ALLOWED[folder]}"
+
+
+@pytest.mark.parametrize("folder", ["protos/milonga", "compiler/milonga_compiler", "agent/milonga_agent"])
+def test_devices_need_neither_torch_nor_ultralytics(folder: str) -> None:
+    for path in _files(ROOT / folder):
+        heavy = {name.split(".")[0] for name in _imports(path)} & {"torch", "torchvision", "ultralytics"}
+        assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}"
+
+
+def test_the_torch_library_knows_nothing_of_the_hub() -> None:
+    for path in _files(HUB / "learning"):
+        hub = {
+            name
+            for name in _imports(path)
+            if name.startswith("milonga_hub.") and not name.startswith("milonga_hub.learning")
+        }
+        assert not hub, f"{path.relative_to(ROOT)} imports {hub}"
+
+
+def test_the_hub_process_never_imports_torch() -> None:
+    for path in _files(HUB):
+        if "learning" in path.parts or path.name.endswith("job.py"):
+            continue
+        heavy = {name for name in _imports(path) if name.split(".")[0] == "torch" or ".learning" in name}
+        assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}; only jobs may"
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_rules_decide_and_do_nothing(noun: str) -> None:
+    forbidden = ("sqlmodel", "fastapi", "grpc", "asyncio", "pathlib", "milonga_hub.db", "milonga_hub.events")
+    for path in (HUB / noun).glob("rules*.py"):
+        found = {name for name in _imports(path) if name.startswith(forbidden)}
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_services_do_not_know_their_transports(noun: str) -> None:
+    for path in (HUB / noun).glob("*.py"):
+        if path.stem in ("rpc", "web"):
+            continue
+        found = {name for name in _imports(path) if name.split(".")[0] in ("fastapi", "grpc", "starlette")}
+        assert not found, f"{path.relative_to(ROOT)} imports {found}"
+
+
+def _tables(noun: str) -> set[str]:
+    path = HUB / noun / "models.py"
+    if not path.exists():
+        return set()
+    classes = (node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
+    return {node.name for node in classes if any(keyword.arg == "table" for keyword in node.keywords)}
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_a_noun_asks_the_service_of_another_and_never_selects_from_its_tables(noun: str) -> None:
+    """Rows may be passed around and named in types; only their own noun may query or make them."""
+    foreign = {table for other in NOUNS if other != noun for table in _tables(other)}
+    for path in (HUB / noun).glob("*.py"):
+        for name in _imports(path):
+            parts = name.split(".")
+            if parts[0] == "milonga_hub" and len(parts) > 2 and parts[1] in NOUNS and parts[1] != noun:
+                assert parts[2] in ("service", "models", "rules"), f"{path.relative_to(ROOT)} imports {name}"
+        for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)):
+            called = call.func.id if isinstance(call.func, ast.Name) else ""
+            arguments = {argument.id for argument in call.args if isinstance(argument, ast.Name)}
+            named = arguments & foreign if called in ("select", "delete", "update", "insert") else {called} & foreign
+            assert not named, f"{path.relative_to(ROOT)} touches the table {named}; call its service"
