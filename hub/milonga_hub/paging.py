@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlmodel import Session
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+_FOREIGN_TOKEN = "page_token is not one that this hub gave out; leave it empty to start over"
 
 
 def page(
@@ -31,13 +33,21 @@ def page(
         raise InvalidInput("page_size must not be negative")
     size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
     if page_token:
-        after = key.type.python_type(_decode(page_token))
+        after = _value(key, _decode(page_token))
         statement = statement.where(key < after if newest_first else key > after)
     statement = statement.order_by(key.desc() if newest_first else key.asc()).limit(size + 1)
     rows = list(session.exec(statement))
     if len(rows) <= size:
         return rows, ""
     return rows[:size], _encode(str(getattr(rows[size - 1], key.key)))
+
+
+def _value(key: Any, text: str) -> Any:
+    kind = key.type.python_type
+    try:
+        return datetime.fromisoformat(text) if kind is datetime else kind(text)
+    except ValueError as error:
+        raise InvalidInput(_FOREIGN_TOKEN) from error
 
 
 def _encode(text: str) -> str:
@@ -48,7 +58,7 @@ def _decode(token: str) -> str:
     try:
         return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise InvalidInput("page_token is not one that this hub gave out; leave it empty to start over") from error
+        raise InvalidInput(_FOREIGN_TOKEN) from error
 
 
 __all__ = ["DEFAULT_PAGE_SIZE", "MAX_PAGE_SIZE", "page"]

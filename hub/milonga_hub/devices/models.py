@@ -71,13 +71,13 @@ class DeviceView(SQLModel):
     active_engine: str = ""
     active_bundle: str = ""
     status_message: str = ""
+    serving_url: str = ""
 
 
 class Device(DeviceView, table=True):
     # sha256 of the secret and of the enrolment key; neither is kept itself.
     secret_hash: str = ""
     enrolment_key_hash: str = ""
-    serving_url: str = ""
     boot_id: str = ""
 
 

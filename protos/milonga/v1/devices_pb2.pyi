@@ -207,6 +207,7 @@ class Device(_message.Message):
     ACTIVE_ENGINE_FIELD_NUMBER: _builtins.int
     ACTIVE_BUNDLE_FIELD_NUMBER: _builtins.int
     STATUS_MESSAGE_FIELD_NUMBER: _builtins.int
+    SERVING_URL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """devices/{device}"""
     device_type: _builtins.str
@@ -226,6 +227,8 @@ class Device(_message.Message):
     """Digest of the manifest of the bundle that the device serves now."""
     status_message: _builtins.str
     """What the device last said about its own work, for people."""
+    serving_url: _builtins.str
+    """Where the device answers inference requests (on its own loopback), empty while it serves nothing."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -252,10 +255,11 @@ class Device(_message.Message):
         active_engine: _builtins.str = ...,
         active_bundle: _builtins.str = ...,
         status_message: _builtins.str = ...,
+        serving_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["enrolled_at", b"enrolled_at", "inventory", b"inventory", "seen_at", b"seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "labels", b"labels", "name", b"name", "reported_generation", b"reported_generation", "seen_at", b"seen_at", "simulated", b"simulated", "state", b"state", "status_message", b"status_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "labels", b"labels", "name", b"name", "reported_generation", b"reported_generation", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,46 @@
+"""What a run has decided before it starts to work, kept on disk so that a restarted run decides the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from milonga_hub.jobs import write_atomically
+from milonga_hub.projects.models import Limits, ProjectSpec
+
+
+class TypePlan(BaseModel):
+    """One device type of the run: its limits and the targets that its devices can run."""
+
+    name: str
+    limits: Limits
+    targets: list[str]
+
+    @property
+    def engine(self) -> str:
+        return self.targets[0].partition("/")[0]
+
+    @property
+    def precision(self) -> str:
+        return self.targets[0].partition("/")[2]
+
+
+class RunPlan(BaseModel):
+    spec: ProjectSpec
+    dataset_version: str
+    classes: list[str]
+    types: list[TypePlan]
+    # Blob of the checkpoint to train on from; empty trains from nothing.
+    base_supernet: str = ""
+    base_run: str = ""
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "plan.json", self.model_dump_json(indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> RunPlan | None:
+        """Return the plan of an interrupted run, or None where there is none yet."""
+        path = folder / "plan.json"
+        return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,165 @@
+"""Runs as people and programs see them: start, follow, cancel, resume."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from sqlmodel import col, select
+
+from milonga_hub.db import Database, utc_now
+from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.events import EventBus
+from milonga_hub.paging import page
+from milonga_hub.projects.models import ProjectSpec
+from milonga_hub.projects.service import ProjectService
+from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
+from milonga_hub.runs.rules import ENDED, reopened
+
+
+class RunService:
+    """Keeps the record of runs; the executor in executor.py does the work and writes what it does here."""
+
+    def __init__(self, database: Database, events: EventBus, projects: ProjectService) -> None:
+        self._database = database
+        self._events = events
+        self._projects = projects
+        # Numbers of runs are given out one at a time.
+        self._numbering = threading.Lock()
+        # The executor's ears: called with the name of a run that may begin, or must end.
+        self.on_queued: Callable[[], None] = lambda: None
+        self.on_cancelled: Callable[[str], None] = lambda name: None
+
+    def start(self, project: str, trigger: Trigger, reason: str, request_id: str = "") -> Run:
+        """Queue a run with the project's present spec. One runs at a time for each project."""
+        spec = self._projects.get(project).spec
+        with self._numbering, self._database.session() as session:
+            if request_id:
+                known = session.exec(select(Run).where(Run.request_id == request_id, Run.project == project)).first()
+                if known is not None:
+                    return known
+            numbers = session.exec(select(Run.number).where(Run.project == project)).all()
+            number = max(numbers, default=0) + 1
+            run = Run(
+                name=f"projects/{project}/runs/{number}",
+                project=project,
+                number=number,
+                trigger=trigger,
+                reason=reason,
+                spec_json=spec.model_dump_json(),
+                request_id=request_id,
+            )
+            session.add(run)
+        self._tell(run)
+        self.on_queued()
+        return run
+
+    def get(self, name: str) -> Run:
+        with self._database.session() as session:
+            run = session.get(Run, name)
+        if run is None:
+            raise NotFound(f"there is no run {name}; list them with: milonga runs list")
+        return run
+
+    def list(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[list[Run], str]:
+        """Return runs, the newest first."""
+        statement = select(Run)
+        if project:
+            statement = statement.where(Run.project == project)
+        with self._database.session() as session:
+            return page(session, statement, col(Run.created_at), page_size, page_token, newest_first=True)
+
+    def latest(self, project: str) -> Run | None:
+        runs, _ = self.list(project, page_size=1)
+        return runs[0] if runs else None
+
+    def unfinished(self) -> list[Run]:
+        """Return queued and interrupted runs, oldest first."""
+        with self._database.session() as session:
+            rows = session.exec(select(Run).where(col(Run.state).not_in(ENDED)).order_by(col(Run.created_at)))
+            return list(rows)
+
+    def cancel(self, name: str) -> Run:
+        """End the run where it is; resume() goes on from there."""
+        run = self.get(name)
+        if run.state in ENDED:
+            raise FailedPrecondition(f"{name} has ended already ({run.state.lower()})")
+        run = self.end(name, RunState.CANCELLED, error="cancelled")
+        self.on_cancelled(name)
+        return run
+
+    def resume(self, name: str) -> Run:
+        """Queue a failed or cancelled run again; finished stages are kept."""
+        run = self.get(name)
+        if run.state not in (RunState.FAILED, RunState.CANCELLED):
+            raise FailedPrecondition(f"{name} is {run.state.lower()}; only failed and cancelled runs can go on")
+        run = self.change(name, state=RunState.QUEUED, stages=reopened(run.stages), error="", ended_at=None, outcome="")
+        self.on_queued()
+        return run
+
+    def candidates(
+        self, run: str, device_type: str = "", page_size: int = 0, page_token: str = ""
+    ) -> tuple[list[Candidate], str]:
+        statement = select(Candidate).where(Candidate.run == run)
+        if device_type:
+            statement = statement.where(Candidate.device_type == device_type)
+        with self._database.session() as session:
+            return page(session, statement, col(Candidate.key), page_size, page_token)
+
+    def history(self, run: str) -> list[dict[str, float]]:
+        """Return the points of the training curve."""
+        return self.get(run).history
+
+    # What the executor writes.
+
+    def change(self, name: str, **values: object) -> Run:
+        """Set fields of the run and tell the listeners."""
+        with self._database.session() as session:
+            run = session.get_one(Run, name)
+            for field, value in values.items():
+                setattr(run, field, value)
+            session.add(run)
+        self._tell(run)
+        return run
+
+    def change_stage(self, name: str, stage: str, **values: object) -> Run:
+        """Set fields of one stage of the run and tell the listeners."""
+        stages = [
+            item.model_copy(update=values) if item.name == stage else item for item in self.get(name).stages
+        ]
+        return self.change(name, stages=stages)
+
+    def end(self, name: str, state: RunState, *, error: str = "", outcome: str = "") -> Run:
+        """Close the run and its open stage; a run that has ended stays as it is."""
+        run = self.get(name)
+        if run.state in ENDED:
+            return run
+        now = utc_now()
+        stages = [self._closed(stage, now_failed=state is not RunState.SUCCEEDED, error=error) for stage in run.stages]
+        return self.change(name, state=state, stages=stages, error=error, outcome=outcome, ended_at=now)
+
+    @staticmethod
+    def _closed(stage: Stage, *, now_failed: bool, error: str) -> Stage:
+        if stage.state is StageState.RUNNING and now_failed:
+            return stage.model_copy(update={"state": StageState.FAILED, "ended_at": utc_now(), "message": error})
+        if stage.state in (StageState.PENDING, StageState.RUNNING) and not now_failed:
+            return stage.model_copy(update={"state": StageState.SKIPPED})
+        return stage
+
+    def add_training_point(self, name: str, point: dict[str, float]) -> None:
+        """Add an epoch to the curve; an epoch that is told twice stands once."""
+        history = [known for known in self.get(name).history if known.get("epoch") != point.get("epoch")]
+        self.change(name, history=sorted([*history, point], key=lambda item: item.get("epoch", 0.0)))
+
+    def keep_candidates(self, candidates: Sequence[Candidate]) -> None:
+        """Store or replace candidates by their key."""
+        with self._database.session() as session:
+            for candidate in candidates:
+                session.merge(candidate)
+
+    def spec(self, name: str) -> ProjectSpec:
+        """Return the project's spec as it was when the run started."""
+        return ProjectSpec.model_validate_json(self.get(name).spec_json)
+
+    def _tell(self, run: Run) -> None:
+        self._events.publish(run.name, run)
