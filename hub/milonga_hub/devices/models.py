@@ -119,6 +119,16 @@ class Assignment(SQLModel, table=True):
     assigned_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 
+class KnownBundle(SQLModel, table=True):
+    """What every bundle that was ever assigned is, for devices that go back to an earlier one."""
+
+    __tablename__ = "known_bundle"
+    bundle: str = Field(primary_key=True)
+    model_version: str = ""
+    project: str = ""
+    engine: str = ""
+
+
 class StepLog(SQLModel, table=True):
     """Every step that a device reported, for its history."""
 

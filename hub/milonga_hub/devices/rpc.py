@@ -1,0 +1,236 @@
+"""Devices over gRPC: for people and programs (DeviceRpc), and for the agents themselves (AgentRpc)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, BinaryIO
+
+from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devices_pb2_grpc
+
+from milonga_hub.blobs import BlobStore
+from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.db import utc_now
+from milonga_hub.devices.models import Assignment, Device, Inventory, StepLog
+from milonga_hub.devices.selectors import parse
+from milonga_hub.devices.service import DeviceService, Enrolment
+from milonga_hub.devices.streams import DeviceStream, Outgoing
+from milonga_hub.devices.values import AgentSettings, AgentStatus, Hello, MeasurementResult, MeasurementTask
+from milonga_hub.errors import InvalidInput, NotFound, PermissionDenied
+from milonga_hub.events import EventBus
+from milonga_hub.transports.grpc import device_credentials
+
+_CHUNK_BYTES = 256 * 1024
+
+
+class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
+    """DeviceService of devices.proto."""
+
+    def __init__(self, devices: DeviceService, events: EventBus) -> None:
+        self._devices = devices
+        self._events = events
+
+    async def CreateJoinToken(
+        self, request: devices_pb2.CreateJoinTokenRequest, context: Any
+    ) -> devices_pb2.CreateJoinTokenResponse:
+        token, secret = self._devices.create_join_token(
+            dict(request.labels), request.uses, request.lifetime_seconds, request.request_id
+        )
+        return devices_pb2.CreateJoinTokenResponse(join_token=to_proto(token, devices_pb2.JoinToken), secret=secret)
+
+    async def ListJoinTokens(
+        self, request: devices_pb2.ListJoinTokensRequest, context: Any
+    ) -> devices_pb2.ListJoinTokensResponse:
+        tokens, following = self._devices.list_join_tokens(request.page_size, request.page_token)
+        return devices_pb2.ListJoinTokensResponse(
+            join_tokens=[to_proto(token, devices_pb2.JoinToken) for token in tokens], next_page_token=following
+        )
+
+    async def GetDevice(self, request: devices_pb2.GetDeviceRequest, context: Any) -> devices_pb2.GetDeviceResponse:
+        return devices_pb2.GetDeviceResponse(device=_message(self._devices.get(request.name)))
+
+    async def ListDevices(
+        self, request: devices_pb2.ListDevicesRequest, context: Any
+    ) -> devices_pb2.ListDevicesResponse:
+        devices, following = self._devices.list(request.selector, request.page_size, request.page_token)
+        return devices_pb2.ListDevicesResponse(
+            devices=[_message(device) for device in devices], next_page_token=following
+        )
+
+    async def UpdateDevice(
+        self, request: devices_pb2.UpdateDeviceRequest, context: Any
+    ) -> devices_pb2.UpdateDeviceResponse:
+        device = self._devices.update_labels(request.name, dict(request.labels), request.request_id)
+        return devices_pb2.UpdateDeviceResponse(device=_message(device))
+
+    async def DeleteDevice(
+        self, request: devices_pb2.DeleteDeviceRequest, context: Any
+    ) -> devices_pb2.DeleteDeviceResponse:
+        self._devices.delete(request.name)
+        return devices_pb2.DeleteDeviceResponse()
+
+    async def WatchDevices(self, request: devices_pb2.WatchDevicesRequest, context: Any) -> None:  # type: ignore[override]
+        """Send all devices that match now, and each again whenever it changes."""
+        wanted = parse(request.selector)
+        with self._events.listen("devices/") as changes:
+            for device in self._devices.matching(request.selector):
+                await context.write(devices_pb2.WatchDevicesResponse(device=_message(device)))
+            async for change in changes:
+                try:
+                    device = self._devices.get(change.topic)
+                except NotFound:
+                    continue  # It was deleted.
+                if wanted.matches(self._devices.attributes(device)):
+                    await context.write(devices_pb2.WatchDevicesResponse(device=_message(device)))
+
+    async def ListDeviceTypes(
+        self, request: devices_pb2.ListDeviceTypesRequest, context: Any
+    ) -> devices_pb2.ListDeviceTypesResponse:
+        types, following = self._devices.types(request.page_size, request.page_token)
+        return devices_pb2.ListDeviceTypesResponse(
+            device_types=[to_proto(each, devices_pb2.DeviceType) for each in types], next_page_token=following
+        )
+
+    async def ListMeasurements(
+        self, request: devices_pb2.ListMeasurementsRequest, context: Any
+    ) -> devices_pb2.ListMeasurementsResponse:
+        found, following = self._devices.measurements(
+            request.device_type, request.run, request.page_size, request.page_token
+        )
+        return devices_pb2.ListMeasurementsResponse(
+            measurements=[to_proto(each, devices_pb2.Measurement) for each in found], next_page_token=following
+        )
+
+
+class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
+    """AgentService of agent.proto. `mqtt_address` is asked at every enrolment, as ports may be taken at the start."""
+
+    def __init__(self, devices: DeviceService, blobs: BlobStore, mqtt_address: Callable[[], tuple[str, int]]) -> None:
+        self._devices = devices
+        self._blobs = blobs
+        self._mqtt_address = mqtt_address
+
+    async def Enrol(self, request: agent_pb2.EnrolRequest, context: Any) -> agent_pb2.EnrolResponse:
+        identity = self._devices.enrol(
+            Enrolment(
+                join_token=request.join_token,
+                device=request.device,
+                inventory=from_proto(request.inventory, Inventory),
+                agent_version=request.agent_version,
+                simulated=request.simulated,
+                labels=dict(request.labels),
+                enrolment_key=request.enrolment_key,
+            )
+        )
+        host, port = self._mqtt_address()
+        return agent_pb2.EnrolResponse(
+            device=identity.device,
+            secret=identity.secret,
+            device_type=identity.device_type,
+            mqtt_host=host,
+            mqtt_port=port,
+        )
+
+    async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: Any) -> None:  # type: ignore[override]
+        device = self._authenticated(context).name
+        first = await anext(aiter(request_iterator), None)
+        if first is None or first.WhichOneof("message") != "hello":
+            raise InvalidInput("the first message of Connect must be a Hello")
+        stream = self._devices.connections.open(device, from_proto(first.hello, Hello))
+        sides = [
+            asyncio.create_task(self._read(device, request_iterator)),
+            asyncio.create_task(self._write(stream, context)),
+        ]
+        try:
+            done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
+            for side in done:
+                side.result()
+        finally:
+            for side in sides:
+                side.cancel()
+            await asyncio.gather(*sides, return_exceptions=True)
+            self._devices.connections.close(stream)
+
+    async def FetchBlob(self, request: agent_pb2.FetchBlobRequest, context: Any) -> None:  # type: ignore[override]
+        device = self._authenticated(context).name
+        path = self._blobs.path(request.digest) if self._devices.may_fetch(device, request.digest) else None
+        if path is None:
+            raise PermissionDenied(f"{request.digest!r} is not a file that {device} is assigned or asked to measure")
+        size_bytes = path.stat().st_size
+        if not 0 <= request.offset_bytes <= size_bytes:
+            raise InvalidInput(f"offset_bytes must be 0 to {size_bytes}, the size of {request.digest}")
+        with path.open("rb") as file:
+            file.seek(request.offset_bytes)
+            while chunk := await asyncio.to_thread(_read_chunk, file):
+                await context.write(agent_pb2.FetchBlobResponse(chunk=chunk))
+
+    def _authenticated(self, context: Any) -> Device:
+        return self._devices.authenticate(*device_credentials(context))
+
+    async def _read(self, device: str, requests: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
+        async for request in requests:
+            match request.WhichOneof("message"):
+                case "heartbeat":
+                    self._devices.connections.heartbeat(device, from_proto(request.heartbeat.status, AgentStatus))
+                case "step":
+                    self._devices.connections.step(_step(device, request.step))
+                case "measurement":
+                    result = from_proto(request.measurement, MeasurementResult)
+                    self._devices.connections.measured(device, result)
+                case "hello":
+                    raise InvalidInput("only the first message of Connect may be a Hello")
+                case _:
+                    pass  # Of a newer agent.
+
+    async def _write(self, stream: DeviceStream, context: Any) -> None:
+        while True:
+            await context.write(_outgoing(await stream.next()))
+
+
+def _read_chunk(file: BinaryIO) -> bytes:
+    return file.read(_CHUNK_BYTES)
+
+
+def _message(device: Device) -> devices_pb2.Device:
+    return to_proto(device, devices_pb2.Device)
+
+
+def _step(device: str, report: agent_pb2.StepReport) -> StepLog:
+    return StepLog(
+        device=device,
+        generation=report.generation,
+        step=agent_pb2.Step.Name(report.step).removeprefix("STEP_"),
+        state=agent_pb2.StepState.Name(report.state).removeprefix("STEP_STATE_"),
+        message=report.message,
+        attempt=report.attempt,
+        # By the hub's clock: a device's may be wrong at boot.
+        reported_at=utc_now(),
+    )
+
+
+def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
+    if isinstance(message, Assignment):
+        return agent_pb2.ConnectResponse(assignment=to_proto(message, agent_pb2.Assignment))
+    if isinstance(message, MeasurementTask):
+        return agent_pb2.ConnectResponse(measurement_request=_measurement_request(message))
+    assert isinstance(message, AgentSettings)
+    return agent_pb2.ConnectResponse(
+        settings=agent_pb2.Settings(
+            heartbeat_seconds=message.heartbeat_seconds, telemetry_seconds=message.telemetry_seconds
+        )
+    )
+
+
+def _measurement_request(task: MeasurementTask) -> agent_pb2.MeasurementRequest:
+    return agent_pb2.MeasurementRequest(
+        id=task.id,
+        files=[to_proto(file, common_pb2.File) for file in task.item.files],
+        engine=task.item.engine,
+        precision=task.item.precision,
+        warm_up_repeats=task.policy.warm_up_repeats,
+        min_repeats=task.policy.min_repeats,
+        max_repeats=task.policy.max_repeats,
+        budget_seconds=task.policy.budget_seconds,
+        batch=task.id,
+        batch_size=1,
+    )

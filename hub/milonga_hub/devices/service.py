@@ -1,0 +1,289 @@
+"""Devices: how they join, what they are, what they should run, and what they measured."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from sqlmodel import col, delete, func, select
+
+from milonga_hub.db import Database, utc_now
+from milonga_hub.devices import rules
+from milonga_hub.devices.connections import Connections
+from milonga_hub.devices.measuring import Measuring, OnProgress
+from milonga_hub.devices.models import (
+    Assignment,
+    Device,
+    DeviceState,
+    DeviceType,
+    File,
+    JoinToken,
+    KnownBundle,
+    Measurement,
+    StepLog,
+)
+from milonga_hub.devices.selectors import parse
+from milonga_hub.devices.streams import Streams
+from milonga_hub.devices.tokens import HubKey, JoinTokens, hash_of
+from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy
+from milonga_hub.errors import AlreadyExists, InvalidInput, NotFound, Unauthenticated
+from milonga_hub.events import EventBus
+from milonga_hub.paging import page
+from milonga_hub.settings import Settings
+
+__all__ = ["DeviceService", "Enrolment", "Identity", "MeasurementItem", "MeasuringPolicy"]
+
+# DeviceService.list hides the builtin inside the class.
+_Devices = list[Device]
+_Types = list[DeviceType]
+_Tokens = list[JoinToken]
+_Steps = list[StepLog]
+_Measurements = list[Measurement]
+
+_MIN_ENROLMENT_KEY_BYTES = 32
+
+
+class DeviceService:
+    """All that the hub knows of devices and wants of them. `connections` is for the agents' streams."""
+
+    def __init__(
+        self,
+        database: Database,
+        events: EventBus,
+        settings: Settings,
+        clock: Callable[[], datetime] = utc_now,
+        measuring_policy: MeasuringPolicy = MeasuringPolicy(),
+    ) -> None:
+        self._database = database
+        self._events = events
+        self._clock = clock
+        self._key = HubKey(settings.data_dir / "hub.key")
+        self._tokens = JoinTokens(database, self._key, clock)
+        self._streams = Streams()
+        self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
+        self.connections = Connections(database, events, settings, clock, self._streams, self._measuring)
+
+    # Joining
+
+    def create_join_token(
+        self, labels: Mapping[str, str], uses: int = 0, lifetime_seconds: int = 0, request_id: str = ""
+    ) -> tuple[JoinToken, str]:
+        """Return a token (0 uses: one; 0 seconds: a day) and its secret, which is shown only now."""
+        return self._tokens.create(labels, uses, lifetime_seconds, request_id)
+
+    def list_join_tokens(self, page_size: int = 0, page_token: str = "") -> tuple[_Tokens, str]:
+        return self._tokens.page(page_size, page_token)
+
+    def enrol(self, enrolment: Enrolment) -> Identity:
+        """Return the identity of a new device, or again that of one with the same name and enrolment key."""
+        rules.check_name(enrolment.device)
+        if len(enrolment.enrolment_key) < _MIN_ENROLMENT_KEY_BYTES:
+            raise InvalidInput(f"enrolment_key must be at least {_MIN_ENROLMENT_KEY_BYTES} random bytes")
+        key_hash = hash_of(enrolment.enrolment_key)
+        with self._database.session() as session:
+            device = session.get(Device, enrolment.device)
+            if device is None:
+                token = self._tokens.take(session, enrolment.join_token)
+                device = self._new_device(enrolment, {**token.labels, **enrolment.labels}, key_hash)
+                device.device_type = self.connections.type_of(session, device.inventory, device.simulated)
+                session.add(device)
+            elif not hmac.compare_digest(device.enrolment_key_hash, key_hash):
+                raise AlreadyExists(
+                    f"another device has the name {device.name}; choose another --name,"
+                    f" or delete it: milonga devices delete {device.name}"
+                )
+        self._events.publish(f"devices/{device.name}", device)
+        return Identity(device.name, self._secret_of(device), device.device_type)
+
+    def authenticate(self, device: str, secret: str) -> Device:
+        """Return the device that proved itself. Raises Unauthenticated for all others, whatever is wrong with them."""
+        with self._database.session() as session:
+            found = session.get(Device, device)
+        expected = found.secret_hash if found else hash_of("")
+        if not hmac.compare_digest(expected, hash_of(secret)) or found is None:
+            raise Unauthenticated(
+                f"the hub knows no device {device!r} with this secret; enrol it again with a new token"
+            )
+        return found
+
+    # Devices
+
+    def get(self, name: str) -> Device:
+        with self._database.session() as session:
+            device = session.get(Device, name.removeprefix("devices/"))
+        if device is None:
+            raise NotFound(f"no device {name!r}; see: milonga devices list")
+        return device
+
+    def list(self, selector: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Devices, str]:
+        """Return a page of the devices that the selector matches, by name."""
+        statement = select(Device)
+        if selector.strip():
+            names = [device.name for device in self.matching(selector)]
+            statement = statement.where(col(Device.name).in_(names))
+        with self._database.session() as session:
+            return page(session, statement, col(Device.name), page_size, page_token)
+
+    def matching(self, selector: str) -> _Devices:
+        """Return all devices that the selector matches, by name."""
+        wanted = parse(selector)
+        with self._database.session() as session:
+            devices = session.exec(select(Device).order_by(col(Device.name))).all()
+        return [device for device in devices if wanted.matches(self.attributes(device))]
+
+    def attributes(self, device: Device) -> dict[str, str]:
+        """Return what selectors see of the device."""
+        return rules.attributes(device)
+
+    def update_labels(self, name: str, labels: Mapping[str, str], request_id: str = "") -> Device:
+        """Set these labels and keep the others; an empty value removes its label. Safe to repeat."""
+        rules.check_labels(labels)
+        with self._database.session() as session:
+            device = session.get(Device, self.get(name).name)
+            assert device is not None
+            device.labels = rules.merged(device.labels, labels)
+            session.add(device)
+        self._events.publish(f"devices/{device.name}", device)
+        return device
+
+    def delete(self, name: str) -> None:
+        """Forget the device: its stream ends, its secret is refused. Its measurements stay with its type."""
+        device = self.get(name)
+        with self._database.session() as session:
+            session.exec(delete(Device).where(col(Device.name) == device.name))
+            session.exec(delete(Assignment).where(col(Assignment.device) == device.name))
+            session.exec(delete(StepLog).where(col(StepLog.device) == device.name))
+        self._streams.close(device.name, Unauthenticated(f"device {device.name} was deleted; enrol it again"))
+        device.state = DeviceState.OFFLINE
+        self._events.publish(f"devices/{device.name}", device)
+
+    # Types
+
+    def types(self, page_size: int = 0, page_token: str = "") -> tuple[_Types, str]:
+        with self._database.session() as session:
+            types, token = page(session, select(DeviceType), col(DeviceType.name), page_size, page_token)
+            session.expunge_all()
+        return self._counted(types), token
+
+    def get_type(self, name: str) -> DeviceType:
+        with self._database.session() as session:
+            found = session.get(DeviceType, name.removeprefix("device_types/"))
+            session.expunge_all()
+        if found is None:
+            raise NotFound(f"no device type {name!r}; see: milonga types list")
+        return self._counted([found])[0]
+
+    def _counted(self, types: _Types) -> _Types:
+        """Fill in how many devices there are now; the stored count is not kept up."""
+        with self._database.session() as session:
+            counts = dict(session.exec(select(Device.device_type, func.count()).group_by(Device.device_type)).all())
+        for each in types:
+            each.device_count = counts.get(each.name, 0)
+        return types
+
+    # What they should run
+
+    def assign(
+        self, device: str, bundle: str, files: Sequence[File], model_version: str, project: str, engine: str
+    ) -> int:
+        """Want the device to serve the bundle ("" for none) and return the generation of this wish.
+
+        The same wish as the newest keeps its generation. The wish is stored first, then sent if the device is
+        connected; others get it when they connect.
+        """
+        with self._database.session() as session:
+            found = session.get(Device, self.get(device).name)
+            assert found is not None
+            newest = session.get(Assignment, found.name)
+            if newest is not None and (newest.bundle, newest.model_version, newest.project) == (
+                bundle, model_version, project,
+            ):  # fmt: skip
+                return newest.generation
+            wish = Assignment(
+                device=found.name,
+                generation=rules.next_generation(newest, found.reported_generation),
+                bundle=bundle,
+                files=[*files],
+                model_version=model_version,
+                project=project,
+                engine=engine,
+                assigned_at=self._clock(),
+            )
+            wish = session.merge(wish)
+            if bundle:
+                known = KnownBundle(bundle=bundle, model_version=model_version, project=project, engine=engine)
+                session.merge(known)
+            found.assigned_generation = wish.generation
+            session.add(found)
+        self._streams.send(found.name, "assignment", wish)
+        self._events.publish(f"devices/{found.name}", found)
+        return wish.generation
+
+    def assignment(self, device: str) -> Assignment | None:
+        """Return the newest wish for the device, None where there was none yet."""
+        with self._database.session() as session:
+            return session.get(Assignment, device)
+
+    def steps(self, device: str, generation: int | None = None) -> _Steps:
+        """Return what the device reported, oldest first, of one generation or of all."""
+        statement = select(StepLog).where(StepLog.device == device).order_by(col(StepLog.id))
+        if generation is not None:
+            statement = statement.where(StepLog.generation == generation)
+        with self._database.session() as session:
+            return [*session.exec(statement)]
+
+    def may_fetch(self, device: str, digest: str) -> bool:
+        """Say whether the file belongs to what the device is assigned, or is asked to measure now."""
+        assignment = self.assignment(device)
+        if assignment is not None and any(file.digest == digest for file in assignment.files):
+            return True
+        return digest in self._measuring.digests_for(device)
+
+    async def watch_heartbeats(self) -> None:
+        """Note for ever which devices went silent; the hub runs this beside its servers."""
+        await self.connections.watch_heartbeats()
+
+    # Measuring
+
+    async def measure(
+        self,
+        device_type: str,
+        items: Sequence[MeasurementItem],
+        run: str,
+        purpose: str,
+        on_progress: OnProgress = lambda finished, total: None,
+    ) -> _Measurements:
+        """Return one measurement for each item, in their order; failed ones carry an error. See measuring.py."""
+        return await self._measuring.measure(device_type, items, run, purpose, on_progress)
+
+    def measurements(
+        self, device_type: str = "", run: str = "", page_size: int = 0, page_token: str = ""
+    ) -> tuple[_Measurements, str]:
+        statement = select(Measurement)
+        if device_type:
+            statement = statement.where(Measurement.device_type == device_type)
+        if run:
+            statement = statement.where(Measurement.run == run)
+        with self._database.session() as session:
+            return page(session, statement, col(Measurement.id), page_size, page_token)
+
+    def _new_device(self, enrolment: Enrolment, labels: Mapping[str, str], key_hash: str) -> Device:
+        rules.check_labels(labels)
+        device = Device(
+            name=enrolment.device,
+            device_type="",
+            labels=dict(labels),
+            simulated=enrolment.simulated,
+            inventory=enrolment.inventory,
+            agent_version=enrolment.agent_version,
+            enrolled_at=self._clock(),
+            enrolment_key_hash=key_hash,
+        )
+        device.secret_hash = hash_of(self._secret_of(device))
+        return device
+
+    def _secret_of(self, device: Device) -> str:
+        # Derived, so that a repeated enrolment gets it again; with the time, so that a deleted device's stays refused.
+        when = device.enrolled_at.isoformat(timespec="microseconds")
+        return self._key.derive("device", device.name, device.enrolment_key_hash, when)

@@ -1,0 +1,109 @@
+"""What agents say and are told, as values: the service trades in these, rpc.py in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from milonga_hub.devices.models import File, Inventory
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """A machine that wants to become a device."""
+
+    join_token: str
+    device: str
+    inventory: Inventory
+    agent_version: str
+    simulated: bool
+    labels: dict[str, str]
+    enrolment_key: bytes
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an enrolled device is called, and how it proves it."""
+
+    device: str
+    secret: str = field(repr=False)
+    device_type: str
+
+
+class AgentStatus(BaseModel):
+    generation: int = 0
+    active_bundle: str = ""
+    serving_url: str = ""
+    message: str = ""
+
+
+class Hello(BaseModel):
+    """The first words of an agent on a new stream."""
+
+    inventory: Inventory = Inventory()
+    agent_version: str = ""
+    boot_id: str = ""
+    status: AgentStatus = AgentStatus()
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """What the hub wants of every agent."""
+
+    heartbeat_seconds: float
+    telemetry_seconds: float
+
+
+@dataclass(frozen=True)
+class MeasurementItem:
+    """A model to be timed: an ONNX file, or all files of a bundle."""
+
+    subnet: str
+    engine: str
+    precision: str
+    files: Sequence[File]
+
+
+@dataclass(frozen=True)
+class MeasuringPolicy:
+    """How long one measurement may go on. The median of a small network settles well within these."""
+
+    warm_up_repeats: int = 5
+    min_repeats: int = 20
+    max_repeats: int = 300
+    budget_seconds: float = 10.0
+    # Beyond the budget: fetching the file over a slow line, loading the engine, a single repeat that takes long.
+    slack_seconds: float = 120.0
+    # A model that takes its device down twice is not tried a third time.
+    max_losses: int = 2
+
+
+@dataclass(frozen=True)
+class MeasurementTask:
+    """One measurement as a device is asked for it."""
+
+    id: str
+    item: MeasurementItem
+    policy: MeasuringPolicy
+
+
+class Latency(BaseModel):
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    mean: float = 0.0
+    count: int = 0
+
+
+class MeasurementResult(BaseModel):
+    """What the device found; `error` is empty on success."""
+
+    id: str
+    error: str = ""
+    latency_ms: Latency | None = None
+    peak_memory_bytes: int = 0
+    temperature_celsius: float | None = None
+    drift_ratio: float | None = None
+    median_half_width_ms: float | None = None

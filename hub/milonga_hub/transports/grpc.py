@@ -1,0 +1,181 @@
+"""The gRPC server: errors become status codes here, and nowhere else."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import logging
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from milonga_hub.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidInput,
+    MilongaError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+)
+
+_LOG = logging.getLogger(__name__)
+
+CODES: dict[type[MilongaError], grpc.StatusCode] = {
+    InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    MilongaError: grpc.StatusCode.FAILED_PRECONDITION,
+}
+
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+# Status details travel in a header, and peers accept 8 KiB of those.
+_MAX_DETAIL_LENGTH = 1500
+
+OPTIONS: list[tuple[str, Any]] = [
+    # A second hub on the same port must fail, not share its calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Agents behind NAT ping every half minute; gRPC's default answers pings under 300 s with GOAWAY.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Find dead peers within 40 s, the time of four heartbeats.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+class PortInUse(FailedPrecondition):
+    """Another program listens there."""
+
+
+async def serve(servicers: Sequence[Any], host: str, port: int) -> tuple[grpc.aio.Server, int]:
+    """Start a server with the servicers, health and reflection; return it and its port (a free one for port 0).
+
+    Raises PortInUse, or InvalidInput where the host is not an address of this machine.
+    """
+    server = grpc.aio.server(interceptors=[ErrorMapping()], options=OPTIONS)
+    names = [_register(servicer, server) for servicer in servicers]
+    await _register_health(names, server)
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    address = f"[{host}]" if ":" in host else host
+    try:
+        bound_port = server.add_insecure_port(f"{address}:{port}")
+    except RuntimeError as error:
+        raise _why_not(host, port) from error
+    await server.start()
+    return server, bound_port
+
+
+def device_credentials(context: Any) -> tuple[str, str]:
+    """Return the device and the secret that a call carries. Raises Unauthenticated where it carries none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str):
+            scheme, _, rest = value.partition(" ")
+            device, colon, secret = rest.partition(":")
+            if scheme == "Device" and colon:
+                return device, secret
+    raise Unauthenticated('the call needs the metadata "authorization: Device {device}:{secret}"; enrol first')
+
+
+def code_of(error: MilongaError) -> grpc.StatusCode:
+    """Return the status code of the error, or of its nearest base."""
+    return next(CODES[base] for base in type(error).__mro__ if base in CODES)
+
+
+class ErrorMapping(grpc.aio.ServerInterceptor):
+    """Turns domain errors into status codes with their message; of anything else the caller learns only a number."""
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        method = details.method
+        kinds = {
+            (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+            (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+            (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+            (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+        }
+        attribute, make = kinds[handler.request_streaming, handler.response_streaming]
+        behaviour = _guarded(getattr(handler, attribute), method)
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+def _guarded(behaviour: Any, method: str) -> Any:
+    if inspect.isasyncgenfunction(behaviour):
+
+        async def generate(request: Any, context: Any) -> Any:
+            try:
+                async for response in behaviour(request, context):
+                    yield response
+            except Exception as error:
+                await _abort(error, method, context)
+
+        return generate
+    if not inspect.iscoroutinefunction(behaviour):
+        return behaviour  # Only gRPC's own services are not async.
+
+    async def call(request: Any, context: Any) -> Any:
+        try:
+            return await behaviour(request, context)
+        except Exception as error:
+            await _abort(error, method, context)
+
+    return call
+
+
+async def _abort(error: Exception, method: str, context: Any) -> None:
+    if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError) or context.cancelled():
+        raise error
+    if isinstance(error, MilongaError):
+        await context.abort(code_of(error), str(error)[:_MAX_DETAIL_LENGTH])
+    number = secrets.token_hex(4)
+    _LOG.error("error %s in %s", number, method, exc_info=error)
+    await context.abort(
+        grpc.StatusCode.INTERNAL, f"unexpected error {number}; the hub's log says more under this number"
+    )
+
+
+def _register(servicer: Any, server: grpc.aio.Server) -> str:
+    """Add the servicer to the server by what protoc generated for it, and return its service's full name."""
+    base = next(each for each in type(servicer).__mro__ if each.__module__.endswith("_pb2_grpc"))
+    generated = sys.modules[base.__module__]
+    getattr(generated, f"add_{base.__name__}_to_server")(servicer, server)
+    messages = sys.modules[base.__module__.removesuffix("_grpc")]
+    return str(messages.DESCRIPTOR.services_by_name[base.__name__.removesuffix("Servicer")].full_name)
+
+
+async def _register_health(names: Sequence[str], server: grpc.aio.Server) -> None:
+    servicer = health.aio.HealthServicer()
+    for name in ("", *names):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+
+
+def _why_not(host: str, port: int) -> MilongaError:
+    """Find out with a plain socket why gRPC could not listen; it does not say."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except OSError as error:
+        if not isinstance(error, socket.gaierror) and error.errno != errno.EADDRNOTAVAIL:
+            return PortInUse(f"port {port} for gRPC: {error.strerror}; choose another with --grpc-port")
+        return InvalidInput(f"cannot listen on {host}: {error.strerror}; choose another with --host")
+    return PortInUse(f"port {port} for gRPC is in use; choose another with --grpc-port")

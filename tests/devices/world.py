@@ -1,0 +1,167 @@
+"""A real hub for devices (gRPC server, SQLite, blobs) and a scripted agent that talks to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devices_pb2_grpc
+from milonga_hub.blobs import BlobStore
+from milonga_hub.db import Database
+from milonga_hub.devices.models import Device, File
+from milonga_hub.devices.rpc import AgentRpc, DeviceRpc
+from milonga_hub.devices.service import DeviceService, MeasuringPolicy
+from milonga_hub.events import EventBus
+from milonga_hub.settings import Settings
+from milonga_hub.transports.grpc import serve
+
+T = TypeVar("T")
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def run(test: Coroutine[Any, Any, T]) -> T:
+    """Run an async test; one that hangs fails."""
+
+    async def within() -> T:
+        async with asyncio.timeout(20):
+            return await test
+
+    return asyncio.run(within())
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class World:
+    """One running hub, as far as devices are concerned."""
+
+    def __init__(self, folder: Path, policy: MeasuringPolicy) -> None:
+        self.clock = Clock()
+        self.settings = Settings(data_dir=folder, grpc_port=0)
+        self.events = EventBus()
+        self.database = Database(self.settings.resolved_database_url)
+        self.database.create_tables()
+        self.blobs = BlobStore(folder / "blobs")
+        self.devices = DeviceService(self.database, self.events, self.settings, self.clock, policy)
+        self.port = 0
+
+    def file(self, content: bytes, path: str = "model.onnx") -> File:
+        return File(path=path, digest=self.blobs.put(content), size_bytes=len(content))
+
+    def token(self, **choices: Any) -> str:
+        return self.devices.create_join_token({}, **choices)[1]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what events announce; a condition that never holds fails at the test's timeout."""
+        with self.events.listen("") as events:
+            while not condition():
+                await events.next()
+
+    async def until_device(self, name: str, condition: Callable[[Device], bool]) -> None:
+        await self.until(lambda: condition(self.devices.get(name)))
+
+
+@asynccontextmanager
+async def hub(folder: Path, policy: MeasuringPolicy = MeasuringPolicy()) -> AsyncIterator[World]:
+    world = World(folder, policy)
+    agents = AgentRpc(world.devices, world.blobs, lambda: ("127.0.0.1", 1883))
+    server, world.port = await serve([agents, DeviceRpc(world.devices, world.events)], "127.0.0.1", 0)
+    try:
+        yield world
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def people(world: World) -> AsyncIterator[devices_pb2_grpc.DeviceServiceAsyncStub]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{world.port}") as channel:
+        yield devices_pb2_grpc.DeviceServiceStub(channel)
+
+
+class Agent:
+    """An agent whose every word is written in the test."""
+
+    def __init__(self, world: World, name: str, key: bytes | None = None, **inventory: Any) -> None:
+        self.world = world
+        self.name = name
+        self.key = key or name.encode().ljust(32, b"*")
+        self.inventory = devices_pb2.Inventory(**{"board": "Board 1", "cores": 4, "machine_id": name, **inventory})
+        self.secret = ""
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{world.port}")
+        self.stub: Any = agent_pb2_grpc.AgentServiceStub(self.channel)
+        self.stream: Any = None
+
+    async def __aenter__(self) -> Agent:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.channel.close()
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("authorization", f"Device {self.name}:{self.secret}"),)
+
+    async def enrol(self, token: str | None = None, **fields: Any) -> agent_pb2.EnrolResponse:
+        request = agent_pb2.EnrolRequest(
+            join_token=self.world.token() if token is None else token,
+            device=self.name,
+            inventory=self.inventory,
+            agent_version="1.0",
+            enrolment_key=self.key,
+            **fields,
+        )
+        response: agent_pb2.EnrolResponse = await self.stub.Enrol(request)
+        self.secret = response.secret
+        return response
+
+    async def connect(self, generation: int = 0, bundle: str = "") -> Any:
+        """Say hello and return the settings that the hub answers with."""
+        self.stream = self.stub.Connect(metadata=self.metadata)
+        status = agent_pb2.AgentStatus(generation=generation, active_bundle=bundle)
+        hello = agent_pb2.Hello(inventory=self.inventory, agent_version="1.0", boot_id="boot-1", status=status)
+        await self.stream.write(agent_pb2.ConnectRequest(hello=hello))
+        return await self.hear("settings")
+
+    async def join(self) -> Agent:
+        await self.enrol()
+        await self.connect()
+        return self
+
+    async def hear(self, kind: str) -> Any:
+        """Return the next message, which must be of this kind."""
+        message = await self.stream.read()
+        assert message is not grpc.aio.EOF, "the hub ended the stream"
+        assert message.WhichOneof("message") == kind, message
+        return getattr(message, kind)
+
+    async def heartbeat(self, generation: int = 0, bundle: str = "") -> None:
+        status = agent_pb2.AgentStatus(generation=generation, active_bundle=bundle)
+        await self.stream.write(agent_pb2.ConnectRequest(heartbeat=agent_pb2.Heartbeat(status=status)))
+
+    async def answer(self, request: agent_pb2.MeasurementRequest, median_ms: float = 1.0, error: str = "") -> None:
+        latency = None if error else common_pb2.Percentiles(p50=median_ms, p90=median_ms, p99=median_ms, count=20)
+        result = agent_pb2.MeasurementResult(id=request.id, error=error, latency_ms=latency)
+        await self.stream.write(agent_pb2.ConnectRequest(measurement=result))
+
+    async def fetch(self, digest: str, offset_bytes: int = 0) -> list[bytes]:
+        request = agent_pb2.FetchBlobRequest(digest=digest, offset_bytes=offset_bytes)
+        return [each.chunk async for each in self.stub.FetchBlob(request, metadata=self.metadata)]

@@ -1,0 +1,353 @@
+"""The embedded broker and the intake behind it, with real clients on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from milonga.v1 import telemetry_pb2
+from milonga_hub.bridge import to_proto
+from milonga_hub.db import Database
+from milonga_hub.errors import FailedPrecondition, InvalidInput, Unauthenticated
+from milonga_hub.events import EventBus
+from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake, parse_window
+from milonga_hub.telemetry.models import TelemetryWindowView
+from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.transports.mqtt import EmbeddedBroker
+
+from tests.telemetry.windows import window
+
+SECRETS = {"pi-1": "one", "pi-2": "two"}
+PATIENCE_SECONDS = 10.0
+
+
+def authenticate(device: str, secret: str) -> None:
+    if SECRETS.get(device) != secret:
+        raise Unauthenticated(f"unknown device or wrong secret: {device}")
+
+
+def payload(sequence: int, device: str = "pi-1") -> bytes:
+    return bytes(to_proto(window(sequence, device=device), telemetry_pb2.TelemetryWindow).SerializeToString())
+
+
+class Device:
+    """A paho client as an agent has one; `heard` holds the sequences of the acknowledgements."""
+
+    def __init__(self, endpoint: BrokerEndpoint, name: str, secret: str = "", client_id: str = "", will: str = "") -> None:
+        self.name = name
+        self.heard: queue.Queue[int] = queue.Queue()
+        self.answered: queue.Queue[Any] = queue.Queue()
+        self._subscribed: queue.Queue[Any] = queue.Queue()
+        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id or name)
+        client.username_pw_set(name, secret or SECRETS.get(name, ""))
+        if will:
+            client.will_set(will, b"gone", qos=1)
+        client.on_connect = lambda c, u, flags, reason, p: self.answered.put(reason)
+        client.on_subscribe = lambda c, u, mid, reasons, p: self._subscribed.put(reasons)
+        client.on_message = lambda c, u, message: self._hear(message.payload)
+        client.connect(endpoint.host, endpoint.port)
+        client.loop_start()
+        self.client = client
+
+    def _hear(self, data: bytes) -> None:
+        for sequence in telemetry_pb2.TelemetryAck.FromString(data).sequences:
+            self.heard.put(sequence)
+
+    def admitted(self) -> bool:
+        return not self.answered.get(timeout=PATIENCE_SECONDS).is_failure
+
+    def subscribe(self, topic: str) -> bool:
+        self.client.subscribe(topic, qos=1)
+        return not self._subscribed.get(timeout=PATIENCE_SECONDS)[0].is_failure
+
+    def ready(self) -> Device:
+        assert self.admitted()
+        assert self.subscribe(f"milonga/v1/{self.name}/ack")
+        return self
+
+    def publish(self, data: bytes, topic: str = "") -> None:
+        self.client.publish(topic or f"milonga/v1/{self.name}/telemetry", data, qos=1).wait_for_publish(PATIENCE_SECONDS)
+
+    def acknowledged(self, count: int) -> list[int]:
+        return sorted(self.heard.get(timeout=PATIENCE_SECONDS) for _ in range(count))
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+class Loop:
+    """An event loop in a thread, as the hub's is, so that the tests' clients may block."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database.create_tables()
+    return database
+
+
+def service(database: Database) -> TelemetryService:
+    return TelemetryService(database, EventBus(), lambda bundle: None, lambda project: DriftPolicy())
+
+
+def stored(database: Database) -> list[int]:
+    return sorted(row.sequence for row in service(database).query(page_size=1000)[0])
+
+
+@contextmanager
+def hub(loop: Loop, store: Any, port: int = 0) -> Iterator[tuple[BrokerEndpoint, TelemetryIntake]]:
+    broker = EmbeddedBroker(authenticate)
+    endpoint = loop.run(broker.start("127.0.0.1", port))
+    intake = TelemetryIntake(store)
+    loop.run(intake.start(endpoint))
+    try:
+        yield endpoint, intake
+    finally:
+        loop.run(intake.stop())
+        loop.run(broker.stop())
+
+
+@contextmanager
+def device(endpoint: BrokerEndpoint, name: str, **values: Any) -> Iterator[Device]:
+    client = Device(endpoint, name, **values)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def test_windows_are_stored_and_acknowledged(loop: Loop, database: Database) -> None:
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
+        pi.ready()
+        for sequence in range(20):
+            pi.publish(payload(sequence))
+        assert pi.acknowledged(20) == list(range(20))
+    assert stored(database) == list(range(20))
+
+
+def test_each_device_hears_of_its_own_windows(loop: Loop, database: Database) -> None:
+    with hub(loop, service(database).store) as (endpoint, _):
+        with device(endpoint, "pi-1") as one, device(endpoint, "pi-2") as two:
+            one.ready().publish(payload(1))
+            two.ready().publish(payload(2, "pi-2"))
+            assert one.acknowledged(1) == [1]
+            assert two.acknowledged(1) == [2]
+
+
+def test_nothing_is_acknowledged_before_it_is_committed(loop: Loop, database: Database) -> None:
+    release, asked = threading.Event(), threading.Event()
+    keep = service(database)
+
+    def slow(windows: Sequence[TelemetryWindowView]) -> object:
+        asked.set()
+        assert release.wait(PATIENCE_SECONDS)
+        return keep.store(windows)
+
+    with hub(loop, slow) as (endpoint, _), device(endpoint, "pi-1") as pi:
+        pi.ready().publish(payload(1))
+        assert asked.wait(PATIENCE_SECONDS)
+        with pytest.raises(queue.Empty):
+            pi.heard.get(timeout=0.2)
+        assert stored(database) == []
+        release.set()
+        assert pi.acknowledged(1) == [1]
+        assert stored(database) == [1]
+
+
+def test_what_is_not_stored_is_not_acknowledged_and_does_not_hold_up_the_rest(loop: Loop, database: Database) -> None:
+    keep = service(database)
+
+    def picky(windows: Sequence[TelemetryWindowView]) -> object:
+        if any(window.sequence == 3 for window in windows):
+            raise ValueError("the database does not like this one")
+        return keep.store(windows)
+
+    with hub(loop, picky) as (endpoint, _), device(endpoint, "pi-1") as pi:
+        pi.ready()
+        for sequence in range(6):
+            pi.publish(payload(sequence))
+        assert pi.acknowledged(5) == [0, 1, 2, 4, 5]
+        assert pi.heard.empty()
+
+
+def test_a_hub_that_dies_midway_loses_nothing_acknowledged_and_stores_nothing_twice(
+    loop: Loop, database: Database
+) -> None:
+    committed = threading.Event()
+    never = threading.Event()
+    keep = service(database)
+
+    def dying(windows: Sequence[TelemetryWindowView]) -> object:
+        keep.store(windows)
+        committed.set()
+        # The commit is on disk, but the hub does not get as far as telling the device.
+        never.wait(PATIENCE_SECONDS)
+        raise SystemExit
+
+    broker = EmbeddedBroker(authenticate)
+    endpoint = loop.run(broker.start())
+    intake = TelemetryIntake(dying)
+    loop.run(intake.start(endpoint))
+    with device(endpoint, "pi-1") as pi:
+        pi.ready().publish(payload(0))
+        assert committed.wait(PATIENCE_SECONDS)
+        loop.run(broker.stop())
+        never.set()
+        assert pi.heard.empty()
+        pi.answered.queue.clear()
+        with hub(loop, keep.store, endpoint.port):
+            pi.ready()  # paho reconnects by itself
+            for sequence in range(5):
+                pi.publish(payload(sequence))
+            assert pi.acknowledged(5) == list(range(5))
+    loop.run(intake.stop())
+    assert stored(database) == list(range(5))
+
+
+def test_the_intake_comes_back_when_the_broker_does(loop: Loop, database: Database) -> None:
+    broker = EmbeddedBroker(authenticate)
+    endpoint = loop.run(broker.start())
+    intake = TelemetryIntake(service(database).store)
+    loop.run(intake.start(endpoint))
+    intake._subscribed.clear()
+    loop.run(broker.stop())
+    loop.run(broker.start("127.0.0.1", endpoint.port))
+    assert intake._subscribed.wait(PATIENCE_SECONDS)
+    with device(endpoint, "pi-1") as pi:
+        pi.ready().publish(payload(1))
+        assert pi.acknowledged(1) == [1]
+    loop.run(intake.stop())
+    loop.run(broker.stop())
+
+
+def test_what_has_come_in_when_the_hub_stops_is_still_stored(loop: Loop, database: Database) -> None:
+    with hub(loop, service(database).store) as (endpoint, intake):
+        intake._waiting.put(window(7))
+    assert stored(database) == [7]
+
+
+@pytest.mark.parametrize(("name", "secret"), [("pi-1", "wrong"), ("stranger", "x"), ("milonga_hub", "guess")])
+def test_a_wrong_password_is_refused(loop: Loop, database: Database, name: str, secret: str) -> None:
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, name, secret=secret) as client:
+        assert not client.admitted()
+
+
+def test_a_wrong_password_does_not_end_the_session_of_the_device(loop: Loop, database: Database) -> None:
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
+        pi.ready()
+        with device(endpoint, "pi-1", secret="wrong") as thief, device(endpoint, "pi-2", client_id="pi-1") as other:
+            assert not thief.admitted()
+            assert other.admitted()
+        pi.publish(payload(1))
+        assert pi.acknowledged(1) == [1]
+        assert pi.answered.empty()  # it never had to connect again
+
+
+def test_a_device_cannot_publish_under_the_topic_of_another(loop: Loop, database: Database) -> None:
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
+        pi.ready()
+        pi.publish(payload(1, "pi-2"), "milonga/v1/pi-2/telemetry")
+        pi.publish(payload(2, "pi-2"))
+        pi.publish(payload(3))
+        assert pi.acknowledged(1) == [3]
+    assert stored(database) == [3]
+
+
+def test_a_device_cannot_leave_a_last_will_to_another(loop: Loop, database: Database) -> None:
+    with hub(loop, service(database).store) as (endpoint, _):
+        with device(endpoint, "pi-1", will="milonga/v1/pi-2/telemetry") as pi:
+            assert not pi.admitted()
+        with device(endpoint, "pi-1", will="milonga/v1/pi-1/status") as pi:
+            assert pi.admitted()
+
+
+@pytest.mark.parametrize("topic", ["milonga/v1/pi-2/ack", "milonga/v1/+/ack", "#", "milonga/v1/pi-1/telemetry"])
+def test_a_device_hears_only_its_own_acknowledgements(loop: Loop, database: Database, topic: str) -> None:
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
+        assert pi.admitted()
+        assert not pi.subscribe(topic)
+
+
+def test_malformed_messages_are_dropped_and_the_next_ones_are_read(
+    loop: Loop, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hub(loop, service(database).store) as (endpoint, intake), device(endpoint, "pi-1") as pi:
+        pi.ready()
+        for junk in (b"\xff\xff\xff", b"", telemetry_pb2.TelemetryWindow(device="pi-1", boot_id="b").SerializeToString()):
+            pi.publish(junk)
+        pi.publish(payload(5))
+        assert pi.acknowledged(1) == [5]
+        assert intake.refused_count == 3
+    assert "dropped a message on milonga/v1/pi-1/telemetry" in caplog.text
+
+
+def test_sessions_of_clients_that_left_are_not_kept(loop: Loop, database: Database) -> None:
+    broker = EmbeddedBroker(authenticate)
+    endpoint = loop.run(broker.start())
+    for _ in range(5):
+        with device(endpoint, "pi-1") as pi:
+            pi.ready()
+    assert broker._broker is not None
+    assert len(broker._broker._sessions) <= 1
+    assert sum(len(subscribers) for subscribers in broker._broker._subscriptions.values()) <= 1
+    loop.run(broker.stop())
+
+
+def test_a_port_in_use_is_named_with_the_flag_that_changes_it(loop: Loop) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(FailedPrecondition, match=rf"{port}.*--mqtt-port"):
+            loop.run(EmbeddedBroker(authenticate).start("127.0.0.1", port))
+
+
+def test_a_broker_that_does_not_answer_is_named(loop: Loop) -> None:
+    with pytest.raises(FailedPrecondition, match="did not answer"):
+        loop.run(TelemetryIntake(lambda windows: None).start(BrokerEndpoint("127.0.0.1", 9), timeout_seconds=0.1))
+
+
+def test_a_broker_of_its_own_is_given_as_a_url() -> None:
+    endpoint = BrokerEndpoint.of_url("mqtt://hub:p%40ss@broker.example:2883")
+    assert endpoint == BrokerEndpoint("broker.example", 2883, "hub", "p@ss")
+    with pytest.raises(InvalidInput, match="mqtt://"):
+        BrokerEndpoint.of_url("http://broker")
+
+
+def test_a_window_without_requests_may_say_not_a_number() -> None:
+    message = to_proto(window(1), telemetry_pb2.TelemetryWindow)
+    message.latency_ms.p50 = float("nan")
+    message.temperature_celsius = float("nan")
+    parsed = parse_window("milonga/v1/pi-1/telemetry", message.SerializeToString())
+    assert parsed.latency_ms is None
+    assert parsed.temperature_celsius is None
