@@ -25,7 +25,7 @@ class Histogram(BaseModel):
 
 
 class TelemetryWindowView(SQLModel):
-    device: str
+    device: str = Field(index=True)
     boot_id: str
     sequence: int
     started_at: datetime = Field(sa_type=UTC_TIME)

@@ -1,0 +1,201 @@
+"""Windows are kept once, asked for in pages, and judged as they come in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from milonga.v1 import telemetry_pb2
+from milonga_hub.db import Database
+from milonga_hub.errors import InvalidInput, NotFound
+from milonga_hub.events import EventBus
+from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.telemetry.models import TelemetryWindow
+from milonga_hub.telemetry.rpc import TelemetryRpc
+from milonga_hub.telemetry.service import TelemetryService
+
+from tests.telemetry.windows import BUNDLE, START, beta_counts, plausible_counts, reference_of, window, window_of
+
+POLICY = DriftPolicy(enabled=True, min_samples=200, threshold=0.25, cool_down_seconds=3600)
+
+
+class World:
+    """A service with a clock that stands still until it is moved."""
+
+    def __init__(self, folder: Path) -> None:
+        self.random = np.random.default_rng(11)
+        self.reference: Mapping[str, Any] | None = reference_of(plausible_counts(self.random, 1000))
+        self.now = START
+        self.events = EventBus()
+        self.database = Database(f"sqlite:///{folder / 'test.db'}")
+        self.database.create_tables()
+        self.service = TelemetryService(
+            self.database, self.events, lambda bundle: self.reference, self.policy_of, self.clock
+        )
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def policy_of(self, project: str) -> DriftPolicy:
+        if project != "digits":
+            raise NotFound(project)
+        return POLICY
+
+    def dark(self, sequence: int, size: int = 250, **values: Any) -> Any:
+        counts = {**plausible_counts(self.random, size), "brightness": beta_counts(self.random, size, 2, 60)}
+        return window_of(counts, sequence, **values)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_window_that_comes_twice_is_kept_once(world: World) -> None:
+    assert len(world.service.store([window(1), window(2), window(1)])) == 2
+    assert [row.sequence for row in world.service.store([window(2), window(3)])] == [3]
+    stored, _ = world.service.query()
+    assert [row.sequence for row in stored] == [3, 2, 1]
+
+
+def test_the_same_sequence_after_a_restart_of_the_agent_is_another_window(world: World) -> None:
+    assert len(world.service.store([window(1), window(1, boot_id="other"), window(1, device="pi-2")])) == 3
+
+
+def test_a_window_keeps_all_its_figures(world: World) -> None:
+    given = world.dark(4, cpu_percent=12.5, temperature_celsius=None, memory_bytes=2**40, dropped_count=3)
+    world.service.store([given])
+    (row,), _ = world.service.query()
+    assert {name: getattr(row, name) for name in type(given).model_fields} == given.model_dump() | {
+        "confidence": given.confidence,
+        "inputs": given.inputs,
+    }
+
+
+def test_pages_go_from_new_to_old_and_stay_right_while_windows_come_in(world: World) -> None:
+    world.service.store([window(i) for i in range(5)])
+    first, token = world.service.query(page_size=2)
+    world.service.store([window(9)])
+    second, token = world.service.query(page_size=2, page_token=token)
+    third, token = world.service.query(page_size=2, page_token=token)
+    assert [row.sequence for row in (*first, *second, *third)] == [4, 3, 2, 1, 0]
+    assert token == ""
+
+
+def test_windows_are_found_by_device_project_and_time(world: World) -> None:
+    world.service.store([window(0), window(1, device="pi-2"), window(2, project="other"), window(3)])
+    assert [row.sequence for row in world.service.query(device="pi-2")[0]] == [1]
+    assert [row.sequence for row in world.service.query(project="other")[0]] == [2]
+    assert [row.sequence for row in world.service.query(since=START + timedelta(seconds=60))[0]] == [3, 2]
+
+
+def test_many_windows_are_stored_in_one_go(world: World) -> None:
+    assert len(world.service.store([window(i) for i in range(1201)])) == 1201
+
+
+def test_old_windows_are_pruned(world: World) -> None:
+    world.service.store([window(i) for i in range(4)])
+    assert world.service.prune(START + timedelta(seconds=61)) == 2
+    assert [row.sequence for row in world.service.query()[0]] == [3, 2]
+
+
+def test_drift_raises_one_event_until_it_is_answered_and_the_cool_down_is_over(world: World) -> None:
+    world.service.store([world.dark(0)])
+    world.service.store([world.dark(1), world.dark(2)])
+    (event,), _ = world.service.drift_events("digits")
+    assert (event.device, event.signal, event.triggered_run) == ("pi-1", "brightness", "")
+    assert "pi-1: brightness of the last" in event.message
+    assert world.service.unanswered("digits") == [event]
+
+    world.service.answer([event.id], "projects/digits/runs/2")
+    assert world.service.unanswered("digits") == []
+    world.service.store([world.dark(3)])
+    assert len(world.service.drift_events("digits")[0]) == 1
+    world.now += timedelta(seconds=3601)
+    world.service.store([world.dark(4)])
+    newest, answered = world.service.drift_events("digits")[0]
+    assert (newest.triggered_run, answered.triggered_run) == ("", "projects/digits/runs/2")
+
+
+def test_each_device_and_each_model_version_has_its_own_event(world: World) -> None:
+    world.service.store([world.dark(0), world.dark(0, device="pi-2")])
+    world.service.store([world.dark(1, model_version="models/digits/versions/2", bundle="sha256:" + "2" * 64)])
+    events, _ = world.service.drift_events("digits")
+    assert len({(event.device, event.model_version) for event in events}) == len(events) == 3
+
+
+def test_drift_of_a_model_that_is_no_longer_served_needs_no_answer(world: World) -> None:
+    world.service.store([world.dark(0)])
+    world.service.store([window(1, model_version="models/digits/versions/2", bundle="sha256:" + "2" * 64)])
+    assert world.service.unanswered("digits") == []
+    assert len(world.service.drift_events("digits")[0]) == 1
+
+
+def test_windows_without_drift_raise_nothing(world: World) -> None:
+    world.service.store([window_of(plausible_counts(world.random, 250), i) for i in range(20)])
+    assert world.service.drift_events()[0] == []
+
+
+def test_a_spool_that_arrives_late_does_not_pass_for_the_present(world: World) -> None:
+    world.service.store([window_of(plausible_counts(world.random, 250), 50)])
+    world.service.store([world.dark(1)])
+    assert world.service.drift_events()[0] == []
+
+
+def test_windows_of_unknown_projects_and_bundles_are_kept_without_judgement(world: World) -> None:
+    world.service.store([world.dark(0, project="gone"), world.dark(1, bundle="")])
+    world.reference = None
+    world.service.store([world.dark(2)])
+    assert len(world.service.query()[0]) == 3
+    assert world.service.drift_events()[0] == []
+
+
+async def _collect(world: World) -> list[tuple[str, int]]:
+    rpc = TelemetryRpc(world.service, world.events)
+    world.service.store([window(0)])
+    seen = []
+    stream = rpc.WatchTelemetry(telemetry_pb2.WatchTelemetryRequest(device="pi-1"), None)
+    async for response in stream:
+        seen.append((response.window.device, response.window.sequence))
+        if len(seen) == 3:
+            break
+        world.service.store([window(len(seen)), window(len(seen), device="pi-10")])
+    await stream.aclose()  # type: ignore[attr-defined]
+    return seen
+
+
+def test_watching_a_device_shows_its_newest_window_and_then_each_new_one(world: World) -> None:
+    assert asyncio.run(_collect(world)) == [("pi-1", 0), ("pi-1", 1), ("pi-1", 2)]
+
+
+def test_queries_over_grpc_carry_windows_events_and_tokens(world: World) -> None:
+    rpc = TelemetryRpc(world.service, world.events)
+    world.service.store([world.dark(0), world.dark(1)])
+    first = asyncio.run(rpc.QueryTelemetry(telemetry_pb2.QueryTelemetryRequest(page_size=1), None))
+    assert first.windows[0].bundle == BUNDLE
+    request = telemetry_pb2.QueryTelemetryRequest(page_size=1, page_token=first.next_page_token)
+    assert asyncio.run(rpc.QueryTelemetry(request, None)).windows[0].sequence == 0
+    events = asyncio.run(rpc.ListDriftEvents(telemetry_pb2.ListDriftEventsRequest(project="digits"), None))
+    assert events.drift_events[0].signal == "brightness"
+    with pytest.raises(InvalidInput, match="page_token"):
+        asyncio.run(rpc.QueryTelemetry(telemetry_pb2.QueryTelemetryRequest(page_token="?"), None))
+
+
+def test_new_drift_is_news(world: World) -> None:
+    async def first_news() -> str:
+        with world.events.listen("drift/digits") as events:
+            await asyncio.to_thread(world.service.store, [world.dark(0)])
+            return str((await events.next(5)).payload.signal)
+
+    assert asyncio.run(first_news()) == "brightness"
+
+
+def test_stored_rows_are_telemetry_windows(world: World) -> None:
+    (row,) = world.service.store([window(0)])
+    assert isinstance(row, TelemetryWindow)
+    assert row.received_at == START
