@@ -42,7 +42,9 @@ def payload(sequence: int, device: str = "pi-1") -> bytes:
 class Device:
     """A paho client as an agent has one; `heard` holds the sequences of the acknowledgements."""
 
-    def __init__(self, endpoint: BrokerEndpoint, name: str, secret: str = "", client_id: str = "", will: str = "") -> None:
+    def __init__(
+        self, endpoint: BrokerEndpoint, name: str, secret: str = "", client_id: str = "", will: str = ""
+    ) -> None:
         self.name = name
         self.heard: queue.Queue[int] = queue.Queue()
         self.answered: queue.Queue[Any] = queue.Queue()
@@ -75,7 +77,9 @@ class Device:
         return self
 
     def publish(self, data: bytes, topic: str = "") -> None:
-        self.client.publish(topic or f"milonga/v1/{self.name}/telemetry", data, qos=1).wait_for_publish(PATIENCE_SECONDS)
+        self.client.publish(topic or f"milonga/v1/{self.name}/telemetry", data, qos=1).wait_for_publish(
+            PATIENCE_SECONDS
+        )
 
     def acknowledged(self, count: int) -> list[int]:
         return sorted(self.heard.get(timeout=PATIENCE_SECONDS) for _ in range(count))
@@ -97,6 +101,7 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     def close(self) -> None:
+        self.run(asyncio.sleep(0))
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -200,6 +205,7 @@ def test_what_is_not_stored_is_not_acknowledged_and_does_not_hold_up_the_rest(lo
         assert pi.heard.empty()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_hub_that_dies_midway_loses_nothing_acknowledged_and_stores_nothing_twice(
     loop: Loop, database: Database
 ) -> None:
@@ -251,7 +257,7 @@ def test_the_intake_comes_back_when_the_broker_does(loop: Loop, database: Databa
 
 
 def test_what_has_come_in_when_the_hub_stops_is_still_stored(loop: Loop, database: Database) -> None:
-    with hub(loop, service(database).store) as (endpoint, intake):
+    with hub(loop, service(database).store) as (_, intake):
         intake._waiting.put(window(7))
     assert stored(database) == [7]
 
@@ -303,7 +309,11 @@ def test_malformed_messages_are_dropped_and_the_next_ones_are_read(
 ) -> None:
     with hub(loop, service(database).store) as (endpoint, intake), device(endpoint, "pi-1") as pi:
         pi.ready()
-        for junk in (b"\xff\xff\xff", b"", telemetry_pb2.TelemetryWindow(device="pi-1", boot_id="b").SerializeToString()):
+        for junk in (
+            b"\xff\xff\xff",
+            b"",
+            telemetry_pb2.TelemetryWindow(device="pi-1", boot_id="b").SerializeToString(),
+        ):
             pi.publish(junk)
         pi.publish(payload(5))
         assert pi.acknowledged(1) == [5]

@@ -27,7 +27,7 @@ class Histogram(BaseModel):
 class TelemetryWindowView(SQLModel):
     device: str = Field(index=True)
     boot_id: str
-    sequence: int
+    sequence: int = 0
     started_at: datetime = Field(sa_type=UTC_TIME)
     ended_at: datetime = Field(sa_type=UTC_TIME)
     bundle: str = ""
