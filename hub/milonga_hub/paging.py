@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
-_FOREIGN_TOKEN = "page_token is not one that this hub gave out; leave it empty to start over"
+_FOREIGN_TOKEN = "page_token is not one that this hub gave out; leave it empty to start over"  # noqa: S105
 
 
 def page(
@@ -43,7 +43,8 @@ def page(
 
 
 def _value(key: Any, text: str) -> Any:
-    kind = key.type.python_type
+    # SQLModel's own text type and UTC_TIME decorate the type that knows its Python type.
+    kind = getattr(key.type, "impl_instance", key.type).python_type
     try:
         return datetime.fromisoformat(text) if kind is datetime else kind(text)
     except ValueError as error:
@@ -56,7 +57,7 @@ def _encode(text: str) -> str:
 
 def _decode(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
         raise InvalidInput(_FOREIGN_TOKEN) from error
 

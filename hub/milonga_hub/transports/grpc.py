@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -40,8 +41,8 @@ CODES: dict[type[MilongaError], grpc.StatusCode] = {
 }
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# Status details travel in a header, and peers accept 8 KiB of those.
-_MAX_DETAIL_LENGTH = 1500
+# Status details travel percent-encoded in a header, and peers accept 8 KiB of headers.
+_MAX_DETAIL_BYTES = 6000
 
 OPTIONS: list[tuple[str, Any]] = [
     # A second hub on the same port must fail, not share its calls.
@@ -144,12 +145,24 @@ async def _abort(error: Exception, method: str, context: Any) -> None:
     if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError) or context.cancelled():
         raise error
     if isinstance(error, MilongaError):
-        await context.abort(code_of(error), str(error)[:_MAX_DETAIL_LENGTH])
+        await context.abort(code_of(error), _cut(str(error)))
     number = secrets.token_hex(4)
     _LOG.error("error %s in %s", number, method, exc_info=error)
     await context.abort(
         grpc.StatusCode.INTERNAL, f"unexpected error {number}; the hub's log says more under this number"
     )
+
+
+def _cut(text: str) -> str:
+    """Return as much of the text as fits the header."""
+    if len(text) * 12 <= _MAX_DETAIL_BYTES:
+        return text
+    size_bytes = 0
+    for index, character in enumerate(text):
+        size_bytes += len(quote(character, safe=" ", errors="replace"))
+        if size_bytes > _MAX_DETAIL_BYTES:
+            return text[:index]
+    return text
 
 
 def _register(servicer: Any, server: grpc.aio.Server) -> str:

@@ -1,0 +1,253 @@
+"""Measurements over real streams, interrupted and resumed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from milonga_hub.devices.models import Measurement
+from milonga_hub.devices.service import MeasurementItem, MeasuringPolicy
+
+from tests.devices.world import Agent, World, hub, run
+
+RUN = "projects/digits/runs/1"
+
+
+def _items(world: World, *names: str) -> list[MeasurementItem]:
+    return [MeasurementItem(name, "onnxruntime", "fp32", [world.file(name.encode())]) for name in names]
+
+
+def _measure(
+    world: World,
+    items: Sequence[MeasurementItem],
+    type_: str = "board-1",
+    progress: list[tuple[int, int]] | None = None,
+) -> asyncio.Task[list[Measurement]]:
+    heard = progress if progress is not None else []
+    return asyncio.create_task(
+        world.devices.measure(type_, items, RUN, "profile", lambda done, total: heard.append((done, total)))
+    )
+
+
+def test_every_item_is_measured_and_kept(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            progress: list[tuple[int, int]] = []
+            items = _items(world, "s1", "s2", "s3")
+            measuring = _measure(world, items, progress=progress)
+            names = []
+            for _ in items:
+                request = await agent.hear("measurement_request")
+                assert (request.engine, request.precision, request.batch_size) == ("onnxruntime", "fp32", 1)
+                assert 0 < request.min_repeats <= request.max_repeats
+                (content,) = await agent.fetch(request.files[0].digest)
+                names.append(content.decode())
+                await agent.answer(request, median_ms=float(content[1:]))
+            results = await measuring
+            assert sorted(names) == ["s1", "s2", "s3"]
+            assert [(each.subnet, each.median_ms, each.device) for each in results] == [
+                ("s1", 1.0, "pi-1"),
+                ("s2", 2.0, "pi-1"),
+                ("s3", 3.0, "pi-1"),
+            ]
+            assert progress == [(0, 3), (1, 3), (2, 3), (3, 3)]
+            kept, _ = world.devices.measurements("board-1", RUN)
+            assert sorted(each.subnet for each in kept) == ["s1", "s2", "s3"]
+            assert not world.devices.may_fetch("pi-1", items[0].files[0].digest)  # Only while it is measured.
+
+    run(story())
+
+
+def test_a_batch_cut_off_half_way_goes_on_when_the_device_returns(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1", "s2", "s3"))
+            first = await agent.hear("measurement_request")
+            await agent.answer(first)
+            second = await agent.hear("measurement_request")
+            agent.stream.cancel()
+            await world.until_device("pi-1", lambda device: device.state == "OFFLINE")
+            await agent.connect()
+            rest = []
+            for _ in range(2):
+                rest.append(await agent.hear("measurement_request"))
+                await agent.answer(rest[-1])
+            assert second.id in {request.id for request in rest}
+            assert first.id not in {request.id for request in rest}
+            assert all(each.median_ms == 1.0 for each in await measuring)
+
+    run(story())
+
+
+def test_work_of_a_lost_device_goes_to_another_of_its_type(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as first, Agent(world, "pi-2") as second:
+            await first.join()
+            measuring = _measure(world, _items(world, "s1"))
+            request = await first.hear("measurement_request")
+            await second.join()
+            first.stream.cancel()
+            again = await second.hear("measurement_request")
+            assert again.id == request.id
+            await second.answer(again)
+            assert (await measuring)[0].device == "pi-2"
+
+    run(story())
+
+
+def test_a_new_connection_of_the_same_device_is_asked_again(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1"))
+            request = await agent.hear("measurement_request")
+            await agent.connect()
+            again = await agent.hear("measurement_request")
+            assert again.id == request.id
+            await agent.answer(again)
+            assert (await measuring)[0].median_ms == 1.0
+
+    run(story())
+
+
+def test_measuring_waits_for_a_device_of_the_type(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, Agent(world, "x", board="Other") as other:
+            await other.join()
+            measuring = _measure(world, _items(world, "s1"))
+            await agent.join()
+            await agent.answer(await agent.hear("measurement_request"))
+            assert (await measuring)[0].device == "pi-1"
+
+    run(story())
+
+
+def test_a_restarted_hub_measures_only_what_is_missing(tmp_path: Path) -> None:
+    async def before() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1", "s2"))
+            await agent.answer(await agent.hear("measurement_request"), median_ms=7.0)
+            await agent.hear("measurement_request")
+            measuring.cancel()
+
+    async def after() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            progress: list[tuple[int, int]] = []
+            measuring = _measure(world, _items(world, "s1", "s2"), progress=progress)
+            await agent.answer(await agent.hear("measurement_request"), median_ms=9.0)
+            assert {each.median_ms for each in await measuring} == {7.0, 9.0}
+            assert progress == [(1, 2), (2, 2)]
+            await _measure(world, _items(world, "s1", "s2"))  # All there: no device is asked.
+
+    run(before())
+    run(after())
+
+
+def test_an_item_that_fails_is_returned_with_its_error_and_tried_anew_next_time(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1"))
+            await agent.answer(await agent.hear("measurement_request"), error="no such engine")
+            (failed,) = await measuring
+            assert (failed.error, failed.median_ms) == ("no such engine", None)
+            assert world.devices.measurements()[0][0].error == "no such engine"
+            measuring = _measure(world, _items(world, "s1"))
+            await agent.answer(await agent.hear("measurement_request"))
+            assert (await measuring)[0].median_ms == 1.0
+            assert [each.error for each in world.devices.measurements()[0]] == [""]
+
+    run(story())
+
+
+def test_a_device_that_never_answers_does_not_hold_up_the_rest(tmp_path: Path) -> None:
+    async def story() -> None:
+        policy = MeasuringPolicy(budget_seconds=0.05, slack_seconds=0.05)
+        async with hub(tmp_path, policy) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1", "s2"))
+            asked = {(await agent.hear("measurement_request")).id for _ in range(2)}
+            results = await measuring
+            assert {each.id for each in results} == asked
+            assert all("gave no result within 0.1 s" in each.error for each in results)
+
+    run(story())
+
+
+def test_a_model_that_takes_its_device_down_again_and_again_is_given_up(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1"))
+            for _ in range(2):
+                await agent.hear("measurement_request")
+                await agent.connect()
+            (result,) = await measuring
+            assert "disconnected while measuring" in result.error
+
+    run(story())
+
+
+def test_devices_of_one_machine_measure_one_after_the_other(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            hub(tmp_path) as world,
+            Agent(world, "a", board="A", machine_id="shared") as first,
+            Agent(world, "b", board="B", machine_id="shared") as second,
+        ):
+            await first.join()
+            await second.join()
+            running = most = 0
+
+            async def work(agent: Agent, count: int) -> None:
+                nonlocal running, most
+                for _ in range(count):
+                    request = await agent.hear("measurement_request")
+                    running += 1
+                    most = max(most, running)
+                    # A round trip through the hub, in which it could send the other device its request.
+                    await agent.fetch(request.files[0].digest)
+                    running -= 1
+                    await agent.answer(request)
+
+            one = _measure(world, _items(world, "s1", "s2", "s3"), "a")
+            two = _measure(world, _items(world, "s1", "s2", "s3"), "b")
+            await asyncio.gather(work(first, 3), work(second, 3))
+            assert len(await one) == len(await two) == 3
+            assert most == 1
+
+    run(story())
+
+
+def test_devices_of_different_machines_measure_side_by_side(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as first, Agent(world, "pi-2") as second:
+            await first.join()
+            await second.join()
+            measuring = _measure(world, _items(world, "s1", "s2"))
+            requests = [await agent.hear("measurement_request") for agent in (first, second)]
+            for agent, request in zip((first, second), requests, strict=True):
+                await agent.answer(request)
+            assert {each.device for each in await measuring} == {"pi-1", "pi-2"}
+
+    run(story())
+
+
+def test_a_cancelled_batch_frees_the_machine(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            given_up = _measure(world, _items(world, "s1"))
+            await agent.hear("measurement_request")
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            measuring = _measure(world, _items(world, "s2"))
+            await agent.answer(await agent.hear("measurement_request"))
+            assert (await measuring)[0].subnet == "s2"
+
+    run(story())
