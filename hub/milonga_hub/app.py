@@ -16,23 +16,36 @@ from pathlib import Path
 from typing import Any
 
 from milonga_hub.blobs import BlobStore
+from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.service import BuildService
+from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
+from milonga_hub.devices.rpc import AgentRpc, DeviceRpc
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import write_atomically
+from milonga_hub.models.rpc import ModelRpc
 from milonga_hub.models.service import ModelService
+from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.rollouts.rpc import RolloutRpc
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.executor import Executor
-from milonga_hub.runs.models import Run
-from milonga_hub.runs.pipeline import Pipeline, Services
+from milonga_hub.runs.models import Run, Trigger
+from milonga_hub.runs.pipeline import carry_out
+from milonga_hub.runs.rpc import RunRpc
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.triggers import Triggers
+from milonga_hub.runs.work import Services, Work
 from milonga_hub.settings import Settings
+from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
+from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.transports import grpc as grpc_transport
+from milonga_hub.transports import http as http_transport
+from milonga_hub.transports.mqtt import EmbeddedBroker
 
 _log = logging.getLogger(__name__)
 
@@ -74,3 +87,147 @@ class Hub:
         self.executor = Executor(self.runs, self._work)
         self._cpu = asyncio.Semaphore(1)
         self.addresses = Addresses("", "", "")
+
+    def _reference_of(self, bundle: str) -> dict[str, Any] | None:
+        """Return the histograms that a bundle's manifest keeps of its validation pictures."""
+        try:
+            manifest = self.builds.manifest(bundle)
+        except MilongaError:
+            return None
+        reference: dict[str, Any] | None = manifest.get("reference")
+        return reference
+
+    async def _work(self, run: Run) -> str:
+        services = Services(
+            events=self.events,
+            blobs=self.blobs,
+            folder=self.folder / "runs",
+            datasets=self.datasets,
+            devices=self.devices,
+            models=self.models,
+            builds=self.builds,
+            rollouts=self.rollouts,
+            runs=self.runs,
+            cpu=self._cpu,
+        )
+        return await carry_out(Work(services, run))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Addresses]:
+        """Serve HTTP, gRPC and MQTT and keep the loop going; everything has stopped when the block ends."""
+        async with AsyncExitStack() as stack:
+            mqtt = await self._serve_mqtt(stack)
+            # HTTP needs no order, but a device that connects needs the broker's address.
+            http = await self._serve_http(stack)
+            grpc = await self._serve_grpc(stack, mqtt)
+            self.addresses = Addresses(
+                *(f"{self.settings.host}:{port}" for port in (http, grpc, mqtt.port)),
+            )
+            for loop in (self.devices.watch_heartbeats, self.rollouts.run, self.executor.run, self.triggers.run):
+                task = asyncio.create_task(loop(), name=loop.__qualname__)
+                task.add_done_callback(_die_with)
+                stack.push_async_callback(_stop, task)
+            known = self.folder / "hub.json"
+            write_atomically(known, json.dumps({**asdict(self.addresses), "pid": os.getpid()}))
+            stack.callback(known.unlink, missing_ok=True)
+            yield self.addresses
+
+    async def _serve_mqtt(self, stack: AsyncExitStack) -> BrokerEndpoint:
+        broker = EmbeddedBroker(self.devices.authenticate)
+        endpoint = await broker.start(self.settings.host, self.settings.mqtt_port)
+        stack.push_async_callback(broker.stop)
+        intake = TelemetryIntake(self.telemetry.store)
+        await intake.start(endpoint)
+        stack.push_async_callback(intake.stop)
+        return endpoint
+
+    async def _serve_grpc(self, stack: AsyncExitStack, mqtt: BrokerEndpoint) -> int:
+        servicers = [
+            DeviceRpc(self.devices, self.events),
+            AgentRpc(self.devices, self.blobs, lambda: (mqtt.host, mqtt.port)),
+            DatasetRpc(self.datasets, self.folder / "uploads"),
+            ProjectRpc(self.projects, self._start_applied),
+            RunRpc(self.runs, self.events),
+            ModelRpc(self.models),
+            BuildRpc(self.builds),
+            RolloutRpc(self.rollouts, self.events),
+            TelemetryRpc(self.telemetry, self.events),
+        ]
+        server, port = await grpc_transport.serve(servicers, self.settings.host, self.settings.grpc_port)
+        stack.push_async_callback(server.stop, 1.0)
+        return port
+
+    async def _serve_http(self, stack: AsyncExitStack) -> int:
+        app = http_transport.create_app(self)
+        server, port = await http_transport.serve(app, self.settings.host, self.settings.http_port)
+        stack.push_async_callback(server.stop)
+        return port
+
+    def _start_applied(self, project: str, reason: str, request_id: str) -> Run:
+        return self.runs.start(project, Trigger.APPLY, reason, request_id)
+
+    def close(self) -> None:
+        """Let go of the data folder."""
+        os.close(self._lock)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _die_with(task: asyncio.Task[None]) -> None:
+    """End the hub when one of its loops has died of a fault: half a hub would look alive and do nothing."""
+    if not task.cancelled() and task.exception() is not None:
+        _log.critical("%s failed; the hub stops", task.get_name(), exc_info=task.exception())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _usable_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot write to the data folder {folder}: {error.strerror}; choose another with --data-dir"
+        ) from error
+    return folder
+
+
+def _lock(folder: Path) -> int:
+    """Hold the folder for this process alone. The kernel lets go of it when the process ends, however it ends."""
+    descriptor = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise FailedPrecondition(
+            f"another hub is using the data folder {folder}; stop it, or choose another with --data-dir"
+        ) from error
+    return descriptor
+
+
+async def _serve(settings: Settings) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    hub = Hub(settings)
+    try:
+        async with hub.running() as addresses:
+            print(f"Milonga is up. Dashboard: http://{addresses.http}", flush=True)
+            print(f"gRPC {addresses.grpc}, MQTT {addresses.mqtt}, data in {hub.folder}. Ctrl-C stops it.", flush=True)
+            await ended.wait()
+            print("Stopping; what is in progress goes on at the next start.", flush=True)
+    finally:
+        hub.close()
+
+
+def main(settings: Settings) -> int:
+    """Run a hub until Ctrl-C or SIGTERM. Returns the exit code; raises MilongaError where it cannot start."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("amqtt").setLevel(logging.ERROR)
+    asyncio.run(_serve(settings))
+    return 0

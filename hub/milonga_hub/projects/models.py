@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -75,6 +75,10 @@ class DriftPolicy(Spec):
     quorum: int = Bound(default=1, ge=1)
     cool_down_seconds: float = Bound(default=3600.0, ge=0)
     min_new_labels: int = Bound(default=0, ge=0)
+
+    @property
+    def cool_down(self) -> timedelta:
+        return timedelta(seconds=self.cool_down_seconds)
 
 
 class ProjectSpec(Spec):

@@ -29,8 +29,14 @@ class Executor:
     async def run(self) -> None:
         """Work until cancelled; what is in progress then goes on at the next start."""
         loop = asyncio.get_running_loop()
-        self._runs.on_queued = lambda: loop.call_soon_threadsafe(self._wake.set) and None
-        self._runs.on_cancelled = lambda name: loop.call_soon_threadsafe(self._cancel, name) and None
+
+        def queued() -> None:
+            loop.call_soon_threadsafe(self._wake.set)
+
+        def cancelled(name: str) -> None:
+            loop.call_soon_threadsafe(self._cancel, name)
+
+        self._runs.on_queued, self._runs.on_cancelled = queued, cancelled
         try:
             while True:
                 self._wake.clear()

@@ -39,9 +39,8 @@ def retraining_due(
         return None
     if latest is not None and latest.state not in ENDED:
         return None
-    if latest is not None and latest.ended_at is not None:
-        if (now - latest.ended_at).total_seconds() < policy.cool_down_seconds:
-            return None
+    if latest is not None and latest.ended_at is not None and now - latest.ended_at < policy.cool_down:
+        return None
     signals = sorted({event.signal for event in events})
     names = ", ".join(sorted(devices))
     strongest = max(event.statistic for event in events)

@@ -16,6 +16,11 @@ from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
 from milonga_hub.runs.rules import ENDED, reopened
 
+# RunService.list hides the builtin inside the class.
+_Runs = list[Run]
+_Candidates = list[Candidate]
+_History = list[dict[str, float]]
+
 
 class RunService:
     """Keeps the record of runs; the executor in executor.py does the work and writes what it does here."""
@@ -61,7 +66,7 @@ class RunService:
             raise NotFound(f"there is no run {name}; list them with: milonga runs list")
         return run
 
-    def list(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[list[Run], str]:
+    def list(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Runs, str]:
         """Return runs, the newest first."""
         statement = select(Run)
         if project:
@@ -73,11 +78,11 @@ class RunService:
         runs, _ = self.list(project, page_size=1)
         return runs[0] if runs else None
 
-    def unfinished(self) -> list[Run]:
+    def unfinished(self) -> _Runs:
         """Return queued and interrupted runs, oldest first."""
         with self._database.session() as session:
             rows = session.exec(select(Run).where(col(Run.state).not_in(ENDED)).order_by(col(Run.created_at)))
-            return list(rows)
+            return [*rows]
 
     def cancel(self, name: str) -> Run:
         """End the run where it is; resume() goes on from there."""
@@ -99,14 +104,14 @@ class RunService:
 
     def candidates(
         self, run: str, device_type: str = "", page_size: int = 0, page_token: str = ""
-    ) -> tuple[list[Candidate], str]:
+    ) -> tuple[_Candidates, str]:
         statement = select(Candidate).where(Candidate.run == run)
         if device_type:
             statement = statement.where(Candidate.device_type == device_type)
         with self._database.session() as session:
             return page(session, statement, col(Candidate.key), page_size, page_token)
 
-    def history(self, run: str) -> list[dict[str, float]]:
+    def history(self, run: str) -> _History:
         """Return the points of the training curve."""
         return self.get(run).history
 
@@ -124,9 +129,7 @@ class RunService:
 
     def change_stage(self, name: str, stage: str, **values: object) -> Run:
         """Set fields of one stage of the run and tell the listeners."""
-        stages = [
-            item.model_copy(update=values) if item.name == stage else item for item in self.get(name).stages
-        ]
+        stages = [item.model_copy(update=values) if item.name == stage else item for item in self.get(name).stages]
         return self.change(name, stages=stages)
 
     def end(self, name: str, state: RunState, *, error: str = "", outcome: str = "") -> Run:

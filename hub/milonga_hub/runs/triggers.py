@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from milonga_hub.datasets.service import DatasetService
@@ -69,9 +68,7 @@ class Triggers:
         events = self._telemetry.unanswered(project.name) if policy.enabled else []
         if not events:
             return None
-        due = retraining_due(
-            policy, events, self._new_labels(project), self._runs.latest(project.name), utc_now()
-        )
+        due = retraining_due(policy, events, self._new_labels(project), self._runs.latest(project.name), utc_now())
         if due is None:
             return None
         # The oldest event names the run, so that a crash between the two lines below cannot start a second one.

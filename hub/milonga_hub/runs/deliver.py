@@ -1,0 +1,200 @@
+"""Build the chosen subnets, compare them with what the devices run, and roll out what is better."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from milonga_hub.builds.models import Build, BuildState
+from milonga_hub.builds.rules import BuildFigures, choose_build
+from milonga_hub.errors import FailedPrecondition
+from milonga_hub.models.models import ModelVersion
+from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
+from milonga_hub.runs.measure import build_item, measure_items
+from milonga_hub.runs.models import RunState
+from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.prepare import live_rollouts
+from milonga_hub.runs.specialise import Choice, Specialised
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.work import Work
+
+
+async def build(work: Work, plan: RunPlan, trained: dict[str, Any], found: Specialised, report: Report) -> ModelVersion:
+    services, choices = work.services, found.choices
+    version = services.models.create_version(
+        model=work.run.project,
+        run=work.run.name,
+        dataset_version=plan.dataset_version,
+        supernet=await asyncio.to_thread(services.blobs.put_file, Path(trained["checkpoint"])),
+        subnets={name: choice.candidate["subnet"] for name, choice in choices.items()},
+        accuracies={name: choice.candidate["accuracy"] for name, choice in choices.items()},
+    )
+    builds: dict[str, list[Build]] = {}
+    for index, (name, choice) in enumerate(choices.items()):
+        share = 0.7 / len(choices)
+        spec = _build_spec(work, plan, trained, choice, version)
+        result = await work.job("build", f"build/{name}", spec, report.of_job(share * index, share * (index + 1)))
+        predicted = choice.candidate["predicted_ms"]
+        builds[name] = await asyncio.to_thread(services.builds.record, version.name, name, result["builds"], predicted)
+    await _choose_builds(work, choices, builds, report)
+    return version
+
+
+def _build_spec(
+    work: Work, plan: RunPlan, trained: dict[str, Any], choice: Choice, version: ModelVersion
+) -> dict[str, Any]:
+    return {
+        "onnx": choice.candidate["onnx"],
+        "logits": choice.candidate["logits"],
+        "data": work.data,
+        "mean": trained["mean"],
+        "std": trained["std"],
+        "targets": choice.type.targets,
+        "max_accuracy_loss_points": plan.spec.build.max_accuracy_loss_points,
+        "calibration_count": plan.spec.build.calibration_count,
+        "manifest": {
+            "project": work.run.project,
+            "model_version": version.name,
+            "subnet": choice.candidate["subnet"],
+            "classes": plan.classes,
+            "task": plan.spec.task.value.lower(),
+            "size_px": plan.spec.training.resolution_px,
+            "expected_ms": choice.measured_ms,
+        },
+        "seed": plan.spec.training.seed,
+        "threads": work.threads(plan),
+    }
+
+
+async def _choose_builds(
+    work: Work, choices: Mapping[str, Choice], builds: Mapping[str, list[Build]], report: Report
+) -> None:
+    verified = {name: [build for build in some if build.state is BuildState.VERIFIED] for name, some in builds.items()}
+    for name, some in verified.items():
+        if not some:
+            reasons = "; ".join(f"{build.engine}/{build.precision}: {build.reason}" for build in builds[name])
+            raise FailedPrecondition(f"no build for {name} passed its gate: {reasons}")
+    items = {name: [build_item(build) for build in some] for name, some in verified.items()}
+    measured = await measure_items(work, items, "build", report, start=0.7)
+    words = []
+    for name, some in verified.items():
+        times = {(one.engine, one.precision): one.median_ms for one in measured[name]}
+        for build in some:
+            median = times.get((build.engine, build.precision))
+            if median is not None:
+                work.services.builds.set_measured(build.name, median)
+        figures = [_figures(build, times.get((build.engine, build.precision))) for build in some]
+        best = choose_build(figures, choices[name].type.limits.latency_ms)
+        if best is None:
+            raise FailedPrecondition(
+                f"no build for {name} was measured within {choices[name].type.limits.latency_ms:g} ms; raise the"
+                " limit in the project file, then: milonga apply -f FILE"
+            )
+        work.services.builds.choose(best.name)
+        words.append(f"{name}: {best.engine}/{best.precision}")
+    report(1.0, ", ".join(words), builds=sum(len(some) for some in builds.values()))
+
+
+def _figures(build: Build, measured_ms: float | None) -> BuildFigures:
+    return BuildFigures(
+        name=build.name,
+        engine=build.engine,
+        precision=build.precision,
+        accuracy=build.accuracy if build.accuracy is not None else 0.0,
+        measured_ms=measured_ms,
+        size_bytes=build.size_bytes,
+    )
+
+
+async def compare(work: Work, version: ModelVersion, report: Report) -> list[str]:
+    """Return the device types for which the new version is better, or the only one."""
+    challengers = work.services.builds.chosen(version.name)
+    champions = _champions(work)
+    better = [name for name in challengers if name not in champions]
+    words = []
+    for index, name in enumerate(sorted(set(challengers) & set(champions))):
+        folder = work.folder / "compare" / name
+        builds = work.services.builds
+        spec = {
+            "champion": str(builds.unpack(champions[name].bundle, folder / "champion").absolute()),
+            "challenger": str(builds.unpack(challengers[name].bundle, folder / "challenger").absolute()),
+            "data": work.data,
+        }
+        result = await work.job("compare", f"compare/{name}/job", spec, report.of_job())
+        if result["better"]:
+            better.append(name)
+        words.append(f"{name}: {result['reason']}")
+        figures = {
+            f"{who} {group['name']} {name}": group[f"{who}_accuracy"]
+            for group in [*result["groups"], _together(result["groups"])]
+            for who in ("champion", "challenger")
+        }
+        report((index + 1) / len(challengers), "; ".join(words), **figures)
+    if not words:
+        report.skip("the first version for these devices: nothing to compare with")
+    return better
+
+
+def _champions(work: Work) -> dict[str, Build]:
+    """Return by device type the build that devices of the type were last rolled out to."""
+    champions: dict[str, Build] = {}
+    for rollout in reversed(live_rollouts(work)):
+        if rollout.model_version == _own_version(work):
+            continue
+        reached = {
+            work.services.devices.get(device.device).device_type
+            for device in rollout.devices
+            if device.state is RolloutDeviceState.SUCCEEDED
+        }
+        chosen = work.services.builds.chosen(rollout.model_version)
+        champions.update({name: build for name, build in chosen.items() if name in reached})
+    return champions
+
+
+def _own_version(work: Work) -> str:
+    versions, _ = work.services.models.versions(work.run.project, page_size=1000)
+    return next((version.name for version in versions if version.run == work.run.name), "")
+
+
+async def roll_out(work: Work, plan: RunPlan, version: ModelVersion, types: Sequence[str], report: Report) -> None:
+    rollouts = work.services.rollouts
+    among = f"type in ({', '.join(sorted(types))})"
+    rollout = rollouts.create(
+        version.name,
+        work.run.project,
+        f"{plan.spec.selector}, {among}" if plan.spec.selector else among,
+        plan.spec.rollout,
+        request_id=work.run.name,
+    )
+    try:
+        with work.services.events.listen(f"rollouts/{rollout.id}") as news:
+            while (rollout := rollouts.get(rollout.id)).state not in (
+                RolloutState.SUCCEEDED,
+                RolloutState.ABORTED,
+            ):
+                done = sum(device.state is RolloutDeviceState.SUCCEEDED for device in rollout.devices)
+                paused = rollout.state is RolloutState.PAUSED
+                message = f"{done} of {len(rollout.devices)} devices" + (
+                    f"; paused: {rollout.reason}; go on with: milonga rollouts resume {rollout.id}" if paused else ""
+                )
+                report(done / max(1, len(rollout.devices)), message)
+                await news.next()
+    except asyncio.CancelledError:
+        if work.services.runs.get(work.run.name).state is RunState.CANCELLED:
+            rollouts.abort(rollout.id)
+        raise
+    if rollout.state is RolloutState.ABORTED:
+        raise FailedPrecondition(f"rollout {rollout.id} was aborted: {rollout.reason}")
+    report(1.0, f"{len(rollout.devices)} devices in {len(rollout.waves)} waves", devices=len(rollout.devices))
+
+
+def _together(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the accuracies over all groups, weighted by their size."""
+    count = sum(group["count"] for group in groups)
+    figures = {
+        key: sum(group[key] * group["count"] for group in groups) / max(1, count)
+        for key in ("champion_accuracy", "challenger_accuracy")
+    }
+    return {"name": "all", "count": count, **figures}

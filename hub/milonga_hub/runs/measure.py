@@ -1,0 +1,63 @@
+"""Have subnets and builds timed on the devices themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from milonga_hub.blobs import digest_of_file
+from milonga_hub.builds.models import Build
+from milonga_hub.devices.models import File, Measurement
+from milonga_hub.devices.service import MeasurementItem
+from milonga_hub.runs.plan import RunPlan, TypePlan
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.work import Work
+
+
+async def measure_subnets(
+    work: Work,
+    plan: RunPlan,
+    wanted: Mapping[str, Sequence[dict[str, Any]]],
+    purpose: str,
+    report: Report,
+    start: float,
+) -> dict[str, list[Measurement]]:
+    """Measure subnets ({"subnet", "onnx"}) by type; types on different machines are measured side by side."""
+    types = {item.name: item for item in plan.types}
+    items = {
+        name: [_item(work, types[name], subnet) for subnet in subnets] for name, subnets in wanted.items() if subnets
+    }
+    return await measure_items(work, items, purpose, report, start)
+
+
+def _item(work: Work, type_: TypePlan, subnet: Mapping[str, Any]) -> MeasurementItem:
+    path = Path(subnet["onnx"])
+    work.services.blobs.put_file(path)
+    file = File(path="model.onnx", digest=digest_of_file(path), size_bytes=path.stat().st_size)
+    # Subnets are timed as they come, in fp32; what precision gains is measured on the builds.
+    return MeasurementItem(subnet=subnet["subnet"], engine=type_.engine, precision="fp32", files=[file])
+
+
+async def measure_items(
+    work: Work, items: Mapping[str, list[MeasurementItem]], purpose: str, report: Report, start: float = 0.0
+) -> dict[str, list[Measurement]]:
+    done = dict.fromkeys(items, 0)
+    total = sum(len(some) for some in items.values())
+
+    async def one(name: str) -> list[Measurement]:
+        def tell(count: int, _: int) -> None:
+            done[name] = count
+            finished = sum(done.values())
+            report(start + (1 - start) * finished / max(1, total), f"measured {finished} of {total} on the devices")
+
+        return await work.services.devices.measure(name, items[name], work.run.name, purpose, tell)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = {name: group.create_task(one(name)) for name in items}
+    return {name: task.result() for name, task in tasks.items()}
+
+
+def build_item(build: Build) -> MeasurementItem:
+    return MeasurementItem(subnet=build.subnet, engine=build.engine, precision=build.precision, files=list(build.files))

@@ -1,0 +1,93 @@
+"""Decide what a run works on: data set version, device types with their limits and targets, and what to train on from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from milonga_hub.devices.models import Device
+from milonga_hub.errors import FailedPrecondition
+from milonga_hub.projects.models import ProjectSpec
+from milonga_hub.projects.rules import limits_for
+from milonga_hub.rollouts.models import Rollout, RolloutState
+from milonga_hub.runs.models import Trigger
+from milonga_hub.runs.plan import RunPlan, TypePlan
+from milonga_hub.runs.rules import continues, tightest, usable_targets
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.work import Work
+
+
+async def prepare(work: Work, report: Report) -> RunPlan:
+    plan = RunPlan.read(work.folder)
+    if plan is None:
+        plan = _decide(work)
+        plan.write(work.folder)
+    work.services.runs.change(work.run.name, dataset_version=plan.dataset_version, base_run=plan.base_run)
+    report(0.2, f"preparing pictures of {plan.dataset_version}")
+    await asyncio.to_thread(
+        work.services.datasets.write_arrays,
+        plan.dataset_version,
+        plan.spec.training.resolution_px,
+        Path(work.data),
+    )
+    report(1.0, f"{plan.dataset_version} for {', '.join(item.name for item in plan.types)}", types=len(plan.types))
+    return plan
+
+
+def _decide(work: Work) -> RunPlan:
+    spec = work.services.runs.spec(work.run.name)
+    dataset = work.services.datasets.latest(spec.dataset)
+    by_type: dict[str, list[Device]] = {}
+    for device in work.services.devices.matching(spec.selector):
+        by_type.setdefault(device.device_type, []).append(device)
+    if not by_type:
+        wanted = f"that match {spec.selector!r}" if spec.selector else "yet"
+        raise FailedPrecondition(
+            f"there are no devices {wanted}; enrol one (milonga tokens create, then milonga-agent run on the"
+            f" device), then go on with: milonga runs resume {work.run.name}"
+        )
+    types = [_plan_type(work, name, devices, spec) for name, devices in sorted(by_type.items())]
+    base_run, base = _base(work, spec, list(dataset.classes))
+    return RunPlan(
+        spec=spec,
+        dataset_version=dataset.name,
+        classes=dataset.classes,
+        types=types,
+        base_run=base_run,
+        base_supernet=base,
+    )
+
+
+def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSpec) -> TypePlan:
+    limits = tightest([limits_for(spec, work.services.devices.attributes(device)) for device in devices])
+    usable = [set(usable_targets(spec.build.targets, device.inventory)) for device in devices]
+    targets = [target for target in spec.build.targets if all(target in known for known in usable)]
+    if not targets:
+        engines = sorted({engine.name for device in devices for engine in device.inventory.engines})
+        raise FailedPrecondition(
+            f"no target of the project ({', '.join(spec.build.targets)}) runs on device type {name}, which has"
+            f" {', '.join(engines) or 'no engine'}; install one there, for example: pip install"
+            " 'milonga-agent[onnxruntime]'"
+        )
+    return TypePlan(name=name, limits=limits, targets=targets)
+
+
+def _base(work: Work, spec: ProjectSpec, classes: list[str]) -> tuple[str, str]:
+    """Return the run and supernet to train on from: the newest that went live and still fits."""
+    if work.run.trigger is Trigger.APPLY:
+        return "", ""
+    for rollout in live_rollouts(work):
+        version = work.services.models.get_version(rollout.model_version)
+        if not version.run or not version.supernet:
+            continue
+        known = work.services.datasets.get_version(version.dataset_version)
+        if continues(work.services.runs.spec(version.run), spec) and list(known.classes) == classes:
+            return version.run, version.supernet
+    return "", ""
+
+
+def live_rollouts(work: Work) -> list[Rollout]:
+    rollouts, _ = work.services.rollouts.list(work.run.project, page_size=100)
+    done = [rollout for rollout in rollouts if rollout.state is RolloutState.SUCCEEDED]
+    return sorted(done, key=lambda rollout: rollout.created_at, reverse=True)

@@ -1,0 +1,196 @@
+"""Train the supernet, measure a few subnets, and search the best one for each device type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from milonga_hub.errors import FailedPrecondition
+from milonga_hub.runs.measure import measure_subnets
+from milonga_hub.runs.models import Candidate
+from milonga_hub.runs.plan import RunPlan, TypePlan
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.work import Work
+from milonga_hub.search import rules as search_rules
+
+# A line through fewer points says nothing of its error.
+MIN_MEASUREMENTS = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The subnet that a device type gets."""
+
+    type: TypePlan
+    candidate: dict[str, Any]
+    measured_ms: float | None
+
+
+@dataclass(frozen=True)
+class Specialised:
+    """What the search ended with: choices by type, and why other types have none."""
+
+    choices: Mapping[str, Choice]
+    impossible: Mapping[str, str]
+
+
+async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
+    training = plan.spec.training
+    base = str(work.services.blobs.path(plan.base_supernet).absolute()) if plan.base_supernet else None
+    seen: set[float] = set()
+
+    def tell(progress: Any) -> None:
+        epoch = progress.metrics.get("epoch")
+        if epoch is not None and "loss" in progress.metrics and epoch not in seen:
+            seen.add(epoch)
+            work.services.runs.add_training_point(work.run.name, dict(progress.metrics))
+        report.of_job()(progress)
+
+    result = await work.job(
+        "train",
+        "train",
+        {
+            "data": work.data,
+            "space": training.space,
+            "resolution_px": training.resolution_px,
+            "epochs": training.retrain_epochs if base else training.epochs,
+            "batch_size": training.batch_size,
+            "learning_rate": training.learning_rate,
+            "seed": training.seed,
+            "threads": work.threads(plan),
+            "base_checkpoint": base,
+        },
+        tell,
+    )
+    report(
+        1.0,
+        f"smallest subnet {result['accuracy_smallest']:.1%}, largest {result['accuracy_largest']:.1%}"
+        + (f", trained on from {plan.base_run}" if base else ""),
+        accuracy_largest=result["accuracy_largest"],
+        accuracy_smallest=result["accuracy_smallest"],
+    )
+    return result
+
+
+async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> dict[str, Any]:
+    search, training = plan.spec.search, plan.spec.training
+    spec = {
+        "checkpoint": trained["checkpoint"],
+        "count": search.measured_subnets,
+        "seed": search.seed,
+        "resolution_px": training.resolution_px,
+    }
+    result = await work.job("profile", "profile", spec, report.of_job(0.0, 0.2))
+    wanted = {item.name: result["subnets"] for item in plan.types}
+    measured = await measure_subnets(work, plan, wanted, "profile", report, start=0.2)
+    for item in plan.types:
+        good = [one for one in measured[item.name] if one.median_ms is not None]
+        if len(good) < MIN_MEASUREMENTS:
+            errors = sorted({one.error for one in measured[item.name] if one.error})
+            raise FailedPrecondition(
+                f"only {len(good)} of {len(measured[item.name])} measurements on {item.name} succeeded:"
+                f" {'; '.join(errors) or 'no answer'}; see the log of its agent, then: milonga runs resume"
+                f" {work.run.name}"
+            )
+    report(
+        1.0,
+        f"{len(result['subnets'])} subnets measured on each of {len(plan.types)} device types",
+        measurements=sum(len(items) for items in measured.values()),
+    )
+    return {"subnets": result["subnets"], "measured": measured}
+
+
+async def search(
+    work: Work, plan: RunPlan, trained: dict[str, Any], profiled: dict[str, Any], report: Report
+) -> Specialised:
+    result = await work.job("search", "search", _search_spec(work, plan, trained, profiled), report.of_job(0, 0.6))
+    found = {name: one["candidates"] for name, one in result["types"].items()}
+    measured = await measure_subnets(work, plan, found, "verify", report, start=0.6)
+    choices: dict[str, Choice] = {}
+    impossible: dict[str, str] = {}
+    for item in plan.types:
+        times = {one.subnet: one.median_ms for one in measured.get(item.name, []) if one.median_ms is not None}
+        chosen = search_rules.choose(found[item.name], times, item.limits.model_dump())
+        if chosen is None:
+            fastest = result["types"][item.name]["fastest"]
+            impossible[item.name] = search_rules.explain_impossible(item.name, item.limits.model_dump(), fastest, times)
+        else:
+            choices[item.name] = Choice(item, chosen, times.get(chosen["subnet"]))
+        _keep(work, item.name, result["types"][item.name], times, chosen)
+    if not choices:
+        raise FailedPrecondition(" ".join(impossible.values()))
+    _tell_search(result, choices, impossible, report)
+    return Specialised(choices, impossible)
+
+
+def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: dict[str, Any]) -> dict[str, Any]:
+    encodings = {subnet["subnet"]: subnet["encoding"] for subnet in profiled["subnets"]}
+    search = plan.spec.search
+
+    def measurements(name: str) -> list[dict[str, Any]]:
+        return [
+            {"subnet": one.subnet, "encoding": encodings[one.subnet], "median_ms": one.median_ms}
+            for one in profiled["measured"][name]
+            if one.median_ms is not None
+        ]
+
+    return {
+        "checkpoint": trained["checkpoint"],
+        "data": work.data,
+        "types": [
+            {
+                "name": item.name,
+                "limits": item.limits.model_dump(exclude_none=True, exclude={"selector"}),
+                "engine": item.engine,
+                "precision": "fp32",
+                "measurements": measurements(item.name),
+            }
+            for item in plan.types
+        ],
+        "evaluated_subnets": search.evaluated_subnets,
+        "population": search.population,
+        "generations": search.generations,
+        "verified_candidates": search.verified_candidates,
+        "seed": search.seed,
+        "threads": work.threads(plan),
+    }
+
+
+def _keep(
+    work: Work, device_type: str, found: dict[str, Any], times: Mapping[str, float], chosen: dict[str, Any] | None
+) -> None:
+    front = {item["subnet"] for item in found["front"]}
+    rows = {item["subnet"]: item for item in [*found["front"], *found["candidates"]]}
+    fields = set(Candidate.model_fields)
+    work.services.runs.keep_candidates(
+        [
+            Candidate(
+                **{key: value for key, value in row.items() if key in fields},
+                key=f"{work.run.name}|{device_type}|{subnet}",
+                run=work.run.name,
+                device_type=device_type,
+                measured_ms=times.get(subnet),
+                on_front=subnet in front,
+                chosen=chosen is not None and subnet == chosen["subnet"],
+            )
+            for subnet, row in rows.items()
+        ]
+    )
+
+
+def _tell_search(
+    result: dict[str, Any], choices: Mapping[str, Choice], impossible: Mapping[str, str], report: Report
+) -> None:
+    errors = {
+        f"latency_error {name}": one["latency_model"]["held_out_relative_error"]
+        for name, one in result["types"].items()
+        if one["latency_model"]["held_out_relative_error"] is not None
+    }
+    words = [
+        f"{name}: {choice.candidate['description']}, predicted {choice.candidate['predicted_ms']:.3g} ms,"
+        f" measured {choice.measured_ms:.3g} ms"
+        for name, choice in choices.items()
+        if choice.measured_ms is not None
+    ]
+    report(1.0, "; ".join([*words, *impossible.values()]), **errors)

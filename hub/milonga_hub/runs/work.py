@@ -1,0 +1,65 @@
+"""What the stages of a run share: the services, the run's folder, and how jobs are run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from milonga_hub.blobs import BlobStore
+from milonga_hub.builds.service import BuildService
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.devices.service import DeviceService
+from milonga_hub.events import EventBus
+from milonga_hub.jobs import run_job
+from milonga_hub.models.service import ModelService
+from milonga_hub.rollouts.service import RolloutService
+from milonga_hub.runs.models import Run
+from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.service import RunService
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a run works with."""
+
+    events: EventBus
+    blobs: BlobStore
+    folder: Path
+    datasets: DatasetService
+    devices: DeviceService
+    models: ModelService
+    builds: BuildService
+    rollouts: RolloutService
+    runs: RunService
+    # One job at a time: training and search use all cores.
+    cpu: asyncio.Semaphore
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run being worked on."""
+
+    services: Services
+    run: Run
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its plan, data and jobs."""
+        return (self.services.folder / self.run.project / str(self.run.number)).absolute()
+
+    @property
+    def data(self) -> str:
+        """Path of the pictures as arrays."""
+        return str(self.folder / "data.npz")
+
+    @staticmethod
+    def threads(plan: RunPlan) -> int:
+        return plan.spec.training.threads or os.cpu_count() or 1
+
+    async def job(self, kind: str, folder: str, spec: dict[str, Any], tell: Any) -> dict[str, Any]:
+        """Return the result of the job in this folder of the run; it runs only if it has not finished before."""
+        async with self.services.cpu:
+            return await run_job(kind, spec, self.folder / folder, tell)

@@ -1,0 +1,199 @@
+"""The processes of a whole system on one machine: a hub and its agents, started as their users start them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from milonga.v1 import (
+    datasets_pb2_grpc,
+    devices_pb2_grpc,
+    models_pb2_grpc,
+    projects_pb2_grpc,
+    rollouts_pb2_grpc,
+    telemetry_pb2_grpc,
+)
+
+T = TypeVar("T")
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+class Stopped(RuntimeError):
+    """A process ended that should not have; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Api:
+    """One channel to the hub and a stub for each of its services."""
+
+    channel: grpc.Channel
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "devices", devices_pb2_grpc.DeviceServiceStub(self.channel))
+        object.__setattr__(self, "datasets", datasets_pb2_grpc.DatasetServiceStub(self.channel))
+        object.__setattr__(self, "projects", projects_pb2_grpc.ProjectServiceStub(self.channel))
+        object.__setattr__(self, "runs", projects_pb2_grpc.RunServiceStub(self.channel))
+        object.__setattr__(self, "models", models_pb2_grpc.ModelServiceStub(self.channel))
+        object.__setattr__(self, "builds", models_pb2_grpc.BuildServiceStub(self.channel))
+        object.__setattr__(self, "rollouts", rollouts_pb2_grpc.RolloutServiceStub(self.channel))
+        object.__setattr__(self, "telemetry", telemetry_pb2_grpc.TelemetryServiceStub(self.channel))
+
+    devices: devices_pb2_grpc.DeviceServiceStub = field(init=False)
+    datasets: datasets_pb2_grpc.DatasetServiceStub = field(init=False)
+    projects: projects_pb2_grpc.ProjectServiceStub = field(init=False)
+    runs: projects_pb2_grpc.RunServiceStub = field(init=False)
+    models: models_pb2_grpc.ModelServiceStub = field(init=False)
+    builds: models_pb2_grpc.BuildServiceStub = field(init=False)
+    rollouts: rollouts_pb2_grpc.RolloutServiceStub = field(init=False)
+    telemetry: telemetry_pb2_grpc.TelemetryServiceStub = field(init=False)
+
+
+@dataclass
+class Child:
+    """One process with a log file; it ends with this one, however this one ends."""
+
+    name: str
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, f"{self.name} has not been started"
+        return self.process.pid
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, seconds: float = 15.0) -> int | None:
+        """Ask it to end, insist after a while, and return its exit code."""
+        if self.process is None:
+            return None
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        code = self.process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        return code
+
+    def check(self) -> None:
+        """Raise Stopped if it has ended."""
+        if self.process is not None and self.process.poll() is not None:
+            tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise Stopped(f"{self.name} ended with exit code {self.process.returncode}:\n{tail}")
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class System:
+    """A hub and agents in one folder. Use it in a `with` block: everything it started ends with the block."""
+
+    def __init__(self, folder: Path, hub_options: Sequence[str] = ()) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "milonga_hub.cli", "up", "--data-dir", str(folder / "hub")]
+        ports = ["--http-port", "0", "--grpc-port", "0", "--mqtt-port", "0"]
+        self.hub = Child("hub", [*command, *ports, *hub_options], folder / "hub.log")
+        self.agents: dict[str, Child] = {}
+        self.addresses: dict[str, str] = {}
+        self._api: Api | None = None
+
+    def __enter__(self) -> System:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start_hub(self, seconds: float = 30.0) -> dict[str, str]:
+        """Start the hub, also after it was killed, on the ports it had, and return its addresses."""
+        known = self.folder / "hub" / "hub.json"
+        known.unlink(missing_ok=True)
+        command = list(self.hub.command)
+        for name, address in self.addresses.items():
+            command[command.index(f"--{name}-port") + 1] = address.rpartition(":")[2]
+        self.hub.command = command
+        self.hub.start()
+        self.addresses = self.wait("the hub to start", lambda: self._read_addresses(known), seconds)
+        if self._api is not None:
+            self._api.channel.close()
+        self._api = Api(grpc.insecure_channel(self.addresses["grpc"]))
+        return self.addresses
+
+    @staticmethod
+    def _read_addresses(path: Path) -> dict[str, str] | None:
+        if not path.exists():
+            return None
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {name: known[name] for name in ("http", "grpc", "mqtt")}
+
+    @property
+    def api(self) -> Api:
+        assert self._api is not None, "start the hub first"
+        return self._api
+
+    def start_agent(self, name: str, token: str = "", options: Sequence[str] = ()) -> Child:
+        """Start an agent, or start it again; the token is needed only the first time."""
+        if name not in self.agents:
+            command = [sys.executable, "-m", "milonga_agent", "run", "--hub", self.addresses["grpc"], "--name", name]
+            command += ["--data-dir", str(self.folder / name), *options]
+            command += ["--join-token", token] if token else []
+            self.agents[name] = Child(name, command, self.folder / f"{name}.log")
+        self.agents[name].start()
+        return self.agents[name]
+
+    def check(self) -> None:
+        for child in (self.hub, *self.agents.values()):
+            child.check()
+
+    def wait(self, what: str, ready: Callable[[], T | None], seconds: float) -> T:
+        """Return what `ready` returns once it is true. Raises TimeoutError naming what was waited for, or Stopped."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.check()
+            result = ready()
+            if result:
+                return result
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds:g} s for {what}; the logs are in {self.folder}")
+            time.sleep(0.05)  # The condition is elsewhere: in another process.
+
+    def stop(self) -> None:
+        """End all processes, agents first."""
+        if self._api is not None:
+            self._api.channel.close()
+            self._api = None
+        for child in (*self.agents.values(), self.hub):
+            child.stop()
