@@ -38,9 +38,15 @@ class Step(StrEnum):
     ROLL_BACK = "ROLL_BACK"
 
 
+# The wave of devices that are left out: no build for their type, or deleted meanwhile.
+LEFT_OUT = -1
+
+
 class RolloutDevice(BaseModel):
     device: str
     wave: int
+    # What it shall serve; kept here, so that choosing another build later changes no rollout under way.
+    bundle: str = ""
     state: RolloutDeviceState = RolloutDeviceState.WAITING
     generation: int = 0
     step: Step | None = None

@@ -272,16 +272,21 @@ class RolloutSpec(_message.Message):
         self,
         *,
         waves: _abc.Iterable[_builtins.float] | None = ...,
-        soak_seconds: _builtins.float = ...,
+        soak_seconds: _builtins.float | None = ...,
         max_failure_ratio: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio", "max_failure_ratio", b"max_failure_ratio"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "max_failure_ratio", b"max_failure_ratio", "soak_seconds", b"soak_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio", "max_failure_ratio", b"max_failure_ratio", "soak_seconds", b"soak_seconds", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "max_failure_ratio", b"max_failure_ratio", "soak_seconds", b"soak_seconds", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_failure_ratio: _TypeAlias = _typing.Literal["max_failure_ratio"]  # noqa: Y015
     _WhichOneofArgType__max_failure_ratio: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__soak_seconds: _TypeAlias = _typing.Literal["soak_seconds"]  # noqa: Y015
+    _WhichOneofArgType__soak_seconds: _TypeAlias = _typing.Literal["_soak_seconds", b"_soak_seconds"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failure_ratio) -> _WhichOneofReturnType__max_failure_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__soak_seconds) -> _WhichOneofReturnType__soak_seconds | None: ...
 
 Global___RolloutSpec: _TypeAlias = RolloutSpec  # noqa: Y015
 
@@ -312,15 +317,20 @@ class DriftPolicy(_message.Message):
         min_samples: _builtins.int = ...,
         threshold: _builtins.float | None = ...,
         quorum: _builtins.int = ...,
-        cool_down_seconds: _builtins.float = ...,
+        cool_down_seconds: _builtins.float | None = ...,
         min_new_labels: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_threshold", b"_threshold", "cool_down_seconds", b"cool_down_seconds", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "cool_down_seconds", b"cool_down_seconds", "enabled", b"enabled", "min_new_labels", b"min_new_labels", "min_samples", b"min_samples", "quorum", b"quorum", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "_threshold", b"_threshold", "cool_down_seconds", b"cool_down_seconds", "enabled", b"enabled", "min_new_labels", b"min_new_labels", "min_samples", b"min_samples", "quorum", b"quorum", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cool_down_seconds: _TypeAlias = _typing.Literal["cool_down_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cool_down_seconds: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cool_down_seconds) -> _WhichOneofReturnType__cool_down_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___DriftPolicy: _TypeAlias = DriftPolicy  # noqa: Y015

@@ -1,0 +1,77 @@
+"""RolloutService over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from milonga.v1 import rollouts_pb2, rollouts_pb2_grpc
+
+from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.events import EventBus
+from milonga_hub.projects.models import Project, RolloutSpec
+from milonga_hub.rollouts.models import Rollout
+from milonga_hub.rollouts.service import OPEN, RolloutService
+
+
+class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
+    def __init__(self, service: RolloutService, events: EventBus, project_of: Callable[[str], Project]) -> None:
+        """`project_of(model_version)` returns the project whose run made it."""
+        self._service = service
+        self._events = events
+        self._project_of = project_of
+
+    async def CreateRollout(
+        self, request: rollouts_pb2.CreateRolloutRequest, context: Any
+    ) -> rollouts_pb2.CreateRolloutResponse:
+        project = self._project_of(request.model_version)
+        spec = from_proto(request.spec, RolloutSpec) if request.HasField("spec") else project.spec.rollout
+        selector = request.selector or project.spec.selector
+        rollout = self._service.create(request.model_version, project.name, selector, spec, request.request_id)
+        return rollouts_pb2.CreateRolloutResponse(rollout=_message(rollout))
+
+    async def GetRollout(
+        self, request: rollouts_pb2.GetRolloutRequest, context: Any
+    ) -> rollouts_pb2.GetRolloutResponse:
+        return rollouts_pb2.GetRolloutResponse(rollout=_message(self._service.get(request.id)))
+
+    async def ListRollouts(
+        self, request: rollouts_pb2.ListRolloutsRequest, context: Any
+    ) -> rollouts_pb2.ListRolloutsResponse:
+        rollouts, token = self._service.list(request.project, request.page_size, request.page_token)
+        return rollouts_pb2.ListRolloutsResponse(
+            rollouts=[_message(rollout) for rollout in rollouts], next_page_token=token
+        )
+
+    async def PauseRollout(
+        self, request: rollouts_pb2.PauseRolloutRequest, context: Any
+    ) -> rollouts_pb2.PauseRolloutResponse:
+        return rollouts_pb2.PauseRolloutResponse(rollout=_message(self._service.pause(request.id)))
+
+    async def ResumeRollout(
+        self, request: rollouts_pb2.ResumeRolloutRequest, context: Any
+    ) -> rollouts_pb2.ResumeRolloutResponse:
+        return rollouts_pb2.ResumeRolloutResponse(rollout=_message(self._service.resume(request.id)))
+
+    async def AbortRollout(
+        self, request: rollouts_pb2.AbortRolloutRequest, context: Any
+    ) -> rollouts_pb2.AbortRolloutResponse:
+        return rollouts_pb2.AbortRolloutResponse(rollout=_message(self._service.abort(request.id)))
+
+    async def WatchRollout(
+        self, request: rollouts_pb2.WatchRolloutRequest, context: Any
+    ) -> AsyncIterator[rollouts_pb2.WatchRolloutResponse]:
+        """Send the rollout as it is and after each change, until it has ended."""
+        topic = f"rollouts/{self._service.get(request.id).id}"
+        with self._events.listen(topic) as events:
+            while True:
+                rollout = self._service.get(request.id)
+                yield rollouts_pb2.WatchRolloutResponse(rollout=_message(rollout))
+                if rollout.state not in OPEN:
+                    return
+                while (await events.next()).topic != topic:
+                    pass
+
+
+def _message(rollout: Rollout) -> rollouts_pb2.Rollout:
+    return to_proto(rollout, rollouts_pb2.Rollout)

@@ -1,0 +1,341 @@
+"""Rollouts over the real DeviceService, with devices that obey, fail, vanish and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from milonga.v1 import projects_pb2, rollouts_pb2
+from milonga_hub.devices.values import AgentStatus
+from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.projects.models import Project, ProjectSpec, RolloutSpec
+from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.rpc import RolloutRpc
+
+from tests.rollouts.fleet import Fleet, bundle_of, version_name
+
+SPEC = RolloutSpec(waves=[0.34, 0.66], soak_seconds=60)
+THREE = {"pi-1": "pi5", "pi-2": "pi5", "pi-3": "pi5"}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path, THREE)
+
+
+def start(fleet: Fleet, version: int = 1, spec: RolloutSpec = SPEC, **values: Any) -> Rollout:
+    rollout = fleet.rollouts.create(version_name(version), "digits", "", spec, **values)
+    fleet.rollouts.advance()
+    return rollout
+
+
+def wave(rollout: Rollout, index: int) -> list[str]:
+    return sorted(device.device for device in rollout.devices if device.wave == index)
+
+
+def state(fleet: Fleet, rollout: Rollout, device: str) -> RolloutDeviceState:
+    return next(each.state for each in fleet.rollouts.get(rollout.id).devices if each.device == device)
+
+
+def test_waves_follow_one_another_after_their_soak(fleet: Fleet) -> None:
+    rollout = start(fleet)
+    first, second = wave(rollout, 0), wave(rollout, 1)
+    assert (len(first), len(second)) == (1, 2)
+    assert fleet.obey() == first
+    fleet.rollouts.advance()
+    fleet.pass_time(59)
+    fleet.rollouts.advance()
+    assert fleet.obey() == []
+    assert "wave 1 of 2: soaking until 00:01:00 UTC" in fleet.rollouts.get(rollout.id).reason
+    fleet.pass_time(1)
+    fleet.rollouts.advance()
+    assert fleet.obey() == second
+    fleet.rollouts.advance()
+    fleet.pass_time(60)
+    fleet.rollouts.advance()
+    done = fleet.rollouts.get(rollout.id)
+    assert done.state is RolloutState.SUCCEEDED
+    assert done.ended_at == fleet.now
+    assert [(w.device_count, w.succeeded_count, w.failed_count) for w in done.waves] == [(1, 1, 0), (2, 2, 0)]
+    assert set(fleet.serving().values()) == {bundle_of(1)}
+
+
+def test_the_service_says_when_to_look_again(fleet: Fleet) -> None:
+    start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=3))
+    fleet.obey()
+    assert fleet.rollouts.advance() == pytest.approx(3)
+
+
+def test_a_failed_device_pauses_the_rollout_and_says_who_and_why(fleet: Fleet) -> None:
+    fleet.faults = dict.fromkeys(THREE, ("PROBE", "answers differ by 0.31"))
+    rollout = start(fleet)
+    (first,) = wave(rollout, 0)
+    fleet.obey()
+    fleet.rollouts.advance()
+    paused = fleet.rollouts.get(rollout.id)
+    assert paused.state is RolloutState.PAUSED
+    assert f"{first}: probe: answers differ by 0.31" in paused.reason
+    fleet.pass_time(1000)
+    fleet.rollouts.advance()
+    assert fleet.obey() == []
+
+
+def test_resuming_lets_the_failed_devices_try_again(fleet: Fleet) -> None:
+    fleet.faults = dict.fromkeys(THREE, ("DOWNLOAD", "the disk is full"))
+    rollout = start(fleet)
+    first = wave(rollout, 0)
+    fleet.obey()
+    fleet.rollouts.advance()
+    fleet.faults = {}
+    fleet.rollouts.resume(rollout.id)
+    fleet.rollouts.advance()
+    assert fleet.obey() == first
+    fleet.rollouts.advance()
+    assert state(fleet, rollout, first[0]) is RolloutDeviceState.SUCCEEDED
+
+
+def test_a_second_try_never_takes_the_served_model_away(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], soak_seconds=0)
+    start(fleet, 1, spec)
+    fleet.obey()
+    fleet.rollouts.advance()
+    fleet.faults = {"pi-1": ("PROBE", "no")}
+    second = start(fleet, 2, spec)
+    fleet.obey()
+    fleet.rollouts.advance()
+    assert fleet.serving()["pi-1"] == bundle_of(1)
+    fleet.rollouts.resume(second.id)
+    wishes: list[str] = []
+    assign = fleet.devices.assign
+    fleet.devices.assign = lambda *a: wishes.append(a[1]) or assign(*a)  # type: ignore[method-assign, func-returns-value]
+    fleet.rollouts.advance()
+    assert wishes == [bundle_of(1), bundle_of(2)]
+
+
+def test_allowed_failures_do_not_stop_a_rollout(fleet: Fleet) -> None:
+    fleet.faults = {"pi-2": ("PROBE", "no")}
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, max_failure_ratio=0.34))
+    fleet.obey()
+    fleet.rollouts.advance()
+    done = fleet.rollouts.get(rollout.id)
+    assert done.state is RolloutState.SUCCEEDED
+    assert "pi-2 failed" in done.reason
+
+
+def test_a_device_that_falls_back_while_soaking_pauses_the_rollout(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], soak_seconds=0)
+    start(fleet, 1, spec)
+    fleet.obey()
+    fleet.rollouts.advance()
+    rollout = start(fleet, 2)
+    (first,) = wave(rollout, 0)
+    fleet.obey()
+    fleet.rollouts.advance()
+    fleet.tell(first, AgentStatus(generation=fleet.status[first].generation, active_bundle=bundle_of(1)))
+    fleet.pass_time(100)
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.PAUSED
+
+
+def test_a_wave_does_not_end_while_a_device_of_it_is_gone(fleet: Fleet) -> None:
+    rollout = start(fleet)
+    (first,) = wave(rollout, 0)
+    fleet.obey()
+    fleet.rollouts.advance()
+    fleet.disconnect(first)
+    fleet.pass_time(100)
+    fleet.rollouts.advance()
+    assert f"{first} must be on line" in fleet.rollouts.get(rollout.id).reason
+    fleet.connect(first)
+    fleet.rollouts.advance()
+    assert fleet.obey() == wave(rollout, 1)
+
+
+def test_a_device_that_is_off_line_is_named_and_gets_the_model_when_it_comes(fleet: Fleet) -> None:
+    fleet.disconnect("pi-2")
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0))
+    fleet.obey()
+    fleet.rollouts.advance()
+    waiting = fleet.rollouts.get(rollout.id)
+    assert waiting.state is RolloutState.RUNNING
+    assert "pi-2 off line" in waiting.reason
+    assert state(fleet, rollout, "pi-2") is RolloutDeviceState.WAITING
+    fleet.connect("pi-2")
+    fleet.obey()
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.SUCCEEDED
+
+
+def test_a_deleted_device_is_not_waited_for(fleet: Fleet) -> None:
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0))
+    fleet.devices.delete("pi-2")
+    fleet.obey("pi-1", "pi-3")
+    fleet.rollouts.advance()
+    done = fleet.rollouts.get(rollout.id)
+    assert done.state is RolloutState.SUCCEEDED
+    assert done.reason == "left out pi-2"
+
+
+def test_a_newer_rollout_of_the_project_supersedes_the_open_one(fleet: Fleet) -> None:
+    old = start(fleet, 1)
+    new = start(fleet, 2)
+    ended = fleet.rollouts.get(old.id)
+    assert (ended.state, ended.reason) == (RolloutState.ABORTED, f"superseded by {new.id}")
+    assert [each.id for each in fleet.rollouts.list("digits")[0]] == [new.id, old.id] == ["digits-2", "digits-1"]
+
+
+def test_an_assignment_by_someone_else_is_not_taken_for_success(fleet: Fleet) -> None:
+    rollout = start(fleet)
+    (first,) = wave(rollout, 0)
+    fleet.devices.assign(first, bundle_of(3), [], version_name(3), "other", "onnxruntime/int8")
+    fleet.obey()
+    fleet.rollouts.advance()
+    paused = fleet.rollouts.get(rollout.id)
+    assert paused.state is RolloutState.PAUSED
+    assert "another assignment" in paused.reason
+
+
+def test_a_hub_that_restarts_goes_on_with_every_rollout(fleet: Fleet) -> None:
+    rollout = start(fleet)
+    for _ in range(10):
+        fleet.rollouts = fleet.restarted()
+        fleet.rollouts.advance()
+        fleet.obey()
+        fleet.pass_time(40)
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.SUCCEEDED
+    assert {fleet.devices.get(name).assigned_generation for name in THREE} == {1}
+
+
+def test_a_crash_between_assigning_and_noting_it_changes_nothing(fleet: Fleet) -> None:
+    rollout = fleet.rollouts.create(version_name(1), "digits", "", SPEC)
+    (first,) = wave(rollout, 0)
+    build = fleet.builds.by_bundle(bundle_of(1))
+    assert build is not None
+    fleet.devices.assign(first, build.bundle, build.files, version_name(1), "digits", "onnxruntime/int8")
+    fleet.rollouts.advance()
+    assert fleet.devices.get(first).assigned_generation == 1
+    assert next(d.generation for d in fleet.rollouts.get(rollout.id).devices if d.device == first) == 1
+
+
+def test_each_type_gets_its_own_build_and_types_without_one_are_left_out(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"a": "pi5", "b": "n100", "c": "toaster"})
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0))
+    fleet.obey()
+    fleet.rollouts.advance()
+    assert fleet.serving() == {"a": bundle_of(1, "pi5"), "b": bundle_of(1, "n100"), "c": ""}
+    (left_out,) = [device for device in fleet.rollouts.get(rollout.id).devices if device.wave == LEFT_OUT]
+    assert left_out.device == "c"
+    assert "no chosen build for toaster" in left_out.message
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.SUCCEEDED
+
+
+def test_only_what_the_selector_names_takes_part(fleet: Fleet) -> None:
+    rollout = fleet.rollouts.create(version_name(1), "digits", "name in (pi-1, pi-3)", SPEC)
+    assert {device.device for device in rollout.devices} == {"pi-1", "pi-3"}
+    with pytest.raises(FailedPrecondition, match="no device matches"):
+        fleet.rollouts.create(version_name(1), "digits", "name=nobody", SPEC)
+
+
+def test_a_version_that_fits_no_device_is_refused(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, {"c": "toaster"})
+    with pytest.raises(FailedPrecondition, match="no chosen build for toaster"):
+        start(fleet)
+
+
+def test_a_repeated_request_makes_no_second_rollout(fleet: Fleet) -> None:
+    assert start(fleet, request_id="r1").id == start(fleet, request_id="r1").id
+    assert len(fleet.rollouts.list()[0]) == 1
+
+
+def test_a_paused_rollout_begins_nothing_and_goes_on_when_resumed(fleet: Fleet) -> None:
+    rollout = start(fleet)
+    fleet.obey()
+    fleet.rollouts.pause(rollout.id)
+    fleet.pass_time(100)
+    fleet.rollouts.advance()
+    assert fleet.obey() == []
+    fleet.rollouts.resume(rollout.id)
+    fleet.rollouts.advance()
+    fleet.pass_time(100)
+    fleet.rollouts.advance()
+    assert fleet.obey() == wave(rollout, 1)
+
+
+def test_aborting_leaves_the_others_as_they_are(fleet: Fleet) -> None:
+    rollout = start(fleet)
+    first = wave(rollout, 0)
+    fleet.obey()
+    fleet.rollouts.abort(rollout.id)
+    fleet.pass_time(100)
+    fleet.rollouts.advance()
+    assert fleet.obey() == []
+    assert [name for name, bundle in fleet.serving().items() if bundle] == first
+    with pytest.raises(FailedPrecondition, match="aborted, not"):
+        fleet.rollouts.resume(rollout.id)
+
+
+def test_an_unknown_rollout_is_not_found(fleet: Fleet) -> None:
+    with pytest.raises(NotFound, match="rollouts list"):
+        fleet.rollouts.get("digits-9")
+
+
+def test_the_loop_reacts_to_news_and_finished_returns_the_end(fleet: Fleet) -> None:
+    async def play() -> Rollout:
+        loop = asyncio.create_task(fleet.rollouts.run())
+        rollout = fleet.rollouts.create(version_name(1), "digits", "", RolloutSpec(soak_seconds=0))
+        end = asyncio.create_task(fleet.rollouts.finished(rollout.id))
+        with fleet.events.listen("rollouts/", "devices/") as events:
+            while not end.done():
+                fleet.obey()
+                await asyncio.wait([end, asyncio.ensure_future(events.next(5))], return_when=asyncio.FIRST_COMPLETED)
+        loop.cancel()
+        return await end
+
+    done = asyncio.run(asyncio.wait_for(play(), 20))
+    assert done.state is RolloutState.SUCCEEDED
+    assert set(fleet.serving().values()) == {bundle_of(1)}
+
+
+def project_of(model_version: str) -> Project:
+    return Project(name="digits", spec=ProjectSpec(dataset="d", selector="name != pi-2", rollout=SPEC))
+
+
+def test_over_grpc_the_project_gives_what_the_request_leaves_out(fleet: Fleet) -> None:
+    rpc = RolloutRpc(fleet.rollouts, fleet.events, project_of)
+    request = rollouts_pb2.CreateRolloutRequest(model_version=version_name(1))
+    made = asyncio.run(rpc.CreateRollout(request, None)).rollout
+    assert [device.device for device in made.devices] == ["pi-1", "pi-3"]
+    assert list(made.spec.waves) == [0.34, 0.66]
+    spec = projects_pb2.RolloutSpec(waves=[1.0], soak_seconds=0)
+    request = rollouts_pb2.CreateRolloutRequest(model_version=version_name(1), selector="name=pi-2", spec=spec)
+    made = asyncio.run(rpc.CreateRollout(request, None)).rollout
+    assert [device.device for device in made.devices] == ["pi-2"]
+    assert made.spec.soak_seconds == 0
+    listed = asyncio.run(rpc.ListRollouts(rollouts_pb2.ListRolloutsRequest(project="digits"), None)).rollouts
+    assert [each.id for each in listed] == ["digits-2", "digits-1"]
+
+
+def test_watching_a_rollout_ends_with_it(fleet: Fleet) -> None:
+    rollout = start(fleet)
+    rpc = RolloutRpc(fleet.rollouts, fleet.events, project_of)
+
+    async def watch() -> list[int]:
+        states: list[int] = []
+        async for response in rpc.WatchRollout(rollouts_pb2.WatchRolloutRequest(id=rollout.id), None):
+            states.append(response.rollout.state)
+            if len(states) == 1:
+                await rpc.PauseRollout(rollouts_pb2.PauseRolloutRequest(id=rollout.id), None)
+            elif len(states) == 2:
+                await rpc.ResumeRollout(rollouts_pb2.ResumeRolloutRequest(id=rollout.id), None)
+            elif len(states) == 3:
+                await rpc.AbortRollout(rollouts_pb2.AbortRolloutRequest(id=rollout.id), None)
+        return states
+
+    running, paused, aborted = (
+        rollouts_pb2.ROLLOUT_STATE_RUNNING,
+        rollouts_pb2.ROLLOUT_STATE_PAUSED,
+        rollouts_pb2.ROLLOUT_STATE_ABORTED,
+    )
+    assert asyncio.run(asyncio.wait_for(watch(), 20)) == [running, paused, running, aborted]
