@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
+from milonga.v1 import devices_pb2
 from milonga_hub.devices.models import Measurement
 from milonga_hub.devices.service import MeasurementItem, MeasuringPolicy
 
-from tests.devices.world import Agent, World, hub, run
+from tests.devices.world import Agent, World, hub, people, run
 
 RUN = "projects/digits/runs/1"
 
@@ -104,7 +107,9 @@ def test_a_new_connection_of_the_same_device_is_asked_again(tmp_path: Path) -> N
             await agent.join()
             measuring = _measure(world, _items(world, "s1"))
             request = await agent.hear("measurement_request")
+            older = agent.stream  # gRPC cancels calls that nobody holds.
             await agent.connect()
+            assert await older.code() is grpc.StatusCode.FAILED_PRECONDITION
             again = await agent.hear("measurement_request")
             assert again.id == request.id
             await agent.answer(again)
@@ -156,7 +161,10 @@ def test_an_item_that_fails_is_returned_with_its_error_and_tried_anew_next_time(
             await agent.answer(await agent.hear("measurement_request"), error="no such engine")
             (failed,) = await measuring
             assert (failed.error, failed.median_ms) == ("no such engine", None)
-            assert world.devices.measurements()[0][0].error == "no such engine"
+            async with people(world) as stub:
+                listed = (await stub.ListMeasurements(devices_pb2.ListMeasurementsRequest(run=RUN))).measurements
+            assert [each.error for each in listed] == ["no such engine"]
+            assert math.isnan(listed[0].median_ms)
             measuring = _measure(world, _items(world, "s1"))
             await agent.answer(await agent.hear("measurement_request"))
             assert (await measuring)[0].median_ms == 1.0
@@ -184,7 +192,7 @@ def test_a_model_that_takes_its_device_down_again_and_again_is_given_up(tmp_path
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
             await agent.join()
             measuring = _measure(world, _items(world, "s1"))
-            for _ in range(2):
+            for _ in range(MeasuringPolicy().max_losses):
                 await agent.hear("measurement_request")
                 await agent.connect()
             (result,) = await measuring

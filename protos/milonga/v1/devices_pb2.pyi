@@ -384,6 +384,7 @@ class Measurement(_message.Message):
     MEASURED_AT_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     device: _builtins.str
     device_type: _builtins.str
@@ -403,6 +404,8 @@ class Measurement(_message.Message):
     run: _builtins.str
     """projects/{project}/runs/{run} that asked for it."""
     purpose: _builtins.str
+    error: _builtins.str
+    """Why there are no figures; empty on success."""
     @_builtins.property
     def measured_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -424,10 +427,11 @@ class Measurement(_message.Message):
         measured_at: _timestamp_pb2.Timestamp | None = ...,
         run: _builtins.str = ...,
         purpose: _builtins.str = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["measured_at", b"measured_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "device_type", b"device_type", "drift_ratio", b"drift_ratio", "engine", b"engine", "id", b"id", "measured_at", b"measured_at", "median_ms", b"median_ms", "p90_ms", b"p90_ms", "p99_ms", b"p99_ms", "peak_memory_bytes", b"peak_memory_bytes", "precision", b"precision", "purpose", b"purpose", "repeats", b"repeats", "run", b"run", "subnet", b"subnet", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "device_type", b"device_type", "drift_ratio", b"drift_ratio", "engine", b"engine", "error", b"error", "id", b"id", "measured_at", b"measured_at", "median_ms", b"median_ms", "p90_ms", b"p90_ms", "p99_ms", b"p99_ms", "peak_memory_bytes", b"peak_memory_bytes", "precision", b"precision", "purpose", b"purpose", "repeats", b"repeats", "run", b"run", "subnet", b"subnet", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,7 +111,7 @@ class DeviceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateDevice(self, request, context):
-        """Sets labels. Only fields named in update_mask change.
+        """Sets the given labels and keeps the others; an empty value removes its label.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

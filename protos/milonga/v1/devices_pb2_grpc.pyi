@@ -38,7 +38,7 @@ class DeviceServiceStub:
     GetDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceRequest, _devices_pb2.GetDeviceResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDevicesRequest, _devices_pb2.ListDevicesResponse]
     UpdateDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.UpdateDeviceRequest, _devices_pb2.UpdateDeviceResponse]
-    """Sets labels. Only fields named in update_mask change."""
+    """Sets the given labels and keeps the others; an empty value removes its label."""
     DeleteDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.DeleteDeviceRequest, _devices_pb2.DeleteDeviceResponse]
     """Forgets the device and refuses its key from now on."""
     WatchDevices: _grpc.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]
@@ -55,7 +55,7 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     GetDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceRequest, _devices_pb2.GetDeviceResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDevicesRequest, _devices_pb2.ListDevicesResponse]  # type: ignore[assignment]
     UpdateDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.UpdateDeviceRequest, _devices_pb2.UpdateDeviceResponse]  # type: ignore[assignment]
-    """Sets labels. Only fields named in update_mask change."""
+    """Sets the given labels and keeps the others; an empty value removes its label."""
     DeleteDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.DeleteDeviceRequest, _devices_pb2.DeleteDeviceResponse]  # type: ignore[assignment]
     """Forgets the device and refuses its key from now on."""
     WatchDevices: _aio.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]  # type: ignore[assignment]
@@ -99,7 +99,7 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _devices_pb2.UpdateDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.UpdateDeviceResponse, _abc.Awaitable[_devices_pb2.UpdateDeviceResponse]]:
-        """Sets labels. Only fields named in update_mask change."""
+        """Sets the given labels and keeps the others; an empty value removes its label."""
 
     @_abc_1.abstractmethod
     def DeleteDevice(
