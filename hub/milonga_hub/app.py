@@ -28,6 +28,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.jobs import write_atomically
 from milonga_hub.models.rpc import ModelRpc
 from milonga_hub.models.service import ModelService
+from milonga_hub.projects.models import Project
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.rpc import RolloutRpc
@@ -97,6 +98,10 @@ class Hub:
         reference: dict[str, Any] | None = manifest.get("reference")
         return reference
 
+    def _project_of(self, model_version: str) -> Project:
+        """Return the project whose run made the version: projects/{project}/runs/{number}."""
+        return self.projects.get(self.models.get_version(model_version).run.split("/")[1])
+
     async def _work(self, run: Run) -> str:
         services = Services(
             events=self.events,
@@ -150,7 +155,7 @@ class Hub:
             RunRpc(self.runs, self.events),
             ModelRpc(self.models),
             BuildRpc(self.builds),
-            RolloutRpc(self.rollouts, self.events),
+            RolloutRpc(self.rollouts, self.events, self._project_of),
             TelemetryRpc(self.telemetry, self.events),
         ]
         server, port = await grpc_transport.serve(servicers, self.settings.host, self.settings.grpc_port)

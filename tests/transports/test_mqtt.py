@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -89,6 +91,16 @@ class Device:
         self.client.loop_stop()
 
 
+async def _end_tasks() -> None:
+    """Connections that were refused a moment ago are still closing."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    if rest:
+        _, late = await asyncio.wait(rest, timeout=1)
+        assert not late
+    for _ in range(3):  # A closed socket is let go of one or two turns later.
+        await asyncio.sleep(0)
+
+
 class Loop:
     """An event loop in a thread, as the hub's is, so that the tests' clients may block."""
 
@@ -101,7 +113,7 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     def close(self) -> None:
-        self.run(asyncio.sleep(0))
+        self.run(_end_tasks())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -238,6 +250,41 @@ def test_a_hub_that_dies_midway_loses_nothing_acknowledged_and_stores_nothing_tw
             assert pi.acknowledged(5) == list(range(5))
     loop.run(intake.stop())
     assert stored(database) == list(range(5))
+
+
+@contextmanager
+def hub_process(path: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "tests.transports.hub_process", str(path), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def test_what_was_acknowledged_before_a_kill_is_there_after_it_and_only_once(tmp_path: Path) -> None:
+    path = tmp_path / "killed.db"
+    unacknowledged = set(range(200))
+    with hub_process(path) as (process, port):
+        with device(BrokerEndpoint("127.0.0.1", port), "pi-1") as pi:
+            pi.ready()
+            for sequence in range(200):
+                pi.client.publish("milonga/v1/pi-1/telemetry", payload(sequence), qos=1)
+            unacknowledged -= set(pi.acknowledged(40))
+            process.kill()
+            process.wait()
+            pi.client.loop_stop()
+            unacknowledged -= set(pi.heard.queue)
+        acknowledged = set(range(200)) - unacknowledged
+        assert acknowledged <= set(stored(Database(f"sqlite:///{path}")))
+        assert unacknowledged
+    with hub_process(path, port) as (_, port), device(BrokerEndpoint("127.0.0.1", port), "pi-1") as pi:
+        pi.ready()
+        for sequence in sorted(unacknowledged):
+            pi.publish(payload(sequence))
+        assert set(pi.acknowledged(len(unacknowledged))) == unacknowledged
+    assert stored(Database(f"sqlite:///{path}")) == list(range(200))
 
 
 def test_the_intake_comes_back_when_the_broker_does(loop: Loop, database: Database) -> None:

@@ -1,0 +1,28 @@
+"""A hub's telemetry side as a process of its own, to be killed: python -m tests.transports.hub_process DATABASE PORT."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from milonga_hub.db import Database
+from milonga_hub.events import EventBus
+from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.telemetry.intake import TelemetryIntake
+from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.transports.mqtt import EmbeddedBroker
+
+
+async def serve(path: str, port: int) -> None:
+    database = Database(f"sqlite:///{path}")
+    database.create_tables()
+    service = TelemetryService(database, EventBus(), lambda bundle: None, lambda project: DriftPolicy())
+    endpoint = await EmbeddedBroker(lambda device, secret: None).start("127.0.0.1", port)
+    # Small batches: many commits, so that the kill falls between one and its acknowledgement now and then.
+    await TelemetryIntake(service.store, batch_size=3).start(endpoint)
+    print(endpoint.port, flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
