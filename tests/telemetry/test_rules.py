@@ -73,7 +73,9 @@ def test_a_low_threshold_does_not_turn_chance_into_alarms() -> None:
 def test_the_index_of_small_samples_of_one_distribution_is_near_zero() -> None:
     random = np.random.default_rng(9)
     even = [0.1] * 10
-    found = [compare(random.multinomial(120, even), random.multinomial(200, even)).psi for _ in range(300)]
+    found = [
+        compare(random.multinomial(120, even).tolist(), random.multinomial(200, even).tolist()).psi for _ in range(300)
+    ]
     assert float(np.mean(found)) < 0.05  # without its bias of 9 * (1/120 + 1/200) = 0.12
 
 
