@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
+from sqlmodel import Field, SQLModel
+
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 from milonga_hub.devices.models import File
-from sqlmodel import Field, SQLModel
 
 
 class BuildState(StrEnum):

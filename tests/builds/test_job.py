@@ -1,0 +1,164 @@
+"""The build and compare jobs, as the hub runs them: in processes of their own that may be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from milonga.pictures import BINS
+from milonga_compiler.bundle import verify_bundle
+from milonga_hub.builds.rules import BuildFigures, Group, choose_build, judge
+from milonga_hub.jobs import JobCrashed, JobError, Progress, run_job
+
+from tests.compiler.networks import MEAN, SIZE_PX, STD, digits, write_network
+
+TARGETS = ["onnxruntime/fp32", "onnxruntime/int8"]
+
+
+def _spec(folder: Path, newest: int = 1) -> dict[str, Any]:
+    pictures = digits()
+    logits = write_network(folder / "model.onnx", pictures)
+    train, held_out = slice(0, pictures.train_count), slice(pictures.train_count, None)
+    count = len(pictures.labels) - pictures.train_count
+    np.savez(
+        folder / "data.npz",
+        x_train=pictures.images[train],
+        y_train=pictures.labels[train],
+        x_val=pictures.images[held_out],
+        y_val=pictures.labels[held_out],
+        added_train=np.ones(pictures.train_count, dtype=np.int32),
+        added_val=np.where(np.arange(count) % 3 == 0, newest, 1).astype(np.int32),
+        classes=np.array([str(digit) for digit in range(10)]),
+    )
+    np.save(folder / "logits.npy", logits[held_out])
+    return {
+        "onnx": str(folder / "model.onnx"),
+        "logits": str(folder / "logits.npy"),
+        "data": str(folder / "data.npz"),
+        "mean": MEAN,
+        "std": STD,
+        "targets": TARGETS,
+        "max_accuracy_loss_points": 2.0,
+        "calibration_count": 64,
+        "manifest": {
+            "project": "digits",
+            "model_version": "models/digits/versions/1",
+            "subnet": "sha256:" + "0" * 64,
+            "classes": [str(digit) for digit in range(10)],
+            "task": "classification",
+            "size_px": SIZE_PX,
+            "expected_ms": 1.5,
+        },
+        "seed": 0,
+        "threads": 1,
+    }
+
+
+def _run(kind: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+    said: list[Progress] = []
+    return asyncio.run(run_job(kind, spec, folder, said.append))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
+    folder = tmp_path_factory.mktemp("builds")
+    spec = _spec(folder)
+    return spec, _run("build", spec, folder / "job"), folder
+
+
+def test_each_target_becomes_a_bundle_that_a_device_can_check(built: tuple[Any, dict[str, Any], Path]) -> None:
+    _, result, _ = built
+    assert [f"{one['engine']}/{one['precision']}" for one in result["builds"]] == TARGETS
+    for one in result["builds"]:
+        assert one["state"] == "VERIFIED", one["reason"]
+        bundle = verify_bundle(Path(one["directory"]))
+        assert bundle.digest == one["bundle"]
+        assert {file["path"] for file in one["files"]} == {file.path for file in bundle.files}
+        assert bundle.manifest["input"]["mean"] == MEAN and bundle.manifest["expected_ms"] == 1.5
+
+
+def test_the_manifest_says_what_healthy_telemetry_looks_like(built: tuple[Any, dict[str, Any], Path]) -> None:
+    _, result, _ = built
+    reference = verify_bundle(Path(result["builds"][0]["directory"])).manifest["reference"]
+    for name in ("confidence", "brightness", "contrast", "sharpness"):
+        assert len(reference[name]) == BINS[name][2]
+        assert sum(reference[name]) == reference["sample_count"] == 300
+    assert sum(reference["class_counts"]) == 300
+
+
+def test_a_killed_build_job_does_not_build_a_finished_target_again(tmp_path: Path) -> None:
+    spec = _spec(tmp_path)
+    folder = tmp_path / "job"
+
+    async def kill_after_the_first() -> None:
+        def watch(progress: Progress) -> None:
+            if progress.message.endswith("int8"):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            await run_job("build", spec, folder, watch)
+
+    asyncio.run(kill_after_the_first())
+    first = folder / "onnxruntime-fp32.json"
+    written = first.stat().st_mtime_ns
+    assert not (folder / "result.json").exists()
+    assert len(_run("build", spec, folder)["builds"]) == 2
+    assert first.stat().st_mtime_ns == written
+
+
+def test_a_missing_input_is_a_crash_with_a_log(tmp_path: Path) -> None:
+    spec = {**_spec(tmp_path), "data": str(tmp_path / "nowhere.npz")}
+    with pytest.raises(JobCrashed, match="log"):
+        _run("build", spec, tmp_path / "job")
+    assert "nowhere.npz" in (tmp_path / "job" / "log.txt").read_text()
+
+
+def test_an_unknown_target_ends_the_job_with_a_message(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="magic/int4"):
+        _run("build", {**_spec(tmp_path), "targets": ["magic/int4"]}, tmp_path / "job")
+
+
+def test_a_version_is_not_better_than_itself(built: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
+    spec, result, folder = built
+    same = {one["precision"]: one["directory"] for one in result["builds"]}
+    said = _run(
+        "compare", {"champion": same["fp32"], "challenger": same["fp32"], "data": spec["data"]}, folder / "compare"
+    )
+    assert not said["better"] and said["p_value"] == 1.0
+    assert [group["name"] for group in said["groups"]] == ["old"]
+
+
+def test_old_and_new_pictures_are_judged_apart(tmp_path: Path) -> None:
+    spec = _spec(tmp_path, newest=2)
+    bundle = _run("build", {**spec, "targets": TARGETS[:1]}, tmp_path / "job")["builds"][0]["directory"]
+    said = _run("compare", {"champion": bundle, "challenger": bundle, "data": spec["data"]}, tmp_path / "compare")
+    assert {group["name"]: group["count"] for group in said["groups"]} == {"old": 200, "new": 100}
+
+
+def test_better_means_more_right_than_chance_explains() -> None:
+    new = Group("new", 100, 40, 80)
+    assert judge([Group("old", 200, 190, 190), new], gained=45, lost=5).better
+    assert not judge([Group("old", 200, 190, 192)], gained=3, lost=1).better
+    assert not judge([Group("old", 200, 190, 170), new], gained=60, lost=40).better
+
+
+def test_a_loss_on_old_pictures_is_named() -> None:
+    verdict = judge([Group("old", 200, 190, 180), Group("new", 100, 10, 90)], gained=85, lost=15)
+    assert not verdict.better and "5.0 points on old" in verdict.reason
+
+
+def test_the_device_chooses_among_builds_that_hold() -> None:
+    fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.97, 2.0, 400)
+    int8 = BuildFigures("int8", "onnxruntime", "int8", 0.97, 3.0, 100)
+    assert choose_build([fp32, int8], None) == fp32
+    assert choose_build([BuildFigures("x", "x", "x", 1.0, None, 1), int8], 3.0) == int8
+    assert choose_build([fp32, int8], 1.0) is None
+
+
+def test_results_are_plain_json(built: tuple[Any, dict[str, Any], Path]) -> None:
+    _, result, folder = built
+    assert json.loads((folder / "job" / "result.json").read_text()) == result

@@ -1,0 +1,165 @@
+"""Builds are proved right on real pictures, or refused with figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from milonga_compiler.__main__ import main
+from milonga_compiler.backends import backend
+from milonga_compiler.build import Evidence, build
+from milonga_compiler.bundle import checked_path, read_bundle, verify_bundle, write_bundle
+from milonga_compiler.errors import BundleInvalid, CompilerError, UnknownTarget
+from milonga_compiler.parity import compare, objection
+from milonga_compiler.target import ENGINES, Target, known_targets
+
+from tests.compiler.networks import Pictures, digits, write_network
+
+MANIFEST = {"task": "classification", "project": "digits"}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Pictures:
+    return digits()
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory, pictures: Pictures) -> tuple[Path, Evidence]:
+    path = tmp_path_factory.mktemp("network") / "model.onnx"
+    logits = write_network(path, pictures)
+    held_out = slice(pictures.train_count, None)
+    return path, Evidence(pictures.normalised[held_out], logits[held_out], pictures.labels[held_out])
+
+
+@pytest.mark.parametrize("text", known_targets())
+def test_every_target_builds_runs_and_holds(
+    text: str, network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path
+) -> None:
+    path, evidence = network
+    few = Evidence(evidence.pictures[:60], evidence.logits[:60], evidence.labels[:60])
+    built = build(path, Target.parse(text), tmp_path / "bundle", few, pictures.normalised[:64], MANIFEST, 2.0)
+    assert built.state == "VERIFIED", built.reason
+    assert built.bundle is not None
+    manifest = verify_bundle(tmp_path / "bundle").manifest
+    assert f"{manifest['engine']}/{manifest['precision']}" == text
+    probe = np.load(tmp_path / "bundle" / "probe_input.npy")
+    again = backend(manifest["engine"]).run(tmp_path / "bundle" / manifest["model_file"], probe, 1)
+    expected = np.load(tmp_path / "bundle" / "probe_expected.npy")
+    assert np.abs(again - expected).max() <= manifest["probe"]["max_abs_error"]
+
+
+def test_int8_is_smaller_and_still_right(network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path) -> None:
+    path, evidence = network
+    built = build(
+        path, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, pictures.normalised[:64], MANIFEST, 1.0
+    )
+    assert built.bundle is not None and built.report is not None
+    model = next(file for file in built.bundle.files if file.path.endswith(".onnx"))
+    assert model.size_bytes < 0.5 * path.stat().st_size
+    assert built.report.accuracy > 0.8
+
+
+def test_a_build_that_loses_too_much_is_refused_with_figures(
+    network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path
+) -> None:
+    path, evidence = network
+    # Calibrated on pictures a hundred times too faint, every activation of a real one is cut off.
+    dark = pictures.normalised[:4] * np.float32(0.01)
+    built = build(path, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, dark, MANIFEST, 0.5)
+    assert built.state == "REJECTED"
+    assert "points of accuracy" in built.reason and "0.5 allowed" in built.reason
+    assert not (tmp_path / "b").exists()
+
+
+def test_int8_without_pictures_says_what_it_needs(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+    path, evidence = network
+    built = build(path, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, None, MANIFEST, 0.5)
+    assert built.state == "REJECTED" and "calibrate" in built.reason
+
+
+def test_fp32_that_differs_from_the_subnet_is_refused(network: tuple[Path, Evidence]) -> None:
+    _, evidence = network
+    wrong = evidence.logits + np.float32(0.5)
+    report = compare(wrong, evidence.logits, evidence.labels)
+    assert report.lost_points == 0.0
+    assert "differ by up to 0.5" in str(objection(report, wrong, evidence.logits, "fp32", 1.0))
+
+
+def test_outputs_that_are_not_numbers_are_refused(network: tuple[Path, Evidence]) -> None:
+    _, evidence = network
+    broken = evidence.logits.copy()
+    broken[3, 2] = np.nan
+    report = compare(broken, evidence.logits, evidence.labels)
+    assert "finite" in str(objection(report, broken, evidence.logits, "int8", 100.0))
+
+
+def test_an_unknown_target_names_the_known_ones() -> None:
+    with pytest.raises(UnknownTarget, match="onnxruntime/int8"):
+        Target.parse("tensorflow/int4")
+
+
+@given(st.text(max_size=30))
+def test_parsing_a_target_gives_a_known_one_or_says_so(text: str) -> None:
+    try:
+        assert str(Target.parse(text)) in known_targets()
+    except UnknownTarget:
+        assert text.strip() not in known_targets()
+
+
+def test_every_engine_has_a_back_end_of_its_name() -> None:
+    assert {backend(name).name for name in ENGINES} == set(ENGINES)
+
+
+def test_equal_inputs_give_an_equal_bundle(tmp_path: Path) -> None:
+    source = tmp_path / "weights"
+    source.write_bytes(b"weights")
+    first = write_bundle(tmp_path / "a", MANIFEST, {"model.onnx": source})
+    second = write_bundle(tmp_path / "b", dict(reversed(MANIFEST.items())), {"model.onnx": source})
+    assert first.digest == second.digest
+    assert {file.path for file in first.files} == {"manifest.json", "model.onnx"}
+
+
+def test_a_changed_file_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "weights"
+    source.write_bytes(b"weights")
+    write_bundle(tmp_path / "a", MANIFEST, {"model.onnx": source})
+    (tmp_path / "a" / "model.onnx").write_bytes(b"Weights")
+    with pytest.raises(BundleInvalid, match=r"model\.onnx is not the file"):
+        verify_bundle(tmp_path / "a")
+
+
+def test_a_manifest_that_points_outside_is_refused(tmp_path: Path) -> None:
+    manifest = {"format": 1, "files": [{"path": "../secret", "digest": "sha256:0", "size_bytes": 1}]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleInvalid, match="secret"):
+        read_bundle(tmp_path)
+
+
+@given(st.text(max_size=40))
+def test_no_checked_path_leaves_its_folder(path: str) -> None:
+    try:
+        inside = Path("/bundle") / checked_path(path)
+    except BundleInvalid:
+        return
+    assert inside.is_relative_to("/bundle") and ".." not in inside.parts and inside != Path("/bundle")
+
+
+def test_a_person_can_build_where_they_are(
+    network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = network
+    np.savez(tmp_path / "pictures.npz", x=pictures.normalised[:200], y=pictures.labels[:200])
+    given_pictures = ["--pictures", str(tmp_path / "pictures.npz"), "--output", str(tmp_path / "out"), "--json"]
+    assert main([str(path), "--target", "onnxruntime/int8", "--max-lost-points", "3", *given_pictures]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["bundle"] == verify_bundle(tmp_path / "out").digest
+    assert main([str(path), "--target", "magic/int8", *given_pictures]) == 2
+    assert "magic/int8" in capsys.readouterr().err
+
+
+def test_errors_of_the_package_are_one_family() -> None:
+    assert issubclass(UnknownTarget, CompilerError) and issubclass(BundleInvalid, CompilerError)
