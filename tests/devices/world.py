@@ -30,7 +30,7 @@ def run(test: Coroutine[Any, Any, T]) -> T:
     """Run an async test; one that hangs fails."""
 
     async def within() -> T:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await test
 
     return asyncio.run(within())
