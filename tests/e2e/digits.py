@@ -61,7 +61,7 @@ def write(pictures: list[Picture], folder: Path) -> Path:
     return folder
 
 
-def _upright(values: np.ndarray) -> Image.Image:  # type: ignore[type-arg]
+def _upright(values: np.ndarray) -> Image.Image:
     # The bundled digits are 8 x 8 with values of 0 to 16.
     image = Image.fromarray((values * (255.0 / 16.0)).astype(np.uint8))
     return image.resize((PICTURE_PX, PICTURE_PX), Image.Resampling.BICUBIC)

@@ -160,13 +160,16 @@ def _own_version(work: Work) -> str:
 
 async def roll_out(work: Work, plan: RunPlan, version: ModelVersion, types: Sequence[str], report: Report) -> None:
     rollouts = work.services.rollouts
+    known, _ = rollouts.list(work.run.project, page_size=1000)
+    # A rollout that was aborted stays so: a resumed run makes a new one.
+    aborted = sum(one.model_version == version.name and one.state is RolloutState.ABORTED for one in known)
     among = f"type in ({', '.join(sorted(types))})"
     rollout = rollouts.create(
         version.name,
         work.run.project,
         f"{plan.spec.selector}, {among}" if plan.spec.selector else among,
         plan.spec.rollout,
-        request_id=work.run.name,
+        request_id=f"{work.run.name}:{aborted}",
     )
     try:
         with work.services.events.listen(f"rollouts/{rollout.id}") as news:

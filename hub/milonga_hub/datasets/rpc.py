@@ -1,0 +1,79 @@
+"""Data sets over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from milonga.v1 import datasets_pb2 as pb
+from milonga.v1 import datasets_pb2_grpc
+
+from milonga_hub.bridge import to_proto
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.errors import InvalidInput, ResourceExhausted
+
+
+class DatasetRpc(datasets_pb2_grpc.DatasetServiceServicer):
+    def __init__(self, datasets: DatasetService, uploads: Path) -> None:
+        """`uploads` holds archives while they arrive; nothing in it outlives its call."""
+        self._datasets = datasets
+        self._uploads = uploads
+
+    async def ImportDataset(
+        self, request_iterator: AsyncIterator[pb.ImportDatasetRequest], context: Any
+    ) -> pb.ImportDatasetResponse:
+        self._uploads.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._uploads)
+        archive = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                header = await self._receive(request_iterator, file)
+            version = await asyncio.to_thread(
+                self._datasets.import_archive, header.dataset, archive, header.append, header.strict, header.request_id
+            )
+        finally:
+            archive.unlink(missing_ok=True)
+        return pb.ImportDatasetResponse(dataset_version=to_proto(version, pb.DatasetVersion))
+
+    async def _receive(self, requests: AsyncIterator[pb.ImportDatasetRequest], file: Any) -> pb.ImportDatasetHeader:
+        header = None
+        async for request in requests:
+            if header is None:
+                if request.WhichOneof("message") != "header":
+                    raise InvalidInput("the first message must be the header, naming the data set")
+                header = request.header
+            elif request.WhichOneof("message") != "chunk":
+                raise InvalidInput("messages after the first must be chunks of the archive")
+            else:
+                _write(file, request.chunk, self._uploads)
+        if header is None:
+            raise InvalidInput("the upload was empty; send a header and then the archive")
+        return header
+
+    async def GetDataset(self, request: pb.GetDatasetRequest, context: Any) -> pb.GetDatasetResponse:
+        return pb.GetDatasetResponse(dataset=to_proto(self._datasets.get(request.name), pb.Dataset))
+
+    async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Any) -> pb.ListDatasetsResponse:
+        datasets, token = self._datasets.list(request.page_size, request.page_token)
+        return pb.ListDatasetsResponse(datasets=[to_proto(one, pb.Dataset) for one in datasets], next_page_token=token)
+
+    async def ListDatasetVersions(
+        self, request: pb.ListDatasetVersionsRequest, context: Any
+    ) -> pb.ListDatasetVersionsResponse:
+        versions, token = self._datasets.versions(request.dataset, request.page_size, request.page_token)
+        messages = [to_proto(one, pb.DatasetVersion) for one in versions]
+        return pb.ListDatasetVersionsResponse(dataset_versions=messages, next_page_token=token)
+
+
+def _write(file: Any, chunk: bytes, folder: Path) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ResourceExhausted(f"the hub's disk is full; free space under {folder} and send it again") from error
+        raise

@@ -1,0 +1,72 @@
+"""The model registry: versions are made once and never change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from sqlmodel import col, select
+
+from milonga_hub.db import Database
+from milonga_hub.errors import NotFound
+from milonga_hub.models.models import Model, ModelVersion
+from milonga_hub.paging import page
+
+
+class ModelService:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._numbering = threading.Lock()
+
+    def create_version(
+        self,
+        model: str,
+        run: str,
+        dataset_version: str,
+        supernet: str,
+        subnets: Mapping[str, str],
+        accuracies: Mapping[str, float],
+    ) -> ModelVersion:
+        """Register what a run made and return it; the same run again gets the same version."""
+        with self._numbering, self._database.session() as session:
+            known = session.exec(
+                select(ModelVersion).where(ModelVersion.run == run, ModelVersion.model == model)
+            ).first()
+            if known is not None:
+                return known
+            owner = session.get(Model, model) or Model(name=model)
+            owner.latest_version += 1
+            version = ModelVersion(
+                name=f"models/{model}/versions/{owner.latest_version}",
+                model=model,
+                number=owner.latest_version,
+                run=run,
+                dataset_version=dataset_version,
+                supernet=supernet,
+                subnets=dict(subnets),
+                accuracies=dict(accuracies),
+            )
+            session.add(owner)
+            session.add(version)
+        return version
+
+    def get_version(self, name: str) -> ModelVersion:
+        with self._database.session() as session:
+            version = session.get(ModelVersion, name)
+        if version is None:
+            raise NotFound(f"there is no {name}; list them with: milonga models versions MODEL")
+        return version
+
+    def list(self, page_size: int = 0, page_token: str = "") -> tuple[list[Model], str]:
+        with self._database.session() as session:
+            return page(session, select(Model), col(Model.name), page_size, page_token)
+
+    def versions(self, model: str, page_size: int = 0, page_token: str = "") -> tuple[_Versions, str]:
+        """Return the versions of a model, the newest first."""
+        statement = select(ModelVersion).where(ModelVersion.model == model)
+        with self._database.session() as session:
+            return page(session, statement, col(ModelVersion.number), page_size, page_token, newest_first=True)
+
+
+# ModelService.list hides the builtin inside the class.
+_Versions = list[ModelVersion]

@@ -1,0 +1,100 @@
+"""Project files: YAML that people write, with errors that name the line."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from milonga_hub.errors import InvalidInput
+from milonga_hub.projects.models import ProjectSpec
+
+_TOP = ("kind", "name", "spec")
+
+
+def load_project(path: Path) -> tuple[str, ProjectSpec]:
+    """Return name and spec of a project file. Raises InvalidInput listing every error with its line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {path}: {error}") from error
+    return parse_project(text, str(path))
+
+
+def parse_project(text: str, source: str) -> tuple[str, ProjectSpec]:
+    """Return name and spec of a project document; `source` names it in errors."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InvalidInput(f"{source}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(document, dict):
+        raise InvalidInput(
+            f"{source}: a project file has the keys kind, name and spec; copy one of fleet_configs/projects"
+        )
+    problems = [
+        f"{_at(source, node, (key,))}: {_unknown(key, _TOP, 'the file')}" for key in document if key not in _TOP
+    ]
+    if document.get("kind") != "Project":
+        problems.append(f"{_at(source, node, ('kind',))}: kind must be Project, not {document.get('kind')!r}")
+    if not isinstance(document.get("name"), str):
+        problems.append(f"{_at(source, node, ('name',))}: name must be given, as text")
+    spec = None
+    try:
+        spec = ProjectSpec.model_validate(document.get("spec") or {})
+    except ValidationError as error:
+        problems += [_explain(source, node, detail) for detail in error.errors()]
+    if problems or spec is None:
+        raise InvalidInput("\n".join(problems))
+    return document["name"], spec
+
+
+def _explain(source: str, node: Any, detail: Any) -> str:
+    where = ("spec", *detail["loc"])
+    dotted = ".".join(str(part) for part in where[:-1])
+    if detail["type"] == "extra_forbidden":
+        message = _unknown(str(where[-1]), _known_keys(detail["loc"][:-1]), dotted)
+    elif detail["type"] == "missing":
+        message = f"{'.'.join(str(part) for part in where)} must be given"
+    else:
+        message = f"{'.'.join(str(part) for part in where)}: {detail['msg']}"
+    return f"{_at(source, node, where)}: {message}"
+
+
+def _unknown(key: str, known: Any, place: str) -> str:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return f'unknown key "{key}" in {place}; {hint}'
+
+
+def _known_keys(path: Any) -> list[str]:
+    """Return the keys that may stand at a path inside the spec."""
+    model: Any = ProjectSpec
+    for part in path:
+        if isinstance(part, str):
+            model = model.model_fields[part].annotation
+            inner = [one for one in get_args(model) if isinstance(one, type) and issubclass(one, BaseModel)]
+            model = inner[0] if inner else model
+    return list(model.model_fields)
+
+
+def _at(source: str, node: Any, path: Any) -> str:
+    """Return source:line of the deepest part of the path that the document has."""
+    line = node.start_mark.line
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return f"{source}:{line + 1}"

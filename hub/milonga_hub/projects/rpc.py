@@ -1,0 +1,38 @@
+"""Projects over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from milonga.v1 import projects_pb2 as pb
+from milonga.v1 import projects_pb2_grpc
+from pydantic import BaseModel
+
+from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.projects.models import ProjectSpec
+from milonga_hub.projects.service import ProjectService
+
+
+class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
+    def __init__(self, projects: ProjectService, start: Callable[[str, str, str], BaseModel]) -> None:
+        """`start(project, reason, request_id)` starts a run and returns it."""
+        self._projects = projects
+        self._start = start
+
+    async def ApplyProject(self, request: pb.ApplyProjectRequest, context: Any) -> pb.ApplyProjectResponse:
+        spec = from_proto(request.spec, ProjectSpec)
+        project, changes = self._projects.apply(request.name, spec, dry_run=request.dry_run)
+        run = None
+        if request.start_run and changes and not request.dry_run:
+            # A call that is repeated after the answer was lost finds no change, so the generation names the run.
+            key = request.request_id or f"apply:{project.name}:{project.spec_generation}"
+            run = to_proto(self._start(request.name, "; ".join(changes), key), pb.Run)
+        return pb.ApplyProjectResponse(project=to_proto(project, pb.Project), changes=changes, run=run)
+
+    async def GetProject(self, request: pb.GetProjectRequest, context: Any) -> pb.GetProjectResponse:
+        return pb.GetProjectResponse(project=to_proto(self._projects.get(request.name), pb.Project))
+
+    async def ListProjects(self, request: pb.ListProjectsRequest, context: Any) -> pb.ListProjectsResponse:
+        projects, token = self._projects.list(request.page_size, request.page_token)
+        return pb.ListProjectsResponse(projects=[to_proto(one, pb.Project) for one in projects], next_page_token=token)

@@ -1,0 +1,62 @@
+"""What changed between two specs, and which limits hold for a device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from milonga_compiler.errors import UnknownTarget
+from milonga_compiler.target import Target
+
+from milonga_hub.devices.selectors import parse
+from milonga_hub.errors import InvalidInput
+from milonga_hub.projects.models import Limits, ProjectSpec
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def check(name: str, spec: ProjectSpec) -> None:
+    """Raise InvalidInput for what no field alone can tell: the name, selectors and targets."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"{name!r} is not a project name; use 1 to 63 of a-z, 0-9 and '-'")
+    parse(spec.selector)
+    for limits in spec.limits:
+        parse(limits.selector)
+    for target in spec.build.targets:
+        try:
+            Target.parse(target)
+        except UnknownTarget as error:
+            raise InvalidInput(f"spec.build.targets: {error}") from error
+
+
+def limits_for(spec: ProjectSpec, attributes: Mapping[str, str]) -> Limits:
+    """Return the limits of a device: those whose selector matches it, later ones overriding earlier ones."""
+    merged: dict[str, Any] = {}
+    for limits in spec.limits:
+        if parse(limits.selector).matches(attributes):
+            merged.update(limits.model_dump(exclude={"selector"}, exclude_none=True))
+    return Limits(**merged)
+
+
+def changes(before: ProjectSpec | None, after: ProjectSpec) -> list[str]:
+    """Return what differs as "spec.training.epochs: 30 -> 40", in the order of the fields; empty where nothing does."""
+    if before is None:
+        return ["new project"]
+    return _differences("spec", before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def _differences(path: str, before: Any, after: Any) -> list[str]:
+    if before == after:
+        return []
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(key for key in after if key not in before)]
+        return [line for key in keys for line in _differences(f"{path}.{key}", before.get(key), after.get(key))]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        pairs = zip(before, after, strict=True)
+        return [line for index, (a, b) in enumerate(pairs) for line in _differences(f"{path}[{index}]", a, b)]
+    return [f"{path}: {_short(before)} -> {_short(after)}"]
+
+
+def _short(value: Any) -> str:
+    return "none" if value is None else str(value)

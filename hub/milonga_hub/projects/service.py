@@ -1,0 +1,57 @@
+"""Projects: what users want, applied as often as they like."""
+
+from __future__ import annotations
+
+from sqlmodel import col, select
+
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.db import Database, utc_now
+from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.events import EventBus
+from milonga_hub.paging import page
+from milonga_hub.projects import rules
+from milonga_hub.projects.models import Project, ProjectSpec
+
+
+class ProjectService:
+    def __init__(self, database: Database, events: EventBus, datasets: DatasetService) -> None:
+        self._database = database
+        self._events = events
+        self._datasets = datasets
+
+    def apply(self, name: str, spec: ProjectSpec, dry_run: bool = False) -> tuple[Project, list[str]]:
+        """Create the project or change its spec; return it and what changed. Equal specs change nothing.
+
+        With `dry_run` nothing is written. Raises InvalidInput, or FailedPrecondition where the data set is missing.
+        """
+        rules.check(name, spec)
+        if not dry_run:
+            self._need_dataset(spec.dataset)
+        with self._database.session() as session:
+            known = session.get(Project, name)
+            changed = rules.changes(known.spec if known else None, spec)
+            if dry_run or not changed:
+                return known or Project(name=name, spec=spec), changed
+            project = known or Project(name=name, spec=spec, spec_generation=0)
+            project.spec, project.updated_at = spec, utc_now()
+            project.spec_generation += 1
+            session.add(project)
+        self._events.publish(f"projects/{name}", project)
+        return project, changed
+
+    def _need_dataset(self, name: str) -> None:
+        try:
+            self._datasets.get(name)
+        except NotFound as error:
+            raise FailedPrecondition(str(error)) from error
+
+    def get(self, name: str) -> Project:
+        with self._database.session() as session:
+            project = session.get(Project, name)
+        if project is None:
+            raise NotFound(f"there is no project {name!r}; apply one: milonga apply -f FILE")
+        return project
+
+    def list(self, page_size: int = 0, page_token: str = "") -> tuple[list[Project], str]:
+        with self._database.session() as session:
+            return page(session, select(Project), col(Project.name), page_size, page_token)
