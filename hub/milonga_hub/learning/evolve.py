@@ -1,0 +1,84 @@
+"""Find the Pareto front of accuracy and latency within limits: NSGA-II (Deb 2002) over encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.problem import Problem
+from pymoo.operators.crossover.ux import UniformCrossover
+from pymoo.operators.mutation.pm import PM
+from pymoo.operators.repair.rounding import RoundingRepair
+from pymoo.operators.sampling.rnd import IntegerRandomSampling
+from pymoo.optimize import minimize
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from milonga_hub.learning.spaces import Encoding, Space
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Predictions for n subnets. `excess` (n, m) is how far each limit is passed, relative; at most 0 where it holds."""
+
+    accuracy: NDArray[np.float64]
+    ms: NDArray[np.float64]
+    excess: NDArray[np.float64]
+
+
+Judge = Callable[[list[Encoding]], Figures]
+
+
+class _Choice(Problem):
+    def __init__(
+        self, space: Space, judge: Judge, limits: int, seen: dict[Encoding, tuple[float, float, bool]]
+    ) -> None:
+        super().__init__(
+            n_var=len(space.sizes), n_obj=2, n_ieq_constr=limits, xl=0, xu=np.array(space.sizes) - 1, vtype=int
+        )
+        self._space, self._judge, self._seen = space, judge, seen
+
+    def _evaluate(self, x: Any, out: dict[str, Any], *_: Any, **__: Any) -> None:
+        encodings = [self._space.canonical([int(value) for value in row]) for row in x]
+        figures = self._judge(encodings)
+        fits = [bool((row <= 0).all()) for row in figures.excess]
+        for encoding, accuracy, ms, fit in zip(encodings, figures.accuracy, figures.ms, fits, strict=True):
+            self._seen[encoding] = (float(accuracy), float(ms), fit)
+        out["F"] = np.c_[-figures.accuracy, figures.ms]
+        if figures.excess.shape[1]:
+            out["G"] = figures.excess
+
+
+@dataclass(frozen=True)
+class Found:
+    """The front, fastest first, and the fastest of all subnets seen, within the limits or not."""
+
+    front: list[Encoding]
+    fastest: Encoding
+
+
+def search(space: Space, judge: Judge, limits: int, population: int, generations: int, seed: int) -> Found:
+    """Return what the search found; the front is empty where no subnet keeps the limits."""
+    seen: dict[Encoding, tuple[float, float, bool]] = {}
+    problem = _Choice(space, judge, limits, seen)
+    random = IntegerRandomSampling()(problem, population - 2, random_state=np.random.default_rng(seed)).get("X")
+    # Both ends of the space: without the smallest, tight limits could look impossible.
+    ends = np.array([space.smallest(), space.largest()])
+    algorithm = NSGA2(
+        pop_size=population,
+        sampling=np.vstack([ends, random]).astype(int),
+        crossover=UniformCrossover(prob=0.9, repair=RoundingRepair()),
+        mutation=PM(prob=1.0, prob_var=1.5 / len(space.sizes), eta=3.0, vtype=float, repair=RoundingRepair()),
+        eliminate_duplicates=True,
+    )
+    minimize(problem, algorithm, ("n_gen", generations), seed=seed, verbose=False)
+    fitting = [encoding for encoding, (_, _, fits) in seen.items() if fits]
+    fastest = min(seen, key=lambda encoding: seen[encoding][1])
+    if not fitting:
+        return Found([], fastest)
+    objectives = np.array([[-seen[encoding][0], seen[encoding][1]] for encoding in fitting])
+    best = NonDominatedSorting().do(objectives, only_non_dominated_front=True)
+    return Found(sorted((fitting[index] for index in best), key=lambda encoding: seen[encoding][1]), fastest)

@@ -1,0 +1,66 @@
+"""Which candidate a device type gets, and what to say where none fits. Candidates are plain JSON, as the search job
+writes them: see search/job.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Candidate = Mapping[str, Any]
+
+
+def within_limits(candidate: Candidate, ms: float, limits: Mapping[str, Any]) -> bool:
+    """Whether a candidate of this latency keeps the limits; a limit that is missing or None does not bind."""
+    return (
+        _keeps(ms, limits.get("latency_ms"))
+        and _keeps(candidate["model_bytes"], limits.get("model_bytes"))
+        and _keeps(candidate.get("memory_bytes", 0), limits.get("memory_bytes"))
+    )
+
+
+def _keeps(value: float, limit: float | None) -> bool:
+    return limit is None or value <= limit
+
+
+def choose(
+    candidates: Sequence[dict[str, Any]], times: Mapping[str, float], limits: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the most accurate candidate whose latency, as measured on the device, keeps the limits; or None.
+
+    `times` gives measured medians in ms by subnet. One that was not measured is not chosen. Of equally accurate ones the
+    faster wins, then the smaller.
+    """
+    fitting = [
+        candidate
+        for candidate in candidates
+        if candidate["subnet"] in times and within_limits(candidate, times[candidate["subnet"]], limits)
+    ]
+    return min(
+        fitting,
+        key=lambda candidate: (-candidate["accuracy"], times[candidate["subnet"]], candidate["model_bytes"]),
+        default=None,
+    )
+
+
+def explain_impossible(
+    device_type: str, limits: Mapping[str, Any], fastest: Candidate | None, times: Mapping[str, float]
+) -> str:
+    """Say why a device type gets nothing, naming the fastest subnet found and what to change."""
+    wanted = ", ".join(
+        text
+        for name, text in (
+            ("latency_ms", f"{limits.get('latency_ms')} ms"),
+            ("model_bytes", f"{limits.get('model_bytes')} bytes of model"),
+            ("memory_bytes", f"{limits.get('memory_bytes')} bytes of memory"),
+        )
+        if limits.get(name) is not None
+    )
+    said = f"no subnet for {device_type} keeps its limits ({wanted})"
+    if fastest is not None:
+        subnet = fastest["subnet"]
+        measured = f", {times[subnet]:.3g} ms measured" if subnet in times else ""
+        said += (
+            f"; the fastest found is {fastest['description']} at {fastest['predicted_ms']:.3g} ms predicted{measured},"
+            f" with {fastest['model_bytes']} bytes"
+        )
+    return f"{said}; raise the limits in the project file and apply it again"
