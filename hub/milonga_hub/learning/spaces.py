@@ -39,6 +39,11 @@ class Block:
     def hidden(self) -> int:
         return self.in_width * self.expand
 
+    @property
+    def residual(self) -> bool:
+        """Whether the block adds to its input."""
+        return self.stride == 1 and self.in_width == self.width
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -1,0 +1,140 @@
+"""What the agent does next. Pure: decided from the state and the wish alone, as one table of transitions.
+
+DOWNLOAD -> VERIFY -> INSTALL -> PROBE -> ACTIVATE -> COMMIT -> done
+a step that fails is tried again or leads to ROLL_BACK -> done
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+
+class Step(str, Enum):
+    """Steps of an assignment, named as in the protocol."""
+
+    DOWNLOAD = "DOWNLOAD"
+    VERIFY = "VERIFY"
+    INSTALL = "INSTALL"
+    PROBE = "PROBE"
+    ACTIVATE = "ACTIVATE"
+    COMMIT = "COMMIT"
+    ROLL_BACK = "ROLL_BACK"
+
+
+class Outcome(str, Enum):
+    """How a step ended. Whatever may go better next time is FAILED, whatever never will is HOPELESS."""
+
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    HOPELESS = "HOPELESS"
+
+
+@dataclass(frozen=True)
+class WantedFile:
+    """One file of a bundle."""
+
+    path: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The state that the hub wants. An empty bundle means: serve nothing."""
+
+    generation: int = 0
+    bundle: str = ""
+    files: tuple[WantedFile, ...] = ()
+    model_version: str = ""
+    project: str = ""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the agent stands in a wish: `step` is under way for the `attempt`-th time; None means that it has ended."""
+
+    step: Step | None = None
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """All that an agent remembers of what it serves and wants to."""
+
+    # Generation of the last wish that ended, in success or failure.
+    generation: int = 0
+    wish: Wish = field(default_factory=Wish)
+    position: Position = field(default_factory=Position)
+    active: Wish = field(default_factory=Wish)
+    message: str = ""
+
+
+# What follows when a step has succeeded; None ends the wish.
+NEXT: dict[Step, Step | None] = {
+    Step.DOWNLOAD: Step.VERIFY,
+    Step.VERIFY: Step.INSTALL,
+    Step.INSTALL: Step.PROBE,
+    Step.PROBE: Step.ACTIVATE,
+    Step.ACTIVATE: Step.COMMIT,
+    Step.COMMIT: None,
+    Step.ROLL_BACK: None,
+}
+
+# How often a step is tried, and from which step on it is tried again. A file that fails its digest is fetched again.
+RETRIES: dict[Step, tuple[int, Step]] = {
+    Step.DOWNLOAD: (8, Step.DOWNLOAD),
+    Step.VERIFY: (3, Step.DOWNLOAD),
+    Step.INSTALL: (3, Step.INSTALL),
+    # A crash while probing or activating may be the bundle's fault: after two, it is.
+    Step.PROBE: (2, Step.PROBE),
+    Step.ACTIVATE: (2, Step.ACTIVATE),
+    Step.COMMIT: (5, Step.COMMIT),
+    Step.ROLL_BACK: (5, Step.ROLL_BACK),
+}
+
+
+def accept(state: State, wish: Wish) -> State:
+    """Return the state that pursues the wish. One that is old, ended or under way already changes nothing."""
+    under_way = state.position.step is not None
+    if wish.generation <= state.generation or (under_way and wish.generation <= state.wish.generation):
+        return state
+    first = Step.DOWNLOAD if wish.bundle else Step.ACTIVATE
+    return replace(state, wish=wish, position=Position(first, 1), message="")
+
+
+def advance(state: State, outcome: Outcome, message: str = "") -> State:
+    """Return the state after the step under way has ended so."""
+    step, attempt = state.position.step, state.position.attempt
+    assert step is not None, "no step is under way"
+    if outcome is Outcome.SUCCEEDED:
+        return _after(state, step)
+    limit, again = RETRIES[step]
+    if outcome is Outcome.FAILED and attempt < limit:
+        # Attempts are counted over the whole detour, so that a bad file does not bring the agent round for ever.
+        return replace(state, position=Position(again, attempt + 1), message=message)
+    if step is Step.ROLL_BACK:
+        # Nothing is left to try; the agent serves nothing and says so.
+        return replace(state, generation=state.wish.generation, position=Position(), active=Wish(), message=message)
+    return replace(state, position=Position(Step.ROLL_BACK, 1), message=message)
+
+
+def _after(state: State, step: Step) -> State:
+    following = NEXT[step]
+    if step is Step.COMMIT:
+        ended = replace(state.wish)
+        return replace(state, generation=ended.generation, active=ended, position=Position(), message="")
+    if step is Step.ROLL_BACK:
+        # The message stays: it says why.
+        return replace(state, generation=state.wish.generation, position=Position())
+    assert following is not None
+    # Only a download that had to be repeated for a bad digest keeps its count, up to the digest's next test.
+    attempt = state.position.attempt if step is Step.DOWNLOAD else 1
+    return replace(state, position=Position(following, attempt))
+
+
+def restart(state: State) -> State:
+    """Return the state after the agent was killed: a step under way counts as tried once more."""
+    if state.position.step is None:
+        return state
+    return advance(state, Outcome.FAILED, f"the agent was interrupted at {state.position.step.value.lower()}")

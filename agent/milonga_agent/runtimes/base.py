@@ -1,0 +1,25 @@
+"""What an engine must do on a device."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+class Runtime(ABC):
+    """One loaded model. `input_shape` is (3, H, W), None where a dimension is free."""
+
+    input_shape: tuple[int, ...]
+
+    @abstractmethod
+    def __init__(self, model: Path, threads: int) -> None:
+        """Load the model. Raises EngineMissing, or BadBundle where the engine refuses the file."""
+
+    @abstractmethod
+    def run(self, inputs: Floats) -> Floats:
+        """Return logits (n, classes) of normalised pictures (n, 3, H, W)."""

@@ -1,0 +1,33 @@
+"""ONNX Runtime on the processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from milonga_agent.errors import BadBundle, EngineMissing
+from milonga_agent.runtimes.base import Floats, Runtime
+
+
+class OnnxRuntime(Runtime):
+    def __init__(self, model: Path, threads: int) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise EngineMissing(
+                "onnxruntime is not installed; run: pip install 'milonga-agent[onnxruntime]'"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises many kinds, none of them public.
+            raise BadBundle(f"onnxruntime {onnxruntime.__version__} cannot load {model.name}: {error}") from error
+        described = self._session.get_inputs()[0]
+        self._name = described.name
+        self.input_shape = tuple(described.shape[1:])
+
+    def run(self, inputs: Floats) -> Floats:
+        return np.asarray(self._session.run(None, {self._name: inputs})[0], dtype=np.float32)
