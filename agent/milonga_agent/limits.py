@@ -24,10 +24,13 @@ class Limits:
     cpus: tuple[int, ...] = ()
     memory_bytes: int = 0
 
-    def apply(self) -> None:
-        """Limit this process and all that it starts from now on."""
+    def apply_cpus(self) -> None:
+        """Keep this process, and all that it starts from now on, on these cores."""
         if self.cpus:
             os.sched_setaffinity(0, self.cpus)
+
+    def apply_memory(self) -> None:
+        """Refuse this process more memory than this."""
         if self.memory_bytes:
             resource.setrlimit(resource.RLIMIT_DATA, (self.memory_bytes, self.memory_bytes))
 

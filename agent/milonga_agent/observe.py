@@ -30,7 +30,9 @@ class Window:
         self._class_counts = [0] * self._classes
         self._requests = self._errors = 0
 
-    def answered(self, milliseconds: float, confidences: Any, answers: Any, seen: Sequence[Mapping[str, float]]) -> None:
+    def answered(
+        self, milliseconds: float, confidences: Any, answers: Any, seen: Sequence[Mapping[str, float]]
+    ) -> None:
         """Count one request: engine time, highest probability and class of each answer, statistics of each picture."""
         with self._lock:
             self._requests += 1
@@ -65,7 +67,9 @@ class Window:
                 "request_count": self._requests,
                 "error_count": self._errors,
                 "latency_ms": _percentiles(self._latencies),
-                "histograms": self._counts,
+                "log10_latency_ms": _histogram("log10_latency_ms", self._counts),
+                "confidence": _histogram("confidence", self._counts),
+                "inputs": {name: _histogram(name, self._counts) for name in pictures.INPUT_STATISTICS},
                 "class_counts": self._class_counts,
             }
             self._clear()
@@ -77,3 +81,8 @@ def _percentiles(values: list[float]) -> dict[str, float]:
         return {"p50": 0.0, "p90": 0.0, "p99": 0.0, "mean": 0.0, "count": 0}
     p50, p90, p99 = (float(value) for value in np.percentile(values, [50, 90, 99]))
     return {"p50": p50, "p90": p90, "p99": p99, "mean": float(np.mean(values)), "count": len(values)}
+
+
+def _histogram(name: str, counts: Mapping[str, list[int]]) -> dict[str, Any]:
+    low, high, _ = pictures.BINS[name]
+    return {"low": low, "high": high, "counts": counts[name]}

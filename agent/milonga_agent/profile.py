@@ -121,7 +121,7 @@ def main() -> int:
     """Measure what the JSON file says and print the figures, or an error, as one line of JSON."""
     die_with_parent()
     spec: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    Limits(spec["threads"], (), spec["memory_bytes"]).apply()
+    Limits(spec["threads"], (), spec["memory_bytes"]).apply_memory()
     try:
         timing = profile(Path(spec["model"]), spec["engine"], spec["threads"], Effort(**spec["effort"]))
     except (AgentError, OSError, ValueError, MemoryError) as error:

@@ -35,7 +35,7 @@ def main() -> int:
     given = parser.parse_args()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What libraries print goes to the log.
-    Limits(given.threads, (), given.memory_bytes).apply()
+    Limits(given.threads, (), given.memory_bytes).apply_memory()
     try:
         served = Served(given.bundle, given.threads)
         error = served.probe()

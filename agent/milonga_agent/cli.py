@@ -1,0 +1,228 @@
+"""`milonga-agent`: what people type on a device."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import milonga_agent
+from milonga_agent.errors import AgentError
+from milonga_agent.limits import Limits, default_threads
+
+_DEFAULT_HUB = "127.0.0.1:8443"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb and return its exit code; errors are one line on stderr that says what to do next."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except AgentError as error:
+        print(f"milonga-agent: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="milonga-agent",
+        description="Runs, measures and watches the networks that a Milonga hub assigns to this device.",
+    )
+    parser.add_argument("--version", action="version", version=f"milonga-agent {milonga_agent.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, help_, handler, fill in (
+        ("run", "join the hub if need be, and work until stopped", _run, _add_run),
+        ("enrol", "join a hub and stop", _enrol, _add_run),
+        ("status", "what this agent is and serves, from its data folder", _status, _add_status),
+        ("inventory", "what the agent finds on this machine", _inventory, _add_limits),
+        ("measure", "time an ONNX file on this machine", _measure, _add_measure),
+    ):
+        verb = verbs.add_parser(name, help=help_, description=help_.capitalize() + ".")
+        fill(verb)
+        verb.set_defaults(run=handler)
+    return parser
+
+
+def _add_data_dir(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--data-dir", type=Path, default=Path(os.environ.get("MILONGA_AGENT_DATA_DIR", "milonga-agent-data")),
+        help="where the agent keeps its identity, bundles and telemetry (default: %(default)s)",
+    )  # fmt: skip
+
+
+def _add_limits(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--threads", type=int, default=0, help="threads for engines (default: as many as cores)")
+    verb.add_argument("--cpus", type=_cpus, default=(), metavar="0,1", help="cores to stay on (default: all)")
+    verb.add_argument("--memory-mb", type=int, default=0, help="memory for engines (default: no limit)")
+    verb.add_argument(
+        "--engines", type=_names, metavar="A,B", help="engines to offer (default: all that are installed)"
+    )
+    verb.add_argument(
+        "--simulate", default="", metavar="BOARD", help="stand for another board; shown as simulated everywhere"
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--hub", default=os.environ.get("MILONGA_HUB", _DEFAULT_HUB), metavar="HOST:PORT", help="default: %(default)s"
+    )
+    verb.add_argument(
+        "--join-token", default=os.environ.get("MILONGA_JOIN_TOKEN", ""), help="needed the first time only"
+    )
+    verb.add_argument("--name", default="", help="name of this device (default: its host name)")
+    verb.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
+    verb.add_argument(
+        "--serve-port", type=int, default=0, help="port on loopback for requests (default: a free one, kept)"
+    )
+    _add_data_dir(verb)
+    _add_limits(verb)
+
+
+def _add_status(verb: argparse.ArgumentParser) -> None:
+    _add_data_dir(verb)
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_measure(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", type=Path, help="ONNX file")
+    verb.add_argument("--engine", default="onnxruntime", help="default: %(default)s")
+    verb.add_argument("--seconds", type=float, default=10.0, help="longest time to measure (default: %(default)g)")
+    _add_limits(verb)
+
+
+def _cpus(text: str) -> tuple[int, ...]:
+    try:
+        wanted = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of core numbers such as 0,1") from error
+    missing = set(wanted) - os.sched_getaffinity(0)
+    if missing:
+        raise argparse.ArgumentTypeError(f"this machine has no core {min(missing)}")
+    return wanted
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _limits(given: argparse.Namespace) -> Limits:
+    threads = given.threads or len(given.cpus) or default_threads()
+    return Limits(threads=threads, cpus=given.cpus, memory_bytes=given.memory_mb * 1_000_000)
+
+
+def _options(given: argparse.Namespace) -> Any:
+    from milonga_agent.daemon import Options
+
+    name = given.name or re.sub(r"[^a-z0-9-]+", "-", platform.node().lower()).strip("-")[:63]
+    return Options(
+        hub=given.hub,
+        data_dir=given.data_dir.absolute(),
+        name=name,
+        join_token=given.join_token,
+        labels=dict(given.label),
+        board=given.simulate,
+        limits=_limits(given),
+        engines=given.engines,
+        serve_port=given.serve_port,
+    )
+
+
+def _run(given: argparse.Namespace) -> int:
+    from milonga_agent import daemon
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    asyncio.run(daemon.run(_options(given)))
+    return 0
+
+
+def _enrol(given: argparse.Namespace) -> int:
+    from milonga_agent.daemon import Agent
+
+    async def enrol() -> Any:
+        return await Agent(_options(given)).enrol()
+
+    identity = asyncio.run(enrol())
+    shown = {key: value for key, value in asdict(identity).items() if key != "secret"}
+    _show(shown, given.json)
+    return 0
+
+
+def _status(given: argparse.Namespace) -> int:
+    from milonga_agent.state import Store
+
+    if not given.data_dir.exists():
+        raise AgentError(
+            f"there is no agent in {given.data_dir}; start one with: milonga-agent run, or give --data-dir"
+        )
+    store = Store(given.data_dir)
+    identity, state, port = store.identity(), store.state(), store.serve_port()
+    _show(
+        {
+            "device": identity.device if identity else "",
+            "device_type": identity.device_type if identity else "",
+            "hub": identity.hub if identity else "",
+            "model_version": state.active.model_version,
+            "project": state.active.project,
+            "bundle": state.active.bundle,
+            "serving_url": f"http://127.0.0.1:{port}" if port and state.active.bundle else "",
+            "step": state.position.step.value if state.position.step else "",
+            "generation": state.generation,
+            "message": state.message,
+        },
+        given.json,
+    )
+    return 0
+
+
+def _inventory(given: argparse.Namespace) -> int:
+    from google.protobuf.json_format import MessageToDict
+
+    from milonga_agent.inventory import probe
+
+    found = probe(_limits(given), given.engines, given.simulate)
+    _show(MessageToDict(found, preserving_proto_field_name=True), given.json)
+    return 0
+
+
+def _measure(given: argparse.Namespace) -> int:
+    from milonga_agent.profile import Effort, profile
+
+    limits = _limits(given)
+    limits.apply_cpus()
+    limits.apply_memory()
+    if not given.model.is_file():
+        raise AgentError(f"there is no file {given.model}")
+    timing = profile(given.model, given.engine, limits.threads, Effort(max_repeats=1000, budget_seconds=given.seconds))
+    _show(asdict(timing), given.json)
+    return 0
+
+
+def _show(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    width = max(len(key) for key in values)
+    for key, value in values.items():
+        print(f"{key.replace('_', ' '):<{width}}  {value if value not in ('', None) else '-'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,546 @@
+"""The agent: observe, plan, act, report. Stays small: engines live in workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from milonga.v1 import agent_pb2, common_pb2
+
+import milonga_agent
+from milonga_agent import plan
+from milonga_agent.errors import AgentError, BadBundle, DiskFull, HubUnreachable, InUse, Refused
+from milonga_agent.files import write_atomically
+from milonga_agent.hub import Hub
+from milonga_agent.inventory import probe, temperature_celsius
+from milonga_agent.limits import Limits
+from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
+from milonga_agent.serving import Serving
+from milonga_agent.state import Identity, Store
+from milonga_agent.steps import Depot
+from milonga_agent.telemetry import Boot, Sender, Spool, window_of
+
+_log = logging.getLogger(__name__)
+
+_MAX_BACKOFF_SECONDS = 30.0
+# Progress of a download is told this often at most.
+_PROGRESS_STEP = 0.1
+# After this, a measurement is stopped whatever it says: loading, warm-up and a slow model.
+_MEASURING_SLACK_SECONDS = 100.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the operator says; everything else is probed."""
+
+    hub: str
+    data_dir: Path
+    name: str
+    join_token: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    board: str = ""
+    limits: Limits = field(default_factory=Limits)
+    engines: tuple[str, ...] | None = None
+    serve_port: int = 0
+
+
+def backoff_seconds(attempt: int, source: random.Random) -> float:
+    """Return how long to wait after the n-th failure: doubling, with jitter so that a fleet does not return as one."""
+    return min(_MAX_BACKOFF_SECONDS, 0.25 * 2.0 ** min(attempt, 10)) * source.uniform(0.5, 1.0)
+
+
+class Agent:
+    """One device's daemon. `await agent.run()` works until it is cancelled."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._store = Store(options.data_dir)
+        self._lock = _lock(options.data_dir)
+        self._depot = Depot(options.data_dir)
+        self._boot = Boot(options.data_dir)
+        self._spool = Spool(options.data_dir / "spool")
+        self._state = plan.restart(self._store.state())
+        self._random = random.Random()
+        self._settings = agent_pb2.Settings(heartbeat_seconds=10.0, telemetry_seconds=30.0)
+        self._settings_changed = asyncio.Event()
+        self._work = asyncio.Event()
+        self._status_changed = asyncio.Event()
+        self._outgoing: asyncio.Queue[agent_pb2.ConnectRequest] = asyncio.Queue()
+        # Reports of steps wait here while the hub is away; they are told again in order.
+        self._unsent: list[agent_pb2.StepReport] = []
+        self._connected = False
+        # Files of the measurement under way: not to be collected.
+        self._measured_files: tuple[WantedFile, ...] = ()
+        self._measuring: asyncio.Queue[agent_pb2.MeasurementRequest] = asyncio.Queue()
+        self._serving: Serving | None = None
+        self._sender: Sender | None = None
+        self._process = psutil.Process()
+
+    async def enrol(self) -> Identity:
+        """Return this device's identity, enrolling first where it has none. Raises Refused or HubUnreachable."""
+        known = self._store.identity()
+        if known is not None and known.hub == self._options.hub:
+            return known
+        if known is not None and not self._options.join_token:
+            # The hub moved, or is reached by another name; the identity stays good.
+            moved = Identity(
+                **{**vars(known), "hub": self._options.hub, "mqtt_host": self._options.hub.rpartition(":")[0]}
+            )
+            self._store.keep_identity(moved)
+            return moved
+        if not self._options.join_token:
+            raise Refused(
+                "this device has not joined a hub yet; make a token on the hub (milonga tokens create) and give it with"
+                " --join-token, or as MILONGA_JOIN_TOKEN"
+            )
+        hub = Hub(self._options.hub)
+        try:
+            identity = await hub.enrol(
+                agent_pb2.EnrolRequest(
+                    join_token=self._options.join_token,
+                    device=self._options.name,
+                    inventory=self._inventory(),
+                    agent_version=milonga_agent.__version__,
+                    simulated=bool(self._options.board),
+                    labels=self._options.labels,
+                    enrolment_key=self._store.enrolment_key(),
+                )
+            )
+        finally:
+            await hub.close()
+        self._store.keep_identity(identity)
+        _log.info("enrolled at %s as %s, a %s", identity.hub, identity.device, identity.device_type)
+        return identity
+
+    def _inventory(self) -> Any:
+        options = self._options
+        return probe(options.limits, options.engines, options.board, options.data_dir)
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises AgentError where the agent cannot go on."""
+        port = self._options.serve_port or self._store.serve_port()
+        self._serving = await self._open(port)
+        self._store.keep_serve_port(self._serving.port)
+        await self._serve_last()
+        identity = await self._with_patience(self.enrol)
+        self._sender = Sender(identity, self._boot.id, self._spool)
+        self._sender.start()
+        loops = [
+            self._keep_connected(identity),
+            self._pursue(identity),
+            self._measure(identity),
+            self._observe(identity),
+        ]
+        tasks = [asyncio.ensure_future(loop) for loop in loops]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._serving.close()
+            self._sender.stop()
+
+    async def _open(self, port: int) -> Serving:
+        def keep(wish: Wish, counted: dict[str, Any]) -> None:
+            self._put_window(wish, counted)
+
+        try:
+            return Serving(port, self._options.limits, keep)
+        except InUse:
+            if self._options.serve_port:
+                raise
+            return Serving(0, self._options.limits, keep)
+
+    async def _serve_last(self) -> None:
+        """Serve what was served last, before and without the hub."""
+        assert self._serving is not None
+        if not self._state.active.bundle:
+            return
+        try:
+            await self._serving.activate(self._state.active, self._depot.bundle(self._state.active.bundle))
+            _log.info("serving %s again on port %d", self._state.active.model_version, self._serving.port)
+        except AgentError as error:
+            _log.error("cannot serve %s again: %s", self._state.active.model_version, error)
+
+    async def _with_patience(self, attempt: Callable[[], Awaitable[Identity]]) -> Identity:
+        count = 0
+        while True:
+            try:
+                return await attempt()
+            except HubUnreachable as error:
+                count += 1
+                seconds = backoff_seconds(count, self._random)
+                _log.warning("%s; trying again in %.1f s", error, seconds)
+                await asyncio.sleep(seconds)
+
+    # observe and report
+
+    async def _keep_connected(self, identity: Identity) -> None:
+        count = 0
+        while True:
+            hub = Hub(identity.hub, identity)
+            heart = asyncio.ensure_future(self._beat())
+            try:
+                self._outgoing = asyncio.Queue()
+                self._outgoing.put_nowait(self._hello())
+                self._connected = True
+                for report in self._unsent:
+                    self._outgoing.put_nowait(agent_pb2.ConnectRequest(step=report))
+                self._unsent.clear()
+
+                def handle(message: agent_pb2.ConnectResponse) -> None:
+                    nonlocal count
+                    count = 0
+                    self._handle(message)
+
+                await hub.connect(self._outgoing, handle)
+            except Refused as error:
+                raise Refused(
+                    f"{error}; if this device was deleted, remove {self._options.data_dir} and enrol again"
+                ) from error
+            except AgentError as error:
+                count += 1
+                seconds = backoff_seconds(count, self._random)
+                _log.warning("%s; trying again in %.1f s", error, seconds)
+                self._connected = False
+                heart.cancel()
+                await asyncio.sleep(seconds)
+            finally:
+                self._connected = False
+                heart.cancel()
+                await hub.close()
+
+    def _hello(self) -> agent_pb2.ConnectRequest:
+        hello = agent_pb2.Hello(
+            inventory=self._inventory(),
+            agent_version=milonga_agent.__version__,
+            boot_id=self._boot.id,
+            status=self._status(),
+        )
+        return agent_pb2.ConnectRequest(hello=hello)
+
+    def _status(self) -> agent_pb2.AgentStatus:
+        assert self._serving is not None
+        worker = self._serving.active
+        return agent_pb2.AgentStatus(
+            generation=self._state.generation,
+            active_bundle=worker.wish.bundle if worker else "",
+            serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
+            message=self._state.message,
+        )
+
+    async def _beat(self) -> None:
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._status_changed.wait(), self._settings.heartbeat_seconds)
+            self._status_changed.clear()
+            heartbeat = agent_pb2.Heartbeat(status=self._status())
+            self._outgoing.put_nowait(agent_pb2.ConnectRequest(heartbeat=heartbeat))
+
+    def _handle(self, message: agent_pb2.ConnectResponse) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "assignment":
+            self._set_state(plan.accept(self._state, _wish(message.assignment)))
+        elif kind == "measurement_request":
+            self._measuring.put_nowait(message.measurement_request)
+        elif kind == "settings":
+            self._settings = message.settings
+            self._settings_changed.set()
+
+    def _report(self, step: Step, state: str, message: str = "", progress: float = 0.0) -> None:
+        report = agent_pb2.StepReport(
+            generation=self._state.wish.generation,
+            step=agent_pb2.Step.Value(f"STEP_{step.value}"),
+            state=agent_pb2.StepState.Value(f"STEP_STATE_{state}"),
+            message=message,
+            progress=progress,
+            attempt=self._state.position.attempt,
+        )
+        report.reported_at.GetCurrentTime()
+        if self._connected:
+            self._outgoing.put_nowait(agent_pb2.ConnectRequest(step=report))
+        else:
+            self._unsent.append(report)
+
+    # plan and act
+
+    def _set_state(self, state: State) -> None:
+        if state == self._state:
+            return
+        self._store.keep_state(state)
+        self._state = state
+        self._work.set()
+        self._status_changed.set()
+
+    async def _pursue(self, identity: Identity) -> None:
+        """Bring about what the hub wishes, one step after the other."""
+        hub = Hub(identity.hub, identity)
+        try:
+            while True:
+                if self._state.position.step is None:
+                    self._work.clear()
+                    await self._work.wait()
+                    continue
+                await self._step(hub)
+        finally:
+            await hub.close()
+
+    async def _step(self, hub: Hub) -> None:
+        step, began = self._state.position.step, self._state
+        assert step is not None
+        self._report(step, "STARTED")
+        try:
+            await self._do(step, hub)
+        except HubUnreachable as error:
+            # The network's absence is nobody's failure; it is waited out.
+            _log.warning("%s: %s", step.value.lower(), error)
+            await asyncio.sleep(backoff_seconds(2, self._random))
+            return
+        except (AgentError, OSError) as error:
+            hopeless = isinstance(error, (BadBundle, Refused)) and step in (Step.INSTALL, Step.PROBE, Step.DOWNLOAD)
+            _log.error("%s failed: %s", step.value.lower(), error)
+            self._report(step, "FAILED", str(error))
+            if self._state == began:
+                self._set_state(plan.advance(began, Outcome.HOPELESS if hopeless else Outcome.FAILED, str(error)))
+            if isinstance(error, (DiskFull, OSError)):
+                await asyncio.sleep(backoff_seconds(began.position.attempt, self._random))
+            return
+        self._report(step, "SUCCEEDED", progress=1.0)
+        # A newer wish may have come meanwhile; then this step's success is of no use.
+        if self._state == began:
+            self._set_state(plan.advance(began, Outcome.SUCCEEDED))
+
+    async def _do(self, step: Step, hub: Hub) -> None:
+        wish = self._state.wish
+        assert self._serving is not None
+        if step is Step.DOWNLOAD:
+            await self._depot.download(wish.files, hub.fetch, self._progress())
+        elif step is Step.VERIFY:
+            self._depot.verify(wish)
+        elif step is Step.INSTALL:
+            self._depot.install(wish)
+        elif step is Step.PROBE:
+            await self._serving.prepare(wish, self._depot.bundle(wish.bundle))
+        elif step is Step.ACTIVATE and wish.bundle:
+            await self._serving.activate(wish, self._depot.bundle(wish.bundle))
+            _log.info("serving %s on port %d", wish.model_version, self._serving.port)
+        elif step is Step.ACTIVATE:
+            await self._serving.clear()
+        elif step is Step.COMMIT:
+            self._collect(wish, self._state.active)
+        elif step is Step.ROLL_BACK:
+            await self._roll_back()
+
+    async def _roll_back(self) -> None:
+        assert self._serving is not None
+        good, worker = self._state.active, self._serving.active
+        if not good.bundle:
+            await self._serving.clear()
+        elif worker is None or worker.wish.bundle != good.bundle:
+            await self._serving.activate(good, self._depot.bundle(good.bundle))
+        self._collect(good)
+
+    def _collect(self, *kept: Wish) -> None:
+        self._depot.collect([*kept, Wish(files=self._measured_files)])
+
+    def _progress(self) -> Callable[[float], None]:
+        told = 0.0
+
+        def tell(fraction: float) -> None:
+            nonlocal told
+            if fraction - told >= _PROGRESS_STEP:
+                told = fraction
+                self._report(Step.DOWNLOAD, "STARTED", progress=fraction)
+
+        return tell
+
+    # measure
+
+    async def _measure(self, identity: Identity) -> None:
+        """Measure what the hub asks for, one model at a time, each in a process of its own."""
+        hub = Hub(identity.hub, identity)
+        try:
+            while True:
+                request = await self._measuring.get()
+                try:
+                    result = await self._measured(hub, request)
+                except HubUnreachable:
+                    continue  # The hub asks again when it is back.
+                except (AgentError, OSError) as error:
+                    result = agent_pb2.MeasurementResult(id=request.id, error=str(error))
+                self._outgoing.put_nowait(agent_pb2.ConnectRequest(measurement=result))
+        finally:
+            await hub.close()
+
+    async def _measured(self, hub: Hub, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
+        files = tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in request.files)
+        self._measured_files = files
+        await self._depot.download(files, hub.fetch, lambda fraction: None)
+        model = self._model_of(files)
+        limits = self._options.limits
+        spec = {
+            "model": str(model),
+            "engine": request.engine,
+            "threads": limits.threads,
+            "memory_bytes": limits.memory_bytes,
+            "effort": {
+                "warm_up_repeats": request.warm_up_repeats,
+                "min_repeats": request.min_repeats,
+                "max_repeats": request.max_repeats,
+                "budget_seconds": request.budget_seconds,
+            },
+        }
+        path = self._options.data_dir / "measuring.json"
+        write_atomically(path, json.dumps(spec).encode("utf-8"))
+        said = await _run_profile(path, request.budget_seconds + _MEASURING_SLACK_SECONDS)
+        self._measured_files = ()
+        self._collect(self._state.wish, self._state.active)
+        if "error" in said:
+            return agent_pb2.MeasurementResult(id=request.id, error=said["error"])
+        temperature = said["temperature_celsius"]
+        return agent_pb2.MeasurementResult(
+            id=request.id,
+            latency_ms=common_pb2.Percentiles(**{name: said[name] for name in ("p50", "p90", "p99", "mean", "count")}),
+            peak_memory_bytes=said["peak_memory_bytes"],
+            temperature_celsius=float("nan") if temperature is None else temperature,
+            drift_ratio=said["drift_ratio"],
+            median_half_width_ms=said["median_half_width_ms"],
+        )
+
+    def _model_of(self, files: tuple[WantedFile, ...]) -> Path:
+        """Return the model's file among those sent: the one that the manifest names, or the only one."""
+        by_path = {file.path: self._depot.blob(file.digest) for file in files}
+        if "manifest.json" not in by_path:
+            return next(iter(by_path.values()))
+        manifest = json.loads(by_path["manifest.json"].read_text(encoding="utf-8"))
+        return by_path[manifest["model_file"]]
+
+    # telemetry
+
+    async def _observe(self, identity: Identity) -> None:
+        """Take a window every so often, and bring back a worker that died."""
+        assert self._serving is not None and self._sender is not None
+        self._process.cpu_percent()
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._settings_changed.wait(), self._settings.telemetry_seconds)
+            self._settings_changed.clear()
+            try:
+                taken = await self._serving.take()
+            except BadBundle as error:
+                _log.error("%s; starting it again", error)
+                await self._serving.drop()
+                await self._serve_last()
+                continue
+            if taken is not None:
+                self._put_window(*taken)
+            self._sender.flush()
+
+    def _put_window(self, wish: Wish, counted: dict[str, Any]) -> None:
+        if self._sender is None:
+            return
+        identity = self._store.identity()
+        assert identity is not None
+        cpu, memory = self._usage()
+        about: dict[str, Any] = {
+            "device": identity.device,
+            "boot_id": self._boot.id,
+            "sequence": self._boot.next_sequence(),
+            "bundle": wish.bundle,
+            "model_version": wish.model_version,
+            "project": wish.project,
+            "cpu_percent": cpu,
+            "memory_bytes": memory,
+            "temperature_celsius": temperature_celsius() or float("nan"),
+        }
+        self._sender.put(self._boot.order, window_of(counted, about))
+
+    def _usage(self) -> tuple[float, int]:
+        """Return CPU in percent of one core and memory in bytes, of the daemon and its workers."""
+        processes = [self._process, *self._process.children()]
+        memory = 0
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                memory += process.memory_info().rss
+        return self._cpu_percent(processes), memory
+
+    def _cpu_percent(self, processes: list[psutil.Process]) -> float:
+        now = asyncio.get_running_loop().time()
+        used = {}
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                used[process.pid] = times.user + times.system
+        before, self._used = getattr(self, "_used", (now, used)), (now, used)
+        seconds = now - before[0]
+        spent = sum(value - before[1].get(pid, 0.0) for pid, value in used.items())
+        return max(0.0, 100.0 * spent / seconds) if seconds > 0 else 0.0
+
+
+async def _run_profile(spec: Path, seconds: float) -> dict[str, Any]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "milonga_agent.profile", str(spec), stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), seconds)
+    except asyncio.TimeoutError:
+        return {"error": f"the measurement did not end within {seconds:.0f} s"}
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    try:
+        said: dict[str, Any] = json.loads(out.splitlines()[-1])
+    except (ValueError, IndexError):
+        # Killed, most often for want of memory.
+        return {"error": f"the measuring process ended with exit code {process.returncode}"}
+    return said
+
+
+def _wish(assignment: agent_pb2.Assignment) -> Wish:
+    return Wish(
+        generation=assignment.generation,
+        bundle=assignment.bundle,
+        files=tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in assignment.files),
+        model_version=assignment.model_version,
+        project=assignment.project,
+    )
+
+
+def _lock(folder: Path) -> int:
+    """Hold the data folder for this process alone; the kernel lets go of it however the process ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(str(folder / "agent.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InUse(f"another agent uses {folder}; stop it, or choose another folder with --data-dir") from error
+    return descriptor
+
+
+async def run(options: Options) -> None:
+    """Run an agent until SIGINT or SIGTERM. Raises AgentError where it cannot go on."""
+    options.limits.apply_cpus()
+    agent = Agent(options)
+    working = asyncio.ensure_future(agent.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, working.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await working

@@ -1,0 +1,184 @@
+"""Keep one worker serving, and swap it for another without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from milonga_agent.errors import BadBundle, InUse
+from milonga_agent.limits import Limits
+from milonga_agent.plan import Wish
+
+# Loading a large engine on a slow board takes this long at most.
+_READY_SECONDS = 180.0
+_ANSWER_SECONDS = 30.0
+_BACKLOG = 128
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on loopback. Raises InUse, naming the port and the option."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # A port whose last connections are still closing may be taken again at once.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+    except OSError as error:
+        listening.close()
+        raise InUse(f"port {port} is in use by another program; choose another with --serve-port") from error
+    listening.listen(_BACKLOG)
+    return listening
+
+
+class Worker:
+    """One process with one bundle loaded."""
+
+    def __init__(self, wish: Wish, process: asyncio.subprocess.Process) -> None:
+        self.wish = wish
+        self.process = process
+
+    @classmethod
+    async def start(cls, wish: Wish, bundle: Path, listening: socket.socket, limits: Limits) -> Worker:
+        """Start the process and return when it has loaded and probed the bundle. Raises BadBundle saying why not."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "milonga_agent.worker", "--bundle", str(bundle), "--socket", str(listening.fileno()),
+            "--threads", str(limits.threads), "--memory-bytes", str(limits.memory_bytes),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, pass_fds=[listening.fileno()], limit=1 << 22,
+        )  # fmt: skip
+        worker = cls(wish, process)
+        try:
+            said = await worker._hear(_READY_SECONDS)
+        except BaseException:
+            await worker.kill()
+            raise
+        if said.get("is") != "ready":
+            await worker.kill()
+            raise BadBundle(str(said.get("message", f"the worker ended with exit code {process.returncode}")))
+        return worker
+
+    async def serve(self) -> None:
+        await self._tell("serve")
+
+    async def window(self) -> dict[str, Any]:
+        """Return what was counted since the last time. Raises BadBundle where the worker is gone."""
+        return await self._counted("window")
+
+    async def drain(self) -> dict[str, Any] | None:
+        """Let it finish what it accepted and end; return its last counts, or None where it is gone already."""
+        try:
+            return await self._counted("drain")
+        except (BadBundle, OSError):
+            return None
+        finally:
+            await self.kill()
+
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        await self.process.wait()
+
+    async def _counted(self, wanted: str) -> dict[str, Any]:
+        await self._tell(wanted)
+        said = await self._hear(_ANSWER_SECONDS)
+        if "window" not in said:
+            raise BadBundle("the worker ended while serving")
+        counted: dict[str, Any] = said["window"]
+        return counted
+
+    async def _tell(self, wanted: str) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps({"do": wanted}).encode() + b"\n")
+            await self.process.stdin.drain()
+        except (ConnectionError, RuntimeError) as error:
+            raise BadBundle("the worker ended while serving") from error
+
+    async def _hear(self, seconds: float) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self.process.stdout.readline(), seconds)
+        except asyncio.TimeoutError:
+            return {"message": f"the worker did not answer within {seconds:.0f} s"}
+        if not line:
+            await self.process.wait()
+            return {}
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+
+class Serving:
+    """The socket that clients know, the worker that answers on it, and the one that stands by."""
+
+    def __init__(self, port: int, limits: Limits, keep: Callable[[Wish, dict[str, Any]], None]) -> None:
+        """`keep(wish, counts)` takes the last counts of a worker that ends. Raises InUse."""
+        self._socket = listen(port)
+        self._limits = limits
+        self._keep = keep
+        self._active: Worker | None = None
+        self._standby: Worker | None = None
+        # A window is taken from a worker by one at a time.
+        self._taking = asyncio.Lock()
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def active(self) -> Worker | None:
+        return self._active
+
+    async def prepare(self, wish: Wish, bundle: Path) -> None:
+        """Load and probe a bundle beside the one that serves. Raises BadBundle."""
+        await self._drop_standby()
+        self._standby = await Worker.start(wish, bundle, self._socket, self._limits)
+
+    async def activate(self, wish: Wish, bundle: Path) -> None:
+        """Let the prepared bundle answer from now on; the old one finishes what it accepted."""
+        if self._standby is None or self._standby.wish.bundle != wish.bundle:
+            await self.prepare(wish, bundle)
+        assert self._standby is not None
+        await self._standby.serve()
+        async with self._taking:
+            old, self._active, self._standby = self._active, self._standby, None
+            await self._retire(old)
+
+    async def clear(self) -> None:
+        """Serve nothing."""
+        await self._drop_standby()
+        async with self._taking:
+            old, self._active = self._active, None
+            await self._retire(old)
+
+    async def take(self) -> tuple[Wish, dict[str, Any]] | None:
+        """Return the counts of the bundle that serves, or None while nothing does. Raises BadBundle if it has died."""
+        async with self._taking:
+            if self._active is None:
+                return None
+            return self._active.wish, await self._active.window()
+
+    async def drop(self) -> None:
+        """Forget a worker that has died."""
+        if self._active is not None:
+            await self._active.kill()
+            self._active = None
+
+    async def close(self) -> None:
+        await self.clear()
+        self._socket.close()
+
+    async def _retire(self, worker: Worker | None) -> None:
+        if worker is not None:
+            counted = await worker.drain()
+            if counted is not None:
+                self._keep(worker.wish, counted)
+
+    async def _drop_standby(self) -> None:
+        if self._standby is not None:
+            await self._standby.kill()
+            self._standby = None

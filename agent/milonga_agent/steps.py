@@ -1,0 +1,131 @@
+"""Do the steps of an assignment. Each is safe to repeat, and leaves nothing half-made where it would be used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from milonga_agent.errors import BadBundle
+from milonga_agent.files import digest_of_file, disk_errors, sync_folder
+from milonga_agent.plan import WantedFile, Wish
+
+# How a blob is fetched: (digest, offset) -> chunks from there on.
+Fetch = Callable[[str, int], AsyncIterator[bytes]]
+
+
+class Depot:
+    """Blobs and bundles of one agent: cache/ by digest, bundles/ unpacked, ready to be loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self._cache = folder / "cache"
+        self._bundles = folder / "bundles"
+        for path in (self._cache, self._bundles):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def bundle(self, digest: str) -> Path:
+        """Return the folder of an installed bundle."""
+        return self._bundles / _hex(digest)
+
+    def blob(self, digest: str) -> Path:
+        """Return where a blob lies once it has been fetched."""
+        return self._cache / _hex(digest)
+
+    async def download(self, files: tuple[WantedFile, ...], fetch: Fetch, tell: Callable[[float], None]) -> None:
+        """Fetch what is missing, from where an earlier attempt stopped. Raises DiskFull, or whatever `fetch` raises."""
+        total = max(1, sum(file.size_bytes for file in files))
+        done = 0
+        for file in files:
+            before = done
+            if not self.blob(file.digest).exists():
+                await self._fetch(file, fetch, lambda size, before=before: tell((before + size) / total))  # type: ignore[misc]
+            done += file.size_bytes
+            tell(done / total)
+
+    async def _fetch(self, file: WantedFile, fetch: Fetch, tell: Callable[[int], None]) -> None:
+        part = self._cache / f"{_hex(file.digest)}.part"
+        offset = part.stat().st_size if part.exists() else 0
+        if offset > file.size_bytes:
+            part.unlink()
+            offset = 0
+        if offset < file.size_bytes or not part.exists():
+            with disk_errors(part), part.open("ab") as out:
+                async for chunk in fetch(file.digest, offset):
+                    out.write(chunk)
+                    offset += len(chunk)
+                    tell(offset)
+                out.flush()
+                os.fsync(out.fileno())
+        part.replace(self.blob(file.digest))
+
+    def verify(self, wish: Wish) -> None:
+        """Check every file against its digest. Raises BadBundle, after removing what is wrong, naming it."""
+        for file in wish.files:
+            blob = self.blob(file.digest)
+            if not blob.exists() or digest_of_file(blob) != file.digest:
+                blob.unlink(missing_ok=True)
+                raise BadBundle(
+                    f"{file.path} does not have the digest {file.digest[:19]}...; it was damaged on the way"
+                )
+        by_path = {file.path: file for file in wish.files}
+        manifest = by_path.get("manifest.json")
+        if manifest is None or manifest.digest != wish.bundle:
+            raise BadBundle("the manifest is not the one that was assigned")
+        listed = json.loads(self.blob(manifest.digest).read_text(encoding="utf-8"))["files"]
+        for entry in listed:
+            sent = by_path.get(entry["path"])
+            if sent is None or sent.digest != entry["digest"]:
+                raise BadBundle(f"{entry['path']} is not the file that the manifest names")
+
+    def install(self, wish: Wish) -> Path:
+        """Lay the files out as a bundle and return its folder, which appears whole or not at all."""
+        place = self.bundle(wish.bundle)
+        if place.exists():
+            return place
+        temporary = self._bundles / f".{_hex(wish.bundle)}.tmp"
+        shutil.rmtree(str(temporary), ignore_errors=True)
+        with disk_errors(place):
+            for file in wish.files:
+                target = temporary / _inside(file.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(self.blob(file.digest), target)
+            temporary.replace(place)
+            sync_folder(self._bundles)
+        return place
+
+    def collect(self, kept: list[Wish]) -> None:
+        """Remove everything that none of these wishes needs."""
+        bundles = {_hex(wish.bundle) for wish in kept if wish.bundle}
+        blobs = {_hex(file.digest) for wish in kept for file in wish.files}
+        for path in self._bundles.iterdir():
+            if path.name not in bundles:
+                shutil.rmtree(str(path), ignore_errors=True)
+        for path in self._cache.iterdir():
+            if path.name.partition(".")[0] not in blobs:
+                path.unlink()
+
+
+def _link(blob: Path, target: Path) -> None:
+    """Give the blob a second name; copy it where the file system cannot."""
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.link(str(blob), str(target))
+        except PermissionError:
+            shutil.copyfile(str(blob), str(target))
+
+
+def _inside(path: str) -> str:
+    parts = Path(path)
+    if parts.is_absolute() or ".." in parts.parts or path in ("", "."):
+        raise BadBundle(f"{path!r} is not a path inside a bundle")
+    return path
+
+
+def _hex(digest: str) -> str:
+    name = digest.partition("sha256:")[2]
+    if len(name) != 64 or any(letter not in "0123456789abcdef" for letter in name):
+        raise BadBundle(f"{digest!r} is not a digest")
+    return name
