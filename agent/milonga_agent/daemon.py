@@ -261,6 +261,8 @@ class Agent:
         elif kind == "settings":
             self._settings = message.settings
             self._settings_changed.set()
+            # The heartbeat under way was for the old interval.
+            self._status_changed.set()
 
     def _report(self, step: Step, state: str, message: str = "", progress: float = 0.0) -> None:
         report = agent_pb2.StepReport(

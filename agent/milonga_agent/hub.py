@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -66,18 +67,20 @@ class Hub:
     ) -> None:
         """Keep the stream open, sending what is queued and handling what comes. Returns only by raising."""
 
-        async def messages() -> AsyncIterator[agent_pb2.ConnectRequest]:
-            while True:
-                yield await outgoing.get()
-
-        call = self._stub.Connect(messages(), metadata=self._metadata)
+        call = self._stub.Connect(metadata=self._metadata)
+        sending = asyncio.ensure_future(_send(call, outgoing))
         try:
-            async for message in call:
+            while True:
+                message = await call.read()
+                if message is grpc.aio.EOF:
+                    break
                 handle(message)
         except grpc.aio.AioRpcError as error:
             _raise(error, self.address)
         finally:
+            sending.cancel()
             call.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
         raise HubUnreachable(f"the hub at {self.address} closed the stream")
 
     async def fetch(self, digest: str, offset: int) -> AsyncIterator[bytes]:
@@ -88,3 +91,10 @@ class Hub:
                 yield part.chunk
         except grpc.aio.AioRpcError as error:
             _raise(error, self.address)
+
+
+async def _send(call: Any, outgoing: asyncio.Queue[agent_pb2.ConnectRequest]) -> None:
+    """Write what is queued, until the stream ends; the reader learns why it did."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while True:
+            await call.write(await outgoing.get())

@@ -32,7 +32,7 @@ def service(tmp_path: Path) -> DatasetService:
 
 
 def _pictures(folder: Path, start: int = 0, count: int = 60) -> Path:
-    return digits.write(digits.load(known=start + count, later=1, field=1).known[start:], folder)
+    return digits.write(digits.load(known=start + count, later=1, live=1).known[start:], folder)
 
 
 def _zip(path: Path, files: Iterable[tuple[str, bytes]]) -> Path:

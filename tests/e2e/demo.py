@@ -46,8 +46,8 @@ class Timeline:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._lines: list[Line] = []
-        self._live = Live(console=console, refresh_per_second=8, get_renderable=self._draw, vertical_overflow="visible")
         self.began = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=8, get_renderable=self._draw, vertical_overflow="visible")
 
     def __enter__(self) -> Timeline:
         if self._console.is_terminal:

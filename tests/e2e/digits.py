@@ -28,17 +28,17 @@ class Digits:
 
     known: list[Picture]
     later: list[Picture]
-    field: list[Picture]
+    live: list[Picture]
 
 
-def load(known: int = 1000, later: int = 497, field: int = 300, seed: int = 0) -> Digits:
+def load(known: int = 1000, later: int = 497, live: int = 300, seed: int = 0) -> Digits:
     """Return the parts, shuffled by the seed; those for later are drifted already."""
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.images))
     pictures = [(_upright(digits.images[index]), str(digits.target[index])) for index in order]
-    taken = [pictures[:known], pictures[known : known + later], pictures[known + later : known + later + field]]
+    taken = [pictures[:known], pictures[known : known + later], pictures[known + later : known + later + live]]
     plain = [[Picture(_png(image), label) for image, label in part] for part in taken]
-    return Digits(known=plain[0], later=drifted(plain[1], seed=seed + 1), field=plain[2])
+    return Digits(known=plain[0], later=drifted(plain[1], seed=seed + 1), live=plain[2])
 
 
 def drifted(pictures: list[Picture], seed: int) -> list[Picture]:

@@ -105,7 +105,7 @@ class Scale:
 
     known: int = 1000
     later: int = 497
-    field: int = 300
+    live: int = 300
     # Overrides of the project file, by section.
     spec: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -114,7 +114,7 @@ class Loop:
     def __init__(self, system: System, scale: Scale) -> None:
         self.system = system
         self.scale = scale
-        self.digits = digits.load(scale.known, scale.later, scale.field)
+        self.digits = digits.load(scale.known, scale.later, scale.live)
         self.traffic: dict[str, Traffic] = {}
         self.first_run = ""
         self.second_run = ""
@@ -204,7 +204,7 @@ class Loop:
         """Ask each device for the class of real pictures; most answers must be right."""
         words = []
         for device in self.devices():
-            asked = self.digits.field[:20]
+            asked = self.digits.live[:20]
             right = sum(classify(device.serving_url, picture.png) == picture.label for picture in asked)
             if right < 0.8 * len(asked):
                 raise LoopFailed(f"{device.name} got only {right} of {len(asked)} pictures right")
@@ -215,7 +215,7 @@ class Loop:
 
     def start_traffic(self) -> None:
         for device in self.devices():
-            traffic = Traffic(device.serving_url, self.digits.field)
+            traffic = Traffic(device.serving_url, self.digits.live)
             traffic.start()
             self.traffic[device.name] = traffic
 
@@ -240,7 +240,7 @@ class Loop:
 
     def drift(self, tell: Tell) -> None:
         """Let the world drift and wait until the hub sees it in telemetry alone."""
-        field_pictures = digits.drifted(self.digits.field, seed=7)
+        field_pictures = digits.drifted(self.digits.live, seed=7)
         began = time.monotonic()
         for traffic in self.traffic.values():
             traffic.switch(field_pictures)

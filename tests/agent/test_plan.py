@@ -1,0 +1,114 @@
+"""What the agent does next follows from its state alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from milonga_agent.plan import NEXT, RETRIES, Outcome, Position, State, Step, WantedFile, Wish, accept, advance, restart
+from milonga_agent.state import Store
+
+FIRST = Wish(1, "sha256:a", (WantedFile("manifest.json", "sha256:a", 3),), "models/d/versions/1", "d")
+SECOND = Wish(2, "sha256:b", (), "models/d/versions/2", "d")
+
+
+def _through(state: State, *outcomes: Outcome) -> State:
+    for outcome in outcomes:
+        state = advance(state, outcome, "because")
+    return state
+
+
+def test_every_step_says_what_follows_and_how_often_it_is_tried() -> None:
+    assert set(NEXT) == set(RETRIES) == set(Step)
+
+
+def test_a_wish_goes_through_all_steps_to_the_end() -> None:
+    state = accept(State(), FIRST)
+    seen = []
+    while state.position.step is not None:
+        seen.append(state.position.step)
+        state = advance(state, Outcome.SUCCEEDED)
+    assert seen == [Step.DOWNLOAD, Step.VERIFY, Step.INSTALL, Step.PROBE, Step.ACTIVATE, Step.COMMIT]
+    assert (state.generation, state.active) == (1, FIRST)
+
+
+def test_hearing_a_wish_twice_changes_nothing() -> None:
+    state = accept(State(), FIRST)
+    assert accept(state, FIRST) == state
+    done = _through(state, *[Outcome.SUCCEEDED] * 6)
+    assert accept(done, FIRST) == done
+
+
+def test_a_newer_wish_replaces_the_one_under_way() -> None:
+    state = advance(accept(State(), FIRST), Outcome.SUCCEEDED)
+    state = accept(state, SECOND)
+    assert (state.wish, state.position) == (SECOND, Position(Step.DOWNLOAD, 1))
+    assert accept(state, FIRST) == state
+
+
+def test_a_bundle_that_fails_its_probe_is_rolled_back_and_the_old_one_stays() -> None:
+    state = accept(_through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6), SECOND)
+    state = _through(state, *[Outcome.SUCCEEDED] * 3, Outcome.HOPELESS)
+    assert state.position.step is Step.ROLL_BACK
+    state = advance(state, Outcome.SUCCEEDED)
+    assert (state.generation, state.active, state.position.step) == (2, FIRST, None)
+    assert state.message == "because"
+
+
+def test_a_damaged_file_is_fetched_again_but_not_for_ever() -> None:
+    state = advance(accept(State(), FIRST), Outcome.SUCCEEDED)
+    fetched = 1
+    while state.position.step is not Step.ROLL_BACK:
+        state = advance(state, Outcome.FAILED, "wrong digest")
+        if state.position.step is Step.DOWNLOAD:
+            fetched += 1
+            state = advance(state, Outcome.SUCCEEDED)
+    assert fetched == 3
+
+
+def test_an_agent_that_dies_while_probing_gives_up_the_second_time() -> None:
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 3)
+    state = restart(state)
+    assert state.position == Position(Step.PROBE, 2)
+    assert restart(state).position.step is Step.ROLL_BACK
+
+
+def test_an_empty_wish_stops_serving() -> None:
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)
+    state = _through(accept(state, Wish(generation=2)), Outcome.SUCCEEDED, Outcome.SUCCEEDED)
+    assert (state.generation, state.active.bundle) == (2, "")
+
+
+@given(st.lists(st.sampled_from(Outcome), max_size=60), st.lists(st.booleans(), max_size=60))
+def test_whatever_happens_a_wish_ends_and_only_a_committed_bundle_is_active(
+    outcomes: list[Outcome], kills: list[bool]
+) -> None:
+    state = accept(State(), FIRST)
+    committed = False
+    for index, outcome in enumerate(outcomes):
+        if state.position.step is None:
+            break
+        committed = state.position.step is Step.COMMIT and outcome is Outcome.SUCCEEDED
+        state = advance(state, outcome)
+        if state.position.step is not None and index < len(kills) and kills[index]:
+            state = restart(state)
+    assert state.active in ((FIRST,) if committed and state.position.step is None else (Wish(),))
+
+
+@given(st.lists(st.sampled_from([Outcome.FAILED, Outcome.HOPELESS]), min_size=60, max_size=60))
+def test_failing_for_ever_ends_too(outcomes: list[Outcome]) -> None:
+    state = accept(State(), FIRST)
+    for outcome in outcomes:
+        if state.position.step is None:
+            break
+        state = advance(state, outcome)
+    assert state.position.step is None and state.generation == 1
+
+
+def test_the_state_on_disk_is_the_state(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for state in (State(), accept(State(), FIRST), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)):
+        store.keep_state(state)
+        assert Store(tmp_path).state() == state
+    assert not list(tmp_path.glob(".*.tmp"))
