@@ -1,0 +1,159 @@
+"""The one way from the command line to a hub: a channel, its stubs, whole lists, and words for what went wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import grpc
+import typer
+from milonga.v1 import (
+    datasets_pb2_grpc,
+    devices_pb2_grpc,
+    models_pb2_grpc,
+    projects_pb2_grpc,
+    rollouts_pb2_grpc,
+    telemetry_pb2_grpc,
+)
+
+HUB_VARIABLE = "MILONGA_HUB"
+
+FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = 1, 2, 3, 4, 5
+
+_EXIT_CODES = {
+    grpc.StatusCode.NOT_FOUND: NOT_FOUND,
+    grpc.StatusCode.INVALID_ARGUMENT: REFUSED,
+    grpc.StatusCode.FAILED_PRECONDITION: REFUSED,
+    grpc.StatusCode.ALREADY_EXISTS: REFUSED,
+    grpc.StatusCode.PERMISSION_DENIED: REFUSED,
+    grpc.StatusCode.UNAUTHENTICATED: REFUSED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: REFUSED,
+    grpc.StatusCode.UNAVAILABLE: UNREACHABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
+}
+# Far above what any call takes that does not send files; a hub that hangs is told of.
+CALL_SECONDS = 60.0
+_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+M = TypeVar("M")
+
+_address = "127.0.0.1:8443"
+
+
+class Refused(Exception):
+    """The command line itself finds that it cannot go on; the message says what to do."""
+
+    def __init__(self, message: str, code: int = REFUSED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def remember_hub(address: str) -> None:
+    """Let all later calls go to this hub."""
+    global _address
+    _address = address
+
+
+def _override(address: str | None) -> str | None:
+    if address:
+        remember_hub(address)
+    return address
+
+
+# Every verb takes both; `--hub` may also stand before the verb.
+Hub = Annotated[
+    str | None,
+    typer.Option(
+        "--hub", metavar="HOST:PORT", callback=_override, help=f"The hub's gRPC address [env: {HUB_VARIABLE}]."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, with the API's field names.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, help="How many at most; 0 means all.")]
+
+
+class Client:
+    """Stubs of all services on one channel. Use it in a `with` block."""
+
+    def __init__(self) -> None:
+        # A proxy of the environment is for the web; hubs are on the local network.
+        options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
+        self.address = _address
+        self._channel = grpc.insecure_channel(self.address, options)
+        channel = self._channel
+        self.devices = devices_pb2_grpc.DeviceServiceStub(channel)
+        self.datasets = datasets_pb2_grpc.DatasetServiceStub(channel)
+        self.projects = projects_pb2_grpc.ProjectServiceStub(channel)
+        self.runs = projects_pb2_grpc.RunServiceStub(channel)
+        self.models = models_pb2_grpc.ModelServiceStub(channel)
+        self.builds = models_pb2_grpc.BuildServiceStub(channel)
+        self.rollouts = rollouts_pb2_grpc.RolloutServiceStub(channel)
+        self.telemetry = telemetry_pb2_grpc.TelemetryServiceStub(channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def all(self, call: Any, request: Any, field: str, limit: int = 0) -> Any:
+        """Return the list response with the rows of all pages, or of the first `limit` rows."""
+        whole: Any = None
+        if limit:
+            request.page_size = min(limit, 1000)
+        while True:
+            page = call(request, timeout=CALL_SECONDS)
+            if whole is None:
+                whole = page
+            else:
+                getattr(whole, field).extend(getattr(page, field))
+                whole.next_page_token = page.next_page_token
+            rows = getattr(whole, field)
+            if limit and len(rows) >= limit:
+                del rows[limit:]
+                return whole
+            if not page.next_page_token:
+                return whole
+            request.page_token = page.next_page_token
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """Return what to tell the user, and the exit code."""
+    if isinstance(error, Refused):
+        return str(error), error.code
+    if isinstance(error, grpc.RpcError):
+        return _explain_call(error)
+    from milonga_hub.errors import MilongaError, NotFound
+
+    if isinstance(error, MilongaError):
+        return str(error), NOT_FOUND if isinstance(error, NotFound) else REFUSED
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", FAILED
+    return f"unexpected {type(error).__name__}: {error}; please report it with the command that you ran", FAILED
+
+
+def _explain_call(error: Any) -> tuple[str, int]:
+    status = error.code()
+    code = _EXIT_CODES.get(status, FAILED)
+    if code == UNREACHABLE:
+        return (
+            f"no answer from a hub at {_address}; start one with: milonga up, or name yours with --hub or {HUB_VARIABLE}",
+            code,
+        )
+    if status is grpc.StatusCode.UNIMPLEMENTED:
+        return f"the hub at {_address} does not know this call; update it, or check --hub", code
+    return error.details() or status.name, code
+
+
+def run_name(text: str) -> str:
+    """Return the full name of a run: "digits/1" is short for projects/digits/runs/1."""
+    return _full(text, "projects", "runs")
+
+
+def version_name(text: str) -> str:
+    """Return the full name of a model version: "digits/1" is short for models/digits/versions/1."""
+    return _full(text, "models", "versions")
+
+
+def _full(text: str, collection: str, items: str) -> str:
+    owner, slash, number = text.partition("/")
+    return f"{collection}/{owner}/{items}/{number}" if slash and number.isdigit() else text

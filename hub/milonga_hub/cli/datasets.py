@@ -1,0 +1,107 @@
+"""milonga datasets."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from milonga.v1 import datasets_pb2 as pb
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from milonga_hub.cli.client import Client, Hub, Json, Limit
+from milonga_hub.cli.output import ago, clean, print_json, say, table
+from milonga_hub.cli.packing import packed
+
+group = typer.Typer()
+
+_CHUNK_BYTES = 1024 * 1024
+_SHOWN_REJECTED = 10
+
+
+@group.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="Folder with a folder of pictures for each class, or a zip or tar of it.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="Of the data set.")],
+    append: Annotated[
+        bool, typer.Option("--append", help="Add to the newest version instead of replacing it.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any picture cannot be used.")] = False,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Send pictures to the hub as a new version of a data set."""
+    header = pb.ImportDatasetHeader(dataset=name, append=append, strict=strict, request_id=uuid.uuid4().hex)
+    with packed(source) as archive, _progress(json) as progress:
+        task = progress.add_task("sending", total=archive.stat().st_size)
+
+        def messages() -> Iterator[pb.ImportDatasetRequest]:
+            yield pb.ImportDatasetRequest(header=header)
+            with archive.open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    yield pb.ImportDatasetRequest(chunk=chunk)
+                    progress.advance(task, len(chunk))
+            progress.update(task, description="the hub reads the pictures")
+
+        with Client() as client:
+            response = client.datasets.ImportDataset(messages())
+    if json:
+        print_json(response)
+    else:
+        _say_imported(response.dataset_version, name)
+
+
+def _progress(json: bool) -> Any:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    # On stderr and only for people: stdout stays clean.
+    return Progress(*columns, console=Console(stderr=True), disable=json or not sys.stderr.isatty(), transient=True)
+
+
+def _say_imported(version: pb.DatasetVersion, name: str) -> None:
+    say(
+        f"{version.name}: {version.train_count} pictures to train, {version.validation_count} to validate,"
+        f" {len(version.classes)} classes, {version.added_count} new, {version.duplicate_count} duplicates"
+    )
+    for each in version.rejected[:_SHOWN_REJECTED]:
+        say(f"  left out: {clean(each.path)}: {clean(each.reason)}")
+    if len(version.rejected) > _SHOWN_REJECTED:
+        say(f"  and {len(version.rejected) - _SHOWN_REJECTED} more; see: milonga datasets versions {name} --json")
+
+
+@group.command("list")
+def list_(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List data sets."""
+    with Client() as client:
+        response = client.all(client.datasets.ListDatasets, pb.ListDatasetsRequest(), "datasets", limit)
+    if json:
+        print_json(response)
+    elif not response.datasets:
+        say("no data sets yet; send pictures: milonga datasets import FOLDER --name NAME")
+    else:
+        rows = ((d.name, d.latest_version, len(d.classes), ago(d, "created_at")) for d in response.datasets)
+        table(("data set", "newest version", "classes", "made"), rows, right=("newest version", "classes"))
+
+
+@group.command("versions")
+def versions(dataset: str, limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List the versions of a data set."""
+    request = pb.ListDatasetVersionsRequest(dataset=dataset)
+    with Client() as client:
+        response = client.all(client.datasets.ListDatasetVersions, request, "dataset_versions", limit)
+    if json:
+        print_json(response)
+    elif not response.dataset_versions:
+        say(f"no versions yet; send pictures: milonga datasets import FOLDER --name {dataset}")
+    else:
+        rows = (
+            (v.number, v.train_count, v.validation_count, v.added_count, len(v.rejected), ago(v, "created_at"))
+            for v in response.dataset_versions
+        )
+        columns = ("version", "train", "validation", "new", "left out", "made")
+        table(columns, rows, right=columns[:5])

@@ -1,0 +1,239 @@
+"""milonga tokens, devices, types, measurements."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from milonga.v1 import devices_pb2 as pb
+
+from milonga_hub.cli.client import CALL_SECONDS, USAGE, Client, Hub, Json, Limit, Refused
+from milonga_hub.cli.output import NONE, ago, facts, labels, number, print_json, say, short, size, table, word
+
+tokens = typer.Typer()
+devices = typer.Typer()
+types = typer.Typer()
+measurements = typer.Typer()
+
+Selector = Annotated[
+    str,
+    typer.Option("--selector", "-l", help='Which devices, for example "type=pi5, site in (busan, seoul), !canary".'),
+]
+
+
+def pairs(texts: list[str], *, removable: bool = False) -> dict[str, str]:
+    """Return labels from KEY=VALUE words; with `removable`, KEY- removes one."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if equals and key and (value or removable):
+            found[key] = value
+        elif removable and not equals and text.endswith("-") and len(text) > 1:
+            found[text[:-1]] = ""
+        else:
+            raise Refused(f"{text!r} is not a label; write KEY=VALUE" + (" or KEY-" if removable else ""), USAGE)
+    return found
+
+
+@tokens.command("create")
+def create_token(
+    label: Annotated[list[str], typer.Option("--label", help="KEY=VALUE that devices get; repeatable.")] = [],  # noqa: B006
+    uses: Annotated[int, typer.Option(min=1, help="How many devices may join with it.")] = 1,
+    hours: Annotated[float, typer.Option(min=0.01, help="How long it is good for.")] = 24.0,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Make a token with which a device joins; its secret is shown only now."""
+    request = pb.CreateJoinTokenRequest(labels=pairs(label), uses=uses, lifetime_seconds=max(1, round(hours * 3600)))
+    with Client() as client:
+        response = client.devices.CreateJoinToken(request, timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+        return
+    say(f"Join token, for {uses} device(s), good for {hours:g} hours, shown only now:", "")
+    # On a line of its own and never wrapped, so that it can be copied.
+    typer.echo(response.secret)
+    say("", "On the device, run (with this hub's address as the device sees it):")
+    typer.echo(f"  milonga-agent run --hub {client.address} --join-token {response.secret}")
+
+
+@tokens.command("list")
+def list_tokens(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List join tokens, without their secrets."""
+    with Client() as client:
+        response = client.all(client.devices.ListJoinTokens, pb.ListJoinTokensRequest(), "join_tokens", limit)
+    if json:
+        print_json(response)
+    elif not response.join_tokens:
+        say("no join tokens yet; make one: milonga tokens create")
+    else:
+        rows = [(t.id, t.uses_left, labels(t.labels), ago(t, "expires_at")) for t in response.join_tokens]
+        table(("token", "uses left", "labels", "expires"), rows, right=("uses left",))
+
+
+@devices.command("list")
+def list_devices(selector: Selector = "", limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List devices."""
+    request = pb.ListDevicesRequest(selector=selector)
+    with Client() as client:
+        response = client.all(client.devices.ListDevices, request, "devices", limit)
+    if json:
+        print_json(response)
+    elif not response.devices:
+        say(
+            f"no device matches {selector!r}; see all: milonga devices list"
+            if selector
+            else "no devices yet; make a token: milonga tokens create"
+        )
+    else:
+        table(("device", "type", "state", "seen", "serves", "labels"), (_row(device) for device in response.devices))
+
+
+def _row(device: pb.Device) -> tuple[object, ...]:
+    kind = f"{device.device_type} (simulated)" if device.simulated else device.device_type
+    serves = f"{device.active_version.removeprefix('models/')} {device.active_engine}".strip() or "nothing"
+    state = word(pb.DeviceState, device.state)
+    return device.name, kind, state, ago(device, "seen_at"), serves, labels(device.labels)
+
+
+def _show(device: pb.Device) -> None:
+    found = device.inventory
+    engines = [f"{engine.name} {engine.version} ({', '.join(engine.precisions)})" for engine in found.engines]
+    facts(
+        (
+            ("device", device.name),
+            ("type", f"{device.device_type} (simulated)" if device.simulated else device.device_type),
+            ("state", word(pb.DeviceState, device.state)),
+            ("seen", ago(device, "seen_at")),
+            ("enrolled", ago(device, "enrolled_at")),
+            ("labels", labels(device.labels)),
+            ("says", device.status_message),
+            ("serves", device.active_version),
+            ("build", f"{device.active_engine} {short(device.active_bundle)}" if device.active_bundle else ""),
+            ("answers at", device.serving_url),
+            ("generation", f"{device.reported_generation} of {device.assigned_generation}"),
+            ("agent", device.agent_version),
+            ("board", found.board),
+            ("processor", f"{found.cpu_model} ({found.architecture}), {found.cores} cores, {found.threads} threads"),
+            ("memory", size(found.memory_bytes)),
+            ("disk free", size(found.disk_free_bytes)),
+            ("system", f"{found.os}, kernel {found.kernel}, Python {found.python}"),
+            ("engines", ", ".join(engines) or NONE),
+            ("accelerators", ", ".join(f"{each.kind} {each.model}" for each in found.accelerators)),
+        )
+    )
+
+
+@devices.command("show")
+def show_device(device: str, hub: Hub = None, json: Json = False) -> None:
+    """Show one device with its inventory."""
+    with Client() as client:
+        response = client.devices.GetDevice(pb.GetDeviceRequest(name=device), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        _show(response.device)
+
+
+@devices.command("label")
+def label_device(
+    device: str,
+    label: Annotated[list[str], typer.Argument(help="KEY=VALUE sets a label, KEY- removes it.")],
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Set or remove labels; the others stay."""
+    request = pb.UpdateDeviceRequest(name=device, labels=pairs(label, removable=True))
+    with Client() as client:
+        response = client.devices.UpdateDevice(request, timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        say(f"{response.device.name}: {labels(response.device.labels)}")
+
+
+@devices.command("delete")
+def delete_device(
+    device: str,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Forget a device and refuse its secret from now on."""
+    if not yes and not json and not typer.confirm(f"Forget {device}? It must enrol again to come back."):
+        raise Refused(f"{device} stays")
+    with Client() as client:
+        response = client.devices.DeleteDevice(pb.DeleteDeviceRequest(name=device), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        say(f"{device} is forgotten; the agent on it can be stopped")
+
+
+@devices.command("watch")
+def watch_devices(selector: Selector = "", hub: Hub = None, json: Json = False) -> None:
+    """Print devices as they are and whenever they change, until Ctrl-C."""
+    with Client() as client:
+        for update in client.devices.WatchDevices(pb.WatchDevicesRequest(selector=selector)):
+            if json:
+                print_json(update, lines=True)
+            else:
+                name, kind, state, _, serves, _ = _row(update.device)
+                say(f"{name}  {kind}  {state}  {serves}  {update.device.status_message}".rstrip())
+
+
+@types.command("list")
+def list_types(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List device types."""
+    with Client() as client:
+        response = client.all(client.devices.ListDeviceTypes, pb.ListDeviceTypesRequest(), "device_types", limit)
+    if json:
+        print_json(response)
+    elif not response.device_types:
+        say("no device types yet; they come with the first device: milonga tokens create")
+    else:
+        rows = (
+            (
+                f"{t.name} (simulated)" if t.simulated else t.name,
+                t.device_count,
+                f"{t.inventory.cores} cores, {size(t.inventory.memory_bytes)}",
+                ", ".join(engine.name for engine in t.inventory.engines) or NONE,
+                t.verification,
+            )
+            for t in response.device_types
+        )
+        table(("type", "devices", "hardware", "engines", "verification"), rows, right=("devices",))
+
+
+@measurements.command("list")
+def list_measurements(
+    device_type: Annotated[str, typer.Option("--type", help="Only of this device type.")] = "",
+    run: Annotated[str, typer.Option(help="Only of this run.")] = "",
+    limit: Limit = 0,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """List what was measured on devices."""
+    from milonga_hub.cli.client import run_name
+
+    request = pb.ListMeasurementsRequest(device_type=device_type, run=run_name(run))
+    with Client() as client:
+        response = client.all(client.devices.ListMeasurements, request, "measurements", limit)
+    if json:
+        print_json(response)
+    elif not response.measurements:
+        say("no measurements yet; a run makes them: milonga apply -f PROJECT.yaml")
+    else:
+        rows = (
+            (
+                m.device,
+                short(m.subnet),
+                f"{m.engine}/{m.precision}",
+                m.purpose,
+                m.error or number(m.median_ms, "ms"),
+                NONE if m.error else number(m.p99_ms, "ms"),
+                ago(m, "measured_at"),
+            )
+            for m in response.measurements
+        )
+        table(("device", "subnet", "engine", "purpose", "median", "p99", "when"), rows, right=("p99",))

@@ -1,0 +1,100 @@
+"""milonga up, status."""
+
+from __future__ import annotations
+
+import json as json_text
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
+
+from milonga_hub.cli.client import USAGE, Client, Hub, Json, Refused
+from milonga_hub.cli.output import console, facts, say, word
+from milonga_hub.cli.timeline import render_run
+
+
+def up(
+    data_dir: Annotated[Path | None, typer.Option(help="Database, blobs and job folders.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, for HTTP, gRPC and MQTT.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Dashboard and REST; 0 takes a free one.")
+    ] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="gRPC, for agents and programs; 0 takes a free one.")
+    ] = None,
+    mqtt_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Embedded MQTT broker; 0 takes a free one.")
+    ] = None,
+    database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; empty: SQLite in the data folder.")] = None,
+    heartbeat_seconds: Annotated[float | None, typer.Option(help="How often agents report.")] = None,
+    telemetry_seconds: Annotated[float | None, typer.Option(help="Length of a telemetry window.")] = None,
+    missed_heartbeats: Annotated[
+        int | None, typer.Option(help="Missed heartbeats until a device counts as offline.")
+    ] = None,
+) -> None:
+    """Run the hub until Ctrl-C. Each flag is also an environment variable: --http-port is MILONGA_HTTP_PORT."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    # Imported here, so that all other verbs start fast.
+    from pydantic import ValidationError
+
+    from milonga_hub.settings import Settings
+
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        words = "; ".join(f"--{'-'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
+        raise Refused(words, USAGE) from error
+    from milonga_hub.app import main
+
+    raise typer.Exit(main(settings))
+
+
+def status(hub: Hub = None, json: Json = False) -> None:
+    """Say in a few lines how the hub and its fleet are."""
+    with Client() as client:
+        devices = client.all(client.devices.ListDevices, devices_pb2.ListDevicesRequest(), "devices").devices
+        runs = client.all(client.runs.ListRuns, projects_pb2.ListRunsRequest(), "runs", limit=20).runs
+        rollouts = client.all(client.rollouts.ListRollouts, rollouts_pb2.ListRolloutsRequest(), "rollouts", limit=20)
+    summary = _summary(client.address, devices, runs, rollouts.rollouts)
+    if json:
+        typer.echo(json_text.dumps(summary, indent=2, ensure_ascii=False))
+        return
+    online = summary["devices"]["online"]
+    facts(
+        (
+            ("hub", f"{client.address} answers"),
+            ("devices", f"{online} online of {len(devices)}"),
+            *(("serving", f"{version or 'nothing'}: {count}") for version, count in summary["serving"].items()),
+            *(("rollout", f"{each['id']} {each['state']}") for each in summary["rollouts"]),
+        )
+    )
+    if runs:
+        console().print(render_run(runs[0]))
+    else:
+        say(_next_step(bool(devices)))
+
+
+def _summary(address: str, devices: Any, runs: Any, rollouts: Any) -> dict[str, Any]:
+    states = Counter(word(devices_pb2.DeviceState, device.state) for device in devices)
+    open_states = (rollouts_pb2.ROLLOUT_STATE_RUNNING, rollouts_pb2.ROLLOUT_STATE_PAUSED)
+    return {
+        "hub": address,
+        "devices": {"total": len(devices), "online": states["online"], "offline": states["offline"]},
+        "serving": dict(Counter(device.active_version for device in devices)),
+        "runs": [{"name": run.name, "state": word(projects_pb2.RunState, run.state)} for run in runs],
+        "rollouts": [
+            {"id": each.id, "state": word(rollouts_pb2.RolloutState, each.state)}
+            for each in rollouts
+            if each.state in open_states
+        ],
+    }
+
+
+def _next_step(has_devices: bool) -> str:
+    if not has_devices:
+        return "no devices yet; make a token: milonga tokens create"
+    return (
+        "no runs yet; send pictures (milonga datasets import FOLDER --name NAME), then: milonga apply -f PROJECT.yaml"
+    )

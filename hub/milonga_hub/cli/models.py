@@ -1,0 +1,137 @@
+"""milonga models, builds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from milonga.v1 import models_pb2 as pb
+
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
+from milonga_hub.cli.output import NONE, ago, facts, number, percent, print_json, say, short, size, table, word
+
+models = typer.Typer()
+builds = typer.Typer()
+
+
+@models.command("list")
+def list_models(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List models."""
+    with Client() as client:
+        response = client.all(client.models.ListModels, pb.ListModelsRequest(), "models", limit)
+    if json:
+        print_json(response)
+    elif not response.models:
+        say("no models yet; a run makes them: milonga apply -f PROJECT.yaml")
+    else:
+        table(("model", "newest version"), ((m.name, m.latest_version) for m in response.models))
+
+
+@models.command("versions")
+def list_versions(model: str, limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List the versions of a model."""
+    request = pb.ListModelVersionsRequest(model=model)
+    with Client() as client:
+        response = client.all(client.models.ListModelVersions, request, "model_versions", limit)
+    if json:
+        print_json(response)
+    elif not response.model_versions:
+        say(f"no versions of {model} yet; a run makes them: milonga runs start {model}")
+    else:
+        rows = ((v.name, v.run, v.dataset_version, ago(v, "created_at")) for v in response.model_versions)
+        table(("version", "run", "data set", "made"), rows)
+
+
+@models.command("show")
+def show_version(
+    version: Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER, or short MODEL/NUMBER.")],
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Show one version with its lineage."""
+    request = pb.GetModelVersionRequest(name=version_name(version))
+    with Client() as client:
+        response = client.models.GetModelVersion(request, timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+        return
+    found = response.model_version
+    facts(
+        (
+            ("version", found.name),
+            ("run", found.run),
+            ("data set", found.dataset_version),
+            ("supernet", short(found.supernet)),
+            ("made", ago(found, "created_at")),
+        )
+    )
+    rows = (
+        (name, short(subnet), percent(found.accuracies[name]) if name in found.accuracies else NONE)
+        for name, subnet in sorted(found.subnets.items())
+    )
+    table(("device type", "subnet", "accuracy"), rows, right=("accuracy",))
+    say(f"its builds: milonga builds list {version}")
+
+
+@builds.command("list")
+def list_builds(
+    version: Annotated[str, typer.Argument(help="Only of this version, for example MODEL/NUMBER.")] = "",
+    limit: Limit = 0,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """List builds."""
+    request = pb.ListBuildsRequest(model_version=version_name(version))
+    with Client() as client:
+        response = client.all(client.builds.ListBuilds, request, "builds", limit)
+    if json:
+        print_json(response)
+    elif not response.builds:
+        say("no builds yet; a run makes them: milonga apply -f PROJECT.yaml")
+    else:
+        rows = (
+            (
+                b.model_version.removeprefix("models/").replace("/versions/", "/"),
+                b.device_type,
+                f"{b.engine}/{b.precision}",
+                f"{word(pb.BuildState, b.state)}{', chosen' if b.chosen else ''}",
+                percent(b.accuracy),
+                number(b.measured_ms, "ms"),
+                size(b.size_bytes),
+            )
+            for b in response.builds
+        )
+        columns = ("version", "type", "target", "state", "accuracy", "measured", "size")
+        table(columns, rows, right=columns[4:])
+
+
+@builds.command("show")
+def show_build(
+    build: Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER/builds/TYPE:ENGINE:PRECISION.")],
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Show one build with its figures."""
+    with Client() as client:
+        response = client.builds.GetBuild(pb.GetBuildRequest(name=build), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+        return
+    found = response.build
+    facts(
+        (
+            ("build", found.name),
+            ("state", word(pb.BuildState, found.state)),
+            ("reason", found.reason),
+            ("chosen", "yes" if found.chosen else "no"),
+            ("subnet", short(found.subnet)),
+            ("bundle", found.bundle),
+            ("size", size(found.size_bytes)),
+            ("accuracy", f"{percent(found.accuracy)} (subnet {percent(found.subnet_accuracy)})"),
+            ("largest error", number(found.max_abs_error)),
+            ("predicted", number(found.predicted_ms, "ms")),
+            ("measured", number(found.measured_ms, "ms")),
+            ("made", ago(found, "created_at")),
+            *(("file", f"{file.path}  {size(file.size_bytes)}  {short(file.digest)}") for file in found.files),
+        )
+    )

@@ -1,0 +1,131 @@
+"""milonga apply, diff, projects."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from milonga.v1 import projects_pb2 as pb
+
+from milonga_hub.cli.client import CALL_SECONDS, NOT_FOUND, Client, Hub, Json, Limit, Refused
+from milonga_hub.cli.output import NONE, ago, clean, facts, number, print_json, say, size, table
+
+group = typer.Typer()
+
+File = Annotated[Path, typer.Option("--file", "-f", help="Project file, YAML.")]
+
+
+def _read(path: Path) -> tuple[str, pb.ProjectSpec]:
+    """Return the project of a file, as a message; what is wrong with it is said with its line."""
+    from milonga_hub.bridge import to_proto
+    from milonga_hub.projects.files import load_project
+
+    if not path.is_file():
+        raise Refused(f"there is no file {path}; copy one from fleet_configs/projects", NOT_FOUND)
+    name, spec = load_project(path)
+    return name, to_proto(spec, pb.ProjectSpec)
+
+
+def _send(path: Path, *, start_run: bool, dry_run: bool) -> pb.ApplyProjectResponse:
+    name, spec = _read(path)
+    request = pb.ApplyProjectRequest(
+        name=name, spec=spec, start_run=start_run, dry_run=dry_run, request_id=uuid.uuid4().hex
+    )
+    with Client() as client:
+        return client.projects.ApplyProject(request, timeout=CALL_SECONDS)
+
+
+def _say_changes(response: pb.ApplyProjectResponse) -> None:
+    for change in response.changes:
+        say(f"  {clean(change)}")
+
+
+def apply(
+    file: File,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Change the project but start no run.")] = False,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Create a project or change it as its file says; a run starts if anything changed."""
+    response = _send(file, start_run=not no_run, dry_run=dry_run)
+    if json:
+        print_json(response)
+        return
+    name = response.project.name
+    if not response.changes:
+        say(f"{name} is as the file says; nothing to do. Start a run all the same: milonga runs start {name}")
+        return
+    say(f"{name} would change:" if dry_run else f"{name} changed:")
+    _say_changes(response)
+    if response.HasField("run"):
+        say(f"{response.run.name} started; follow it: milonga runs watch {response.run.name}")
+    elif not dry_run:
+        say(f"no run was started; start one: milonga runs start {name}")
+
+
+def diff(file: File, hub: Hub = None, json: Json = False) -> None:
+    """Say what applying the file would change."""
+    response = _send(file, start_run=False, dry_run=True)
+    if json:
+        print_json(response)
+    elif not response.changes:
+        say(f"{response.project.name} is as the file says")
+    else:
+        say(f"{response.project.name} would change (milonga apply -f {file}):")
+        _say_changes(response)
+
+
+@group.command("list")
+def list_(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List projects."""
+    with Client() as client:
+        response = client.all(client.projects.ListProjects, pb.ListProjectsRequest(), "projects", limit)
+    if json:
+        print_json(response)
+    elif not response.projects:
+        say("no projects yet; copy one from fleet_configs/projects, then: milonga apply -f FILE")
+    else:
+        rows = (
+            (p.name, p.spec.dataset, p.spec.selector or "all devices", p.spec_generation, ago(p, "updated_at"))
+            for p in response.projects
+        )
+        table(("project", "data set", "devices", "generation", "changed"), rows, right=("generation",))
+
+
+def _limits(limits: pb.Limits) -> str:
+    words = [
+        f"at most {number(limits.latency_ms, 'ms')}" if limits.HasField("latency_ms") else "",
+        f"model at most {size(limits.model_bytes)}" if limits.HasField("model_bytes") else "",
+        f"memory at most {size(limits.memory_bytes)}" if limits.HasField("memory_bytes") else "",
+    ]
+    return f"{limits.selector or 'all devices'}: {', '.join(word for word in words if word) or NONE}"
+
+
+@group.command("show")
+def show(project: str, hub: Hub = None, json: Json = False) -> None:
+    """Show a project's spec."""
+    with Client() as client:
+        response = client.projects.GetProject(pb.GetProjectRequest(name=project), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+        return
+    spec = response.project.spec
+    drift = spec.drift
+    facts(
+        (
+            ("project", response.project.name),
+            ("generation", response.project.spec_generation),
+            ("data set", spec.dataset),
+            ("devices", spec.selector or "all"),
+            *(("limits", _limits(limits)) for limits in spec.limits),
+            ("training", f"{spec.training.space}, {spec.training.resolution_px} px, {spec.training.epochs} epochs"),
+            ("search", f"{spec.search.measured_subnets} subnets measured on each device type"),
+            ("builds", ", ".join(spec.build.targets)),
+            ("rollout", f"waves of {', '.join(f'{share:.0%}' for share in spec.rollout.waves)}"),
+            ("soak", number(spec.rollout.soak_seconds, "s")),
+            ("drift", f"retrains from {drift.quorum} drifted device(s) on" if drift.enabled else "is not acted on"),
+        )
+    )

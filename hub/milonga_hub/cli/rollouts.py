@@ -1,0 +1,164 @@
+"""milonga rollouts."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+import typer
+from milonga.v1 import agent_pb2
+from milonga.v1 import rollouts_pb2 as pb
+from milonga.v1.projects_pb2 import RolloutSpec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from milonga_hub.cli.client import CALL_SECONDS, FAILED, USAGE, Client, Hub, Json, Limit, Refused, version_name
+from milonga_hub.cli.output import NONE, ago, cell, clean, console, print_json, say, table, word
+from milonga_hub.cli.runs import show_updates
+
+group = typer.Typer()
+
+Id = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Its id; see: milonga rollouts list.")]
+
+
+def render_rollout(rollout: pb.Rollout) -> RenderableType:
+    """Return the rollout's waves and devices for rich, to print or to show live."""
+    title = Text.assemble((rollout.id, "bold"), f"  {clean(rollout.model_version)}  ")
+    title.append(cell(word(pb.RolloutState, rollout.state)))
+    if rollout.reason:
+        title.append(f"  {clean(rollout.reason)}", style="dim")
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        grid.add_column(overflow="fold")
+    for device in sorted(rollout.devices, key=lambda each: (each.wave < 0, each.wave, each.device)):
+        wave = f"wave {device.wave + 1}" if device.wave >= 0 else "left out"
+        step = word(agent_pb2.Step, device.step) if device.step else ""
+        state = cell(word(pb.RolloutDeviceState, device.state) if device.wave >= 0 else NONE)
+        grid.add_row(wave, clean(device.device), state, clean(f"{step} {device.message}".strip()))
+    hint = []
+    if rollout.state == pb.ROLLOUT_STATE_PAUSED:
+        hint.append(
+            Text(f"go on: milonga rollouts resume {rollout.id}, or end it: milonga rollouts abort {rollout.id}")
+        )
+    return Group(title, grid, *hint)
+
+
+def _spec(waves: str, soak_seconds: float | None, max_failure_ratio: float | None) -> RolloutSpec | None:
+    if not waves and soak_seconds is None and max_failure_ratio is None:
+        return None
+    try:
+        shares = [float(share) for share in waves.split(",") if share.strip()]
+    except ValueError as error:
+        raise Refused(f"--waves takes shares such as 0.1,0.9; {waves!r} is not that", USAGE) from error
+    return RolloutSpec(waves=shares, soak_seconds=soak_seconds, max_failure_ratio=max_failure_ratio)
+
+
+def _print(response: Any, json: bool) -> None:
+    if json:
+        print_json(response)
+    else:
+        console().print(render_rollout(response.rollout))
+
+
+@group.command("create")
+def create(
+    version: Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER, or short MODEL/NUMBER.")],
+    selector: Annotated[str, typer.Option("--selector", "-l", help="Which devices; the project's if left out.")] = "",
+    waves: Annotated[str, typer.Option(help="Shares of the devices, for example 0.1,0.9; else the project's.")] = "",
+    soak_seconds: Annotated[float | None, typer.Option(min=0, help="How long a wave must stay healthy.")] = None,
+    max_failure_ratio: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of a wave that may fail before it pauses.")
+    ] = None,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Send a model version to devices, wave by wave."""
+    spec = _spec(waves, soak_seconds, max_failure_ratio)
+    request = pb.CreateRolloutRequest(
+        model_version=version_name(version), selector=selector, spec=spec, request_id=uuid.uuid4().hex
+    )
+    with Client() as client:
+        response = client.rollouts.CreateRollout(request, timeout=CALL_SECONDS)
+    _print(response, json)
+    if not json:
+        say(f"follow it: milonga rollouts watch {response.rollout.id}")
+
+
+@group.command("list")
+def list_(
+    project: Annotated[str, typer.Option("--project", help="Only of this project.")] = "",
+    limit: Limit = 0,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """List rollouts, the newest first."""
+    with Client() as client:
+        request = pb.ListRolloutsRequest(project=project)
+        response = client.all(client.rollouts.ListRollouts, request, "rollouts", limit)
+    if json:
+        print_json(response)
+    elif not response.rollouts:
+        say("no rollouts yet; a run makes one, or: milonga rollouts create MODEL/NUMBER")
+    else:
+        rows = (
+            (
+                r.id,
+                r.model_version,
+                word(pb.RolloutState, r.state),
+                f"{sum(w.succeeded_count for w in r.waves)} of {sum(w.device_count for w in r.waves)}",
+                ago(r, "created_at"),
+                r.reason or NONE,
+            )
+            for r in response.rollouts
+        )
+        table(("rollout", "version", "state", "devices", "started", "reason"), rows)
+
+
+@group.command("show")
+def show(rollout: Id, hub: Hub = None, json: Json = False) -> None:
+    """Show a rollout with its waves and devices."""
+    with Client() as client:
+        response = client.rollouts.GetRollout(pb.GetRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+    _print(response, json)
+
+
+@group.command("pause")
+def pause(rollout: Id, hub: Hub = None, json: Json = False) -> None:
+    """Begin no further wave until `resume`."""
+    with Client() as client:
+        response = client.rollouts.PauseRollout(pb.PauseRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+    _print(response, json)
+
+
+@group.command("resume")
+def resume(rollout: Id, hub: Hub = None, json: Json = False) -> None:
+    """Go on, and let devices that failed try again."""
+    with Client() as client:
+        response = client.rollouts.ResumeRollout(pb.ResumeRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+    _print(response, json)
+
+
+@group.command("abort")
+def abort(
+    rollout: Id,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Stop for good; devices keep what they have."""
+    if not yes and not json and not typer.confirm(f"Stop {rollout} for good?"):
+        raise Refused(f"{rollout} goes on")
+    with Client() as client:
+        response = client.rollouts.AbortRollout(pb.AbortRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+    _print(response, json)
+
+
+@group.command("watch")
+def watch(rollout: Id, hub: Hub = None, json: Json = False) -> None:
+    """Follow a rollout live until it ends. The exit code is 0 if it succeeded and 1 if not."""
+    with Client() as client:
+        updates = client.rollouts.WatchRollout(pb.WatchRolloutRequest(id=rollout))
+        last = show_updates(updates, "rollout", render_rollout, json)
+    if last is None or last.state != pb.ROLLOUT_STATE_SUCCEEDED:
+        raise typer.Exit(FAILED)

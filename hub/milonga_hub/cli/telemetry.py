@@ -1,0 +1,107 @@
+"""milonga telemetry."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from milonga.v1 import telemetry_pb2 as pb
+
+from milonga_hub.cli.client import Client, Hub, Json, Limit
+from milonga_hub.cli.output import NONE, ago, number, print_json, say, size, table
+
+group = typer.Typer()
+
+_COLUMNS = ("device", "ended", "requests", "errors", "p50", "p99", "confidence", "cpu", "memory")
+
+
+def _row(window: pb.TelemetryWindow) -> tuple[object, ...]:
+    served = window.request_count > 0
+    return (
+        window.device,
+        ago(window, "ended_at"),
+        window.request_count,
+        window.error_count,
+        number(window.latency_ms.p50, "ms") if served else NONE,
+        number(window.latency_ms.p99, "ms") if served else NONE,
+        _mean(window) if served else NONE,
+        number(window.cpu_percent, "%"),
+        size(window.memory_bytes),
+    )
+
+
+def _mean(window: pb.TelemetryWindow) -> str:
+    """Return the mean confidence, as well as the histogram's bins tell it."""
+    found = window.confidence
+    total = sum(found.counts)
+    if not total:
+        return NONE
+    width = (found.high - found.low) / len(found.counts)
+    return f"{sum(count * (found.low + (i + 0.5) * width) for i, count in enumerate(found.counts)) / total:.2f}"
+
+
+@group.command("list")
+def list_(
+    device: Annotated[str, typer.Option(help="Only of this device.")] = "",
+    project: Annotated[str, typer.Option("--project", help="Only of this project.")] = "",
+    minutes: Annotated[float, typer.Option(min=0, help="Only of the last minutes; 0 means all.")] = 0.0,
+    limit: Limit = 50,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """List telemetry windows, the last received first."""
+    request = pb.QueryTelemetryRequest(device=device, project=project)
+    if minutes:
+        request.since.FromDatetime(datetime.now(UTC) - timedelta(minutes=minutes))
+    with Client() as client:
+        response = client.all(client.telemetry.QueryTelemetry, request, "windows", limit)
+    if json:
+        print_json(response)
+    elif not response.windows:
+        say("no telemetry yet; devices send it while they serve a model: milonga devices list")
+    else:
+        table(_COLUMNS, (_row(window) for window in response.windows), right=_COLUMNS[2:])
+
+
+@group.command("watch")
+def watch(device: str, hub: Hub = None, json: Json = False) -> None:
+    """Print the windows of one device as they come, until Ctrl-C."""
+    with Client() as client:
+        for update in client.telemetry.WatchTelemetry(pb.WatchTelemetryRequest(device=device)):
+            if json:
+                print_json(update, lines=True)
+            else:
+                name, ended, *figures = (str(value) for value in _row(update.window))
+                words = "  ".join(f"{column} {value}" for column, value in zip(_COLUMNS[2:], figures, strict=True))
+                say(f"{name}  {ended}  {words}")
+
+
+@group.command("drift")
+def drift(
+    project: Annotated[str, typer.Option("--project", help="Only of this project.")] = "",
+    limit: Limit = 0,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """List drift events, the newest first."""
+    request = pb.ListDriftEventsRequest(project=project)
+    with Client() as client:
+        response = client.all(client.telemetry.ListDriftEvents, request, "drift_events", limit)
+    if json:
+        print_json(response)
+    elif not response.drift_events:
+        say("no drift so far; how devices are doing: milonga telemetry list")
+    else:
+        rows = (
+            (
+                e.device,
+                e.signal,
+                f"{e.statistic:.2f} ({e.threshold:g} allowed)",
+                e.sample_count,
+                ago(e, "detected_at"),
+                e.triggered_run or "no run yet",
+            )
+            for e in response.drift_events
+        )
+        table(("device", "signal", "stability index", "samples", "seen", "answered by"), rows, right=("samples",))

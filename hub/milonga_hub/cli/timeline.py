@@ -1,0 +1,94 @@
+"""A run as a picture for terminals: its stages with bars, times and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from milonga.v1 import projects_pb2 as pb
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from milonga_hub.cli.output import clean, duration, moment, number, word
+
+_MARKS = {
+    pb.STAGE_STATE_PENDING: ("·", "dim"),
+    pb.STAGE_STATE_RUNNING: ("●", "cyan"),
+    pb.STAGE_STATE_SUCCEEDED: ("✓", "green"),
+    pb.STAGE_STATE_FAILED: ("✗", "red"),
+    pb.STAGE_STATE_SKIPPED: ("–", "dim"),
+}
+_STATE_STYLES = {
+    pb.RUN_STATE_RUNNING: "cyan",
+    pb.RUN_STATE_SUCCEEDED: "green",
+    pb.RUN_STATE_FAILED: "red",
+    pb.RUN_STATE_CANCELLED: "yellow",
+}
+_SHOWN_METRICS = 4
+
+
+def render_run(run: pb.Run, now: datetime | None = None) -> RenderableType:
+    """Return the run's timeline for rich, to print or to show live."""
+    now = now or datetime.now(UTC)
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=1)
+    table.add_column(no_wrap=True)
+    table.add_column(width=14)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for stage in run.stages:
+        table.add_row(*_row(stage, now))
+    return Group(_title(run), table, *_end(run))
+
+
+def _title(run: pb.Run) -> Text:
+    state = word(pb.RunState, run.state)
+    title = Text.assemble((run.name, "bold"), "  ", (state, _STATE_STYLES.get(run.state, "")))
+    title.append(f"  {word(pb.Trigger, run.trigger)}", style="dim")
+    if run.reason:
+        title.append(f": {clean(run.reason)}", style="dim")
+    return title
+
+
+def _row(stage: pb.Stage, now: datetime) -> tuple[RenderableType, ...]:
+    mark, style = _MARKS.get(stage.state, (" ", ""))
+    running = stage.state == pb.STAGE_STATE_RUNNING
+    bar: RenderableType = ProgressBar(total=1.0, completed=stage.progress, width=14) if running else ""
+    words = clean(stage.message)
+    if running and stage.metrics:
+        words = f"{words}  {_metrics(stage.metrics)}".strip()
+    if stage.attempts > 1:
+        words = f"{words}  (attempt {stage.attempts})".strip()
+    dim = "dim" if stage.state in (pb.STAGE_STATE_PENDING, pb.STAGE_STATE_SKIPPED) else ""
+    return (
+        Text(mark, style=style),
+        Text(clean(stage.name), style=dim),
+        bar,
+        _seconds(stage, now),
+        Text(words, style=dim),
+    )
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    shown = sorted(metrics.items())[:_SHOWN_METRICS]
+    return ", ".join(f"{clean(name).replace('_', ' ')} {number(value)}" for name, value in shown)
+
+
+def _seconds(stage: pb.Stage, now: datetime) -> str:
+    start, end = moment(stage, "started_at"), moment(stage, "ended_at")
+    if start is None:
+        return ""
+    return duration(max(0.0, ((end or now) - start).total_seconds()))
+
+
+def _end(run: pb.Run) -> list[RenderableType]:
+    lines: list[RenderableType] = []
+    if run.error:
+        lines.append(Text(clean(run.error), style="red"))
+    if run.outcome:
+        lines.append(Text(clean(run.outcome), style="bold"))
+    if run.state in (pb.RUN_STATE_FAILED, pb.RUN_STATE_CANCELLED):
+        lines.append(Text(f"go on from there: milonga runs resume {run.name}"))
+    return lines

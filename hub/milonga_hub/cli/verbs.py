@@ -1,0 +1,45 @@
+"""All verbs, one file for each group of them."""
+
+from __future__ import annotations
+
+import typer
+
+from milonga_hub.cli import datasets, devices, hub, models, projects, rollouts, runs, telemetry
+from milonga_hub.cli.client import HUB_VARIABLE, remember_hub
+
+app = typer.Typer(
+    help="Keep the best network that each device can run running on it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _begin(
+    hub_address: str = typer.Option(
+        "127.0.0.1:8443", "--hub", envvar=HUB_VARIABLE, metavar="HOST:PORT", help="gRPC address of the hub."
+    ),
+) -> None:
+    remember_hub(hub_address)
+
+
+app.command("up")(hub.up)
+app.command("status")(hub.status)
+app.command("apply")(projects.apply)
+app.command("diff")(projects.diff)
+for name, group, words in (
+    ("tokens", devices.tokens, "Tokens with which devices join."),
+    ("devices", devices.devices, "Enrolled machines."),
+    ("types", devices.types, "Device types: devices with like hardware."),
+    ("measurements", devices.measurements, "Latencies measured on devices."),
+    ("datasets", datasets.group, "Labelled pictures, in versions."),
+    ("projects", projects.group, "What you want of your fleet."),
+    ("runs", runs.group, "Passes of the loop: train, measure, search, build, compare, roll out."),
+    ("models", models.models, "The registry of model versions."),
+    ("builds", models.builds, "What was built of a model version."),
+    ("rollouts", rollouts.group, "Versions on their way to devices."),
+    ("telemetry", telemetry.group, "What devices see and do."),
+):
+    app.add_typer(group, name=name, help=words, no_args_is_help=True)
