@@ -1,0 +1,169 @@
+"""Training, profiling and searching as the hub runs them: jobs that may be killed at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import psutil
+import pytest
+from milonga_hub.jobs import JobCrashed, JobError, Progress, run_job
+from milonga_hub.search.rules import choose, explain_impossible
+
+from tests.learning.data import write_arrays
+
+TRAIN = {
+    "space": "mbv3", "resolution_px": 16, "epochs": 5, "batch_size": 32, "learning_rate": 0.05, "seed": 0,
+    "threads": 1, "base_checkpoint": None,
+}  # fmt: skip
+
+
+def _job(kind: str, spec: dict[str, Any], folder: Path, said: list[Progress] | None = None) -> dict[str, Any]:
+    return asyncio.run(run_job(kind, spec, folder, (said if said is not None else []).append))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("jobs")
+    write_arrays(folder / "data.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> dict[str, Any]:
+    """Return the result of a training job that was killed in its middle and started again."""
+    spec = {**TRAIN, "data": str(folder / "data.npz")}
+
+    async def kill_after_epoch_2() -> None:
+        def watch(progress: Progress) -> None:
+            if progress.metrics.get("epoch", 0) >= 2:
+                for child in psutil.Process().children():
+                    if "milonga_hub.jobs" in child.cmdline():
+                        os.kill(child.pid, signal.SIGKILL)
+
+        with pytest.raises(JobCrashed):
+            await run_job("train", spec, folder / "train", watch)
+
+    asyncio.run(kill_after_epoch_2())
+    said: list[Progress] = []
+    result = _job("train", spec, folder / "train", said)
+    result["epochs_told"] = sorted({one.metrics["epoch"] for one in said if "epoch" in one.metrics})
+    return result
+
+
+@pytest.fixture(scope="module")
+def profiled(folder: Path, trained: dict[str, Any]) -> list[dict[str, Any]]:
+    spec = {"checkpoint": trained["checkpoint"], "count": 6, "seed": 0, "resolution_px": 16}
+    subnets: list[dict[str, Any]] = _job("profile", spec, folder / "profile")["subnets"]
+    return subnets
+
+
+def test_a_killed_training_goes_on_with_the_epoch_it_was_in(trained: dict[str, Any]) -> None:
+    assert trained["epochs_told"][0] >= 2
+    assert [point["epoch"] for point in trained["history"]] == [1, 2, 3, 4, 5]
+    assert trained["accuracy_largest"] > 0.3 and len(trained["mean"]) == 3
+
+
+def test_a_finished_job_returns_its_result_at_once(folder: Path, trained: dict[str, Any]) -> None:
+    said: list[Progress] = []
+    again = _job("train", {**TRAIN, "data": str(folder / "data.npz")}, folder / "train", said)
+    assert again["checkpoint"] == trained["checkpoint"] and not said
+
+
+def test_an_unknown_space_is_said_plainly(folder: Path) -> None:
+    with pytest.raises(JobError, match="mbv3"):
+        _job("train", {**TRAIN, "space": "resnet", "data": str(folder / "data.npz")}, folder / "wrong")
+
+
+def test_subnets_to_measure_reach_from_the_smallest_to_the_largest(profiled: list[dict[str, Any]]) -> None:
+    macs = [one["macs"] for one in profiled]
+    assert macs == sorted(macs) and len({one["subnet"] for one in profiled}) == 6
+    assert macs[-1] > 8 * macs[0]
+    for one in profiled:
+        assert Path(one["onnx"]).stat().st_size < one["model_bytes"]
+
+
+def _search(folder: Path, trained: dict[str, Any], profiled: list[dict[str, Any]]) -> dict[str, Any]:
+    """Search for three made-up devices, one of them impossible."""
+
+    def wanted(name: str, speed: float, limits: dict[str, float]) -> dict[str, Any]:
+        measurements = [
+            {"subnet": one["subnet"], "encoding": one["encoding"], "median_ms": 0.01 + one["macs"] * speed}
+            for one in profiled
+        ]
+        return {"name": name, "limits": limits, "engine": "e", "precision": "fp32", "measurements": measurements}
+
+    largest = profiled[-1]
+    spec = {
+        "checkpoint": trained["checkpoint"], "data": str(folder / "data.npz"), "evaluated_subnets": 8,
+        "population": 16, "generations": 6, "verified_candidates": 3, "seed": 0, "threads": 1,
+        "types": [
+            wanted("fast", 1e-7, {"model_bytes": largest["model_bytes"]}),
+            wanted("small", 1e-6, {"model_bytes": largest["model_bytes"] / 4}),
+            wanted("none", 1e-6, {"latency_ms": 1e-6}),
+        ],
+    }  # fmt: skip
+    return _job("search", spec, folder / "search")
+
+
+@pytest.fixture(scope="module")
+def searched(folder: Path, trained: dict[str, Any], profiled: list[dict[str, Any]]) -> dict[str, Any]:
+    return _search(folder, trained, profiled)
+
+
+def test_candidates_keep_the_limits_of_their_type(searched: dict[str, Any]) -> None:
+    small, fast = (searched["types"][name]["candidates"] for name in ("small", "fast"))
+    assert len(small) == len(fast) == 3
+    assert max(one["model_bytes"] for one in small) < max(one["model_bytes"] for one in fast)
+    for one in (*small, *fast):
+        assert one["fits"] and 0 <= one["accuracy"] <= 1
+        assert one["predicted_low_ms"] <= one["predicted_ms"] <= one["predicted_high_ms"]
+
+
+def test_candidates_come_with_a_file_that_gives_their_logits(folder: Path, searched: dict[str, Any]) -> None:
+    candidate = searched["types"]["small"]["candidates"][0]
+    with np.load(folder / "data.npz") as arrays:
+        labels = arrays["y_val"]
+    logits = np.load(candidate["logits"])
+    assert abs(float((logits.argmax(axis=1) == labels).mean()) - candidate["accuracy"]) < 1e-6
+    session = onnxruntime.InferenceSession(candidate["onnx"], providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].name == "image"
+
+
+def test_a_type_that_nothing_fits_gets_the_fastest_named(searched: dict[str, Any]) -> None:
+    found = searched["types"]["none"]
+    assert found["candidates"] == [] and found["front"] == []
+    said = explain_impossible("none", {"latency_ms": 1e-6}, found["fastest"], {})
+    assert found["fastest"]["description"] in said and "raise the limits" in said
+
+
+def test_a_line_is_learned_exactly(searched: dict[str, Any]) -> None:
+    model = searched["types"]["fast"]["latency_model"]
+    assert model["held_out_relative_error"] < 0.05 and model["measured_count"] == 6
+
+
+def test_a_search_that_is_started_again_evaluates_nothing_again(
+    folder: Path, trained: dict[str, Any], profiled: list[dict[str, Any]], searched: dict[str, Any]
+) -> None:
+    (folder / "search" / "result.json").unlink()
+    known = (folder / "search" / "evaluated.json").stat().st_mtime_ns
+    assert json.loads(json.dumps(_search(folder, trained, profiled))) == searched
+    assert (folder / "search" / "evaluated.json").stat().st_mtime_ns == known
+
+
+def _candidate(subnet: str, accuracy: float, model_bytes: int = 10) -> dict[str, Any]:
+    return {"subnet": subnet, "accuracy": accuracy, "model_bytes": model_bytes}
+
+
+def test_the_most_accurate_candidate_that_the_device_measured_within_limits_is_chosen() -> None:
+    candidates = [_candidate("a", 0.99), _candidate("b", 0.98), _candidate("c", 0.97)]
+    assert choose(candidates, {"a": 9.0, "b": 4.0, "c": 1.0}, {"latency_ms": 5.0}) == candidates[1]
+    assert choose(candidates, {"c": 1.0}, {}) == candidates[2]
+    assert choose(candidates, {"a": 9.0}, {"latency_ms": 5.0}) is None
+    assert choose(candidates, {"a": 1.0}, {"model_bytes": 5}) is None
