@@ -95,6 +95,8 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, encoding: Sequence[int]) -> Tensor:
         """Return logits (n, classes) of normalised pictures (n, 3, H, W) from one subnet, by batch statistics."""
+        # Channels last halves the time of depthwise convolutions on processors.
+        x = x.contiguous(memory_format=torch.channels_last)
         for convolution, norm in zip(self.stem, self.stem_norms, strict=True):
             x = F.relu(norm(convolution(x)))
         for block in self.space.blocks(encoding, self.shape):
