@@ -63,7 +63,7 @@ class Traffic:
 
     url: str
     pictures: list[digits.Picture]
-    pause_seconds: float = 0.02
+    pause_seconds: float = 0.03
     answered: int = 0
     right: int = 0
     failed: int = 0
@@ -240,6 +240,9 @@ class Loop:
 
     def drift(self, tell: Tell) -> None:
         """Let the world drift and wait until the hub sees it in telemetry alone."""
+        request = telemetry_pb2.ListDriftEventsRequest(project=PROJECT)
+        if self.system.api.telemetry.ListDriftEvents(request).drift_events:
+            raise LoopFailed("drift was seen before there was any")
         field_pictures = digits.drifted(self.digits.live, seed=7)
         began = time.monotonic()
         for traffic in self.traffic.values():
@@ -247,11 +250,12 @@ class Loop:
 
         def detected() -> list[telemetry_pb2.DriftEvent] | None:
             tell(0.5, f"drifted pictures for {time.monotonic() - began:.0f} s")
-            request = telemetry_pb2.ListDriftEventsRequest(project=PROJECT)
             return list(self.system.api.telemetry.ListDriftEvents(request).drift_events) or None
 
         events = self.system.wait("a drift event", detected, 180)
         self.drift_seconds = time.monotonic() - began
+        for traffic in self.traffic.values():
+            traffic.pause_seconds = 0.5  # The world stays drifted; the cores are wanted for retraining.
         signals = sorted({event.signal for event in events})
         tell(1.0, f"detected after {self.drift_seconds:.1f} s in {', '.join(signals)}")
 

@@ -1,0 +1,224 @@
+"""Runs: one at a time for each project, going on after anything; policies start them when drift calls for it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from milonga_hub.blobs import BlobStore
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.db import Database
+from milonga_hub.devices.models import Engine, Inventory
+from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
+from milonga_hub.events import EventBus
+from milonga_hub.jobs import JobCrashed
+from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec
+from milonga_hub.projects.service import ProjectService
+from milonga_hub.runs.executor import MAX_CRASHES, Executor
+from milonga_hub.runs.models import Run, RunState, StageState, Trigger
+from milonga_hub.runs.rules import retraining_due, tightest, usable_targets
+from milonga_hub.runs.service import RunService
+from milonga_hub.runs.stages import Report, stage
+from milonga_hub.telemetry.models import DriftEvent
+
+from tests.datasets.test_datasets import _packed, _pictures
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = DriftPolicy(enabled=True, quorum=2, min_new_labels=50, cool_down_seconds=60)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _packed(_pictures(tmp_path_factory.mktemp("pictures") / "a"))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, pictures: Path) -> RunService:
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database.create_tables()
+    events = EventBus()
+    datasets = DatasetService(database, BlobStore(tmp_path / "blobs"), events)
+    datasets.import_archive("digits", pictures, False, False)
+    projects = ProjectService(database, events, datasets)
+    for name in ("digits", "other"):
+        projects.apply(name, ProjectSpec(dataset="digits"))
+    return RunService(database, events, projects)
+
+
+def _event(device: str, signal: str = "brightness") -> DriftEvent:
+    return DriftEvent(
+        id=f"{device}-{signal}", project="digits", device=device, model_version="v", signal=signal,
+        statistic=0.5, threshold=0.25, p_value=1e-9, sample_count=300,
+    )  # fmt: skip
+
+
+def _ended(seconds_ago: float) -> Run:
+    return Run(
+        name="r", project="digits", number=1, state=RunState.SUCCEEDED, ended_at=NOW - timedelta(seconds=seconds_ago)
+    )
+
+
+def test_drift_on_enough_devices_with_new_labels_calls_for_retraining() -> None:
+    due = retraining_due(POLICY, [_event("a"), _event("b")], 50, _ended(61), NOW)
+    assert due is not None and due.event_ids == ("a-brightness", "b-brightness")
+    assert "a, b" in due.reason and "50 new labelled pictures" in due.reason
+
+
+@pytest.mark.parametrize(
+    ("events", "labels", "latest"),
+    [
+        ([], 99, None),
+        ([_event("a"), _event("a", "contrast")], 99, None),
+        ([_event("a"), _event("b")], 49, None),
+        ([_event("a"), _event("b")], 99, _ended(59)),
+        ([_event("a"), _event("b")], 99, Run(name="r", project="digits", number=1, state=RunState.RUNNING)),
+    ],
+    ids=["no drift", "no quorum", "no labels", "cooling down", "a run in progress"],
+)
+def test_retraining_waits(events: list[DriftEvent], labels: int, latest: Run | None) -> None:
+    assert retraining_due(POLICY, events, labels, latest, NOW) is None
+
+
+def test_a_policy_that_is_off_never_retrains() -> None:
+    off = DriftPolicy(enabled=False)
+    assert retraining_due(off, [_event("a")], 99, None, NOW) is None
+
+
+def test_a_device_gets_only_targets_that_its_engines_run() -> None:
+    inventory = Inventory(engines=[Engine(name="onnxruntime", precisions=["fp32"])])
+    wanted = ["onnxruntime/fp32", "onnxruntime/int8", "reference/fp32"]
+    assert usable_targets(wanted, inventory) == ["onnxruntime/fp32"]
+
+
+def test_limits_of_a_type_hold_for_each_of_its_devices() -> None:
+    assert tightest([Limits(latency_ms=5), Limits(latency_ms=3, model_bytes=9), Limits()]) == Limits(
+        latency_ms=3, model_bytes=9
+    )
+
+
+def test_runs_are_numbered_and_a_repeated_request_gets_the_first(runs: RunService) -> None:
+    first = runs.start("digits", Trigger.MANUAL, "why", request_id="a")
+    assert runs.start("digits", Trigger.MANUAL, "why", request_id="a").name == first.name == "projects/digits/runs/1"
+    assert runs.start("digits", Trigger.MANUAL, "why").number == 2
+    assert runs.start("other", Trigger.MANUAL, "why", request_id="a").name == "projects/other/runs/1"
+    assert [run.number for run in runs.list("digits")[0]] == [2, 1]
+
+
+def test_runs_are_paged_newest_first(runs: RunService) -> None:
+    for _ in range(5):
+        runs.start("digits", Trigger.MANUAL, "")
+    seen, token = [], ""
+    while True:
+        page, token = runs.list("digits", page_size=2, page_token=token)
+        seen += [run.number for run in page]
+        if not token:
+            break
+    assert seen == [5, 4, 3, 2, 1]
+    with pytest.raises(InvalidInput, match="page_token"):
+        runs.list("digits", page_token="Zm9v")
+
+
+def test_a_missing_run_or_project_says_what_to_do(runs: RunService) -> None:
+    with pytest.raises(NotFound, match="milonga runs list"):
+        runs.get("projects/digits/runs/9")
+    with pytest.raises(NotFound, match="milonga apply"):
+        runs.start("cats", Trigger.MANUAL, "")
+
+
+def _execute(runs: RunService, work: object, until: int) -> None:
+    """Run an executor until this many runs have ended."""
+
+    async def go() -> None:
+        executor = Executor(runs, work)  # type: ignore[arg-type]
+        task = asyncio.create_task(executor.run())
+        async with asyncio.timeout(20):
+            while sum(run.ended_at is not None for run in runs.list()[0]) < until:
+                await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(go())
+
+
+def test_one_run_at_a_time_for_each_project(runs: RunService) -> None:
+    busy: list[str] = []
+    seen: list[tuple[str, ...]] = []
+
+    async def work(run: Run) -> str:
+        busy.append(run.project)
+        seen.append(tuple(sorted(busy)))
+        await asyncio.sleep(0.02)
+        busy.remove(run.project)
+        return "done"
+
+    for project in ("digits", "digits", "other"):
+        runs.start(project, Trigger.MANUAL, "")
+    _execute(runs, work, until=3)
+    assert ("digits", "other") in seen and ("digits", "digits") not in seen
+    assert all(run.state is RunState.SUCCEEDED and run.outcome == "done" for run in runs.list()[0])
+
+
+def test_a_job_that_crashes_is_tried_again_and_then_given_up(runs: RunService) -> None:
+    tries = 0
+
+    async def work(run: Run) -> str:
+        nonlocal tries
+        tries += 1
+        raise JobCrashed("out of memory")
+
+    runs.start("digits", Trigger.MANUAL, "")
+    _execute(runs, work, until=1)
+    run = runs.get("projects/digits/runs/1")
+    assert tries == MAX_CRASHES
+    assert (run.state, run.error) == (RunState.FAILED, "out of memory")
+
+
+def test_a_stage_that_succeeded_is_passed_over_silently_after_a_restart(runs: RunService) -> None:
+    run = runs.start("digits", Trigger.MANUAL, "")
+    told: list[bool] = []
+
+    async def train(report: Report) -> str:
+        report(0.5, "half", loss=1.0)
+        told.append(True)
+        return "trained"
+
+    async def twice() -> None:
+        assert await stage(runs, run.name, "train", train) == "trained"
+        before = runs.get(run.name).stages
+        assert await stage(runs, run.name, "train", train) == "trained"
+        assert runs.get(run.name).stages == before
+
+    asyncio.run(twice())
+    done = next(one for one in runs.get(run.name).stages if one.name == "train")
+    assert (done.state, done.attempts, done.metrics, len(told)) == (StageState.SUCCEEDED, 1, {"loss": 1.0}, 2)
+
+
+def test_a_failed_run_goes_on_from_the_stage_where_it_ended(runs: RunService) -> None:
+    run = runs.start("digits", Trigger.MANUAL, "")
+    for name, state in (("prepare", StageState.SUCCEEDED), ("train", StageState.RUNNING)):
+        runs.change_stage(run.name, name, state=state)
+    failed = runs.end(run.name, RunState.FAILED, error="no disk")
+    assert next(one for one in failed.stages if one.name == "train").message == "no disk"
+    again = runs.resume(run.name)
+    states = {one.name: one.state for one in again.stages}
+    assert again.state is RunState.QUEUED and again.error == ""
+    assert (states["prepare"], states["train"]) == (StageState.SUCCEEDED, StageState.PENDING)
+    with pytest.raises(FailedPrecondition, match="queued"):
+        runs.resume(run.name)
+
+
+def test_a_cancelled_run_stays_cancelled(runs: RunService) -> None:
+    run = runs.start("digits", Trigger.MANUAL, "")
+    assert runs.cancel(run.name).state is RunState.CANCELLED
+    assert runs.end(run.name, RunState.SUCCEEDED).state is RunState.CANCELLED
+    with pytest.raises(FailedPrecondition, match="ended already"):
+        runs.cancel(run.name)
+
+
+def test_an_epoch_that_is_told_twice_stands_once_in_the_curve(runs: RunService) -> None:
+    run = runs.start("digits", Trigger.MANUAL, "")
+    for epoch in (1.0, 2.0, 2.0):
+        runs.add_training_point(run.name, {"epoch": epoch, "loss": 1 / epoch})
+    assert [point["epoch"] for point in runs.history(run.name)] == [1.0, 2.0]
