@@ -1,0 +1,112 @@
+"""Devices, their types, tokens and measurements over REST."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from milonga_hub.devices.models import DeviceType, DeviceView, JoinTokenView, Measurement, StepLog
+from milonga_hub.devices.service import DeviceService
+from milonga_hub.web.views import PageSize, PageToken, view, views
+
+
+class DevicePage(BaseModel):
+    devices: list[DeviceView]
+    next_page_token: str
+
+
+class DeviceTypePage(BaseModel):
+    device_types: list[DeviceType]
+    next_page_token: str
+
+
+class MeasurementPage(BaseModel):
+    measurements: list[Measurement]
+    next_page_token: str
+
+
+class JoinTokenPage(BaseModel):
+    join_tokens: list[JoinTokenView]
+    next_page_token: str
+
+
+class NewJoinToken(BaseModel):
+    labels: dict[str, str] = {}
+    uses: int = 0
+    lifetime_seconds: int = 0
+    request_id: str = ""
+
+
+class MadeJoinToken(BaseModel):
+    join_token: JoinTokenView
+    # Shown once; the hub keeps only its hash.
+    secret: str
+
+
+class Labels(BaseModel):
+    # An empty value removes its label.
+    labels: dict[str, str]
+    request_id: str = ""
+
+
+def router(devices: DeviceService) -> APIRouter:
+    api = APIRouter(tags=["devices"])
+    _add_devices(api, devices)
+    _add_others(api, devices)
+    return api
+
+
+def _add_devices(api: APIRouter, devices: DeviceService) -> None:
+    @api.get("/devices")
+    async def list_devices(selector: str = "", page_size: PageSize = 0, page_token: PageToken = "") -> DevicePage:
+        """List the devices that the selector matches."""
+        found, token = devices.list(selector, page_size, page_token)
+        return DevicePage(devices=views(DeviceView, found), next_page_token=token)
+
+    @api.get("/devices/{device}")
+    async def get_device(device: str) -> DeviceView:
+        return view(DeviceView, devices.get(device))
+
+    @api.patch("/devices/{device}")
+    async def update_device(device: str, body: Labels) -> DeviceView:
+        """Set these labels and keep the others."""
+        return view(DeviceView, devices.update_labels(device, body.labels, body.request_id))
+
+    @api.delete("/devices/{device}", status_code=204)
+    async def delete_device(device: str) -> None:
+        """Forget the device and refuse its secret from now on."""
+        devices.delete(device)
+
+    @api.get("/devices/{device}/steps")
+    async def list_steps(device: str, generation: int | None = None) -> list[StepLog]:
+        """List what the device reported on its way to its assignments, oldest first."""
+        return devices.steps(devices.get(device).name, generation)
+
+
+def _add_others(api: APIRouter, devices: DeviceService) -> None:
+    @api.get("/device_types")
+    async def list_types(page_size: PageSize = 0, page_token: PageToken = "") -> DeviceTypePage:
+        found, token = devices.types(page_size, page_token)
+        return DeviceTypePage(device_types=found, next_page_token=token)
+
+    @api.get("/device_types/{device_type}")
+    async def get_type(device_type: str) -> DeviceType:
+        return devices.get_type(device_type)
+
+    @api.get("/measurements")
+    async def list_measurements(
+        device_type: str = "", run: str = "", page_size: PageSize = 0, page_token: PageToken = ""
+    ) -> MeasurementPage:
+        found, token = devices.measurements(device_type, run, page_size, page_token)
+        return MeasurementPage(measurements=found, next_page_token=token)
+
+    @api.get("/join_tokens")
+    async def list_tokens(page_size: PageSize = 0, page_token: PageToken = "") -> JoinTokenPage:
+        found, token = devices.list_join_tokens(page_size, page_token)
+        return JoinTokenPage(join_tokens=views(JoinTokenView, found), next_page_token=token)
+
+    @api.post("/join_tokens", status_code=201)
+    async def create_token(body: NewJoinToken) -> MadeJoinToken:
+        """Make a token with which devices join; its secret is shown only now."""
+        token, secret = devices.create_join_token(body.labels, body.uses, body.lifetime_seconds, body.request_id)
+        return MadeJoinToken(join_token=view(JoinTokenView, token), secret=secret)

@@ -1,0 +1,59 @@
+"""Projects over REST."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from milonga_hub.projects.models import Project, ProjectSpec
+from milonga_hub.projects.service import ProjectService
+from milonga_hub.runs.models import Run, RunView
+from milonga_hub.web.views import PageSize, PageToken, view
+
+
+class ProjectPage(BaseModel):
+    projects: list[Project]
+    next_page_token: str
+
+
+class Application(BaseModel):
+    spec: ProjectSpec
+    # Start a run if the project is new or its spec changed.
+    start_run: bool = False
+    # Say what would change, and change nothing.
+    dry_run: bool = False
+    request_id: str = ""
+
+
+class Applied(BaseModel):
+    project: Project
+    changes: list[str]
+    run: RunView | None = None
+
+
+def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> APIRouter:
+    """`start(project, reason, request_id)` starts a run and returns it."""
+    api = APIRouter(tags=["projects"])
+
+    @api.get("/projects")
+    async def list_projects(page_size: PageSize = 0, page_token: PageToken = "") -> ProjectPage:
+        found, token = projects.list(page_size, page_token)
+        return ProjectPage(projects=found, next_page_token=token)
+
+    @api.get("/projects/{project}")
+    async def get_project(project: str) -> Project:
+        return projects.get(project)
+
+    @api.post("/projects/{project}:apply")
+    async def apply_project(project: str, body: Application) -> Applied:
+        """Create the project or change its spec; equal specs change nothing."""
+        applied, changes = projects.apply(project, body.spec, dry_run=body.dry_run)
+        run = None
+        if body.start_run and changes and not body.dry_run:
+            key = body.request_id or f"apply:{applied.name}:{applied.spec_generation}"
+            run = view(RunView, start(project, "; ".join(changes), key))
+        return Applied(project=applied, changes=changes, run=run)
+
+    return api

@@ -1,0 +1,67 @@
+"""Rollouts over REST."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from milonga_hub.projects.models import Project, RolloutSpec
+from milonga_hub.rollouts.models import RolloutView
+from milonga_hub.rollouts.service import RolloutService
+from milonga_hub.web.views import PageSize, PageToken, view, views
+
+
+class RolloutPage(BaseModel):
+    rollouts: list[RolloutView]
+    next_page_token: str
+
+
+class NewRollout(BaseModel):
+    model_version: str
+    # Empty takes the project's.
+    selector: str = ""
+    spec: RolloutSpec | None = None
+    request_id: str = ""
+
+
+def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> APIRouter:
+    """`project_of(model_version)` returns the project whose run made it."""
+    api = APIRouter(tags=["rollouts"])
+
+    @api.get("/rollouts")
+    async def list_rollouts(project: str = "", page_size: PageSize = 0, page_token: PageToken = "") -> RolloutPage:
+        """List rollouts, the newest first."""
+        found, token = rollouts.list(project, page_size, page_token)
+        return RolloutPage(rollouts=views(RolloutView, found), next_page_token=token)
+
+    @api.post("/rollouts", status_code=201)
+    async def create_rollout(body: NewRollout) -> RolloutView:
+        """Send a model version to devices, wave by wave."""
+        project = project_of(body.model_version)
+        spec = body.spec or project.spec.rollout
+        selector = body.selector or project.spec.selector
+        made = rollouts.create(body.model_version, project.name, selector, spec, body.request_id)
+        return view(RolloutView, made)
+
+    @api.get("/rollouts/{rollout}")
+    async def get_rollout(rollout: str) -> RolloutView:
+        return view(RolloutView, rollouts.get(rollout))
+
+    @api.post("/rollouts/{rollout}:pause")
+    async def pause_rollout(rollout: str) -> RolloutView:
+        """Begin no further wave."""
+        return view(RolloutView, rollouts.pause(rollout))
+
+    @api.post("/rollouts/{rollout}:resume")
+    async def resume_rollout(rollout: str) -> RolloutView:
+        """Go on, and let devices that failed try again."""
+        return view(RolloutView, rollouts.resume(rollout))
+
+    @api.post("/rollouts/{rollout}:abort")
+    async def abort_rollout(rollout: str) -> RolloutView:
+        """Stop for good; devices keep what they have."""
+        return view(RolloutView, rollouts.abort(rollout))
+
+    return api

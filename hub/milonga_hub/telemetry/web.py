@@ -1,0 +1,50 @@
+"""Telemetry and drift over REST."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from milonga_hub.telemetry.models import DriftEvent, TelemetryWindowView
+from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.web.views import PageSize, PageToken, views
+
+
+class WindowPage(BaseModel):
+    windows: list[TelemetryWindowView]
+    next_page_token: str
+
+
+class DriftEventPage(BaseModel):
+    drift_events: list[DriftEvent]
+    next_page_token: str
+
+
+def router(telemetry: TelemetryService) -> APIRouter:
+    api = APIRouter(tags=["telemetry"])
+
+    @api.get("/telemetry")
+    async def query_telemetry(
+        device: str = "",
+        project: str = "",
+        since: datetime | None = None,
+        page_size: PageSize = 0,
+        page_token: PageToken = "",
+    ) -> WindowPage:
+        """List windows, the last received first."""
+        if since is not None and since.tzinfo is None:
+            since = since.replace(tzinfo=UTC)
+        found, token = telemetry.query(device, project, since, page_size, page_token)
+        return WindowPage(windows=views(TelemetryWindowView, found), next_page_token=token)
+
+    @api.get("/drift_events")
+    async def list_drift_events(
+        project: str = "", page_size: PageSize = 0, page_token: PageToken = ""
+    ) -> DriftEventPage:
+        """List drift events, the newest first."""
+        found, token = telemetry.drift_events(project, page_size, page_token)
+        return DriftEventPage(drift_events=found, next_page_token=token)
+
+    return api

@@ -1,0 +1,197 @@
+"""The HTTP server: REST and pages on one application; errors become answers here, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from milonga_hub.builds import web as builds
+from milonga_hub.datasets import web as datasets
+from milonga_hub.devices import web as devices
+from milonga_hub.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidInput,
+    MilongaError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+)
+from milonga_hub.models import web as models
+from milonga_hub.projects import web as projects
+from milonga_hub.projects.models import Project
+from milonga_hub.rollouts import web as rollouts
+from milonga_hub.runs import web as runs
+from milonga_hub.runs.models import Run, Trigger
+from milonga_hub.telemetry import web as telemetry
+from milonga_hub.web import pages, stream
+from milonga_hub.web.safety import Safety
+from milonga_hub.web.services import HubServices
+
+# Status and the name that gRPC has for the same error.
+ANSWERS: dict[type[MilongaError], tuple[int, str]] = {
+    InvalidInput: (400, "INVALID_ARGUMENT"),
+    NotFound: (404, "NOT_FOUND"),
+    AlreadyExists: (409, "ALREADY_EXISTS"),
+    FailedPrecondition: (409, "FAILED_PRECONDITION"),
+    Unauthenticated: (401, "UNAUTHENTICATED"),
+    PermissionDenied: (403, "PERMISSION_DENIED"),
+    ResourceExhausted: (507, "RESOURCE_EXHAUSTED"),
+    MilongaError: (409, "FAILED_PRECONDITION"),
+}
+# Streams of events end at once when the server stops; this is for uploads under way.
+_GRACE_SECONDS = 2
+
+
+class PortInUse(FailedPrecondition):
+    """Another program listens there."""
+
+
+def create_app(hub: HubServices) -> FastAPI:
+    """Return the application of one hub."""
+    app = FastAPI(title="Milonga", version="1", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.state.stopping = asyncio.Event()
+    app.include_router(_api(hub), prefix="/api/v1")
+    app.include_router(stream.router(hub.events, app.state.stopping), prefix="/api/v1")
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    pages.mount(app, hub)
+    app.add_exception_handler(MilongaError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_such_thing)
+    app.add_middleware(Safety, host=hub.settings.host)
+    return app
+
+
+def _api(hub: HubServices) -> APIRouter:
+    def start(project: str, reason: str, request_id: str) -> Run:
+        return hub.runs.start(project, Trigger.APPLY, reason, request_id)
+
+    def project_of(model_version: str) -> Project:
+        return hub.projects.get(hub.models.get_version(model_version).run.split("/")[1])
+
+    api = APIRouter()
+    for router in (
+        devices.router(hub.devices),
+        datasets.router(hub.datasets),
+        projects.router(hub.projects, start),
+        runs.router(hub.runs),
+        models.router(hub.models),
+        builds.router(hub.builds),
+        rollouts.router(hub.rollouts, project_of),
+        telemetry.router(hub.telemetry),
+    ):
+        api.include_router(router)
+    return api
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status, code = next(ANSWERS[base] for base in type(error).__mro__ if base in ANSWERS)
+    return _answer(request, status, code, str(error))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    words = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors())
+    return _answer(request, 400, "INVALID_ARGUMENT", words)
+
+
+async def _no_such_thing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    codes = {404: "NOT_FOUND", 405: "UNIMPLEMENTED"}
+    messages = {404: f"there is nothing at {request.url.path}; see /api/docs"}
+    message = messages.get(error.status_code, str(error.detail))
+    return _answer(request, error.status_code, codes.get(error.status_code, "UNKNOWN"), message)
+
+
+def _answer(request: Request, status: int, code: str, message: str) -> Response:
+    """Programs get JSON, people a page."""
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"error": {"code": code, "message": message}}, status)
+    return pages.error_page(request, status, message)
+
+
+class RunningServer:
+    """A server that listens; `await stop()` ends it."""
+
+    def __init__(self, server: _Server, task: asyncio.Task[None], stopping: asyncio.Event) -> None:
+        self._server = server
+        self._task = task
+        self._stopping = stopping
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        self._server.should_exit = True
+        await self._task
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn in a loop that has other work: signals are the hub's business."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+async def serve(app: FastAPI, host: str, port: int) -> tuple[RunningServer, int]:
+    """Start serving and return the server and its port (a free one for port 0).
+
+    Raises PortInUse, or InvalidInput where the host is not an address of this machine.
+    """
+    listening = _listen(host, port)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_GRACE_SECONDS
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve([listening]), name="http server")
+    ready = asyncio.create_task(server.ready.wait())
+    await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+    ready.cancel()
+    if task.done():
+        task.result()
+    stopping: Any = app.state.stopping
+    return RunningServer(server, task, stopping), int(listening.getsockname()[1])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise InvalidInput(f"cannot listen on {host}: {error.strerror}; choose another with --host") from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        # A hub that restarts takes its port back at once; on Linux this shares no port with another listener.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        # A port that is bound but does not listen would be shared with whoever listens first.
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} for HTTP is in use; choose another with --http-port") from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise InvalidInput(f"cannot listen on {host}: {error.strerror}; choose another with --host") from error
+        raise PortInUse(f"port {port} for HTTP: {error.strerror}; choose another with --http-port") from error
+    return listening

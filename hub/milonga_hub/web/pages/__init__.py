@@ -1,0 +1,24 @@
+"""The dashboard: pages made on the server, one file for each noun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from milonga_hub.web.pages import docs
+from milonga_hub.web.pages.page import error_page
+from milonga_hub.web.services import HubServices
+
+_STATIC = Path(__file__).parent.parent / "static"
+
+
+def mount(app: FastAPI, hub: HubServices) -> None:
+    """Add all pages to the application; they are for people and not part of the API."""
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    for router in (docs.router(app),):
+        app.include_router(router, include_in_schema=False)
+
+
+__all__ = ["error_page", "mount"]

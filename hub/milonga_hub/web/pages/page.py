@@ -1,0 +1,32 @@
+"""What all pages share: the template environment, words for figures, and the page for errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from milonga_hub.web import words
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters.update(words.FILTERS)
+
+
+def render(request: Request, template: str, *, live: str = "", status: int = 200, **values: Any) -> HTMLResponse:
+    """Return the page. `live` names the topics of events after which it fetches itself again."""
+    text = _ENVIRONMENT.get_template(template).render(path=request.url.path, live=live, **values)
+    # Pages show the state of now; a back button must not show that of then.
+    return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
+
+
+def error_page(request: Request, status: int, message: str) -> HTMLResponse:
+    return render(request, "error.html", status=status, code=status, message=message)

@@ -1,0 +1,73 @@
+"""Keep other people's pages out: what browsers may load here, and who may send.
+
+The API asks nobody who they are yet, so a page from elsewhere must not be able to use a visitor's browser against it:
+changes are refused when they come from another origin, and on loopback every request whose Host is not this machine
+(DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_HARMLESS = ("GET", "HEAD", "OPTIONS")
+
+
+class Safety:
+    """Middleware for all answers; plain ASGI, so that event streams pass through."""
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._loopback = _is_loopback(host)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        why_not = self._why_not(str(scope["method"]), Headers(scope=scope))
+        if why_not:
+            answer = JSONResponse({"error": {"code": "PERMISSION_DENIED", "message": why_not}}, 403)
+            await answer(scope, receive, send_safely)
+        else:
+            await self._app(scope, receive, send_safely)
+
+    def _why_not(self, method: str, headers: Headers) -> str:
+        host = headers.get("host", "")
+        if self._loopback and not _is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return f"this hub answers only to its own machine, not as {host}; start it with --host to change that"
+        origin = headers.get("origin")
+        if method not in _HARMLESS and origin is not None and urlsplit(origin).netloc != host:
+            return f"a page from {origin} may change nothing here"
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,29 @@
+"""What pages and REST need of a hub: its services by name."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from milonga_hub.builds.service import BuildService
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.devices.service import DeviceService
+from milonga_hub.events import EventBus
+from milonga_hub.models.service import ModelService
+from milonga_hub.projects.service import ProjectService
+from milonga_hub.rollouts.service import RolloutService
+from milonga_hub.runs.service import RunService
+from milonga_hub.settings import Settings
+from milonga_hub.telemetry.service import TelemetryService
+
+
+class HubServices(Protocol):
+    settings: Settings
+    events: EventBus
+    devices: DeviceService
+    datasets: DatasetService
+    projects: ProjectService
+    runs: RunService
+    models: ModelService
+    builds: BuildService
+    rollouts: RolloutService
+    telemetry: TelemetryService

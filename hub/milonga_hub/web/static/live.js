@@ -1,0 +1,69 @@
+// Fetches the page again when the hub says that something on it has changed, and puts in what is new.
+"use strict";
+(() => {
+  const content = document.getElementById("content");
+  const mark = document.getElementById("live-state");
+  const topics = content && content.dataset.live;
+  if (!topics) return;
+  const QUIET_MS = 250; // News of many devices at once is one refresh.
+  let waiting = 0;
+  let fetching = false;
+  let again = false;
+
+  const openDetails = () => new Set([...content.querySelectorAll("details[open][id]")].map((each) => each.id));
+
+  const replace = (fresh) => {
+    const opened = openDetails();
+    const focused = document.activeElement && document.activeElement.id;
+    content.replaceChildren(...fresh.childNodes);
+    for (const id of opened) {
+      const found = document.getElementById(id);
+      if (found) found.open = true;
+    }
+    const back = focused && document.getElementById(focused);
+    if (back) back.focus({ preventScroll: true });
+  };
+
+  const refresh = async () => {
+    if (fetching) { again = true; return; }
+    fetching = true;
+    try {
+      const answer = await fetch(location.href, { headers: { "Cache-Control": "no-cache" } });
+      if (answer.ok) {
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        const fresh = page.getElementById("content");
+        if (fresh) replace(fresh);
+      }
+    } catch {
+      // The stream says that the hub is gone, and when it is back.
+    } finally {
+      fetching = false;
+      if (again) { again = false; later(); }
+    }
+  };
+
+  const later = () => {
+    if (waiting) return;
+    waiting = setTimeout(() => { waiting = 0; if (!document.hidden) refresh(); else again = true; }, QUIET_MS);
+  };
+
+  document.addEventListener("visibilitychange", () => { if (!document.hidden && again) { again = false; later(); } });
+
+  let lost = false;
+  const stream = new EventSource(`/api/v1/events?topics=${encodeURIComponent(topics)}`);
+  stream.onmessage = later;
+  stream.onopen = () => {
+    mark.hidden = false;
+    mark.textContent = "live";
+    mark.classList.add("on");
+    if (lost) later();
+    lost = false;
+  };
+  stream.onerror = () => {
+    lost = true;
+    mark.hidden = false;
+    mark.textContent = "hub unreachable";
+    mark.classList.remove("on");
+  };
+  addEventListener("pagehide", () => stream.close());
+})();

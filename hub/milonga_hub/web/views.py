@@ -1,0 +1,45 @@
+"""What outsiders may see of stored rows: views without hashes, request ids and other insides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel
+
+from milonga_hub.datasets.models import DatasetVersion, DatasetVersionView
+from milonga_hub.devices.models import Device, DeviceView, JoinToken, JoinTokenView
+from milonga_hub.rollouts.models import Rollout, RolloutView
+from milonga_hub.runs.models import Run, RunView
+from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowView
+
+V = TypeVar("V", bound=BaseModel)
+
+# Rows that hold more than people may see; all others are shown whole.
+_VIEWS: dict[type[BaseModel], type[BaseModel]] = {
+    Device: DeviceView,
+    JoinToken: JoinTokenView,
+    DatasetVersion: DatasetVersionView,
+    Run: RunView,
+    Rollout: RolloutView,
+    TelemetryWindow: TelemetryWindowView,
+}
+
+PageSize = Annotated[int, Query(ge=0, le=1000, description="0 takes the hub's own size.")]
+PageToken = Annotated[str, Query(description="next_page_token of the page before; empty for the first.")]
+
+
+def view(view_class: type[V], row: BaseModel) -> V:
+    """Return those fields of the row that the view has."""
+    return view_class(**{name: getattr(row, name) for name in view_class.model_fields})
+
+
+def views(view_class: type[V], rows: Iterable[BaseModel]) -> list[V]:
+    return [view(view_class, row) for row in rows]
+
+
+def shown(payload: Any) -> Any:
+    """Return what may be sent of an event's payload."""
+    seen = _VIEWS.get(type(payload))
+    return payload if seen is None else view(seen, payload)
