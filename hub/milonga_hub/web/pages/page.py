@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milonga_hub.web import words
+
+T = TypeVar("T")
 
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent.parent / "templates"),
@@ -30,3 +33,12 @@ def render(request: Request, template: str, *, live: str = "", status: int = 200
 
 def error_page(request: Request, status: int, message: str) -> HTMLResponse:
     return render(request, "error.html", status=status, code=status, message=message)
+
+
+def everything(listing: Callable[[str], tuple[list[T], str]], at_most: int = 1000) -> list[T]:
+    """Return the rows of all pages of a list, up to a number that a page can still show."""
+    rows, token = listing("")
+    while token and len(rows) < at_most:
+        more, token = listing(token)
+        rows += more
+    return rows[:at_most]

@@ -1,0 +1,42 @@
+"""What devices saw, in bins, against what the validation pictures were like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from milonga_hub.web.charts.drawing import Scale, bottom_axis, left_axis, legend, path, picture, rect
+
+WIDTH, HEIGHT = 380, 226
+LEFT, RIGHT, TOP, BOTTOM = 46, 368, 36, 180
+
+
+def histogram(name: str, low: float, high: float, counts: Sequence[int], reference: Sequence[int] = ()) -> Markup:
+    """Return shares as bars, and the reference's as an outline. Empty without counts."""
+    total, reference_total = sum(counts), sum(reference)
+    if not total:
+        return Markup("")
+    shares = [count / total for count in counts]
+    expected = [count / reference_total for count in reference] if reference_total else []
+    x = Scale(low, high, LEFT, RIGHT)
+    y = Scale(0.0, max([*shares, *expected]) * 1.1, BOTTOM, TOP)
+    width = (RIGHT - LEFT) / len(shares)
+    parts = left_axis(y, LEFT, RIGHT, percent=True)
+    for index, share in enumerate(shares):
+        tip = f"{share:.1%} ({counts[index]})"
+        parts.append(rect(LEFT + index * width + 0.75, y(share), width - 1.5, BOTTOM - y(share), "bin", tip, 1.5))
+    if expected:
+        parts.append(path(_outline(expected, y), "reference"))
+    parts += bottom_axis(x, BOTTOM)
+    names = [("devices", "mark bin")] + ([("validation pictures", "reference")] if expected else [])
+    parts += legend(names, LEFT, 16)
+    return picture(WIDTH, HEIGHT, f"Distribution of {name} over {total} requests", parts)
+
+
+def _outline(shares: Sequence[float], y: Scale) -> list[tuple[float, float]]:
+    width = (RIGHT - LEFT) / len(shares)
+    points: list[tuple[float, float]] = []
+    for index, share in enumerate(shares):
+        points += [(LEFT + index * width, y(share)), (LEFT + (index + 1) * width, y(share))]
+    return points

@@ -1,0 +1,64 @@
+"""Lines over time, one for each device: the base of the telemetry pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+from milonga_hub.web.charts.drawing import Scale, circle, left_axis, legend, line, path, picture, text
+
+WIDTH, HEIGHT = 560, 236
+LEFT, RIGHT, TOP, BOTTOM = 52, 546, 46, 200
+# The style sheet has this many colours; more lines begin again.
+COLOURS = 6
+_TICKS = 4
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line; `dashed` ones share the colour of the solid one before."""
+
+    name: str
+    points: Sequence[tuple[datetime, float]]
+    colour: int
+    dashed: bool = False
+
+
+def lines(title: str, unit: str, series: Sequence[Series], highest: float | None = None) -> Markup:
+    """Return the picture with a legend; lines with a dash are not named again. Empty without points."""
+    drawn = [each for each in series if each.points]
+    if not drawn:
+        return Markup("")
+    times = [at.timestamp() for each in drawn for at, _ in each.points]
+    top = highest or max(value for each in drawn for _, value in each.points) * 1.12 or 1.0
+    x = Scale(min(times), max(max(times), min(times) + 1), LEFT, RIGHT)
+    y = Scale(0.0, top, BOTTOM, TOP)
+    parts = [*left_axis(y, LEFT, RIGHT, unit), *_time_axis(x)]
+    for each in drawn:
+        points = [(x(at.timestamp()), y(value)) for at, value in each.points]
+        colour = f"s{each.colour % COLOURS + 1}"
+        parts.append(path(points, f"line {colour}{' dashed' if each.dashed else ''}"))
+        if not each.dashed:
+            parts.append(circle(*points[-1], 3.2, f"end {colour}"))
+    named = [(each.name, f"line s{each.colour % COLOURS + 1}") for each in drawn if not each.dashed]
+    parts += legend(named, LEFT, 16)
+    last = ", ".join(f"{each.name} {each.points[-1][1]:.3g} {unit}" for each in drawn)
+    return picture(WIDTH, HEIGHT, f"{title}: {last}", parts)
+
+
+def _time_axis(x: Scale) -> list[Markup]:
+    parts = [line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")]
+    seconds = x.high - x.low
+    form = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 86400 else "%d %b %H:%M"
+    for index in range(_TICKS):
+        at = x.low + seconds * index / (_TICKS - 1)
+        anchor = "start" if index == 0 else "end" if index == _TICKS - 1 else "middle"
+        parts.append(
+            text(x(at), BOTTOM + 18, datetime.fromtimestamp(math.floor(at), UTC).strftime(form), "tick", anchor)
+        )
+    parts.append(text(RIGHT, BOTTOM + 33, "UTC", "tick", "end"))
+    return parts

@@ -1,0 +1,98 @@
+"""Accuracy against latency of the subnets that a search found for one device type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from milonga_hub.runs.models import Candidate
+from milonga_hub.web import words
+from milonga_hub.web.charts.drawing import (
+    Scale,
+    bottom_axis,
+    circle,
+    left_axis,
+    legend,
+    line,
+    path,
+    picture,
+    rect,
+    text,
+)
+
+WIDTH, HEIGHT = 560, 330
+LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
+
+
+def pareto(device_type: str, candidates: Sequence[Candidate], limit_ms: float | None) -> Markup:
+    """Return the picture; the front is joined, measured subnets are filled, the chosen one stands out."""
+    points = [(c, accuracy) for c in candidates if c.predicted_ms and (accuracy := _accuracy(c)) is not None]
+    if not points:
+        return Markup("")
+    x, y = _scales(points, limit_ms)
+    parts = [*left_axis(y, LEFT, RIGHT, "accuracy", percent=True), *bottom_axis(x, BOTTOM, "milliseconds, log scale")]
+    parts += _limit(x, limit_ms)
+    front = sorted((c.predicted_ms or 0.0, accuracy) for c, accuracy in points if c.on_front)
+    if len(front) > 1:
+        parts.append(path([(x(ms), y(accuracy)) for ms, accuracy in front], "front"))
+    for candidate, accuracy in sorted(points, key=lambda point: (point[0].chosen, point[0].measured_ms is not None)):
+        parts += _point(candidate, x, y(accuracy))
+    parts += legend((("front, predicted", "front"), ("measured", "mark measured"), ("chosen", "mark chosen")), LEFT, 20)
+    said = f"Accuracy against latency on {device_type}: {len(points)} subnets" + (
+        f", limit {words.ms(limit_ms)}" if limit_ms is not None else ""
+    )
+    return picture(WIDTH, HEIGHT, said, parts)
+
+
+def _accuracy(candidate: Candidate) -> float | None:
+    return candidate.accuracy if candidate.accuracy is not None else candidate.predicted_accuracy
+
+
+def _scales(points: Sequence[tuple[Candidate, float]], limit_ms: float | None) -> tuple[Scale, Scale]:
+    times = [ms for c, _ in points for ms in (c.predicted_ms, c.measured_ms, limit_ms) if ms]
+    accuracies = [accuracy for _, accuracy in points]
+    margin = max(0.005, 0.12 * (max(accuracies) - min(accuracies)))
+    x = Scale(min(times) * 0.85, max(times) * 1.18, LEFT, RIGHT, logarithmic=True)
+    y = Scale(max(0.0, min(accuracies) - margin), min(1.0, max(accuracies) + margin), BOTTOM, TOP)
+    return x, y
+
+
+def _limit(x: Scale, limit_ms: float | None) -> list[Markup]:
+    if limit_ms is None:
+        return []
+    at = x(limit_ms)
+    near_edge = at > RIGHT - 110
+    return [
+        rect(at, TOP, RIGHT - at, BOTTOM - TOP, "beyond"),
+        line(at, TOP - 6, at, BOTTOM, "limit"),
+        text(
+            at + (-6 if near_edge else 6),
+            TOP + 4,
+            f"limit {words.ms(limit_ms)}",
+            "limit-text",
+            "end" if near_edge else "start",
+        ),
+    ]
+
+
+def _point(candidate: Candidate, x: Scale, y: float) -> list[Markup]:
+    predicted = candidate.predicted_ms or 0.0
+    tip = f"{candidate.description or words.short(candidate.subnet)}: {words.percent(_accuracy(candidate))}, predicted {words.ms(predicted)}"
+    if candidate.measured_ms is None:
+        return [circle(x(predicted), y, 3.6, "dot", tip)]
+    tip += f", measured {words.ms(candidate.measured_ms)}"
+    parts = []
+    if candidate.predicted_low_ms and candidate.predicted_high_ms:
+        parts.append(line(x(candidate.predicted_low_ms), y, x(candidate.predicted_high_ms), y, "spread"))
+    parts.append(circle(x(predicted), y, 3.6, "dot", tip))
+    parts.append(
+        circle(
+            x(candidate.measured_ms),
+            y,
+            7.5 if candidate.chosen else 4.6,
+            "dot chosen" if candidate.chosen else "dot measured",
+            tip,
+        )
+    )
+    return parts

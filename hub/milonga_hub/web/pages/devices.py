@@ -1,0 +1,57 @@
+"""The fleet, and one device with all that is known of it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from milonga_hub.errors import InvalidInput
+from milonga_hub.web.charts.latency import latency
+from milonga_hub.web.charts.lines import Series, lines
+from milonga_hub.web.pages.page import everything, render
+from milonga_hub.web.services import HubServices
+
+_SHOWN_STEPS = 40
+_SHOWN_WINDOWS = 200
+_SHOWN_MEASUREMENTS = 20
+
+
+def router(hub: HubServices) -> APIRouter:
+    pages = APIRouter()
+
+    @pages.get("/devices")
+    async def fleet(request: Request, selector: str = "") -> HTMLResponse:
+        problem = ""
+        try:
+            devices = everything(lambda token: hub.devices.list(selector, page_token=token))
+        except InvalidInput as error:
+            devices, problem = [], str(error)
+        types = everything(lambda token: hub.devices.types(page_token=token))
+        return render(
+            request, "devices.html", live="devices/", devices=devices, types=types, selector=selector, problem=problem
+        )
+
+    @pages.get("/devices/{name}")
+    async def one(request: Request, name: str) -> HTMLResponse:
+        device = hub.devices.get(name)
+        windows, _ = hub.telemetry.query(device=device.name, page_size=_SHOWN_WINDOWS)
+        oldest_first = sorted(windows, key=lambda window: window.ended_at)
+        measured = everything(lambda token: hub.devices.measurements(device.device_type, page_token=token))
+        of_device = [each for each in measured if each.device == device.name]
+        cpu = [(window.ended_at, window.cpu_percent) for window in oldest_first if window.cpu_percent is not None]
+        memory = [(window.ended_at, window.memory_bytes / 1e6) for window in oldest_first]
+        return render(
+            request,
+            "device.html",
+            live=f"devices/{device.name},steps/{device.name},telemetry/{device.name}",
+            device=device,
+            type=hub.devices.get_type(device.device_type),
+            steps=hub.devices.steps(device.name)[-_SHOWN_STEPS:][::-1],
+            assignment=hub.devices.assignment(device.name),
+            latency=latency({device.name: oldest_first}),
+            cpu=lines("Processor", "%", [Series("processor", cpu, 1)]),
+            memory=lines("Memory", "MB", [Series("memory", memory, 2)]),
+            measurements=sorted(of_device, key=lambda each: each.measured_at, reverse=True)[:_SHOWN_MEASUREMENTS],
+        )
+
+    return pages

@@ -1,0 +1,40 @@
+"""Projects, and one with its spec, its runs and versions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from milonga_hub.web.pages.page import everything, render
+from milonga_hub.web.services import HubServices
+
+
+def router(hub: HubServices) -> APIRouter:
+    pages = APIRouter()
+
+    @pages.get("/projects")
+    async def all_of_them(request: Request) -> HTMLResponse:
+        projects = everything(lambda token: hub.projects.list(page_token=token))
+        newest = {project.name: hub.runs.latest(project.name) for project in projects}
+        return render(request, "projects.html", live="projects/", projects=projects, newest=newest)
+
+    @pages.get("/projects/{name}")
+    async def one(request: Request, name: str) -> HTMLResponse:
+        project = hub.projects.get(name)
+        runs, _ = hub.runs.list(name, page_size=20)
+        versions, _ = hub.models.versions(name, page_size=20)
+        rollouts, _ = hub.rollouts.list(name, page_size=10)
+        drift, _ = hub.telemetry.drift_events(name, page_size=10)
+        return render(
+            request,
+            "project.html",
+            live=f"projects/{name},rollouts/,drift/{name}",
+            project=project,
+            spec=project.spec,
+            runs=runs,
+            versions=versions,
+            rollouts=rollouts,
+            drift=drift,
+        )
+
+    return pages

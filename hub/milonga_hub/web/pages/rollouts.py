@@ -1,0 +1,43 @@
+"""Rollouts: waves as columns, and buttons to pause, resume and abort."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from milonga_hub.rollouts.models import LEFT_OUT
+from milonga_hub.web.pages.page import everything, render
+from milonga_hub.web.services import HubServices
+
+
+def router(hub: HubServices) -> APIRouter:
+    pages = APIRouter()
+
+    @pages.get("/rollouts")
+    async def all_of_them(request: Request) -> HTMLResponse:
+        rollouts = everything(lambda token: hub.rollouts.list(page_token=token), at_most=200)
+        return render(request, "rollouts.html", live="rollouts/", rollouts=rollouts)
+
+    @pages.get("/rollouts/{id}")
+    async def one(request: Request, id: str) -> HTMLResponse:
+        rollout = hub.rollouts.get(id)
+        simulated = {device.name for device in hub.devices.matching("") if device.simulated}
+        return render(
+            request,
+            "rollout.html",
+            live=f"rollouts/{rollout.id}",
+            rollout=rollout,
+            simulated=simulated,
+            left_out=[device for device in rollout.devices if device.wave == LEFT_OUT],
+        )
+
+    @pages.post("/rollouts/{id}/{verb}")
+    async def change(id: str, verb: str) -> RedirectResponse:
+        verbs = {"pause": hub.rollouts.pause, "resume": hub.rollouts.resume, "abort": hub.rollouts.abort}
+        if verb in verbs:
+            verbs[verb](id)
+        return RedirectResponse(f"/rollouts/{quote(id, safe='')}", status_code=303)
+
+    return pages

@@ -1,0 +1,120 @@
+"""One run: its stages, its training, what its search found for each device type, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from markupsafe import Markup
+
+from milonga_hub.builds.models import Build
+from milonga_hub.db import utc_now
+from milonga_hub.devices.models import DeviceType
+from milonga_hub.errors import MilongaError
+from milonga_hub.projects.models import Limits
+from milonga_hub.projects.rules import limits_for
+from milonga_hub.runs.models import Candidate, Run
+from milonga_hub.runs.rules import ENDED, tightest
+from milonga_hub.web.charts.pareto import pareto
+from milonga_hub.web.charts.timeline import timeline
+from milonga_hub.web.charts.training import training
+from milonga_hub.web.pages.page import everything, render
+from milonga_hub.web.services import HubServices
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run found for one device type."""
+
+    name: str
+    type: DeviceType | None
+    limits: Limits
+    picture: Markup
+    chosen: Candidate | None
+    candidates: Sequence[Candidate]
+    build: Build | None
+    # Rows of (group, accuracy before, accuracy now).
+    comparison: Sequence[tuple[str, float | None, float | None]]
+
+
+def router(hub: HubServices) -> APIRouter:
+    pages = APIRouter()
+
+    @pages.get("/runs/{project}/{number}")
+    async def one(request: Request, project: str, number: int) -> HTMLResponse:
+        run = hub.runs.get(f"projects/{project}/runs/{number}")
+        version = next((each for each in hub.models.versions(project)[0] if each.run == run.name), None)
+        builds = {} if version is None else hub.builds.chosen(version.name)
+        return render(
+            request,
+            "run.html",
+            live=run.name,
+            run=run,
+            ended=run.state in ENDED,
+            timeline=timeline(run.stages, utc_now()),
+            training=training(run.history),
+            found=_found(hub, run, builds),
+            version=version,
+            rollouts=[each for each in hub.rollouts.list(project)[0] if version and each.model_version == version.name],
+        )
+
+    @pages.post("/runs/{project}/{number}/{verb}")
+    async def change(project: str, number: int, verb: str) -> RedirectResponse:
+        name = f"projects/{project}/runs/{number}"
+        verbs = {"cancel": hub.runs.cancel, "resume": hub.runs.resume}
+        if verb in verbs:
+            verbs[verb](name)
+        return RedirectResponse(f"/runs/{quote(project, safe='')}/{number}", status_code=303)
+
+    return pages
+
+
+def _found(hub: HubServices, run: Run, builds: dict[str, Build]) -> list[Found]:
+    candidates = everything(lambda token: hub.runs.candidates(run.name, page_token=token))
+    names = sorted({candidate.device_type for candidate in candidates})
+    return [
+        _of_type(hub, run, name, [each for each in candidates if each.device_type == name], builds.get(name))
+        for name in names
+    ]
+
+
+def _of_type(hub: HubServices, run: Run, name: str, candidates: list[Candidate], build: Build | None) -> Found:
+    limits = _limits(hub, run, name)
+    close = [each for each in candidates if each.measured_ms is not None or each.chosen]
+    try:
+        device_type: DeviceType | None = hub.devices.get_type(name)
+    except MilongaError:
+        device_type = None
+    return Found(
+        name=name,
+        type=device_type,
+        limits=limits,
+        picture=pareto(name, candidates, limits.latency_ms),
+        chosen=next((each for each in candidates if each.chosen), None),
+        candidates=sorted(close, key=lambda each: (not each.chosen, each.measured_ms or 0.0)),
+        build=build,
+        comparison=_comparison(run, name),
+    )
+
+
+def _limits(hub: HubServices, run: Run, device_type: str) -> Limits:
+    """Return what held for the type, as its devices of now tell."""
+    if not run.spec_json:
+        return Limits()
+    spec = hub.runs.spec(run.name)
+    devices = [device for device in hub.devices.matching(spec.selector) if device.device_type == device_type]
+    return tightest([limits_for(spec, hub.devices.attributes(device)) for device in devices])
+
+
+def _comparison(run: Run, device_type: str) -> list[tuple[str, float | None, float | None]]:
+    metrics = next((stage.metrics for stage in run.stages if stage.name == "compare"), {})
+    rows = []
+    for group, words in (("old", "known pictures"), ("new", "new pictures"), ("all", "all")):
+        before = metrics.get(f"champion {group} {device_type}")
+        now = metrics.get(f"challenger {group} {device_type}")
+        if before is not None or now is not None:
+            rows.append((words, before, now))
+    return rows

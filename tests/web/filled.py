@@ -1,0 +1,407 @@
+"""A hub's services on SQLite after a busy day: made through the services themselves, so that no row is impossible."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from milonga.pictures import INPUT_STATISTICS
+from milonga_hub.blobs import BlobStore, digest_of
+from milonga_hub.builds.service import BuildService
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.db import Database, utc_now
+from milonga_hub.devices.models import Engine, Inventory, StepLog
+from milonga_hub.devices.service import DeviceService, Enrolment
+from milonga_hub.devices.values import AgentStatus, Hello
+from milonga_hub.errors import MilongaError
+from milonga_hub.events import EventBus
+from milonga_hub.models.service import ModelService
+from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec, RolloutSpec
+from milonga_hub.projects.service import ProjectService
+from milonga_hub.rollouts.service import RolloutService
+from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
+from milonga_hub.runs.service import RunService
+from milonga_hub.settings import Settings
+from milonga_hub.telemetry.models import Percentiles, TelemetryWindowView
+from milonga_hub.telemetry.service import TelemetryService
+from PIL import Image
+
+from tests.telemetry.windows import histogram, plausible_counts, reference_of
+
+HOSTILE = "<script>alert('milonga')</script>"
+BOARDS = {
+    "orin-1": "jetson-orin-nano",
+    "pi5-1": "raspberry-pi-5",
+    "pi5-2": "raspberry-pi-5",
+    "zero2-1": "raspberry-pi-zero-2",
+}
+PROJECT = "digits"
+LIMITS = {"jetson-orin-nano": 2.0, "raspberry-pi-5": 4.0, "raspberry-pi-zero-2": 6.0}
+
+
+class Services:
+    """All services of a hub, empty; what pages and REST take for a hub."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = Settings(data_dir=folder)
+        self.database = Database(self.settings.resolved_database_url)
+        self.database.create_tables()
+        self.events = EventBus()
+        self.blobs = BlobStore(folder / "blobs")
+        self.devices = DeviceService(self.database, self.events, self.settings)
+        self.datasets = DatasetService(self.database, self.blobs, self.events)
+        self.projects = ProjectService(self.database, self.events, self.datasets)
+        self.models = ModelService(self.database)
+        self.builds = BuildService(self.database, self.blobs, self.events)
+        self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
+        self.runs = RunService(self.database, self.events, self.projects)
+        self.telemetry = TelemetryService(
+            self.database, self.events, self._reference_of, lambda name: self.projects.get(name).spec.drift
+        )
+
+    def _reference_of(self, bundle: str) -> Mapping[str, Any] | None:
+        try:
+            found: Mapping[str, Any] = self.builds.manifest(bundle)["reference"]
+        except MilongaError:
+            return None
+        return found
+
+
+def filled(folder: Path) -> Services:
+    """Return services with three device types, three runs, two versions, a rollout under way, telemetry and drift."""
+    hub = Services(folder)
+    _Filling(hub, np.random.default_rng(1)).all()
+    return hub
+
+
+def pictures(classes: tuple[str, ...] = ("0", "1", HOSTILE.replace("/", "")), each: int = 6, seed: int = 0) -> bytes:
+    """Return a zip of class folders with small real pictures."""
+    random = np.random.default_rng(seed)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in classes:
+            for index in range(each):
+                picture = io.BytesIO()
+                Image.fromarray(random.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(picture, "PNG")
+                archive.writestr(f"{name}/{index}.png", picture.getvalue())
+        archive.writestr(f"{classes[0]}/broken <b>.png", b"no picture")
+    return packed.getvalue()
+
+
+class _Filling:
+    def __init__(self, hub: Services, random: np.random.Generator) -> None:
+        self.hub = hub
+        self.random = random
+        self.counts = plausible_counts(random, 2000)
+        self.status = {name: AgentStatus() for name in BOARDS}
+
+    def all(self) -> None:
+        self._devices()
+        self._dataset()
+        self._project()
+        first = self._finished_run(Trigger.APPLY, "new project", 1)
+        self._finished_rollout(first)
+        self._telemetry()
+        second = self._finished_run(Trigger.DRIFT, f"drift in brightness on pi5-1 {HOSTILE}", 2)
+        self._open_rollout(second)
+        self._running_run()
+
+    def _devices(self) -> None:
+        _, token = self.hub.devices.create_join_token({"site": "busan"}, uses=8)
+        for name, board in BOARDS.items():
+            index = sorted(LIMITS).index(board)
+            inventory = Inventory(
+                hostname=HOSTILE,
+                machine_id=name,
+                board=board,
+                architecture="aarch64",
+                cpu_model="Cortex",
+                cores=4,
+                threads=1 + index % 2,
+                memory_bytes=(1 + index) * 512_000_000,
+                disk_free_bytes=9_000_000_000,
+                os="Debian 12",
+                kernel="6.1",
+                python="3.11.2",
+                engines=[Engine(name="onnxruntime", version="1.20", precisions=["fp32", "int8"])],
+            )
+            labels = {"role": "canary"} if name == "pi5-1" else {}
+            key = name.encode().ljust(32, b"-")
+            self.hub.devices.enrol(Enrolment(token, name, inventory, "0.1.0", True, labels, key))
+            if name != "zero2-1":
+                self._connect(name, inventory)
+        self.types = {name: self.hub.devices.get(name).device_type for name in BOARDS}
+
+    def _connect(self, name: str, inventory: Inventory) -> None:
+        async def opened() -> None:
+            hello = Hello(inventory=inventory, agent_version="0.1.0", status=self.status[name])
+            self.hub.devices.connections.open(name, hello)
+
+        asyncio.run(opened())
+
+    def _dataset(self) -> None:
+        archive = self.hub.folder / "pictures.zip"
+        for seed in (0, 1):
+            archive.write_bytes(pictures(seed=seed))
+            self.hub.datasets.import_archive(PROJECT, archive, append=seed > 0, strict=False)
+
+    def _project(self) -> None:
+        limits = [
+            Limits(selector=f"type={kind}", latency_ms=self._limit(kind)) for kind in sorted(set(self.types.values()))
+        ]
+        spec = ProjectSpec(
+            dataset=PROJECT,
+            limits=limits,
+            rollout=RolloutSpec(waves=[0.34, 0.66], soak_seconds=0.0),
+            drift=DriftPolicy(enabled=True, min_samples=200),
+        )
+        self.hub.projects.apply(PROJECT, spec)
+
+    def _limit(self, device_type: str) -> float:
+        return next((ms for board, ms in LIMITS.items() if board in device_type), 5.0)
+
+    def _finished_run(self, trigger: Trigger, reason: str, number: int) -> str:
+        run = self.hub.runs.start(PROJECT, trigger, reason)
+        began = utc_now() - timedelta(minutes=50 - 20 * number)
+        metrics: dict[str, float] = {}
+        if number > 1:
+            for kind in set(self.types.values()):
+                for group, before, now in (("old", 0.952, 0.955), ("new", 0.71, 0.931), ("all", 0.87, 0.948)):
+                    metrics |= {f"champion {group} {kind}": before, f"challenger {group} {kind}": now}
+        self.hub.runs.change(
+            run.name,
+            stages=_stages(began, metrics),
+            state=RunState.RUNNING,
+            dataset_version=f"datasets/{PROJECT}/versions/{number}",
+        )
+        for epoch in range(1, 21):
+            self._training_point(run, epoch)
+        chosen = {kind: self._candidates(run.name, kind) for kind in sorted(set(self.types.values()))}
+        version = self.hub.models.create_version(
+            PROJECT,
+            run.name,
+            f"datasets/{PROJECT}/versions/{number}",
+            f"sha256:{number:064x}",
+            {kind: candidate.subnet for kind, candidate in chosen.items()},
+            {kind: candidate.accuracy or 0.0 for kind, candidate in chosen.items()},
+        )
+        for kind, candidate in chosen.items():
+            self._builds(version.name, kind, candidate)
+        self.hub.runs.end(
+            run.name, RunState.SUCCEEDED, outcome=f"v{number} is better on both validation sets; rolled out"
+        )
+        return version.name
+
+    def _training_point(self, run: Run, epoch: int) -> None:
+        point = {
+            "epoch": float(epoch),
+            "loss": 2.3 * float(np.exp(-epoch / 6)) + 0.1,
+            "accuracy_largest": 0.97 - 0.8 * float(np.exp(-epoch / 4)),
+            "accuracy_smallest": 0.94 - 0.85 * float(np.exp(-epoch / 5)),
+        }
+        self.hub.runs.add_training_point(run.name, point)
+
+    def _candidates(self, run: str, kind: str) -> Candidate:
+        limit = self._limit(kind)
+        rows = []
+        for index, share in enumerate(np.linspace(0.35, 1.6, 12)):
+            ms = float(limit * share)
+            measured = ms * float(self.random.normal(1.0, 0.04)) if 4 <= index <= 6 else None
+            accuracy = 0.97 - 0.06 * float(np.exp(-index / 4)) + (0.0 if index % 3 else -0.006)
+            subnet = digest_of(f"{run} {kind} {index}".encode())
+            rows.append(
+                Candidate(
+                    key=f"{run}|{kind}|{subnet}",
+                    run=run,
+                    device_type=kind,
+                    subnet=subnet,
+                    description=f"d={1 + index % 4} w=.5 k=3,5",
+                    predicted_accuracy=accuracy - 0.003,
+                    accuracy=accuracy,
+                    predicted_ms=ms,
+                    predicted_low_ms=ms * 0.92,
+                    predicted_high_ms=ms * 1.08,
+                    measured_ms=measured,
+                    macs=2_000_000 + 300_000 * index,
+                    params=120_000 + 30_000 * index,
+                    on_front=index % 3 != 0,
+                    chosen=index == 5,
+                )
+            )
+        self.hub.runs.keep_candidates(rows)
+        return rows[5]
+
+    def _builds(self, version: str, kind: str, candidate: Candidate) -> None:
+        results = [self._result(version, kind, candidate, precision) for precision in ("fp32", "int8")]
+        builds = self.hub.builds.record(version, kind, results, candidate.predicted_ms)
+        for build, factor in zip(builds, (1.0, 0.7), strict=True):
+            self.hub.builds.set_measured(build.name, (candidate.measured_ms or 1.0) * factor)
+        self.hub.builds.choose(builds[1].name)
+
+    def _result(self, version: str, kind: str, candidate: Candidate, precision: str) -> dict[str, Any]:
+        folder = self.hub.folder / "made" / f"{version.replace('/', '-')}-{kind}-{precision}"
+        folder.mkdir(parents=True)
+        manifest = {
+            "model_version": version,
+            "device_type": kind,
+            "precision": precision,
+            "subnet": candidate.subnet,
+            "reference": {name: [int(n) for n in counts] for name, counts in reference_of(self.counts).items()},
+        }
+        text = json.dumps(manifest, sort_keys=True).encode()
+        (folder / "manifest.json").write_bytes(text)
+        file = {"path": "manifest.json", "digest": digest_of(text), "size_bytes": len(text)}
+        return {
+            "engine": "onnxruntime",
+            "precision": precision,
+            "state": "VERIFIED",
+            "reason": "",
+            "directory": str(folder),
+            "files": [file],
+            "size_bytes": 812_000 if precision == "fp32" else 240_000,
+            "accuracy": 0.951,
+            "subnet_accuracy": 0.953,
+            "max_abs_error": 0.0021,
+            "bundle": file["digest"],
+        }
+
+    def _finished_rollout(self, version: str) -> None:
+        self._connect("zero2-1", self.hub.devices.get("zero2-1").inventory)
+        self._create_rollout(version)
+        for _ in range(4):
+            self.hub.rollouts.advance()
+            for name in BOARDS:
+                self._obey(name)
+
+    def _open_rollout(self, version: str) -> None:
+        self._create_rollout(version)
+        self.hub.rollouts.advance()
+        first_wave = [name for name in BOARDS if self._behind(name)]
+        for name in first_wave:
+            self._obey(name)
+        self.hub.rollouts.advance()
+        for name in BOARDS:
+            wish = self.hub.devices.assignment(name)
+            if self._behind(name) and wish is not None:
+                self._step(name, wish.generation, "DOWNLOAD", "STARTED", f"34 % of 240 kB {HOSTILE}")
+        self.hub.rollouts.advance()
+
+    def _create_rollout(self, version: str) -> None:
+        spec = self.hub.projects.get(PROJECT).spec.rollout
+        self.hub.rollouts.create(version, PROJECT, "", spec)
+
+    def _behind(self, name: str) -> bool:
+        wish = self.hub.devices.assignment(name)
+        return wish is not None and wish.generation > self.status[name].generation
+
+    def _obey(self, name: str) -> None:
+        wish = self.hub.devices.assignment(name)
+        if wish is None or not self._behind(name):
+            return
+        for step in ("DOWNLOAD", "VERIFY", "INSTALL", "PROBE", "ACTIVATE", "COMMIT"):
+            self._step(name, wish.generation, step, "SUCCEEDED", "")
+        status = AgentStatus(
+            generation=wish.generation,
+            active_bundle=wish.bundle,
+            serving_url="http://127.0.0.1:9001",
+            message=f"serving {HOSTILE}",
+        )
+        self.status[name] = status
+        self.hub.devices.connections.heartbeat(name, status)
+
+    def _step(self, name: str, generation: int, step: str, state: str, message: str) -> None:
+        report = StepLog(device=name, generation=generation, step=step, state=state, message=message)
+        self.hub.devices.connections.step(report)
+
+    def _telemetry(self) -> None:
+        for index, name in enumerate(BOARDS):
+            windows = [self._window(name, index, sequence) for sequence in range(24)]
+            self.hub.telemetry.store(windows)
+
+    def _window(self, name: str, index: int, sequence: int) -> TelemetryWindowView:
+        counts = {key: [int(n) for n in values] for key, values in plausible_counts(self.random, 60).items()}
+        if name == "pi5-1" and sequence > 12:
+            counts["brightness"] = [*([0] * 14), 30, 20, 10, 0, 0, 0]
+        ended = utc_now() - timedelta(seconds=30 * (24 - sequence))
+        p50 = (2.0 + index) * float(self.random.normal(1.0, 0.05))
+        device = self.hub.devices.get(name)
+        return TelemetryWindowView(
+            device=name,
+            boot_id="boot",
+            sequence=sequence,
+            started_at=ended - timedelta(seconds=30),
+            ended_at=ended,
+            bundle=device.active_bundle,
+            model_version=device.active_version,
+            project=PROJECT,
+            request_count=60,
+            latency_ms=Percentiles(p50=p50, p90=p50 * 1.3, p99=p50 * 1.9, mean=p50 * 1.1, count=60),
+            confidence=histogram("confidence", counts["confidence"]),
+            class_counts=counts["classes"],
+            inputs={key: histogram(key, counts[key]) for key in INPUT_STATISTICS},
+            cpu_percent=30.0 + 10 * index + float(self.random.normal(0, 3)),
+            memory_bytes=90_000_000 + 8_000_000 * index,
+        )
+
+    def _running_run(self) -> None:
+        run = self.hub.runs.start(PROJECT, Trigger.MANUAL, "by hand", request_id="running")
+        now = utc_now()
+        stages = [Stage(name=stage.name) for stage in run.stages]
+        stages[0] = Stage(
+            name="prepare",
+            state=StageState.SUCCEEDED,
+            started_at=now - timedelta(seconds=95),
+            ended_at=now - timedelta(seconds=90),
+            progress=1.0,
+            attempts=1,
+            message="3 device types",
+        )
+        stages[1] = Stage(
+            name="train",
+            state=StageState.RUNNING,
+            started_at=now - timedelta(seconds=90),
+            progress=0.4,
+            attempts=2,
+            message="epoch 8 of 20",
+            metrics={"loss": 0.61, "accuracy_largest": 0.86},
+        )
+        self.hub.runs.change(run.name, state=RunState.RUNNING, stages=stages)
+        for epoch in range(1, 9):
+            self._training_point(run, epoch)
+
+
+def _stages(began: Any, metrics: dict[str, float]) -> list[Stage]:
+    rows = (
+        ("prepare", 4, "3 device types"),
+        ("train", 95, "20 epochs, accuracy 97.0% to 94.0%"),
+        ("profile", 40, "8 subnets measured on each of 3 types"),
+        ("search", 62, "jetson-orin-nano: d=2 w=.5, predicted 1.61 ms, measured 1.58 ms"),
+        ("build", 35, "6 builds, all verified"),
+        ("compare", 9, "better on new pictures, p < 0.001"),
+        ("rollout", 48, "4 of 4 devices"),
+    )
+    stages = []
+    for name, seconds, message in rows:
+        ended = began + timedelta(seconds=seconds)
+        stages.append(
+            Stage(
+                name=name,
+                state=StageState.SUCCEEDED,
+                started_at=began,
+                ended_at=ended,
+                progress=1.0,
+                attempts=1,
+                message=message,
+                metrics=metrics if name == "compare" else {},
+            )
+        )
+        began = ended
+    return stages

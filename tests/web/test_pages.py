@@ -1,0 +1,173 @@
+"""Every page over the real application, filled and empty."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fastapi.testclient import TestClient
+from milonga_hub.rollouts.models import RolloutState
+
+from tests.web.filled import HOSTILE, Services
+
+LISTS = ("/", "/devices", "/datasets", "/projects", "/rollouts", "/telemetry", "/api/docs")
+THINGS = (
+    "/devices/pi5-1",
+    "/projects/digits",
+    "/runs/digits/1",
+    "/runs/digits/2",
+    "/runs/digits/3",
+    "/models/digits/versions/1",
+    "/models/digits/versions/2",
+    "/rollouts/digits-1",
+    "/rollouts/digits-2",
+    "/telemetry?project=digits&device=pi5-1",
+    "/devices?selector=role%3Dcanary",
+)
+VOID = {"meta", "link", "img", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Reads a page as strictly as a test can: tags must nest; collects what tests ask for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def all(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.seen if tag in tags]
+
+
+@pytest.mark.parametrize("path", LISTS + THINGS)
+def test_a_page_of_a_filled_hub_is_whole_and_accessible(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200, answer.text
+    page = Page(answer.text)
+    assert len(page.all("h1")) == len(page.all("main")) == len(page.all("nav")) == 1
+    ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]
+    assert len(ids) == len(set(ids)), "an id stands for one thing"
+    named = {attributes["aria-labelledby"] for _, attributes in page.seen if "aria-labelledby" in attributes}
+    assert named <= set(ids)
+    assert all(svg["aria-label"] for svg in page.all("svg"))
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_a_page_of_an_empty_hub_says_what_to_do(empty: TestClient, path: str) -> None:
+    answer = empty.get(path)
+    assert answer.status_code == 200
+    Page(answer.text)
+    if path != "/api/docs":
+        assert re.search(r"milonga |under <a href", answer.text)
+
+
+@pytest.mark.parametrize("path", LISTS + THINGS)
+def test_hostile_words_are_shown_and_never_run(client: TestClient, path: str) -> None:
+    page = Page(client.get(path).text)
+    scripts = page.all("script")
+    assert [script.get("src") for script in scripts] == ["/static/live.js"]
+    for _, attributes in page.seen:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        for name in ("href", "src", "action"):
+            assert (attributes.get(name) or "/").startswith(("/", "#")), "nothing comes from or goes elsewhere"
+
+
+def test_the_hostile_words_are_really_there(client: TestClient) -> None:
+    shown = HOSTILE.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;")
+    for path in ("/devices/pi5-1", "/runs/digits/2", "/rollouts/digits-2", "/datasets"):
+        wanted = "&lt;script&gt;" if path == "/datasets" else shown
+        assert wanted in client.get(path).text, path
+
+
+def test_simulated_devices_are_marked_wherever_they_are_shown(client: TestClient) -> None:
+    paths = (
+        "/",
+        "/devices",
+        "/devices/pi5-1",
+        "/runs/digits/1",
+        "/rollouts/digits-1",
+        "/models/digits/versions/1",
+        "/telemetry",
+    )
+    for path in paths:
+        assert '"badge simulated"' in client.get(path).text, path
+
+
+def test_types_say_that_nobody_has_verified_them(client: TestClient) -> None:
+    for path in ("/devices", "/devices/pi5-1", "/runs/digits/1"):
+        assert "not verified on hardware" in client.get(path).text, path
+
+
+def test_a_run_shows_its_front_limit_choice_and_comparison(client: TestClient) -> None:
+    text = client.get("/runs/digits/2").text
+    for wanted in (
+        "limit 4 ms",
+        "dot chosen",
+        'class="front"',
+        "chosen subnet",
+        "new pictures",
+        "+22.1 points",
+        "Training",
+    ):
+        assert wanted in text, wanted
+
+
+def test_a_running_run_shows_how_far_it_is_and_may_be_cancelled(client: TestClient) -> None:
+    text = client.get("/runs/digits/3").text
+    assert "epoch 8 of 20" in text
+    assert "(attempt 2)" in text
+    assert "/runs/digits/3/cancel" in text
+    assert "/cancel" not in client.get("/runs/digits/1").text
+
+
+def test_drift_and_reference_are_on_the_telemetry_page(client: TestClient) -> None:
+    text = client.get("/telemetry").text
+    assert "brightness" in text
+    assert 'class="reference"' in text
+    assert "no run yet" in text
+
+
+def test_the_buttons_of_a_rollout_pause_and_resume_it(client: TestClient, hub: Services) -> None:
+    paused = client.post("/rollouts/digits-2/pause", follow_redirects=False)
+    assert (paused.status_code, paused.headers["location"]) == (303, "/rollouts/digits-2")
+    assert hub.rollouts.get("digits-2").state is RolloutState.PAUSED
+    assert "/rollouts/digits-2/resume" in client.get("/rollouts/digits-2").text
+    client.post("/rollouts/digits-2/resume")
+    assert hub.rollouts.get("digits-2").state is RolloutState.RUNNING
+
+
+def test_what_cannot_be_done_is_said_on_a_page(client: TestClient) -> None:
+    answer = client.post("/rollouts/digits-1/pause")
+    assert answer.status_code == 409
+    assert "<h1>This did not work</h1>" in answer.text
+
+
+def test_a_wrong_selector_is_explained_and_not_an_error_page(client: TestClient) -> None:
+    answer = client.get("/devices", params={"selector": "type in (("})
+    assert answer.status_code == 200
+    assert 'role="alert"' in answer.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/devices/nobody", "/runs/digits/99", "/models/none/versions/1", "/rollouts/x"]
+)
+def test_what_is_not_there_is_a_page_with_404(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert "<h1>Not found</h1>" in answer.text
