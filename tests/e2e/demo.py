@@ -159,37 +159,24 @@ def _play(loop: Loop, timeline: Timeline) -> None:
 
 
 def _print_summary(console: Console, rows: list[dict[str, Any]]) -> None:
-    table = Table(title="Per device type (simulated boards on this machine)", title_justify="left")
-    for column in (
-        "device type",
-        "subnet",
-        "build",
-        "size",
-        "accuracy",
-        "on old",
-        "on new",
-        "predicted",
-        "measured",
-        "version",
-    ):
-        table.add_column(column, overflow="fold")
+    table = Table(title="Per device type (simulated boards on this machine)", title_justify="left", show_lines=True)
+    table.add_column("device type", no_wrap=True)
+    table.add_column("runs now")
+    table.add_column("accuracy")
+    table.add_column("latency", no_wrap=True)
 
     def change(row: dict[str, Any], name: str) -> str:
         before, after = row[f"accuracy_{name}before"], row[f"accuracy_{name}after"]
         return "–" if before is None else f"{before:.1%} → {after:.1%}"
 
     for row in rows:
+        before, after = (row[f"version_{when}"].rpartition("/")[2] for when in ("before", "after"))
         table.add_row(
-            row["name"],
-            row["subnet"].removeprefix("sha256:")[:8],
-            f"{row['engine']}/{row['precision']}",
+            f"{row['name']}\nversion {before} → {after}",
+            f"subnet {row['subnet'].removeprefix('sha256:')[:8]}\n{row['engine']}/{row['precision']}, "
             f"{row['size_bytes'] / 1000:.0f} kB",
-            change(row, ""),
-            change(row, "old_"),
-            change(row, "new_"),
-            f"{row['predicted_ms']:.3f} ms",
-            f"{row['measured_ms']:.3f} ms",
-            f"{row['version_before'].rpartition('/')[2]} → {row['version_after'].rpartition('/')[2]}",
+            f"old {change(row, 'old_')}\nnew {change(row, 'new_')}\nall {change(row, '')}",
+            f"predicted {row['predicted_ms']:.3f} ms\nmeasured  {row['measured_ms']:.3f} ms",
         )
     console.print(table)
 

@@ -47,8 +47,8 @@ def drifted(pictures: list[Picture], seed: int) -> list[Picture]:
     turned = []
     for picture in pictures:
         image = Image.open(io.BytesIO(picture.png)).convert("L")
-        turn = image.rotate(float(random.uniform(30, 50)), resample=Image.Resampling.BILINEAR)
-        values = np.asarray(turn, dtype=np.float64) * 0.75 + random.normal(40, 22, (PICTURE_PX, PICTURE_PX))
+        turn = image.rotate(float(random.uniform(20, 40)), resample=Image.Resampling.BILINEAR)
+        values = np.asarray(turn, dtype=np.float64) * 0.8 + random.normal(30, 16, (PICTURE_PX, PICTURE_PX))
         turned.append(Picture(_png(Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))), picture.label))
     return turned
 

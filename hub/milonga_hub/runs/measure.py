@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ async def measure_items(
             finished = sum(done.values())
             report(start + (1 - start) * finished / max(1, total), f"measured {finished} of {total} on the devices")
 
-        return await work.services.devices.measure(name, items[name], work.run.name, purpose, tell)
+        # In random order, so that heat and other work do not fall on the large ones alone; the same after a restart.
+        order = random.Random(f"{work.run.name} {purpose} {name}").sample(items[name], len(items[name]))
+        return await work.services.devices.measure(name, order, work.run.name, purpose, tell)
 
     async with asyncio.TaskGroup() as group:
         tasks = {name: group.create_task(one(name)) for name in items}

@@ -50,6 +50,8 @@ class Evaluated:
     def __init__(self, supernet: Supernet, data: Data, workdir: Path) -> None:
         self.supernet, self.data, self.workdir = supernet, data, workdir
         self._path = workdir / "evaluated.json"
+        # The random sample that the accuracy model learned from.
+        self.sampled: list[Encoding] = []
         known = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else []
         self._accuracies: dict[Encoding, float] = {tuple(encoding): value for encoding, value in known}
 
@@ -82,6 +84,7 @@ def _accuracy_model(spec: dict[str, Any], evaluated: Evaluated, context: JobCont
         drawn = space.sample(source)
         if drawn not in chosen:
             chosen.append(drawn)
+    evaluated.sampled = chosen
     accuracies = []
     for index, encoding in enumerate(chosen):
         context.progress(0.5 * index / len(chosen), f"evaluating subnet {index + 1} of {len(chosen)}")
@@ -137,16 +140,22 @@ class _Search:
         )
 
     def _to_verify(self, found: Found) -> list[Encoding]:
-        """Return the subnets to evaluate and measure, the most accurate first.
+        """Return the subnets to measure on the device, the most accurate first.
 
-        Half of them come from the accurate end of the front, the rest are spread over it: the device may be slower than
-        predicted.
+        Predicted accuracies only choose what to evaluate; evaluated ones decide, those from before the search included.
+        The fastest of the front is always among them: the device may be slower than predicted.
         """
+        if not found.front:
+            return []
         count = self._spec["verified_candidates"]
-        accurate = found.front[::-1][: (count + 1) // 2]
-        rest = [encoding for encoding in _thinned(found.front, count) if encoding not in accurate]
-        chosen = [*accurate, *rest[::-1]][:count]
-        return sorted(chosen, key=lambda encoding: (-self._evaluated.accuracy(encoding), encoding))
+        known = [encoding for encoding in self._evaluated.sampled if self._fits(encoding)]
+        tried = {*_thinned(found.front, 2 * count), *known}
+        ranked = sorted(tried, key=lambda encoding: (-self._evaluated.accuracy(encoding), encoding))
+        chosen = [encoding for encoding in ranked if encoding != found.front[0]][: count - 1]
+        return sorted([*chosen, found.front[0]], key=lambda one: (-self._evaluated.accuracy(one), one))
+
+    def _fits(self, encoding: Encoding) -> bool:
+        return bool((self._judge([encoding]).excess <= 0).all())
 
     def _figures(self, encoding: Encoding) -> dict[str, Any]:
         features = _features(self._supernet, [encoding])
