@@ -39,20 +39,24 @@ def router(events: EventBus, stopping: asyncio.Event) -> APIRouter:
 
 async def _stream(events: EventBus, prefixes: list[str], stopping: asyncio.Event) -> AsyncIterator[str]:
     stopped = asyncio.create_task(stopping.wait())
+    heard: asyncio.Task[Event] | None = None
     try:
         with events.listen(*prefixes) as news:
             # The first words tell the browser that it is connected, and when to come back after a loss.
             yield "retry: 2000\n: connected\n\n"
             while not stopping.is_set():
-                heard = asyncio.create_task(news.next())
+                heard = heard or asyncio.create_task(news.next())
                 await asyncio.wait({heard, stopped}, timeout=_KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if heard.done():
-                    yield _message(heard.result())
+                    event, heard = heard.result(), None
+                    yield _message(event)
                 else:
-                    heard.cancel()
                     yield ": still here\n\n"
     finally:
-        stopped.cancel()
+        # A browser that leaves ends this at a yield or while it waits.
+        for task in (stopped, heard):
+            if task is not None:
+                task.cancel()
 
 
 def _message(event: Event) -> str:

@@ -38,7 +38,7 @@ class Scale:
 
     def _log_ticks(self, wanted: int) -> list[float]:
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
+        for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
             found = [f * 10.0**power for power in powers for f in factors if self.low <= f * 10.0**power <= self.high]
             if len(found) >= min(3, wanted):
                 return found
@@ -122,7 +122,7 @@ def left_axis(scale: Scale, left: float, right: float, unit: str = "", percent: 
         parts.append(line(left, y, right, y, "grid"))
         parts.append(text(left - 6, y + 4, _percent(tick) if percent else tick_text(tick), "tick", "end"))
     if unit:
-        parts.append(text(left - 6, min(scale.start, scale.end) - 10, unit, "tick", "end"))
+        parts.append(text(4, min(scale.start, scale.end) - 10, unit, "tick"))
     return parts
 
 
@@ -145,7 +145,7 @@ def legend(names: Sequence[tuple[str, str]], x: float, y: float) -> list[Markup]
     parts = []
     for words, cls in names:
         parts.append(line(x, y - 4, x + 16, y - 4, cls))
-        parts.append(text(x + 21, y, words, "tick"))
+        parts.append(text(x + 23, y, words, "tick"))
         # Six pixels a letter at this size, on the safe side.
-        x += 36 + 6.2 * len(words)
+        x += 40 + 6.4 * len(words)
     return parts

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from milonga_hub.web.charts.drawing import Scale, bottom_axis, left_axis, legend, path, picture, rect
 
-WIDTH, HEIGHT = 380, 226
-LEFT, RIGHT, TOP, BOTTOM = 46, 368, 36, 180
+WIDTH, HEIGHT = 300, 202
+LEFT, RIGHT, TOP, BOTTOM = 42, 290, 34, 176
 
 
 def histogram(name: str, low: float, high: float, counts: Sequence[int], reference: Sequence[int] = ()) -> Markup:

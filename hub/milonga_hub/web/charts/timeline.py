@@ -11,7 +11,7 @@ from milonga_hub.runs.models import Stage, StageState
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import Scale, line, picture, rect, text
 
-WIDTH, ROW, LEFT, RIGHT, TOP = 760, 30, 92, 680, 8
+WIDTH, ROW, LEFT, RIGHT, TOP = 1080, 28, 84, 980, 6
 
 
 def timeline(stages: Sequence[Stage], now: datetime) -> Markup:
@@ -25,7 +25,7 @@ def timeline(stages: Sequence[Stage], now: datetime) -> Markup:
     x = Scale(0.0, total, LEFT, RIGHT)
     bottom = TOP + ROW * len(stages)
     parts = []
-    for tick in x.ticks(6):
+    for tick in x.ticks(8):
         parts.append(line(x(tick), TOP, x(tick), bottom, "grid"))
         parts.append(text(x(tick), bottom + 16, words.duration(tick) if tick else "0", "tick", "middle"))
     for index, stage in enumerate(stages):
@@ -41,9 +41,9 @@ def _end(stage: Stage, now: datetime) -> datetime:
 
 def _row(stage: Stage, y: float, x: Scale, began: datetime, now: datetime) -> list[Markup]:
     state = words.state(stage.state)
-    parts = [text(LEFT - 10, y + 19, stage.name, f"stage-name {state}", "end")]
+    parts = [text(LEFT - 10, y + 18, stage.name, f"stage-name {state}", "end")]
     if stage.started_at is None:
-        parts.append(text(LEFT + 6, y + 19, state, "tick"))
+        parts.append(text(LEFT + 6, y + 18, state, "tick"))
         return parts
     seconds = (_end(stage, now) - stage.started_at).total_seconds()
     left = x((stage.started_at - began).total_seconds())
@@ -54,5 +54,5 @@ def _row(stage: Stage, y: float, x: Scale, began: datetime, now: datetime) -> li
     if stage.state is StageState.RUNNING:
         parts.append(rect(left, y + 6, width * min(1.0, max(0.0, stage.progress)), ROW - 12, "bar done", rx=4.0))
     note = words.duration(seconds) + (f", {stage.progress:.0%}" if stage.state is StageState.RUNNING else "")
-    parts.append(text(left + width + 8, y + 19, note, "tick"))
+    parts.append(text(left + width + 8, y + 18, note, "tick"))
     return parts

@@ -9,9 +9,9 @@ from markupsafe import Markup
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import Scale, bottom_axis, circle, left_axis, legend, path, picture
 
-WIDTH, HEIGHT = 760, 260
+WIDTH, HEIGHT = 1080, 262
 TOP, BOTTOM = 40, 212
-_PANELS = ((56, 366), (436, 746))
+_PANELS = ((50, 520), (600, 1064))
 _SERIES = (("accuracy_largest", "largest subnet", "line s1"), ("accuracy_smallest", "smallest subnet", "line s2"))
 
 

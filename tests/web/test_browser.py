@@ -1,0 +1,129 @@
+"""The dashboard in a real browser, against a real server in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; install one to run the browser tests"),
+]
+ROOT = Path(__file__).parent.parent.parent
+PATHS = (
+    "/",
+    "/devices",
+    "/devices/pi5-1",
+    "/datasets",
+    "/projects",
+    "/projects/digits",
+    "/runs/digits/1",
+    "/runs/digits/2",
+    "/runs/digits/3",
+    "/models/digits/versions/1",
+    "/rollouts",
+    "/rollouts/digits-2",
+    "/telemetry",
+    "/api/docs",
+)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.web.look", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser(address: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """Return a page that must give the browser no reason to complain: errors, failed or refused loads, dialogs."""
+    found: list[str] = []
+    page = browser.new_page(base_url=address)
+    page.on("console", lambda message: found.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("dialog", lambda dialog: found.append(dialog.message))
+    page.on("response", lambda answer: found.append(answer.url) if answer.status >= 400 else None)
+    yield page
+    page.close()
+    assert found == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_page_opens_without_complaints_and_fits_a_phone(page: Page, path: str) -> None:
+    page.set_viewport_size({"width": 375, "height": 700})
+    page.goto(path)
+    expect(page.locator("h1")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375, "wider than the screen"
+    page.set_viewport_size({"width": 1200, "height": 800})
+
+
+def test_people_find_their_way_by_clicking(page: Page) -> None:
+    page.goto("/")
+    page.get_by_role("link", name="digits run 3").first.click()
+    expect(page.locator("h1")).to_contain_text("Run 3")
+    page.get_by_role("navigation").get_by_role("link", name="Devices").click()
+    page.get_by_role("link", name="pi5-1").first.click()
+    expect(page.get_by_role("heading", name="Inventory")).to_be_visible()
+    page.get_by_role("link", name="digits v1").first.click()
+    expect(page.get_by_role("heading", name="Builds")).to_be_visible()
+
+
+def test_the_keyboard_reaches_the_content_first(page: Page) -> None:
+    page.goto("/devices")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+
+
+def test_buttons_pause_and_resume_a_rollout(page: Page) -> None:
+    page.goto("/rollouts/digits-2")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("h1")).to_contain_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("h1")).to_contain_text("running")
+    expect(page.get_by_role("button", name="Abort for good")).to_be_hidden()
+
+
+def test_a_page_follows_what_changes_without_being_loaded_again(page: Page, address: str) -> None:
+    page.goto("/devices")
+    expect(page.locator("#live-state")).to_have_text("live")
+    page.evaluate("window.stillTheSamePage = true")
+    page.locator("#selector").focus()
+    httpx.patch(f"{address}/api/v1/devices/pi5-2", json={"labels": {"shelf": "seven"}}).raise_for_status()
+    expect(page.get_by_text("shelf=seven")).to_be_visible()
+    assert page.evaluate("window.stillTheSamePage") is True
+    expect(page.locator("#selector")).to_be_focused()
+
+
+def test_the_dark_of_the_night_is_respected(page: Page) -> None:
+    def ground() -> list[int]:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return [int(part) for part in re.findall(r"\d+", colour)]
+
+    page.emulate_media(color_scheme="dark")
+    page.goto("/")
+    assert max(ground()) < 60
+    page.emulate_media(color_scheme="light")
+    assert min(ground()) > 200
