@@ -86,14 +86,16 @@ def list_devices(selector: Selector = "", limit: Limit = 0, hub: Hub = None, jso
             else "no devices yet; make a token: milonga tokens create"
         )
     else:
-        table(("device", "type", "state", "seen", "serves", "labels"), (_row(device) for device in response.devices))
+        columns = ("device", "type", "hardware", "state", "seen", "serves", "labels")
+        table(columns, (_row(device) for device in response.devices))
 
 
 def _row(device: pb.Device) -> tuple[object, ...]:
-    kind = f"{device.device_type} (simulated)" if device.simulated else device.device_type
-    serves = f"{device.active_version.removeprefix('models/')} {device.active_engine}".strip() or "nothing"
+    hardware = "simulated" if device.simulated else "real"
+    version = device.active_version.removeprefix("models/").replace("/versions/", "/")
+    serves = f"{version} {device.active_engine}".strip() or "nothing"
     state = word(pb.DeviceState, device.state)
-    return device.name, kind, state, ago(device, "seen_at"), serves, labels(device.labels)
+    return device.name, device.device_type, hardware, state, ago(device, "seen_at"), serves, labels(device.labels)
 
 
 def _show(device: pb.Device) -> None:
@@ -178,8 +180,8 @@ def watch_devices(selector: Selector = "", hub: Hub = None, json: Json = False) 
             if json:
                 print_json(update, lines=True)
             else:
-                name, kind, state, _, serves, _ = _row(update.device)
-                say(f"{name}  {kind}  {state}  {serves}  {update.device.status_message}".rstrip())
+                name, kind, hardware, state, _, serves, _ = _row(update.device)
+                say(f"{name}  {kind} ({hardware})  {state}  {serves}  {update.device.status_message}".rstrip())
 
 
 @types.command("list")

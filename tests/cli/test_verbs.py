@@ -1,0 +1,250 @@
+"""Every verb: its help, its JSON, what it prints for people, and how it fails."""
+
+from __future__ import annotations
+
+import ast
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import milonga_hub.cli
+import pytest
+from milonga_hub.cli.output import WIDTH
+from milonga_hub.runs.models import RunState
+from milonga_hub.settings import Settings
+
+from tests.cli.conftest import Cli, Said
+from tests.web.filled import HOSTILE, pictures
+
+Run = Callable[[list[str]], Said]
+
+BUILD = "models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8"
+# Reading verbs, with the field that their JSON must have and something that people must see.
+READING: dict[str, tuple[str, str]] = {
+    "status": ("devices", "4 online of 4"),
+    "tokens list": ("join_tokens", "site=busan"),
+    "devices list": ("devices", "simulated"),
+    "devices list -l role=canary": ("devices", "pi5-1"),
+    "devices show pi5-1": ("device", "onnxruntime/int8"),
+    "types list": ("device_types", "not verified on hardware"),
+    "measurements list": ("measurements", "no measurements yet"),
+    "datasets list": ("datasets", "digits"),
+    "datasets versions digits": ("dataset_versions", "validation"),
+    "projects list": ("projects", "all devices"),
+    "projects show digits": ("project", "retrains from 1 drifted device(s) on"),
+    "runs list": ("runs", "digits/2"),
+    "runs show digits/1": ("run", "8 subnets measured on each of 3 types"),
+    "runs watch digits/1": ("run", "v1 is better on both validation sets"),
+    "runs candidates projects/digits/runs/2": ("candidates", "(chosen)"),
+    "models list": ("models", "digits"),
+    "models versions digits": ("model_versions", "projects/digits/runs/2"),
+    "models show digits/1": ("model_version", "milonga builds list digits/1"),
+    "builds list digits/1": ("builds", "verified, chosen"),
+    f"builds show {BUILD}": ("build", "manifest.json"),
+    "rollouts list": ("rollouts", "digits-2"),
+    "rollouts show digits-2": ("rollout", "wave 2"),
+    "rollouts watch digits-1": ("rollout", "succeeded"),
+    "telemetry list": ("windows", "confidence"),
+    "telemetry drift": ("drift_events", "brightness"),
+}
+CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices watch", "datasets import",
+    "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
+    "telemetry watch")  # fmt: skip
+ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1")
+
+
+def _verb(command: str) -> str:
+    words = command.split()
+    return words[0] if words[0] == "status" else " ".join(words[:2])
+
+
+@pytest.mark.parametrize("verb", sorted({_verb(command) for command in READING} | set(CHANGING)))
+def test_a_verb_explains_itself_and_speaks_json(run: Run, verb: str) -> None:
+    said = run([*verb.split(), "--help"])
+    assert (said.code, said.err) == (0, "")
+    assert "Usage: milonga" in said.out
+    assert verb == "up" or ("--json" in said.out and "--hub" in said.out)
+
+
+def test_no_verb_is_forgotten_here(run: Run) -> None:
+    folder = Path(milonga_hub.cli.__file__).parent
+    decorated = 0
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                decorated += sum("command(" in ast.unparse(each) for each in node.decorator_list)
+    assert decorated + 4 == len({_verb(command) for command in READING} | set(CHANGING))
+
+
+@pytest.mark.parametrize("command", READING)
+def test_reading_verbs_print_one_json_object(cli: Cli, command: str) -> None:
+    said = cli(*command.split(), "--json")
+    assert READING[command][0] in said.json
+    assert said.err == ""
+    assert len(said.out.splitlines()) == 1 or command not in ONE_LINE
+
+
+@pytest.mark.parametrize("command", READING)
+def test_reading_verbs_print_for_people_in_100_columns(cli: Cli, command: str) -> None:
+    said = cli(*command.split())
+    assert (said.code, said.err) == (0, "")
+    assert READING[command][1] in said.out
+    assert max(len(line) for line in said.out.splitlines()) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    ("command", "next_step"),
+    [
+        ("status", "milonga tokens create"),
+        ("tokens list", "milonga tokens create"),
+        ("devices list", "milonga tokens create"),
+        ("types list", "milonga tokens create"),
+        ("datasets list", "milonga datasets import"),
+        ("projects list", "milonga apply"),
+        ("runs list", "milonga apply"),
+        ("models list", "milonga apply"),
+        ("builds list", "milonga apply"),
+        ("rollouts list", "milonga rollouts create"),
+        ("telemetry list", "milonga devices list"),
+        ("telemetry drift", "milonga telemetry list"),
+    ],
+)
+def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step: str) -> None:
+    said = empty(*command.split())
+    assert said.code == 0
+    assert next_step in said.out
+    assert empty(*command.split(), "--json").code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        ("devices show nobody", 3, "milonga devices list"),
+        ("runs show digits/99", 3, "milonga runs list"),
+        ("runs watch digits/99", 3, "milonga runs list"),
+        ("models show digits/99", 3, "no models/digits/versions/99"),
+        ("apply -f nowhere.yaml", 3, "fleet_configs"),
+        ("datasets import nowhere --name x", 3, "a folder of pictures for each class"),
+        ("runs resume digits/1", 4, "only failed and cancelled"),
+        ("rollouts pause digits-1", 4, "digits-1"),
+        ("devices list -l ((", 4, "position"),
+        ("devices label pi5-1 nonsense", 2, "KEY=VALUE"),
+        ("rollouts create digits/1 --waves a,b", 2, "--waves"),
+        ("devices nonsense", 2, "No such command"),
+        ("up --http-port 99999", 2, "--http-port"),
+        ("up --heartbeat-seconds 0", 2, "--heartbeat-seconds"),
+    ],
+)
+def test_failures_have_their_exit_codes_and_say_what_to_do(cli: Cli, command: str, code: int, words: str) -> None:
+    said = cli(*command.split())
+    assert (said.code, said.out) == (code, "")
+    assert words in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_hub_that_is_not_there_is_told_from_other_failures(run: Run) -> None:
+    for arguments in (
+        ["--hub", "127.0.0.1:1", "devices", "list"],
+        ["devices", "list", "--hub", "127.0.0.1:1", "--json"],
+    ):
+        said = run(arguments)
+        assert (said.code, said.out) == (5, "")
+        assert "127.0.0.1:1" in said.err
+        assert "milonga up" in said.err
+
+
+def test_the_hub_is_found_by_the_environment(cli: Cli, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILONGA_HUB", cli.address)
+    assert len(run(["devices", "list", "--json"]).json["devices"]) == 4
+
+
+def test_every_setting_is_a_flag_of_up(run: Run) -> None:
+    said = run(["up", "--help"]).out
+    assert [name for name in Settings.model_fields if f"--{name.replace('_', '-')}" not in said] == []
+
+
+def test_control_characters_never_reach_the_terminal(cli: Cli) -> None:
+    cli.hub.runs.change("projects/digits/runs/1", reason="\x1b[2Jgone [red]no[/red]")
+    said = cli("runs", "show", "digits/1")
+    assert "\x1b" not in said.out
+    assert "[red]no[/red]" in said.out
+    assert HOSTILE in cli("runs", "show", "digits/2").out.replace("\n", " ")
+
+
+def test_lists_bring_all_pages_and_limits_hold(cli: Cli) -> None:
+    assert len(cli("telemetry", "list", "--limit", "0", "--json").json["windows"]) == 96
+    assert len(cli("telemetry", "list", "--limit", "60", "--json").json["windows"]) == 60
+    assert len(cli("runs", "list", "--limit", "1", "--json").json["runs"]) == 1
+
+
+def test_a_token_is_made_and_its_secret_is_in_the_json(new: Cli) -> None:
+    said = new("tokens", "create", "--label", "site=busan", "--uses", "3", "--json").json
+    assert said["secret"]
+    assert (said["join_token"]["labels"], said["join_token"]["uses_left"]) == ({"site": "busan"}, 3)
+    for_people = new("tokens", "create").out
+    secret = for_people.rpartition("--join-token ")[2].strip()
+    assert f"\n{secret}\n" in for_people, "on a line of its own, to copy"
+
+
+def test_labels_and_deletion_of_devices(cli: Cli) -> None:
+    assert cli("devices", "label", "zero2-1", "rack=1", "--json").json["device"]["labels"]["rack"] == "1"
+    assert "rack" not in cli("devices", "label", "zero2-1", "rack-").out
+    assert cli("devices", "delete", "nobody", "--yes").code == 3
+
+
+def _write_pictures(folder: Path) -> Path:
+    archive = folder / "pictures.zip"
+    archive.write_bytes(pictures(("a", "b")))
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder / "pictures")
+    return archive
+
+
+def test_a_folder_and_an_archive_become_versions(new: Cli, tmp_path: Path) -> None:
+    archive = _write_pictures(tmp_path)
+    (tmp_path / "pictures" / ".hidden").write_text("no picture")
+    first = new("datasets", "import", str(tmp_path / "pictures"), "--name", "mine", "--json").json["dataset_version"]
+    assert (first["name"], first["classes"], len(first["rejected"])) == ("datasets/mine/versions/1", ["a", "b"], 1)
+    second = new("datasets", "import", str(archive), "--name", "mine", "--append")
+    assert second.code == 0
+    assert "left out: a/broken" in second.out
+    assert new("datasets", "import", str(archive), "--name", "mine", "--strict").code == 4
+
+
+def test_a_project_is_compared_applied_and_run(new: Cli, tmp_path: Path) -> None:
+    new("datasets", "import", str(_write_pictures(tmp_path)), "--name", "mine")
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"kind": "Project", "name": "mine", "spec": {"dataset": "mine"}}))
+    assert "would change" in new("diff", "-f", str(file)).out
+    assert new("apply", "-f", str(file), "--dry-run", "--json").json.get("run") is None
+    assert new("projects", "show", "mine").code == 3
+    assert new("apply", "-f", str(file), "--json").json["run"]["name"] == "projects/mine/runs/1"
+    assert "nothing to do" in new("apply", "-f", str(file)).out
+    file.write_text(json.dumps({"kind": "Project", "name": "mine", "spec": {"dataset": "mine", "trainign": {}}}))
+    wrong = new("apply", "-f", str(file))
+    assert wrong.code == 4
+    assert "training" in wrong.err
+
+
+def test_runs_are_started_watched_cancelled_and_resumed(new: Cli, tmp_path: Path) -> None:
+    new("datasets", "import", str(_write_pictures(tmp_path)), "--name", "mine")
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps({"kind": "Project", "name": "mine", "spec": {"dataset": "mine"}}))
+    assert "milonga runs start mine" in new("apply", "-f", str(file), "--no-run").out
+    assert new("runs", "start", "mine", "--json").json["run"]["state"] == "RUN_STATE_QUEUED"
+    assert "cancelled" in new("runs", "cancel", "mine/1").out
+    assert new("runs", "watch", "mine/1").code == 1
+    assert new("runs", "resume", "mine/1", "--json").json["run"]["state"] == "RUN_STATE_QUEUED"
+    new.hub.runs.end("projects/mine/runs/1", RunState.SUCCEEDED, outcome="done")
+    assert new("runs", "watch", "mine/1", "--json").code == 0
+
+
+def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:
+    made = cli("rollouts", "create", "digits/1", "--waves", "0.5,0.5", "--soak-seconds", "1", "--json").json["rollout"]
+    assert made["spec"]["waves"] == [0.5, 0.5]
+    assert cli("rollouts", "pause", made["id"], "--json").json["rollout"]["state"] == "ROLLOUT_STATE_PAUSED"
+    assert f"milonga rollouts resume {made['id']}" in cli("rollouts", "show", made["id"]).out.replace("\n", " ")
+    assert cli("rollouts", "resume", made["id"], "--json").json["rollout"]["state"] == "ROLLOUT_STATE_RUNNING"
+    assert cli("rollouts", "abort", made["id"], "--yes").code == 0
+    assert cli("rollouts", "watch", made["id"]).code == 1
