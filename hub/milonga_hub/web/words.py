@@ -22,9 +22,9 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     for size_seconds, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size_seconds:
+        if seconds >= 2 * size_seconds or seconds == size_seconds:
             return f"{seconds / size_seconds:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds >= 10 or seconds == int(seconds) else f"{seconds:.1f} s"
 
 
 def exactly(when: datetime | None) -> str:

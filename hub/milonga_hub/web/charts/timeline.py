@@ -25,13 +25,20 @@ def timeline(stages: Sequence[Stage], now: datetime) -> Markup:
     x = Scale(0.0, total, LEFT, RIGHT)
     bottom = TOP + ROW * len(stages)
     parts = []
-    for tick in x.ticks(8):
+    for tick in _ticks(total):
         parts.append(line(x(tick), TOP, x(tick), bottom, "grid"))
         parts.append(text(x(tick), bottom + 16, words.duration(tick) if tick else "0", "tick", "middle"))
     for index, stage in enumerate(stages):
         parts += _row(stage, TOP + ROW * index, x, began, now)
     said = "Stages: " + ", ".join(f"{stage.name} {words.state(stage.state)}" for stage in stages)
     return picture(WIDTH, bottom + 24, said, parts)
+
+
+def _ticks(total_seconds: float) -> list[float]:
+    """Return times that are round on a clock, at most eight."""
+    steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600, 43200, 86400)
+    step = next((each for each in steps if total_seconds / each <= 8), 86400 * (1 + int(total_seconds / 86400 / 8)))
+    return [float(step * index) for index in range(int(total_seconds / step) + 1)]
 
 
 def _end(stage: Stage, now: datetime) -> datetime:

@@ -1,0 +1,98 @@
+"""Pictures: scales, round ticks, and safety where there is little to draw."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from milonga_hub.runs.models import Candidate, Stage, StageState
+from milonga_hub.web import words
+from milonga_hub.web.charts.drawing import Scale, text
+from milonga_hub.web.charts.histogram import histogram
+from milonga_hub.web.charts.lines import Series, lines
+from milonga_hub.web.charts.pareto import pareto
+from milonga_hub.web.charts.timeline import timeline
+from milonga_hub.web.charts.training import training
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@given(st.floats(1e-3, 1e6), st.floats(1.01, 1e4), st.booleans())
+def test_ticks_are_few_and_within_the_scale(low: float, factor: float, logarithmic: bool) -> None:
+    scale = Scale(low, low * factor, 0.0, 100.0, logarithmic)
+    ticks = scale.ticks()
+    assert len(ticks) <= 14
+    assert all(low * 0.999 <= tick <= low * factor * 1.001 for tick in ticks)
+    assert ticks == sorted(set(ticks))
+
+
+def test_a_value_outside_stays_on_the_picture() -> None:
+    assert Scale(0.0, 1.0, 0.0, 100.0)(50.0) == pytest.approx(105.0)
+
+
+def test_a_logarithmic_scale_gives_equal_ratios_equal_room() -> None:
+    scale = Scale(1.0, 100.0, 0.0, 100.0, logarithmic=True)
+    assert scale(10.0) == pytest.approx(50.0)
+
+
+def test_words_in_pictures_are_escaped() -> None:
+    assert "<b>" not in text(0, 0, "<b>")
+
+
+def test_pictures_without_data_are_empty() -> None:
+    assert [pareto("t", [], 1.0), training([]), timeline([Stage(name="train")], NOW), histogram("x", 0, 1, [0, 0])] == [
+        ""
+    ] * 4
+    assert lines("x", "ms", [Series("a", [], 0)]) == ""
+
+
+def test_one_point_is_enough_for_every_picture() -> None:
+    candidate = Candidate(key="k", run="r", device_type="t", subnet="s", accuracy=0.5, predicted_ms=1.0, on_front=True)
+    stage = Stage(name="train", state=StageState.RUNNING, started_at=NOW, progress=0.5)
+    for picture in (
+        pareto("t", [candidate], None),
+        training([{"epoch": 1.0, "loss": 0.0, "accuracy_largest": 0.5}]),
+        timeline([stage], NOW),
+        histogram("x", 0.0, 1.0, [1]),
+        lines("x", "ms", [Series("a", [(NOW, 0.0)], 0)]),
+    ):
+        assert ElementTree.fromstring(picture).attrib["role"] == "img"
+
+
+def test_a_limit_is_drawn_where_it_is() -> None:
+    candidates = [
+        Candidate(key=str(ms), run="r", device_type="t", subnet=str(ms), accuracy=0.9, predicted_ms=ms)
+        for ms in (1.0, 4.0)
+    ]
+    root = ElementTree.fromstring(pareto("t", candidates, 2.0))
+    limit = next(each for each in root.iter() if each.get("class") == "limit")
+    dots = [float(each.get("cx", "0")) for each in root.iter() if each.get("class") == "dot"]
+    assert float(limit.get("x1", "0")) == pytest.approx(sum(dots) / 2, abs=0.1)
+
+
+def test_times_on_the_axis_of_a_long_run_are_round() -> None:
+    stage = Stage(name="train", state=StageState.SUCCEEDED, started_at=NOW, ended_at=NOW + timedelta(seconds=430))
+    drawn = [each.text for each in ElementTree.fromstring(timeline([stage], NOW)).iter() if each.text]
+    assert [words_ for words_ in drawn if words_.endswith("min")][:3] == ["1 min", "2 min", "3 min"]
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (words.duration(0.0), "0 s"),
+        (words.duration(4.25), "4.2 s"),
+        (words.duration(95.0), "95 s"),
+        (words.duration(7200.0), "2 h"),
+        (words.ms(None), "–"),
+        (words.size(240_000), "240 kB"),
+        (words.version("projects/digits/runs/2"), "digits run 2"),
+        (words.version("models/digits/versions/3"), "digits v3"),
+        (words.ago(NOW, NOW + timedelta(minutes=5)), "5 min ago"),
+        (words.ago(None), "never"),
+    ],
+)
+def test_figures_are_said_in_words(said: str, wanted: str) -> None:
+    assert said == wanted
