@@ -19,5 +19,13 @@ class BuildFailed(CompilerError):
     """The engine could not build the network."""
 
 
+class CannotRunHere(CompilerError):
+    """The engine builds for hardware that this machine is not; the build is BUILT and nobody has seen it run."""
+
+
+class PicturesUnusable(CompilerError):
+    """The pictures to calibrate on or to prove a build with cannot be used."""
+
+
 class BundleInvalid(CompilerError):
     """A bundle is not what its manifest says."""

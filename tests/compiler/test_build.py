@@ -16,8 +16,9 @@ from milonga_compiler.bundle import checked_path, read_bundle, verify_bundle, wr
 from milonga_compiler.errors import BundleInvalid, CompilerError, UnknownTarget
 from milonga_compiler.parity import compare, objection
 from milonga_compiler.target import ENGINES, Target, known_targets
+from PIL import Image
 
-from tests.compiler.networks import Pictures, digits, write_network
+from tests.compiler.networks import MEAN, STD, Pictures, digits, write_network
 
 MANIFEST = {"task": "classification", "project": "digits"}
 
@@ -152,13 +153,36 @@ def test_a_person_can_build_where_they_are(
     network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, _ = network
-    np.savez(tmp_path / "pictures.npz", x=pictures.normalised[:200], y=pictures.labels[:200])
-    given_pictures = ["--pictures", str(tmp_path / "pictures.npz"), "--output", str(tmp_path / "out"), "--json"]
+    for index in range(200):
+        folder = tmp_path / "pictures" / str(pictures.labels[index])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures.images[index].transpose(1, 2, 0)).save(folder / f"{index}.png")
+    scaling = [f"--{name}={','.join(map(str, values))}" for name, values in (("mean", MEAN), ("std", STD))]
+    given_pictures = [
+        "--calibration",
+        str(tmp_path / "pictures"),
+        "--output",
+        str(tmp_path / "out"),
+        "--json",
+        *scaling,
+    ]
     assert main([str(path), "--target", "onnxruntime/int8", "--max-lost-points", "3", *given_pictures]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["bundle"] == verify_bundle(tmp_path / "out").digest
+    assert said["subnet_accuracy"] > 0.8
     assert main([str(path), "--target", "magic/int8", *given_pictures]) == 2
     assert "magic/int8" in capsys.readouterr().err
+    again = [
+        "--calibration",
+        str(tmp_path / "pictures"),
+        "--output",
+        str(tmp_path / "o2"),
+        "--like",
+        str(tmp_path / "out"),
+    ]
+    assert main([str(path), "--target", "onnxruntime/fp32", *again]) == 0
+    assert main([str(path), "--target", "onnxruntime/fp32", *again[:4]]) == 2
+    assert "--mean" in capsys.readouterr().err
 
 
 def test_errors_of_the_package_are_one_family() -> None:

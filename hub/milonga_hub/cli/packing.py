@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from milonga_hub.cli.client import NOT_FOUND, Refused
+from milonga_hub.datasets.archive import pack_folder
 
 
 @contextmanager
 def packed(source: Path) -> Iterator[Path]:
-    """Yield an archive of the folder, which is gone after the block; an archive is yielded as it is.
-
-    Pictures are compressed already, so they are only stored.
-    """
+    """Yield an archive of the folder, which is gone after the block; an archive is yielded as it is."""
     if source.is_file():
         yield source
         return
@@ -24,16 +21,7 @@ def packed(source: Path) -> Iterator[Path]:
         raise Refused(
             f"there is no folder or archive {source}; give one with a folder of pictures for each class", NOT_FOUND
         )
-    files = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
-    if not files:
-        raise Refused(f"{source} holds no files; give a folder with one folder of pictures for each class")
     with tempfile.TemporaryDirectory(prefix="milonga-") as folder:
-        archive = Path(folder) / "pictures.zip"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:
-            for path in files:
-                target.write(path, path.relative_to(source).as_posix())
+        archive = Path(folder) / "pictures.tar"
+        pack_folder(source, archive)
         yield archive
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

@@ -20,10 +20,10 @@ from milonga_hub.learning.data import Data, load
 from milonga_hub.learning.evolve import Figures, Found, search
 from milonga_hub.learning.predict import AccuracyModel, LatencyModel, cost_features
 from milonga_hub.learning.spaces import Encoding
+from milonga_hub.learning.subnets import described, written
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.train import accuracy, load_supernet, logits_of
 from milonga_hub.search.rules import within_limits
-from milonga_hub.search.subnets import described, written
 
 _LIMITS = ("latency_ms", "model_bytes", "memory_bytes")
 # A page and a chart show no more.

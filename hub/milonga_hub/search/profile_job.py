@@ -10,9 +10,9 @@ import torch
 
 from milonga_hub.jobs import JobContext
 from milonga_hub.learning.spaces import Encoding, Space
+from milonga_hub.learning.subnets import described, written
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.train import load_supernet
-from milonga_hub.search.subnets import described, written
 
 # Drawn to choose from; more do not spread further.
 _POOL = 400

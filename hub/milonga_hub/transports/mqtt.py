@@ -192,6 +192,8 @@ class EmbeddedBroker:
 def _quieten_amqtt() -> None:
     """amqtt tells of every connection and prints tracebacks for refused ones; keep what is news to an operator."""
     logging.getLogger("amqtt").setLevel(logging.ERROR)
+    # Whatever keeps it from starting is raised too.
+    logging.getLogger("amqtt.broker").setLevel(logging.CRITICAL)
     logging.getLogger("transitions").setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""What jobs of the search know of a subnet, as plain JSON."""
+"""A subnet as plain JSON, and as a file."""
 
 from __future__ import annotations
 
