@@ -150,7 +150,7 @@ class Hub:
         servicers = [
             DeviceRpc(self.devices, self.events),
             AgentRpc(self.devices, self.blobs, lambda: (mqtt.host, mqtt.port)),
-            DatasetRpc(self.datasets, self.folder / "uploads"),
+            DatasetRpc(self.datasets, self.folder / "uploads", self.settings.max_upload_bytes),
             ProjectRpc(self.projects, self._start_applied),
             RunRpc(self.runs, self.events),
             ModelRpc(self.models),

@@ -21,6 +21,8 @@ class Settings(BaseSettings):
     )
     mqtt_port: int = Field(default=1883, ge=0, le=65535, description="Embedded MQTT broker; 0 takes a free one.")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite in the data folder.")
+    # 64 GiB: more pictures than one machine trains on in a day.
+    max_upload_bytes: int = Field(default=64 << 30, gt=0, description="Largest archive that an import takes.")
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often agents report.")
     telemetry_seconds: float = Field(default=30.0, gt=0, description="Length of a telemetry window.")
     # 30 s at the default heartbeat: three missed ones, so one lost packet never alarms.

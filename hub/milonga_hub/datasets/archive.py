@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from milonga_hub.errors import InvalidInput
 
-# Pictures are compressed already: an archive that grows tenfold is none of pictures.
+# Pictures are compressed already: an archive that grows so many times is none of pictures.
 MAX_GROWTH = 20
 MAX_MEMBER_BYTES = 256 << 20
+_LEAST_BUDGET_BYTES = 64 << 20
 MAX_MEMBERS = 5_000_000
 
 _IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+# What the readers of zip, tar and their compressions raise for bytes that they cannot make sense of.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    lzma.LZMAError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+_CUT_OFF = "the upload is not a whole zip or tar archive; it may have been cut off on the way, send it again"
 
 
 @dataclass(frozen=True)
@@ -41,9 +62,9 @@ class Contents:
 class Archive:
     """An open archive. Files are read one at a time, so that only one picture is in memory."""
 
-    def __init__(self, source: zipfile.ZipFile | tarfile.TarFile, size_bytes: int) -> None:
+    def __init__(self, source: zipfile.ZipFile | tarfile.TarFile, budget_bytes: int) -> None:
         self._source = source
-        self._budget = max(size_bytes * MAX_GROWTH, 64 << 20)
+        self._budget = budget_bytes
         self._files: list[tuple[str, zipfile.ZipInfo | tarfile.TarInfo]] = []
         folders: set[str] = set()
         for name, is_folder, info in self._members():
@@ -72,6 +93,7 @@ class Archive:
         else:
             for member in self._source:
                 yield _safe(member.name), member.isdir(), member
+            _check_end(self._source)
 
     def files(self) -> Iterator[Member]:
         """Yield the files. Raises InvalidInput where the archive is broken or grows beyond all reason."""
@@ -85,15 +107,7 @@ class Archive:
         try:
             with self._open(info) as file:
                 data = file.read(limit + 1)
-        except (
-            zipfile.BadZipFile,
-            tarfile.TarError,
-            EOFError,
-            OSError,
-            zlib.error,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except _DAMAGED as error:
             raise InvalidInput(f"the archive is damaged at {name}: {error}; send it again") from error
         if len(data) > limit:
             raise InvalidInput(f"{name} unpacks to more than {limit:,} bytes; this is no archive of pictures")
@@ -109,21 +123,73 @@ class Archive:
         return file
 
 
+class _Bounded:
+    """A file of which no more than `limit` bytes can be unpacked, whatever the headers inside of it ask for."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self._file = file
+        self._limit = limit
+
+    def read(self, size: int) -> bytes:
+        self._check(self._file.tell() + size)
+        return self._file.read(size)
+
+    def seek(self, offset: int) -> int:
+        self._check(offset)
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def _check(self, end: int) -> None:
+        if end > self._limit:
+            raise InvalidInput(
+                f"the archive unpacks to more than {self._limit:,} bytes; this is no archive of pictures"
+            )
+
+
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
     """Open a zip or tar archive, compressed or not. Raises InvalidInput for anything else, also for half of one."""
-    size = path.stat().st_size
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as source:
-                yield Archive(source, size)
-            return
-        with tarfile.open(path) as tar:
-            yield Archive(tar, size)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        raise InvalidInput(
-            "the upload is not a whole zip or tar archive; it may have been cut off on the way, send it again"
-        ) from error
+    size_bytes = path.stat().st_size
+    budget = max(size_bytes * MAX_GROWTH, _LEAST_BUDGET_BYTES)
+    with ExitStack() as stack:
+        try:
+            source: zipfile.ZipFile | tarfile.TarFile
+            if zipfile.is_zipfile(path):
+                source = stack.enter_context(zipfile.ZipFile(path))
+            else:
+                file = stack.enter_context(_decompressed(path))
+                # Not tarfile's own r:*, which reads whatever a header inside of a bomb declares.
+                bounded: Any = _Bounded(file, budget)
+                source = stack.enter_context(tarfile.open(fileobj=bounded, mode="r:"))
+            archive = Archive(source, budget)
+        except _DAMAGED as error:
+            raise InvalidInput(_CUT_OFF) from error
+        yield archive
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        start = file.read(6)
+    openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+    for magic, opener in openers.items():
+        if start.startswith(magic):
+            opened: IO[bytes] = opener(path)
+            return opened
+    return path.open("rb")
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise InvalidInput where the files do not end in the block of zeros that every whole tar has.
+
+    tarfile takes the end of the file, or a header that it cannot read, for the end of the archive: an upload that was
+    cut off between two pictures would pass with half of them.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise InvalidInput(_CUT_OFF)
 
 
 def pack_folder(folder: Path, archive: Path) -> int:
@@ -151,7 +217,14 @@ def _safe(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise InvalidInput(f"{name!r} in the archive points outside of it; send plain class folders")
-    return str(path)
+    if _unspeakable(str(path.parent)):
+        raise InvalidInput(f"the folder {str(path.parent)!r} is not named in UTF-8 text; rename it and send it again")
+    return "".join(ascii(one)[1:-1] if _unspeakable(one) else one for one in str(path))
+
+
+def _unspeakable(text: str) -> bool:
+    """Control characters, and bytes that are no UTF-8 (which Python shows as lone surrogates)."""
+    return any(unicodedata.category(one) in ("Cc", "Cs") for one in text)
 
 
 def _hidden(name: str) -> bool:
@@ -169,4 +242,5 @@ def _class_of(path: str) -> str:
     folder = PurePosixPath(path).parent.name
     if not folder:
         raise InvalidInput(f"{path} lies outside of any class folder; lay it in a folder named like its class")
-    return folder
+    # macOS writes an accent as a character of its own, others do not: one class must not become two.
+    return unicodedata.normalize("NFC", folder)

@@ -42,3 +42,12 @@ class DatasetVersion(DatasetVersionView, table=True):
     # Blob: JSON lines of {"digest", "label", "split", "added_in", "path"}, sorted by digest.
     listing: str = ""
     request_id: str = Field(default="", index=True)
+
+
+class DatasetImport(SQLModel, table=True):
+    """What an import that named its request was answered, also where it made no new version."""
+
+    __tablename__ = "dataset_import"
+    dataset: str = Field(primary_key=True)
+    request_id: str = Field(primary_key=True)
+    version: str

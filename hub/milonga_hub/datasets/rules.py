@@ -50,27 +50,29 @@ def split_of(digest: str) -> str:
     return VALIDATION if int(digest.removeprefix("sha256:")[:8], 16) % _VALIDATION_SHARE == 0 else TRAIN
 
 
-def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int) -> Merged:
+def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int, replaced: Sequence[Sample] = ()) -> Merged:
     """Return the samples of version `number`: those known and those sent, each content once.
+
+    `replaced` are the samples of the version before where it is not added to but replaced: a picture that stays keeps
+    its split and the version in which it first appeared, also under another label.
 
     A content that is sent under two labels, or under another label than the known one, is refused: one of them is wrong.
     """
     samples = {sample.digest: sample for sample in known}
     first_path: dict[str, str] = {sample.digest: sample.path for sample in known}
+    fixed, earlier = frozenset(samples), {sample.digest: sample for sample in replaced}
     duplicates, refused, contradicted = 0, {}, set()
     for picture in sent:
         before = samples.get(picture.digest)
         if before is None and picture.digest not in contradicted:
-            samples[picture.digest] = Sample(
-                picture.digest, picture.label, split_of(picture.digest), number, picture.path
-            )
+            samples[picture.digest] = _sample(picture, number, earlier.get(picture.digest))
             first_path[picture.digest] = picture.path
         elif before is not None and before.label == picture.label:
             duplicates += 1
         else:
             other = before.label if before else "another class"
             refused[picture.path] = f"the same picture stands in class {other!r} too, as {first_path[picture.digest]}"
-            if before is not None and before.added_in == number:
+            if before is not None and picture.digest not in fixed:
                 del samples[picture.digest]
                 contradicted.add(picture.digest)
                 refused[before.path] = f"the same picture stands in class {picture.label!r} too, as {picture.path}"
@@ -78,18 +80,26 @@ def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int) -> Mer
     return Merged(tuple(ordered), duplicates, refused)
 
 
+def _sample(picture: Labelled, number: int, earlier: Sample | None) -> Sample:
+    if earlier is not None:
+        return replace(earlier, label=picture.label, path=picture.path)
+    return Sample(picture.digest, picture.label, split_of(picture.digest), number, picture.path)
+
+
 def _with_both_splits(samples: list[Sample], number: int) -> list[Sample]:
-    """Give each class of two or more at least one picture in each split, moving only pictures that are new."""
+    """Give each class of two or more at least one picture in each split.
+
+    Pictures that are new move; an older one only where a replacement left its class with nothing else to move.
+    """
     by_label: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_label[sample.label].append(sample)
     moved: dict[str, Sample] = {}
     for group in by_label.values():
         splits = {sample.split for sample in group}
-        new = [sample for sample in group if sample.added_in == number]
-        if len(group) > 1 and len(splits) == 1 and new:
-            missing = VALIDATION if TRAIN in splits else TRAIN
-            moved[new[0].digest] = replace(new[0], split=missing)
+        if len(group) > 1 and len(splits) == 1:
+            chosen = next((sample for sample in group if sample.added_in == number), group[0])
+            moved[chosen.digest] = replace(chosen, split=VALIDATION if TRAIN in splits else TRAIN)
     return [moved.get(sample.digest, sample) for sample in samples]
 
 
@@ -124,4 +134,4 @@ def check(samples: Sequence[Sample], named_classes: Iterable[str]) -> list[str]:
 
 def natural(names: Iterable[str]) -> list[str]:
     """Return the names sorted as people would: 2 before 10."""
-    return sorted(names, key=lambda name: (0, int(name), "") if name.isascii() and name.isdigit() else (1, 0, name))
+    return sorted(names, key=lambda name: (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -14,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 from milonga import pictures
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from milonga_hub.blobs import BlobStore, digest_of
 from milonga_hub.datasets import rules
 from milonga_hub.datasets.archive import open_archive
-from milonga_hub.datasets.models import Dataset, DatasetVersion, RejectedFile
+from milonga_hub.datasets.models import Dataset, DatasetImport, DatasetVersion, RejectedFile
 from milonga_hub.datasets.rules import Labelled, Sample
 from milonga_hub.db import Database
-from milonga_hub.errors import InvalidInput, NotFound
+from milonga_hub.errors import InvalidInput, NotFound, ResourceExhausted
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 
@@ -72,6 +73,10 @@ class DatasetService:
             return known
         read = self._read(archive, on_progress)
         with self._importing:
+            # The same request may have come again while the first one was still reading.
+            known = self._by_request(dataset, request_id)
+            if known is not None:
+                return known
             version = self._make(dataset, read, append, strict, request_id)
         self._events.publish(f"datasets/{dataset}", version)
         return version
@@ -80,10 +85,8 @@ class DatasetService:
         if not request_id:
             return None
         with self._database.session() as session:
-            wanted = select(DatasetVersion).where(
-                DatasetVersion.request_id == request_id, DatasetVersion.dataset == dataset
-            )
-            return session.exec(wanted).first()
+            answered = session.get(DatasetImport, (dataset, request_id))
+            return None if answered is None else session.get_one(DatasetVersion, answered.version)
 
     def _read(self, archive: Path, on_progress: Callable[[int, int], None] | None) -> _Read:
         labelled, rejected = [], []
@@ -103,9 +106,10 @@ class DatasetService:
 
     def _make(self, dataset: str, read: _Read, append: bool, strict: bool, request_id: str) -> DatasetVersion:
         newest = self._newest(dataset)
-        before = self._samples(newest) if newest and append else []
+        before = self._samples(newest) if newest else []
         number = newest.number + 1 if newest else 1
-        merged = rules.merge(before, read.labelled, number)
+        known, replaced = (before, []) if append else ([], before)
+        merged = rules.merge(known, read.labelled, number, replaced)
         rejected = [*read.rejected, *(RejectedFile(path=path, reason=why) for path, why in merged.refused.items())]
         if strict and rejected:
             named = "; ".join(f"{one.path}: {one.reason}" for one in rejected[:_NAMED_REJECTIONS])
@@ -114,6 +118,8 @@ class DatasetService:
         classes = rules.check(merged.samples, read.classes)
         digest = rules.digest_of_version(merged.samples)
         if newest is not None and newest.digest == digest:
+            with self._database.session() as session:
+                self._answer(session, newest, request_id)
             return newest
         added = sum(sample.added_in == number for sample in merged.samples)
         version = DatasetVersion(
@@ -136,7 +142,12 @@ class DatasetService:
             owner.latest_version, owner.classes = number, classes
             session.add(owner)
             session.add(version)
+            self._answer(session, version, request_id)
         return version
+
+    def _answer(self, session: Session, version: DatasetVersion, request_id: str) -> None:
+        if request_id:
+            session.add(DatasetImport(dataset=version.dataset, request_id=request_id, version=version.name))
 
     def _newest(self, dataset: str) -> DatasetVersion | None:
         with self._database.session() as session:
@@ -194,9 +205,15 @@ class DatasetService:
             arrays.update(self._arrays(chosen, version.classes, resolution_px, name))
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", suffix=".npz", delete=False) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                Path(file.name).unlink()
+                if error.errno == errno.ENOSPC:
+                    raise ResourceExhausted(f"the hub's disk is full; free space under {path.parent}") from error
+                raise
         Path(file.name).replace(path)
 
     def _arrays(
