@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlmodel import col, select
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import BlobStore, digest_of_file
 from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.db import Database
 from milonga_hub.devices.models import File
-from milonga_hub.errors import NotFound
+from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import write_atomically
 from milonga_hub.paging import page
@@ -77,6 +77,8 @@ class BuildService:
     def choose(self, name: str) -> Build:
         """Make this the build of its device type and model version, in place of any other."""
         wanted = self.get(name)
+        if wanted.state is not BuildState.VERIFIED:
+            raise FailedPrecondition(f"{name} is {wanted.state}, so no device may get it: {wanted.reason or 'not run'}")
         with self._database.session() as session:
             others = select(Build).where(
                 Build.model_version == wanted.model_version, Build.device_type == wanted.device_type
@@ -84,7 +86,9 @@ class BuildService:
             for build in session.exec(others):
                 build.chosen = build.name == name
                 session.add(build)
-        return self.get(name)
+        chosen = self.get(name)
+        self._events.publish(f"builds/{name}", chosen)
+        return chosen
 
     def _change(self, name: str, **values: Any) -> Build:
         self.get(name)
@@ -119,7 +123,7 @@ class BuildService:
     def by_bundle(self, digest: str) -> Build | None:
         """Return a build with this bundle, or None. Two device types with equal builds share one bundle."""
         with self._database.session() as session:
-            return session.exec(select(Build).where(Build.bundle == digest)).first()
+            return session.exec(select(Build).where(Build.bundle == digest).order_by(col(Build.name))).first()
 
     def manifest(self, bundle: str) -> dict[str, Any]:
         """Return the manifest of a bundle. A bundle's digest is its manifest's. Raises NotFound."""
@@ -127,12 +131,12 @@ class BuildService:
         return manifest
 
     def unpack(self, bundle: str, folder: Path) -> Path:
-        """Write the bundle's files into the folder and return it; what is there already is kept."""
+        """Write the bundle's files into the folder and return it; what is there already, and whole, is kept."""
         manifest = self.manifest(bundle)
         for file in manifest["files"]:
             path = folder / file["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or path.stat().st_size != file["size_bytes"]:
+            if not path.is_file() or digest_of_file(path) != file["digest"]:
                 path.write_bytes(self._blobs.read(file["digest"]))
         write_atomically(folder / "manifest.json", self._blobs.read(bundle).decode())
         return folder

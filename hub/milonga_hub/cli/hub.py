@@ -28,6 +28,7 @@ def up(
         int | None, typer.Option(min=0, max=65535, help="Embedded MQTT broker; 0 takes a free one.")
     ] = None,
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; empty: SQLite in the data folder.")] = None,
+    max_upload_bytes: Annotated[int | None, typer.Option(help="Largest archive that an import takes.")] = None,
     heartbeat_seconds: Annotated[float | None, typer.Option(help="How often agents report.")] = None,
     telemetry_seconds: Annotated[float | None, typer.Option(help="Length of a telemetry window.")] = None,
     missed_heartbeats: Annotated[

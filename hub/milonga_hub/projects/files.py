@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,6 +30,9 @@ def parse_project(text: str, source: str) -> tuple[str, ProjectSpec]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         document = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:
+        # A date with a 13th month, or brackets thousands deep.
+        raise InvalidInput(f"{source}: not YAML that can be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -40,6 +44,7 @@ def parse_project(text: str, source: str) -> tuple[str, ProjectSpec]:
     problems = [
         f"{_at(source, node, (key,))}: {_unknown(key, _TOP, 'the file')}" for key in document if key not in _TOP
     ]
+    problems += [f"{source}:{line}: {key} stands twice; keep one of them" for line, key in _repeated(node)]
     if document.get("kind") != "Project":
         problems.append(f"{_at(source, node, ('kind',))}: kind must be Project, not {document.get('kind')!r}")
     if not isinstance(document.get("name"), str):
@@ -66,8 +71,23 @@ def _explain(source: str, node: Any, detail: Any) -> str:
     return f"{_at(source, node, where)}: {message}"
 
 
-def _unknown(key: str, known: Any, place: str) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1)
+def _repeated(node: Any, path: str = "") -> Iterator[tuple[int, str]]:
+    """Yield line and path of every key that stands a second time in its mapping; YAML itself would take the last."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _repeated(item, f"{path}[{index}]")
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            place = f"{path}.{key.value}" if path else str(key.value)
+            if key.value in seen:
+                yield key.start_mark.line + 1, place
+            seen.add(key.value)
+            yield from _repeated(value, place)
+
+
+def _unknown(key: Any, known: Any, place: str) -> str:
+    near = difflib.get_close_matches(str(key), list(known), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
     return f'unknown key "{key}" in {place}; {hint}'
 

@@ -12,9 +12,15 @@ from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 
+# int32 and int64 in the protocol; seeds as numpy and torch both take them.
+_COUNT = 2**31 - 1
+_BYTES = 2**63 - 1
+_SEED = 2**32 - 1
+
 
 class Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # Strict: YAML's `yes` is no number of epochs. Infinity has no JSON, so it could be stored but never read again.
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Task(StrEnum):
@@ -26,34 +32,34 @@ class Limits(Spec):
 
     selector: str = ""
     latency_ms: Annotated[float, Bound(gt=0)] | None = None
-    model_bytes: Annotated[int, Bound(gt=0)] | None = None
-    memory_bytes: Annotated[int, Bound(gt=0)] | None = None
+    model_bytes: Annotated[int, Bound(gt=0, le=_BYTES)] | None = None
+    memory_bytes: Annotated[int, Bound(gt=0, le=_BYTES)] | None = None
 
 
 class TrainingSpec(Spec):
     space: str = "mbv3"
     resolution_px: int = Bound(default=32, ge=16, le=640, multiple_of=8)
-    epochs: int = Bound(default=30, ge=1)
-    retrain_epochs: int = Bound(default=15, ge=1)
-    batch_size: int = Bound(default=64, ge=2)
+    epochs: int = Bound(default=30, ge=1, le=_COUNT)
+    retrain_epochs: int = Bound(default=15, ge=1, le=_COUNT)
+    batch_size: int = Bound(default=64, ge=2, le=_COUNT)
     learning_rate: float = Bound(default=0.05, gt=0)
-    seed: int = 0
-    threads: int = Bound(default=0, ge=0)
+    seed: int = Bound(default=0, ge=0, le=_SEED)
+    threads: int = Bound(default=0, ge=0, le=_COUNT)
 
 
 class SearchSpec(Spec):
-    measured_subnets: int = Bound(default=8, ge=4)
-    evaluated_subnets: int = Bound(default=24, ge=8)
-    population: int = Bound(default=48, ge=8)
-    generations: int = Bound(default=30, ge=1)
-    seed: int = 0
-    verified_candidates: int = Bound(default=3, ge=1)
+    measured_subnets: int = Bound(default=8, ge=4, le=_COUNT)
+    evaluated_subnets: int = Bound(default=24, ge=8, le=_COUNT)
+    population: int = Bound(default=48, ge=8, le=_COUNT)
+    generations: int = Bound(default=30, ge=1, le=_COUNT)
+    seed: int = Bound(default=0, ge=0, le=_SEED)
+    verified_candidates: int = Bound(default=3, ge=1, le=_COUNT)
 
 
 class BuildSpec(Spec):
     targets: list[str] = Bound(default=["onnxruntime/fp32", "onnxruntime/int8"], min_length=1)
     max_accuracy_loss_points: float = Bound(default=0.5, ge=0)
-    calibration_count: int = Bound(default=128, ge=1)
+    calibration_count: int = Bound(default=128, ge=1, le=_COUNT)
 
 
 class RolloutSpec(Spec):
@@ -70,11 +76,11 @@ class RolloutSpec(Spec):
 
 class DriftPolicy(Spec):
     enabled: bool = False
-    min_samples: int = Bound(default=200, ge=1)
+    min_samples: int = Bound(default=200, ge=1, le=_COUNT)
     threshold: float = Bound(default=0.25, gt=0)
-    quorum: int = Bound(default=1, ge=1)
+    quorum: int = Bound(default=1, ge=1, le=_COUNT)
     cool_down_seconds: float = Bound(default=3600.0, ge=0)
-    min_new_labels: int = Bound(default=0, ge=0)
+    min_new_labels: int = Bound(default=0, ge=0, le=_COUNT)
 
     @property
     def cool_down(self) -> timedelta:
@@ -82,7 +88,8 @@ class DriftPolicy(Spec):
 
 
 class ProjectSpec(Spec):
-    task: Task = Task.CLASSIFICATION
+    # Not strict: YAML writes it as text.
+    task: Task = Bound(default=Task.CLASSIFICATION, strict=False)
     dataset: str
     selector: str = ""
     limits: list[Limits] = []
@@ -91,6 +98,15 @@ class ProjectSpec(Spec):
     build: BuildSpec = BuildSpec()
     rollout: RolloutSpec = RolloutSpec()
     drift: DriftPolicy = DriftPolicy()
+
+
+class ProjectChange(SQLModel, table=True):
+    """What applying a spec changed, where the request had an id: a repeated request gets the same answer."""
+
+    __tablename__ = "project_change"
+    project: str = Field(primary_key=True)
+    request_id: str = Field(primary_key=True)
+    changes: list[str] = Field(default=[], sa_type=json_of(list[str]))
 
 
 class Project(SQLModel, table=True):

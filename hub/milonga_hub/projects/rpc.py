@@ -22,10 +22,11 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
 
     async def ApplyProject(self, request: pb.ApplyProjectRequest, context: Any) -> pb.ApplyProjectResponse:
         spec = from_proto(request.spec, ProjectSpec)
-        project, changes = self._projects.apply(request.name, spec, dry_run=request.dry_run)
+        project, changes = self._projects.apply(request.name, spec, request.dry_run, request.request_id)
         run = None
         if request.start_run and changes and not request.dry_run:
-            # A call that is repeated after the answer was lost finds no change, so the generation names the run.
+            # Repeated after a lost answer, or a crash between these lines, the same request finds the same changes and
+            # the same run. Without an id it finds no change; then the generation names the run.
             key = request.request_id or f"apply:{project.name}:{project.spec_generation}"
             run = to_proto(self._start(request.name, "; ".join(changes), key), pb.Run)
         return pb.ApplyProjectResponse(project=to_proto(project, pb.Project), changes=changes, run=run)

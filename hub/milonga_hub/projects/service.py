@@ -10,7 +10,7 @@ from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects import rules
-from milonga_hub.projects.models import Project, ProjectSpec
+from milonga_hub.projects.models import Project, ProjectChange, ProjectSpec
 
 
 class ProjectService:
@@ -19,16 +19,21 @@ class ProjectService:
         self._events = events
         self._datasets = datasets
 
-    def apply(self, name: str, spec: ProjectSpec, dry_run: bool = False) -> tuple[Project, list[str]]:
+    def apply(
+        self, name: str, spec: ProjectSpec, dry_run: bool = False, request_id: str = ""
+    ) -> tuple[Project, list[str]]:
         """Create the project or change its spec; return it and what changed. Equal specs change nothing.
 
-        With `dry_run` nothing is written. Raises InvalidInput, or FailedPrecondition where the data set is missing.
+        A repeated request gets the changes of the first one again. With `dry_run` nothing is written. Raises InvalidInput, or FailedPrecondition where the data set is missing.
         """
         rules.check(name, spec)
         if not dry_run:
             self._need_dataset(spec.dataset)
         with self._database.session() as session:
             known = session.get(Project, name)
+            answered = session.get(ProjectChange, (name, request_id))
+            if known is not None and answered is not None and not dry_run:
+                return known, answered.changes
             changed = rules.changes(known.spec if known else None, spec)
             if dry_run or not changed:
                 return known or Project(name=name, spec=spec), changed
@@ -36,6 +41,8 @@ class ProjectService:
             project.spec, project.updated_at = spec, utc_now()
             project.spec_generation += 1
             session.add(project)
+            if request_id:
+                session.add(ProjectChange(project=name, request_id=request_id, changes=changed))
         self._events.publish(f"projects/{name}", project)
         return project, changed
 

@@ -49,7 +49,7 @@ def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> A
     @api.post("/projects/{project}:apply")
     async def apply_project(project: str, body: Application) -> Applied:
         """Create the project or change its spec; equal specs change nothing."""
-        applied, changes = projects.apply(project, body.spec, dry_run=body.dry_run)
+        applied, changes = projects.apply(project, body.spec, body.dry_run, body.request_id)
         run = None
         if body.start_run and changes and not body.dry_run:
             key = body.request_id or f"apply:{applied.name}:{applied.spec_generation}"
