@@ -6,6 +6,7 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,79 @@ def test_a_class_of_two_or_more_is_in_both_splits(numbers: set[int]) -> None:
     for label in {sample.label for sample in samples}:
         group = [sample for sample in samples if sample.label == label]
         assert len(group) == 1 or len({sample.split for sample in group}) == 2
+
+
+@given(st.sets(st.integers(0, 300), max_size=60), st.sets(st.integers(0, 300), min_size=1, max_size=60))
+def test_a_replacement_moves_a_picture_only_for_a_class_that_lost_a_split(first: set[int], second: set[int]) -> None:
+    before = {sample.digest: sample for sample in rules.merge([], _sent(first), 1).samples}
+    after = rules.merge([], _sent(second), 2, list(before.values())).samples
+    for label in {sample.label for sample in after}:
+        group = [sample for sample in after if sample.label == label]
+        assert len(group) == 1 or len({sample.split for sample in group}) == 2
+        stayed = [sample for sample in group if sample.digest in before]
+        moved = [sample for sample in stayed if sample.split != before[sample.digest].split]
+        assert not moved or (len(moved) == 1 and len(stayed) == len(group))
+        assert all(sample.added_in == (1 if sample.digest in before else 2) for sample in group)
+
+
+def test_replacing_counts_only_pictures_that_were_not_there(service: DatasetService, tmp_path: Path) -> None:
+    service.import_archive("digits", _packed(_pictures(tmp_path / "a")), False, False)
+    second = service.import_archive("digits", _packed(_pictures(tmp_path / "b", 0, 70)), False, False)
+    assert (second.number, second.added_count) == (2, 10)
+
+
+def test_a_picture_that_is_labelled_anew_keeps_its_split_and_its_age() -> None:
+    known = rules.merge([], _sent(range(30)), 1).samples
+    wrong = known[0]
+    sent = [Labelled(one.digest, one.label, one.path) for one in known if one != wrong]
+    after = rules.merge([], [*sent, Labelled(wrong.digest, "other", "other/x.png")], 2, known).samples
+    (found,) = [sample for sample in after if sample.digest == wrong.digest]
+    assert (found.label, found.split, found.added_in) == ("other", wrong.split, 1)
+
+
+def test_a_request_repeated_after_later_imports_still_gets_its_first_answer(
+    service: DatasetService, tmp_path: Path
+) -> None:
+    archive = _packed(_pictures(tmp_path / "a"))
+    first = service.import_archive("digits", archive, False, False, request_id="r1")
+    # Equal content: answered with the version that is there.
+    assert service.import_archive("digits", archive, False, False, request_id="r2") == first
+    service.import_archive("digits", _packed(_pictures(tmp_path / "b", 60, 40)), True, False, request_id="r3")
+    assert service.import_archive("digits", archive, False, False, request_id="r2") == first
+    assert service.latest("digits").number == 2
+
+
+def test_the_same_request_sent_twice_at_once_is_done_once(service: DatasetService, tmp_path: Path) -> None:
+    archive = _packed(_pictures(tmp_path / "a"))
+    with ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(service.import_archive, "digits", archive, False, False, "r1") for _ in range(4)]
+    assert {one.result().name for one in sent} == {"datasets/digits/versions/1"}
+    assert len(service.versions("digits")[0]) == 1
+
+
+def test_appending_a_new_class_keeps_the_old_ones(service: DatasetService, tmp_path: Path) -> None:
+    service.import_archive("digits", _packed(_pictures(tmp_path / "a")), False, False)
+    more = digits.load(known=80, later=1, live=1).known[60:]
+    files = [(f"blank/{number}.png", picture.png) for number, picture in enumerate(more)]
+    second = service.import_archive("digits", _zip(tmp_path / "more.zip", files), True, False)
+    assert second.classes == [*(str(digit) for digit in range(10)), "blank"]
+    assert second.class_counts["blank"] == 20 == second.added_count
+
+
+def test_an_import_tells_how_far_it_is(service: DatasetService, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    archive = _packed(_pictures(tmp_path / "a"))
+    service.import_archive("digits", archive, False, False, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(number, 60) for number in range(1, 61)]
+
+
+def test_the_same_version_gives_the_same_arrays(service: DatasetService, tmp_path: Path) -> None:
+    service.import_archive("digits", _packed(_pictures(tmp_path / "a")), False, False)
+    for name in ("one", "two"):
+        service.write_arrays("datasets/digits/versions/1", 16, tmp_path / f"{name}.npz")
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert set(one.files) == {*(f"{k}_{s}" for k in ("x", "y", "added") for s in ("train", "val")), "classes"}
+        assert all(np.array_equal(one[key], two[key]) for key in one.files)
 
 
 def test_arrays_are_whole_or_missing(service: DatasetService, tmp_path: Path) -> None:

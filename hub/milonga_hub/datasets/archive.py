@@ -190,6 +190,9 @@ def _check_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise InvalidInput(_CUT_OFF)
+    # The checksum of a compression stands at its very end.
+    while tar.fileobj.read(tarfile.BLOCKSIZE):
+        pass
 
 
 def pack_folder(folder: Path, archive: Path) -> int:
