@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from milonga.v1 import projects_pb2 as pb
+from milonga.v1 import projects_pb2_grpc
 from milonga_hub.blobs import BlobStore
+from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
+from milonga_hub.learning.spaces import SPACES
 from milonga_hub.projects import rules
 from milonga_hub.projects.files import load_project, parse_project
-from milonga_hub.projects.models import Limits, ProjectSpec
+from milonga_hub.projects.models import Limits, ProjectSpec, TrainingSpec
+from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.transports import grpc as grpc_transport
+from pydantic import BaseModel
 
 from tests.datasets.test_datasets import _packed, _pictures
 
@@ -59,11 +72,44 @@ def test_the_template_shows_the_defaults() -> None:
         ("  dataset: d\n  rollout: {waves: [0.5, 0.2]}\n", r"p\.yaml:5: .*add up to 1"),
         ("  task: DETECTION\n  dataset: d\n", r"p\.yaml:4: spec\.task: .*CLASSIFICATION"),
         ("  dataset: [d\n", r"p\.yaml:\d: not YAML"),
+        ("  dataset: d\n  training:\n    epochs: yes\n", r"p\.yaml:6: spec\.training\.epochs: .*integer"),
+        ("  dataset: d\n  training:\n    learning_rate: .inf\n", r"p\.yaml:6: .*finite"),
+        ("  dataset: d\n  training:\n    epochs: 99999999999\n", r"p\.yaml:6: .*less than or equal to 2147483647"),
+        ("  dataset: d\n  training:\n    seed: -1\n", r"p\.yaml:6: .*greater than or equal to 0"),
+        ("  dataset: d\n  task: CLASSIFICATION\n  dataset: e\n", r"p\.yaml:6: spec\.dataset stands twice"),
+        ("  dataset: 2001-13-01\n", r"p\.yaml: not YAML that can be read: month"),
+        ("  dataset: d\n1: x\n", r'p\.yaml:5: unknown key "1" in the file'),
     ],
 )
 def test_a_mistake_is_named_with_its_line(text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         parse_project(HEAD + text, "p.yaml")
+
+
+def test_brackets_thousands_deep_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="not YAML that can be read"):
+        parse_project("[" * 5000, "p.yaml")
+
+
+_YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+_KEYS = st.sampled_from([*ProjectSpec.model_fields, *TrainingSpec.model_fields, "epoch", "kind"])
+
+
+@given(st.dictionaries(_KEYS, _YAML | st.dictionaries(_KEYS, _YAML, max_size=3), max_size=4))
+def test_any_file_is_a_project_or_refused_with_its_line(spec: dict[str, Any]) -> None:
+    text = yaml.safe_dump({"kind": "Project", "name": "p", "spec": spec}, allow_unicode=True)
+    try:
+        _, read = parse_project(text, "p.yaml")
+    except InvalidInput as error:
+        assert all(line.startswith("p.yaml") for line in str(error).splitlines() if ": " in line)
+    else:
+        # What is taken can be sent, stored and read again.
+        assert from_proto(to_proto(read, pb.ProjectSpec), ProjectSpec).training == read.training
+        assert ProjectSpec.model_validate_json(read.model_dump_json()) == read
 
 
 def test_all_mistakes_are_named_at_once() -> None:
@@ -103,6 +149,82 @@ def test_an_unknown_target_or_a_broken_selector_is_refused(projects: ProjectServ
         projects.apply("digits", ProjectSpec(dataset="digits", selector="type in (a"))
     with pytest.raises(InvalidInput, match="project name"):
         projects.apply("My Project", ProjectSpec(dataset="digits"))
+
+
+def test_a_broken_selector_is_named_by_its_place() -> None:
+    spec = ProjectSpec(dataset="d", limits=[Limits(), Limits(selector="type in (a")])
+    with pytest.raises(InvalidInput, match=r"spec\.limits\[1\]\.selector: "):
+        rules.check("digits", spec)
+
+
+def test_the_spaces_that_may_be_asked_for_are_those_there_are() -> None:
+    assert set(rules.SPACES) == set(SPACES)
+    with pytest.raises(InvalidInput, match=r"spec\.training\.space: there is no space 'resnet'; take mbv3"):
+        rules.check("d", ProjectSpec(dataset="d", training=TrainingSpec(space="resnet")))
+
+
+def test_a_repeated_request_gets_the_same_changes_again(projects: ProjectService) -> None:
+    spec = ProjectSpec(dataset="digits")
+    first = projects.apply("digits", spec, request_id="r1")
+    assert projects.apply("digits", spec, request_id="r1")[1] == first[1] == ["new project"]
+    assert projects.apply("digits", spec, request_id="r2")[1] == []
+    assert projects.get("digits").spec_generation == 1
+
+
+def test_a_dry_run_takes_no_request_id_away(projects: ProjectService) -> None:
+    spec = ProjectSpec(dataset="digits")
+    projects.apply("digits", spec, dry_run=True, request_id="r1")
+    assert projects.apply("digits", spec, request_id="r1")[1] == ["new project"]
+
+
+class _Run(BaseModel):
+    name: str
+    reason: str
+
+
+def _apply(projects: ProjectService, *requests: pb.ApplyProjectRequest) -> list[pb.ApplyProjectResponse]:
+    """Send the requests to a real gRPC server, which starts runs as the hub does: once for each request id."""
+    started: dict[str, _Run] = {}
+
+    def start(project: str, reason: str, request_id: str) -> _Run:
+        name = f"projects/{project}/runs/{len(started) + 1}"
+        return started.setdefault(request_id, _Run(name=name, reason=reason))
+
+    async def send() -> list[pb.ApplyProjectResponse]:
+        server, port = await grpc_transport.serve([ProjectRpc(projects, start)], "127.0.0.1", 0)
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub: Any = projects_pb2_grpc.ProjectServiceStub(channel)
+                return [await stub.ApplyProject(request) for request in requests]
+        finally:
+            await server.stop(0)
+
+    return asyncio.run(send())
+
+
+def _request(request_id: str = "", **more: bool) -> pb.ApplyProjectRequest:
+    return pb.ApplyProjectRequest(
+        name="digits", spec=pb.ProjectSpec(dataset="digits"), start_run=True, request_id=request_id, **more
+    )
+
+
+def test_a_repeated_apply_gets_the_run_that_the_first_one_started(projects: ProjectService) -> None:
+    first, again, other = _apply(projects, _request("r1"), _request("r1"), _request("r2"))
+    assert first.run.name == "projects/digits/runs/1" and first.run.reason == "new project"
+    assert again == first
+    assert not other.HasField("run") and not other.changes
+
+
+def test_an_apply_that_died_before_its_run_started_starts_it_when_repeated(projects: ProjectService) -> None:
+    projects.apply("digits", ProjectSpec(dataset="digits"), request_id="r1")
+    (repeated,) = _apply(projects, _request("r1"))
+    assert repeated.run.name == "projects/digits/runs/1"
+
+
+def test_a_dry_run_over_grpc_starts_nothing(projects: ProjectService) -> None:
+    (answer,) = _apply(projects, _request("r1", dry_run=True))
+    assert list(answer.changes) == ["new project"] and not answer.HasField("run")
+    assert projects.list() == ([], "")
 
 
 def test_later_limits_override_earlier_ones_where_they_match() -> None:

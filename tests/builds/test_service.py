@@ -1,0 +1,132 @@
+"""Builds are recorded once, chosen only when they were run, and unpacked whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from milonga.v1 import models_pb2 as pb
+from milonga.v1 import models_pb2_grpc
+from milonga_compiler.bundle import verify_bundle, write_bundle
+from milonga_hub.blobs import BlobStore
+from milonga_hub.builds.models import BuildState
+from milonga_hub.builds.rpc import BuildRpc
+from milonga_hub.builds.service import BuildService
+from milonga_hub.db import Database
+from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.events import EventBus
+from milonga_hub.transports import grpc as grpc_transport
+
+VERSION = "models/d/versions/1"
+
+
+@pytest.fixture
+def builds(tmp_path: Path) -> BuildService:
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database.create_tables()
+    return BuildService(database, BlobStore(tmp_path / "blobs"), EventBus())
+
+
+def _verified(folder: Path, precision: str = "fp32", weights: bytes = b"weights") -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights").write_bytes(weights)
+    manifest = {"subnet": "sha256:1", "precision": precision, "reference": {"sample_count": 3}}
+    bundle = write_bundle(folder / precision, manifest, {"model.onnx": folder / "weights"})
+    return {
+        "engine": "onnxruntime", "precision": precision, "state": "VERIFIED", "reason": "",
+        "directory": str(bundle.folder), "files": [vars(file) for file in bundle.files], "size_bytes": 9,
+        "bundle": bundle.digest, "accuracy": 0.9, "subnet_accuracy": 0.9, "max_abs_error": 0.0,
+    }  # fmt: skip
+
+
+def _rejected(precision: str = "int8") -> dict[str, Any]:
+    return {
+        "engine": "onnxruntime", "precision": precision, "state": "REJECTED", "reason": "loses 3 points",
+        "directory": "", "files": [], "size_bytes": 0,
+        "bundle": "", "accuracy": 0.87, "subnet_accuracy": 0.9, "max_abs_error": 1.0,
+    }  # fmt: skip
+
+
+def test_a_rejected_build_is_kept_with_its_reason_and_never_chosen(builds: BuildService) -> None:
+    (build,) = builds.record(VERSION, "pi", [_rejected()], None)
+    assert (build.state, build.reason, build.bundle) == (BuildState.REJECTED, "loses 3 points", "")
+    with pytest.raises(FailedPrecondition, match="no device may get it: loses 3 points"):
+        builds.choose(build.name)
+    assert builds.chosen(VERSION) == {}
+
+
+def test_a_build_made_anew_forgets_what_was_measured_on_the_old_one(builds: BuildService, tmp_path: Path) -> None:
+    (old,) = builds.record(VERSION, "pi", [_verified(tmp_path / "a")], None)
+    builds.set_measured(old.name, 3.0)
+    builds.choose(old.name)
+    (new,) = builds.record(VERSION, "pi", [_verified(tmp_path / "b", weights=b"other")], None)
+    assert new.bundle != old.bundle
+    assert (builds.get(new.name).measured_ms, builds.get(new.name).chosen) == (None, False)
+
+
+def test_each_device_type_has_its_own_chosen_build(builds: BuildService, tmp_path: Path) -> None:
+    results = [_verified(tmp_path / "a", "fp32"), _verified(tmp_path / "a", "int8")]
+    pi, orin = builds.record(VERSION, "pi", results, 2.0), builds.record(VERSION, "orin", results, 1.0)
+    builds.choose(pi[0].name)
+    builds.choose(orin[1].name)
+    assert {kind: build.precision for kind, build in builds.chosen(VERSION).items()} == {"pi": "fp32", "orin": "int8"}
+    found = builds.by_bundle(pi[0].bundle)
+    assert found is not None and found.device_type == "orin"
+
+
+def test_choosing_is_told_to_those_who_listen(tmp_path: Path) -> None:
+    async def choose() -> Any:
+        database, events = Database(f"sqlite:///{tmp_path / 'test.db'}"), EventBus()
+        database.create_tables()
+        builds = BuildService(database, BlobStore(tmp_path / "blobs"), events)
+        (build,) = builds.record(VERSION, "pi", [_verified(tmp_path / "a")], None)
+        with events.listen(f"builds/{build.name}") as news:
+            builds.choose(build.name)
+            return (await news.next(5)).payload
+
+    assert asyncio.run(choose()).chosen
+
+
+def test_a_damaged_file_of_an_unpacked_bundle_is_written_again(builds: BuildService, tmp_path: Path) -> None:
+    (build,) = builds.record(VERSION, "pi", [_verified(tmp_path / "a")], None)
+    folder = builds.unpack(build.bundle, tmp_path / "out")
+    # As after a power cut: the right length, and nothing in it.
+    (folder / "model.onnx").write_bytes(bytes((folder / "model.onnx").stat().st_size))
+    builds.unpack(build.bundle, folder)
+    assert verify_bundle(folder).digest == build.bundle
+    assert json.loads((folder / "manifest.json").read_text()) == builds.manifest(build.bundle)
+
+
+def test_a_missing_build_names_the_command(builds: BuildService) -> None:
+    with pytest.raises(NotFound, match="milonga builds list"):
+        builds.get(f"{VERSION}/builds/pi:onnxruntime:fp32")
+
+
+def test_builds_are_shown_over_grpc_page_by_page(builds: BuildService, tmp_path: Path) -> None:
+    builds.record(VERSION, "pi", [_verified(tmp_path / "a"), _rejected()], 2.0)
+    builds.record("models/d/versions/2", "pi", [_rejected()], None)
+
+    async def read() -> list[pb.Build]:
+        server, port = await grpc_transport.serve([BuildRpc(builds)], "127.0.0.1", 0)
+        found: list[pb.Build] = []
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub: Any = models_pb2_grpc.BuildServiceStub(channel)
+                token = "start"
+                while token:
+                    request = pb.ListBuildsRequest(model_version=VERSION, page_size=1)
+                    request.page_token = "" if token == "start" else token
+                    page = await stub.ListBuilds(request)
+                    found, token = [*found, *page.builds], page.next_page_token
+                assert (await stub.GetBuild(pb.GetBuildRequest(name=found[0].name))).build == found[0]
+        finally:
+            await server.stop(0)
+        return found
+
+    first, second = asyncio.run(read())
+    assert (first.precision, first.state, first.predicted_ms) == ("fp32", pb.BUILD_STATE_VERIFIED, 2.0)
+    assert (second.precision, second.state, second.reason) == ("int8", pb.BUILD_STATE_REJECTED, "loses 3 points")
