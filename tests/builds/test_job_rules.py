@@ -1,0 +1,85 @@
+"""Which build a device gets, and when a new version is better."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from milonga_hub.builds.rules import BuildFigures, Group, choose_build, judge
+
+figures = st.builds(
+    BuildFigures,
+    name=st.text("abc", min_size=1, max_size=3),
+    engine=st.just("onnxruntime"),
+    precision=st.sampled_from(["fp32", "int8"]),
+    accuracy=st.floats(0, 1),
+    measured_ms=st.none() | st.floats(0.01, 100),
+    size_bytes=st.integers(1, 10**7),
+)
+
+
+@given(st.lists(figures, max_size=6), st.none() | st.floats(0.01, 100))
+def test_the_chosen_build_keeps_the_limit_and_none_is_faster(
+    builds: list[BuildFigures], latency_ms: float | None
+) -> None:
+    chosen = choose_build(builds, latency_ms)
+    within = [b for b in builds if b.measured_ms is not None and (latency_ms is None or b.measured_ms <= latency_ms)]
+    if chosen is None:
+        assert not within
+    else:
+        assert chosen in within
+        assert chosen.measured_ms == min(build.measured_ms for build in within if build.measured_ms is not None)
+    assert choose_build(builds[::-1], latency_ms) == chosen
+
+
+def test_int8_that_is_slower_on_the_device_is_not_chosen_for_its_name() -> None:
+    fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.960, 2.0, 400)
+    int8 = BuildFigures("int8", "onnxruntime", "int8", 0.965, 3.2, 100)
+    assert choose_build([int8, fp32], None) == fp32
+
+
+def test_of_equally_fast_builds_the_more_accurate_wins_and_then_the_smaller() -> None:
+    worse = BuildFigures("a", "onnxruntime", "int8", 0.95, 2.0, 100)
+    large = BuildFigures("b", "onnxruntime", "fp32", 0.96, 2.0, 400)
+    small = BuildFigures("c", "onnxruntime", "fp32", 0.96, 2.0, 300)
+    assert choose_build([worse, large], None) == large
+    assert choose_build([large, small], None) == small
+
+
+def test_the_reason_is_in_words_and_figures() -> None:
+    verdict = judge([Group("old", 1000, 700, 903)], gained=212, lost=9, champion="v1", challenger="v2")
+    assert verdict.better and verdict.p_value < 1e-30
+    assert "v2 is right on 212 pictures that v1 gets wrong, and wrong on 9" in verdict.reason
+
+
+def test_p_values_are_those_of_the_exact_mcnemar_test() -> None:
+    # 2 * P(X <= 1 | 10, 1/2) = 2 * 11 / 1024, by hand.
+    assert judge([Group("old", 100, 50, 58)], gained=9, lost=1).p_value == pytest.approx(22 / 1024)
+    assert judge([Group("old", 100, 50, 50)], gained=0, lost=0).p_value == 1.0
+
+
+def test_gains_on_new_pictures_count_where_nothing_old_is_forgotten() -> None:
+    assert judge([Group("old", 200, 190, 189), Group("new", 20, 15, 17)], gained=3, lost=2).better
+    assert not judge([Group("old", 200, 190, 187), Group("new", 20, 15, 17)], gained=3, lost=4).better
+
+
+def test_a_loss_of_exactly_one_point_is_allowed_and_one_picture_more_is_not() -> None:
+    new = Group("new", 100, 40, 80)
+    assert judge([Group("old", 200, 190, 188), new], gained=41, lost=3).better
+    verdict = judge([Group("old", 200, 190, 187), new], gained=41, lost=4)
+    assert not verdict.better and "1.5 points on old pictures, 1 allowed" in verdict.reason
+
+
+@given(st.integers(1, 500), st.integers(0, 200), st.integers(0, 200))
+def test_a_version_that_is_worse_on_the_only_group_is_never_better(count: int, gained: int, lost: int) -> None:
+    groups = [Group("old", count + gained + lost, count + lost, count + gained)]
+    assert judge(groups, gained, lost).better <= (gained > lost)
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_champion_and_challenger_are_never_both_better(gained: int, lost: int) -> None:
+    count = 500
+    one = judge([Group("old", count, 200 + lost, 200 + gained)], gained, lost)
+    other = judge([Group("old", count, 200 + gained, 200 + lost)], lost, gained)
+    assert not (one.better and other.better)
+    assert one.p_value == pytest.approx(other.p_value)
