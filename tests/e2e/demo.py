@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +95,8 @@ class Timeline:
             projects_pb2.STAGE_STATE_SKIPPED: "skipped",
             projects_pb2.STAGE_STATE_FAILED: "failed",
         }.get(stage.state)
-        if stage.name == "train" and "loss" in stage.metrics and ended is None:
-            line.message = f"{stage.message} loss {stage.metrics['loss']:.3f}"
+        if stage.name == "train" and ended is None:
+            line.message += _training_figures(stage.metrics)
         if ended is not None:
             seconds = None
             if stage.HasField("started_at") and stage.HasField("ended_at"):
@@ -129,6 +129,15 @@ class Timeline:
                 Text.from_markup(marks.get(line.state, " ")), line.name, bar, f"{seconds:.1f} s", Text(line.message)
             )
         return Group(table, Text(f"{time.monotonic() - self.began:.0f} s so far", style="dim"))
+
+
+def _training_figures(metrics: Mapping[str, float]) -> str:
+    """Return loss and accuracies as far as they are known."""
+    loss = metrics.get("running_loss", metrics.get("loss"))
+    words = "" if loss is None else f", loss {loss:.3f}"
+    if "accuracy_largest" in metrics:
+        words += f", largest {metrics['accuracy_largest']:.1%}, smallest {metrics['accuracy_smallest']:.1%}"
+    return words
 
 
 def _fresh_folder(folder: Path) -> Path:

@@ -189,7 +189,7 @@ def _tell_search(
     }
     words = [
         f"{name}: {choice.candidate['description']}, predicted {choice.candidate['predicted_ms']:.3g} ms,"
-        f" measured {choice.measured_ms:.3g} ms"
+        f" measured {choice.measured_ms:.3g} ms (model's held-out error {errors.get(f'latency_error {name}', 0.0):.1%})"
         for name, choice in choices.items()
         if choice.measured_ms is not None
     ]
