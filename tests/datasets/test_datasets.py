@@ -250,6 +250,13 @@ def test_a_picture_that_is_labelled_anew_keeps_its_split_and_its_age() -> None:
     assert (found.label, found.split, found.added_in) == ("other", wrong.split, 1)
 
 
+def test_adding_a_known_picture_under_another_label_keeps_the_known_one() -> None:
+    known = rules.merge([], _sent(range(30)), 1).samples
+    merged = rules.merge(known, [Labelled(known[0].digest, "other", "other/x.png")], 2)
+    assert merged.samples == known
+    assert list(merged.refused) == ["other/x.png"] and known[0].path in merged.refused["other/x.png"]
+
+
 def test_a_request_repeated_after_later_imports_still_gets_its_first_answer(
     service: DatasetService, tmp_path: Path
 ) -> None:
