@@ -18,7 +18,7 @@ figures = st.builds(
 )
 
 
-@given(st.lists(figures, max_size=6), st.none() | st.floats(0.01, 100))
+@given(st.lists(figures, max_size=6, unique_by=lambda build: build.name), st.none() | st.floats(0.01, 100))
 def test_the_chosen_build_keeps_the_limit_and_none_is_faster(
     builds: list[BuildFigures], latency_ms: float | None
 ) -> None:
