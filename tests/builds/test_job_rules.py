@@ -46,40 +46,57 @@ def test_of_equally_fast_builds_the_more_accurate_wins_and_then_the_smaller() ->
     assert choose_build([large, small], None) == small
 
 
+def _old(gained: int, lost: int, count: int = 200) -> Group:
+    return Group("old", count, champion_right=count // 2, gained=gained, lost=lost)
+
+
+NEW = Group("new", 100, champion_right=40, gained=42, lost=2)
+
+
 def test_the_reason_is_in_words_and_figures() -> None:
-    verdict = judge([Group("old", 1000, 700, 903)], gained=212, lost=9, champion="v1", challenger="v2")
+    verdict = judge([_old(212, 9, count=1000)], champion="v1", challenger="v2")
     assert verdict.better and verdict.p_value < 1e-30
     assert "v2 is right on 212 pictures that v1 gets wrong, and wrong on 9" in verdict.reason
 
 
 def test_p_values_are_those_of_the_exact_mcnemar_test() -> None:
     # 2 * P(X <= 1 | 10, 1/2) = 2 * 11 / 1024, by hand.
-    assert judge([Group("old", 100, 50, 58)], gained=9, lost=1).p_value == pytest.approx(22 / 1024)
-    assert judge([Group("old", 100, 50, 50)], gained=0, lost=0).p_value == 1.0
+    assert judge([_old(9, 1)]).p_value == pytest.approx(22 / 1024)
+    assert judge([_old(0, 0)]).p_value == 1.0
 
 
-def test_gains_on_new_pictures_count_where_nothing_old_is_forgotten() -> None:
-    assert judge([Group("old", 200, 190, 189), Group("new", 20, 15, 17)], gained=3, lost=2).better
-    assert not judge([Group("old", 200, 190, 187), Group("new", 20, 15, 17)], gained=3, lost=4).better
+def test_better_means_more_right_than_chance_explains() -> None:
+    assert judge([_old(5, 5), NEW]).better
+    assert not judge([_old(3, 1)]).better
+    assert not judge([_old(3, 3), Group("new", 20, 15, gained=3, lost=1)]).better
 
 
-def test_a_loss_of_exactly_one_point_is_allowed_and_one_picture_more_is_not() -> None:
-    new = Group("new", 100, 40, 80)
-    assert judge([Group("old", 200, 190, 188), new], gained=41, lost=3).better
-    verdict = judge([Group("old", 200, 190, 187), new], gained=41, lost=4)
-    assert not verdict.better and "1.5 points on old pictures, 1 allowed" in verdict.reason
+def test_a_loss_on_old_pictures_that_chance_explains_does_not_outweigh_a_gain() -> None:
+    # Four of 200 lost and one gained is 1.5 points: p = 0.19.
+    assert judge([_old(1, 4), NEW]).better
+
+
+def test_what_is_clearly_forgotten_is_named_and_not_outweighed() -> None:
+    verdict = judge([_old(1, 11), NEW])
+    assert not verdict.better and "5.0 points on old pictures, 1 allowed" in verdict.reason
+
+
+def test_few_pictures_excuse_no_large_loss() -> None:
+    # 2 of 20 lost: p = 0.25, and 10 points.
+    assert not judge([_old(0, 2, count=20), NEW]).better
+
+
+def test_a_loss_of_one_point_is_allowed_however_clear() -> None:
+    assert judge([_old(0, 10, count=1000), NEW]).better
 
 
 @given(st.integers(1, 500), st.integers(0, 200), st.integers(0, 200))
-def test_a_version_that_is_worse_on_the_only_group_is_never_better(count: int, gained: int, lost: int) -> None:
-    groups = [Group("old", count + gained + lost, count + lost, count + gained)]
-    assert judge(groups, gained, lost).better <= (gained > lost)
+def test_a_version_that_is_worse_on_the_only_group_is_never_better(spare: int, gained: int, lost: int) -> None:
+    assert judge([_old(gained, lost, spare + 2 * (gained + lost))]).better <= (gained > lost)
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
 def test_champion_and_challenger_are_never_both_better(gained: int, lost: int) -> None:
-    count = 500
-    one = judge([Group("old", count, 200 + lost, 200 + gained)], gained, lost)
-    other = judge([Group("old", count, 200 + gained, 200 + lost)], lost, gained)
+    one, other = judge([_old(gained, lost, 1000)]), judge([_old(lost, gained, 1000)])
     assert not (one.better and other.better)
     assert one.p_value == pytest.approx(other.p_value)

@@ -36,9 +36,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     except CompilerError as error:
         raise JobError(str(error)) from error
     groups = _groups(right["champion"], right["challenger"], added)
-    gained = int((right["challenger"] & ~right["champion"]).sum())
-    lost = int((right["champion"] & ~right["challenger"]).sum())
-    verdict = judge(groups, gained, lost, *_titles(bundles["champion"], bundles["challenger"]))
+    verdict = judge(groups, *_titles(bundles["champion"], bundles["challenger"]))
     context.progress(1.0, verdict.reason)
     return {
         "groups": [
@@ -60,7 +58,13 @@ def _groups(champion: NDArray[np.bool_], challenger: NDArray[np.bool_], added: N
     """Count by age: "new" pictures came with the newest data set version, unless it is the first."""
     newest = (added == added.max()) & (added > 1)
     return [
-        Group(name, int(mask.sum()), int(champion[mask].sum()), int(challenger[mask].sum()))
+        Group(
+            name,
+            count=int(mask.sum()),
+            champion_right=int(champion[mask].sum()),
+            gained=int((challenger & ~champion)[mask].sum()),
+            lost=int((champion & ~challenger)[mask].sum()),
+        )
         for name, mask in (("old", ~newest), ("new", newest))
         if mask.any()
     ]
