@@ -25,8 +25,8 @@ from tests.e2e.processes import System
 _IMPORT_REPEATS = 9
 _IDLE_SECONDS = 20.0
 _REQUESTS = 2000
-# What any device daemon with gRPC and MQTT loads.
-_PEER = "import asyncio, grpc, grpc.aio, paho.mqtt.client, psutil, google.protobuf.message"
+# What any device daemon with gRPC, protocol buffers and MQTT loads.
+_PEER = "import asyncio, logging, grpc, grpc.aio, paho.mqtt.client, psutil, google.protobuf.timestamp_pb2"
 
 
 def run() -> list[Result]:
