@@ -35,6 +35,8 @@ from milonga_agent.telemetry import Boot, Sender, Spool, window_of
 _log = logging.getLogger(__name__)
 
 _MAX_BACKOFF_SECONDS = 30.0
+# Failures after which the longest wait is reached.
+_PATIENT = 10
 # Progress of a download is told this often at most.
 _PROGRESS_STEP = 0.1
 # After this, a measurement is stopped whatever it says: loading, warm-up and a slow model.
@@ -58,7 +60,7 @@ class Options:
 
 def backoff_seconds(attempt: int, source: random.Random) -> float:
     """Return how long to wait after the n-th failure: doubling, with jitter so that a fleet does not return as one."""
-    return min(_MAX_BACKOFF_SECONDS, 0.25 * 2.0 ** min(attempt, 10)) * source.uniform(0.5, 1.0)
+    return min(_MAX_BACKOFF_SECONDS, 0.25 * 2.0 ** min(attempt, _PATIENT)) * source.uniform(0.5, 1.0)
 
 
 class Agent:
@@ -209,14 +211,15 @@ class Agent:
                     self._handle(message)
 
                 await hub.connect(self._outgoing, handle)
-            except Refused as error:
-                raise Refused(
-                    f"{error}; if this device was deleted, remove {self._options.data_dir} and enrol again"
-                ) from error
             except AgentError as error:
-                count += 1
+                # A hub that no longer knows this device may have lost its database: serving goes on without it.
+                refused = isinstance(error, Refused)
+                hint = (
+                    f"; if the device was deleted, remove {self._options.data_dir} and enrol again" if refused else ""
+                )
+                count = _PATIENT if refused else count + 1
                 seconds = backoff_seconds(count, self._random)
-                _log.warning("%s; trying again in %.1f s", error, seconds)
+                _log.warning("%s%s; trying again in %.1f s", error, hint, seconds)
                 self._connected = False
                 heart.cancel()
                 await asyncio.sleep(seconds)

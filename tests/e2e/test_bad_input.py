@@ -73,6 +73,16 @@ def test_a_used_token_is_refused(loop: Loop, tmp_path: Path) -> None:
     assert _milonga(loop, "devices", "delete", "once", "--yes").returncode == 0
 
 
+def test_a_device_that_was_deleted_is_told_and_keeps_running(loop: Loop) -> None:
+    system = loop.system
+    agent = system.start_agent("gone", loop.cli("tokens", "create")["secret"])
+    system.wait("the agent to be online", lambda: any(d.name == "gone" and d.state == 1 for d in loop.devices()), 30)
+    assert _milonga(loop, "devices", "delete", "gone", "--yes").returncode == 0
+    system.wait("the agent to say so", lambda: "enrol again" in agent.log.read_text(), 30)
+    agent.check()
+    assert system.agents.pop("gone").stop() == 0
+
+
 def test_no_token_at_all_says_where_to_get_one(loop: Loop, tmp_path: Path) -> None:
     _is_refused(_agent(loop, tmp_path, "--name", "a"), 3, "milonga tokens create")
 
