@@ -170,7 +170,7 @@ def _play(loop: Loop, timeline: Timeline) -> None:
 def _print_summary(console: Console, rows: list[dict[str, Any]]) -> None:
     table = Table(title="Per device type (simulated boards on this machine)", title_justify="left", show_lines=True)
     table.add_column("device type", no_wrap=True)
-    table.add_column("runs now")
+    table.add_column("runs now", overflow="fold")
     table.add_column("accuracy")
     table.add_column("latency", no_wrap=True)
 
