@@ -100,7 +100,9 @@ def test_a_noun_asks_the_service_of_another_and_never_selects_from_its_tables(no
         for name in _imports(path):
             parts = name.split(".")
             if parts[0] == "milonga_hub" and len(parts) > 2 and parts[1] in NOUNS and parts[1] != noun:
-                assert parts[2] in ("service", "models", "rules", "selectors"), f"{path.relative_to(ROOT)} imports {name}"
+                assert parts[2] in ("service", "models", "rules", "selectors"), (
+                    f"{path.relative_to(ROOT)} imports {name}"
+                )
         for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)):
             called = call.func.id if isinstance(call.func, ast.Name) else ""
             arguments = {argument.id for argument in call.args if isinstance(argument, ast.Name)}
