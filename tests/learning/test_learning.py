@@ -49,14 +49,19 @@ def _some(count: int = 6) -> list[Encoding]:
 
 
 def test_an_extracted_subnet_computes_what_the_supernet_does(data: Data) -> None:
+    torch.manual_seed(0)
     supernet = Supernet(MBV3, 16, 10)
     for parameter in supernet.parameters():
         # Blocks start as the identity, which would hide mistakes in them.
         torch.nn.init.normal_(parameter, std=0.3)
+    # In double precision: another order of summing, which CPUs choose for themselves, is then far below the tolerance.
+    supernet.double()
+    pictures = data.x_train[:16].double()
     for encoding in _some():
-        expected = supernet(data.x_train[:16], encoding)
-        found = supernet.extract(encoding).train()(data.x_train[:16])
-        assert torch.allclose(found, expected, atol=1e-4), MBV3.describe(encoding)
+        expected = supernet(pictures, encoding)
+        found = supernet.extract(encoding).double().train()(pictures)
+        scale = expected.abs().max()
+        assert (found - expected).abs().max() < 1e-9 * scale, MBV3.describe(encoding)
 
 
 def test_costs_count_the_weights_of_the_extracted_subnet() -> None:
@@ -116,7 +121,8 @@ def test_an_exported_subnet_answers_as_the_torch_one(trained: Path, data: Data, 
     for count in (1, 7):
         (logits,) = session.run(["logits"], {"image": data.x_val[:count].numpy()})
         with torch.no_grad():
-            assert np.allclose(logits, network(data.x_val[:count]).numpy(), atol=1e-4)
+            expected = network(data.x_val[:count]).numpy()
+        assert np.abs(logits - expected).max() < 1e-3 * np.abs(expected).max()
     assert not any(node.op_type == "BatchNormalization" for node in _nodes(tmp_path / "model.onnx"))
 
 
