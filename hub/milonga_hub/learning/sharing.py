@@ -1,0 +1,122 @@
+"""Weight sharing: a subnet is an ordinary network, each of whose weights is a part of the supernet's weight of that name.
+
+A builder marks its layers with the channels that they use of the widest layer. From the marks, `shared_weights` cuts the
+subnet's weights out of the supernet's, as views where it can; gradients flow back through the cut. Hidden channels are
+taken from the front and smaller kernels are the centre of larger ones (once-for-all, Cai et al. 2020, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which channels of a layer with `full` channels are used: ranges [start, stop), in order."""
+
+    ranges: tuple[tuple[int, int], ...]
+    full: int
+
+    @classmethod
+    def first(cls, count: int, full: int) -> Channels:
+        """Return the first `count` of `full` channels."""
+        return cls(((0, count),), full)
+
+    @classmethod
+    def joined(cls, *parts: Channels) -> Channels:
+        """Return the channels of a concatenation of these layers."""
+        ranges: list[tuple[int, int]] = []
+        offset = 0
+        for part in parts:
+            ranges += [(start + offset, stop + offset) for start, stop in part.ranges]
+            offset += part.full
+        return cls(tuple(ranges), offset)
+
+    @property
+    def count(self) -> int:
+        return sum(stop - start for start, stop in self.ranges)
+
+    def of(self, weight: Tensor, dimension: int) -> Tensor:
+        """Return these channels of a weight along one dimension; a view where they are one range."""
+        pieces = [weight.narrow(dimension, start, stop - start) for start, stop in self.ranges]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dimension)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a layer takes of the shared one: output channels, input channels, and that layer's name if not its own."""
+
+    out: Channels | None = None
+    into: Channels | None = None
+    source: str | None = None
+
+
+def mark(
+    layer: Network, out: Channels | None = None, into: Channels | None = None, source: str | None = None
+) -> Network:
+    """Note on the layer which part of the shared one it takes, and return it. No mark means all of it."""
+    layer.part = Part(out, into, source)  # type: ignore[assignment]
+    return layer
+
+
+def shared_weights(shared: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of the network, by name, as parts of the shared ones.
+
+    Raises KeyError where a shared weight is missing and ValueError where the marks do not give the layer's shape.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, layer in network.named_modules():
+        part = getattr(layer, "part", None) or Part()
+        source = name if part.source is None else part.source
+        for kind, own in layer.named_parameters(recurse=False):
+            weight = _cut(shared[f"{source}.{kind}"], part, own.shape)
+            if weight.shape != own.shape:
+                raise ValueError(f"{name}.{kind}: has shape {tuple(own.shape)}, its part {tuple(weight.shape)}")
+            weights[f"{name}.{kind}"] = weight
+    return weights
+
+
+def _cut(weight: Tensor, part: Part, shape: torch.Size) -> Tensor:
+    if part.out is not None:
+        weight = part.out.of(weight, 0)
+    # A depthwise weight is (channels, 1, K, K).
+    if part.into is not None and weight.dim() > 1 and weight.shape[1] > 1:
+        weight = part.into.of(weight, 1)
+    for dimension in range(2, weight.dim()):
+        size = shape[dimension]
+        weight = weight.narrow(dimension, (weight.shape[dimension] - size) // 2, size)
+    return weight
+
+
+def run(network: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
+    """Return what the network makes of its inputs with these weights in place of its own."""
+    return functional_call(network, dict(weights), inputs)
+
+
+def skeleton(network: Network) -> Network:
+    """Make the network, which may be on the meta device, fit to be run with shared weights: it keeps no statistics."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+    return network
+
+
+@torch.no_grad()
+def filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
+    """Copy the weights into the network, take its marks off, and return it."""
+    own = dict(network.named_parameters())
+    for name, weight in weights.items():
+        own[name].copy_(weight)
+    for layer in network.modules():
+        if hasattr(layer, "part"):
+            del layer.part
+    return network
