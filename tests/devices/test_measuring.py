@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
 from milonga.v1 import devices_pb2
-from milonga_hub.devices.models import Measurement
+from milonga_hub.cli import main
+from milonga_hub.devices.models import Conditions, Measurement
 from milonga_hub.devices.service import MeasurementItem, MeasuringPolicy
 
 from tests.devices.world import Agent, World, hub, people, run
@@ -61,6 +65,73 @@ def test_every_item_is_measured_and_kept(tmp_path: Path) -> None:
             assert not world.devices.may_fetch("pi-1", items[0].files[0].digest)  # Only while it is measured.
 
     run(story())
+
+
+def test_how_a_measurement_was_taken_is_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told: dict[str, Any] = {
+        "peak_memory_bytes": 60_000_000,
+        "median_half_width_ms": 0.125,
+        "drift_ratio": 1.25,
+        "settled": False,
+        "throttled": True,
+        "drifting": True,
+        "attempts": 2,
+        "cooled_seconds": 12.5,
+        "pinned_cpus": [4, 5],
+        "temperature_begin_celsius": 51.5,
+        "temperature_max_celsius": 81.0,
+        "temperature_celsius": 80.5,
+        "frequency_begin_mhz": 2400.0,
+        "frequency_min_mhz": 1200.0,
+        "frequency_end_mhz": 1500.0,
+    }
+    assert set(told) == set(Conditions.model_fields)
+
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, people(world) as stub:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1"))
+            await agent.answer(await agent.hear("measurement_request"), **told)
+            (result,) = await measuring
+            assert {name: getattr(result, name) for name in told} == told
+            (kept,), _ = world.devices.measurements("board-1", RUN)
+            assert kept.pinned_cpus == [4, 5]
+            (listed,) = (await stub.ListMeasurements(devices_pb2.ListMeasurementsRequest(run=RUN))).measurements
+            assert {name: getattr(listed, name) for name in told} == told
+            assert "throttled, drifting, not settled" in await _said(world, capsys, "measurements", "list")
+            (row,) = json.loads(await _said(world, capsys, "measurements", "list", "--json"))["measurements"]
+            assert {name: row[name] for name in ("settled", "attempts", "pinned_cpus", "frequency_min_mhz")} == {
+                "settled": False,
+                "attempts": 2,
+                "pinned_cpus": [4, 5],
+                "frequency_min_mhz": 1200.0,
+            }
+
+    run(story())
+
+
+@pytest.mark.parametrize("settled", [{}, {"settled": True}])
+def test_a_measurement_without_fault_or_by_an_older_agent_has_no_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], settled: dict[str, Any]
+) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1"))
+            await agent.answer(await agent.hear("measurement_request"), **settled)
+            (result,) = await measuring
+            assert result.settled is settled.get("settled")
+            said = await _said(world, capsys, "measurements", "list")
+            assert not any(word in said for word in ("throttled", "drifting", "settled"))
+
+    run(story())
+
+
+async def _said(world: World, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return what the command line prints about this hub."""
+    capsys.readouterr()
+    assert await asyncio.to_thread(main, ["--hub", f"127.0.0.1:{world.port}", *arguments]) == 0
+    return capsys.readouterr().out
 
 
 def test_a_batch_cut_off_half_way_goes_on_when_the_device_returns(tmp_path: Path) -> None:

@@ -157,9 +157,11 @@ class Agent:
         status = agent_pb2.AgentStatus(generation=generation, active_bundle=bundle)
         await self.stream.write(agent_pb2.ConnectRequest(heartbeat=agent_pb2.Heartbeat(status=status)))
 
-    async def answer(self, request: agent_pb2.MeasurementRequest, median_ms: float = 1.0, error: str = "") -> None:
+    async def answer(
+        self, request: agent_pb2.MeasurementRequest, median_ms: float = 1.0, error: str = "", **conditions: Any
+    ) -> None:
         latency = None if error else common_pb2.Percentiles(p50=median_ms, p90=median_ms, p99=median_ms, count=20)
-        result = agent_pb2.MeasurementResult(id=request.id, error=error, latency_ms=latency)
+        result = agent_pb2.MeasurementResult(id=request.id, error=error, latency_ms=latency, **conditions)
         await self.stream.write(agent_pb2.ConnectRequest(measurement=result))
 
     async def fetch(self, digest: str, offset_bytes: int = 0) -> list[bytes]:

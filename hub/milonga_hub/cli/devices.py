@@ -234,8 +234,20 @@ def list_measurements(
                 m.purpose,
                 m.error or number(m.median_ms, "ms"),
                 NONE if m.error else number(m.p99_ms, "ms"),
+                note(m),
                 ago(m, "measured_at"),
             )
             for m in response.measurements
         )
-        table(("device", "subnet", "engine", "purpose", "median", "p99", "when"), rows, right=("p99",))
+        columns = ("device", "subnet", "engine", "purpose", "median", "p99", "note", "when")
+        table(columns, rows, right=("p99",))
+
+
+def note(measurement: pb.Measurement) -> str:
+    """Return why the figures may not be trusted; empty where they may."""
+    reasons = {
+        "throttled": measurement.throttled,
+        "drifting": measurement.drifting,
+        "not settled": measurement.HasField("settled") and not measurement.settled,
+    }
+    return ", ".join(reason for reason, holds in reasons.items() if holds)

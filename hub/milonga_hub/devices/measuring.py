@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlmodel import col, select
 
 from milonga_hub.db import Database
-from milonga_hub.devices.models import Device, Measurement
+from milonga_hub.devices.models import Conditions, Device, Measurement
 from milonga_hub.devices.rules import machine_of
 from milonga_hub.devices.streams import DeviceLost, Streams
 from milonga_hub.devices.values import MeasurementItem, MeasurementResult, MeasurementTask, MeasuringPolicy
@@ -174,9 +174,7 @@ class Measuring:
             p90_ms=good.p90 if good else None,
             p99_ms=good.p99 if good else None,
             repeats=good.count if good else 0,
-            peak_memory_bytes=result.peak_memory_bytes,
-            temperature_celsius=result.temperature_celsius,
-            drift_ratio=result.drift_ratio,
+            **{name: getattr(result, name) for name in Conditions.model_fields},
             measured_at=self._clock(),
             run=batch.run,
             purpose=batch.purpose,

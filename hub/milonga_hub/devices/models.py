@@ -143,7 +143,30 @@ class StepLog(SQLModel, table=True):
     reported_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 
-class Measurement(SQLModel, table=True):
+class Conditions(SQLModel):
+    """How a measurement was taken, as the device tells it; None where it has no such sensor or figure."""
+
+    peak_memory_bytes: int = 0
+    median_half_width_ms: float | None = None
+    drift_ratio: float | None = None
+    # None by agents that do not tell.
+    settled: bool | None = None
+    throttled: bool = False
+    drifting: bool = False
+    attempts: int = 0
+    cooled_seconds: float = 0.0
+    # Empty where the device's platform cannot pin.
+    pinned_cpus: list[int] = Field(default=[], sa_type=json_of(list[int]))
+    temperature_begin_celsius: float | None = None
+    temperature_max_celsius: float | None = None
+    # At the end.
+    temperature_celsius: float | None = None
+    frequency_begin_mhz: float | None = None
+    frequency_min_mhz: float | None = None
+    frequency_end_mhz: float | None = None
+
+
+class Measurement(Conditions, table=True):
     id: str = Field(primary_key=True)
     device: str
     device_type: str = Field(index=True)
@@ -155,9 +178,6 @@ class Measurement(SQLModel, table=True):
     p90_ms: float | None = None
     p99_ms: float | None = None
     repeats: int = 0
-    peak_memory_bytes: int = 0
-    temperature_celsius: float | None = None
-    drift_ratio: float | None = None
     measured_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
     run: str = Field(default="", index=True)
     purpose: str = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from milonga_hub.devices.models import File, Inventory
+from milonga_hub.devices.models import Conditions, File, Inventory
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class MeasuringPolicy:
     min_repeats: int = 20
     max_repeats: int = 300
     budget_seconds: float = 10.0
-    # Beyond the budget: fetching the file over a slow line, loading the engine, a single repeat that takes long.
+    # Beyond the budget: fetching the file over a slow line, loading the engine, cooling down, repeats that take long.
     slack_seconds: float = 120.0
     # A model that takes its device down every time is given up in the end; a flaky line is not the model's fault.
     max_losses: int = 3
@@ -97,13 +97,9 @@ class Latency(BaseModel):
     count: int = 0
 
 
-class MeasurementResult(BaseModel):
+class MeasurementResult(Conditions):
     """What the device found; `error` is empty on success."""
 
     id: str
     error: str = ""
     latency_ms: Latency | None = None
-    peak_memory_bytes: int = 0
-    temperature_celsius: float | None = None
-    drift_ratio: float | None = None
-    median_half_width_ms: float | None = None

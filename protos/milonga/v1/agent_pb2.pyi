@@ -447,17 +447,47 @@ class MeasurementResult(_message.Message):
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
     DRIFT_RATIO_FIELD_NUMBER: _builtins.int
     MEDIAN_HALF_WIDTH_MS_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    THROTTLED_FIELD_NUMBER: _builtins.int
+    DRIFTING_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    COOLED_SECONDS_FIELD_NUMBER: _builtins.int
+    PINNED_CPUS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_BEGIN_CELSIUS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_MAX_CELSIUS_FIELD_NUMBER: _builtins.int
+    FREQUENCY_BEGIN_MHZ_FIELD_NUMBER: _builtins.int
+    FREQUENCY_MIN_MHZ_FIELD_NUMBER: _builtins.int
+    FREQUENCY_END_MHZ_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     error: _builtins.str
     """Empty on success."""
     peak_memory_bytes: _builtins.int
     temperature_celsius: _builtins.float
-    """Not-a-number where there is no sensor."""
+    """At the end. Temperatures and frequencies are not-a-number where there is no sensor."""
     drift_ratio: _builtins.float
     median_half_width_ms: _builtins.float
     """Half-width of the 95 % confidence interval of the median, in milliseconds."""
+    settled: _builtins.bool
+    """Whether the median was known well enough before the budget or the repeats ran out; unset by older agents."""
+    throttled: _builtins.bool
+    """Whether the CPUs were held back while measuring: by frequency, the kernel's counters or the firmware."""
+    drifting: _builtins.bool
+    """Whether the last quarter of the repeats differs from the first by more than noise."""
+    attempts: _builtins.int
+    """2 where the first attempt throttled or drifted; the figures are those of the last."""
+    cooled_seconds: _builtins.float
+    temperature_begin_celsius: _builtins.float
+    temperature_max_celsius: _builtins.float
+    frequency_begin_mhz: _builtins.float
+    """Of the fastest of the CPUs used."""
+    frequency_min_mhz: _builtins.float
+    frequency_end_mhz: _builtins.float
     @_builtins.property
     def latency_ms(self) -> _common_pb2.Percentiles: ...
+    @_builtins.property
+    def pinned_cpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Empty where the platform cannot pin."""
+
     def __init__(
         self,
         *,
@@ -468,12 +498,25 @@ class MeasurementResult(_message.Message):
         temperature_celsius: _builtins.float = ...,
         drift_ratio: _builtins.float = ...,
         median_half_width_ms: _builtins.float = ...,
+        settled: _builtins.bool | None = ...,
+        throttled: _builtins.bool = ...,
+        drifting: _builtins.bool = ...,
+        attempts: _builtins.int = ...,
+        cooled_seconds: _builtins.float = ...,
+        pinned_cpus: _abc.Iterable[_builtins.int] | None = ...,
+        temperature_begin_celsius: _builtins.float = ...,
+        temperature_max_celsius: _builtins.float = ...,
+        frequency_begin_mhz: _builtins.float = ...,
+        frequency_min_mhz: _builtins.float = ...,
+        frequency_end_mhz: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["latency_ms", b"latency_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_settled", b"_settled", "latency_ms", b"latency_ms", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift_ratio", b"drift_ratio", "error", b"error", "id", b"id", "latency_ms", b"latency_ms", "median_half_width_ms", b"median_half_width_ms", "peak_memory_bytes", b"peak_memory_bytes", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_settled", b"_settled", "attempts", b"attempts", "cooled_seconds", b"cooled_seconds", "drift_ratio", b"drift_ratio", "drifting", b"drifting", "error", b"error", "frequency_begin_mhz", b"frequency_begin_mhz", "frequency_end_mhz", b"frequency_end_mhz", "frequency_min_mhz", b"frequency_min_mhz", "id", b"id", "latency_ms", b"latency_ms", "median_half_width_ms", b"median_half_width_ms", "peak_memory_bytes", b"peak_memory_bytes", "pinned_cpus", b"pinned_cpus", "settled", b"settled", "temperature_begin_celsius", b"temperature_begin_celsius", "temperature_celsius", b"temperature_celsius", "temperature_max_celsius", b"temperature_max_celsius", "throttled", b"throttled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__settled: _TypeAlias = _typing.Literal["settled"]  # noqa: Y015
+    _WhichOneofArgType__settled: _TypeAlias = _typing.Literal["_settled", b"_settled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__settled) -> _WhichOneofReturnType__settled | None: ...
 
 Global___MeasurementResult: _TypeAlias = MeasurementResult  # noqa: Y015
 

@@ -385,6 +385,18 @@ class Measurement(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MEDIAN_HALF_WIDTH_MS_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    THROTTLED_FIELD_NUMBER: _builtins.int
+    DRIFTING_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    COOLED_SECONDS_FIELD_NUMBER: _builtins.int
+    PINNED_CPUS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_BEGIN_CELSIUS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_MAX_CELSIUS_FIELD_NUMBER: _builtins.int
+    FREQUENCY_BEGIN_MHZ_FIELD_NUMBER: _builtins.int
+    FREQUENCY_MIN_MHZ_FIELD_NUMBER: _builtins.int
+    FREQUENCY_END_MHZ_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     device: _builtins.str
     device_type: _builtins.str
@@ -398,7 +410,7 @@ class Measurement(_message.Message):
     repeats: _builtins.int
     peak_memory_bytes: _builtins.int
     temperature_celsius: _builtins.float
-    """Not-a-number where the device has no sensor."""
+    """At the end. Temperatures and frequencies are not-a-number where the device has no sensor."""
     drift_ratio: _builtins.float
     """Ratio of the last quarter's median to the first quarter's: far from 1 means throttling or drift in time."""
     run: _builtins.str
@@ -406,8 +418,22 @@ class Measurement(_message.Message):
     purpose: _builtins.str
     error: _builtins.str
     """Why there are no figures; empty on success."""
+    median_half_width_ms: _builtins.float
+    """How it was taken: see MeasurementResult."""
+    settled: _builtins.bool
+    throttled: _builtins.bool
+    drifting: _builtins.bool
+    attempts: _builtins.int
+    cooled_seconds: _builtins.float
+    temperature_begin_celsius: _builtins.float
+    temperature_max_celsius: _builtins.float
+    frequency_begin_mhz: _builtins.float
+    frequency_min_mhz: _builtins.float
+    frequency_end_mhz: _builtins.float
     @_builtins.property
     def measured_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def pinned_cpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -428,12 +454,26 @@ class Measurement(_message.Message):
         run: _builtins.str = ...,
         purpose: _builtins.str = ...,
         error: _builtins.str = ...,
+        median_half_width_ms: _builtins.float = ...,
+        settled: _builtins.bool | None = ...,
+        throttled: _builtins.bool = ...,
+        drifting: _builtins.bool = ...,
+        attempts: _builtins.int = ...,
+        cooled_seconds: _builtins.float = ...,
+        pinned_cpus: _abc.Iterable[_builtins.int] | None = ...,
+        temperature_begin_celsius: _builtins.float = ...,
+        temperature_max_celsius: _builtins.float = ...,
+        frequency_begin_mhz: _builtins.float = ...,
+        frequency_min_mhz: _builtins.float = ...,
+        frequency_end_mhz: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["measured_at", b"measured_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_settled", b"_settled", "measured_at", b"measured_at", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "device_type", b"device_type", "drift_ratio", b"drift_ratio", "engine", b"engine", "error", b"error", "id", b"id", "measured_at", b"measured_at", "median_ms", b"median_ms", "p90_ms", b"p90_ms", "p99_ms", b"p99_ms", "peak_memory_bytes", b"peak_memory_bytes", "precision", b"precision", "purpose", b"purpose", "repeats", b"repeats", "run", b"run", "subnet", b"subnet", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_settled", b"_settled", "attempts", b"attempts", "cooled_seconds", b"cooled_seconds", "device", b"device", "device_type", b"device_type", "drift_ratio", b"drift_ratio", "drifting", b"drifting", "engine", b"engine", "error", b"error", "frequency_begin_mhz", b"frequency_begin_mhz", "frequency_end_mhz", b"frequency_end_mhz", "frequency_min_mhz", b"frequency_min_mhz", "id", b"id", "measured_at", b"measured_at", "median_half_width_ms", b"median_half_width_ms", "median_ms", b"median_ms", "p90_ms", b"p90_ms", "p99_ms", b"p99_ms", "peak_memory_bytes", b"peak_memory_bytes", "pinned_cpus", b"pinned_cpus", "precision", b"precision", "purpose", b"purpose", "repeats", b"repeats", "run", b"run", "settled", b"settled", "subnet", b"subnet", "temperature_begin_celsius", b"temperature_begin_celsius", "temperature_celsius", b"temperature_celsius", "temperature_max_celsius", b"temperature_max_celsius", "throttled", b"throttled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__settled: _TypeAlias = _typing.Literal["settled"]  # noqa: Y015
+    _WhichOneofArgType__settled: _TypeAlias = _typing.Literal["_settled", b"_settled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__settled) -> _WhichOneofReturnType__settled | None: ...
 
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
 
