@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -39,8 +40,10 @@ _MAX_BACKOFF_SECONDS = 30.0
 _PATIENT = 10
 # Progress of a download is told this often at most.
 _PROGRESS_STEP = 0.1
-# After this, a measurement is stopped whatever it says: loading, warm-up and a slow model.
+# After this, a measurement is stopped whatever it says: loading, cooling down and a slow model.
 _MEASURING_SLACK_SECONDS = 100.0
+# A device that has not measured for so long is at rest again.
+_RESTED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,24 @@ class Options:
 def backoff_seconds(attempt: int, source: random.Random) -> float:
     """Return how long to wait after the n-th failure: doubling, with jitter so that a fleet does not return as one."""
     return min(_MAX_BACKOFF_SECONDS, 0.25 * 2.0 ** min(attempt, _PATIENT)) * source.uniform(0.5, 1.0)
+
+
+class Rest:
+    """Knows how warm the device is when it does not measure: the coolest of a row of measurements."""
+
+    def __init__(self) -> None:
+        self._celsius: float | None = None
+        self._ended_at = -math.inf
+
+    def begin(self, now: float, celsius: float | None) -> float | None:
+        """Return the temperature to cool down to before a measurement that begins now."""
+        known = [each for each in (self._celsius, celsius) if each is not None]
+        rested = now - self._ended_at > _RESTED_SECONDS
+        self._celsius = celsius if rested else min(known, default=None)
+        return self._celsius
+
+    def end(self, now: float) -> None:
+        self._ended_at = now
 
 
 class Agent:
@@ -86,6 +107,7 @@ class Agent:
         # Files of the measurement under way: not to be collected.
         self._measured_files: tuple[WantedFile, ...] = ()
         self._measuring: asyncio.Queue[agent_pb2.MeasurementRequest] = asyncio.Queue()
+        self._rest = Rest()
         self._serving: Serving | None = None
         self._sender: Sender | None = None
         self._process = psutil.Process()
@@ -403,6 +425,7 @@ class Agent:
             "engine": request.engine,
             "threads": limits.threads,
             "memory_bytes": limits.memory_bytes,
+            "rest_celsius": self._rest.begin(asyncio.get_running_loop().time(), temperature_celsius()),
             "effort": {
                 "warm_up_repeats": request.warm_up_repeats,
                 "min_repeats": request.min_repeats,
@@ -415,17 +438,8 @@ class Agent:
         said = await _run_profile(path, request.budget_seconds + _MEASURING_SLACK_SECONDS)
         self._measured_files = ()
         self._collect(self._state.wish, self._state.active)
-        if "error" in said:
-            return agent_pb2.MeasurementResult(id=request.id, error=said["error"])
-        temperature = said["temperature_celsius"]
-        return agent_pb2.MeasurementResult(
-            id=request.id,
-            latency_ms=common_pb2.Percentiles(**{name: said[name] for name in ("p50", "p90", "p99", "mean", "count")}),
-            peak_memory_bytes=said["peak_memory_bytes"],
-            temperature_celsius=float("nan") if temperature is None else temperature,
-            drift_ratio=said["drift_ratio"],
-            median_half_width_ms=said["median_half_width_ms"],
-        )
+        self._rest.end(asyncio.get_running_loop().time())
+        return measurement_result(request.id, said)
 
     def _model_of(self, files: tuple[WantedFile, ...]) -> Path:
         """Return the model's file among those sent: the one that the manifest names, or the only one."""
@@ -515,6 +529,16 @@ async def _run_profile(spec: Path, seconds: float) -> dict[str, Any]:
         # Killed, most often for want of memory.
         return {"error": f"the measuring process ended with exit code {process.returncode}"}
     return said
+
+
+def measurement_result(id_: str, said: dict[str, Any]) -> agent_pb2.MeasurementResult:
+    """Return what the measuring process said, as the hub hears it; a figure that it lacks is not-a-number."""
+    if "error" in said:
+        return agent_pb2.MeasurementResult(id=id_, error=said["error"])
+    told: dict[str, Any] = {name: math.nan if value is None else value for name, value in said.items()}
+    percentiles = common_pb2.Percentiles.DESCRIPTOR.fields_by_name
+    latency = common_pb2.Percentiles(**{name: told.pop(name) for name in percentiles})
+    return agent_pb2.MeasurementResult(id=id_, latency_ms=latency, **told)
 
 
 def _wish(assignment: agent_pb2.Assignment) -> Wish:
