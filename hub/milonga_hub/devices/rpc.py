@@ -146,10 +146,11 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
             for side in done:
                 side.result()
         finally:
+            # Before anything that waits: the work of a device that is gone goes to others at once.
+            self._devices.connections.close(stream)
             for side in sides:
                 side.cancel()
             await asyncio.gather(*sides, return_exceptions=True)
-            self._devices.connections.close(stream)
 
     async def FetchBlob(self, request: agent_pb2.FetchBlobRequest, context: Any) -> None:  # type: ignore[override]
         device = self._authenticated(context).name
