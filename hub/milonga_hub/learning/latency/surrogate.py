@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from milonga_hub.learning.structure import Structure, squared_distances
+from milonga_hub.learning.latency.structure import Structure, squared_distances
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,224 @@
+"""The latency model: choose what to measure, fit, predict, and judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from milonga_hub.learning.latency.posterior import Cloud, Measured, judged, sampled, score
+from milonga_hub.learning.latency.prior import Prior
+from milonga_hub.learning.latency.process import Domain, Floats, Indices
+
+# Networks that choices are taken over, and from.
+_JUDGED = 600
+_CANDIDATES = 800
+_CHUNK = 2000
+# 80 % of a normal distribution.
+_REACH = 1.2816
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Milliseconds: the expected median latency, and an interval that holds 80 % of the networks."""
+
+    median_ms: Floats
+    low_ms: Floats
+    high_ms: Floats
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a model is on networks that it has not seen, by leaving each measured one out in turn.
+
+    `trusted` is False where the error is too high to search by; `advice` then says what to do.
+    """
+
+    held_out_relative_error: float
+    spearman: float
+    count: int
+    trusted: bool
+    advice: str
+
+
+# Above this held-out error (median, relative) a search would choose by chance.
+_MOST_ERROR = 0.2
+_FEWEST = 3
+_ENOUGH = 5
+
+
+@dataclass
+class LatencyModel:
+    """Predicts the latency of any network on the device that was measured. Made by `fit`."""
+
+    _count: int
+    _measured: Measured
+    _clouds: Sequence[Cloud]
+    quality: Quality = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.quality = self._judged()
+
+    def predict(self, index: Sequence[int] | Indices | None = None) -> Prediction:
+        """Return the latencies (m,) of the networks in these rows of the features, all of them where None."""
+        at = np.arange(self._count) if index is None else np.asarray(index, dtype=np.int64)
+        found = [self._predicted(at[start : start + _CHUNK]) for start in range(0, len(at), _CHUNK)]
+        mean = np.concatenate([one[0] for one in found]) if found else np.empty(0)
+        reach = _REACH * np.sqrt(np.concatenate([one[1] for one in found]) if found else np.empty(0))
+        return Prediction(np.exp(mean), np.exp(mean - reach), np.exp(mean + reach))
+
+    def _predicted(self, at: Indices) -> tuple[Floats, Floats]:
+        """Return mean and variance of the logarithm of latency, over all draws."""
+        mean, square = np.zeros(len(at)), np.zeros(len(at))
+        for cloud in self._clouds:
+            if not len(cloud.weights):
+                continue
+            domain, draws = cloud.domain, cloud.draws
+            across = draws.kernel(domain.kernels(at, self._measured.index))
+            deviation = np.einsum("dqk,dk->dq", across, cloud.found.pulled)
+            shrunk = np.einsum("dqk,dqk->dq", across @ cloud.found.inverse, across)
+            variance = np.maximum(draws.weights @ domain.diagonals(at) - shrunk, 0.0)
+            variance += draws.noise_at(domain.level[at]) * domain.noise_unit(at)
+            logs, variance = domain.log_ms(deviation, variance, cloud.scale, at)
+            mean += cloud.weights @ logs
+            square += cloud.weights @ (logs**2 + variance)
+        return mean, np.maximum(square - mean**2, 1e-12)
+
+    def _judged(self) -> Quality:
+        index, ms = self._measured.index, self._measured.ms
+        logs = np.zeros(len(ms))
+        for cloud in self._clouds:
+            residual, _, _ = cloud.domain.residual(ms, index)
+            errors, _ = cloud.found.left_out()
+            left_out, _ = cloud.domain.log_ms(residual - errors, None, cloud.scale, index)
+            logs += cloud.weights @ left_out
+        error = float(np.median(np.abs(np.exp(logs) / ms - 1.0)))
+        return Quality(error, _rank_correlation(logs, ms), len(ms), *_verdict(error, len(ms)))
+
+
+def _verdict(error: float, count: int) -> tuple[bool, str]:
+    if count < _ENOUGH:
+        return False, f"only {count} networks were measured; measure {_ENOUGH - count} more on this device"
+    if error > _MOST_ERROR:
+        return False, (
+            f"half of the measured networks are predicted more than {error:.0%} wrong by the others; measure"
+            f" {count} more on this device, with nothing else running on it"
+        )
+    return True, ""
+
+
+def _rank_correlation(first: Floats, second: Floats) -> float:
+    """Return Spearman's correlation; 0 where one of the two is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0
+    return float(spearmanr(first, second).statistic)
+
+
+def fit(
+    features: Floats,
+    source_ms: Mapping[str, Floats],
+    target_index: Sequence[int] | Indices,
+    target_ms: Sequence[float] | Floats,
+    *,
+    macs: Floats | None = None,
+    families: Mapping[str, str] | None = None,
+) -> LatencyModel:
+    """Fit a model of one device.
+
+    Args:
+        features: (n, f), one row a network: choices as one-hot columns or small whole numbers, costs as columns above 0.
+        source_ms: measured medians (n,) of other devices in ms, NaN where not measured; may be empty.
+        target_index: (k,) rows that were measured on this device, at least 3.
+        target_ms: (k,) their medians in ms.
+        macs: (n,) multiply-accumulates.
+        families: family of each source device; scores are honest only where near relatives share one.
+
+    Raises ValueError where shapes do not fit, latencies are not above 0, or fewer than 3 networks were measured.
+    """
+    return fitted(Prior(features, source_ms, macs, families), target_index, target_ms)
+
+
+def fitted(prior: Prior, target_index: Sequence[int] | Indices, target_ms: Sequence[float] | Floats) -> LatencyModel:
+    """Fit as `fit` does; a prior can be used for several devices."""
+    measured = _checked(target_index, target_ms, prior.count)
+    return LatencyModel(prior.count, measured, sampled(prior, measured))
+
+
+def _checked(target_index: Sequence[int] | Indices, target_ms: Sequence[float] | Floats, count: int) -> Measured:
+    measured, ms = np.asarray(target_index, dtype=np.int64), np.asarray(target_ms, dtype=np.float64)
+    if measured.ndim != 1 or measured.shape != ms.shape:
+        raise ValueError(f"target_index has shape {measured.shape}, target_ms {ms.shape}; they must be equal")
+    if len(ms) < _FEWEST:
+        raise ValueError(f"{len(ms)} measurements are too few to fit a latency model; at least {_FEWEST} are needed")
+    if len(measured) and (measured.min() < 0 or measured.max() >= count):
+        raise ValueError(f"target_index names rows outside the {count} of features")
+    if not np.isfinite(ms).all() or ms.min() <= 0:
+        raise ValueError("target_ms holds values that are not finite and above 0 ms")
+    return Measured(measured, ms)
+
+
+def choose(
+    features: Floats,
+    source_ms: Mapping[str, Floats],
+    k: int,
+    *,
+    macs: Floats | None = None,
+    families: Mapping[str, str] | None = None,
+    candidates: Sequence[int] | Indices | None = None,
+    seed: int = 0,
+) -> Indices:
+    """Return which k networks to measure on a new device: those after which all others are known best.
+
+    Greedily A-optimal: each next one lowers the mean variance of all predictions most. With no other device measured, even
+    steps of the trend through costs. `candidates` are the rows to choose from, all where None. Arguments are those of
+    `fit`. Raises ValueError where there are fewer than k candidates.
+    """
+    return chosen(Prior(features, source_ms, macs, families), k, candidates, seed)
+
+
+def chosen(prior: Prior, k: int, candidates: Sequence[int] | Indices | None = None, seed: int = 0) -> Indices:
+    """Choose as `choose` does; a prior can be used for several devices."""
+    random = np.random.default_rng(seed)
+    pool = np.arange(prior.count) if candidates is None else np.unique(np.asarray(candidates, dtype=np.int64))
+    if not 1 <= k <= len(pool):
+        raise ValueError(f"cannot choose {k} of {len(pool)} networks")
+    domain, draws = prior.domains[0], prior.draws[0]
+    if not prior.sources.names and np.ptp(domain.trend) > 0:
+        return _evenly(domain.trend, pool, k)
+    if len(pool) > _CANDIDATES:
+        pool = np.sort(random.choice(pool, max(_CANDIDATES, k), replace=False))
+    scores = score(draws, prior.trials(random.choice(pool, k, replace=False), judged(prior))[0])
+    weights = np.exp(scores - scores.max())
+    weights /= weights.sum()
+    amplitudes = weights @ draws.weights
+    noise = float(np.exp(weights @ np.log(draws.noise)))
+    all_judged = random.choice(prior.count, min(_JUDGED, prior.count), replace=False)
+    return pool[_a_optimal(domain, amplitudes, noise, pool, all_judged, k)]
+
+
+def _a_optimal(domain: Domain, amplitudes: Floats, noise: float, pool: Indices, judged: Indices, k: int) -> list[int]:
+    among = np.tensordot(amplitudes, domain.kernels(pool, pool), axes=1)
+    across = np.tensordot(amplitudes, domain.kernels(judged, pool), axes=1)
+    found: list[int] = []
+    for _ in range(k):
+        variance = np.diag(among) + noise
+        gain = (across**2).sum(axis=0) / variance
+        gain[found] = -1.0
+        best = int(gain.argmax())
+        found.append(best)
+        column, reach = among[:, best].copy(), across[:, best].copy()
+        among -= np.outer(column, column) / variance[best]
+        across -= np.outer(reach, column) / variance[best]
+    return found
+
+
+def _evenly(trend: Floats, pool: Indices, k: int) -> Indices:
+    """Return the networks of the pool at even steps of the trend, both ends among them."""
+    left = list(pool[np.argsort(trend[pool], kind="stable")])
+    chosen = []
+    for wanted in np.linspace(trend[left[0]], trend[left[-1]], k):
+        nearest = int(np.argmin(np.abs(trend[left] - wanted)))
+        chosen.append(left.pop(nearest))
+    return np.array(chosen, dtype=np.int64)
