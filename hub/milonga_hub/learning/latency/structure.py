@@ -24,8 +24,6 @@ class Structure:
     choices: Floats
     counts: Floats
     costs: Floats
-    options: Floats
-    kinds: NDArray[np.int64] | None
 
     @classmethod
     def of(cls, features: Floats, macs: Floats | None) -> Structure:
@@ -48,7 +46,6 @@ class Structure:
             _standard(choices, len(features)),
             _standard(_counts(plain, features), len(features)),
             _table(costs, len(features)),
-            *_options(plain, features),
         )
 
 
@@ -109,16 +106,3 @@ def squared_distances(left: Floats, right: Floats) -> Floats:
     """Return (left, right) squared Euclidean distances of rows."""
     found = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None] - 2 * left @ right.T
     return np.asarray(np.maximum(found, 0.0))
-
-
-def _options(columns: list[Floats], features: Floats) -> tuple[Floats, NDArray[np.int64] | None]:
-    """Return a 0/1 column for each value of each choice (n, options), and which value it is, where choices share them."""
-    chosen = [column for column in columns if _is_choice(column)]
-    if chosen:
-        values = np.unique(np.concatenate([np.unique(column) for column in chosen]))
-        table = [(column == value).astype(np.float64) for column in chosen for value in values]
-        kinds = np.tile(np.arange(len(values)), len(chosen))
-        return _table(table, len(features)), kinds if len(chosen) > 1 else None
-    binary = [column for column in features.T if set(np.unique(column)) <= {0.0, 1.0}]
-    width = _block_width(binary)
-    return _table(binary, len(features)), np.arange(len(binary)) % width if width else None
