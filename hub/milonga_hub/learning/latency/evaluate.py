@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
-from milonga_hub.learning.latency.model import choose, fit
+from milonga_hub.learning.latency.model import chosen, fitted
+from milonga_hub.learning.latency.prior import Prior
 from milonga_hub.learning.latency.process import Floats, Indices
 from milonga_hub.learning.latency.structure import Structure
 from milonga_hub.learning.latency.surrogate import Surrogates
@@ -64,17 +65,22 @@ def known_ms(networks: Networks, split: Split) -> dict[str, Floats]:
     return {one: np.where(hidden, np.nan, networks.latency_ms[one]) for one in split.sources}
 
 
-def trial(networks: Networks, split: Split, k: int, seed: int = 0) -> Score:
-    """Choose k of the training rows, measure them on the target, predict the test rows."""
+def trials(networks: Networks, split: Split, ks: Sequence[int], seeds: Sequence[int]) -> Iterator[tuple[int, Score]]:
+    """Yield (k, score) of each k and seed: choose k of the training rows, measure them on the target, predict the rest."""
     rows, split = _among(networks, split)
-    sources = known_ms(rows, split)
     began = time.perf_counter()
-    more = {"macs": rows.macs, "families": rows.families}
-    index = choose(rows.features, sources, k, candidates=split.train, seed=seed, **more)  # type: ignore[arg-type]
-    wanted = rows.latency_ms[split.target]
-    model = fit(rows.features, sources, index, wanted[index], **more)  # type: ignore[arg-type]
-    found = model.predict(split.test)
-    seconds = time.perf_counter() - began
+    prior = Prior(rows.features, known_ms(rows, split), rows.macs, rows.families)
+    shared = time.perf_counter() - began
+    for k in ks:
+        for seed in seeds:
+            yield k, _trial(prior, rows.latency_ms[split.target], split, k, seed, shared)
+
+
+def _trial(prior: Prior, wanted: Floats, split: Split, k: int, seed: int, shared_seconds: float) -> Score:
+    began = time.perf_counter()
+    index = chosen(prior, k, split.train, seed)
+    found = fitted(prior, index, wanted[index]).predict(split.test)
+    seconds = time.perf_counter() - began + shared_seconds
     truth = wanted[split.test]
     inside = (truth >= found.low_ms) & (truth <= found.high_ms)
     return Score(*agreement(found.median_ms, truth), float(inside.mean()), seconds)
@@ -102,15 +108,21 @@ def _among(networks: Networks, split: Split) -> tuple[Networks, Split]:
 
 
 def gain_on_macs(macs: Floats, index: Indices, ms: Floats) -> Floats:
-    """Return the latencies (n,) in ms of all networks as MACs times the gain with least squared error."""
-    return np.asarray(macs * float(macs[index] @ ms / (macs[index] @ macs[index])))
+    """Return the latencies (n,) in ms of all networks as MACs times the median gain (ms a MAC)."""
+    return np.asarray(macs * float(np.median(ms / macs[index])))
 
 
-def mix_of_sources(networks: Networks, split: Split, k: int, seed: int) -> tuple[float, float]:
-    """Return the agreement of the mix of sources with weights above 0 that fits k training rows drawn by chance best."""
-    rows, split = _among(networks, split)
-    curves = np.exp(Surrogates(Structure.of(rows.features, rows.macs), known_ms(rows, split)).smooth)
-    index = np.random.default_rng(seed).choice(split.train, k, replace=False)
-    wanted = rows.latency_ms[split.target]
-    weights, _ = nnls(curves[index], wanted[index])
-    return agreement(np.maximum(curves[split.test] @ weights, 1e-9), wanted[split.test])
+class Mix:
+    """The mix of source devices, with weights of 0 and more, that fits measurements with least squared error."""
+
+    def __init__(self, networks: Networks, split: Split) -> None:
+        rows, self._split = _among(networks, split)
+        sources = Surrogates(Structure.of(rows.features, rows.macs), known_ms(rows, split))
+        self._curves, self._ms = np.exp(sources.smooth), rows.latency_ms[split.target]
+
+    def agreement(self, k: int, seed: int) -> tuple[float, float]:
+        """Return Spearman's correlation and the share within 10 %, after k measurements drawn by chance."""
+        index = np.random.default_rng(seed).choice(self._split.train, k, replace=False)
+        weights, _ = nnls(self._curves[index], self._ms[index])
+        test = self._split.test
+        return agreement(np.maximum(self._curves[test] @ weights, 1e-9), self._ms[test])

@@ -27,6 +27,7 @@ _RANGES = {
     "costs": (1e-3, 1.0),
     "choices": (1e-5, 0.1),
     "counts": (1e-5, 0.1),
+    "weighed": (1e-5, 0.1),
     "near": (1e-5, 0.1),
     "far": (1e-5, 0.1),
     "noise": (3e-5, 0.1),
@@ -104,9 +105,12 @@ class Domain:
             self._factors["rest"] = rest / np.sqrt(log.shape[1])
         if costs.shape[1]:
             self._factors["costs"] = (costs - self.trend[:, None]) / np.sqrt(costs.shape[1])
-        for part in ("choices", "counts"):
-            if (factor := getattr(structure, part)).shape[1]:
-                self._factors[part] = factor
+        if structure.choices.shape[1]:
+            self._factors["choices"] = structure.choices
+        if structure.slots.shape[1]:
+            self._factors["counts"] = structure.counts()
+            if np.ptp(self.level) > 0:
+                self._factors["weighed"] = structure.weighed(self.level)
         self._choices = structure.choices
 
     @property

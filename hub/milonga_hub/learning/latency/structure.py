@@ -11,18 +11,19 @@ Floats = NDArray[np.float64]
 
 # A column with as few values holds a choice, not a quantity.
 _MOST_CHOICES = 12
+_ADDED_PENALTY = 1e-3
 
 
 @dataclass(frozen=True)
 class Structure:
     """Networks (n rows) as numbers whose differences matter equally.
 
-    `choices` (n, c) and `counts` (n, d) are standardised, with a mean squared length of 1; `costs` (n, e) are above 0 and
-    grow with latency, as MACs do.
+    `choices` (n, c) are standardised, with a mean squared length of 1; `slots` (n, s, v) are 1 where a slot chooses a
+    value, of all slots that choose from the same values; `costs` (n, e) are above 0 and grow with latency, as MACs do.
     """
 
     choices: Floats
-    counts: Floats
+    slots: Floats
     costs: Floats
 
     @classmethod
@@ -44,9 +45,29 @@ class Structure:
         choices = [*plain, *_indicators(plain), *(np.log(one) for one in costs)]
         return cls(
             _standard(choices, len(features)),
-            _standard(_counts(plain, features), len(features)),
+            _slots(plain, features),
             _table(costs, len(features)),
         )
+
+    def options(self) -> Floats:
+        """Return (n, s * v), centred: which value each slot chooses."""
+        table = self.slots.reshape(len(self.slots), -1)
+        return np.asarray(table - table.mean(axis=0))
+
+    def counts(self) -> Floats:
+        """Return (n, v), standardised: how often each value is chosen."""
+        return _standard(list(self.slots.sum(axis=1).T), len(self.slots))
+
+    def weighed(self, latency: Floats) -> Floats:
+        """Return (n, v), standardised: how often each value is chosen, where slots count by what they add to a latency (n,).
+
+        Operators that a device runs badly cost it more where pictures and channels are many, so where all else does too.
+        """
+        rows, slots, values = self.slots.shape
+        table = self.options()
+        square = table.T @ table + _ADDED_PENALTY * rows * np.eye(slots * values)
+        added = np.linalg.solve(square, table.T @ (latency - latency.mean())).reshape(slots, values)
+        return _standard(list((self.slots * added.std(axis=1)[None, :, None]).sum(axis=1).T), rows)
 
 
 def _alike(first: Floats, second: Floats) -> bool:
@@ -80,16 +101,16 @@ def _indicators(columns: list[Floats]) -> list[Floats]:
     ]
 
 
-def _counts(columns: list[Floats], features: Floats) -> list[Floats]:
-    """Return how often each value is chosen, over all choices that are made from the same values."""
+def _slots(columns: list[Floats], features: Floats) -> Floats:
+    """Return (n, slots, values), 1 where a slot chooses a value, of all choices that are made from the same values."""
     chosen = [column for column in columns if _is_choice(column)]
     if len(chosen) >= 2:
-        values = np.unique(np.concatenate([np.unique(column) for column in chosen]))
-        return [np.sum([column == value for column in chosen], axis=0).astype(np.float64) for value in values]
+        table = _table(chosen, len(features))
+        return np.asarray(table[:, :, None] == np.unique(table), dtype=np.float64)
     # A value that no network chooses leaves a column of zeros, which belongs to its block all the same.
     binary = [column for column in features.T if set(np.unique(column)) <= {0.0, 1.0}]
     width = _block_width(binary)
-    return [np.sum(binary[offset::width], axis=0) for offset in range(width)] if width else []
+    return _table(binary, len(features)).reshape(len(features), -1, width) if width else np.empty((len(features), 0, 0))
 
 
 def _block_width(binary: list[Floats]) -> int:

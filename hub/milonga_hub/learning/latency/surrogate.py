@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from milonga_hub.learning.latency.structure import Structure, squared_distances
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 # More measurements than these sharpen nothing, and cost their cube in time.
 _MOST_LEARNED = 900
@@ -18,6 +19,7 @@ _LENGTHS = (0.7, 1.5, 3.0, 6.0)
 _NOISES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 # A trend through costs first, where measurements are too few to see it by themselves.
 _TREND_PENALTY = 1e-2
+_PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 _CHUNK = 2000
 
 
@@ -31,43 +33,70 @@ class Surrogates:
         self.smooth = np.zeros((count, len(self.names)))
         self.rest = np.zeros((count, len(self.names)))
         self._eigen: dict[bytes, list[_Eigen]] = {}
-        self._inputs = _inputs(structure)
-        self._trend = _trend(structure)
+        self._ridges: dict[bytes, _Ridge] = {}
+        self._inputs, self._options = structure.choices, structure.options()
+        self._costs = _cost_design(structure)
         for column, ms in enumerate(source_ms.values()):
             measured = np.flatnonzero(np.isfinite(ms))
             logs = np.log(ms[measured])
             self.smooth[:, column] = self._smoothed(measured, logs)
             self.rest[measured, column] = logs - self.smooth[measured, column]
 
-    def _smoothed(self, measured: NDArray[np.int64], logs: Floats) -> Floats:
-        """Kernel ridge regression about the trend; width and noise by the leave-one-out error in closed form."""
-        if len(measured) > _MOST_LEARNED:
-            chosen = np.sort(np.random.default_rng(0).choice(len(measured), _MOST_LEARNED, replace=False))
-            measured, logs = measured[chosen], logs[chosen]
-        design = self._trend[measured]
+    def _smoothed(self, measured: Indices, logs: Floats) -> Floats:
+        """A trend through costs, what each option adds to it, and kernel regression of what remains."""
+        smooth = self._through_costs(measured, logs)
+        smooth += self._added(measured, logs - smooth[measured])
+        return smooth + self._nearby(measured, logs - smooth[measured])
+
+    def _through_costs(self, measured: Indices, logs: Floats) -> Floats:
+        design = self._costs[measured]
         penalty = _TREND_PENALTY * np.eye(design.shape[1])
         penalty[0, 0] = 0.0
-        weights = np.linalg.solve(design.T @ design + penalty, design.T @ logs)
-        residual = logs - design @ weights
-        best: tuple[float, float, Floats] | None = None
+        return np.asarray(self._costs @ np.linalg.solve(design.T @ design + penalty, design.T @ logs))
+
+    def _added(self, measured: Indices, residual: Floats) -> Floats:
+        """Ridge regression on options, or nothing: whichever has the least leave-one-out error in closed form."""
+        best, weights = float(np.mean(residual**2)), np.zeros(self._options.shape[1])
+        one = self._ridge(measured)
+        projected = one.vectors.T @ residual
+        for penalty in _PENALTIES if len(weights) else ():
+            shrink = 1.0 / (one.values + penalty)
+            error = (residual - one.vectors @ (shrink * projected)) / (1.0 - one.vectors**2 @ shrink)
+            if (loss := float(np.mean(error**2))) < best:
+                best, weights = loss, one.back @ (shrink * projected)
+        return np.asarray(self._options @ weights)
+
+    def _nearby(self, measured: Indices, residual: Floats) -> Floats:
+        """Kernel ridge regression; width and noise by the leave-one-out error in closed form."""
+        if len(measured) > _MOST_LEARNED:
+            chosen = np.sort(np.random.default_rng(0).choice(len(measured), _MOST_LEARNED, replace=False))
+            measured, residual = measured[chosen], residual[chosen]
+        best = float(np.mean(residual**2))
+        length, pulled = _LENGTHS[0], np.zeros(len(measured))
         for one in self._decomposed(measured):
             projected = one.vectors.T @ residual
             for noise in _NOISES:
                 shrink = 1.0 / (one.values + noise)
-                pulled = one.vectors @ (shrink * projected)
-                error = float(np.mean((pulled / (one.vectors**2 @ shrink)) ** 2))
-                if best is None or error < best[0]:
-                    best = error, one.length, pulled
-        assert best is not None
-        _, length, pulled = best
-        smooth = self._trend @ weights
-        for start in range(0, len(smooth), _CHUNK):
+                tried = one.vectors @ (shrink * projected)
+                error = float(np.mean((tried / (one.vectors**2 @ shrink)) ** 2))
+                if error < best:
+                    best, length, pulled = error, one.length, tried
+        found = np.zeros(len(self._inputs))
+        for start in range(0, len(found) if pulled.any() else 0, _CHUNK):
             rows = slice(start, start + _CHUNK)
             distances = squared_distances(self._inputs[rows], self._inputs[measured])
-            smooth[rows] += np.exp(-distances / (2 * length**2)) @ pulled
-        return np.asarray(smooth)
+            found[rows] = np.exp(-distances / (2 * length**2)) @ pulled
+        return found
 
-    def _decomposed(self, measured: NDArray[np.int64]) -> list[_Eigen]:
+    def _ridge(self, measured: Indices) -> _Ridge:
+        key = measured.tobytes()
+        if key not in self._ridges:
+            design = self._options[measured]
+            values, back = np.linalg.eigh(design.T @ design)
+            self._ridges[key] = _Ridge(np.maximum(values, 0.0), design @ back, back)
+        return self._ridges[key]
+
+    def _decomposed(self, measured: Indices) -> list[_Eigen]:
         """Return the kernels' eigenvectors; devices that were measured on the same networks share them."""
         key = measured.tobytes()
         if key not in self._eigen:
@@ -86,10 +115,13 @@ class _Eigen:
     vectors: Floats
 
 
-def _inputs(structure: Structure) -> Floats:
-    return structure.choices
+@dataclass(frozen=True)
+class _Ridge:
+    values: Floats
+    vectors: Floats
+    back: Floats
 
 
-def _trend(structure: Structure) -> Floats:
+def _cost_design(structure: Structure) -> Floats:
     costs = np.log(structure.costs)
     return np.asarray(np.c_[np.ones(len(costs)), costs - costs.mean(axis=0)])
