@@ -40,6 +40,7 @@ from milonga_hub.runs.rpc import RunRpc
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.triggers import Triggers
 from milonga_hub.runs.work import Services, Work
+from milonga_hub.search.service import SearchService
 from milonga_hub.settings import Settings
 from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
 from milonga_hub.telemetry.rpc import TelemetryRpc
@@ -78,6 +79,7 @@ class Hub:
         self.builds = BuildService(self.database, self.blobs, self.events)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
+        self.search = SearchService(self.database, self.devices)
         self.telemetry = TelemetryService(
             self.database,
             self.events,
@@ -113,6 +115,7 @@ class Hub:
             builds=self.builds,
             rollouts=self.rollouts,
             runs=self.runs,
+            search=self.search,
             cpu=self._cpu,
         )
         return await carry_out(Work(services, run))

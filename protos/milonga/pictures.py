@@ -73,6 +73,14 @@ def to_array(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1))
 
 
+def scaled(pictures: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """Return pictures uint8 (n, 3, H, W) stretched to (n, 3, size_px, size_px), each as `to_array` does it."""
+    if pictures.shape[2:] == (size_px, size_px):
+        return pictures
+    images = (Image.fromarray(picture.transpose(1, 2, 0)) for picture in pictures)
+    return np.stack([to_array(image, size_px) for image in images])
+
+
 def normalise(pictures: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     """Return float32 (n, 3, H, W) from uint8 (n, 3, H, W); mean and std are per channel on the scale 0 to 1."""
     centre = np.asarray(mean, dtype=np.float32).reshape(1, 3, 1, 1) * np.float32(255.0)

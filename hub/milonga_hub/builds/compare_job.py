@@ -11,7 +11,6 @@ from milonga_compiler.backends import backend
 from milonga_compiler.bundle import Bundle, verify_bundle
 from milonga_compiler.errors import CompilerError
 from numpy.typing import NDArray
-from PIL import Image
 
 from milonga_hub.builds.rules import Group, judge
 from milonga_hub.jobs import JobContext, JobError
@@ -91,14 +90,8 @@ def _answers(bundle: Bundle, images: NDArray[np.uint8], classes: list[str]) -> N
     known = np.array([index.get(name, -1) for name in bundle.manifest["classes"]], dtype=np.int64)
     answers = []
     for start in range(0, len(images), _PART):
-        resized = np.stack([_resized(image, described["size_px"]) for image in images[start : start + _PART]])
+        resized = pictures.scaled(images[start : start + _PART], described["size_px"])
         inputs = pictures.normalise(resized, described["mean"], described["std"])
         logits = engine.run(bundle.folder / bundle.manifest["model_file"], inputs, 1)
         answers.append(known[logits.argmax(axis=1)])
     return np.concatenate(answers)
-
-
-def _resized(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    if image.shape[1:] == (size_px, size_px):
-        return image
-    return pictures.to_array(Image.fromarray(image.transpose(1, 2, 0)), size_px)

@@ -37,7 +37,8 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
             train, validation = arrays["x_train"], arrays["x_val"]
             labels = arrays["y_val"].astype(np.int64)
         logits = np.load(spec["logits"]).astype(np.float32)
-        evidence = Evidence(pictures.normalise(validation, spec["mean"], spec["std"]), logits, labels)
+        seen = pictures.normalise(pictures.scaled(validation, spec["manifest"]["size_px"]), spec["mean"], spec["std"])
+        evidence = Evidence(seen, logits, labels)
         calibration = _calibration(train, spec)
         context.progress(0.0, f"describing {len(validation)} validation pictures")
         reference = reference_of(validation)
@@ -54,7 +55,8 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
 def _calibration(train: NDArray[np.uint8], spec: dict[str, Any]) -> NDArray[np.float32]:
     """Return training pictures, never those that prove the build, chosen alike for equal seeds."""
     chosen = np.random.default_rng(spec["seed"]).permutation(len(train))[: spec["calibration_count"]]
-    return pictures.normalise(train[np.sort(chosen)], spec["mean"], spec["std"])
+    scaled = pictures.scaled(train[np.sort(chosen)], spec["manifest"]["size_px"])
+    return pictures.normalise(scaled, spec["mean"], spec["std"])
 
 
 def _one(

@@ -171,9 +171,10 @@ def candidates(
                 number(c.predicted_ms, "ms"),
                 number(c.measured_ms, "ms"),
                 f"{c.params / 1e6:.2f} M",
+                c.precision,
                 c.description,
             )
             for c in best_first
         )
-        columns = ("type", "subnet", "accuracy", "predicted", "measured", "weights", "what")
+        columns = ("type", "subnet", "accuracy", "predicted", "measured", "weights", "precision", "what")
         table(columns, rows, right=("accuracy", "predicted", "measured", "weights"))

@@ -268,6 +268,13 @@ class DeviceService:
         with self._database.session() as session:
             return page(session, statement, col(Measurement.id), page_size, page_token)
 
+    def measured(self, subnets: Sequence[str]) -> _Measurements:
+        """Return every measurement that succeeded of these subnets, on any device, in any run."""
+        wanted = set(subnets)
+        with self._database.session() as session:
+            statement = select(Measurement).where(col(Measurement.median_ms).is_not(None)).order_by(col(Measurement.id))
+            return [one for one in session.exec(statement) if one.subnet in wanted]
+
     def _new_device(self, enrolment: Enrolment, labels: Mapping[str, str], key_hash: str) -> Device:
         rules.check_labels(labels)
         device = Device(

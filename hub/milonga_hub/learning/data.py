@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from milonga import pictures as milonga_pictures
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Enough pictures for stable batch statistics; more only cost time.
@@ -31,12 +32,36 @@ class Data:
     mean: list[float]
     std: list[float]
     classes: int
+    #: The validation pictures as uint8 (n, 3, H, W).
+    raw_val: NDArray[np.uint8]
+    #: Which version of the data set brought each training picture (n,).
+    added_train: NDArray[np.int64]
+    _scaled: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def calibration(self) -> list[Tensor]:
         """Batches of training pictures to estimate batch statistics on, the same ones every time."""
         chosen = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(0))[:_CALIBRATION_COUNT]
         return list(self.x_train[chosen].split(_CALIBRATION_BATCH))
+
+    def newest(self) -> Data | None:
+        """Return the data with the training pictures that the newest version brought alone; None where there is one."""
+        rows = np.flatnonzero(self.added_train == self.added_train.max())
+        if len(rows) in (0, 1, len(self.added_train)):
+            return None
+        chosen = torch.from_numpy(rows)
+        return replace(
+            self, x_train=self.x_train[chosen], y_train=self.y_train[chosen], added_train=self.added_train[rows]
+        )
+
+    def validation(self, resolution_px: int) -> Tensor:
+        """Return the validation pictures at this resolution, scaled as devices scale them."""
+        if resolution_px == self.raw_val.shape[-1]:
+            return self.x_val
+        if resolution_px not in self._scaled:
+            scaled = milonga_pictures.scaled(self.raw_val, resolution_px)
+            self._scaled[resolution_px] = _normalised(scaled, self.mean, self.std)
+        return self._scaled[resolution_px]
 
 
 def load(path: str | Path) -> Data:
@@ -45,33 +70,25 @@ def load(path: str | Path) -> Data:
         train, validation = arrays["x_train"], arrays["x_val"]
         y_train, y_val = arrays["y_train"], arrays["y_val"]
         classes = len(arrays["classes"])
+        added = arrays["added_train"].astype(np.int64)
     values = train.astype(np.float64) / 255.0
-    mean = values.mean(axis=(0, 2, 3))
-    std = np.maximum(values.std(axis=(0, 2, 3)), 1e-3)
-
-    def tensor(images: np.ndarray) -> Tensor:
-        # Equal to milonga.pictures.normalise, which serving uses; a test compares the two.
-        centre = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1) * 255.0
-        spread = torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1) * 255.0
-        return (torch.from_numpy(images).float() - centre) / spread
-
+    mean = [float(value) for value in values.mean(axis=(0, 2, 3))]
+    std = [float(value) for value in np.maximum(values.std(axis=(0, 2, 3)), 1e-3)]
     return Data(
-        tensor(train),
+        _normalised(train, mean, std),
         torch.from_numpy(y_train).long(),
-        tensor(validation),
+        _normalised(validation, mean, std),
         torch.from_numpy(y_val).long(),
-        [float(value) for value in mean],
-        [float(value) for value in std],
+        mean,
+        std,
         classes,
+        validation,
+        added,
     )
 
 
-def batches(data: Data, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled, augmented batches of the training split; a rest of one picture is left out."""
-    order = torch.randperm(len(data.x_train), generator=generator)
-    for chosen in order.split(size):
-        if len(chosen) > 1:
-            yield augment(data.x_train[chosen], generator), data.y_train[chosen]
+def _normalised(images: NDArray[np.uint8], mean: list[float], std: list[float]) -> Tensor:
+    return torch.from_numpy(milonga_pictures.normalise(images, mean, std))
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import onnx
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from milonga_hub.learning.supernet import Residual
 
 OPSET = 17
 
@@ -50,14 +49,15 @@ def fold(network: nn.Module) -> nn.Module:
 
 
 def _fold(module: nn.Module) -> nn.Module:
-    if isinstance(module, Residual):
-        return Residual(_fold(module.layers))
+    for name, child in module.named_children():
+        setattr(module, name, _fold(child))
     if not isinstance(module, nn.Sequential):
         return module
-    layers: list[nn.Module] = []
-    for layer in module:
-        if isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[-1], nn.Conv2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
-        else:
-            layers.append(_fold(layer))
-    return nn.Sequential(*layers)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    before = ""
+    for name, layer in module.named_children():
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(layers.get(before), nn.Conv2d):
+            layers[before] = fuse_conv_bn_eval(layers[before], layer)
+            continue
+        layers[name], before = layer, name
+    return nn.Sequential(layers)

@@ -2,187 +2,243 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import os
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from milonga_hub.learning.data import Data, batches
-from milonga_hub.learning.spaces import Encoding, space
+from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe
+from milonga_hub.learning.hardware import Team, autocast, device, is_out_of_memory, moved
+from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.supernet import Supernet, recalibrate
+from milonga_hub.learning.task import Task
 
-# Random subnets in each step, beside the largest and the smallest.
-_RANDOM_SUBNETS = 2
-_LABEL_SMOOTHING = 0.1
-_WEIGHT_DECAY = 1e-4
-_WARM_UP_SHARE = 0.1
 # A gradient of four subnets is large in the first steps.
 _MAX_GRADIENT_NORM = 5.0
-_EVALUATION_BATCH = 256
+# The weights' average remembers a tenth of the training at first, and at most 500 steps (Tarvainen & Valpola 2017).
+_EMA_DECAY = 0.998
+# As many steps without a finite gradient are no accident.
+_MOST_LOST_STEPS = 10
+# Chosen by itself: at least so many steps an epoch, and no larger batch.
+_FEWEST_STEPS = 20
+_BATCHES = (8, 16, 32, 64)
+
+Tell = Callable[[float, Point | None, float], None]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. `learning_rate` is for a batch of 64 and scales with it."""
-
-    space: str
-    resolution_px: int
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int
+class TrainingDiverged(ValueError):
+    """The loss stays infinite or not a number; the message says what to change."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """One epoch of the curve. Accuracies are shares of the validation split."""
-
-    epoch: int
-    loss: float
-    accuracy_largest: float
-    accuracy_smallest: float
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Everything that training needs to go on exactly where it was."""
-
-    recipe: dict[str, Any]
-    classes: int
-    model: dict[str, Tensor]
-    optimiser: dict[str, Any]
-    history: list[dict[str, float]]
-    random_state: Any
-    torch_state: Tensor
-
-    def write(self, path: Path) -> None:
-        """Replace the file in one step."""
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            torch.save(vars(self), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-    @classmethod
-    def read(cls, path: Path) -> Checkpoint:
-        return cls(**torch.load(path, weights_only=False))
-
-
-def load_supernet(path: str | Path) -> Supernet:
-    """Return the supernet of a checkpoint."""
-    checkpoint = Checkpoint.read(Path(path))
-    supernet = Supernet(space(checkpoint.recipe["space"]), int(checkpoint.recipe["resolution_px"]), checkpoint.classes)
-    supernet.load_state_dict(checkpoint.model)
-    return supernet
+def automatic_batch_size(count: int) -> int:
+    """Return the largest usual batch that leaves enough steps in an epoch of so many pictures."""
+    return max((size for size in _BATCHES if count // size >= _FEWEST_STEPS), default=_BATCHES[0])
 
 
 class Trainer:
-    """Trains epoch by epoch and writes a checkpoint after each; a new one on the same path goes on from there."""
+    """Trains epoch by epoch and writes a checkpoint after each; a new one on the same path goes on from there.
 
-    def __init__(self, data: Data, recipe: Recipe, path: Path, base: Path | None = None) -> None:
-        """`base` is a checkpoint of the same space and size to start from."""
-        self._data, self._recipe, self._path = data, recipe, path
+    Under torchrun each process takes its part of each batch, and gradients are added up.
+    """
+
+    def __init__(self, task: Task, space: Space, recipe: Recipe, path: Path, base: Path | None = None) -> None:
+        """`base` is a checkpoint of the same space, size and classes to start from.
+
+        Raises ValueError where it is of others, or there are too few pictures.
+        """
+        if task.count < 2:
+            raise ValueError(f"there are {task.count} pictures to train on; at least 2 are needed")
+        self._task, self._recipe, self._path = task, recipe, path
+        self._device, self._team = device(), Team()
         torch.manual_seed(recipe.seed)
         self._random = random.Random(recipe.seed)
         self._generator = torch.Generator().manual_seed(recipe.seed)
-        self.supernet = Supernet(space(recipe.space), recipe.resolution_px, data.classes)
+        self._live = Supernet(space, task.classes)
         if base is not None:
-            self.supernet.load_state_dict(Checkpoint.read(base).model)
-        decayed = [weight for weight in self.supernet.parameters() if weight.dim() > 1]
-        plain = [weight for weight in self.supernet.parameters() if weight.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": _WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
-        self._optimiser = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+            _start_from(self._live, base, recipe)
+        self._live.to(self._device)
+        #: The weights' average, which is what subnets are taken from.
+        self.supernet = copy.deepcopy(self._live)
+        self._optimiser = _optimiser(self._live, recipe)
+        self._batch_size = recipe.batch_size or automatic_batch_size(task.count)
+        self._pieces = 1
+        self._steps = self._lost = 0
         self.history: list[Point] = []
         if path.exists():
             self._restore()
 
     def _restore(self) -> None:
         checkpoint = Checkpoint.read(self._path)
+        self._live.load_state_dict(checkpoint.weights)
         self.supernet.load_state_dict(checkpoint.model)
         self._optimiser.load_state_dict(checkpoint.optimiser)
-        self.history = [Point(**point) for point in checkpoint.history]  # type: ignore[arg-type]
+        self._steps, self.history = checkpoint.steps, list(checkpoint.history)
         self._random.setstate(checkpoint.random_state)
         self._generator.set_state(checkpoint.torch_state)
 
-    def run(self, tell: Callable[[float, Point | None, float], None]) -> list[Point]:
-        """Train to the end and return the curve. `tell(fraction, newest point, loss)` hears of every step."""
-        steps = math.ceil(len(self._data.x_train) / self._recipe.batch_size)
+    def run(self, tell: Tell = lambda *_: None) -> list[Point]:
+        """Train to the end and return the curve. `tell(fraction, newest point, loss)` hears of every step.
+
+        Raises TrainingDiverged.
+        """
+        steps = math.ceil(self._task.count / self._batch_size)
         for epoch in range(len(self.history), self._recipe.epochs):
-            total = 0.0
-            pictures = batches(self._data, self._recipe.batch_size, self._generator)
-            for step, (x, y) in enumerate(pictures):
-                done = (epoch + step / steps) / self._recipe.epochs
-                total += self._step(x, y, self._rate(done))
-                tell(done, self.history[-1] if self.history else None, total / (step + 1))
-            self.history.append(self._measure(epoch + 1, total / steps))
-            self._checkpoint().write(self._path)
-            tell((epoch + 1) / self._recipe.epochs, self.history[-1], total / steps)
+            if self._is_over():
+                break
+            total, step = 0.0, 0
+            for step, (x, targets) in enumerate(self._task.batches(self._batch_size, self._generator), 1):
+                done = (epoch + (step - 1) / steps) / self._recipe.epochs
+                total += self._step(x, targets, self._rate(min(done, 1.0)))
+                tell(min(done, 1.0), self.history[-1] if self.history else None, total / step)
+            self._finish(epoch + 1, total / max(step, 1))
+            tell((epoch + 1) / self._recipe.epochs, self.history[-1], total / max(step, 1))
         return self.history
+
+    def _finish(self, epoch: int, loss: float) -> None:
+        measured = self._measured() if self._team.leads else ()
+        self.history.append(Point(epoch, loss, *self._team.agree(list(measured or (0.0, 0.0)))))
+        if self._team.leads:
+            self._checkpoint().write(self._path)
+
+    def _is_over(self) -> bool:
+        """Whether no epoch of the last few was better than all before them."""
+        patience, means = self._recipe.patience, [one.accuracy_largest + one.accuracy_smallest for one in self.history]
+        return 0 < patience < len(means) and max(means[-patience:]) <= max(means[:-patience])
 
     def _rate(self, done: float) -> float:
         """Return the learning rate at this share of the training: linear warm-up, then a cosine to nothing."""
-        peak = self._recipe.learning_rate * self._recipe.batch_size / 64.0
-        if done < _WARM_UP_SHARE:
-            return peak * (done / _WARM_UP_SHARE * 0.95 + 0.05)
-        return peak * 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP_SHARE) / (1 - _WARM_UP_SHARE)))
+        peak, warm = self._recipe.learning_rate * self._batch_size / 64.0, self._recipe.warm_up_share
+        if done < warm:
+            return peak * (done / warm * 0.95 + 0.05)
+        return peak * 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
-    def _step(self, x: Tensor, y: Tensor, rate: float) -> float:
+    def _step(self, x: Tensor, targets: Any, rate: float) -> float:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        self._optimiser.zero_grad(set_to_none=True)
-        space_ = self.supernet.space
-        logits = self.supernet(x, space_.largest())
-        loss = F.cross_entropy(logits, y, label_smoothing=_LABEL_SMOOTHING)
+        space = self._live.space
+        others = [space.smallest(), *(space.sample(self._random) for _ in range(self._recipe.random_subnets))]
+        loss = self._gradients(x, targets, others)
+        self._team.add(weight.grad for weight in self._live.parameters() if weight.grad is not None)
+        norm = nn.utils.clip_grad_norm_(self._live.parameters(), _MAX_GRADIENT_NORM)
+        if not torch.isfinite(norm):
+            return self._lose()
+        self._lost = 0
+        self._optimiser.step()
+        self._steps += 1
+        self._average()
+        return loss
+
+    def _gradients(self, x: Tensor, targets: Any, others: list[Encoding]) -> float:
+        """Leave the gradients of a batch and return its loss; in smaller pieces where memory does not suffice."""
+        while True:
+            self._optimiser.zero_grad(set_to_none=True)
+            try:
+                return sum(self._backward(x, targets, *part, others) for part in self._parts(len(x)))
+            except (RuntimeError, MemoryError) as error:
+                # Two pictures are the fewest with batch statistics. Processes of a team must not part ways.
+                if not is_out_of_memory(error) or self._team.size > 1 or len(x) // (2 * self._pieces) < 2:
+                    raise
+                self._pieces *= 2
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+
+    def _parts(self, count: int) -> list[tuple[int, int]]:
+        """Return the ranges of a batch that this process goes through, of which none has one picture alone."""
+        parts = max(1, min(self._pieces * self._team.size, count // 2))
+        edges = [round(count * number / parts) for number in range(parts + 1)]
+        return list(pairwise(edges))[self._team.rank :: self._team.size]
+
+    def _backward(self, x: Tensor, targets: Any, start: int, stop: int, others: list[Encoding]) -> float:
+        share = (stop - start) / len(x)
+        x, targets = self._task.part(x, targets, start, stop)
+        x, targets = x.to(self._device), moved(targets, self._device)
+        with autocast(self._recipe.precision, self._device):
+            outputs = self._live(x, self._live.space.largest())
+            loss = self._task.loss(outputs, targets) * share
         loss.backward()
         # The largest teaches the others, within the same step.
-        taught = F.softmax(logits.detach(), dim=1)
-        others = [space_.smallest(), *(space_.sample(self._random) for _ in range(_RANDOM_SUBNETS))]
+        taught = _detached(outputs)
         for encoding in others:
-            F.cross_entropy(self.supernet(x, encoding), taught).backward()
-        nn.utils.clip_grad_norm_(self.supernet.parameters(), _MAX_GRADIENT_NORM)
-        self._optimiser.step()
+            with autocast(self._recipe.precision, self._device):
+                learned = self._task.distilled(self._live(x, encoding), taught, targets) * share
+            learned.backward()
         return float(loss.detach())
 
-    def _measure(self, epoch: int, loss: float) -> Point:
-        space_ = self.supernet.space
-        largest, smallest = (
-            accuracy(logits_of(self.supernet, encoding, self._data), self._data.y_val)
-            for encoding in (space_.largest(), space_.smallest())
-        )
-        return Point(epoch, loss, largest, smallest)
+    def _lose(self) -> float:
+        """Leave a step out whose gradient is not finite."""
+        self._lost += 1
+        if self._lost >= _MOST_LOST_STEPS:
+            rate = self._recipe.learning_rate
+            raise TrainingDiverged(
+                f"the loss was not a finite number for {self._lost} steps; lower the learning rate (it is {rate:g}; try"
+                f" {rate / 4:g}), and look for broken pictures in the data set"
+            )
+        return 0.0
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(_EMA_DECAY, (1 + self._steps) / (10 + self._steps))
+        for average, weight in zip(self.supernet.parameters(), self._live.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+
+    def _measured(self) -> tuple[float, float]:
+        space = self.supernet.space
+        largest, smallest = (evaluated(self.supernet, one, self._task) for one in (space.largest(), space.smallest()))
+        return largest, smallest
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
-            recipe=asdict(self._recipe),
-            classes=self._data.classes,
+            recipe=self._recipe,
+            classes=self._task.classes,
             model=self.supernet.state_dict(),
+            weights=self._live.state_dict(),
             optimiser=self._optimiser.state_dict(),
-            history=[asdict(point) for point in self.history],
+            steps=self._steps,
+            history=self.history,
             random_state=self._random.getstate(),
             torch_state=self._generator.get_state(),
         )
 
 
-def subnet(supernet: Supernet, encoding: Encoding, data: Data) -> nn.Module:
+def _optimiser(supernet: Supernet, recipe: Recipe) -> torch.optim.Optimizer:
+    decayed = [weight for weight in supernet.parameters() if weight.dim() > 1]
+    plain = [weight for weight in supernet.parameters() if weight.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+
+
+def _start_from(supernet: Supernet, base: Path, recipe: Recipe) -> None:
+    known = Checkpoint.read(base)
+    wanted, found = (recipe.space, recipe.resolution_px), (known.recipe.space, known.recipe.resolution_px)
+    if wanted != found or known.classes != supernet.classes:
+        raise ValueError(
+            f"{base} holds {found[0]} at {found[1]} px for {known.classes} classes; it cannot go on as {wanted[0]} at"
+            f" {wanted[1]} px for {supernet.classes}"
+        )
+    supernet.load_state_dict(known.model)
+
+
+def _detached(outputs: Any) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    if isinstance(outputs, dict):
+        return {key: _detached(value) for key, value in outputs.items()}
+    return type(outputs)(_detached(one) for one in outputs) if isinstance(outputs, (list, tuple)) else outputs
+
+
+def subnet(supernet: Supernet, encoding: Encoding, task: Task) -> nn.Module:
     """Return the subnet ready for use: extracted, its batch statistics estimated, in evaluation mode."""
-    return recalibrate(supernet.extract(encoding), data.calibration)
+    network = supernet.extract(encoding).to(next(supernet.parameters()).device)
+    calibration = [batch.to(next(network.parameters()).device) for batch in task.calibration]
+    return recalibrate(network, calibration, supernet.space.resolution(encoding))
 
 
-@torch.no_grad()
-def logits_of(supernet: Supernet, encoding: Encoding, data: Data) -> Tensor:
-    """Return the subnet's logits (n, classes) on the validation split."""
-    network = subnet(supernet, encoding, data)
-    return torch.cat([network(part) for part in data.x_val.split(_EVALUATION_BATCH)])
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of right answers."""
-    return float((logits.argmax(dim=1) == labels).float().mean())
+def evaluated(supernet: Supernet, encoding: Encoding, task: Task) -> float:
+    """Return how good the subnet is on the validation split, 0 to 1."""
+    return task.evaluate(subnet(supernet, encoding, task), supernet.space.resolution(encoding))

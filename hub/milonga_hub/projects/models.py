@@ -34,6 +34,7 @@ class Limits(Spec):
     latency_ms: Annotated[float, Bound(gt=0)] | None = None
     model_bytes: Annotated[int, Bound(gt=0, le=_BYTES)] | None = None
     memory_bytes: Annotated[int, Bound(gt=0, le=_BYTES)] | None = None
+    min_accuracy: Annotated[float, Bound(gt=0, le=1)] | None = None
 
 
 class TrainingSpec(Spec):

@@ -13,8 +13,8 @@ from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput
 from milonga_hub.projects.models import Limits, ProjectSpec
 
-# The names in learning/spaces.py, which the hub's process must not import; a test holds them equal.
-SPACES = ("mbv3",)
+# The names in learning/spaces, which the hub's process must not import; a test holds them equal.
+SPACES = ("mbv3", "resnet", "densenet")
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 

@@ -60,7 +60,7 @@ def _build_spec(
             "subnet": choice.candidate["subnet"],
             "classes": plan.classes,
             "task": plan.spec.task.value.lower(),
-            "size_px": plan.spec.training.resolution_px,
+            "size_px": choice.candidate["resolution_px"],
             "expected_ms": choice.measured_ms,
         },
         "seed": plan.spec.training.seed,

@@ -25,7 +25,7 @@ async def measure_subnets(
     report: Report,
     start: float,
 ) -> dict[str, list[Measurement]]:
-    """Measure subnets ({"subnet", "onnx"}) by type; types on different machines are measured side by side."""
+    """Measure subnets ({"subnet", "precision", "onnx"}) by type; types on different machines are measured side by side."""
     types = {item.name: item for item in plan.types}
     items = {
         name: [_item(work, types[name], subnet) for subnet in subnets] for name, subnets in wanted.items() if subnets
@@ -34,11 +34,10 @@ async def measure_subnets(
 
 
 def _item(work: Work, type_: TypePlan, subnet: Mapping[str, Any]) -> MeasurementItem:
-    path = Path(subnet["onnx"])
+    path = Path(subnet.get("measured_onnx", subnet["onnx"]))
     work.services.blobs.put_file(path)
     file = File(path="model.onnx", digest=digest_of_file(path), size_bytes=path.stat().st_size)
-    # Subnets are timed as they come, in fp32; what precision gains is measured on the builds.
-    return MeasurementItem(subnet=subnet["subnet"], engine=type_.engine, precision="fp32", files=[file])
+    return MeasurementItem(subnet=subnet["subnet"], engine=type_.engine, precision=subnet["precision"], files=[file])
 
 
 async def measure_items(

@@ -75,11 +75,12 @@ class Run(RunView, table=True):
 
 
 class Candidate(SQLModel, table=True):
-    # "{run}|{device_type}|{subnet}"
+    # "{run}|{device_type}|{subnet}|{precision}"
     key: str = Field(primary_key=True)
     run: str = Field(index=True)
     device_type: str
     subnet: str
+    precision: str = "fp32"
     description: str = ""
     predicted_accuracy: float | None = None
     accuracy: float | None = None

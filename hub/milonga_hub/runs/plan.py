@@ -22,8 +22,10 @@ class TypePlan(BaseModel):
         return self.targets[0].partition("/")[0]
 
     @property
-    def precision(self) -> str:
-        return self.targets[0].partition("/")[2]
+    def precisions(self) -> list[str]:
+        """Return the precisions that the search may choose between: those of the first engine."""
+        split = [target.partition("/") for target in self.targets]
+        return [precision for engine, _, precision in split if engine == self.engine]
 
 
 class RunPlan(BaseModel):

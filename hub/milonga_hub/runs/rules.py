@@ -71,7 +71,9 @@ def tightest(limits: Sequence[Limits]) -> Limits:
 
     model_bytes = lowest([limit.model_bytes for limit in limits])
     memory_bytes = lowest([limit.memory_bytes for limit in limits])
+    floors = [limit.min_accuracy for limit in limits if limit.min_accuracy is not None]
     return Limits(
+        min_accuracy=max(floors, default=None),
         latency_ms=lowest([limit.latency_ms for limit in limits]),
         model_bytes=None if model_bytes is None else int(model_bytes),
         memory_bytes=None if memory_bytes is None else int(memory_bytes),

@@ -75,14 +75,21 @@ async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
 
 async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> dict[str, Any]:
     search, training = plan.spec.search, plan.spec.training
+    history = _history(work, plan)
+    precisions = list(dict.fromkeys(precision for item in plan.types for precision in item.precisions))
     spec = {
         "checkpoint": trained["checkpoint"],
         "count": search.measured_subnets,
+        "precisions": precisions,
+        "elsewhere": history,
         "seed": search.seed,
-        "resolution_px": training.resolution_px,
+        "threads": work.threads(plan),
     }
     result = await work.job("profile", "profile", spec, report.of_job(0.0, 0.2))
-    wanted = {item.name: result["subnets"] for item in plan.types}
+    work.services.search.remember(training.space, training.resolution_px, result["subnets"])
+    wanted = {
+        item.name: [one for one in result["subnets"] if one["precision"] in item.precisions] for item in plan.types
+    }
     measured = await measure_subnets(work, plan, wanted, "profile", report, start=0.2)
     for item in plan.types:
         good = [one for one in measured[item.name] if one.median_ms is not None]
@@ -95,10 +102,18 @@ async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Re
             )
     report(
         1.0,
-        f"{len(result['subnets'])} subnets measured on each of {len(plan.types)} device types",
+        f"{len(result['subnets'])} subnets measured on each of {len(plan.types)} device types"
+        + (f", with what {len(history)} others measured before" if history else ""),
         measurements=sum(len(items) for items in measured.values()),
     )
-    return {"subnets": result["subnets"], "measured": measured}
+    return {"subnets": result["subnets"], "measured": measured, "history": history}
+
+
+def _history(work: Work, plan: RunPlan) -> list[dict[str, Any]]:
+    """Return what device types outside the run measured before of the same space."""
+    training, own = plan.spec.training, {item.name for item in plan.types}
+    known = work.services.search.measured(training.space, training.resolution_px)
+    return [{"device_type": name, "measurements": some} for name, some in known.items() if name not in own]
 
 
 async def search(
@@ -106,17 +121,24 @@ async def search(
 ) -> Specialised:
     result = await work.job("search", "search", _search_spec(work, plan, trained, profiled), report.of_job(0, 0.6))
     found = {name: one["candidates"] for name, one in result["types"].items()}
+    training = plan.spec.training
+    for some in found.values():
+        work.services.search.remember(training.space, training.resolution_px, some)
     measured = await measure_subnets(work, plan, found, "verify", report, start=0.6)
     choices: dict[str, Choice] = {}
     impossible: dict[str, str] = {}
     for item in plan.types:
-        times = {one.subnet: one.median_ms for one in measured.get(item.name, []) if one.median_ms is not None}
+        times = {
+            (one.subnet, one.precision): one.median_ms
+            for one in measured.get(item.name, [])
+            if one.median_ms is not None
+        }
         chosen = search_rules.choose(found[item.name], times, item.limits.model_dump())
         if chosen is None:
             fastest = result["types"][item.name]["fastest"]
             impossible[item.name] = search_rules.explain_impossible(item.name, item.limits.model_dump(), fastest, times)
         else:
-            choices[item.name] = Choice(item, chosen, times.get(chosen["subnet"]))
+            choices[item.name] = Choice(item, chosen, times.get(search_rules.timed(chosen)))
         _keep(work, item.name, result["types"][item.name], times, chosen)
     if not choices:
         raise FailedPrecondition(" ".join(impossible.values()))
@@ -127,14 +149,21 @@ async def search(
 def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: dict[str, Any]) -> dict[str, Any]:
     encodings = {subnet["subnet"]: subnet["encoding"] for subnet in profiled["subnets"]}
     search = plan.spec.search
-
-    def measurements(name: str) -> list[dict[str, Any]]:
-        return [
-            {"subnet": one.subnet, "encoding": encodings[one.subnet], "median_ms": one.median_ms}
-            for one in profiled["measured"][name]
+    here = {
+        name: [
+            {
+                "subnet": one.subnet,
+                "encoding": encodings[one.subnet],
+                "precision": one.precision,
+                "median_ms": one.median_ms,
+            }
+            for one in some
             if one.median_ms is not None
         ]
-
+        for name, some in profiled["measured"].items()
+    }
+    # The types of one run teach each other, too.
+    elsewhere = {**{one["device_type"]: one["measurements"] for one in profiled["history"]}, **here}
     return {
         "checkpoint": trained["checkpoint"],
         "data": work.data,
@@ -143,8 +172,10 @@ def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: d
                 "name": item.name,
                 "limits": item.limits.model_dump(exclude_none=True, exclude={"selector"}),
                 "engine": item.engine,
-                "precision": "fp32",
-                "measurements": measurements(item.name),
+                "measurements": here[item.name],
+                "elsewhere": [
+                    {"device_type": name, "measurements": some} for name, some in elsewhere.items() if name != item.name
+                ],
             }
             for item in plan.types
         ],
@@ -158,23 +189,27 @@ def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: d
 
 
 def _keep(
-    work: Work, device_type: str, found: dict[str, Any], times: Mapping[str, float], chosen: dict[str, Any] | None
+    work: Work,
+    device_type: str,
+    found: dict[str, Any],
+    times: Mapping[search_rules.Timed, float],
+    chosen: dict[str, Any] | None,
 ) -> None:
-    front = {item["subnet"] for item in found["front"]}
-    rows = {item["subnet"]: item for item in [*found["front"], *found["candidates"]]}
+    front = {search_rules.timed(item) for item in found["front"]}
+    rows = {search_rules.timed(item): item for item in [*found["front"], *found["candidates"]]}
     fields = set(Candidate.model_fields)
     work.services.runs.keep_candidates(
         [
             Candidate(
                 **{key: value for key, value in row.items() if key in fields},
-                key=f"{work.run.name}|{device_type}|{subnet}",
+                key=f"{work.run.name}|{device_type}|{'|'.join(timed)}",
                 run=work.run.name,
                 device_type=device_type,
-                measured_ms=times.get(subnet),
-                on_front=subnet in front,
-                chosen=chosen is not None and subnet == chosen["subnet"],
+                measured_ms=times.get(timed),
+                on_front=timed in front,
+                chosen=chosen is not None and timed == search_rules.timed(chosen),
             )
-            for subnet, row in rows.items()
+            for timed, row in rows.items()
         ]
     )
 
@@ -187,10 +222,17 @@ def _tell_search(
         for name, one in result["types"].items()
         if one["latency_model"]["held_out_relative_error"] is not None
     }
+    untrusted = [
+        f"the latency model of {name} is not to be trusted: {one['latency_model']['advice']}"
+        for name, one in result["types"].items()
+        if not one["latency_model"]["trusted"]
+    ]
+    tau = result["accuracy_predictor"]["kendall_tau"]
     words = [
-        f"{name}: {choice.candidate['description']}, predicted {choice.candidate['predicted_ms']:.3g} ms,"
+        f"{name}: {choice.candidate['description']} in {choice.candidate['precision']}, predicted {choice.candidate['predicted_ms']:.3g} ms,"
         f" measured {choice.measured_ms:.3g} ms (model's held-out error {errors.get(f'latency_error {name}', 0.0):.1%})"
         for name, choice in choices.items()
         if choice.measured_ms is not None
     ]
-    report(1.0, "; ".join([*words, *impossible.values()]), **errors)
+    said = [*words, *untrusted, f"accuracy predictor's held-out Kendall tau {tau:.2f}", *impossible.values()]
+    report(1.0, "; ".join(said), accuracy_kendall_tau=tau, **errors)

@@ -19,6 +19,7 @@ from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Run
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.service import RunService
+from milonga_hub.search.service import SearchService
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Services:
     builds: BuildService
     rollouts: RolloutService
     runs: RunService
+    search: SearchService
     # One job at a time: training and search use all cores.
     cpu: asyncio.Semaphore
 

@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from milonga_hub.jobs import JobContext
-from milonga_hub.learning.spaces import Encoding, Space
+from milonga_hub.learning.checkpoint import load_supernet
+from milonga_hub.learning.evaluation import quantized
+from milonga_hub.learning.latencies import Features, Timed, to_measure
+from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described, written
 from milonga_hub.learning.supernet import Supernet
-from milonga_hub.learning.train import load_supernet
+from milonga_hub.search.specialise_job import pool, timed
 
-# Drawn to choose from; more do not spread further.
-_POOL = 400
+# Latency does not depend on the weights, so any picture will do for batch statistics and ranges of activations.
+_NOISE_PICTURES = 16
+# The other precisions are like the first, which says most of them: half as many do.
+_FEWEST = 5
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
-    """Return {"subnets": [...]}: the smallest, the largest, and others evenly between them, exported as ONNX."""
+    """Return {"subnets": [...]}: those that say most of all others, exported as ONNX in each precision that is asked for.
+
+    `spec["elsewhere"]` holds what other device types measured before: [{"device_type", "measurements"}].
+    """
+    torch.set_num_threads(spec.get("threads") or torch.get_num_threads())
     supernet = load_supernet(spec["checkpoint"])
-    # Latency does not depend on the weights, so any picture will do for batch statistics.
-    noise = [
-        torch.randn(8, 3, spec["resolution_px"], spec["resolution_px"], generator=torch.Generator().manual_seed(0))
+    context.progress(0.0, "choosing subnets to measure")
+    chosen = _chosen(supernet, spec)
+    precisions = spec.get("precisions") or ["fp32"]
+    wanted = [
+        (encoding, precision)
+        for number, precision in enumerate(precisions)
+        for encoding in (chosen if number == 0 else _spread(chosen))
     ]
     subnets = []
-    for index, encoding in enumerate(spread(supernet, spec["count"], spec["seed"])):
-        context.progress(index / spec["count"], f"exporting subnet {index + 1} of {spec['count']}")
-        path = written(supernet, encoding, noise, workdir / "subnets")
-        subnets.append({**described(supernet, encoding), "onnx": str(path)})
+    for index, (encoding, precision) in enumerate(wanted):
+        context.progress(index / len(wanted), f"exporting subnet {index + 1} of {len(wanted)}")
+        path = _written(supernet, encoding, precision, workdir / "subnets")
+        subnets.append({**described(supernet, encoding, precision), "onnx": str(path)})
     return {"subnets": subnets}
 
 
-def spread(supernet: Supernet, count: int, seed: int) -> list[Encoding]:
-    """Return `count` subnets at even steps of MACs (on a log scale), both ends among them.
-
-    With no measurements of other devices to learn from, even steps of a latency proxy beat random choices.
-    """
-    space = supernet.space
-    source = random.Random(seed)
-    pool = {space.sample(source) for _ in range(_POOL)} | {space.smallest(), space.largest()}
-    ordered = sorted(pool, key=lambda encoding: (_macs(supernet, space, encoding), encoding))
-    low, high = _macs(supernet, space, ordered[0]), _macs(supernet, space, ordered[-1])
-    chosen: list[Encoding] = []
-    for index in range(count):
-        wanted = low * (high / low) ** (index / max(1, count - 1))
-        left = [encoding for encoding in ordered if encoding not in chosen]
-        chosen.append(min(left, key=lambda encoding: abs(_macs(supernet, space, encoding) / wanted - 1)))
-    return chosen
+def _chosen(supernet: Supernet, spec: Mapping[str, Any]) -> list[Encoding]:
+    elsewhere: dict[tuple[str, str], Timed] = {
+        (one["device_type"], precision): some
+        for one in spec.get("elsewhere", ())
+        for precision, some in timed(one["measurements"]).items()
+    }
+    space, features = supernet.space, Features(supernet.space, supernet.classes)
+    chosen = to_measure(features, pool(space, spec["seed"]), spec["count"], elsewhere, spec["seed"])
+    return sorted(chosen, key=lambda one: (space.cost(one, supernet.classes).macs, one))
 
 
-def _macs(supernet: Supernet, space: Space, encoding: Encoding) -> int:
-    return space.cost(encoding, supernet.resolution_px, supernet.classes).macs
+def _spread(chosen: list[Encoding]) -> list[Encoding]:
+    count = min(len(chosen), max(_FEWEST, len(chosen) // 2))
+    return [chosen[round(index * (len(chosen) - 1) / max(1, count - 1))] for index in range(count)]
+
+
+def _written(supernet: Supernet, encoding: Encoding, precision: str, folder: Path) -> Path:
+    size = supernet.space.resolution(encoding)
+    noise = torch.randn(_NOISE_PICTURES, 3, size, size, generator=torch.Generator().manual_seed(0))
+    path = written(supernet, encoding, [noise], folder)
+    return quantized(path, noise.numpy()) if precision == "int8" else path

@@ -7,6 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Candidate = Mapping[str, Any]
+# Digest of a subnet, and precision.
+Timed = tuple[str, str]
+
+
+def timed(candidate: Candidate) -> Timed:
+    """Return what a measurement of the candidate is found by."""
+    return candidate["subnet"], candidate["precision"]
 
 
 def within_limits(candidate: Candidate, ms: float, limits: Mapping[str, Any]) -> bool:
@@ -15,7 +22,13 @@ def within_limits(candidate: Candidate, ms: float, limits: Mapping[str, Any]) ->
         _keeps(ms, limits.get("latency_ms"))
         and _keeps(candidate["model_bytes"], limits.get("model_bytes"))
         and _keeps(candidate.get("memory_bytes", 0), limits.get("memory_bytes"))
+        and _accurate(candidate.get("accuracy"), limits.get("min_accuracy"))
     )
+
+
+def _accurate(accuracy: float | None, floor: float | None) -> bool:
+    """Whether an accuracy reaches the floor; one that is not known yet may."""
+    return floor is None or accuracy is None or accuracy >= floor
 
 
 def _keeps(value: float, limit: float | None) -> bool:
@@ -23,27 +36,27 @@ def _keeps(value: float, limit: float | None) -> bool:
 
 
 def choose(
-    candidates: Sequence[dict[str, Any]], times: Mapping[str, float], limits: Mapping[str, Any]
+    candidates: Sequence[dict[str, Any]], times: Mapping[Timed, float], limits: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Return the most accurate candidate whose latency, as measured on the device, keeps the limits; or None.
 
-    `times` gives measured medians in ms by subnet. One that was not measured is not chosen. Of equally accurate ones the
+    `times` gives measured medians in ms by subnet and precision. One that was not measured is not chosen. Of equally accurate ones the
     faster wins, then the smaller.
     """
     fitting = [
         candidate
         for candidate in candidates
-        if candidate["subnet"] in times and within_limits(candidate, times[candidate["subnet"]], limits)
+        if timed(candidate) in times and within_limits(candidate, times[timed(candidate)], limits)
     ]
     return min(
         fitting,
-        key=lambda candidate: (-candidate["accuracy"], times[candidate["subnet"]], candidate["model_bytes"]),
+        key=lambda candidate: (-candidate["accuracy"], times[timed(candidate)], candidate["model_bytes"]),
         default=None,
     )
 
 
 def explain_impossible(
-    device_type: str, limits: Mapping[str, Any], fastest: Candidate | None, times: Mapping[str, float]
+    device_type: str, limits: Mapping[str, Any], fastest: Candidate | None, times: Mapping[Timed, float]
 ) -> str:
     """Say why a device type gets nothing, naming the fastest subnet found and what to change."""
     wanted = ", ".join(
@@ -52,13 +65,13 @@ def explain_impossible(
             ("latency_ms", f"{limits.get('latency_ms')} ms"),
             ("model_bytes", f"{limits.get('model_bytes')} bytes of model"),
             ("memory_bytes", f"{limits.get('memory_bytes')} bytes of memory"),
+            ("min_accuracy", f"{limits.get('min_accuracy')} accuracy or more"),
         )
         if limits.get(name) is not None
     )
     said = f"no subnet for {device_type} keeps its limits ({wanted})"
     if fastest is not None:
-        subnet = fastest["subnet"]
-        measured = f", {times[subnet]:.3g} ms measured" if subnet in times else ""
+        measured = f", {times[timed(fastest)]:.3g} ms measured" if timed(fastest) in times else ""
         said += (
             f"; the fastest found is {fastest['description']} at {fastest['predicted_ms']:.3g} ms predicted{measured},"
             f" with {fastest['model_bytes']} bytes"

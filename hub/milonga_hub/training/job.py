@@ -10,10 +10,16 @@ from typing import Any
 import torch
 
 from milonga_hub.jobs import JobContext, JobError
-from milonga_hub.learning.data import load
-from milonga_hub.learning.train import Point, Recipe, Trainer
+from milonga_hub.learning.checkpoint import Point, Recipe
+from milonga_hub.learning.classification import Classification
+from milonga_hub.learning.data import Data, load
+from milonga_hub.learning.spaces import space
+from milonga_hub.learning.task import Mixed, Task
+from milonga_hub.learning.train import Trainer
 
 _SECONDS_BETWEEN_NEWS = 0.5
+# When training on, so much of each batch is at least of the newest pictures; the rest replays all.
+_NEWEST_SHARE = 0.3
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
@@ -21,21 +27,15 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     torch.set_num_threads(spec["threads"] or torch.get_num_threads())
     context.progress(0.0, "loading pictures")
     data = load(spec["data"])
-    recipe = Recipe(
-        space=spec["space"],
-        resolution_px=spec["resolution_px"],
-        epochs=spec["epochs"],
-        batch_size=spec["batch_size"],
-        learning_rate=spec["learning_rate"],
-        seed=spec["seed"],
-    )
     base = Path(spec["base_checkpoint"]) if spec["base_checkpoint"] else None
+    given = {key: spec[key] for key in Recipe.__dataclass_fields__ if key in spec}
     path = workdir / "checkpoint.pt"
     try:
-        trainer = Trainer(data, recipe, path, base)
+        recipe = Recipe(**given)
+        trainer = Trainer(_task(data, base is not None), space(recipe.space, recipe.resolution_px), recipe, path, base)
+        history = trainer.run(_telling(context, recipe.epochs))
     except ValueError as error:
         raise JobError(str(error)) from error
-    history = trainer.run(_telling(context, recipe.epochs))
     return {
         "checkpoint": str(path),
         "accuracy_largest": history[-1].accuracy_largest,
@@ -44,6 +44,15 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         "std": data.std,
         "history": [asdict(point) for point in history],
     }
+
+
+def _task(data: Data, continues: bool) -> Task:
+    """Return the task; when training on, the newest pictures are seen often enough among the old ones."""
+    everything = Classification(data)
+    newest = data.newest() if continues else None
+    if newest is None or len(newest.x_train) >= _NEWEST_SHARE * len(data.x_train):
+        return everything
+    return Mixed([everything, Classification(newest)], [1 - _NEWEST_SHARE, _NEWEST_SHARE])
 
 
 def _telling(context: JobContext, epochs: int) -> Any:

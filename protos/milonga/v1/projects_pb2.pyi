@@ -112,10 +112,13 @@ class Limits(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     MODEL_BYTES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MIN_ACCURACY_FIELD_NUMBER: _builtins.int
     selector: _builtins.str
     latency_ms: _builtins.float
     model_bytes: _builtins.int
     memory_bytes: _builtins.int
+    min_accuracy: _builtins.float
+    """Share of the validation pictures that must be right, 0 to 1."""
     def __init__(
         self,
         *,
@@ -123,21 +126,26 @@ class Limits(_message.Message):
         latency_ms: _builtins.float | None = ...,
         model_bytes: _builtins.int | None = ...,
         memory_bytes: _builtins.int | None = ...,
+        min_accuracy: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_memory_bytes", b"_memory_bytes", "_model_bytes", b"_model_bytes", "latency_ms", b"latency_ms", "memory_bytes", b"memory_bytes", "model_bytes", b"model_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_memory_bytes", b"_memory_bytes", "_min_accuracy", b"_min_accuracy", "_model_bytes", b"_model_bytes", "latency_ms", b"latency_ms", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "model_bytes", b"model_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_memory_bytes", b"_memory_bytes", "_model_bytes", b"_model_bytes", "latency_ms", b"latency_ms", "memory_bytes", b"memory_bytes", "model_bytes", b"model_bytes", "selector", b"selector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms", "_memory_bytes", b"_memory_bytes", "_min_accuracy", b"_min_accuracy", "_model_bytes", b"_model_bytes", "latency_ms", b"latency_ms", "memory_bytes", b"memory_bytes", "min_accuracy", b"min_accuracy", "model_bytes", b"model_bytes", "selector", b"selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latency_ms: _TypeAlias = _typing.Literal["latency_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_ms: _TypeAlias = _typing.Literal["_latency_ms", b"_latency_ms"]  # noqa: Y015
     _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__min_accuracy: _TypeAlias = _typing.Literal["min_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__min_accuracy: _TypeAlias = _typing.Literal["_min_accuracy", b"_min_accuracy"]  # noqa: Y015
     _WhichOneofReturnType__model_bytes: _TypeAlias = _typing.Literal["model_bytes"]  # noqa: Y015
     _WhichOneofArgType__model_bytes: _TypeAlias = _typing.Literal["_model_bytes", b"_model_bytes"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_ms) -> _WhichOneofReturnType__latency_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_accuracy) -> _WhichOneofReturnType__min_accuracy | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_bytes) -> _WhichOneofReturnType__model_bytes | None: ...
 
@@ -156,7 +164,7 @@ class TrainingSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     space: _builtins.str
-    """Name of the space: "mbv3"."""
+    """Name of the space: "mbv3", "resnet" or "densenet"."""
     resolution_px: _builtins.int
     epochs: _builtins.int
     retrain_epochs: _builtins.int
@@ -570,6 +578,7 @@ class Candidate(_message.Message):
     ON_FRONT_FIELD_NUMBER: _builtins.int
     CHOSEN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     device_type: _builtins.str
     subnet: _builtins.str
@@ -589,6 +598,8 @@ class Candidate(_message.Message):
     on_front: _builtins.bool
     chosen: _builtins.bool
     note: _builtins.str
+    precision: _builtins.str
+    """"fp32", "fp16" or "int8"."""
     def __init__(
         self,
         *,
@@ -607,10 +618,11 @@ class Candidate(_message.Message):
         on_front: _builtins.bool = ...,
         chosen: _builtins.bool = ...,
         note: _builtins.str = ...,
+        precision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "chosen", b"chosen", "description", b"description", "device_type", b"device_type", "macs", b"macs", "measured_ms", b"measured_ms", "note", b"note", "on_front", b"on_front", "params", b"params", "predicted_accuracy", b"predicted_accuracy", "predicted_high_ms", b"predicted_high_ms", "predicted_low_ms", b"predicted_low_ms", "predicted_ms", b"predicted_ms", "run", b"run", "subnet", b"subnet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "chosen", b"chosen", "description", b"description", "device_type", b"device_type", "macs", b"macs", "measured_ms", b"measured_ms", "note", b"note", "on_front", b"on_front", "params", b"params", "precision", b"precision", "predicted_accuracy", b"predicted_accuracy", "predicted_high_ms", b"predicted_high_ms", "predicted_low_ms", b"predicted_low_ms", "predicted_ms", b"predicted_ms", "run", b"run", "subnet", b"subnet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

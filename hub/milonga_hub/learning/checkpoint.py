@@ -1,0 +1,89 @@
+"""What is written of a training, in one step, so that it can go on and its subnets can be handed out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from milonga_hub.learning.spaces import space
+from milonga_hub.learning.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    `learning_rate` is for a batch of 64 and scales with it. `batch_size` 0 chooses one by the number of pictures.
+    `patience` is how many epochs without a better subnet end the training; 0 never does. `precision` is "auto", "fp32" or
+    "bf16": auto is bf16 where the processor multiplies it faster.
+    """
+
+    space: str
+    resolution_px: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    random_subnets: int = 2
+    warm_up_share: float = 0.1
+    weight_decay: float = 1e-4
+    patience: int = 0
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One epoch of the curve. Accuracies (mAP50-95 for detection) are shares of the validation split."""
+
+    epoch: int
+    loss: float
+    accuracy_largest: float
+    accuracy_smallest: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that training needs to go on exactly where it was; `model` are the averaged weights that are used."""
+
+    recipe: Recipe
+    classes: int
+    model: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    steps: int
+    history: list[Point]
+    random_state: Any
+    torch_state: Tensor
+
+    def write(self, path: Path) -> None:
+        """Replace the file in one step."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        plain = {**vars(self), "recipe": asdict(self.recipe), "history": [asdict(one) for one in self.history]}
+        with temporary.open("wb") as file:
+            torch.save(plain, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Raises ValueError where the file is not a checkpoint of this version of Milonga."""
+        plain = torch.load(path, weights_only=False, map_location="cpu")
+        try:
+            history = [Point(**point) for point in plain["history"]]
+            return cls(**{**plain, "recipe": Recipe(**plain["recipe"]), "history": history})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} was written by another version of Milonga; train again: {error}") from error
+
+
+def load_supernet(path: str | Path) -> Supernet:
+    """Return the supernet of a checkpoint."""
+    checkpoint = Checkpoint.read(Path(path))
+    supernet = Supernet(space(checkpoint.recipe.space, checkpoint.recipe.resolution_px), checkpoint.classes)
+    supernet.load_state_dict(checkpoint.model)
+    return supernet

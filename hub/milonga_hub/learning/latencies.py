@@ -1,0 +1,148 @@
+"""Latency of any subnet of a space on one device type, in each precision that was measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from milonga_hub.learning.latency import LatencyModel, Prediction, Quality, choose, fit
+from milonga_hub.learning.spaces import Encoding, Space
+
+Timed = Mapping[Encoding, float]
+
+# Of the stand-in: kernel widths to choose from, and the noise that keeps it smooth.
+_LENGTHS = (0.5, 1.0, 2.0, 4.0)
+_NOISE = 1e-3
+
+
+class Features:
+    """Numbers of subnets that latency depends on: choices one-hot, and costs. Rows are counted once and kept."""
+
+    def __init__(self, space: Space, classes: int) -> None:
+        self._space, self._classes = space, classes
+        self._costs: dict[Encoding, tuple[int, ...]] = {}
+
+    def costs(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """Return (n, 5): MACs, parameters, activations, layers, and 1 + depthwise MACs."""
+        for one in encodings:
+            if one not in self._costs:
+                cost = self._space.cost(one, self._classes)
+                self._costs[one] = (cost.macs, cost.params, cost.activations, cost.layers, 1 + cost.depthwise_macs)
+        return np.array([self._costs[one] for one in encodings], dtype=np.float64)
+
+    def table(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """Return (n, f)."""
+        return np.c_[self._space.one_hot(encodings), self.costs(encodings)]
+
+
+class TypeLatency:
+    """One latency model a precision; the other precisions of the type are further devices to each."""
+
+    def __init__(
+        self,
+        features: Features,
+        pool: Sequence[Encoding],
+        measured: Mapping[str, Timed],
+        elsewhere: Mapping[tuple[str, str], Timed],
+    ) -> None:
+        """`pool` is a sample of the space; `measured` ms by precision, at least 3 each; `elsewhere` by (type, precision).
+
+        Raises ValueError where measurements are too few or not above 0.
+        """
+        self._features, self._measured, self._elsewhere = features, measured, elsewhere
+        known = [one for timed in (*measured.values(), *elsewhere.values()) for one in timed]
+        self._rows = list(dict.fromkeys([*pool, *known]))
+        self._models = {precision: self._fitted(precision, self._rows) for precision in measured}
+        self._quick = {precision: self._stand_in(model) for precision, model in self._models.items()}
+
+    @property
+    def precisions(self) -> list[str]:
+        return list(self._models)
+
+    def quality(self, precision: str) -> Quality:
+        return self._models[precision].quality
+
+    def ms(self, encodings: Sequence[Encoding], precision: str) -> np.ndarray:
+        """Return expected medians (n,), by a smooth stand-in for the model: fast, and for any subnet."""
+        return self._quick[precision](encodings)
+
+    def intervals(self, encodings: Sequence[Encoding], precision: str) -> Prediction:
+        """Return medians and 80 % intervals (n,) by the model itself, fitted anew where it has not seen some of them."""
+        missing = [one for one in encodings if one not in self._rows]
+        rows, model = self._rows, self._models[precision]
+        if missing:
+            rows = [*self._rows, *dict.fromkeys(missing)]
+            model = self._fitted(precision, rows)
+        place = {one: number for number, one in enumerate(rows)}
+        return model.predict([place[one] for one in encodings])
+
+    def _fitted(self, precision: str, rows: Sequence[Encoding]) -> LatencyModel:
+        place = {one: number for number, one in enumerate(rows)}
+        sources, families = {}, {}
+        for (type_, other), timed in self._elsewhere.items():
+            sources[f"{type_}|{other}"], families[f"{type_}|{other}"] = _column(timed, place), type_
+        for other, timed in self._measured.items():
+            if other != precision:
+                sources[f"here|{other}"], families[f"here|{other}"] = _column(timed, place), "here"
+        table = self._features.table(rows)
+        own = self._measured[precision]
+        target = [place[one] for one in own]
+        macs = self._features.costs(rows)[:, 0]
+        return fit(table, sources, target, list(own.values()), macs=macs, families=families)
+
+    def _stand_in(self, model: LatencyModel):  # type: ignore[no-untyped-def]
+        logs = np.log(model.predict().median_ms)
+        design, centre, spread = self._design(self._rows)
+        trend = np.linalg.lstsq(design, logs, rcond=None)[0]
+        residual = logs - design @ trend
+        best: tuple[float, float, np.ndarray] | None = None
+        for length in _LENGTHS:
+            inverse = np.linalg.inv(_near(design, design, length) + _NOISE * np.eye(len(logs)))
+            pulled = inverse @ residual
+            error = float(np.mean((pulled / np.diag(inverse)) ** 2))
+            if best is None or error < best[0]:
+                best = error, length, pulled
+        assert best is not None
+        _, length, pulled = best
+
+        def predict(encodings: Sequence[Encoding]) -> np.ndarray:
+            other = self._design(encodings, centre, spread)[0]
+            return np.asarray(np.exp(other @ trend + _near(other, design, length) @ pulled))
+
+        return predict
+
+    def _design(
+        self, encodings: Sequence[Encoding], centre: np.ndarray | None = None, spread: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        raw = np.c_[self._features.table(encodings), np.log(self._features.costs(encodings))]
+        centre = raw.mean(axis=0) if centre is None else centre
+        spread = np.maximum(raw.std(axis=0), 1e-9) if spread is None else spread
+        scaled = (raw - centre) / spread / np.sqrt(raw.shape[1])
+        return np.c_[np.ones(len(raw)), scaled], centre, spread
+
+
+def _near(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
+    distance = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None] - 2 * left @ right.T
+    return np.asarray(np.exp(-np.maximum(distance, 0) / (2 * length**2)))
+
+
+def _column(timed: Timed, place: Mapping[Encoding, int]) -> np.ndarray:
+    found = np.full(len(place), np.nan)
+    for one, ms in timed.items():
+        found[place[one]] = ms
+    return found
+
+
+def to_measure(
+    features: Features, pool: Sequence[Encoding], count: int, elsewhere: Mapping[tuple[str, str], Timed], seed: int
+) -> list[Encoding]:
+    """Return which subnets of the pool to measure on a new device type, the ones that say most of all others."""
+    rows = list(dict.fromkeys([*pool, *(one for timed in elsewhere.values() for one in timed)]))
+    place = {one: number for number, one in enumerate(rows)}
+    sources = {f"{type_}|{precision}": _column(timed, place) for (type_, precision), timed in elsewhere.items()}
+    families = {f"{type_}|{precision}": type_ for type_, precision in elsewhere}
+    table, macs = features.table(rows), features.costs(rows)[:, 0]
+    candidates = [place[one] for one in pool]
+    chosen = choose(table, sources, count, macs=macs, families=families, candidates=candidates, seed=seed)
+    return [rows[index] for index in chosen]

@@ -1,0 +1,164 @@
+"""What a space is: elastic dimensions, and for each choice of all of them a network.
+
+An encoding holds one whole number for each dimension: which of its choices is taken. A choice that has no effect (the kernel
+of a block that the depth leaves out) is written as 0, so that equal subnets have equal encodings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from milonga_hub.learning.costs import Cost
+
+Encoding = tuple[int, ...]
+Choice = int | float | str | bool
+
+RESOLUTION = "resolution"
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One elastic dimension; its choices stand from the smallest to the largest where they have an order."""
+
+    name: str
+    choices: tuple[Choice, ...]
+
+
+class Space(ABC):
+    """All networks of one family that share weights, for pictures of at most `resolution_px` pixels squared.
+
+    A kind of space says its `name` and task, and builds dimensions, networks and costs; all else follows here.
+    """
+
+    name: ClassVar[str]
+    #: "classification": a network makes logits (n, classes) of pictures (n, 3, H, W). "detection": what ultralytics makes.
+    task: ClassVar[str] = "classification"
+
+    def __init__(self, resolution_px: int) -> None:
+        self.resolution_px = resolution_px
+
+    @property
+    @abstractmethod
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Return the dimensions; one of them is named "resolution" and holds pixels."""
+
+    @abstractmethod
+    def unused(self, values: Mapping[str, Choice]) -> Iterable[str]:
+        """Return the names of dimensions without effect, given the choices of all."""
+
+    @abstractmethod
+    def network(self, encoding: Sequence[int], classes: int) -> nn.Module:
+        """Return the subnet as an ordinary network with fresh weights, its layers marked for `sharing.shared_weights`."""
+
+    @abstractmethod
+    def cost(self, encoding: Sequence[int], classes: int) -> Cost:
+        """Return what the subnet costs for one picture at its resolution."""
+
+    @abstractmethod
+    def describe(self, encoding: Sequence[int]) -> str:
+        """Return the choice for people, on one line."""
+
+    def shared(self, classes: int) -> nn.Module:
+        """Return the network whose weights all subnets are parts of: the largest, unless a space needs more."""
+        return self.network(self.largest(), classes)
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Return how many choices each dimension has."""
+        return tuple(len(one.choices) for one in self.dimensions)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {one.name: position for position, one in enumerate(self.dimensions)}
+
+    def values(self, encoding: Sequence[int]) -> dict[str, Choice]:
+        """Return the choice made in each dimension."""
+        return {one.name: one.choices[index] for one, index in zip(self.dimensions, encoding, strict=True)}
+
+    def encoded(self, values: Mapping[str, Choice]) -> Encoding:
+        """Return the encoding of these choices; dimensions that are not named take their largest."""
+        return self.canonical(
+            [
+                one.choices.index(values[one.name]) if one.name in values else -1 % len(one.choices)
+                for one in self.dimensions
+            ]
+        )
+
+    def resolution(self, encoding: Sequence[int]) -> int:
+        """Return the pixels squared that the subnet takes."""
+        position = self._positions[RESOLUTION]
+        return int(self.dimensions[position].choices[encoding[position]])
+
+    def canonical(self, encoding: Sequence[int]) -> Encoding:
+        """Return the encoding with choices without effect at 0. Raises ValueError where it is not of this space."""
+        sizes = self.sizes
+        if len(encoding) != len(sizes) or any(
+            not 0 <= value < size for value, size in zip(encoding, sizes, strict=True)
+        ):
+            raise ValueError(f"{list(encoding)} is not an encoding of space {self.name}")
+        found = [int(value) for value in encoding]
+        for name in self.unused(self.values(found)):
+            found[self._positions[name]] = 0
+        return tuple(found)
+
+    def smallest(self) -> Encoding:
+        return self.canonical([0] * len(self.sizes))
+
+    def largest(self) -> Encoding:
+        return self.canonical([size - 1 for size in self.sizes])
+
+    def sample(self, source: random.Random) -> Encoding:
+        """Return a random choice, uniform in each dimension."""
+        return self.canonical([source.randrange(size) for size in self.sizes])
+
+    def mutate(self, encoding: Sequence[int], source: random.Random, rate: float = 0.1) -> Encoding:
+        """Return the encoding with about this share of its dimensions drawn again."""
+        return self.canonical(
+            [
+                source.randrange(size) if source.random() < rate else value
+                for value, size in zip(encoding, self.sizes, strict=True)
+            ]
+        )
+
+    def crossover(self, first: Sequence[int], second: Sequence[int], source: random.Random) -> Encoding:
+        """Return a mix that takes each dimension from either parent."""
+        return self.canonical([source.choice(pair) for pair in zip(first, second, strict=True)])
+
+    def digest(self, encoding: Sequence[int]) -> str:
+        """Return the name of a subnet: the same choices of the same space at the same size."""
+        chosen = list(self.canonical(encoding))
+        text = json.dumps([self.name, self.resolution_px, chosen])
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    def one_hot(self, encodings: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Return (n, sum of sizes): for each dimension a column for each choice, 0 throughout where it has no effect."""
+        table = np.zeros((len(encodings), sum(self.sizes)))
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        for row, encoding in enumerate(encodings):
+            without = set(self.unused(self.values(encoding)))
+            for dimension, start, value in zip(self.dimensions, starts, encoding, strict=True):
+                if dimension.name not in without:
+                    table[row, start + value] = 1.0
+        return table
+
+
+def resolutions(resolution_px: int, multiple: int) -> tuple[int, ...]:
+    """Return pixels to choose from, the last of them `resolution_px`: steps of an eighth, down to five eighths."""
+    steps = {max(multiple, round(resolution_px * share / multiple) * multiple) for share in (0.625, 0.75, 0.875)}
+    return (*sorted(step for step in steps if step < resolution_px), resolution_px)
+
+
+def rounded(width: float, multiple: int = 4) -> int:
+    """Return the nearest number of channels that engines handle well, at least one multiple."""
+    return max(multiple, int(width / multiple + 0.5) * multiple)

@@ -1,0 +1,59 @@
+"""Spaces whose networks are blocks one after the other."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from milonga_hub.learning.costs import Cost, traced
+from milonga_hub.learning.spaces.base import Space
+from milonga_hub.learning.spaces.layers import Block
+
+
+class Chain(Space):
+    """A space whose networks are blocks one after the other; blocks of equal value are counted once."""
+
+    @abstractmethod
+    def blocks(self, encoding: Sequence[int], classes: int) -> list[Block]:
+        """Return the blocks of a subnet, in order; those of equal name share weights."""
+
+    def network(self, encoding: Sequence[int], classes: int) -> nn.Module:
+        return nn.Sequential(OrderedDict((one.name, one.build()) for one in self.blocks(encoding, classes)))
+
+    def cost(self, encoding: Sequence[int], classes: int) -> Cost:
+        size = self.resolution(encoding)
+        whole, shape = Cost(0, 0, 0, 0, 0, 0), (1, 3, size, size)
+        for block in self.blocks(encoding, classes):
+            cost, shape = _counted(block.nameless(), shape)
+            whole = whole.then(cost)
+        return whole
+
+
+@lru_cache(maxsize=100_000)
+def _counted(block: Block, shape: tuple[int, ...]) -> tuple[Cost, tuple[int, ...]]:
+    with torch.device("meta"):
+        cost, found = traced(block.build(), shape)
+    return cost, tuple(found.shape)
+
+
+def strides(resolution_px: int, stages: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return strides of the stem's layers and of each stage's first block that bring pictures down to 4 to 7 pixels."""
+    halvings = max(0, (resolution_px // 4).bit_length() - 1)
+    # Late stages first: there halving costs the least detail.
+    of_stages = [1] * stages
+    for number in range(stages - 1, 0, -1):
+        if halvings > 0:
+            of_stages[number] = 2
+            halvings -= 1
+    stem = [2] if halvings > 0 else [1]
+    halvings -= stem[0] == 2
+    if halvings > 0:
+        of_stages[0] = 2
+        halvings -= 1
+    stem += [2] * max(0, halvings)
+    return tuple(stem), tuple(of_stages)

@@ -1,0 +1,50 @@
+"""What is known of subnets from all runs: measurements on every device type, by the subnet's choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from sqlmodel import select
+
+from milonga_hub.db import Database
+from milonga_hub.devices.service import DeviceService
+from milonga_hub.search.models import KnownSubnet
+
+
+class SearchService:
+    """Remembers subnets, and returns what devices measured of them."""
+
+    def __init__(self, database: Database, devices: DeviceService) -> None:
+        self._database, self._devices = database, devices
+
+    def remember(self, space: str, resolution_px: int, subnets: Sequence[dict[str, Any]]) -> None:
+        """Keep the encodings of subnets ({"subnet", "encoding"}); those that are known stay as they are."""
+        with self._database.session() as session:
+            for one in subnets:
+                session.merge(
+                    KnownSubnet(
+                        subnet=one["subnet"], space=space, resolution_px=resolution_px, encoding=list(one["encoding"])
+                    )
+                )
+
+    def measured(self, space: str, resolution_px: int) -> dict[str, list[dict[str, Any]]]:
+        """Return by device type what was measured of this space: {"subnet", "encoding", "precision", "median_ms"}.
+
+        A subnet that was measured several times counts with the median.
+        """
+        with self._database.session() as session:
+            statement = select(KnownSubnet).where(
+                KnownSubnet.space == space, KnownSubnet.resolution_px == resolution_px
+            )
+            encodings = {one.subnet: one.encoding for one in session.exec(statement)}
+        found: dict[tuple[str, str, str], list[float]] = {}
+        for one in self._devices.measured(list(encodings)):
+            if one.median_ms is not None:
+                found.setdefault((one.device_type, one.subnet, one.precision), []).append(one.median_ms)
+        by_type: dict[str, list[dict[str, Any]]] = {}
+        for (device_type, subnet, precision), times in sorted(found.items()):
+            row = {"subnet": subnet, "encoding": encodings[subnet], "precision": precision, "median_ms": median(times)}
+            by_type.setdefault(device_type, []).append(row)
+        return by_type

@@ -1,0 +1,229 @@
+"""The search for one device type: predictors, NSGA-II, and what is evaluated and measured before anything is chosen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from milonga_hub.jobs import JobError
+from milonga_hub.learning.accuracy import AccuracyModel
+from milonga_hub.learning.evaluation import Evaluated
+from milonga_hub.learning.evolve import Choice, Figures, Found, search, thinned
+from milonga_hub.learning.latencies import Features, Timed, TypeLatency
+from milonga_hub.learning.spaces import Encoding, Space
+from milonga_hub.learning.subnets import described
+from milonga_hub.search.rules import within_limits
+
+_LIMITS = ("latency_ms", "model_bytes", "memory_bytes")
+# A page and a chart show no more.
+_MAX_FRONT = 40
+# Subnets whose costs stand for the whole space.
+_POOL = 400
+# Evaluated in int8, to learn what it costs in accuracy.
+_INT8_SAMPLE = 3
+
+
+def pool(space: Space, seed: int) -> list[Encoding]:
+    """Return a sample of the space, the same one in each job, with both ends."""
+    source = random.Random(seed)
+    return list(dict.fromkeys([space.smallest(), space.largest(), *(space.sample(source) for _ in range(_POOL))]))
+
+
+class Accuracies:
+    """Predicted accuracy in each precision, learned from what was evaluated so far."""
+
+    def __init__(self, evaluated: Evaluated) -> None:
+        self._evaluated = evaluated
+        self.learn()
+
+    def learn(self) -> None:
+        """Fit anew on all that was evaluated."""
+        supernet, known = self._evaluated.supernet, self._evaluated.all()
+        self.model = AccuracyModel(supernet.space, supernet.classes, list(known), list(known.values()))
+        lost = [known[one] - value for one, value in self._evaluated.all("int8").items() if one in known]
+        self._lost = float(np.mean(lost)) if lost else 0.0
+
+    def predict(self, encodings: Sequence[Encoding], precisions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return accuracies (n,) and standard deviations (n,); evaluated ones are known."""
+        mean, deviation = self.model.predict(encodings)
+        for row, (one, precision) in enumerate(zip(encodings, precisions, strict=True)):
+            known = self._evaluated.known(one, precision)
+            if known is not None:
+                mean[row], deviation[row] = known, 0.0
+            elif precision == "int8":
+                plain = self._evaluated.known(one)
+                mean[row] = (mean[row] if plain is None else plain) - self._lost
+        return mean, deviation
+
+
+class TypeSearch:
+    """The search for one device type. `spec` is the job's, `wanted` its entry of this type: see job.py."""
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+        evaluated: Evaluated,
+        accuracies: Accuracies,
+        features: Features,
+    ) -> None:
+        self._spec, self._wanted, self._evaluated, self._accuracies = spec, wanted, evaluated, accuracies
+        self._supernet = evaluated.supernet
+        measured = timed(wanted["measurements"])
+        elsewhere = {
+            (one["device_type"], precision): some
+            for one in wanted.get("elsewhere", ())
+            for precision, some in timed(one["measurements"]).items()
+        }
+        try:
+            self._latency = TypeLatency(features, pool(self._supernet.space, spec["seed"]), measured, elsewhere)
+        except ValueError as error:
+            raise JobError(f"{wanted['name']}: {error}") from error
+        self._precisions = self._latency.precisions
+        self._limits = {name: wanted["limits"][name] for name in _LIMITS if wanted["limits"].get(name) is not None}
+        self._floor = wanted["limits"].get("min_accuracy")
+        self._described = lru_cache(maxsize=None)(lambda one, name: described(self._supernet, one, name))
+
+    def refine(self, budget: int, tell: Callable[[int], None]) -> None:
+        """Spend a budget of evaluations on subnets of the front whose accuracy is the least certain."""
+        spent = 0
+        for part in _parts(budget):
+            uncertain = self._uncertain(self._search().front)[:part]
+            for encoding, precision in uncertain:
+                self._evaluated.accuracy(encoding)
+                if precision == "int8" and self._evaluated.count("int8") < _INT8_SAMPLE:
+                    self._evaluated.accuracy(encoding, "int8")
+                spent += 1
+                tell(spent)
+            self._accuracies.learn()
+            if not uncertain:
+                return
+
+    def _uncertain(self, front: Sequence[Choice]) -> list[tuple[Encoding, str]]:
+        named = {encoding: self._precisions[option] for encoding, option in front}
+        new = [encoding for encoding in named if self._evaluated.known(encoding) is None]
+        if not new:
+            return []
+        deviation = self._accuracies.predict(new, [named[one] for one in new])[1]
+        ranked = sorted(zip(-deviation, new, strict=True))
+        return [(encoding, named[encoding]) for _, encoding in ranked]
+
+    def result(self) -> dict[str, Any]:
+        """Return the front, the candidates to verify on the device, and how good the latency model is."""
+        found = self._search()
+        candidates = self._to_verify(found)
+        front = thinned(found.front, _MAX_FRONT)
+        rows = self._figures([*front, *candidates, found.fastest])
+        return {
+            "latency_model": _quality(self._latency, self._precisions),
+            "front": rows[: len(front)],
+            "candidates": [self._exported(row) for row in rows[len(front) : -1]],
+            "fastest": rows[-1],
+        }
+
+    def _search(self) -> Found:
+        spec, limits = self._spec, len(self._limits) + (self._floor is not None)
+        return search(
+            self._supernet.space,
+            self._judge,
+            limits,
+            spec["population"],
+            spec["generations"],
+            spec["seed"],
+            len(self._precisions),
+        )
+
+    def _judge(self, choices: list[Choice]) -> Figures:
+        encodings = [encoding for encoding, _ in choices]
+        precisions = [self._precisions[option] for _, option in choices]
+        ms = np.empty(len(choices))
+        for precision in set(precisions):
+            rows = [row for row, name in enumerate(precisions) if name == precision]
+            ms[rows] = self._latency.ms([encodings[row] for row in rows], precision)
+        facts = [self._described(one, name) for one, name in zip(encodings, precisions, strict=True)]
+        values = {name: np.array([fact.get(name, 0.0) for fact in facts], dtype=np.float64) for name in _LIMITS}
+        values["latency_ms"] = ms
+        accuracy = self._accuracies.predict(encodings, precisions)[0]
+        excess = [values[name] / limit - 1.0 for name, limit in self._limits.items()]
+        if self._floor is not None:
+            excess.append(self._floor - accuracy)
+        return Figures(accuracy, ms, np.stack(excess, axis=1) if excess else np.empty((len(ms), 0)))
+
+    def _to_verify(self, found: Found) -> list[Choice]:
+        """Return the choices to measure on the device, the most accurate first.
+
+        Predicted accuracies only choose what to evaluate; evaluated ones decide, those from before the search included.
+        The fastest of the front is always among them: the device may be slower than predicted.
+        """
+        if not found.front:
+            return []
+        count = self._spec["verified_candidates"]
+        known = [(one, option) for one in self._evaluated.all() for option in range(len(self._precisions))]
+        fitting = [one for one, row in zip(known, self._judge(known).excess, strict=True) if (row <= 0).all()]
+        # Enough to find the best in each precision, and few enough to quantise.
+        ranked = sorted({*thinned(found.front, 2 * count), *fitting}, key=lambda one: (-self._expected(one), one))
+        ranked = sorted(ranked[: 2 * count], key=lambda one: (-self._accuracy(one), one))
+        if self._floor is not None:
+            ranked = [one for one in ranked if self._accuracy(one) >= self._floor]
+        chosen = [one for one in ranked if one != found.front[0]][: count - 1]
+        return sorted([*chosen, found.front[0]], key=lambda one: (-self._accuracy(one), one))
+
+    def _expected(self, choice: Choice) -> float:
+        return float(self._accuracies.predict([choice[0]], [self._precisions[choice[1]]])[0][0])
+
+    def _accuracy(self, choice: Choice) -> float:
+        return self._evaluated.accuracy(choice[0], self._precisions[choice[1]])
+
+    def _figures(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
+        found: dict[Choice, dict[str, Any]] = {}
+        for option, precision in enumerate(self._precisions):
+            some = list(dict.fromkeys(choice for choice in choices if choice[1] == option))
+            if not some:
+                continue
+            encodings = [encoding for encoding, _ in some]
+            times = self._latency.intervals(encodings, precision)
+            predicted = self._accuracies.model.predict(encodings)[0]
+            for row, choice in enumerate(some):
+                figures = {
+                    **self._described(choice[0], precision),
+                    "predicted_accuracy": float(predicted[row]),
+                    "accuracy": self._evaluated.known(choice[0], precision),
+                    "predicted_ms": float(times.median_ms[row]),
+                    "predicted_low_ms": float(times.low_ms[row]),
+                    "predicted_high_ms": float(times.high_ms[row]),
+                }
+                found[choice] = {**figures, "fits": within_limits(figures, figures["predicted_ms"], self._limits)}
+        return [found[choice] for choice in choices]
+
+    def _exported(self, row: dict[str, Any]) -> dict[str, Any]:
+        encoding = tuple(row["encoding"])
+        path = self._evaluated.onnx(encoding)
+        logits = path.with_suffix(".npy")
+        if not logits.exists():
+            np.save(logits, self._evaluated.logits(encoding).numpy())
+        measured = self._evaluated.int8(encoding) if row["precision"] == "int8" else path
+        return {**row, "onnx": str(path), "measured_onnx": str(measured), "logits": str(logits)}
+
+
+def timed(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Timed]:
+    """Return measured ms by precision and subnet; precisions with too few are left out, unless there is no other."""
+    found: dict[str, dict[Encoding, float]] = {}
+    for one in measurements:
+        found.setdefault(one.get("precision", "fp32"), {})[tuple(one["encoding"])] = float(one["median_ms"])
+    return {precision: some for precision, some in found.items() if len(some) >= 3} or dict(found)
+
+
+def _parts(budget: int) -> list[int]:
+    """Return a budget in two rounds: the second looks where the first moved the front."""
+    return [part for part in (budget - budget // 2, budget // 2) if part > 0]
+
+
+def _quality(latency: TypeLatency, precisions: Sequence[str]) -> dict[str, Any]:
+    qualities = {name: asdict(latency.quality(name)) for name in precisions}
+    worst = max(qualities.values(), key=lambda one: one["held_out_relative_error"])
+    return {**worst, "measured_count": worst["count"], "precisions": qualities}
