@@ -43,7 +43,7 @@ class Detection(Task):
     ) -> None:
         """`augmentation` overrides ultralytics' settings (mosaic, fliplr, hsv_h, scale, ...).
 
-        Raises InvalidInput for a data set with flaws.
+        Raises FlawedData for a data set with flaws.
         """
         self.data = read(data_yaml)
         self.resolution_px = resolution_px

@@ -18,14 +18,16 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from milonga_hub.errors import InvalidInput
-
 _ENDINGS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
 # Beyond this, a coordinate is no rounding error (ultralytics.data.utils.verify_image_label has the same).
 _MOST_BEYOND = 0.01
 # ultralytics takes no smaller ones.
 _SMALLEST_PX = 10
 _MOST_NAMED = 10
+
+
+class FlawedData(ValueError):
+    """A data set cannot be used as it is; the message names what to change, a line for each flaw."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Detections:
 
 
 def read(path: str | Path) -> Detections:
-    """Return the data set of a data.yaml file. Raises InvalidInput naming up to ten flaws by file and line."""
+    """Return the data set of a data.yaml file. Raises FlawedData naming up to ten flaws by file and line."""
     path = Path(path)
     described = _described(path)
     names = _names(described, path)
@@ -63,7 +65,7 @@ def read(path: str | Path) -> Detections:
     train, val = (_split(described, split, path, len(names), flaws, notes) for split in ("train", "val"))
     if flaws:
         more = f"\nand {len(flaws) - _MOST_NAMED} more" if len(flaws) > _MOST_NAMED else ""
-        raise InvalidInput("\n".join(flaws[:_MOST_NAMED]) + more)
+        raise FlawedData("\n".join(flaws[:_MOST_NAMED]) + more)
     found = Detections(names, train, val, ())
     return Detections(names, train, val, (*notes, *_remarks(found)))
 
@@ -72,9 +74,9 @@ def _described(path: Path) -> Mapping[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(f"{path}: cannot be read as YAML: {error}") from error
+        raise FlawedData(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(found, dict):
-        raise InvalidInput(f"{path}: must have the keys train, val and names")
+        raise FlawedData(f"{path}: must have the keys train, val and names")
     return found
 
 
@@ -82,10 +84,10 @@ def _names(described: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     given = described.get("names")
     if isinstance(given, dict):
         if sorted(given) != list(range(len(given))):
-            raise InvalidInput(f"{path}: names must be numbered from 0 without gaps, not {sorted(given, key=str)}")
+            raise FlawedData(f"{path}: names must be numbered from 0 without gaps, not {sorted(given, key=str)}")
         given = [given[index] for index in range(len(given))]
     if not isinstance(given, list) or not given:
-        raise InvalidInput(f"{path}: names is missing; list the classes, for instance: names: [bolt, nut]")
+        raise FlawedData(f"{path}: names is missing; list the classes, for instance: names: [bolt, nut]")
     return tuple(str(one) for one in given)
 
 
@@ -94,12 +96,10 @@ def _split(
 ) -> tuple[Picture, ...]:
     files = list(_files(described, split, path))
     if not files:
-        raise InvalidInput(
-            f"{path}: there is no picture in {split}: {described.get(split)!r}; allowed are {_allowed()}"
-        )
+        raise FlawedData(f"{path}: there is no picture in {split}: {described.get(split)!r}; allowed are {_allowed()}")
     without = [file for file in files if not _labels_of(file).is_file()]
     if len(without) == len(files):
-        raise InvalidInput(
+        raise FlawedData(
             f"{path}: no picture in {split} has a label file; that of {files[0]} would be {_labels_of(files[0])}"
         )
     if without:
@@ -120,7 +120,7 @@ def _files(described: Mapping[str, Any], split: str, path: Path) -> Iterator[Pat
     root = path.parent / str(described.get("path") or ".")
     given = described.get(split)
     if not given:
-        raise InvalidInput(f"{path}: {split} is missing; name the folder of its pictures")
+        raise FlawedData(f"{path}: {split} is missing; name the folder of its pictures")
     for one in given if isinstance(given, list) else [given]:
         place = root / str(one)
         if place.is_dir():
@@ -129,7 +129,7 @@ def _files(described: Mapping[str, Any], split: str, path: Path) -> Iterator[Pat
             lines = place.read_text(encoding="utf-8-sig").splitlines()
             yield from (place.parent / line.strip() for line in lines if line.strip())
         else:
-            raise InvalidInput(f"{path}: {split} names {place}, which does not exist")
+            raise FlawedData(f"{path}: {split} names {place}, which does not exist")
 
 
 def _allowed() -> str:
@@ -216,6 +216,6 @@ def _remarks(found: Detections) -> Iterator[str]:
         yield f"No training picture shows {', '.join(missing)}; networks will not find them."
     present = [count for count in counts if count]
     if not present:
-        raise InvalidInput("no training picture has an object; check that label files stand beside the pictures")
+        raise FlawedData("no training picture has an object; check that label files stand beside the pictures")
     if max(present) > 10 * min(present):
         yield f"Classes have between {min(present)} and {max(present)} training objects; rare ones weigh more."

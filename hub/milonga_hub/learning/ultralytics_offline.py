@@ -14,8 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from milonga_hub.errors import FailedPrecondition
-
 # No update checks, no downloads of weights or fonts, no `pip install` behind the user's back, no summaries printed.
 for _name, _value in (("YOLO_OFFLINE", "true"), ("YOLO_AUTOINSTALL", "false"), ("YOLO_VERBOSE", "false")):
     os.environ.setdefault(_name, _value)
@@ -24,7 +22,7 @@ for _name, _value in (("YOLO_OFFLINE", "true"), ("YOLO_AUTOINSTALL", "false"), (
 _BLOCK = 1024
 
 
-class UltralyticsMissing(FailedPrecondition):
+class UltralyticsMissing(ImportError):
     """Detection needs ultralytics and torchvision, which are an extra."""
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from milonga_hub.errors import InvalidInput
-from milonga_hub.learning.detection_data import read
+from milonga_hub.learning.detection_data import FlawedData, read
 from PIL import Image
 
 
-def _data(folder: Path, labels: dict[str, str | None], names: list[str] | None = None) -> Path:
+def _data(folder: Path, labels: Mapping[str, str | None], names: list[str] | None = None) -> Path:
     """Write pictures of 32 by 24 pixels, grey or with colour or transparency in turn, with these label files."""
     for split in ("train", "val"):
         for kind in ("images", "labels"):
@@ -47,13 +47,13 @@ _GOOD = {"a": "0 0.5 0.5 0.2 0.2\n1 0.2 0.2 0.1 0.1\n", "val_a": "1 0.5 0.5 0.2 
 )
 def test_a_wrong_label_is_refused_by_its_line(tmp_path: Path, line: str, told: str) -> None:
     path = _data(tmp_path, {**_GOOD, "a": f"0 0.5 0.5 0.2 0.2\n{line}\n"})
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(FlawedData, match=told):
         read(path)
 
 
 def test_all_flaws_are_told_at_once(tmp_path: Path) -> None:
     path = _data(tmp_path, {**_GOOD, "b": "9 0.5 0.5 0.1 0.1\n0 5 5 1 1\n"})
-    with pytest.raises(InvalidInput) as told:
+    with pytest.raises(FlawedData) as told:
         read(path)
     assert "b.txt:1" in str(told.value) and "b.txt:2" in str(told.value)
 
@@ -64,14 +64,14 @@ def test_an_unreadable_picture_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "images" / "train" / "a.png"
     Image.fromarray(noise).save(file)
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(InvalidInput, match=r"a\.png: cannot be read as a picture"):
+    with pytest.raises(FlawedData, match=r"a\.png: cannot be read as a picture"):
         read(path)
 
 
 def test_a_picture_of_few_pixels_is_refused(tmp_path: Path) -> None:
     path = _data(tmp_path, _GOOD)
     Image.new("RGB", (8, 40)).save(tmp_path / "images" / "train" / "a.png")
-    with pytest.raises(InvalidInput, match="8 by 40 pixels"):
+    with pytest.raises(FlawedData, match="8 by 40 pixels"):
         read(path)
 
 
@@ -82,7 +82,7 @@ def test_missing_and_empty_label_files_are_pictures_without_objects(tmp_path: Pa
 
 
 def test_a_split_without_any_label_file_is_refused_with_the_place_that_was_looked_at(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"labels/train/a\.txt"):
+    with pytest.raises(FlawedData, match=r"labels/train/a\.txt"):
         read(_data(tmp_path, {**_GOOD, "a": None}))
 
 
@@ -115,7 +115,7 @@ def test_classes_without_objects_and_rare_ones_are_noted(tmp_path: Path) -> None
 def test_a_data_yaml_that_says_too_little_is_refused(tmp_path: Path, change: dict[str, object], told: str) -> None:
     path = _data(tmp_path, _GOOD)
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(FlawedData, match=told):
         read(path)
 
 
