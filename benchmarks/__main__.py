@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.results import show
 
 NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("__init__", "__main__", "results")
+    path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_") and path.stem != "results"
 )
 
 

@@ -159,8 +159,8 @@ def test_a_broken_selector_is_named_by_its_place() -> None:
 
 def test_the_spaces_that_may_be_asked_for_are_those_there_are() -> None:
     assert set(rules.SPACES) == set(SPACES)
-    with pytest.raises(InvalidInput, match=r"spec\.training\.space: there is no space 'resnet'; take mbv3"):
-        rules.check("d", ProjectSpec(dataset="d", training=TrainingSpec(space="resnet")))
+    with pytest.raises(InvalidInput, match=r"spec\.training\.space: there is no space 'vgg'; take mbv3"):
+        rules.check("d", ProjectSpec(dataset="d", training=TrainingSpec(space="vgg")))
 
 
 def test_a_repeated_request_gets_the_same_changes_again(projects: ProjectService) -> None:

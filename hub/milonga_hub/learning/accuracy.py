@@ -87,4 +87,4 @@ class AccuracyModel:
         )
         size = 2.0 * np.log(macs / low) / np.log(high / low) - 1.0
         choices = self._space.one_hot(encodings)
-        return np.c_[ordered * 2 / np.sqrt(len(sizes)), choices / np.sqrt(len(sizes)), _SIZE_WEIGHT * size]
+        return np.asarray(np.c_[ordered * 2 / len(sizes) ** 0.5, choices / len(sizes) ** 0.5, _SIZE_WEIGHT * size])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from milonga_hub.learning.data import Data, augment
@@ -54,9 +55,9 @@ class Classification(Task):
         parts = self.data.validation(resolution_px).split(_EVALUATION_BATCH)
         return torch.cat([network(part.to(device)).float().cpu() for part in parts])
 
-    def pictures(self, resolution_px: int, count: int = 128) -> np.ndarray:
+    def pictures(self, resolution_px: int, count: int = 128) -> NDArray[np.float32]:
         """Return training pictures float32 (n, 3, H, W) at this resolution, to find ranges of activations on."""
-        return resized(self.data.calibration[0][:count], resolution_px).numpy()
+        return np.asarray(resized(self.data.calibration[0][:count], resolution_px).numpy())
 
     def evaluate(self, network: nn.Module, resolution_px: int) -> float:
         """Return the share of right answers."""

@@ -140,7 +140,7 @@ def _peak(steps: Sequence[_Step], given: Sequence[Tensor], kept: Sequence[Tensor
             alive.setdefault(_storage(one), one.numel())
         peak = max(peak, sum(alive.values()))
         alive = {key: values for key, values in alive.items() if last.get(key, -1) > number}
-    return peak
+    return int(peak)
 
 
 def _storage(one: Tensor) -> int:

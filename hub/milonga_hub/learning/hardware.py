@@ -26,14 +26,15 @@ def autocast(precision: str, where: torch.device) -> AbstractContextManager[Any]
     if precision not in ("auto", "fp32", "bf16"):
         raise ValueError(f"there is no training precision {precision!r}; take auto, fp32 or bf16")
     if precision == "bf16" or (precision == "auto" and _fast_bf16(where)):
-        return torch.autocast(where.type, torch.bfloat16)
+        context: AbstractContextManager[Any] = torch.autocast(where.type, torch.bfloat16)
+        return context
     return nullcontext()
 
 
 def _fast_bf16(where: torch.device) -> bool:
     """Whether bfloat16 products have units of their own; elsewhere autocast only costs time."""
     if where.type == "cuda":
-        return torch.cuda.get_device_capability(where) >= (8, 0)
+        return bool(torch.cuda.get_device_capability(where) >= (8, 0))
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 

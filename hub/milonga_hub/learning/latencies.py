@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from milonga_hub.learning.latency import LatencyModel, Prediction, Quality, choose, fit
 from milonga_hub.learning.spaces import Encoding, Space
 
+Floats = NDArray[np.float64]
 Timed = Mapping[Encoding, float]
 
 # Of the stand-in: kernel widths to choose from, and the noise that keeps it smooth.
@@ -23,7 +25,7 @@ class Features:
         self._space, self._classes = space, classes
         self._costs: dict[Encoding, tuple[int, ...]] = {}
 
-    def costs(self, encodings: Sequence[Encoding]) -> np.ndarray:
+    def costs(self, encodings: Sequence[Encoding]) -> Floats:
         """Return (n, 5): MACs, parameters, activations, layers, and 1 + depthwise MACs."""
         for one in encodings:
             if one not in self._costs:
@@ -31,9 +33,9 @@ class Features:
                 self._costs[one] = (cost.macs, cost.params, cost.activations, cost.layers, 1 + cost.depthwise_macs)
         return np.array([self._costs[one] for one in encodings], dtype=np.float64)
 
-    def table(self, encodings: Sequence[Encoding]) -> np.ndarray:
+    def table(self, encodings: Sequence[Encoding]) -> Floats:
         """Return (n, f)."""
-        return np.c_[self._space.one_hot(encodings), self.costs(encodings)]
+        return np.asarray(np.c_[self._space.one_hot(encodings), self.costs(encodings)])
 
 
 class TypeLatency:
@@ -63,7 +65,7 @@ class TypeLatency:
     def quality(self, precision: str) -> Quality:
         return self._models[precision].quality
 
-    def ms(self, encodings: Sequence[Encoding], precision: str) -> np.ndarray:
+    def ms(self, encodings: Sequence[Encoding], precision: str) -> Floats:
         """Return expected medians (n,), by a smooth stand-in for the model: fast, and for any subnet."""
         return self._quick[precision](encodings)
 
@@ -91,12 +93,12 @@ class TypeLatency:
         macs = self._features.costs(rows)[:, 0]
         return fit(table, sources, target, list(own.values()), macs=macs, families=families)
 
-    def _stand_in(self, model: LatencyModel):  # type: ignore[no-untyped-def]
+    def _stand_in(self, model: LatencyModel) -> Callable[[Sequence[Encoding]], Floats]:
         logs = np.log(model.predict().median_ms)
         design, centre, spread = self._design(self._rows)
         trend = np.linalg.lstsq(design, logs, rcond=None)[0]
         residual = logs - design @ trend
-        best: tuple[float, float, np.ndarray] | None = None
+        best: tuple[float, float, Floats] | None = None
         for length in _LENGTHS:
             inverse = np.linalg.inv(_near(design, design, length) + _NOISE * np.eye(len(logs)))
             pulled = inverse @ residual
@@ -106,15 +108,15 @@ class TypeLatency:
         assert best is not None
         _, length, pulled = best
 
-        def predict(encodings: Sequence[Encoding]) -> np.ndarray:
+        def predict(encodings: Sequence[Encoding]) -> Floats:
             other = self._design(encodings, centre, spread)[0]
             return np.asarray(np.exp(other @ trend + _near(other, design, length) @ pulled))
 
         return predict
 
     def _design(
-        self, encodings: Sequence[Encoding], centre: np.ndarray | None = None, spread: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, encodings: Sequence[Encoding], centre: Floats | None = None, spread: Floats | None = None
+    ) -> tuple[Floats, Floats, Floats]:
         raw = np.c_[self._features.table(encodings), np.log(self._features.costs(encodings))]
         centre = raw.mean(axis=0) if centre is None else centre
         spread = np.maximum(raw.std(axis=0), 1e-9) if spread is None else spread
@@ -122,12 +124,12 @@ class TypeLatency:
         return np.c_[np.ones(len(raw)), scaled], centre, spread
 
 
-def _near(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
+def _near(left: Floats, right: Floats, length: float) -> Floats:
     distance = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None] - 2 * left @ right.T
     return np.asarray(np.exp(-np.maximum(distance, 0) / (2 * length**2)))
 
 
-def _column(timed: Timed, place: Mapping[Encoding, int]) -> np.ndarray:
+def _column(timed: Timed, place: Mapping[Encoding, int]) -> Floats:
     found = np.full(len(place), np.nan)
     for one, ms in timed.items():
         found[place[one]] = ms

@@ -63,7 +63,7 @@ def mark(
     layer: Network, out: Channels | None = None, into: Channels | None = None, source: str | None = None
 ) -> Network:
     """Note on the layer which part of the shared one it takes, and return it. No mark means all of it."""
-    layer.part = Part(out, into, source)  # type: ignore[assignment]
+    layer.part = Part(out, into, source)
     return layer
 
 

@@ -122,7 +122,8 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         space = self._live.space
-        others = [space.smallest(), *(space.sample(self._random) for _ in range(self._recipe.random_subnets))]
+        drawn = [space.smallest(), *(space.sample(self._random) for _ in range(self._recipe.random_subnets))]
+        others = [one for one in dict.fromkeys(drawn) if one != space.largest()]
         loss = self._gradients(x, targets, others)
         self._team.add(weight.grad for weight in self._live.parameters() if weight.grad is not None)
         norm = nn.utils.clip_grad_norm_(self._live.parameters(), _MAX_GRADIENT_NORM)

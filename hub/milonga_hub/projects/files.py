@@ -89,7 +89,8 @@ def _repeated(node: Any, path: str = "") -> Iterator[tuple[int, str]]:
 def _unknown(key: Any, known: Any, place: str) -> str:
     near = difflib.get_close_matches(str(key), list(known), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-    return f'unknown key "{key}" in {place}; {hint}'
+    shown = key if str(key).isprintable() else str(key).encode("unicode_escape").decode()
+    return f'unknown key "{shown}" in {place}; {hint}'
 
 
 def _known_keys(path: Any) -> list[str]:

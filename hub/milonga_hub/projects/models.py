@@ -42,10 +42,12 @@ class TrainingSpec(Spec):
     resolution_px: int = Bound(default=32, ge=16, le=640, multiple_of=8)
     epochs: int = Bound(default=30, ge=1, le=_COUNT)
     retrain_epochs: int = Bound(default=15, ge=1, le=_COUNT)
-    batch_size: int = Bound(default=64, ge=2, le=_COUNT)
+    batch_size: int = Bound(default=64, ge=0, le=_COUNT)
     learning_rate: float = Bound(default=0.05, gt=0)
     seed: int = Bound(default=0, ge=0, le=_SEED)
     threads: int = Bound(default=0, ge=0, le=_COUNT)
+    tuning_trials: int = Bound(default=0, ge=0, le=1000)
+    patience: int = Bound(default=0, ge=0, le=_COUNT)
 
 
 class SearchSpec(Spec):

@@ -59,6 +59,8 @@ async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
             "learning_rate": training.learning_rate,
             "seed": training.seed,
             "threads": work.threads(plan),
+            "patience": training.patience,
+            "tuning_trials": 0 if base else training.tuning_trials,
             "base_checkpoint": base,
         },
         tell,

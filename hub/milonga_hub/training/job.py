@@ -16,6 +16,7 @@ from milonga_hub.learning.data import Data, load
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.task import Mixed, Task
 from milonga_hub.learning.train import Trainer
+from milonga_hub.learning.tune import OptunaMissing, tuned
 
 _SECONDS_BETWEEN_NEWS = 0.5
 # When training on, so much of each batch is at least of the newest pictures; the rest replays all.
@@ -31,10 +32,12 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     given = {key: spec[key] for key in Recipe.__dataclass_fields__ if key in spec}
     path = workdir / "checkpoint.pt"
     try:
-        recipe = Recipe(**given)
-        trainer = Trainer(_task(data, base is not None), space(recipe.space, recipe.resolution_px), recipe, path, base)
-        history = trainer.run(_telling(context, recipe.epochs))
-    except ValueError as error:
+        recipe, task = Recipe(**given), _task(data, base is not None)
+        family = space(recipe.space, recipe.resolution_px)
+        if spec.get("tuning_trials"):
+            recipe = tuned(task, family, recipe, workdir / "tuning", spec["tuning_trials"], context.progress)
+        history = Trainer(task, family, recipe, path, base).run(_telling(context, recipe.epochs))
+    except (ValueError, OptunaMissing) as error:
         raise JobError(str(error)) from error
     return {
         "checkpoint": str(path),
@@ -43,6 +46,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         "mean": data.mean,
         "std": data.std,
         "history": [asdict(point) for point in history],
+        "recipe": asdict(recipe),
     }
 
 

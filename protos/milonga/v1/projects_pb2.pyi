@@ -163,6 +163,8 @@ class TrainingSpec(_message.Message):
     LEARNING_RATE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    TUNING_TRIALS_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
     space: _builtins.str
     """Name of the space: "mbv3", "resnet" or "densenet"."""
     resolution_px: _builtins.int
@@ -173,6 +175,10 @@ class TrainingSpec(_message.Message):
     seed: _builtins.int
     threads: _builtins.int
     """Optimiser threads; 0 takes all cores."""
+    tuning_trials: _builtins.int
+    """Short trainings that choose learning rate, weight decay and warm-up first; 0 takes them as they are."""
+    patience: _builtins.int
+    """Epochs without a better subnet that end the training; 0 never does."""
     def __init__(
         self,
         *,
@@ -184,10 +190,12 @@ class TrainingSpec(_message.Message):
         learning_rate: _builtins.float = ...,
         seed: _builtins.int = ...,
         threads: _builtins.int = ...,
+        tuning_trials: _builtins.int = ...,
+        patience: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "resolution_px", b"resolution_px", "retrain_epochs", b"retrain_epochs", "seed", b"seed", "space", b"space", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "patience", b"patience", "resolution_px", b"resolution_px", "retrain_epochs", b"retrain_epochs", "seed", b"seed", "space", b"space", "threads", b"threads", "tuning_trials", b"tuning_trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,8 @@ class Chain(Space):
 
     def cost(self, encoding: Sequence[int], classes: int) -> Cost:
         size = self.resolution(encoding)
-        whole, shape = Cost(0, 0, 0, 0, 0, 0), (1, 3, size, size)
+        whole = Cost(0, 0, 0, 0, 0, 0)
+        shape: tuple[int, ...] = (1, 3, size, size)
         for block in self.blocks(encoding, classes):
             cost, shape = _counted(block.nameless(), shape)
             whole = whole.then(cost)

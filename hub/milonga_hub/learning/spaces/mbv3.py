@@ -67,7 +67,7 @@ class _InvertedResidual(Block):
         if not self.residual:
             # Under the same name with and without the sum, so that the weights are found.
             return nn.Sequential(OrderedDict(layers=nn.Sequential(parts)))
-        starting_at_zero(parts["project"])  # type: ignore[arg-type]
+        starting_at_zero(parts["project"])
         return Residual(nn.Sequential(parts))
 
 

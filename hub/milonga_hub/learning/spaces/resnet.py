@@ -53,7 +53,7 @@ class _Bottleneck(Block):
         parts["middle"] = convolution(self.middle, self.middle, 3, self.stride)
         parts["expand"] = convolution(self.middle, self.out, 1, activated=False)
         if not self.first:
-            starting_at_zero(parts["expand"])  # type: ignore[arg-type]
+            starting_at_zero(parts["expand"])
         return Residual(nn.Sequential(parts), self._shortcut(), activated=True)
 
     def _shortcut(self) -> nn.Module | None:

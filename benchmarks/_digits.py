@@ -1,0 +1,129 @@
+"""What the benchmarks of learning share: a task with room between small and large networks, and networks trained alone."""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnxruntime
+from milonga_hub.learning.checkpoint import Point, Recipe
+from milonga_hub.learning.classification import Classification
+from milonga_hub.learning.data import load
+from milonga_hub.learning.export import export
+from milonga_hub.learning.spaces import Encoding, Space
+from milonga_hub.learning.spaces.fixed import Fixed
+from milonga_hub.learning.supernet import Supernet
+from milonga_hub.learning.train import Trainer, evaluated, subnet
+from PIL import Image
+
+Item = TypeVar("Item")
+
+SIZE_PX = 24
+TRAIN, VALIDATION = 2400, 1200
+_WARM_UP, _REPEATS = 5, 30
+
+
+def told(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Yield the items and say on standard error how many are done."""
+    for number, item in enumerate(items, 1):
+        print(f"\r  {what} {number} of {total} ", end="", file=sys.stderr, flush=True)
+        yield item
+    print(file=sys.stderr)
+
+
+def task(seed: int = 0) -> Classification:
+    """Return handwritten digits (scikit-learn) on photographs (scikit-image): ten classes, 24 px, faint and shifted.
+
+    Digits and their photographs' corners differ between the splits. Plain digits are too easy: all networks are alike.
+    """
+    from skimage import data as photographs
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    photos = [getattr(photographs, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    source, border = random.Random(seed), len(found.images) * 3 // 4
+    arrays: dict[str, np.ndarray] = {"classes": np.array([str(digit) for digit in range(10)])}
+    for split, count, pool in (
+        ("train", TRAIN, range(border)),
+        ("val", VALIDATION, range(border, len(found.images))),
+    ):
+        chosen = [source.choice(pool) for _ in range(count)]
+        pictures = [_picture(source, found.images[index] / 16.0, source.choice(photos)) for index in chosen]
+        arrays |= {
+            f"x_{split}": np.stack(pictures),
+            f"y_{split}": found.target[chosen],
+            f"added_{split}": np.ones(count),
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.npz"
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        return Classification(load(path))
+
+
+def _picture(source: random.Random, digit: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    zoom, side = source.randint(1, 4), source.randint(14, 20)
+    top, left = (source.randrange(photo.shape[axis] - SIZE_PX * zoom) for axis in (0, 1))
+    ground = Image.fromarray(photo[top : top + SIZE_PX * zoom, left : left + SIZE_PX * zoom, :3]).resize((SIZE_PX,) * 2)
+    picture = np.asarray(ground, dtype=np.float64).copy()
+    ink = np.asarray(Image.fromarray((digit * 255).astype(np.uint8)).resize((side, side)), dtype=np.float64) / 255
+    y, x = (source.randrange(SIZE_PX - side + 1) for _ in range(2))
+    strength = source.uniform(70, 160) * (1 if picture[y : y + side, x : x + side].mean() < 128 else -1)
+    picture[y : y + side, x : x + side] += strength * ink[:, :, None]
+    return np.clip(picture, 0, 255).astype(np.uint8).transpose(2, 0, 1)
+
+
+def trained(space: Space, of: Classification, recipe: Recipe, folder: Path, name: str) -> Supernet:
+    """Return the supernet, trained; progress goes to standard error."""
+
+    def tell(fraction: float, point: Point | None, loss: float) -> None:
+        print(f"\r  training {name}: {fraction:4.0%} ", end="", file=sys.stderr, flush=True)
+
+    trainer = Trainer(of, space, recipe, folder / f"{name.replace(' ', '-')}.pt")
+    trainer.run(tell)
+    print(file=sys.stderr)
+    return trainer.supernet
+
+
+def alone(space: Space, encoding: Encoding, of: Classification, recipe: Recipe, folder: Path, name: str) -> float:
+    """Return the accuracy of the same network trained by itself, for as many samples, by the same code."""
+    one = Fixed(space, encoding)
+    return evaluated(trained(one, of, replace(recipe), folder, name), one.largest(), of)
+
+
+class Stopwatch:
+    """Medians in ms of subnets on this machine's ONNX Runtime, one thread; each subnet is timed once."""
+
+    def __init__(self, supernet: Supernet, of: Classification, folder: Path) -> None:
+        self._supernet, self._task, self._folder = supernet, of, folder
+        self._known: dict[Encoding, float] = {}
+
+    def ms(self, encoding: Encoding) -> float:
+        if encoding not in self._known:
+            size = self._supernet.space.resolution(encoding)
+            path = self._folder / "timed.onnx"
+            export(subnet(self._supernet, encoding, self._task), size, path)
+            self._known[encoding] = timed(path, size)
+        return self._known[encoding]
+
+
+def timed(path: Path, size_px: int) -> float:
+    """Return the median latency in ms of an ONNX file for one picture."""
+    from time import perf_counter
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: np.zeros((1, 3, size_px, size_px), dtype=np.float32)}
+    times = []
+    for number in range(_WARM_UP + _REPEATS):
+        started = perf_counter()
+        session.run(None, inputs)
+        if number >= _WARM_UP:
+            times.append(perf_counter() - started)
+    return float(np.median(times)) * 1e3

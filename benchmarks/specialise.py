@@ -1,0 +1,79 @@
+"""One training serves many device types: wall time for N types against N trainings of one network each."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from milonga_hub.jobs import write_atomically
+from milonga_hub.learning.evaluation import Evaluated
+from milonga_hub.learning.latencies import Features, to_measure
+from milonga_hub.learning.spaces import Encoding, space
+from milonga_hub.search.specialise_job import Accuracies, TypeSearch, pool
+
+from benchmarks._digits import SIZE_PX, alone, task, told, trained
+from benchmarks.results import Result
+from benchmarks.subnets import RECIPE
+
+_TYPES = (1, 2, 4, 8)
+_MEASURED = 10
+_EVALUATED = 16
+_SPEC = {"seed": 0, "population": 32, "generations": 15, "verified_candidates": 3}
+
+
+def run() -> list[Result]:
+    """Time a supernet and 8 searches, and 8 trainings of networks that such searches find, by the same recipe."""
+    family, digits = space("resnet", SIZE_PX), task()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        started = perf_counter()
+        supernet = trained(family, digits, RECIPE, folder, "the supernet")
+        evaluated = Evaluated(supernet, digits, folder, write_atomically)
+        source = random.Random(0)
+        for one in (family.smallest(), family.largest(), *(family.sample(source) for _ in range(_EVALUATED - 2))):
+            evaluated.accuracy(one)
+        once = perf_counter() - started
+        features, searches, chosen = Features(family, 10), [], []
+        for number in told(range(_TYPES[-1]), "searching for type", _TYPES[-1]):
+            started = perf_counter()
+            chosen.append(_search(number, evaluated, features))
+            searches.append(perf_counter() - started)
+        trainings = []
+        for number, one in enumerate(chosen, 1):
+            started = perf_counter()
+            alone(family, one, digits, RECIPE, folder, f"network {number} of {len(chosen)} alone")
+            trainings.append(perf_counter() - started)
+    print(f"  supernet and {_EVALUATED} evaluations {once:.0f} s; a search {np.mean(searches):.1f} s on average")
+    return [
+        Result(
+            f"seconds to serve {count} device types",
+            once + sum(searches[:count]),
+            "s",
+            f"{count} trainings",
+            sum(trainings[:count]),
+            1.0 if count == _TYPES[-1] else None,
+        )
+        for count in _TYPES
+    ]
+
+
+def _search(number: int, evaluated: Evaluated, features: Features) -> Encoding:
+    """Return what is found for one made-up type: it pays for MACs, values moved and layers in its own proportions."""
+    random_ = np.random.default_rng(number)
+    weights = np.exp(random_.normal(0.0, 1.0, 3)) * np.array([1e-6, 1e-5, 2e-2])
+
+    def ms(encodings: list[Encoding]) -> np.ndarray:
+        costs = features.costs(encodings)
+        return np.asarray(costs[:, [0, 2, 3]] @ weights * np.exp(random_.normal(0.0, 0.02, len(encodings))))
+
+    family = evaluated.supernet.space
+    chosen = to_measure(features, pool(family, 0), _MEASURED, {}, seed=number)
+    measured = [{"encoding": one, "median_ms": float(t)} for one, t in zip(chosen, ms(chosen), strict=True)]
+    limit = float(np.median(ms(pool(family, 0))))
+    wanted = {"name": f"type {number}", "limits": {"latency_ms": limit}, "measurements": measured}
+    search = TypeSearch(_SPEC, wanted, evaluated, Accuracies(evaluated), features)
+    search.refine(4, lambda _: None)
+    return tuple(search.result()["candidates"][0]["encoding"])

@@ -1,0 +1,37 @@
+"""Tuning spends its budget, keeps what it knows, and never ends with less than it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from milonga_hub.learning.checkpoint import Recipe
+from milonga_hub.learning.classification import Classification
+from milonga_hub.learning.data import load
+from milonga_hub.learning.spaces import space
+from milonga_hub.learning.tune import tuned
+
+from tests.learning.data import write_arrays
+
+SPACE = space("resnet", 16)
+
+
+def test_a_hopeless_learning_rate_is_replaced_and_a_restart_goes_on(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    task = Classification(load(write_arrays(tmp_path / "data.npz", count=100)))
+    recipe = Recipe("resnet", 16, epochs=2, batch_size=16, learning_rate=1e-4, seed=0)
+    said: list[str] = []
+    found = tuned(task, SPACE, recipe, tmp_path / "tuning", 3, lambda _, words: said.append(words))
+    assert len(said) == 3 and said[0].startswith("trial 1 of 3")
+    assert 0.2e-4 <= found.learning_rate <= 5e-4 and found.epochs == recipe.epochs
+    again = tuned(task, SPACE, recipe, tmp_path / "tuning", 3, lambda _, words: said.append(words))
+    assert again == found and len(said) == 3
+    more = tuned(task, SPACE, recipe, tmp_path / "tuning", 4, lambda _, words: said.append(words))
+    assert len(said) == 4 and "best so far" in said[-1] and more.epochs == recipe.epochs
+
+
+def test_no_trials_are_refused(tmp_path: Path) -> None:
+    task = Classification(load(write_arrays(tmp_path / "data.npz", count=40)))
+    with pytest.raises(ValueError, match="at least 1"):
+        tuned(task, SPACE, Recipe("resnet", 16, 1, 16, 0.1, 0), tmp_path / "tuning", 0)
