@@ -112,7 +112,7 @@ def gain_on_macs(macs: Floats, index: Indices, ms: Floats) -> Floats:
     return np.asarray(macs * float(np.median(ms / macs[index])))
 
 
-class Mix:
+class MixPeer:
     """The mix of source devices, with weights of 0 and more, that fits measurements with least squared error."""
 
     def __init__(self, networks: Networks, split: Split) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import spearmanr
 
+from milonga_hub.learning.latency.mix import Mix
 from milonga_hub.learning.latency.posterior import Cloud, Measured, judged, sampled, score
 from milonga_hub.learning.latency.prior import Prior
 from milonga_hub.learning.latency.process import Domain, Floats, Indices
@@ -56,10 +57,17 @@ class LatencyModel:
     _count: int
     _measured: Measured
     _clouds: Sequence[Cloud]
+    _mix: Mix | None
     quality: Quality = field(init=False)
+    _share: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.quality = self._judged()
+        truth, left_out = np.log(self._measured.ms), self._left_out()
+        if self._mix is not None:
+            self._share = self._mix.share(float(np.mean((left_out - truth) ** 2)))
+            left_out = (1.0 - self._share) * left_out + self._share * self._mix.left_out
+        error = float(np.median(np.abs(np.exp(left_out - truth) - 1.0)))
+        self.quality = Quality(error, _rank_correlation(left_out, truth), len(truth), *_verdict(error, len(truth)))
 
     def predict(self, index: Sequence[int] | Indices | None = None) -> Prediction:
         """Return the latencies (m,) of the networks in these rows of the features, all of them where None."""
@@ -70,7 +78,15 @@ class LatencyModel:
         return Prediction(np.exp(mean), np.exp(mean - reach), np.exp(mean + reach))
 
     def _predicted(self, at: Indices) -> tuple[Floats, Floats]:
-        """Return mean and variance of the logarithm of latency, over all draws."""
+        """Return mean and variance of the logarithm of latency: over all draws, and the mix of sources."""
+        mean, variance = self._by_process(at)
+        if self._mix is None:
+            return mean, variance
+        apart = self._mix.logs[at] - mean
+        variance = (1.0 - self._share) * variance + self._share * self._mix.variance
+        return mean + self._share * apart, variance + self._share * (1.0 - self._share) * apart**2
+
+    def _by_process(self, at: Indices) -> tuple[Floats, Floats]:
         mean, square = np.zeros(len(at)), np.zeros(len(at))
         for cloud in self._clouds:
             if not len(cloud.weights):
@@ -86,7 +102,8 @@ class LatencyModel:
             square += cloud.weights @ (logs**2 + variance)
         return mean, np.maximum(square - mean**2, 1e-12)
 
-    def _judged(self) -> Quality:
+    def _left_out(self) -> Floats:
+        """Return the logarithm of each measured latency (k,) as the process predicts it from the others."""
         index, ms = self._measured.index, self._measured.ms
         logs = np.zeros(len(ms))
         for cloud in self._clouds:
@@ -94,8 +111,7 @@ class LatencyModel:
             errors, _ = cloud.found.left_out()
             left_out, _ = cloud.domain.log_ms(residual - errors, None, cloud.scale, index)
             logs += cloud.weights @ left_out
-        error = float(np.median(np.abs(np.exp(logs) / ms - 1.0)))
-        return Quality(error, _rank_correlation(logs, ms), len(ms), *_verdict(error, len(ms)))
+        return logs
 
 
 def _verdict(error: float, count: int) -> tuple[bool, str]:
@@ -143,7 +159,9 @@ def fit(
 def fitted(prior: Prior, target_index: Sequence[int] | Indices, target_ms: Sequence[float] | Floats) -> LatencyModel:
     """Fit as `fit` does; a prior can be used for several devices."""
     measured = _checked(target_index, target_ms, prior.count)
-    return LatencyModel(prior.count, measured, sampled(prior, measured))
+    curves = prior.curves()
+    mix = Mix.of(curves, measured.index, measured.ms) if curves.shape[1] else None
+    return LatencyModel(prior.count, measured, sampled(prior, measured), mix)
 
 
 def _checked(target_index: Sequence[int] | Indices, target_ms: Sequence[float] | Floats, count: int) -> Measured:

@@ -37,6 +37,10 @@ class Prior:
         self.draws = [Draws.first(domain.name, domain.parts) for domain in self.domains]
         self._trials: dict[bytes, list[list[Trial]]] = {}
 
+    def curves(self) -> Floats:
+        """Return (n, m) what each source would measure, and each cost."""
+        return np.asarray(np.c_[np.exp(self.sources.smooth), self.structure.costs])
+
     def _domain(self, name: str, kept: Sequence[int]) -> Domain:
         kept = list(kept)
         return Domain(name, self.structure, self.sources.smooth[:, kept], self.sources.rest[:, kept])
