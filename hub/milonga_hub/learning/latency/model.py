@@ -191,7 +191,7 @@ def choose(
 
     Greedily A-optimal: each next one lowers the mean variance of all predictions most. With no other device measured, even
     steps of the trend through costs. `candidates` are the rows to choose from, all where None. Arguments are those of
-    `fit`. Raises ValueError where there are fewer than k candidates.
+    `fit`. Raises ValueError where there are fewer than k candidates, or they are no rows.
     """
     return chosen(Prior(features, source_ms, macs, families), k, candidates, seed)
 
@@ -202,6 +202,8 @@ def chosen(prior: Prior, k: int, candidates: Sequence[int] | Indices | None = No
     pool = np.arange(prior.count) if candidates is None else np.unique(np.asarray(candidates, dtype=np.int64))
     if not 1 <= k <= len(pool):
         raise ValueError(f"cannot choose {k} of {len(pool)} networks")
+    if pool[0] < 0 or pool[-1] >= prior.count:
+        raise ValueError(f"candidates name rows outside the {prior.count} of features")
     domain, draws = prior.domains[0], prior.draws[0]
     if not prior.sources.names and np.ptp(domain.trend) > 0:
         return _evenly(domain.trend, pool, k)

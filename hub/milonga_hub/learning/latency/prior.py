@@ -28,8 +28,10 @@ class Prior:
         for name, ms in known.items():
             if ms.shape != (self.count,):
                 raise ValueError(f"source {name!r} has shape {ms.shape}; there are {self.count} networks")
-            if np.any(ms <= 0):
-                raise ValueError(f"source {name!r} has latencies that are not above 0 ms; use NaN where not measured")
+            if np.any(ms <= 0) or np.isinf(ms).any():
+                raise ValueError(
+                    f"source {name!r} has latencies that are not finite and above 0 ms; use NaN where not measured"
+                )
         measured = {name: ms for name, ms in known.items() if np.isfinite(ms).sum() >= _FEWEST}
         self.sources = Surrogates(self.structure, measured)
         self._families = [(families or {}).get(name, name) for name in self.sources.names]
