@@ -34,7 +34,7 @@ from tests.digits_scenes import write
 
 _SIZE_PX = 64
 _TRAIN, _CHOOSE, _JUDGE = 400, 80, 160
-_EPOCHS, _BATCH, _RATE = 16, 16, 0.2
+_EPOCHS, _BATCH, _RATE = 14, 16, 0.2
 _SEEDS = (0, 1)
 # The largest is as wide as yolo26n; peers are that wide and half as wide.
 _WIDTH = 0.25
@@ -61,12 +61,6 @@ def run() -> list[Result]:
     results = []
     for peer in _PEERS:
         of_peer = [duel for duel in duels if duel.peer == peer]
-        for duel in of_peer:
-            print(
-                f"  {peer}: mAP {duel.peer_map:.3f} in {duel.peer_ms:.2f} ms; searched: {duel.own_map:.3f} in"
-                f" {duel.own_ms:.2f} ms, {duel.own}",
-                file=sys.stderr,
-            )
         missing = [1 - duel.own_map for duel in of_peer]
         spread = (max(missing) - min(missing)) / statistics.mean(missing)
         judged, timed = statistics.mean(missing), statistics.mean(duel.own_ms for duel in of_peer)
@@ -99,9 +93,16 @@ def _duel(
     chosen = _chosen(supernet, scaled(space, ratio), task, limit_ms, folder, recipe.seed)
     own, size = subnet(supernet, chosen, task), space.resolution(chosen)
     own_ms, peer_ms = _interleaved([_session(own, size, folder), _session(peer, _SIZE_PX, folder)])
-    return Duel(
+    duel = Duel(
         name, judge.evaluate(peer, _SIZE_PX), peer_ms, judge.evaluate(own, size), own_ms, space.describe(chosen)
     )
+    print(
+        f"  seed {recipe.seed}, {name}: mAP {duel.peer_map:.3f} in {duel.peer_ms:.2f} ms; searched: {duel.own_map:.3f}"
+        f" in {duel.own_ms:.2f} ms, {duel.own}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return duel
 
 
 def scaled(space: Space, ratio: float) -> Encoding:

@@ -117,12 +117,14 @@ def _split(
 
 
 def _files(described: Mapping[str, Any], split: str, path: Path) -> Iterator[Path]:
-    root = path.parent / str(described.get("path") or ".")
+    # Where another machine's folder is named, pictures mostly lie beside the file.
+    roots = [path.parent / str(described.get("path") or "."), path.parent]
     given = described.get(split)
     if not given:
         raise FlawedData(f"{path}: {split} is missing; name the folder of its pictures")
     for one in given if isinstance(given, list) else [given]:
-        place = root / str(one)
+        places = [root / str(one) for root in roots]
+        place = next((place for place in places if place.exists()), places[0])
         if place.is_dir():
             yield from sorted(file for file in place.rglob("*") if file.suffix.lower() in _ENDINGS)
         elif place.is_file():

@@ -57,7 +57,8 @@ class Losses:
     ) -> Tensor:
         boxes, scores = outputs["boxes"].float(), outputs["scores"].float()
         criterion = self._criterion(boxes.shape[1] // 4, topk, topk_second, scores.device)
-        found = criterion.get_assigned_targets_and_loss({**outputs, "boxes": boxes, "scores": scores}, targets)[1]
+        given = {"boxes": boxes, "scores": scores, "feats": _grids(outputs["feats"])}
+        found = criterion.get_assigned_targets_and_loss(given, targets)[1]
         return found.sum()
 
     def taught(self, outputs: Any, taught: Any) -> Tensor:
@@ -81,13 +82,16 @@ class Losses:
         weight = scores.amax(dim=1)
         total = scores.sum().clamp(min=1)
         classes = F.binary_cross_entropy_with_logits(own_scores, scores, reduction="sum") / total
-        anchors, _ = make_anchors(student["feats"], STRIDES, 0.5)
-        own, other = (
-            dist2bbox(one.permute(0, 2, 1), anchors.float(), xywh=False).flatten(0, 1) for one in (own_boxes, boxes)
-        )
+        anchors, _ = make_anchors(_grids(student["feats"]), STRIDES, 0.5)
+        own, other = (dist2bbox(one.permute(0, 2, 1), anchors, xywh=False).flatten(0, 1) for one in (own_boxes, boxes))
         overlap = bbox_iou(own, other, xywh=False, CIoU=True).view_as(weight)
         apart = ((1 - overlap) * weight).sum() / weight.sum().clamp(min=1)
         return self._settings.cls * classes + self._settings.box * apart
+
+
+def _grids(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return maps of these sizes in float32, without data: places in bf16 are off beyond 128 cells."""
+    return [one.new_zeros(1, dtype=torch.float32).expand(one.shape) for one in maps]
 
 
 def _maps(outputs: dict[str, Any]) -> tuple[Tensor, Tensor]:

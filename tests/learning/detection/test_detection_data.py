@@ -124,3 +124,9 @@ def test_reading_changes_no_file(tmp_path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     read(path)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_folder_of_another_machine_is_looked_for_beside_the_file(tmp_path: Path) -> None:
+    path = _data(tmp_path, _GOOD)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "path": "/nowhere/datasets/bolts"}))
+    assert len(read(path).train) == 1
