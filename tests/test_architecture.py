@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HUB = ROOT / "hub" / "milonga_hub"
+BENCH = HUB / "cli" / "bench.py"
 NOUNS = ("devices", "datasets", "projects", "runs", "models", "builds", "rollouts", "telemetry", "training", "search")
 # What each distribution may import of ours.
 ALLOWED = {
@@ -61,10 +62,21 @@ def test_the_torch_library_knows_nothing_of_the_hub() -> None:
 
 def test_the_hub_process_never_imports_torch() -> None:
     for path in _files(HUB):
-        if "learning" in path.parts or path.name.endswith("job.py"):
+        if "learning" in path.parts or path.name.endswith("job.py") or path == BENCH:
             continue
         heavy = {name for name in _imports(path) if name.split(".")[0] == "torch" or ".learning" in name}
         assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}; only jobs may"
+
+
+def test_benchmarks_of_the_command_line_import_the_latency_model_late_and_nothing_else_of_learning() -> None:
+    """They run in the user's own process, and only there; the model needs no torch."""
+    tree = ast.parse(BENCH.read_text(encoding="utf-8"))
+    at_once = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in at_once if name and ".learning" in name}
+    learning = {name for name in _imports(BENCH) if ".learning" in name}
+    assert all(name.startswith("milonga_hub.learning.latency.") for name in learning)
+    for path in _files(HUB / "learning" / "latency"):
+        assert "torch" not in {name.split(".")[0] for name in _imports(path)}, path
 
 
 @pytest.mark.parametrize("noun", NOUNS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from milonga_hub.cli import datasets, devices, hub, models, projects, rollouts, runs, telemetry
+from milonga_hub.cli import bench, datasets, devices, hub, models, projects, rollouts, runs, telemetry
 from milonga_hub.cli.client import HUB_VARIABLE, remember_hub
 
 app = typer.Typer(
@@ -41,5 +41,6 @@ for name, group, words in (
     ("builds", models.builds, "What was built of a model version."),
     ("rollouts", rollouts.group, "Versions on their way to devices."),
     ("telemetry", telemetry.group, "What devices see and do."),
+    ("bench", bench.group, "How well the hub's models do on your own tables."),
 ):
     app.add_typer(group, name=name, help=words, no_args_is_help=True)

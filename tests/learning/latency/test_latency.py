@@ -258,3 +258,20 @@ def test_a_clock_of_whole_milliseconds_is_allowed_for(made: World) -> None:
     index = choose(made.features, made.sources, 20, macs=made.macs)
     model = fit(made.features, made.sources, index, coarse[index], macs=made.macs, families=made.families)
     assert _rank(World(made.features, made.macs, {}, {}, coarse), index, model.predict()) > 0.9
+
+
+def test_how_sources_differ_says_how_a_new_device_may() -> None:
+    random = np.random.default_rng(5)
+    features = random.integers(0, 4, (400, 8)).astype(np.float64)
+    chosen = (features[:, :, None] == np.arange(4)).reshape(400, -1)
+    shared, apart = chosen @ random.uniform(0.0, 1.0, 32), chosen @ random.normal(0.0, 0.6, 32)
+    devices = {name: 8.0 + shared + part * apart for name, part in zip("abcd", (-1.0, 0.5, -0.3, 1.0), strict=True)}
+    unlike = World(features, shared + 1.0, devices, {}, 8.0 + shared - 1.8 * apart)
+    index, model = _fitted(unlike, macs=None, families=None)
+    assert _rank(unlike, index, model.predict()) > 0.98
+
+
+def test_networks_that_are_alike_are_still_chosen_once_each(made: World) -> None:
+    twins = np.tile(made.features[:8], (4, 1))
+    sources = {name: np.tile(ms[:8], 4) for name, ms in made.sources.items()}
+    assert len(set(choose(twins, sources, 30).tolist())) == 30

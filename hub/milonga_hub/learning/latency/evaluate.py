@@ -126,3 +126,19 @@ class MixPeer:
         weights, _ = nnls(self._curves[index], self._ms[index])
         test = self._split.test
         return agreement(np.maximum(self._curves[test] @ weights, 1e-9), self._ms[test])
+
+
+# What a trial takes at most: enough to tell devices apart, few enough to wait for.
+_MOST_TRAIN, _MOST_TEST = 1000, 2000
+
+
+def left_out(networks: Networks, target: str, seed: int = 0) -> Split:
+    """Return the split that predicts one device from those of other families.
+
+    Half of the networks that it measured, drawn by chance, are known; the other half is new to all devices.
+    """
+    measured = np.flatnonzero(np.isfinite(networks.latency_ms[target]))
+    drawn = np.random.default_rng(seed).permutation(measured)
+    half = len(drawn) // 2
+    train, test = drawn[:half][:_MOST_TRAIN], drawn[half:][:_MOST_TEST]
+    return Split(target, others(networks, target), np.sort(train), np.sort(test))
