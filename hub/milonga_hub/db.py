@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
-from sqlalchemy import event
+from sqlalchemy import ColumnDefault, event, inspect, text
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel, create_engine
 
@@ -73,6 +73,22 @@ class Database:
     def create_tables(self) -> None:
         """Make what is missing. All models must be imported first; app.py does."""
         SQLModel.metadata.create_all(self.engine)
+        self._add_columns()
+
+    def _add_columns(self) -> None:
+        """Add to tables of an older version the columns that came since, filled with their defaults."""
+        known = inspect(self.engine)
+        for table in SQLModel.metadata.sorted_tables:
+            there = {column["name"] for column in known.get_columns(table.name)}
+            for column in table.columns:
+                if column.name in there:
+                    continue
+                kind = column.type.compile(self.engine.dialect)
+                with self.engine.begin() as connection:
+                    connection.execute(text(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}'))
+                    default = column.default
+                    if isinstance(default, ColumnDefault) and not default.is_callable:
+                        connection.execute(table.update().values({column.name: default.arg}))
 
     @contextmanager
     def session(self) -> Iterator[Session]:

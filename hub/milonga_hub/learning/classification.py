@@ -40,9 +40,13 @@ class Classification(Task):
         return (each * weights[targets]).mean()
 
     def distilled(self, outputs: Tensor, taught: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy to the largest subnet's probabilities alone (BigNAS, Yu et al. 2020, section 3.2)."""
+        """Cross-entropy to the largest subnet's probabilities, and to the labels, half each (once-for-all, Cai et al. 2020).
+
+        With the largest alone (BigNAS, Yu et al. 2020) short trainings teach little: the teacher knows nothing at first.
+        """
         each = F.cross_entropy(outputs.float(), F.softmax(taught.float(), dim=1), reduction="none")
-        return (each * self._weights.to(outputs.device)[targets]).mean()
+        taught_loss = (each * self._weights.to(outputs.device)[targets]).mean()
+        return (taught_loss + self.loss(outputs, targets)) / 2
 
     @property
     def calibration(self) -> Sequence[Tensor]:

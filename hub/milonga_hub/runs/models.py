@@ -93,3 +93,5 @@ class Candidate(SQLModel, table=True):
     on_front: bool = False
     chosen: bool = False
     note: str = ""
+    # The subnet as SVG; empty for those that were only predicted.
+    drawing: str = ""

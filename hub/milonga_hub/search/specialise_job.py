@@ -12,6 +12,7 @@ import numpy as np
 
 from milonga_hub.jobs import JobError
 from milonga_hub.learning.accuracy import AccuracyModel
+from milonga_hub.learning.drawing import drawing
 from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.evolve import Choice, Figures, Found, search, thinned
 from milonga_hub.learning.latencies import Features, Timed, TypeLatency
@@ -207,7 +208,8 @@ class TypeSearch:
         if not logits.exists():
             np.save(logits, self._evaluated.logits(encoding).numpy())
         measured = self._evaluated.int8(encoding) if row["precision"] == "int8" else path
-        return {**row, "onnx": str(path), "measured_onnx": str(measured), "logits": str(logits)}
+        drawn = drawing(self._supernet.space, encoding)
+        return {**row, "onnx": str(path), "measured_onnx": str(measured), "logits": str(logits), "drawing": drawn}
 
 
 def timed(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Timed]:

@@ -587,6 +587,7 @@ class Candidate(_message.Message):
     CHOSEN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    DRAWING_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     device_type: _builtins.str
     subnet: _builtins.str
@@ -608,6 +609,8 @@ class Candidate(_message.Message):
     note: _builtins.str
     precision: _builtins.str
     """"fp32", "fp16" or "int8"."""
+    drawing: _builtins.str
+    """The subnet as SVG; empty for those that were only predicted."""
     def __init__(
         self,
         *,
@@ -627,10 +630,11 @@ class Candidate(_message.Message):
         chosen: _builtins.bool = ...,
         note: _builtins.str = ...,
         precision: _builtins.str = ...,
+        drawing: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "chosen", b"chosen", "description", b"description", "device_type", b"device_type", "macs", b"macs", "measured_ms", b"measured_ms", "note", b"note", "on_front", b"on_front", "params", b"params", "precision", b"precision", "predicted_accuracy", b"predicted_accuracy", "predicted_high_ms", b"predicted_high_ms", "predicted_low_ms", b"predicted_low_ms", "predicted_ms", b"predicted_ms", "run", b"run", "subnet", b"subnet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "chosen", b"chosen", "description", b"description", "device_type", b"device_type", "drawing", b"drawing", "macs", b"macs", "measured_ms", b"measured_ms", "note", b"note", "on_front", b"on_front", "params", b"params", "precision", b"precision", "predicted_accuracy", b"predicted_accuracy", "predicted_high_ms", b"predicted_high_ms", "predicted_low_ms", b"predicted_low_ms", "predicted_ms", b"predicted_ms", "run", b"run", "subnet", b"subnet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
