@@ -120,5 +120,5 @@ def test_what_is_no_encoding_is_refused() -> None:
     one = space("mbv3", 32)
     with pytest.raises(ValueError, match="not an encoding"):
         one.canonical([9] * len(one.sizes))
-    with pytest.raises(ValueError, match="mbv3, resnet, densenet"):
+    with pytest.raises(ValueError, match="mbv3, resnet, densenet, yolo"):
         space("vgg", 32)
