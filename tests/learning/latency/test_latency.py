@@ -10,6 +10,7 @@ from milonga_hub.learning.latency import LatencyModel, Prediction, choose, fit
 from milonga_hub.learning.latency.evaluate import MixPeer, Networks, Split, agreement, gain_on_macs, others, trials
 from milonga_hub.learning.latency.process import Floats, Indices
 from milonga_hub.learning.latency.structure import Structure
+from milonga_hub.learning.latency.surrogate import Surrogates
 
 from tests.learning.latency.worlds import World, unmeasured, world
 
@@ -275,3 +276,11 @@ def test_networks_that_are_alike_are_still_chosen_once_each(made: World) -> None
     twins = np.tile(made.features[:8], (4, 1))
     sources = {name: np.tile(ms[:8], 4) for name, ms in made.sources.items()}
     assert len(set(choose(twins, sources, 30).tolist())) == 30
+
+
+def test_networks_that_do_nothing_on_a_source_do_not_spoil_what_it_says_of_others(made: World) -> None:
+    spoiled = made.sources["device0"].copy()
+    spoiled[::40] *= 1e-4
+    found = Surrogates(Structure.of(made.features, made.macs), {"clean": made.sources["device0"], "spoiled": spoiled})
+    apart = np.abs(np.diff(found.smooth, axis=1))[np.arange(len(spoiled)) % 40 > 0]
+    assert np.mean(apart) < 0.12
