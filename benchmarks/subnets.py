@@ -18,7 +18,7 @@ from benchmarks.results import Result
 _COUNT = 12
 _MOST_LOST = 0.005
 _TAU = 0.7
-RECIPE = Recipe("resnet", SIZE_PX, epochs=20, batch_size=32, learning_rate=0.2, seed=0)
+RECIPE = Recipe("resnet", SIZE_PX, epochs=16, batch_size=32, learning_rate=0.2, seed=0)
 
 
 def run() -> list[Result]:

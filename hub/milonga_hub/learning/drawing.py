@@ -68,7 +68,7 @@ def _bar(
 ) -> list[str]:
     if all(one.name in without for one in dimensions):
         return [_box(x, _TOP, _HEIGHT, 'fill="none" stroke="currentColor" stroke-opacity="0.3" stroke-dasharray="3 3"')]
-    shares = [one.choices.index(values[one.name]) / max(1, len(one.choices) - 1) for one in dimensions]  # type: ignore[arg-type]
+    shares = [one.choices.index(values[one.name]) / max(1, len(one.choices) - 1) for one in dimensions]
     height = _HEIGHT * (0.25 + 0.75 * sum(shares) / len(shares))
     label = " x ".join(_said(values[one.name]) for one in dimensions)
     title = f"<title>{escape(name)}: {escape(label)}</title>"
