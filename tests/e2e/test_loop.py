@@ -17,7 +17,7 @@ SMALL = Scale(
     later=400,
     live=200,
     spec={
-        "training": {"epochs": 10, "retrain_epochs": 10},
+        "training": {"epochs": 7, "retrain_epochs": 6},
         "search": {"measured_subnets": 6, "evaluated_subnets": 10, "population": 24, "generations": 10},
         "rollout": {"soak_seconds": 0.5},
     },
