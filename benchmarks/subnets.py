@@ -56,5 +56,8 @@ def _spread() -> list[tuple[int, ...]]:
     pool = [family.smallest(), family.largest(), *(family.sample(source) for _ in range(200))]
     ordered = sorted(set(pool), key=lambda one: (family.cost(one, 10).macs, one))
     macs = np.log([family.cost(one, 10).macs for one in ordered])
-    chosen = [int(np.argmin(np.abs(macs - wanted))) for wanted in np.linspace(macs[0], macs[-1], _COUNT)]
-    return [ordered[index] for index in dict.fromkeys(chosen)]
+    chosen: list[int] = []
+    for wanted in np.linspace(macs[0], macs[-1], _COUNT):
+        nearest = np.argsort(np.abs(macs - wanted), kind="stable")
+        chosen.append(next(int(index) for index in nearest if index not in chosen))
+    return [ordered[index] for index in chosen]

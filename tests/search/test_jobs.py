@@ -174,7 +174,9 @@ def test_precision_is_chosen_by_the_search(searched: dict[str, Any]) -> None:
 def test_evaluations_that_are_left_go_to_the_front(folder: Path, searched: dict[str, Any]) -> None:
     evaluated = json.loads((folder / "search" / "evaluated.json").read_text())
     fronts = {tuple(one["encoding"]) for found in searched["types"].values() for one in found["front"]}
-    assert len({tuple(one) for one, name, _ in evaluated if name == "fp32"} & fronts) >= 2
+    plain = [tuple(one) for one, name, _ in evaluated if name == "fp32"]
+    # Seven of the twelve are the random sample.
+    assert len(plain) > 7 and set(plain[7:]) & fronts
     assert -1 <= searched["accuracy_predictor"]["kendall_tau"] <= 1
 
 

@@ -96,6 +96,8 @@ class Trainer:
                 done = (epoch + (step - 1) / steps) / self._recipe.epochs
                 total += self._step(x, targets, self._rate(min(done, 1.0)))
                 tell(min(done, 1.0), self.history[-1] if self.history else None, total / step)
+            if self._lost >= max(step, 1):
+                raise self._diverged()
             self._finish(epoch + 1, total / max(step, 1))
             tell((epoch + 1) / self._recipe.epochs, self.history[-1], total / max(step, 1))
         return self.history
@@ -175,12 +177,15 @@ class Trainer:
         """Leave a step out whose gradient is not finite."""
         self._lost += 1
         if self._lost >= _MOST_LOST_STEPS:
-            rate = self._recipe.learning_rate
-            raise TrainingDiverged(
-                f"the loss was not a finite number for {self._lost} steps; lower the learning rate (it is {rate:g}; try"
-                f" {rate / 4:g}), and look for broken pictures in the data set"
-            )
+            raise self._diverged()
         return 0.0
+
+    def _diverged(self) -> TrainingDiverged:
+        rate = self._recipe.learning_rate
+        return TrainingDiverged(
+            f"the loss was not a finite number for {self._lost} steps; lower the learning rate (it is {rate:g}; try"
+            f" {rate / 4:g}), and look for broken pictures in the data set"
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
