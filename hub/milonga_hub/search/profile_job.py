@@ -11,11 +11,11 @@ import torch
 from milonga_hub.jobs import JobContext
 from milonga_hub.learning.checkpoint import load_supernet
 from milonga_hub.learning.evaluation import quantized
-from milonga_hub.learning.latencies import Features, Timed, to_measure
+from milonga_hub.learning.latencies import Features, to_measure
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described, written
 from milonga_hub.learning.supernet import Supernet
-from milonga_hub.search.specialise_job import pool, timed
+from milonga_hub.search.specialise_job import pool, timed_elsewhere
 
 # Latency does not depend on the weights, so any picture will do for batch statistics and ranges of activations.
 _NOISE_PICTURES = 16
@@ -47,13 +47,8 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
 
 
 def _chosen(supernet: Supernet, spec: Mapping[str, Any]) -> list[Encoding]:
-    elsewhere: dict[tuple[str, str], Timed] = {
-        (one["device_type"], precision): some
-        for one in spec.get("elsewhere", ())
-        for precision, some in timed(one["measurements"]).items()
-    }
     space, features = supernet.space, Features(supernet.space, supernet.classes)
-    chosen = to_measure(features, pool(space, spec["seed"]), spec["count"], elsewhere, spec["seed"])
+    chosen = to_measure(features, pool(space, spec["seed"]), spec["count"], timed_elsewhere(spec), spec["seed"])
     return sorted(chosen, key=lambda one: (space.cost(one, supernet.classes).macs, one))
 
 

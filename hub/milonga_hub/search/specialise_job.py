@@ -74,11 +74,7 @@ class TypeSearch:
         self._spec, self._wanted, self._evaluated, self._accuracies = spec, wanted, evaluated, accuracies
         self._supernet = evaluated.supernet
         measured = timed(wanted["measurements"])
-        elsewhere = {
-            (one["device_type"], precision): some
-            for one in wanted.get("elsewhere", ())
-            for precision, some in timed(one["measurements"]).items()
-        }
+        elsewhere = timed_elsewhere(wanted)
         try:
             self._latency = TypeLatency(features, pool(self._supernet.space, spec["seed"]), measured, elsewhere)
         except ValueError as error:
@@ -216,6 +212,15 @@ def timed(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Timed]:
     for one in measurements:
         found.setdefault(one.get("precision", "fp32"), {})[tuple(one["encoding"])] = float(one["median_ms"])
     return {precision: some for precision, some in found.items() if len(some) >= 3} or dict(found)
+
+
+def timed_elsewhere(spec: Mapping[str, Any]) -> dict[tuple[str, str], Timed]:
+    """Return what other types measured, by type and precision; `spec["elsewhere"]` may be missing."""
+    return {
+        (one["device_type"], precision): some
+        for one in spec.get("elsewhere", ())
+        for precision, some in timed(one["measurements"]).items()
+    }
 
 
 def _parts(budget: int) -> list[int]:

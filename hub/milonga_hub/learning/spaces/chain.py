@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from milonga_hub.learning.costs import Cost, traced
+from milonga_hub.learning.sharing import Channels
 from milonga_hub.learning.spaces.base import Space
-from milonga_hub.learning.spaces.layers import Block
+from milonga_hub.learning.spaces.layers import Block, Convolution, all_of
 
 
 class Chain(Space):
@@ -40,6 +41,15 @@ def _counted(block: Block, shape: tuple[int, ...]) -> tuple[Cost, tuple[int, ...
     with torch.device("meta"):
         cost, found = traced(block.build(), shape)
     return cost, tuple(found.shape)
+
+
+def stem(width: int, strides_: Sequence[int]) -> tuple[list[Block], Channels]:
+    """Return 3 x 3 convolutions of a picture, one a stride, and the channels that they make."""
+    blocks, channels = list[Block](), all_of(3)
+    for number, stride in enumerate(strides_):
+        blocks.append(Convolution(f"stem{number}", channels, all_of(width), 3, stride))
+        channels = all_of(width)
+    return blocks, channels
 
 
 def strides(resolution_px: int, stages: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from milonga_hub.learning.sharing import Channels
 from milonga_hub.learning.spaces.base import RESOLUTION, Choice, Dimension, resolutions, rounded
-from milonga_hub.learning.spaces.chain import Chain, strides
-from milonga_hub.learning.spaces.layers import Block, Classifier, Convolution, Joined, all_of, convolution
+from milonga_hub.learning.spaces.chain import Chain, stem, strides
+from milonga_hub.learning.spaces.layers import Block, Classifier, Convolution, Joined, convolution
 
 _EXPANDS = (1, 2, 4)
 _WIDTHS = (0.5, 0.75, 1.0)
@@ -75,10 +75,7 @@ class DenseNet(Chain):
 
     def blocks(self, encoding: Sequence[int], classes: int) -> list[Block]:
         size, values = self._size, self.values(self.canonical(encoding))
-        channels, blocks = all_of(3), list[Block]()
-        for number, stride in enumerate(self._strides[0]):
-            blocks.append(Convolution(f"stem{number}", channels, all_of(size.stem), 3, stride))
-            channels = all_of(size.stem)
+        blocks, channels = stem(size.stem, self._strides[0])
         for stage in range(len(size.layers)):
             added, channels = self._stage(values, stage, channels)
             blocks += added

@@ -11,7 +11,7 @@ from torch import nn
 
 from milonga_hub.learning.sharing import Channels
 from milonga_hub.learning.spaces.base import RESOLUTION, Choice, Dimension, resolutions, rounded
-from milonga_hub.learning.spaces.chain import Chain, strides
+from milonga_hub.learning.spaces.chain import Chain, stem, strides
 from milonga_hub.learning.spaces.layers import (
     Block,
     Classifier,
@@ -94,10 +94,7 @@ class ResNet(Chain):
 
     def blocks(self, encoding: Sequence[int], classes: int) -> list[Block]:
         size, values = self._size, self.values(self.canonical(encoding))
-        channels, blocks = all_of(3), list[Block]()
-        for number, stride in enumerate(self._strides[0]):
-            blocks.append(Convolution(f"stem{number}", channels, all_of(size.stem), 3, stride))
-            channels = all_of(size.stem)
+        blocks, channels = stem(size.stem, self._strides[0])
         for stage, full in enumerate(size.widths):
             out = Channels.first(rounded(full * float(values[f"stage{stage}.width"])), full)
             for number in range(int(values[f"stage{stage}.depth"])):
