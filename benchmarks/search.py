@@ -16,15 +16,16 @@ from pathlib import Path
 
 import numpy as np
 from milonga_hub.jobs import write_atomically
+from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.checkpoint import Checkpoint
 from milonga_hub.learning.evaluation import Evaluated
-from milonga_hub.learning.latencies import Features, to_measure
+from milonga_hub.learning.latencies import Features, pool, to_measure
 from milonga_hub.learning.sharing import filled, shared_weights
 from milonga_hub.learning.spaces import Encoding, space
 from milonga_hub.learning.spaces.fixed import Fixed, levels
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.train import Trainer, evaluated
-from milonga_hub.search.specialise_job import Accuracies, TypeSearch, pool
+from milonga_hub.learning.type_search import TypeSearch
 from pymoo.indicators.hv import HV
 from scipy.stats import wilcoxon
 

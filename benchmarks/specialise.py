@@ -9,10 +9,11 @@ from time import perf_counter
 
 import numpy as np
 from milonga_hub.jobs import write_atomically
+from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.evaluation import Evaluated
-from milonga_hub.learning.latencies import Features, to_measure
+from milonga_hub.learning.latencies import Features, pool, to_measure
 from milonga_hub.learning.spaces import Encoding, space
-from milonga_hub.search.specialise_job import Accuracies, TypeSearch, pool
+from milonga_hub.learning.type_search import TypeSearch
 
 from benchmarks._digits import SIZE_PX, alone, task, told, trained
 from benchmarks.results import Result

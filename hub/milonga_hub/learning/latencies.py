@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,10 @@ Timed = Mapping[Encoding, float]
 # Of the stand-in: kernel widths to choose from, and the noise that keeps it smooth.
 _LENGTHS = (0.5, 1.0, 2.0, 4.0)
 _NOISE = 1e-3
+# Subnets whose costs stand for the whole space.
+_POOL = 400
+# Fewer measurements in a precision say nothing of it.
+_FEWEST = 3
 
 
 class Features:
@@ -148,3 +154,26 @@ def to_measure(
     candidates = [place[one] for one in pool]
     chosen = choose(table, sources, count, macs=macs, families=families, candidates=candidates, seed=seed)
     return [rows[index] for index in chosen]
+
+
+def pool(space: Space, seed: int) -> list[Encoding]:
+    """Return a sample of the space, the same one in each job, with both ends."""
+    source = random.Random(seed)
+    return list(dict.fromkeys([space.smallest(), space.largest(), *(space.sample(source) for _ in range(_POOL))]))
+
+
+def timed(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Timed]:
+    """Return measured ms by precision and subnet; precisions with too few are left out, unless there is no other."""
+    found: dict[str, dict[Encoding, float]] = {}
+    for one in measurements:
+        found.setdefault(one.get("precision", "fp32"), {})[tuple(one["encoding"])] = float(one["median_ms"])
+    return {precision: some for precision, some in found.items() if len(some) >= _FEWEST} or dict(found)
+
+
+def timed_elsewhere(spec: Mapping[str, Any]) -> dict[tuple[str, str], Timed]:
+    """Return what other types measured, by type and precision; `spec["elsewhere"]` may be missing."""
+    return {
+        (one["device_type"], precision): some
+        for one in spec.get("elsewhere", ())
+        for precision, some in timed(one["measurements"]).items()
+    }

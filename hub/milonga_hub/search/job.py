@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from milonga_hub.jobs import JobContext, write_atomically
+from milonga_hub.jobs import JobContext, JobError, write_atomically
+from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.checkpoint import load_supernet
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
 from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.latencies import Features
-from milonga_hub.search.specialise_job import Accuracies, TypeSearch
+from milonga_hub.learning.type_search import TypeSearch
 
 # Share of the evaluations that go to a random sample; the rest goes where the fronts are uncertain.
 _RANDOM_SHARE = 0.6
@@ -34,7 +35,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     _evaluate_sample(evaluated, sampled, spec["seed"], context)
     features, types = Features(supernet.space, supernet.classes), {}
     accuracies = Accuracies(evaluated)
-    searches = [TypeSearch(spec, wanted, evaluated, accuracies, features) for wanted in spec["types"]]
+    searches = [_search(spec, wanted, evaluated, accuracies, features) for wanted in spec["types"]]
     for index, one in enumerate(searches):
         name = spec["types"][index]["name"]
         share = (budget - sampled) * (index + 1) // len(searches) - (budget - sampled) * index // len(searches)
@@ -52,6 +53,15 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         types[name] = one.result()
     predictor = {"kendall_tau": accuracies.model.kendall_tau, "held_out_count": evaluated.count()}
     return {"accuracy_predictor": predictor, "types": types}
+
+
+def _search(
+    spec: dict[str, Any], wanted: dict[str, Any], evaluated: Evaluated, accuracies: Accuracies, features: Features
+) -> TypeSearch:
+    try:
+        return TypeSearch(spec, wanted, evaluated, accuracies, features)
+    except ValueError as error:
+        raise JobError(f"{wanted['name']}: {error}") from error
 
 
 def _evaluate_sample(evaluated: Evaluated, count: int, seed: int, context: JobContext) -> None:

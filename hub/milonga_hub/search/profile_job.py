@@ -11,11 +11,10 @@ import torch
 from milonga_hub.jobs import JobContext
 from milonga_hub.learning.checkpoint import load_supernet
 from milonga_hub.learning.evaluation import quantized
-from milonga_hub.learning.latencies import Features, to_measure
+from milonga_hub.learning.latencies import Features, pool, timed_elsewhere, to_measure
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described, written
 from milonga_hub.learning.supernet import Supernet
-from milonga_hub.search.specialise_job import pool, timed_elsewhere
 
 # Latency does not depend on the weights, so any picture will do for batch statistics and ranges of activations.
 _NOISE_PICTURES = 16

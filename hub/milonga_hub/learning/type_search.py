@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -10,58 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from milonga_hub.jobs import JobError
-from milonga_hub.learning.accuracy import AccuracyModel
+from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.drawing import drawing
 from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.evolve import Choice, Figures, Found, search, thinned
-from milonga_hub.learning.latencies import Features, Timed, TypeLatency
-from milonga_hub.learning.spaces import Encoding, Space
+from milonga_hub.learning.latencies import Features, TypeLatency, pool, timed, timed_elsewhere
+from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described
-from milonga_hub.search.rules import within_limits
 
 _LIMITS = ("latency_ms", "model_bytes", "memory_bytes")
 # A page and a chart show no more.
 _MAX_FRONT = 40
-# Subnets whose costs stand for the whole space.
-_POOL = 400
 # Evaluated in int8, to learn what it costs in accuracy.
 _INT8_SAMPLE = 3
 
 
-def pool(space: Space, seed: int) -> list[Encoding]:
-    """Return a sample of the space, the same one in each job, with both ends."""
-    source = random.Random(seed)
-    return list(dict.fromkeys([space.smallest(), space.largest(), *(space.sample(source) for _ in range(_POOL))]))
-
-
-class Accuracies:
-    """Predicted accuracy in each precision, learned from what was evaluated so far."""
-
-    def __init__(self, evaluated: Evaluated) -> None:
-        self._evaluated = evaluated
-        self.learn()
-
-    def learn(self) -> None:
-        """Fit anew on all that was evaluated."""
-        supernet, known = self._evaluated.supernet, self._evaluated.all()
-        self.model = AccuracyModel(supernet.space, supernet.classes, list(known), list(known.values()))
-        lost = [known[one] - value for one, value in self._evaluated.all("int8").items() if one in known]
-        self._lost = float(np.mean(lost)) if lost else 0.0
-
-    def predict(self, encodings: Sequence[Encoding], precisions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return accuracies (n,) and standard deviations (n,).
-
-        Evaluated ones are predicted, too: on few validation pictures a lucky subnet would seem to beat all that were not
-        evaluated, and be a front by itself.
-        """
-        mean, deviation = self.model.predict(encodings)
-        lost = np.array([self._lost if precision == "int8" else 0.0 for precision in precisions])
-        return np.clip(mean - lost, 0.0, 1.0), deviation
-
-
 class TypeSearch:
-    """The search for one device type. `spec` is the job's, `wanted` its entry of this type: see job.py."""
+    """The search for one device type.
+
+    `spec` says how much to search, `wanted` names the type with its limits, measurements and those "elsewhere": both as the
+    spec of the search job has them (milonga_hub/search/job.py).
+    """
 
     def __init__(
         self,
@@ -71,14 +39,12 @@ class TypeSearch:
         accuracies: Accuracies,
         features: Features,
     ) -> None:
-        self._spec, self._wanted, self._evaluated, self._accuracies = spec, wanted, evaluated, accuracies
+        """Raise ValueError where the type's measurements are too few or not above 0 ms."""
+        self._spec, self._evaluated, self._accuracies = spec, evaluated, accuracies
         self._supernet = evaluated.supernet
         measured = timed(wanted["measurements"])
         elsewhere = timed_elsewhere(wanted)
-        try:
-            self._latency = TypeLatency(features, pool(self._supernet.space, spec["seed"]), measured, elsewhere)
-        except ValueError as error:
-            raise JobError(f"{wanted['name']}: {error}") from error
+        self._latency = TypeLatency(features, pool(self._supernet.space, spec["seed"]), measured, elsewhere)
         self._precisions = self._latency.precisions
         self._limits = {name: wanted["limits"][name] for name in _LIMITS if wanted["limits"].get(name) is not None}
         self._floor = wanted["limits"].get("min_accuracy")
@@ -192,8 +158,12 @@ class TypeSearch:
                     "predicted_low_ms": float(times.low_ms[row]),
                     "predicted_high_ms": float(times.high_ms[row]),
                 }
-                found[choice] = {**figures, "fits": within_limits(figures, figures["predicted_ms"], self._limits)}
+                found[choice] = {**figures, "fits": self._fits(figures)}
         return [found[choice] for choice in choices]
+
+    def _fits(self, figures: Mapping[str, Any]) -> bool:
+        values = {**figures, "latency_ms": figures["predicted_ms"]}
+        return all(values[name] <= limit for name, limit in self._limits.items())
 
     def _exported(self, row: dict[str, Any]) -> dict[str, Any]:
         encoding = tuple(row["encoding"])
@@ -204,23 +174,6 @@ class TypeSearch:
         measured = self._evaluated.int8(encoding) if row["precision"] == "int8" else path
         drawn = drawing(self._supernet.space, encoding)
         return {**row, "onnx": str(path), "measured_onnx": str(measured), "logits": str(logits), "drawing": drawn}
-
-
-def timed(measurements: Sequence[Mapping[str, Any]]) -> dict[str, Timed]:
-    """Return measured ms by precision and subnet; precisions with too few are left out, unless there is no other."""
-    found: dict[str, dict[Encoding, float]] = {}
-    for one in measurements:
-        found.setdefault(one.get("precision", "fp32"), {})[tuple(one["encoding"])] = float(one["median_ms"])
-    return {precision: some for precision, some in found.items() if len(some) >= 3} or dict(found)
-
-
-def timed_elsewhere(spec: Mapping[str, Any]) -> dict[tuple[str, str], Timed]:
-    """Return what other types measured, by type and precision; `spec["elsewhere"]` may be missing."""
-    return {
-        (one["device_type"], precision): some
-        for one in spec.get("elsewhere", ())
-        for precision, some in timed(one["measurements"]).items()
-    }
 
 
 def _parts(budget: int) -> list[int]:
