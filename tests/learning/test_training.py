@@ -18,7 +18,7 @@ from milonga_hub.learning.classification import Classification, accuracy
 from milonga_hub.learning.data import Data, load
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.task import Mixed
-from milonga_hub.learning.train import Trainer, TrainingDiverged, automatic_batch_size, evaluated, subnet
+from milonga_hub.learning.train import Trainer, TrainingDiverged, automatic_batch_size, evaluated, settled, subnet
 
 from tests.learning.data import write_arrays
 
@@ -62,6 +62,20 @@ def _same(first: Path, second: Path) -> bool:
     return all(torch.equal(a, b) for a, b in zip(_weights(first).values(), _weights(second).values(), strict=True))
 
 
+def _interrupted(task: Classification, recipe: Recipe, path: Path) -> None:
+    """Train until some steps after the second epoch."""
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(fraction: float, point: Point | None, loss: float) -> None:
+        if point is not None and point.epoch == 2 and fraction > 0.7:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        Trainer(task, SPACE, recipe, path).run(stop)
+
+
 @pytest.mark.slow
 def test_training_teaches_small_and_large_alike(task: Classification, tmp_path: Path) -> None:
     """Ten classes: chance is 10 %."""
@@ -74,16 +88,8 @@ def test_training_teaches_small_and_large_alike(task: Classification, tmp_path: 
 def test_training_that_was_interrupted_ends_with_the_very_same_weights(
     task: Classification, trained: Path, tmp_path: Path
 ) -> None:
-    class Interrupted(Exception):
-        pass
-
-    def stop(fraction: float, point: Point | None, loss: float) -> None:
-        if point is not None and point.epoch == 2 and fraction > 0.7:
-            raise Interrupted
-
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(Interrupted):
-        Trainer(task, SPACE, RECIPE, path).run(stop)
+    _interrupted(task, RECIPE, path)
     history = Trainer(task, SPACE, RECIPE, path).run()
     assert [point.epoch for point in history] == [1, 2, 3]
     assert _same(path, trained)
@@ -141,6 +147,27 @@ def test_pictures_that_are_no_numbers_stop_the_training_with_advice(data: Data, 
     with pytest.raises(TrainingDiverged, match=r"lower the learning rate .*0\.05"):
         Trainer(broken, SPACE, RECIPE, tmp_path / "c.pt").run()
     assert not (tmp_path / "c.pt").exists()
+
+
+def test_what_a_recipe_leaves_open_is_chosen_for_the_task(task: Classification) -> None:
+    chosen = settled(replace(RECIPE, batch_size=0, learning_rate=0), task)
+    assert (chosen.optimiser, chosen.learning_rate) == (task.optimiser.name, task.optimiser.learning_rate)
+    assert chosen.batch_size == automatic_batch_size(task.count)
+    assert settled(replace(RECIPE, optimiser="adamw"), task) == replace(RECIPE, optimiser="adamw")
+
+
+def test_an_unknown_optimiser_is_refused_with_the_known_ones(task: Classification, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no optimiser 'lion'; take auto, sgd or adamw"):
+        Trainer(task, SPACE, replace(RECIPE, optimiser="lion"), tmp_path / "c.pt")
+
+
+def test_adamw_teaches_and_goes_on_exactly_where_it_was(task: Classification, tmp_path: Path) -> None:
+    recipe, whole, parts = replace(RECIPE, optimiser="adamw", learning_rate=0.02), tmp_path / "a.pt", tmp_path / "b.pt"
+    losses = [point.loss for point in Trainer(task, SPACE, recipe, whole).run()]
+    assert losses[-1] < losses[0]
+    _interrupted(task, recipe, parts)
+    Trainer(task, SPACE, recipe, parts).run()
+    assert _same(whole, parts)
 
 
 def test_training_stops_early_when_nothing_gets_better(task: Classification, tmp_path: Path) -> None:

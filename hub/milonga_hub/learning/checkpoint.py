@@ -18,7 +18,8 @@ from milonga_hub.learning.supernet import Supernet
 class Recipe:
     """How to train.
 
-    `learning_rate` is for a batch of 64 and scales with it. `batch_size` 0 chooses one by the number of pictures.
+    `optimiser` is "sgd" (with Nesterov's momentum), "adamw" or "auto", the task's. `learning_rate` is for a batch of 64 and
+    scales with it; 0 takes the task's. `batch_size` 0 chooses one by the number of pictures.
     `patience` is how many epochs without a better subnet end the training; 0 never does. `precision` is "auto", "fp32" or
     "bf16": auto is bf16 where the processor multiplies it faster.
     """
@@ -34,6 +35,7 @@ class Recipe:
     weight_decay: float = 1e-4
     patience: int = 0
     precision: str = "auto"
+    optimiser: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from milonga_hub.learning import detection_loss, ultralytics_offline  # noqa: F401  must come before ultralytics
 from milonga_hub.learning.detection_data import Picture, read
-from milonga_hub.learning.task import Task
+from milonga_hub.learning.task import Optimiser, Task
 
 # isort: split
 from ultralytics.cfg import get_cfg
@@ -37,6 +37,9 @@ class Detection(Task):
 
     Boxes (boxes, 4) are centre, width and height as shares of the picture, so that they hold at every resolution.
     """
+
+    # SGD with the settings that suit classification left yolo26n at two thirds of this one's mAP after equal steps.
+    optimiser = Optimiser("adamw", 0.008)
 
     def __init__(
         self, data_yaml: str | Path, resolution_px: int, augmentation: Mapping[str, float] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True)
+class Optimiser:
+    """What suits a kind of task: "sgd" or "adamw", and the learning rate for a batch of 64."""
+
+    name: str
+    learning_rate: float
+
+
 class Task(ABC):
     """A data set of one kind of task. Pictures are normalised float32 (n, 3, H, W) at the space's largest resolution."""
 
+    #: What a recipe that leaves it open is trained with.
+    optimiser = Optimiser("sgd", 0.1)
     #: Number of classes that networks tell apart.
     classes: int
     #: Pictures in the training split.
@@ -59,6 +70,7 @@ class Mixed(Task):
             raise ValueError("data sets that are mixed must have the same classes")
         self.tasks = list(tasks)
         self._shares = [share / sum(shares) for share in shares]
+        self.optimiser = tasks[0].optimiser
         self.classes, self.count = tasks[0].classes, round(tasks[0].count / self._shares[0])
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Any]]:

@@ -6,6 +6,7 @@ import copy
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,19 @@ def automatic_batch_size(count: int) -> int:
     return max((size for size in _BATCHES if count // size >= _FEWEST_STEPS), default=_BATCHES[0])
 
 
+def settled(recipe: Recipe, task: Task) -> Recipe:
+    """Return the recipe with what it leaves open chosen for the task. Raises ValueError for an unknown optimiser."""
+    name = task.optimiser.name if recipe.optimiser == "auto" else recipe.optimiser
+    if name not in _OPTIMISERS:
+        raise ValueError(f"there is no optimiser {name!r}; take auto, {' or '.join(_OPTIMISERS)}")
+    return replace(
+        recipe,
+        optimiser=name,
+        learning_rate=recipe.learning_rate or task.optimiser.learning_rate,
+        batch_size=recipe.batch_size or automatic_batch_size(task.count),
+    )
+
+
 class Trainer:
     """Trains epoch by epoch and writes a checkpoint after each; a new one on the same path goes on from there.
 
@@ -54,7 +68,7 @@ class Trainer:
         """
         if task.count < 2:
             raise ValueError(f"there are {task.count} pictures to train on; at least 2 are needed")
-        self._task, self._recipe, self._path = task, recipe, path
+        self._task, self._recipe, self._path = task, (recipe := settled(recipe, task)), path
         self._device, self._team = device(), Team()
         torch.manual_seed(recipe.seed)
         self._random = random.Random(recipe.seed)
@@ -66,7 +80,6 @@ class Trainer:
         #: The weights' average, which is what subnets are taken from.
         self.supernet = copy.deepcopy(self._live)
         self._optimiser = _optimiser(self._live, recipe)
-        self._batch_size = recipe.batch_size or automatic_batch_size(task.count)
         self._pieces = 1
         self._steps = self._lost = 0
         self.history: list[Point] = []
@@ -87,12 +100,12 @@ class Trainer:
 
         Raises TrainingDiverged.
         """
-        steps = math.ceil(self._task.count / self._batch_size)
+        steps = math.ceil(self._task.count / self._recipe.batch_size)
         for epoch in range(len(self.history), self._recipe.epochs):
             if self._is_over():
                 break
             total, step = 0.0, 0
-            for step, (x, targets) in enumerate(self._task.batches(self._batch_size, self._generator), 1):
+            for step, (x, targets) in enumerate(self._task.batches(self._recipe.batch_size, self._generator), 1):
                 done = (epoch + (step - 1) / steps) / self._recipe.epochs
                 total += self._step(x, targets, self._rate(min(done, 1.0)))
                 tell(min(done, 1.0), self.history[-1] if self.history else None, total / step)
@@ -115,7 +128,7 @@ class Trainer:
 
     def _rate(self, done: float) -> float:
         """Return the learning rate at this share of the training: linear warm-up, then a cosine to nothing."""
-        peak, warm = self._recipe.learning_rate * self._batch_size / 64.0, self._recipe.warm_up_share
+        peak, warm = self._recipe.learning_rate * self._recipe.batch_size / 64.0, self._recipe.warm_up_share
         if done < warm:
             return peak * (done / warm * 0.95 + 0.05)
         return peak * 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
@@ -212,11 +225,22 @@ class Trainer:
         )
 
 
+def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+
+
+def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+_OPTIMISERS = {"sgd": _sgd, "adamw": _adamw}
+
+
 def _optimiser(supernet: Supernet, recipe: Recipe) -> torch.optim.Optimizer:
     decayed = [weight for weight in supernet.parameters() if weight.dim() > 1]
     plain = [weight for weight in supernet.parameters() if weight.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+    return _OPTIMISERS[recipe.optimiser](groups)
 
 
 def _start_from(supernet: Supernet, base: Path, recipe: Recipe) -> None:
