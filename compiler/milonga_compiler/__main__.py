@@ -1,4 +1,4 @@
-"""`python -m milonga_compiler`: build a network for one target where you are, for example on a device."""
+"""`milonga-compiler build`: build a network for one target where you are, for example on a device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _three(text: str) -> list[float]:
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m milonga_compiler", description=__doc__)
+    parser = argparse.ArgumentParser(prog="milonga-compiler build", description=__doc__)
     parser.add_argument("model", type=Path, help="ONNX file with input 'image' (n, 3, H, W) and output 'logits'")
     parser.add_argument("--target", required=True, metavar="ENGINE/PRECISION", help=", ".join(known_targets()))
     parser.add_argument(
@@ -138,4 +138,6 @@ def _evidence(given: argparse.Namespace, pictures: Pictures, classes: list[str])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from milonga_compiler import cli
+
+    sys.exit(cli.main())

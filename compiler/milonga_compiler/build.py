@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.bundle import Bundle, write_bundle
-from milonga_compiler.errors import BuildFailed, CannotRunHere, CompilerError, PicturesUnusable
+from milonga_compiler.errors import BuildFailed, CannotRunHere, EngineMissing, PicturesUnusable
 from milonga_compiler.parity import Report, compare, objection
 from milonga_compiler.target import Target
 
@@ -88,27 +89,41 @@ def build(
 
     `manifest` gives what only the caller knows: task, project, model_version, subnet, classes, input, expected_ms;
     `describe` what follows from the build's outputs: reference. Engine, files, probe and output are filled in here.
-    Scratch files lie beside `folder`, named `.bundle-*`. Raises EngineMissing or UnknownTarget.
+    Scratch files lie beside `folder`, named `.bundle-*`; what the engine printed, if anything, is kept there as
+    `<folder>.log`. Raises EngineMissing or UnknownTarget.
     """
-    engine = backend(target.engine)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=str(folder.parent), prefix=".bundle-") as scratch:
+    with _log_beside(folder) as log, tempfile.TemporaryDirectory(dir=str(folder.parent), prefix=".bundle-") as scratch:
+        engine = backend(target.engine, log)
         work = Path(scratch)
         rejected = Built(target, State.REJECTED, f"{target.engine} made nothing of the network")
         try:
-            for variant in engine.build(onnx_path, target, work, calibration):
-                tried = _try(engine, variant, target, work, evidence, max_lost_points, threads)
-                if tried.state is not State.REJECTED:
-                    logits = evidence.logits if tried.logits is None else tried.logits
-                    whole = {**manifest, **(describe(logits) if describe else {})}
-                    whole.update(_entries(engine, target, variant, logits))
-                    sources = {**_probe(work, evidence, logits), **{name: work / name for name in variant.files}}
-                    bundle = write_bundle(folder, whole, sources)
-                    return Built(target, tried.state, tried.reason, tried.report, bundle, tried.logits)
-                rejected = _nearer(rejected, tried)
+            with contextlib.closing(engine.build(onnx_path, target, work, calibration)) as variants:
+                for variant in variants:
+                    tried = _try(engine, variant, target, work, evidence, max_lost_points, threads)
+                    if tried.state is not State.REJECTED:
+                        logits = evidence.logits if tried.logits is None else tried.logits
+                        whole = {**manifest, **(describe(logits) if describe else {})}
+                        whole.update(_entries(engine, target, variant, logits))
+                        sources = {**_probe(work, evidence, logits), **{name: work / name for name in variant.files}}
+                        bundle = write_bundle(folder, whole, sources)
+                        return Built(target, tried.state, tried.reason, tried.report, bundle, tried.logits)
+                    rejected = _nearer(rejected, tried)
         except BuildFailed as error:
             return rejected if rejected.report else Built(target, State.REJECTED, str(error))
         return rejected
+
+
+@contextlib.contextmanager
+def _log_beside(folder: Path) -> Iterator[Path]:
+    """Give what the engine prints about the build in `folder` a file, which stays where there was anything."""
+    log = folder.parent / f"{folder.name}.log"
+    log.unlink(missing_ok=True)
+    try:
+        yield log
+    finally:
+        if log.exists() and not log.stat().st_size:
+            log.unlink()
 
 
 def _try(
@@ -124,7 +139,7 @@ def _try(
         logits = engine.run(work / variant.model_file, evidence.pictures, threads)
     except CannotRunHere as error:
         return Built(target, State.BUILT, str(error))
-    except CompilerError:
+    except EngineMissing:
         raise
     except Exception as error:  # Engines raise what they like; the build is then simply not usable.
         return Built(target, State.REJECTED, f"it does not run: {error}")

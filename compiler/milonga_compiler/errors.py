@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CompilerError(Exception):
     """Base of all errors of this package; the message is for people."""
@@ -17,6 +19,22 @@ class EngineMissing(CompilerError):
 
 class BuildFailed(CompilerError):
     """The engine could not build the network."""
+
+
+class RunFailed(CompilerError):
+    """The engine could not run what was built."""
+
+
+class EngineDied(BuildFailed, RunFailed):
+    """The engine's process crashed, or was ended for taking too long or too much memory. Nothing else stopped."""
+
+
+class UnsupportedOperators(BuildFailed):
+    """The engine does not know some of the network's operators, which `operators` names."""
+
+    def __init__(self, message: str, operators: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.operators = tuple(operators)
 
 
 class CannotRunHere(CompilerError):

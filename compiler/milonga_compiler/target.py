@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from milonga_compiler.engines import ENGINES, Precision
 from milonga_compiler.errors import UnknownTarget
 
 
@@ -12,7 +13,7 @@ class Target:
     """An engine and a precision, written "onnxruntime/int8"."""
 
     engine: str
-    precision: str
+    precision: Precision
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -24,19 +25,12 @@ class Target:
             )
         if text.strip() not in known_targets():
             raise UnknownTarget(f"nothing builds {text.strip()}; there are: {', '.join(known_targets())}")
-        return cls(engine, precision)
+        return cls(engine, Precision(precision))
 
     def __str__(self) -> str:
         return f"{self.engine}/{self.precision}"
 
 
-# Engine -> precisions. One entry for each file in backends/; a test compares the two.
-ENGINES = {
-    "onnxruntime": ("fp32", "int8"),
-    "reference": ("fp32",),
-}
-
-
 def known_targets() -> list[str]:
     """Return all targets that can be built, as text."""
-    return [f"{engine}/{precision}" for engine, precisions in ENGINES.items() for precision in precisions]
+    return [f"{name}/{precision}" for name, engine in ENGINES.items() for precision in engine.precisions]

@@ -9,6 +9,7 @@ from pathlib import Path
 from milonga_agent.plan import WantedFile, Wish
 from milonga_compiler.build import Evidence, build
 from milonga_compiler.bundle import Bundle
+from milonga_compiler.engines import Precision
 from milonga_compiler.target import Target
 from PIL import Image
 
@@ -57,6 +58,8 @@ def example(folder: Path, engine: str = "onnxruntime", version: int = 1) -> Exam
             "size_px": SIZE_PX,
         },
     }
-    built = build(folder / "model.onnx", Target(engine, "fp32"), folder / "bundle", evidence, None, manifest, 0.5)
+    built = build(
+        folder / "model.onnx", Target(engine, Precision.FP32), folder / "bundle", evidence, None, manifest, 0.5
+    )
     assert built.bundle is not None, built.reason
     return Example(built.bundle, pictures)

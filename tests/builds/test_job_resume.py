@@ -77,6 +77,18 @@ def test_a_rejected_target_is_reported_beside_a_verified_one(spec: dict[str, Any
     assert rejected["bundle"] == "" and rejected["files"] == []
 
 
+def test_a_missing_engine_costs_its_own_target_until_it_is_there(
+    spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {**spec, "targets": ["reference/fp32", TARGETS[0]]}
+    with monkeypatch.context() as without:
+        without.setenv("MILONGA_ENGINE_REFERENCE_PYTHON", str(tmp_path / "nowhere"))
+        missing, there = _run("build", both, tmp_path / "job")["builds"]
+    assert (missing["state"], there["state"]) == ("REJECTED", "VERIFIED") and "nowhere" in missing["reason"]
+    (tmp_path / "job" / "result.json").unlink()
+    assert [one["state"] for one in _run("build", both, tmp_path / "job")["builds"]] == ["VERIFIED", "VERIFIED"]
+
+
 def test_the_reference_is_counted_on_the_builds_own_outputs(spec: dict[str, Any], tmp_path: Path) -> None:
     from milonga_compiler.backends import backend
 

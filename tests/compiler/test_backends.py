@@ -11,8 +11,9 @@ from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend
 from milonga_compiler.build import Evidence, State, build
 from milonga_compiler.bundle import verify_bundle
+from milonga_compiler.engines import ENGINES, Precision
 from milonga_compiler.errors import EngineMissing, UnknownTarget
-from milonga_compiler.target import ENGINES, Target
+from milonga_compiler.target import Target
 
 from tests.compiler.networks import Pictures
 
@@ -37,7 +38,7 @@ class TestEveryBackEnd:
     def test_its_files_lie_in_the_folder_and_run_there(
         self, name: str, engine: Backend, network: tuple[Path, Evidence], few: Evidence, tmp_path: Path
     ) -> None:
-        (built,) = engine.build(network[0], Target(name, "fp32"), tmp_path, None)
+        (built,) = engine.build(network[0], Target(name, Precision.FP32), tmp_path, None)
         assert built.model_file in built.files
         assert all((tmp_path / file).is_file() for file in built.files)
         logits = engine.run(tmp_path / built.model_file, few.pictures, 1)
@@ -50,17 +51,17 @@ class TestEveryBackEnd:
         alone = engine.run(network[0], few.pictures[:1], 1)
         assert np.abs(alone - few.logits[:1]).max() < 1e-3
 
-    @pytest.mark.parametrize("precision", ["fp32", "int8"])
+    @pytest.mark.parametrize("precision", list(Precision))
     def test_its_bundle_passes_its_own_probe(
         self,
         name: str,
-        precision: str,
+        precision: Precision,
         network: tuple[Path, Evidence],
         few: Evidence,
         pictures: Pictures,
         tmp_path: Path,
     ) -> None:
-        if precision not in ENGINES[name]:
+        if precision not in ENGINES[name].precisions:
             with pytest.raises(UnknownTarget, match=f"{name}/{precision}"):
                 Target.parse(f"{name}/{precision}")
             return
@@ -76,8 +77,9 @@ class TestEveryBackEnd:
         assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_an_engine_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setenv("MILONGA_ENGINES_FOLDER", str(tmp_path))
     with pytest.raises(EngineMissing, match=r"milonga-compiler\[onnxruntime\]"):
         backend("onnxruntime")
 

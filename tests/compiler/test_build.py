@@ -13,9 +13,10 @@ from milonga_compiler.__main__ import main
 from milonga_compiler.backends import backend
 from milonga_compiler.build import Evidence, build
 from milonga_compiler.bundle import checked_path, read_bundle, verify_bundle, write_bundle
+from milonga_compiler.engines import ENGINES, Precision
 from milonga_compiler.errors import BundleInvalid, CompilerError, UnknownTarget
 from milonga_compiler.parity import compare, objection
-from milonga_compiler.target import ENGINES, Target, known_targets
+from milonga_compiler.target import Target, known_targets
 from PIL import Image
 
 from tests.compiler.networks import MEAN, STD, Pictures, digits, write_network
@@ -87,7 +88,7 @@ def test_fp32_that_differs_from_the_subnet_is_refused(network: tuple[Path, Evide
     wrong = evidence.logits + np.float32(0.5)
     report = compare(wrong, evidence.logits, evidence.labels)
     assert report.lost_points == 0.0
-    assert "differ by up to 0.5" in str(objection(report, wrong, evidence.logits, "fp32", 1.0))
+    assert "differ by up to 0.5" in str(objection(report, wrong, evidence.logits, Precision.FP32, 1.0))
 
 
 def test_outputs_that_are_not_numbers_are_refused(network: tuple[Path, Evidence]) -> None:
@@ -95,7 +96,7 @@ def test_outputs_that_are_not_numbers_are_refused(network: tuple[Path, Evidence]
     broken = evidence.logits.copy()
     broken[3, 2] = np.nan
     report = compare(broken, evidence.logits, evidence.labels)
-    assert "finite" in str(objection(report, broken, evidence.logits, "int8", 100.0))
+    assert "finite" in str(objection(report, broken, evidence.logits, Precision.INT8, 100.0))
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:

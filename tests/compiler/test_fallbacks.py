@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from milonga_compiler.backends.base import BuiltModel, Floats
+from milonga_compiler.backends.base import Floats, Variants
 from milonga_compiler.backends.onnxruntime import OnnxRuntimeBackend
 from milonga_compiler.build import Evidence, State, build
 from milonga_compiler.bundle import verify_bundle
+from milonga_compiler.engines import Precision
 from milonga_compiler.errors import BuildFailed, CannotRunHere, PicturesUnusable
 from milonga_compiler.parity import compare
 from milonga_compiler.target import Target
@@ -18,7 +18,7 @@ from milonga_compiler.target import Target
 from tests.compiler.networks import Pictures
 
 MANIFEST = {"task": "classification", "project": "digits"}
-INT8 = Target("onnxruntime", "int8")
+FP32, INT8 = Target("onnxruntime", Precision.FP32), Target("onnxruntime", Precision.INT8)
 
 
 class ForeignHardware(OnnxRuntimeBackend):
@@ -36,8 +36,8 @@ class WrongNetwork(OnnxRuntimeBackend):
 
 
 class NothingMade(OnnxRuntimeBackend):
-    def build(self, onnx_path: Path, target: Target, folder: Path, calibration: Floats | None) -> Iterable[BuiltModel]:
-        return []
+    def build(self, onnx_path: Path, target: Target, folder: Path, calibration: Floats | None) -> Variants:
+        yield from ()
 
 
 def test_a_hot_pixel_in_calibration_is_forgiven_by_another_method(
@@ -64,8 +64,8 @@ def test_what_never_ran_is_built_and_not_verified(
     network: tuple[Path, Evidence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, evidence = network
-    monkeypatch.setattr("milonga_compiler.build.backend", lambda _: ForeignHardware())
-    built = build(path, Target("onnxruntime", "fp32"), tmp_path / "b", evidence, None, MANIFEST, 0.5)
+    monkeypatch.setattr("milonga_compiler.build.backend", lambda *_: ForeignHardware())
+    built = build(path, FP32, tmp_path / "b", evidence, None, MANIFEST, 0.5)
     assert built.state is State.BUILT and built.report is None and "Jetson" in built.reason
     verify_bundle(tmp_path / "b")
     assert np.array_equal(np.load(tmp_path / "b" / "probe_expected.npy"), evidence.logits[:4])
@@ -80,16 +80,15 @@ def test_a_useless_build_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path, evidence = network
-    monkeypatch.setattr("milonga_compiler.build.backend", lambda _: engine())
-    built = build(path, Target("onnxruntime", "fp32"), tmp_path / "b", evidence, None, MANIFEST, 0.5)
+    monkeypatch.setattr("milonga_compiler.build.backend", lambda *_: engine())
+    built = build(path, FP32, tmp_path / "b", evidence, None, MANIFEST, 0.5)
     assert built.state is State.REJECTED and said in built.reason
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_no_network_is_refused(network: tuple[Path, Evidence], tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a network")
-    for precision in ("fp32", "int8"):
-        target = Target("onnxruntime", precision)
+    for target in (FP32, INT8):
         evidence = network[1]
         built = build(tmp_path / "broken.onnx", target, tmp_path / "b", evidence, evidence.pictures[:8], MANIFEST, 0.5)
         assert built.state is State.REJECTED and built.reason

@@ -1,20 +1,36 @@
-"""Back ends by engine name. A new engine is one new file here and one line in target.ENGINES."""
+"""Back ends by engine name. A new engine is one new file here and one entry in engines.py."""
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from milonga_compiler.backends.base import Backend
+from milonga_compiler.engines import ENGINES
 from milonga_compiler.errors import UnknownTarget
-from milonga_compiler.target import ENGINES
 
 _CLASSES = {"onnxruntime": "OnnxRuntimeBackend", "reference": "ReferenceBackend"}
 
 
-def backend(engine: str) -> Backend:
-    """Return the back end. Raises UnknownTarget for an engine that is not there, EngineMissing without its packages."""
-    if engine not in ENGINES:
-        raise UnknownTarget(f"there is no engine {engine!r}; there are: {', '.join(ENGINES)}")
+def backend(engine: str, log: Path | None = None) -> Backend:
+    """Return the back end, whose engine runs in processes of its own and prints into `log`.
+
+    Raises UnknownTarget for an engine that is not there, EngineMissing without its packages.
+    """
+    from milonga_compiler.isolated import IsolatedBackend, default_limits
+
+    _check(engine)
+    return IsolatedBackend(engine, default_limits(), log)
+
+
+def in_process(engine: str) -> Backend:
+    """Return the back end itself, for the process that is the engine's own."""
+    _check(engine)
     module = importlib.import_module(f"milonga_compiler.backends.{engine}")
     made: Backend = getattr(module, _CLASSES[engine])()
     return made
+
+
+def _check(engine: str) -> None:
+    if engine not in ENGINES:
+        raise UnknownTarget(f"there is no engine {engine!r}; there are: {', '.join(ENGINES)}")

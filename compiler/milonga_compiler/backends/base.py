@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from milonga_compiler.engines import ENGINES, Precision
+from milonga_compiler.errors import BuildFailed
+from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
 
-# float32 (n, 3, H, W) in, float32 (n, classes) out.
+# float32 (n, 3, H, W) in; float32 (n, ...) out: (n, classes) of a classifier, (n, 4 + classes, anchors) of a detector.
 Floats = NDArray[np.float32]
 
 
@@ -25,22 +28,50 @@ class BuiltModel:
     note: str = ""
 
 
+# Each is made when it is asked for; close it to stop a build.
+Variants = Generator[BuiltModel, None, None]
+
+
 class Backend(ABC):
     """Builds networks for one engine and can run what it built."""
 
     name: str
-    # What a device must have installed, as a version specifier.
-    requirement: str
-    # Whether the makers have run this engine on the hardware that it is for.
-    verification: str
 
-    @abstractmethod
-    def build(self, onnx_path: Path, target: Target, folder: Path, calibration: Floats | None) -> Iterable[BuiltModel]:
+    @property
+    def requirement(self) -> str:
+        """What a device must have installed, as a version specifier."""
+        return ENGINES[self.name].requirement
+
+    @property
+    def verification(self) -> str:
+        """Whether the makers have run this engine on the hardware that it is for."""
+        return ENGINES[self.name].verification
+
+    def build(self, onnx_path: Path, target: Target, folder: Path, calibration: Floats | None) -> Variants:
         """Return variants of the build, the preferred first; the gate takes the first that holds and asks for no more.
 
-        `calibration` is float32 (n, 3, H, W), normalised; int8 needs it. Raises BuildFailed.
+        `calibration` is float32 (n, 3, H, W), normalised; int8 needs it. Raises BuildFailed, and UnsupportedOperators
+        naming them, when the first variant is asked for.
         """
+        network = read_network(onnx_path)
+        if target.precision is Precision.INT8 and (calibration is None or not len(calibration)):
+            raise BuildFailed("int8 needs pictures to calibrate on; give some, for example 100 of the training set")
+        if calibration is not None and calibration.shape[1:] != network.shape:
+            raise BuildFailed(
+                f"the pictures to calibrate on have the shape {calibration.shape[1:]}, the network wants {network.shape}"
+            )
+        yield from self._variants(network, target.precision, folder, calibration)
+
+    @abstractmethod
+    def _variants(
+        self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
+    ) -> Iterable[BuiltModel]:
+        """Do what build() promises, for a network that was checked."""
 
     @abstractmethod
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
-        """Return logits (n, classes) of normalised inputs (n, 3, H, W)."""
+        """Return the first output (n, ...) of normalised inputs (n, 3, H, W)."""
+
+    @abstractmethod
+    def unsupported(self, network: Network) -> frozenset[str]:
+        """Return those of the network's operators that the engine does not know."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,47 +10,61 @@ from typing import Any
 import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
-from milonga_compiler.errors import BuildFailed, EngineMissing
-from milonga_compiler.target import Target
+from milonga_compiler.engines import Precision
+from milonga_compiler.errors import BuildFailed, UnsupportedOperators
+from milonga_compiler.network import Network, copy_whole
 
 # Bounds the memory of activations; results do not depend on it.
 _BATCH = 64
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineMissing("onnxruntime is not installed; run: pip install 'milonga-compiler[onnxruntime]'") from error
-    return onnxruntime
+# How it names what it does not know: an operator without a schema, or a schema without a kernel; the first one only.
+_UNKNOWN = re.compile(
+    r"(?:Fatal error: (?P<domain>[\w.]*):(?P<name>\w+)\(-?\d+\) is not a registered)"
+    r"|(?:Could not find an implementation for (?P<kernel>\w+))"
+)
 
 
 class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
-    # Opset 17 and per-channel QDQ.
-    requirement = ">=1.17"
-    verification = "verified on x86-64; not verified on hardware elsewhere"
 
-    def __init__(self) -> None:
-        self._ort = _onnxruntime()
-
-    def build(self, onnx_path: Path, target: Target, folder: Path, calibration: Floats | None) -> Iterable[BuiltModel]:
-        if target.precision == "fp32":
-            shutil.copyfile(onnx_path, folder / "model.onnx")
+    def _variants(
+        self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
+    ) -> Iterable[BuiltModel]:
+        self._session(network.path, 1)  # What it cannot load is refused here, by name.
+        if precision is Precision.FP32 or calibration is None:
+            copy_whole(network, folder / "model.onnx")
             return [BuiltModel("model.onnx", ["model.onnx"])]
-        if calibration is None or not len(calibration):
-            raise BuildFailed("int8 needs pictures to calibrate on; give some, for example 100 of the training set")
         from milonga_compiler.quantize import quantize_variants
 
-        return quantize_variants(onnx_path, folder, calibration)
+        return quantize_variants(network.path, folder, calibration)
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = self._ort.InferenceSession(str(model_file), options, providers=["CPUExecutionProvider"])
+        session = self._session(model_file, threads)
         name = session.get_inputs()[0].name
         parts = [
             session.run(None, {name: inputs[start : start + _BATCH]})[0] for start in range(0, len(inputs), _BATCH)
         ]
         return np.concatenate(parts).astype(np.float32)
+
+    def unsupported(self, network: Network) -> frozenset[str]:
+        try:
+            self._session(network.path, 1)
+        except UnsupportedOperators as error:
+            return frozenset(error.operators)
+        return frozenset()
+
+    def _session(self, path: Path, threads: int) -> Any:
+        """Return the loaded model. Raises UnsupportedOperators or BuildFailed."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises many kinds, none of them public.
+            unknown = _UNKNOWN.search(str(error))
+            if unknown:
+                name = ".".join(part for part in (unknown["domain"], unknown["name"] or unknown["kernel"]) if part)
+                message = f"ONNX Runtime {onnxruntime.__version__} does not know the operator {name}"
+                raise UnsupportedOperators(message, [name]) from error
+            raise BuildFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load the network: {error}") from error

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from onnx.reference import ReferenceEvaluator
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
-from milonga_compiler.target import Target
+from milonga_compiler.engines import Precision
+from milonga_compiler.errors import UnsupportedOperators
+from milonga_compiler.network import Network, copy_whole
 
 
 class ReferenceBackend(Backend):
     name = "reference"
-    requirement = ">=1.16"
-    verification = "verified"
 
-    def build(self, onnx_path: Path, target: Target, folder: Path, calibration: Floats | None) -> Iterable[BuiltModel]:
-        shutil.copyfile(onnx_path, folder / "model.onnx")
+    def _variants(
+        self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
+    ) -> Iterable[BuiltModel]:
+        unknown = sorted(self.unsupported(network))
+        if unknown:
+            raise UnsupportedOperators(f"onnx does not know {', '.join(unknown)}", unknown)
+        copy_whole(network, folder / "model.onnx")
         return [BuiltModel("model.onnx", ["model.onnx"])]
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
-        (logits,) = ReferenceEvaluator(str(model_file)).run(None, {"image": inputs})
-        return np.asarray(logits, dtype=np.float32)
+        from onnx.reference import ReferenceEvaluator
+
+        evaluator = ReferenceEvaluator(str(model_file))
+        return np.asarray(evaluator.run(None, {evaluator.input_names[0]: inputs})[0], dtype=np.float32)
+
+    def unsupported(self, network: Network) -> frozenset[str]:
+        from onnx.reference import ReferenceEvaluator
+        from onnx.reference.ops import load_op
+        from onnx.reference.ops.aionnxml import load_op as load_ml_op
+
+        unknown = set()
+        for operator in network.operators:
+            domain, _, name = operator.rpartition(".")
+            try:
+                if domain == "ai.onnx.ml":
+                    load_ml_op(domain, name, None)
+                else:
+                    load_op(domain, name, network.opset, evaluator_cls=ReferenceEvaluator)
+            except Exception:  # It raises several kinds for an operator that it does not have.
+                unknown.add(operator)
+        return frozenset(unknown)

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from milonga import pictures
-from milonga_compiler.build import Built, Evidence, build
+from milonga_compiler.build import Built, Evidence, State, build
 from milonga_compiler.bundle import verify_bundle
-from milonga_compiler.errors import BundleInvalid, CompilerError
+from milonga_compiler.errors import BundleInvalid, CompilerError, EngineMissing
 from milonga_compiler.target import Target
 from numpy.typing import NDArray
 from PIL import Image
@@ -72,17 +72,21 @@ def _one(
     finished = _finished(record, order)
     if finished is not None:
         return finished
-    built = build(
-        Path(spec["onnx"]),
-        target,
-        workdir / slug,
-        evidence,
-        calibration,
-        _manifest(spec),
-        spec["max_accuracy_loss_points"],
-        spec["threads"],
-        describe=lambda logits: {"reference": reference(logits)},
-    )
+    try:
+        built = build(
+            Path(spec["onnx"]),
+            target,
+            workdir / slug,
+            evidence,
+            calibration,
+            _manifest(spec),
+            spec["max_accuracy_loss_points"],
+            spec["threads"],
+            describe=lambda logits: {"reference": reference(logits)},
+        )
+    except EngineMissing as error:
+        # Not kept: the engine may be there when the job is run again, and the other targets need not wait for it.
+        return _result(Built(target, State.REJECTED, str(error)))
     result = _result(built)
     write_atomically(record, json.dumps({"order": order, "result": result}))
     return result

@@ -1,0 +1,65 @@
+"""What is known of every engine without importing any: one entry for each file in backends/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Precision(str, Enum):
+    """The numbers that a build computes in; int8 is calibrated on pictures."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class BuildSite(str, Enum):
+    """Where an engine's builds are made: on the hub for all devices of a type, or on each device for itself."""
+
+    HUB = "hub"
+    DEVICE = "device"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an engine offers and needs.
+
+    `modules` must be importable to build and to run; the extra of the engine's name in pyproject.toml brings them.
+    `own_environment` says that they do not get on with the other engines' packages or are very large;
+    `without_dependencies` are those that bring far more than is used. `requirement` is what a device must have
+    installed, as a version specifier, and `architectures` what it may be, as `uname -m` says.
+    """
+
+    precisions: tuple[Precision, ...]
+    modules: tuple[str, ...]
+    requirement: str
+    verification: str
+    architectures: tuple[str, ...] = ("x86_64", "aarch64")
+    build_site: BuildSite = BuildSite.HUB
+    own_environment: bool = False
+    without_dependencies: tuple[str, ...] = ()
+
+
+_X86_ONLY = "verified on x86-64; not verified on hardware elsewhere"
+
+ENGINES: dict[str, Engine] = {
+    "onnxruntime": Engine(
+        precisions=(Precision.FP32, Precision.INT8),
+        modules=("onnxruntime", "sympy"),
+        requirement=">=1.17",  # Opset 17 and per-channel QDQ.
+        verification=_X86_ONLY,
+    ),
+    "reference": Engine(
+        precisions=(Precision.FP32,),
+        modules=("onnx",),
+        requirement=">=1.16",
+        verification="verified",
+    ),
+}

@@ -1,0 +1,94 @@
+"""Which interpreter has an engine's packages: this one, one that is configured, or an environment made for the engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from milonga_compiler.engines import ENGINES
+from milonga_compiler.errors import CompilerError, EngineMissing
+
+_DISTRIBUTION = "milonga-compiler"
+_FINISHED = ".finished"
+
+
+def interpreter(engine: str) -> str:
+    """Return the interpreter to run an engine with. Raises EngineMissing with the line that adds the engine.
+
+    MILONGA_ENGINE_NAME_PYTHON names one; else it is this one where it has the packages, else the engine's environment.
+    """
+    configured = os.environ.get(f"MILONGA_ENGINE_{engine.upper()}_PYTHON")
+    if configured:
+        if not os.access(configured, os.X_OK):
+            raise EngineMissing(f"MILONGA_ENGINE_{engine.upper()}_PYTHON names {configured}, which cannot be run")
+        return configured
+    if not missing_modules(engine):
+        return sys.executable
+    made = environment(engine) / "bin" / "python"
+    if (environment(engine) / _FINISHED).exists():
+        return str(made)
+    raise EngineMissing(f"{engine} is not installed here; run: {adding_line(engine)}")
+
+
+def usable(engine: str) -> bool:
+    """Return whether an interpreter with the engine was found."""
+    try:
+        return bool(interpreter(engine))
+    except EngineMissing:
+        return False
+
+
+def missing_modules(engine: str) -> list[str]:
+    """Return what of the engine's cannot be imported in this interpreter; nothing is imported to find out."""
+    return [name for name in ENGINES[engine].modules if importlib.util.find_spec(name) is None]
+
+
+def adding_line(engine: str) -> str:
+    """Return the command that makes the engine usable here."""
+    if ENGINES[engine].own_environment:
+        return f"milonga-compiler engines add {engine}"
+    return f"pip install '{_DISTRIBUTION}[{engine}]'"
+
+
+def environment(engine: str) -> Path:
+    """Return where the engine's own environment is, or would be made."""
+    named = os.environ.get("MILONGA_ENGINES_FOLDER")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(named) if named else cache / "milonga" / "engines") / engine
+
+
+def requirements(engine: str) -> list[str]:
+    """Return what pip must install for the engine: its extra in this package's own metadata, and what all need."""
+    lines = metadata.requires(_DISTRIBUTION) or []
+    split = [re.split(r"\s*;\s*", line, maxsplit=1) for line in lines]
+    of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(engine)}['"]""")
+    return [parts[0] for parts in split if len(parts) == 1 or of_extra.search(parts[1])]
+
+
+def add(engine: str) -> Path:
+    """Make the engine's environment, or finish one that was interrupted, and return it. pip tells on stdout.
+
+    Raises CompilerError where pip fails.
+    """
+    place = environment(engine)
+    if (place / _FINISHED).exists():
+        return place
+    shutil.rmtree(str(place), ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    python = str(place / "bin" / "python")
+    alone = ENGINES[engine].without_dependencies
+    wanted = [each for each in requirements(engine) if not each.startswith(alone or ("\0",))]
+    steps = [[sys.executable, "-m", "venv", str(place)], [python, "-m", "pip", "install", *wanted]]
+    if alone:
+        steps.append([python, "-m", "pip", "install", "--no-deps", *alone])
+    for step in steps:
+        if subprocess.run(step).returncode:
+            raise CompilerError(f"{engine} could not be added: {' '.join(step)} failed; its reason stands above")
+    (place / _FINISHED).touch()
+    return place

@@ -1,0 +1,229 @@
+"""Run engines in processes of their own, with limits on time and memory: a crash costs one build and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from milonga_compiler import errors
+from milonga_compiler.backends.base import Backend, BuiltModel, Floats, Variants
+from milonga_compiler.engines import ENGINES
+from milonga_compiler.environments import interpreter, usable
+from milonga_compiler.errors import BuildFailed, CompilerError, EngineDied, RunFailed, UnsupportedOperators
+from milonga_compiler.network import Network, read_network
+from milonga_compiler.target import Target
+from milonga_compiler.worker import BOOTSTRAP
+
+_PACKAGE = Path(__file__).parent
+# How much of the log an error quotes.
+_TAIL_LINES, _TAIL_LETTERS = 4, 600
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "cannot allocate",
+    "out of memory",
+    "memoryerror",
+    "bad allocation",
+    "failed to allocate",
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one variant of a build, and one run, may take; `memory_bytes` 0 means no limit.
+
+    Half an hour builds any network of an edge device several times over; tuning counts its own budget beyond that.
+    """
+
+    build_seconds: float = 1800.0
+    run_seconds: float = 600.0
+    memory_bytes: int = 0
+
+
+def default_limits() -> Limits:
+    """Return limits that leave a quarter of this machine's memory to everything else."""
+    return Limits(memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4)
+
+
+class IsolatedBackend(Backend):
+    """The back end of an engine, with every build and every run in a process of its own.
+
+    What the engine prints is appended to `log`; without one it is only quoted in errors.
+    """
+
+    def __init__(self, name: str, limits: Limits, log: Path | None = None) -> None:
+        """Raises EngineMissing, with the line that adds it, where no interpreter here has the engine."""
+        self.name = name
+        self._limits, self._log = limits, log
+        self._interpreter = interpreter(name)
+
+    def build(self, onnx_path: Path, target: Target, folder: Path, calibration: Floats | None) -> Variants:
+        with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:
+            given = None
+            if calibration is not None:
+                given = str(Path(scratch) / "calibration.npy")
+                np.save(given, calibration)
+            request = {"do": "build", "onnx": str(onnx_path.absolute()), "target": str(target), "calibration": given}
+            with self._asked({**request, "folder": str(folder.absolute())}) as process:
+                try:
+                    while True:
+                        answer = process.answer(f"building {target}", self._limits.build_seconds, BuildFailed)
+                        if "variant" not in answer:
+                            return
+                        yield BuiltModel(**answer["variant"])
+                        process.tell({"do": "next"})
+                except UnsupportedOperators as error:
+                    raise UnsupportedOperators(f"{error}; {self._others(onnx_path, error)}", error.operators) from error
+
+    def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
+        with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:
+            given, made = Path(scratch) / "inputs.npy", Path(scratch) / "outputs.npy"
+            np.save(str(given), inputs)
+            request = {"do": "run", "model_file": str(model_file.absolute()), "threads": threads}
+            with self._asked({**request, "inputs": str(given), "outputs": str(made)}) as process:
+                process.answer(f"running {model_file.name}", self._limits.run_seconds, RunFailed)
+            outputs: Floats = np.load(str(made))
+            return outputs
+
+    def unsupported(self, network: Network) -> frozenset[str]:
+        with self._asked({"do": "unsupported", "onnx": str(network.path.absolute())}) as process:
+            return frozenset(process.answer("reading the network", self._limits.run_seconds, BuildFailed)["done"])
+
+    def _variants(self, *_: object) -> Iterator[BuiltModel]:
+        raise NotImplementedError("build() asks the process")
+
+    def _asked(self, request: dict[str, Any]) -> _Process:
+        whole = {**request, "engine": self.name, "memory_bytes": self._limits.memory_bytes}
+        return _Process(self.name, self._interpreter, whole, self._log)
+
+    def _others(self, onnx_path: Path, error: UnsupportedOperators) -> str:
+        """Say which other engines know the operators: those that are usable here are asked."""
+        knowing, network = [], read_network(onnx_path)
+        for name in ENGINES:
+            if name == self.name or not usable(name):
+                continue
+            with contextlib.suppress(CompilerError):
+                if not IsolatedBackend(name, self._limits).unsupported(network) & set(error.operators):
+                    knowing.append(name)
+        return f"these engines have all of them: {', '.join(knowing)}" if knowing else "no engine here has them"
+
+
+class _Process:
+    """One worker, from its request to its end; leaving the context ends it and all that it started."""
+
+    def __init__(self, engine: str, python: str, request: dict[str, Any], log: Path | None) -> None:
+        self._engine, self._memory_bytes = engine, int(request["memory_bytes"])
+        self._kept = log
+        self._log: IO[bytes] = log.open("ab") if log else tempfile.TemporaryFile()  # noqa: SIM115
+        self._began = self._log.tell()
+        self._process = subprocess.Popen(
+            [python, "-c", BOOTSTRAP, str(_PACKAGE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        self._rest = b""
+        self.tell(request)
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+        self._log.close()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # The answer tells how it died.
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def answer(self, doing: str, seconds: float, unnamed: type[CompilerError]) -> dict[str, Any]:
+        """Return the next answer. Raises the error it names, `unnamed` for the engine's own, or EngineDied."""
+        line = self._line(doing, seconds)
+        if line is None:
+            raise EngineDied(f"{self._engine} {self._death()} while {doing}{self._tail()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" not in answer:
+            return answer
+        message, kind = str(answer["message"]), getattr(errors, answer["error"], unnamed)
+        if kind is UnsupportedOperators:
+            raise UnsupportedOperators(message, answer["operators"])
+        if kind is EngineDied or _mentions_memory(message):
+            raise EngineDied(
+                f"{self._engine} ran out of memory ({self._allowed()} allowed) while {doing}{self._tail()}"
+            )
+        raise kind(message if answer["error"] else f"{self._engine} failed while {doing}: {message}")
+
+    def _line(self, doing: str, seconds: float) -> bytes | None:
+        """Return the next line, or None where the process ended without one. Raises EngineDied when time is up."""
+        out = self._process.stdout
+        assert out is not None
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(out, selectors.EVENT_READ)
+            while b"\n" not in self._rest:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    self._kill()
+                    raise EngineDied(f"{self._engine} was ended after {seconds:g} s of {doing}{self._tail()}")
+                data = os.read(out.fileno(), 65536)
+                if not data:
+                    return None
+                self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _death(self) -> str:
+        code = self._process.wait()
+        if _mentions_memory(self._printed()):
+            return f"ran out of memory ({self._allowed()} allowed)"
+        if code == -signal.SIGKILL:
+            return "was killed, most likely because the machine had no memory left,"
+        return f"crashed ({signal.Signals(-code).name})" if code < 0 else f"ended by itself (exit code {code})"
+
+    def _allowed(self) -> str:
+        return f"{self._memory_bytes / 2**20:.0f} MiB" if self._memory_bytes else "all"
+
+    def _printed(self) -> str:
+        """Return what this process has printed, not what was in the log before."""
+        if self._kept is None:
+            self._log.seek(0)
+            return self._log.read().decode(errors="replace")
+        with self._kept.open("rb") as file:
+            file.seek(self._began)
+            return file.read().decode(errors="replace")
+
+    def _tail(self) -> str:
+        lines = [line.strip() for line in self._printed().splitlines() if line.strip()][-_TAIL_LINES:]
+        said = " | ".join(lines)[-_TAIL_LETTERS:]
+        kept = f" (all of it in {self._kept})" if self._kept else ""
+        return f"; it last said: {said}{kept}" if said else ""
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+def _mentions_memory(text: str) -> bool:
+    return any(sign in text.lower() for sign in _OUT_OF_MEMORY)

@@ -1,0 +1,101 @@
+"""The process that an engine runs in. It is started by isolated.py and speaks JSON lines.
+
+Down (stdin): one request, {"do": "build" | "run" | "unsupported", ...}; then {"do": "next"} for each further variant.
+Up (stdout): {"variant": {...}}, {"done": ...}, or {"error": NAME, "message": ..., "operators": [...]}.
+What the engine itself prints goes to stderr, which is the log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# What the parent must start an interpreter with (-c): another environment does not have this package, and may take only
+# this package from here, never the versions of others that lie beside it.
+BOOTSTRAP = """
+import importlib.util, sys
+from pathlib import Path
+place = Path(sys.argv.pop(1))
+spec = importlib.util.spec_from_file_location(
+    "milonga_compiler", place / "__init__.py", submodule_search_locations=[str(place)]
+)
+module = sys.modules["milonga_compiler"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from milonga_compiler.worker import main
+sys.exit(main())
+"""
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def main() -> int:
+    """Answer one request. The exit code says nothing: the answer does."""
+    _die_with_parent()
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # What libraries print goes to the log.
+    request = json.loads(sys.stdin.readline())
+    if request["memory_bytes"]:
+        # Private writable memory, as the agent's limits.py has it: files that are only mapped do not count.
+        resource.setrlimit(resource.RLIMIT_DATA, (request["memory_bytes"], request["memory_bytes"]))
+    try:
+        for answer in _answers(request):
+            _say(out, answer)
+            if "done" not in answer and not sys.stdin.readline():
+                break
+    except MemoryError:
+        _say(out, {"error": "EngineDied", "message": "it ran out of memory"})
+    except Exception as error:  # Engines raise what they like.
+        traceback.print_exc()
+        _say(out, _described(error))
+    return 0
+
+
+def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    from milonga_compiler.backends import in_process
+    from milonga_compiler.network import read_network
+    from milonga_compiler.target import Target
+
+    engine = in_process(request["engine"])
+    if request["do"] == "build":
+        calibration = np.load(request["calibration"]) if request["calibration"] else None
+        target = Target.parse(request["target"])
+        for variant in engine.build(Path(request["onnx"]), target, Path(request["folder"]), calibration):
+            yield {"variant": vars(variant)}
+        yield {"done": None}
+    elif request["do"] == "run":
+        outputs = engine.run(Path(request["model_file"]), np.load(request["inputs"]), request["threads"])
+        np.save(request["outputs"], np.asarray(outputs, dtype=np.float32))
+        yield {"done": None}
+    else:
+        yield {"done": sorted(engine.unsupported(read_network(Path(request["onnx"]))))}
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    from milonga_compiler.errors import CompilerError
+
+    if isinstance(error, CompilerError):
+        operators = getattr(error, "operators", ())
+        return {"error": type(error).__name__, "message": str(error), "operators": list(operators)}
+    return {"error": "", "message": f"{type(error).__name__}: {error}"}
+
+
+def _say(out: Any, answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), file=out, flush=True)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, however that happens."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            os._exit(1)
