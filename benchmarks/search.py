@@ -111,7 +111,7 @@ class _Bench:
 
 def _checkpoint(supernet: Supernet, recipe: object, path: Path) -> Path:
     state = supernet.state_dict()
-    Checkpoint(recipe, supernet.classes, state, state, {}, 0, [], None, None).write(path)  # type: ignore[arg-type]
+    Checkpoint(recipe, supernet.space.settings, supernet.classes, state, state, {}, 0, [], None, None).write(path)  # type: ignore[arg-type]
     return path
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 # (low, high, bins) of every histogram that a device sends. Edges are fixed so that windows of all devices add up.
 BINS: Mapping[str, tuple[float, float, int]] = {
@@ -28,6 +28,8 @@ INPUT_STATISTICS = ("brightness", "contrast", "sharpness")
 
 # A picture of 64 megapixels needs 192 MB once decoded; small devices would not survive more.
 MAX_PIXELS = 64_000_000
+# The EXIF tag by which cameras say how they were held.
+_ORIENTATION = 0x0112
 
 
 class PictureError(ValueError):
@@ -35,7 +37,7 @@ class PictureError(ValueError):
 
 
 def decode(data: bytes) -> Image.Image:
-    """Return the picture as RGB, whatever its own mode; transparency is laid on black.
+    """Return the picture as RGB and upright, whatever its own mode; transparency is laid on black.
 
     Raises PictureError for anything that is not a whole, sane picture.
     """
@@ -44,12 +46,14 @@ def decode(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise PictureError(
                     f"the picture has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are taken"
                 )
             image.load()
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
     except PictureError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and more.

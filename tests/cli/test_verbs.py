@@ -50,7 +50,7 @@ READING: dict[str, tuple[str, str]] = {
 }
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices watch", "datasets import",
     "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
-    "telemetry watch", "bench latency")  # fmt: skip
+    "telemetry watch", "bench latency", "models checkpoint")  # fmt: skip
 HUBLESS = ("up", "bench latency")
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1")
 
@@ -126,6 +126,7 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("runs show digits/99", 3, "milonga runs list"),
         ("runs watch digits/99", 3, "milonga runs list"),
         ("models show digits/99", 3, "no models/digits/versions/99"),
+        ("models checkpoint digits/1", 3, "only detectors"),
         ("apply -f nowhere.yaml", 3, "fleet_configs"),
         ("datasets import nowhere --name x", 3, "a folder of pictures for each class"),
         ("runs resume digits/1", 4, "only failed and cancelled"),

@@ -173,7 +173,7 @@ def test_a_symbolic_link_in_a_zip_is_refused(tmp_path: Path) -> None:
 
 def test_a_picture_outside_of_any_class_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"stray\.png lies outside of any class folder"):
-        _read(tmp_path, _zip({**FILES, "stray.png": b"x"}))
+        _labels(tmp_path, _zip({**FILES, "stray.png": b"x"}))
 
 
 def test_an_error_while_pictures_are_used_stays_what_it_is(tmp_path: Path) -> None:

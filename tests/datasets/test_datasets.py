@@ -73,9 +73,11 @@ def test_appending_keeps_every_picture_in_its_split(service: DatasetService, tmp
     service.import_archive("digits", _packed(_pictures(tmp_path / "a")), False, False)
     second = service.import_archive("digits", _packed(_pictures(tmp_path / "b", 60, 40)), True, False)
     assert (second.number, second.added_count) == (2, 40)
-    service.write_arrays("datasets/digits/versions/1", 16, tmp_path / "1.npz")
-    service.write_arrays("datasets/digits/versions/2", 16, tmp_path / "2.npz")
-    with np.load(tmp_path / "1.npz") as old, np.load(tmp_path / "2.npz") as new:
+    paths = [
+        service.write_training_data(f"datasets/digits/versions/{number}", 16, tmp_path / str(number))
+        for number in (1, 2)
+    ]
+    with np.load(paths[0]) as old, np.load(paths[1]) as new:
         for split in ("train", "val"):
             before = {picture.tobytes() for picture in old[f"x_{split}"]}
             kept = new[f"x_{split}"][new[f"added_{split}"] == 1]
@@ -295,16 +297,16 @@ def test_an_import_tells_how_far_it_is(service: DatasetService, tmp_path: Path) 
 
 def test_the_same_version_gives_the_same_arrays(service: DatasetService, tmp_path: Path) -> None:
     service.import_archive("digits", _packed(_pictures(tmp_path / "a")), False, False)
-    for name in ("one", "two"):
-        service.write_arrays("datasets/digits/versions/1", 16, tmp_path / f"{name}.npz")
-    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+    first, second = (
+        service.write_training_data("datasets/digits/versions/1", 16, tmp_path / name) for name in ("one", "two")
+    )
+    with np.load(first) as one, np.load(second) as two:
         assert set(one.files) == {*(f"{k}_{s}" for k in ("x", "y", "added") for s in ("train", "val")), "classes"}
         assert all(np.array_equal(one[key], two[key]) for key in one.files)
 
 
 def test_arrays_are_whole_or_missing(service: DatasetService, tmp_path: Path) -> None:
     service.import_archive("digits", _packed(_pictures(tmp_path / "a")), False, False)
-    target = tmp_path / "arrays" / "data.npz"
-    service.write_arrays("datasets/digits/versions/1", 16, target)
+    target = service.write_training_data("datasets/digits/versions/1", 16, tmp_path / "arrays")
     assert [path.name for path in target.parent.iterdir()] == ["data.npz"]
     assert io.BytesIO(target.read_bytes()).read(2) == b"PK"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.learning.costs import traced
-from milonga_hub.learning.spaces import SPACES, Encoding, Space, space
+from milonga_hub.learning.spaces import SPACES, Encoding, Space, rebuilt, space
 from milonga_hub.learning.spaces.base import resolutions
 from milonga_hub.learning.spaces.chain import strides
+from milonga_hub.learning.spaces.fixed import Fixed
+from milonga_hub.learning.spaces.yolo import Yolo
 
 NAMES = ("mbv3", "resnet", "densenet")
 SEEDS = st.integers(0, 2**32)
@@ -94,6 +97,19 @@ def test_costs_of_a_known_network_are_those_on_paper() -> None:
     assert cost.macs == 16 * 16 * 8 * (27 + 9) + 80 and cost.depthwise_macs == 16 * 16 * 8 * 9
     assert cost.params == (8 * 27 + 8) + (8 * 9 + 8) + 90 and cost.layers == 3
     assert cost.peak_activations == 2 * 8 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    "made",
+    [*(space(name, 32) for name in SPACES), space("yolo11n", 64), Yolo(96, "yolov8", 0.125)],
+    ids=lambda one: one.name,
+)
+def test_a_space_is_made_again_from_its_settings(made: Space) -> None:
+    chosen = made.sample(random.Random(0))
+    for one in (made, Fixed(made, chosen)):
+        again = rebuilt(json.loads(json.dumps(one.settings)))
+        assert type(again) is type(one) and again.settings == one.settings
+        assert again.digest(again.largest()) == one.digest(one.largest())
 
 
 @pytest.mark.parametrize("name", sorted(SPACES))

@@ -14,6 +14,7 @@ from milonga_hub.db import Database
 from milonga_hub.errors import NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.models.service import ModelService
+from milonga_hub.tasks import Task
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def _result(folder: Path, precision: str = "fp32") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_run_makes_one_version_however_often_it_asks(database: Database) -> None:
-    models = ModelService(database)
+def test_a_run_makes_one_version_however_often_it_asks(database: Database, tmp_path: Path) -> None:
+    models = ModelService(database, BlobStore(tmp_path / "blobs"))
     first = models.create_version("digits", "projects/digits/runs/1", "d", "s", {"pi": "x"}, {"pi": 0.9})
     again = models.create_version("digits", "projects/digits/runs/1", "d", "s", {"pi": "y"}, {"pi": 0.1})
     other = models.create_version("digits", "projects/digits/runs/2", "d", "s", {"pi": "z"}, {"pi": 0.8})
@@ -50,9 +51,24 @@ def test_a_run_makes_one_version_however_often_it_asks(database: Database) -> No
     assert models.list()[0][0].latest_version == 2
 
 
-def test_a_missing_version_names_the_command(database: Database) -> None:
+def test_a_checkpoint_is_found_by_its_device_type(database: Database, tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path / "blobs")
+    models = ModelService(database, blobs)
+    kept = {name: blobs.put(name.encode()) for name in ("pi", "orin")}
+    several = models.create_version("a", "projects/a/runs/1", "d", "s", {}, {}, Task.DETECTION, kept)
+    one = models.create_version("b", "projects/b/runs/1", "d", "s", {}, {}, Task.DETECTION, {"pi": kept["pi"]})
+    none = models.create_version("c", "projects/c/runs/1", "d", "s", {}, {})
+    assert models.checkpoint(several.name, "orin").read_bytes() == b"orin"
+    assert models.checkpoint(one.name).read_bytes() == b"pi"
+    with pytest.raises(NotFound, match="orin, pi; say which one"):
+        models.checkpoint(several.name)
+    with pytest.raises(NotFound, match="only detectors"):
+        models.checkpoint(none.name)
+
+
+def test_a_missing_version_names_the_command(database: Database, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="milonga models versions"):
-        ModelService(database).get_version("models/x/versions/9")
+        ModelService(database, BlobStore(tmp_path / "blobs")).get_version("models/x/versions/9")
 
 
 def test_recording_again_keeps_what_was_measured(builds: BuildService, tmp_path: Path) -> None:

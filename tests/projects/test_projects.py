@@ -15,16 +15,19 @@ from milonga.v1 import projects_pb2 as pb
 from milonga.v1 import projects_pb2_grpc
 from milonga_hub.blobs import BlobStore
 from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.datasets.models import Dataset
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.learning.spaces import SPACES
+from milonga_hub.learning.spaces.yolo import NAMED
 from milonga_hub.projects import rules
 from milonga_hub.projects.files import load_project, parse_project
 from milonga_hub.projects.models import Limits, ProjectSpec, TrainingSpec
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.tasks import Task
 from milonga_hub.transports import grpc as grpc_transport
 from pydantic import BaseModel
 
@@ -70,7 +73,7 @@ def test_the_template_shows_the_defaults() -> None:
             r"p\.yaml:6: spec\.training\.epochs: .*greater than or equal to 1",
         ),
         ("  dataset: d\n  rollout: {waves: [0.5, 0.2]}\n", r"p\.yaml:5: .*add up to 1"),
-        ("  task: DETECTION\n  dataset: d\n", r"p\.yaml:4: spec\.task: .*CLASSIFICATION"),
+        ("  task: SEGMENTATION\n  dataset: d\n", r"p\.yaml:4: spec\.task: .*CLASSIFICATION"),
         ("  dataset: [d\n", r"p\.yaml:\d: not YAML"),
         ("  dataset: d\n  training:\n    epochs: yes\n", r"p\.yaml:6: spec\.training\.epochs: .*integer"),
         ("  dataset: d\n  training:\n    learning_rate: .inf\n", r"p\.yaml:6: .*finite"),
@@ -158,9 +161,55 @@ def test_a_broken_selector_is_named_by_its_place() -> None:
 
 
 def test_the_spaces_that_may_be_asked_for_are_those_there_are() -> None:
-    assert set(rules.SPACES) == set(SPACES)
-    with pytest.raises(InvalidInput, match=r"spec\.training\.space: there is no space 'vgg'; take mbv3"):
+    assert set(rules.SPACES[Task.CLASSIFICATION]) == set(SPACES)
+    assert set(rules.SPACES[Task.DETECTION]) == set(NAMED)
+    with pytest.raises(
+        InvalidInput, match=r"spec\.training\.space: there is no space 'vgg'; for classification take mbv3"
+    ):
         rules.check("d", ProjectSpec(dataset="d", training=TrainingSpec(space="vgg")))
+
+
+@pytest.mark.parametrize(
+    ("task", "space", "size", "told"),
+    [
+        (
+            Task.CLASSIFICATION,
+            "yolo",
+            64,
+            r"spec\.training\.space: 'yolo' is for detection; for classification take mbv3",
+        ),
+        (Task.DETECTION, "mbv3", 64, r"spec\.training\.space: 'mbv3' is for classification; for detection take yolo, "),
+        (
+            Task.DETECTION,
+            "yolo26n",
+            72,
+            r"spec\.training\.resolution_px: detectors need a multiple of 32, not 72; take 64",
+        ),
+    ],
+)
+def test_a_space_of_another_task_or_size_is_refused(task: Task, space: str, size: int, told: str) -> None:
+    spec = ProjectSpec(task=task, dataset="d", training=TrainingSpec(space=space, resolution_px=size))
+    with pytest.raises(InvalidInput, match=told):
+        rules.check("d", spec)
+
+
+def test_a_project_needs_a_data_set_of_its_task(projects: ProjectService) -> None:
+    spec = ProjectSpec(task=Task.DETECTION, dataset="digits", training=TrainingSpec(space="yolo"))
+    with pytest.raises(
+        FailedPrecondition, match=r"spec\.task is DETECTION, and the data set 'digits' is for CLASSIFICATION"
+    ):
+        projects.apply("digits", spec)
+
+
+def test_detection_without_ultralytics_names_the_extra(
+    projects: ProjectService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milonga_hub.projects.service.find_spec", lambda name: None)
+    with projects._database.session() as session:
+        session.add(Dataset(name="parts", latest_version=1, task=Task.DETECTION))
+    spec = ProjectSpec(task=Task.DETECTION, dataset="parts", training=TrainingSpec(space="yolo"))
+    with pytest.raises(FailedPrecondition, match=r"pip install 'milonga-hub\[yolo\]'"):
+        projects.apply("parts", spec)
 
 
 def test_a_repeated_request_gets_the_same_changes_again(projects: ProjectService) -> None:

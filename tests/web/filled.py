@@ -59,7 +59,7 @@ class Services:
         self.devices = DeviceService(self.database, self.events, self.settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
-        self.models = ModelService(self.database)
+        self.models = ModelService(self.database, self.blobs)
         self.builds = BuildService(self.database, self.blobs, self.events)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)

@@ -9,6 +9,7 @@ from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 from milonga_hub.devices.models import File
+from milonga_hub.tasks import Task
 
 
 class BuildState(StrEnum):
@@ -37,3 +38,4 @@ class Build(SQLModel, table=True):
     measured_ms: float | None = None
     chosen: bool = False
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    task: Task = Task.CLASSIFICATION

@@ -10,23 +10,29 @@ from typing import Annotated, Any
 
 import typer
 from milonga.v1 import datasets_pb2 as pb
+from milonga.v1 import projects_pb2
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from milonga_hub.cli.client import Client, Hub, Json, Limit
-from milonga_hub.cli.output import ago, clean, print_json, say, table
+from milonga_hub.cli.output import ago, clean, print_json, say, table, word
 from milonga_hub.cli.packing import packed
 
 group = typer.Typer()
 
 _CHUNK_BYTES = 1024 * 1024
 _SHOWN_REJECTED = 10
+_SHOWN_CLASSES = 20
 
 
 @group.command("import")
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="Folder with a folder of pictures for each class, or a zip or tar of it.")
+        Path,
+        typer.Argument(
+            help="Folder with a folder of pictures for each class, or with a data.yaml in YOLO's layout (images/, labels/);"
+            " or a zip or tar of it."
+        ),
     ],
     name: Annotated[str, typer.Option("--name", help="Of the data set.")],
     append: Annotated[
@@ -68,6 +74,12 @@ def _say_imported(version: pb.DatasetVersion, name: str) -> None:
         f"{version.name}: {version.train_count} pictures to train, {version.validation_count} to validate,"
         f" {len(version.classes)} classes, {version.added_count} new, {version.duplicate_count} duplicates"
     )
+    if version.task == projects_pb2.TASK_DETECTION:
+        counts = (f"{clean(name)} {version.class_counts.get(name, 0)}" for name in version.classes[:_SHOWN_CLASSES])
+        left = len(version.classes) - _SHOWN_CLASSES
+        say(f"  boxes: {', '.join(counts)}{f', and {left} more classes' if left > 0 else ''}")
+    for note in version.notes:
+        say(f"  note: {clean(note)}")
     for each in version.rejected[:_SHOWN_REJECTED]:
         say(f"  left out: {clean(each.path)}: {clean(each.reason)}")
     if len(version.rejected) > _SHOWN_REJECTED:
@@ -84,8 +96,12 @@ def list_(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
     elif not response.datasets:
         say("no data sets yet; send pictures: milonga datasets import FOLDER --name NAME")
     else:
-        rows = ((d.name, d.latest_version, len(d.classes), ago(d, "created_at")) for d in response.datasets)
-        table(("data set", "newest version", "classes", "made"), rows, right=("newest version", "classes"))
+        rows = (
+            (d.name, word(projects_pb2.Task, d.task), d.latest_version, len(d.classes), ago(d, "created_at"))
+            for d in response.datasets
+        )
+        columns = ("data set", "task", "newest version", "classes", "made")
+        table(columns, rows, right=columns[2:4])
 
 
 @group.command("versions")

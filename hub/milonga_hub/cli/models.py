@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from json import dumps
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,6 +73,33 @@ def show_version(
     )
     table(("device type", "subnet", "accuracy"), rows, right=("accuracy",))
     say(f"its builds: milonga builds list {version}")
+
+
+@models.command("checkpoint")
+def download_checkpoint(
+    version: Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER, or short MODEL/NUMBER.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("subnet.pt"),
+    device_type: Annotated[
+        str, typer.Option("--type", help="Of this device type; needed where there are several.")
+    ] = "",
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Download a detector's chosen subnet as ultralytics loads it: YOLO("subnet.pt")."""
+    request = pb.DownloadCheckpointRequest(name=version_name(version), device_type=device_type)
+    part = output.with_name(f".{output.name}.part")
+    with Client() as client, part.open("wb") as file:
+        try:
+            for piece in client.models.DownloadCheckpoint(request):
+                file.write(piece.chunk)
+        except BaseException:
+            part.unlink()
+            raise
+    part.replace(output)
+    if json:
+        say(dumps({"path": str(output), "size_bytes": output.stat().st_size}))
+    else:
+        say(f"{output}: {size(output.stat().st_size)}; load it with ultralytics: YOLO({str(output)!r})")
 
 
 @builds.command("list")

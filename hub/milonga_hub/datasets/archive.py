@@ -1,4 +1,4 @@
-"""Read archives of class folders, which may come from anyone, without believing anything that they say."""
+"""Read archives of pictures, which may come from anyone, without believing anything that they say."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ MAX_GROWTH = 20
 MAX_MEMBER_BYTES = 256 << 20
 _LEAST_BUDGET_BYTES = 64 << 20
 MAX_MEMBERS = 5_000_000
+_MAX_DESCRIPTION_BYTES = 16 << 20
 
 _IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
@@ -44,11 +45,15 @@ _CUT_OFF = "the upload is not a whole zip or tar archive; it may have been cut o
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive: its label is the folder that it lies in."""
+    """One file of an archive."""
 
     path: str
-    label: str
     data: bytes
+
+    @property
+    def label(self) -> str:
+        """Return the folder that it lies in, which names its class. Raises InvalidInput where it lies in none."""
+        return _class_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,16 @@ class Archive:
         for name, info in self._files:
             data = self._read(name, info, min(left, MAX_MEMBER_BYTES))
             left -= len(data)
-            yield Member(name, _class_of(name), data)
+            yield Member(name, data)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the paths of all files."""
+        return [name for name, _ in self._files]
+
+    def read(self, name: str) -> bytes:
+        """Return one file out of turn, which must be a small one: a description, never a picture."""
+        return self._read(name, dict(self._files)[name], _MAX_DESCRIPTION_BYTES)
 
     def _read(self, name: str, info: zipfile.ZipInfo | tarfile.TarInfo, limit: int) -> bytes:
         try:
@@ -196,12 +210,12 @@ def _check_end(tar: tarfile.TarFile) -> None:
 
 
 def pack_folder(folder: Path, archive: Path) -> int:
-    """Write a folder of class folders into a tar archive and return how many files it has.
+    """Write a folder of pictures into a tar archive and return how many files it has.
 
     Raises InvalidInput where the folder is missing or holds nothing.
     """
     if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder; give the one that holds a folder for each class")
+        raise InvalidInput(f"{folder} is not a folder; give the one that holds a folder for each class, or a data.yaml")
     count = 0
     with tarfile.open(archive, "w") as tar:
         for path in sorted(folder.rglob("*")):
@@ -212,7 +226,9 @@ def pack_folder(folder: Path, archive: Path) -> int:
                 tar.add(path.resolve(), arcname=name, recursive=False)
                 count += path.is_file()
     if not count:
-        raise InvalidInput(f"{folder} holds no files; it must have one folder of pictures for each class")
+        raise InvalidInput(
+            f"{folder} holds no files; lay one folder of pictures for each class there, or a data.yaml and pictures"
+        )
     return count
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.tasks import Task
 
 
 class Dataset(SQLModel, table=True):
@@ -15,6 +17,11 @@ class Dataset(SQLModel, table=True):
     latest_version: int = 0
     classes: list[str] = Field(default=[], sa_type=json_of(list[str]))
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    task: Task = Task.CLASSIFICATION
+
+
+# What jobs train on, inside of a run's folder: see training_data.py.
+TRAINING_FILES: Mapping[Task, str] = {Task.CLASSIFICATION: "data.npz", Task.DETECTION: "data/data.yaml"}
 
 
 class RejectedFile(BaseModel):
@@ -35,11 +42,14 @@ class DatasetVersionView(SQLModel):
     duplicate_count: int = 0
     rejected: list[RejectedFile] = Field(default=[], sa_type=json_of(list[RejectedFile]))
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    task: Task = Task.CLASSIFICATION
+    # What is odd and does no harm, in whole sentences.
+    notes: list[str] = Field(default=[], sa_type=json_of(list[str]))
 
 
 class DatasetVersion(DatasetVersionView, table=True):
     __tablename__ = "dataset_version"
-    # Blob: JSON lines of {"digest", "label", "split", "added_in", "path"}, sorted by digest.
+    # Blob: JSON lines of {"digest", "label", "split", "added_in", "path", "boxes"}, sorted by digest.
     listing: str = ""
     request_id: str = Field(default="", index=True)
 

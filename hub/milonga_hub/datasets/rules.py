@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from milonga_hub.errors import InvalidInput
 
@@ -15,24 +16,44 @@ TRAIN, VALIDATION = "train", "validation"
 _VALIDATION_SHARE = 5
 
 
+class Box(NamedTuple):
+    """One object in a picture: its class, and its box as centre, width and height from 0 to 1."""
+
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One labelled picture of a version. `added_in` is the version in which it first appeared."""
+    """One labelled picture of a version: with its class, or for detection with its boxes and an empty label.
+
+    `added_in` is the version in which it first appeared.
+    """
 
     digest: str
     label: str
     split: str
     added_in: int
     path: str
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture as it was sent: where it stood, and what it is said to show."""
+    """A picture as it was sent: where it stood, what it is said to show, and its split where the sender chose one."""
 
     digest: str
     label: str
     path: str
+    boxes: tuple[Box, ...] = ()
+    split: str = ""
+
+    def contradicts(self, other: Labelled | Sample) -> bool:
+        """Whether the same picture is said to show something else."""
+        return (self.label, self.boxes) != (other.label, other.boxes)
 
 
 @dataclass(frozen=True)
@@ -51,12 +72,13 @@ def split_of(digest: str) -> str:
 
 
 def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int, replaced: Sequence[Sample] = ()) -> Merged:
-    """Return the samples of version `number`: those known and those sent, each content once.
+    """Return the samples of version `number`: those known and those sent, each content once, by their digests.
 
     `replaced` are the samples of the version before where it is not added to but replaced: a picture that stays keeps
     its split and the version in which it first appeared, also under another label.
 
     A content that is sent under two labels, or under another label than the known one, is refused: one of them is wrong.
+    So it is for boxes.
     """
     samples = {sample.digest: sample for sample in known}
     first_path: dict[str, str] = {sample.digest: sample.path for sample in known}
@@ -67,27 +89,34 @@ def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int, replac
         if before is None and picture.digest not in contradicted:
             samples[picture.digest] = _sample(picture, number, earlier.get(picture.digest))
             first_path[picture.digest] = picture.path
-        elif before is not None and before.label == picture.label:
+        elif before is not None and not picture.contradicts(before):
             duplicates += 1
         else:
-            other = before.label if before else "another class"
-            refused[picture.path] = f"the same picture stands in class {other!r} too, as {first_path[picture.digest]}"
+            refused[picture.path] = _contradicted(picture, before, first_path[picture.digest])
             if before is not None and picture.digest not in fixed:
                 del samples[picture.digest]
                 contradicted.add(picture.digest)
-                refused[before.path] = f"the same picture stands in class {picture.label!r} too, as {picture.path}"
+                refused[before.path] = _contradicted(before, picture, picture.path)
     ordered = _with_both_splits(sorted(samples.values(), key=lambda sample: sample.digest), number)
     return Merged(tuple(ordered), duplicates, refused)
 
 
+def _contradicted(picture: Labelled | Sample, other: Labelled | Sample | None, path: str) -> str:
+    if not picture.label:
+        return f"the same picture stands with other boxes too, as {path}"
+    return f"the same picture stands in class {other.label if other else 'another class'!r} too, as {path}"
+
+
 def _sample(picture: Labelled, number: int, earlier: Sample | None) -> Sample:
+    split = picture.split or split_of(picture.digest)
     if earlier is not None:
-        return replace(earlier, label=picture.label, path=picture.path)
-    return Sample(picture.digest, picture.label, split_of(picture.digest), number, picture.path)
+        kept = replace(earlier, label=picture.label, boxes=picture.boxes, path=picture.path)
+        return replace(kept, split=picture.split or earlier.split)
+    return Sample(picture.digest, picture.label, split, number, picture.path, picture.boxes)
 
 
 def _with_both_splits(samples: list[Sample], number: int) -> list[Sample]:
-    """Give each class of two or more at least one picture in each split.
+    """Give each class of two or more at least one picture in each split; pictures with boxes are one class here.
 
     Pictures that are new move; an older one only where a replacement left its class with nothing else to move.
     """
@@ -103,10 +132,18 @@ def _with_both_splits(samples: list[Sample], number: int) -> list[Sample]:
     return [moved.get(sample.digest, sample) for sample in samples]
 
 
-def digest_of_version(samples: Sequence[Sample]) -> str:
-    """Return the digest over all pictures, labels and splits: equal content, equal digest."""
-    lines = sorted(f"{sample.digest} {sample.split} {sample.label}\n" for sample in samples)
+def digest_of_version(samples: Sequence[Sample], ordered_classes: Sequence[str] = ()) -> str:
+    """Return the digest over all pictures, labels, boxes and splits: equal content, equal digest.
+
+    `ordered_classes` are those of detection, whose numbers are part of what a data set says.
+    """
+    lines = sorted(f"{sample.digest} {sample.split} {sample.label}{_text(sample.boxes)}\n" for sample in samples)
+    lines += [f"{name}\n" for name in ordered_classes]
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _text(boxes: Sequence[Box]) -> str:
+    return "".join(f" {box.label}:{box.x:g},{box.y:g},{box.width:g},{box.height:g}" for box in boxes)
 
 
 def check(samples: Sequence[Sample], named_classes: Iterable[str]) -> list[str]:
@@ -130,6 +167,31 @@ def check(samples: Sequence[Sample], named_classes: Iterable[str]) -> list[str]:
             " train and one to validate"
         )
     return natural(counts)
+
+
+def check_boxes(samples: Sequence[Sample]) -> None:
+    """Raise InvalidInput where nothing could be learned from pictures with boxes, saying what to change."""
+    if not samples:
+        raise InvalidInput("there is no usable picture; lay pictures into images/ and their label files into labels/")
+    for split, fewest in ((TRAIN, 2), (VALIDATION, 1)):
+        some = [sample for sample in samples if sample.split == split]
+        if len(some) < fewest:
+            raise InvalidInput(f"there are {len(some)} usable pictures for {split}; at least {fewest} are needed")
+        if not any(sample.boxes for sample in some):
+            raise InvalidInput(
+                f"no {split} picture has an object; check that the label files stand beside the pictures, images/a.png"
+                " and labels/a.txt"
+            )
+
+
+def box_counts(samples: Iterable[Sample]) -> Counter[str]:
+    """Return the number of boxes of each class."""
+    return Counter(box.label for sample in samples for box in sample.boxes)
+
+
+def ordered(named: Sequence[str], before: Sequence[str]) -> list[str]:
+    """Return class names with those that are known in their known order, so that networks may go on learning."""
+    return [*(name for name in before if name in named), *(name for name in named if name not in before)]
 
 
 def natural(names: Iterable[str]) -> list[str]:

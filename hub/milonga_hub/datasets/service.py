@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from milonga import pictures
+from milonga import yolo
 from sqlmodel import Session, col, select
 
-from milonga_hub.blobs import BlobStore, digest_of
+from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets import rules
 from milonga_hub.datasets.archive import open_archive
-from milonga_hub.datasets.models import Dataset, DatasetImport, DatasetVersion, RejectedFile
-from milonga_hub.datasets.rules import Labelled, Sample
+from milonga_hub.datasets.layouts import Read, read
+from milonga_hub.datasets.models import TRAINING_FILES, Dataset, DatasetImport, DatasetVersion, RejectedFile
+from milonga_hub.datasets.rules import Box, Sample
+from milonga_hub.datasets.training_data import write_arrays, write_yolo
 from milonga_hub.db import Database
-from milonga_hub.errors import InvalidInput, NotFound, ResourceExhausted
+from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
+from milonga_hub.tasks import Task
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # A page and a terminal show this many; the count is always whole.
@@ -33,15 +33,6 @@ _NAMED_REJECTIONS = 5
 
 _Datasets = list[Dataset]
 _Versions = list[DatasetVersion]
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What an archive held: pictures now kept as blobs, files that are none, and the names of all class folders."""
-
-    labelled: list[Labelled]
-    rejected: list[RejectedFile]
-    classes: frozenset[str]
 
 
 class DatasetService:
@@ -61,10 +52,11 @@ class DatasetService:
         request_id: str = "",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> DatasetVersion:
-        """Make a version of the pictures in an archive of class folders, CLASS/PICTURE.
+        """Make a version of the pictures in an archive of class folders, CLASS/PICTURE, or in YOLO's layout.
 
         Pictures that cannot be read are left out and listed, or with `strict` refuse the whole. Content that is equal to
-        the newest version's makes no new one. Nothing is visible until all is kept. Raises InvalidInput.
+        the newest version's makes no new one. Nothing is visible until all is kept. Raises InvalidInput, and
+        FailedPrecondition where the data set is for another task.
         """
         if not _NAME.fullmatch(dataset):
             raise InvalidInput(f"{dataset!r} is not a data set name; use 1 to 63 of a-z, 0-9 and '-'")
@@ -88,24 +80,17 @@ class DatasetService:
             answered = session.get(DatasetImport, (dataset, request_id))
             return None if answered is None else session.get_one(DatasetVersion, answered.version)
 
-    def _read(self, archive: Path, on_progress: Callable[[int, int], None] | None) -> _Read:
-        labelled, rejected = [], []
+    def _read(self, archive: Path, on_progress: Callable[[int, int], None] | None) -> Read:
         with open_archive(archive) as opened:
-            total = opened.contents.file_count
-            for number, member in enumerate(opened.files(), start=1):
-                try:
-                    pictures.decode(member.data)
-                except pictures.PictureError as error:
-                    rejected.append(RejectedFile(path=member.path, reason=str(error)))
-                else:
-                    labelled.append(Labelled(digest_of(member.data), member.label, member.path))
-                    self._blobs.put(member.data)
-                if on_progress is not None:
-                    on_progress(number, total)
-            return _Read(labelled, rejected, opened.contents.classes)
+            return read(opened, self._blobs, on_progress)
 
-    def _make(self, dataset: str, read: _Read, append: bool, strict: bool, request_id: str) -> DatasetVersion:
+    def _make(self, dataset: str, read: Read, append: bool, strict: bool, request_id: str) -> DatasetVersion:
         newest = self._newest(dataset)
+        if newest is not None and newest.task is not read.task:
+            raise FailedPrecondition(
+                f"{dataset} is a data set for {newest.task.lower()}, and these pictures are for {read.task.lower()};"
+                " send them under another name"
+            )
         before = self._samples(newest) if newest else []
         number = newest.number + 1 if newest else 1
         known, replaced = (before, []) if append else ([], before)
@@ -115,8 +100,8 @@ class DatasetService:
             named = "; ".join(f"{one.path}: {one.reason}" for one in rejected[:_NAMED_REJECTIONS])
             more = f"; and {len(rejected) - _NAMED_REJECTIONS} more" if len(rejected) > _NAMED_REJECTIONS else ""
             raise InvalidInput(f"{len(rejected)} files cannot be used: {named}{more}")
-        classes = rules.check(merged.samples, read.classes)
-        digest = rules.digest_of_version(merged.samples)
+        classes, counts, notes = self._checked(read, merged.samples, newest, append)
+        digest = rules.digest_of_version(merged.samples, classes if read.task is Task.DETECTION else ())
         if newest is not None and newest.digest == digest:
             with self._database.session() as session:
                 self._answer(session, newest, request_id)
@@ -130,20 +115,38 @@ class DatasetService:
             classes=classes,
             train_count=sum(sample.split == rules.TRAIN for sample in merged.samples),
             validation_count=sum(sample.split == rules.VALIDATION for sample in merged.samples),
-            class_counts=dict(Counter(sample.label for sample in merged.samples)),
+            class_counts=counts,
             added_count=added,
             duplicate_count=merged.duplicate_count,
             rejected=rejected,
             listing=self._blobs.put("".join(json.dumps(asdict(one)) + "\n" for one in merged.samples).encode()),
             request_id=request_id,
+            task=read.task,
+            notes=notes,
         )
         with self._database.session() as session:
-            owner = session.get(Dataset, dataset) or Dataset(name=dataset)
+            owner = session.get(Dataset, dataset) or Dataset(name=dataset, task=read.task)
             owner.latest_version, owner.classes = number, classes
             session.add(owner)
             session.add(version)
             self._answer(session, version, request_id)
         return version
+
+    @staticmethod
+    def _checked(
+        read: Read, samples: Sequence[Sample], newest: DatasetVersion | None, append: bool
+    ) -> tuple[list[str], dict[str, int], list[str]]:
+        """Return classes, how often each is shown, and notes. Raises InvalidInput where nothing could be learned."""
+        if read.task is Task.CLASSIFICATION:
+            classes = rules.check(samples, read.classes)
+            return classes, dict(Counter(sample.label for sample in samples)), read.notes
+        rules.check_boxes(samples)
+        before = newest.classes if newest else []
+        named = [*before, *read.classes] if append else list(read.classes)
+        classes = rules.ordered(list(dict.fromkeys(named)), before)
+        training = rules.box_counts(sample for sample in samples if sample.split == rules.TRAIN)
+        notes = [*read.notes, *yolo.remarks(classes, [training[name] for name in classes])]
+        return classes, dict(rules.box_counts(samples)), notes
 
     def _answer(self, session: Session, version: DatasetVersion, request_id: str) -> None:
         if request_id:
@@ -156,7 +159,7 @@ class DatasetService:
 
     def _samples(self, version: DatasetVersion) -> list[Sample]:
         lines = self._blobs.read(version.listing).decode().splitlines()
-        return [Sample(**json.loads(line)) for line in lines]
+        return [_sample(json.loads(line)) for line in lines]
 
     def get(self, name: str) -> Dataset:
         with self._database.session() as session:
@@ -190,41 +193,22 @@ class DatasetService:
         assert newest is not None, "a data set is made with its first version"
         return newest
 
-    def write_arrays(self, version_name: str, resolution_px: int, path: Path) -> None:
-        """Write the pictures as arrays for training: x_train uint8 (n, 3, r, r), y_train, added_train, and so for val.
+    def write_training_data(self, version_name: str, resolution_px: int, folder: Path) -> Path:
+        """Write what jobs train on into the folder and return its path: see training_data.py.
 
-        The file appears whole or not at all; one that is there is kept.
+        It appears whole or not at all; what is there is kept.
         """
-        if path.exists():
-            return
         version = self.get_version(version_name)
+        path = folder / TRAINING_FILES[version.task]
+        if path.exists():
+            return path
         samples = self._samples(version)
-        arrays: dict[str, np.ndarray] = {"classes": np.array(version.classes)}
-        for split, name in ((rules.TRAIN, "train"), (rules.VALIDATION, "val")):
-            chosen = [sample for sample in samples if sample.split == split]
-            arrays.update(self._arrays(chosen, version.classes, resolution_px, name))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", suffix=".npz", delete=False) as file:
-            try:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError as error:
-                Path(file.name).unlink()
-                if error.errno == errno.ENOSPC:
-                    raise ResourceExhausted(f"the hub's disk is full; free space under {path.parent}") from error
-                raise
-        Path(file.name).replace(path)
+        if version.task is Task.DETECTION:
+            write_yolo(self._blobs, samples, version.classes, path)
+        else:
+            write_arrays(self._blobs, samples, version.classes, resolution_px, path)
+        return path
 
-    def _arrays(
-        self, samples: Sequence[Sample], classes: Sequence[str], resolution_px: int, name: str
-    ) -> dict[str, np.ndarray]:
-        index = {label: number for number, label in enumerate(classes)}
-        images = np.zeros((len(samples), 3, resolution_px, resolution_px), dtype=np.uint8)
-        for row, sample in enumerate(samples):
-            images[row] = pictures.to_array(pictures.decode(self._blobs.read(sample.digest)), resolution_px)
-        return {
-            f"x_{name}": images,
-            f"y_{name}": np.array([index[sample.label] for sample in samples], dtype=np.int64),
-            f"added_{name}": np.array([sample.added_in for sample in samples], dtype=np.int32),
-        }
+
+def _sample(line: Mapping[str, Any]) -> Sample:
+    return Sample(**{**line, "boxes": tuple(Box(*one) for one in line.get("boxes", ()))})

@@ -50,12 +50,14 @@ def router(datasets: DatasetService) -> APIRouter:
     @api.post("/datasets/{dataset}/versions", status_code=201)
     async def import_dataset(
         dataset: str,
-        archive: Annotated[UploadFile, File(description="zip or tar of CLASS/PICTURE")],
+        archive: Annotated[
+            UploadFile, File(description="zip or tar of CLASS/PICTURE, or of data.yaml, images/ and labels/")
+        ],
         append: Annotated[bool, Form()] = False,
         strict: Annotated[bool, Form()] = False,
         request_id: Annotated[str, Form()] = "",
     ) -> DatasetVersionView:
-        """Send an archive of class folders as a new version."""
+        """Send an archive of class folders, or in YOLO's layout, as a new version."""
         version = await asyncio.to_thread(_import, datasets, dataset, archive, append, strict, request_id)
         return view(DatasetVersionView, version)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from milonga_hub.learning.spaces import space
+from milonga_hub.learning.spaces import rebuilt
 from milonga_hub.learning.supernet import Supernet
 
 
@@ -53,6 +53,8 @@ class Checkpoint:
     """Everything that training needs to go on exactly where it was; `model` are the averaged weights that are used."""
 
     recipe: Recipe
+    #: What `spaces.rebuilt` makes the space from.
+    space: dict[str, Any]
     classes: int
     model: dict[str, Tensor]
     weights: dict[str, Tensor]
@@ -86,6 +88,6 @@ class Checkpoint:
 def load_supernet(path: str | Path) -> Supernet:
     """Return the supernet of a checkpoint."""
     checkpoint = Checkpoint.read(Path(path))
-    supernet = Supernet(space(checkpoint.recipe.space, checkpoint.recipe.resolution_px), checkpoint.classes)
+    supernet = Supernet(rebuilt(checkpoint.space), checkpoint.classes)
     supernet.load_state_dict(checkpoint.model)
     return supernet

@@ -6,7 +6,6 @@ some JPEG files. Here each flaw is either harmless and noted, or refused by file
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,14 +14,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from milonga import yolo
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-_ENDINGS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
-# Beyond this, a coordinate is no rounding error (ultralytics.data.utils.verify_image_label has the same).
-_MOST_BEYOND = 0.01
-# ultralytics takes no smaller ones.
-_SMALLEST_PX = 10
 _MOST_NAMED = 10
 
 
@@ -81,14 +76,10 @@ def _described(path: Path) -> Mapping[str, Any]:
 
 
 def _names(described: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    given = described.get("names")
-    if isinstance(given, dict):
-        if sorted(given) != list(range(len(given))):
-            raise FlawedData(f"{path}: names must be numbered from 0 without gaps, not {sorted(given, key=str)}")
-        given = [given[index] for index in range(len(given))]
-    if not isinstance(given, list) or not given:
-        raise FlawedData(f"{path}: names is missing; list the classes, for instance: names: [bolt, nut]")
-    return tuple(str(one) for one in given)
+    try:
+        return yolo.names(described)
+    except ValueError as error:
+        raise FlawedData(f"{path}: {error}") from error
 
 
 def _split(
@@ -97,10 +88,10 @@ def _split(
     files = list(_files(described, split, path))
     if not files:
         raise FlawedData(f"{path}: there is no picture in {split}: {described.get(split)!r}; allowed are {_allowed()}")
-    without = [file for file in files if not _labels_of(file).is_file()]
+    without = [file for file in files if not yolo.labels_of(file).is_file()]
     if len(without) == len(files):
         raise FlawedData(
-            f"{path}: no picture in {split} has a label file; that of {files[0]} would be {_labels_of(files[0])}"
+            f"{path}: no picture in {split} has a label file; that of {files[0]} would be {yolo.labels_of(files[0])}"
         )
     if without:
         notes.append(
@@ -117,16 +108,13 @@ def _split(
 
 
 def _files(described: Mapping[str, Any], split: str, path: Path) -> Iterator[Path]:
-    # Where another machine's folder is named, pictures mostly lie beside the file.
-    roots = [path.parent / str(described.get("path") or "."), path.parent]
-    given = described.get(split)
-    if not given:
+    if not described.get(split):
         raise FlawedData(f"{path}: {split} is missing; name the folder of its pictures")
-    for one in given if isinstance(given, list) else [given]:
-        places = [root / str(one) for root in roots]
-        place = next((place for place in places if place.exists()), places[0])
+    for places in yolo.places(described, split):
+        found = [path.parent / one for one in places]
+        place = next((one for one in found if one.exists()), found[0])
         if place.is_dir():
-            yield from sorted(file for file in place.rglob("*") if file.suffix.lower() in _ENDINGS)
+            yield from sorted(file for file in place.rglob("*") if file.suffix.lower() in yolo.ENDINGS)
         elif place.is_file():
             lines = place.read_text(encoding="utf-8-sig").splitlines()
             yield from (place.parent / line.strip() for line in lines if line.strip())
@@ -135,17 +123,7 @@ def _files(described: Mapping[str, Any], split: str, path: Path) -> Iterator[Pat
 
 
 def _allowed() -> str:
-    return ", ".join(sorted(_ENDINGS))
-
-
-def _labels_of(file: Path) -> Path:
-    """Return the label file of a picture: the last folder named "images" becomes "labels", as ultralytics has it."""
-    parts = list(file.parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    return ", ".join(sorted(yolo.ENDINGS))
 
 
 def _picture_flaw(file: Path) -> str | None:
@@ -155,69 +133,26 @@ def _picture_flaw(file: Path) -> str | None:
             width, height = picture.size
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         return f"{file}: cannot be read as a picture ({error}); replace it or remove it with its label file"
-    if min(width, height) < _SMALLEST_PX:
-        return f"{file}: is {width} by {height} pixels; remove it, {_SMALLEST_PX} are the fewest"
+    if min(width, height) < yolo.SMALLEST_PX:
+        return f"{file}: is {width} by {height} pixels; remove it, {yolo.SMALLEST_PX} are the fewest"
     return None
 
 
 def _picture(file: Path, classes: int, flaws: list[str]) -> Picture:
-    rows = []
-    labels = _labels_of(file)
+    rows: list[yolo.Row] = []
+    labels = yolo.labels_of(file)
     if labels.is_file():
         try:
-            lines = labels.read_text(encoding="utf-8-sig").splitlines()
+            rows, wrong = yolo.rows(labels.read_text(encoding="utf-8-sig"), classes)
+            flaws += [f"{labels}:{flaw.line}: {flaw.reason}" for flaw in wrong]
         except UnicodeDecodeError:
             flaws.append(f"{labels}: is not text; write one line an object: class x y width height")
-            lines = []
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                found = _row(line.split(), classes)
-                if isinstance(found, str):
-                    flaws.append(f"{labels}:{number}: {found}")
-                else:
-                    rows.append(found)
-    # The same object twice would count twice.
-    table = np.array(list(dict.fromkeys(rows)), dtype=np.float32).reshape(-1, 5)
+    table = np.array(rows, dtype=np.float32).reshape(-1, 5)
     return Picture(file, table[:, 0], table[:, 1:])
 
 
-def _row(words: list[str], classes: int) -> tuple[float, ...] | str:
-    """Return class, x, y, width and height of one line, or what is wrong with it. Polygons become their boxes."""
+def _remarks(found: Detections) -> list[str]:
     try:
-        values = [float(word) for word in words]
-    except ValueError:
-        return f"{' '.join(words)!r} is not numbers; write: class x y width height"
-    if not all(math.isfinite(value) for value in values):
-        return "has a value that is not finite; remove the line"
-    if len(values) != 5 and not (len(values) >= 7 and len(values) % 2):
-        return f"has {len(values)} values; write five: class x y width height"
-    number, *shape = values
-    if number != int(number) or not 0 <= number < classes:
-        return f"class {words[0]} is none of data.yaml's {classes} (0 to {classes - 1}); add its name or change it"
-    if max(shape) > 1 + _MOST_BEYOND or min(shape) < -_MOST_BEYOND:
-        return "lies outside of the picture; coordinates are shares of its width and height, from 0 to 1, not pixels"
-    if len(shape) > 4:
-        xs, ys = shape[0::2], shape[1::2]
-        shape = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-    return _within(number, *shape)
-
-
-def _within(number: float, x: float, y: float, width: float, height: float) -> tuple[float, ...] | str:
-    """Cut what juts out of the picture off the box."""
-    left, right = max(x - width / 2, 0.0), min(x + width / 2, 1.0)
-    top, bottom = max(y - height / 2, 0.0), min(y + height / 2, 1.0)
-    if width <= 0 or height <= 0 or right <= left or bottom <= top:
-        return "has no area within the picture; remove the line"
-    return (number, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-
-
-def _remarks(found: Detections) -> Iterator[str]:
-    counts = found.counts
-    missing = [name for name, count in zip(found.names, counts, strict=True) if not count]
-    if missing:
-        yield f"No training picture shows {', '.join(missing)}; networks will not find them."
-    present = [count for count in counts if count]
-    if not present:
-        raise FlawedData("no training picture has an object; check that label files stand beside the pictures")
-    if max(present) > 10 * min(present):
-        yield f"Classes have between {min(present)} and {max(present)} training objects; rare ones weigh more."
+        return list(yolo.remarks(found.names, found.counts))
+    except ValueError as error:
+        raise FlawedData(str(error)) from error

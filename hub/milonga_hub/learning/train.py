@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -75,7 +75,7 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(recipe.seed)
         self._live = Supernet(space, task.classes)
         if base is not None:
-            _start_from(self._live, base, recipe)
+            _start_from(self._live, base)
         self._live.to(self._device)
         #: The weights' average, which is what subnets are taken from.
         self.supernet = copy.deepcopy(self._live)
@@ -214,6 +214,7 @@ class Trainer:
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
             recipe=self._recipe,
+            space=self._live.space.settings,
             classes=self._task.classes,
             model=self.supernet.state_dict(),
             weights=self._live.state_dict(),
@@ -243,15 +244,20 @@ def _optimiser(supernet: Supernet, recipe: Recipe) -> torch.optim.Optimizer:
     return _OPTIMISERS[recipe.optimiser](groups)
 
 
-def _start_from(supernet: Supernet, base: Path, recipe: Recipe) -> None:
-    known = Checkpoint.read(base)
-    wanted, found = (recipe.space, recipe.resolution_px), (known.recipe.space, known.recipe.resolution_px)
-    if wanted != found or known.classes != supernet.classes:
+def _start_from(supernet: Supernet, base: Path) -> None:
+    known, wanted = Checkpoint.read(base), supernet.space.settings
+    if wanted != known.space or known.classes != supernet.classes:
         raise ValueError(
-            f"{base} holds {found[0]} at {found[1]} px for {known.classes} classes; it cannot go on as {wanted[0]} at"
-            f" {wanted[1]} px for {supernet.classes}"
+            f"{base} holds {_text(known.space)} for {known.classes} classes; it cannot go on as {_text(wanted)} for"
+            f" {supernet.classes}"
         )
     supernet.load_state_dict(known.model)
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    """Return a space's settings as "yolo at 64 px, family yolo26, width 0.5"."""
+    more = "".join(f", {key} {value}" for key, value in settings.items() if key not in ("name", "resolution_px"))
+    return f"{settings['name']} at {settings['resolution_px']} px{more}"
 
 
 def _detached(outputs: Any) -> Any:

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.tasks import Task
 
 
 class Model(SQLModel, table=True):
@@ -26,3 +27,6 @@ class ModelVersion(SQLModel, table=True):
     subnets: dict[str, str] = Field(default={}, sa_type=json_of(dict[str, str]))
     accuracies: dict[str, float] = Field(default={}, sa_type=json_of(dict[str, float]))
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    task: Task = Task.CLASSIFICATION
+    # Blob of the subnet's file as its family's own tools load it, by device type.
+    checkpoints: dict[str, str] = Field(default={}, sa_type=json_of(dict[str, str]))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 from sqlmodel import col, select
 
+from milonga_hub.blobs import BlobStore
 from milonga_hub.db import Database
 from milonga_hub.errors import NotFound
 from milonga_hub.models.models import Model, ModelVersion
 from milonga_hub.paging import page
+from milonga_hub.tasks import Task
 
 
 class ModelService:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
         self._database = database
+        self._blobs = blobs
         self._numbering = threading.Lock()
 
     def create_version(
@@ -26,6 +30,8 @@ class ModelService:
         supernet: str,
         subnets: Mapping[str, str],
         accuracies: Mapping[str, float],
+        task: Task = Task.CLASSIFICATION,
+        checkpoints: Mapping[str, str] | None = None,
     ) -> ModelVersion:
         """Register what a run made and return it; the same run again gets the same version."""
         with self._numbering, self._database.session() as session:
@@ -45,6 +51,8 @@ class ModelService:
                 supernet=supernet,
                 subnets=dict(subnets),
                 accuracies=dict(accuracies),
+                task=task,
+                checkpoints=dict(checkpoints or {}),
             )
             session.add(owner)
             session.add(version)
@@ -56,6 +64,18 @@ class ModelService:
         if version is None:
             raise NotFound(f"there is no {name}; list them with: milonga models versions MODEL")
         return version
+
+    def checkpoint(self, name: str, device_type: str = "") -> Path:
+        """Return the file of a device type's subnet as its family's own tools load it; the type may be left out if it
+        is the only one. Raises NotFound saying which there are.
+        """
+        known = self.get_version(name).checkpoints
+        if not known:
+            raise NotFound(f"{name} has no checkpoint to download; only detectors (ultralytics) have one")
+        wanted = device_type or (next(iter(known)) if len(known) == 1 else "")
+        if wanted not in known:
+            raise NotFound(f"{name} has checkpoints for {', '.join(sorted(known))}; say which one, not {device_type!r}")
+        return self._blobs.path(known[wanted])
 
     def list(self, page_size: int = 0, page_token: str = "") -> tuple[list[Model], str]:
         with self._database.session() as session:

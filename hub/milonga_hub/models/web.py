@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from milonga_hub.models.models import Model, ModelVersion
@@ -37,5 +38,11 @@ def router(models: ModelService) -> APIRouter:
     @api.get("/models/{model}/versions/{number}")
     async def get_version(model: str, number: int) -> ModelVersion:
         return models.get_version(f"models/{model}/versions/{number}")
+
+    @api.get("/models/{model}/versions/{number}/checkpoints/{device_type}")
+    async def get_checkpoint(model: str, number: int, device_type: str) -> FileResponse:
+        """Send the chosen subnet of a device type as ultralytics loads it: YOLO("subnet.pt")."""
+        path = models.checkpoint(f"models/{model}/versions/{number}", device_type)
+        return FileResponse(path, filename=f"{model}-v{number}-{device_type}.pt", media_type="application/octet-stream")
 
     return api

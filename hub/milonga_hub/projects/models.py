@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -11,6 +10,7 @@ from pydantic import Field as Bound
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.tasks import Task
 
 # int32 and int64 in the protocol; seeds as numpy and torch both take them.
 _COUNT = 2**31 - 1
@@ -21,10 +21,6 @@ _SEED = 2**32 - 1
 class Spec(BaseModel):
     # Strict: YAML's `yes` is no number of epochs. Infinity has no JSON, so it could be stored but never read again.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Task(StrEnum):
-    CLASSIFICATION = "CLASSIFICATION"
 
 
 class Limits(Spec):

@@ -12,9 +12,18 @@ from milonga_compiler.target import Target
 from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput
 from milonga_hub.projects.models import Limits, ProjectSpec
+from milonga_hub.tasks import Task
 
 # The names in learning/spaces, which the hub's process must not import; a test holds them equal.
-SPACES = ("mbv3", "resnet", "densenet")
+SPACES: Mapping[Task, tuple[str, ...]] = {
+    Task.CLASSIFICATION: ("mbv3", "resnet", "densenet"),
+    Task.DETECTION: (
+        "yolo",
+        *(f"{family}{width}" for family in ("yolov8", "yolo11", "yolo26") for width in ("n", "s", "m")),
+    ),
+}
+# The largest stride of a detector.
+_DETECTOR_STRIDE_PX = 32
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -26,13 +35,26 @@ def check(name: str, spec: ProjectSpec) -> None:
     _check_selector(spec.selector, "spec.selector")
     for index, limits in enumerate(spec.limits):
         _check_selector(limits.selector, f"spec.limits[{index}].selector")
-    if spec.training.space not in SPACES:
-        raise InvalidInput(f"spec.training.space: there is no space {spec.training.space!r}; take {', '.join(SPACES)}")
+    _check_space(spec)
     for target in spec.build.targets:
         try:
             Target.parse(target)
         except UnknownTarget as error:
             raise InvalidInput(f"spec.build.targets: {error}") from error
+
+
+def _check_space(spec: ProjectSpec) -> None:
+    space, size = spec.training.space, spec.training.resolution_px
+    known = SPACES[spec.task]
+    if space not in known:
+        elsewhere = [task for task, names in SPACES.items() if space in names]
+        said = f"{space!r} is for {elsewhere[0].lower()}" if elsewhere else f"there is no space {space!r}"
+        raise InvalidInput(f"spec.training.space: {said}; for {spec.task.lower()} take {', '.join(known)}")
+    if spec.task is Task.DETECTION and size % _DETECTOR_STRIDE_PX:
+        raise InvalidInput(
+            f"spec.training.resolution_px: detectors need a multiple of {_DETECTOR_STRIDE_PX}, not {size}; take"
+            f" {max(1, round(size / _DETECTOR_STRIDE_PX)) * _DETECTOR_STRIDE_PX}"
+        )
 
 
 def _check_selector(selector: str, place: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from sqlmodel import col, select
 
 from milonga_hub.datasets.service import DatasetService
@@ -11,6 +13,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects import rules
 from milonga_hub.projects.models import Project, ProjectChange, ProjectSpec
+from milonga_hub.tasks import Task
 
 
 class ProjectService:
@@ -24,11 +27,13 @@ class ProjectService:
     ) -> tuple[Project, list[str]]:
         """Create the project or change its spec; return it and what changed. Equal specs change nothing.
 
-        A repeated request gets the changes of the first one again. With `dry_run` nothing is written. Raises InvalidInput, or FailedPrecondition where the data set is missing.
+        A repeated request gets the changes of the first one again. With `dry_run` nothing is written. Raises InvalidInput, or FailedPrecondition where the data set is
+        missing or for another task, or the hub lacks what the task needs.
         """
         rules.check(name, spec)
         if not dry_run:
-            self._need_dataset(spec.dataset)
+            self._need_dataset(spec)
+            _need_detector(spec)
         with self._database.session() as session:
             known = session.get(Project, name)
             answered = session.get(ProjectChange, (name, request_id))
@@ -46,11 +51,15 @@ class ProjectService:
         self._events.publish(f"projects/{name}", project)
         return project, changed
 
-    def _need_dataset(self, name: str) -> None:
+    def _need_dataset(self, spec: ProjectSpec) -> None:
         try:
-            self._datasets.get(name)
+            found = self._datasets.get(spec.dataset)
         except NotFound as error:
             raise FailedPrecondition(str(error)) from error
+        if found.task is not spec.task:
+            raise FailedPrecondition(
+                f"spec.task is {spec.task}, and the data set {spec.dataset!r} is for {found.task}; change one of them"
+            )
 
     def get(self, name: str) -> Project:
         with self._database.session() as session:
@@ -62,3 +71,8 @@ class ProjectService:
     def list(self, page_size: int = 0, page_token: str = "") -> tuple[list[Project], str]:
         with self._database.session() as session:
             return page(session, select(Project), col(Project.name), page_size, page_token)
+
+
+def _need_detector(spec: ProjectSpec) -> None:
+    if spec.task is Task.DETECTION and find_spec("ultralytics") is None:
+        raise FailedPrecondition("detection needs ultralytics on the hub: pip install 'milonga-hub[yolo]'")

@@ -48,7 +48,7 @@ def _build_spec(
     return {
         "onnx": choice.candidate["onnx"],
         "logits": choice.candidate["logits"],
-        "data": work.data,
+        "data": work.data(plan),
         "mean": trained["mean"],
         "std": trained["std"],
         "targets": choice.type.targets,
@@ -108,7 +108,7 @@ def _figures(build: Build, measured_ms: float | None) -> BuildFigures:
     )
 
 
-async def compare(work: Work, version: ModelVersion, report: Report) -> list[str]:
+async def compare(work: Work, plan: RunPlan, version: ModelVersion, report: Report) -> list[str]:
     """Return the device types for which the new version is better, or the only one."""
     challengers = work.services.builds.chosen(version.name)
     champions = _champions(work)
@@ -120,7 +120,7 @@ async def compare(work: Work, version: ModelVersion, report: Report) -> list[str
         spec = {
             "champion": str(builds.unpack(champions[name].bundle, folder / "champion").absolute()),
             "challenger": str(builds.unpack(challengers[name].bundle, folder / "challenger").absolute()),
-            "data": work.data,
+            "data": work.data(plan),
         }
         result = await work.job("compare", f"compare/{name}/job", spec, report.of_job())
         if result["better"]:

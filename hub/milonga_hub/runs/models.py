@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.tasks import Task
 
 
 class RunState(StrEnum):
@@ -64,6 +65,7 @@ class RunView(SQLModel):
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
     ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
     outcome: str = ""
+    task: Task = Task.CLASSIFICATION
 
 
 class Run(RunView, table=True):

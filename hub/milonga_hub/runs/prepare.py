@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 from milonga_hub.devices.models import Device
 from milonga_hub.errors import FailedPrecondition
@@ -26,10 +25,10 @@ async def prepare(work: Work, report: Report) -> RunPlan:
     work.services.runs.change(work.run.name, dataset_version=plan.dataset_version, base_run=plan.base_run)
     report(0.2, f"preparing pictures of {plan.dataset_version}")
     await asyncio.to_thread(
-        work.services.datasets.write_arrays,
+        work.services.datasets.write_training_data,
         plan.dataset_version,
         plan.spec.training.resolution_px,
-        Path(work.data),
+        work.folder,
     )
     report(1.0, f"{plan.dataset_version} for {', '.join(item.name for item in plan.types)}", types=len(plan.types))
     return plan

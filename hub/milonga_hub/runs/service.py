@@ -53,6 +53,7 @@ class RunService:
                 reason=reason,
                 spec_json=spec.model_dump_json(),
                 request_id=request_id,
+                task=spec.task,
             )
             session.add(run)
         self._tell(run)

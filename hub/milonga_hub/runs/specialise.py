@@ -51,7 +51,7 @@ async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
         "train",
         "train",
         {
-            "data": work.data,
+            "data": work.data(plan),
             "space": training.space,
             "resolution_px": training.resolution_px,
             "epochs": training.retrain_epochs if base else training.epochs,
@@ -168,7 +168,7 @@ def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: d
     elsewhere = {**{one["device_type"]: one["measurements"] for one in profiled["history"]}, **here}
     return {
         "checkpoint": trained["checkpoint"],
-        "data": work.data,
+        "data": work.data(plan),
         "types": [
             {
                 "name": item.name,

@@ -10,6 +10,7 @@ from typing import Any
 
 from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.service import BuildService
+from milonga_hub.datasets.models import TRAINING_FILES
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
@@ -52,10 +53,9 @@ class Work:
         """Where the run keeps its plan, data and jobs."""
         return (self.services.folder / self.run.project / str(self.run.number)).absolute()
 
-    @property
-    def data(self) -> str:
-        """Path of the pictures as arrays."""
-        return str(self.folder / "data.npz")
+    def data(self, plan: RunPlan) -> str:
+        """Return the path of what jobs train on."""
+        return str(self.folder / TRAINING_FILES[plan.spec.task])
 
     @staticmethod
     def threads(plan: RunPlan) -> int:

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from milonga.v1 import projects_pb2 as _projects_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,9 +28,12 @@ class Dataset(_message.Message):
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     latest_version: _builtins.int
     """Number of the newest version, 0 while there is none."""
+    task: _projects_pb2.Task.ValueType
+    """All versions of a data set are for one task."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -41,10 +45,11 @@ class Dataset(_message.Message):
         latest_version: _builtins.int = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        task: _projects_pb2.Task.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "created_at", b"created_at", "latest_version", b"latest_version", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "created_at", b"created_at", "latest_version", b"latest_version", "name", b"name", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,27 +113,34 @@ class DatasetVersion(_message.Message):
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """datasets/{dataset}/versions/{number}"""
     dataset: _builtins.str
     number: _builtins.int
     digest: _builtins.str
-    """Over all pictures, labels and splits: equal content, equal digest."""
+    """Over all pictures, labels, boxes and splits: equal content, equal digest."""
     train_count: _builtins.int
     validation_count: _builtins.int
     added_count: _builtins.int
     """Pictures that this version has and the one before had not."""
     duplicate_count: _builtins.int
+    task: _projects_pb2.Task.ValueType
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def class_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """By class name, both splits together."""
+        """By class name, both splits together: pictures, or boxes where objects are detected."""
 
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedFile]: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is odd about the pictures and does no harm, in whole sentences."""
+
     def __init__(
         self,
         *,
@@ -144,10 +156,12 @@ class DatasetVersion(_message.Message):
         duplicate_count: _builtins.int = ...,
         rejected: _abc.Iterable[Global___RejectedFile] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        task: _projects_pb2.Task.ValueType = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "class_counts", b"class_counts", "classes", b"classes", "created_at", b"created_at", "dataset", b"dataset", "digest", b"digest", "duplicate_count", b"duplicate_count", "name", b"name", "number", b"number", "rejected", b"rejected", "train_count", b"train_count", "validation_count", b"validation_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "class_counts", b"class_counts", "classes", b"classes", "created_at", b"created_at", "dataset", b"dataset", "digest", b"digest", "duplicate_count", b"duplicate_count", "name", b"name", "notes", b"notes", "number", b"number", "rejected", b"rejected", "task", b"task", "train_count", b"train_count", "validation_count", b"validation_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

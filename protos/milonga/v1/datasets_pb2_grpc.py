@@ -62,7 +62,8 @@ class DatasetServiceServicer(object):
     """
 
     def ImportDataset(self, request_iterator, context):
-        """Sends a zip or tar archive of class folders (CLASS/PICTURE). The first message carries the header, the rest chunks.
+        """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or YOLO's layout (data.yaml, images/, labels/) to
+        detect. The first message carries the header, the rest chunks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

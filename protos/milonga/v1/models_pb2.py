@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from milonga.v1 import common_pb2 as milonga_dot_v1_dot_common__pb2
+from milonga.v1 import projects_pb2 as milonga_dot_v1_dot_projects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17milonga/v1/models.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milonga/v1/common.proto\"-\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\x05\"\xfc\x02\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x05 \x01(\t\x12\x10\n\x08supernet\x18\x06 \x01(\t\x12\x36\n\x07subnets\x18\x07 \x03(\x0b\x32%.milonga.v1.ModelVersion.SubnetsEntry\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\naccuracies\x18\t \x03(\x0b\x32(.milonga.v1.ModelVersion.AccuraciesEntry\x1a.\n\x0cSubnetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0f\x41\x63\x63uraciesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x9d\x03\n\x05\x42uild\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x11\n\tprecision\x18\x05 \x01(\t\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.milonga.v1.BuildState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06subnet\x18\x08 \x01(\t\x12\x0e\n\x06\x62undle\x18\t \x01(\t\x12\x1f\n\x05\x66iles\x18\n \x03(\x0b\x32\x10.milonga.v1.File\x12\x12\n\nsize_bytes\x18\x0b \x01(\x03\x12\x10\n\x08\x61\x63\x63uracy\x18\x0c \x01(\x01\x12\x17\n\x0fsubnet_accuracy\x18\r \x01(\x01\x12\x15\n\rmax_abs_error\x18\x0e \x01(\x01\x12\x14\n\x0cpredicted_ms\x18\x0f \x01(\x01\x12\x13\n\x0bmeasured_ms\x18\x10 \x01(\x01\x12\x0e\n\x06\x63hosen\x18\x11 \x01(\x08\x12.\n\ncreated_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.milonga.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x17GetModelVersionResponse\x12/\n\rmodel_version\x18\x01 \x01(\x0b\x32\x18.milonga.v1.ModelVersion\"P\n\x18ListModelVersionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x19ListModelVersionsResponse\x12\x30\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x18.milonga.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetBuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetBuildResponse\x12 \n\x05\x62uild\x18\x01 \x01(\x0b\x32\x11.milonga.v1.Build\"Q\n\x11ListBuildsRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListBuildsResponse\x12!\n\x06\x62uilds\x18\x01 \x03(\x0b\x32\x11.milonga.v1.Build\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x8e\x01\n\nBuildState\x12\x1b\n\x17\x42UILD_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42UILD_STATE_BUILDING\x10\x01\x12\x15\n\x11\x42UILD_STATE_BUILT\x10\x02\x12\x18\n\x14\x42UILD_STATE_VERIFIED\x10\x03\x12\x18\n\x14\x42UILD_STATE_REJECTED\x10\x04\x32\x99\x02\n\x0cModelService\x12K\n\nListModels\x12\x1d.milonga.v1.ListModelsRequest\x1a\x1e.milonga.v1.ListModelsResponse\x12Z\n\x0fGetModelVersion\x12\".milonga.v1.GetModelVersionRequest\x1a#.milonga.v1.GetModelVersionResponse\x12`\n\x11ListModelVersions\x12$.milonga.v1.ListModelVersionsRequest\x1a%.milonga.v1.ListModelVersionsResponse2\xa2\x01\n\x0c\x42uildService\x12\x45\n\x08GetBuild\x12\x1b.milonga.v1.GetBuildRequest\x1a\x1c.milonga.v1.GetBuildResponse\x12K\n\nListBuilds\x12\x1d.milonga.v1.ListBuildsRequest\x1a\x1e.milonga.v1.ListBuildsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17milonga/v1/models.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milonga/v1/common.proto\x1a\x19milonga/v1/projects.proto\"-\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\x05\"\x90\x04\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\x17\n\x0f\x64\x61taset_version\x18\x05 \x01(\t\x12\x10\n\x08supernet\x18\x06 \x01(\t\x12\x36\n\x07subnets\x18\x07 \x03(\x0b\x32%.milonga.v1.ModelVersion.SubnetsEntry\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\naccuracies\x18\t \x03(\x0b\x32(.milonga.v1.ModelVersion.AccuraciesEntry\x12\x1e\n\x04task\x18\n \x01(\x0e\x32\x10.milonga.v1.Task\x12>\n\x0b\x63heckpoints\x18\x0b \x03(\x0b\x32).milonga.v1.ModelVersion.CheckpointsEntry\x1a.\n\x0cSubnetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0f\x41\x63\x63uraciesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x32\n\x10\x43heckpointsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbd\x03\n\x05\x42uild\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x03 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x11\n\tprecision\x18\x05 \x01(\t\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.milonga.v1.BuildState\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06subnet\x18\x08 \x01(\t\x12\x0e\n\x06\x62undle\x18\t \x01(\t\x12\x1f\n\x05\x66iles\x18\n \x03(\x0b\x32\x10.milonga.v1.File\x12\x12\n\nsize_bytes\x18\x0b \x01(\x03\x12\x10\n\x08\x61\x63\x63uracy\x18\x0c \x01(\x01\x12\x17\n\x0fsubnet_accuracy\x18\r \x01(\x01\x12\x15\n\rmax_abs_error\x18\x0e \x01(\x01\x12\x14\n\x0cpredicted_ms\x18\x0f \x01(\x01\x12\x13\n\x0bmeasured_ms\x18\x10 \x01(\x01\x12\x0e\n\x06\x63hosen\x18\x11 \x01(\x08\x12.\n\ncreated_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x04task\x18\x13 \x01(\x0e\x32\x10.milonga.v1.Task\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.milonga.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"J\n\x17GetModelVersionResponse\x12/\n\rmodel_version\x18\x01 \x01(\x0b\x32\x18.milonga.v1.ModelVersion\">\n\x19\x44ownloadCheckpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x02 \x01(\t\"+\n\x1a\x44ownloadCheckpointResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"P\n\x18ListModelVersionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x19ListModelVersionsResponse\x12\x30\n\x0emodel_versions\x18\x01 \x03(\x0b\x32\x18.milonga.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetBuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetBuildResponse\x12 \n\x05\x62uild\x18\x01 \x01(\x0b\x32\x11.milonga.v1.Build\"Q\n\x11ListBuildsRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListBuildsResponse\x12!\n\x06\x62uilds\x18\x01 \x03(\x0b\x32\x11.milonga.v1.Build\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x8e\x01\n\nBuildState\x12\x1b\n\x17\x42UILD_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42UILD_STATE_BUILDING\x10\x01\x12\x15\n\x11\x42UILD_STATE_BUILT\x10\x02\x12\x18\n\x14\x42UILD_STATE_VERIFIED\x10\x03\x12\x18\n\x14\x42UILD_STATE_REJECTED\x10\x04\x32\x80\x03\n\x0cModelService\x12K\n\nListModels\x12\x1d.milonga.v1.ListModelsRequest\x1a\x1e.milonga.v1.ListModelsResponse\x12Z\n\x0fGetModelVersion\x12\".milonga.v1.GetModelVersionRequest\x1a#.milonga.v1.GetModelVersionResponse\x12`\n\x11ListModelVersions\x12$.milonga.v1.ListModelVersionsRequest\x1a%.milonga.v1.ListModelVersionsResponse\x12\x65\n\x12\x44ownloadCheckpoint\x12%.milonga.v1.DownloadCheckpointRequest\x1a&.milonga.v1.DownloadCheckpointResponse0\x01\x32\xa2\x01\n\x0c\x42uildService\x12\x45\n\x08GetBuild\x12\x1b.milonga.v1.GetBuildRequest\x1a\x1c.milonga.v1.GetBuildResponse\x12K\n\nListBuilds\x12\x1d.milonga.v1.ListBuildsRequest\x1a\x1e.milonga.v1.ListBuildsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,40 +38,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION_SUBNETSENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION_ACCURACIESENTRY']._loaded_options = None
   _globals['_MODELVERSION_ACCURACIESENTRY']._serialized_options = b'8\001'
-  _globals['_BUILDSTATE']._serialized_start=1640
-  _globals['_BUILDSTATE']._serialized_end=1782
-  _globals['_MODEL']._serialized_start=97
-  _globals['_MODEL']._serialized_end=142
-  _globals['_MODELVERSION']._serialized_start=145
-  _globals['_MODELVERSION']._serialized_end=525
-  _globals['_MODELVERSION_SUBNETSENTRY']._serialized_start=428
-  _globals['_MODELVERSION_SUBNETSENTRY']._serialized_end=474
-  _globals['_MODELVERSION_ACCURACIESENTRY']._serialized_start=476
-  _globals['_MODELVERSION_ACCURACIESENTRY']._serialized_end=525
-  _globals['_BUILD']._serialized_start=528
-  _globals['_BUILD']._serialized_end=941
-  _globals['_LISTMODELSREQUEST']._serialized_start=943
-  _globals['_LISTMODELSREQUEST']._serialized_end=1001
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1003
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1083
-  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1085
-  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1123
-  _globals['_GETMODELVERSIONRESPONSE']._serialized_start=1125
-  _globals['_GETMODELVERSIONRESPONSE']._serialized_end=1199
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1201
-  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1281
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1283
-  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1385
-  _globals['_GETBUILDREQUEST']._serialized_start=1387
-  _globals['_GETBUILDREQUEST']._serialized_end=1418
-  _globals['_GETBUILDRESPONSE']._serialized_start=1420
-  _globals['_GETBUILDRESPONSE']._serialized_end=1472
-  _globals['_LISTBUILDSREQUEST']._serialized_start=1474
-  _globals['_LISTBUILDSREQUEST']._serialized_end=1555
-  _globals['_LISTBUILDSRESPONSE']._serialized_start=1557
-  _globals['_LISTBUILDSRESPONSE']._serialized_end=1637
-  _globals['_MODELSERVICE']._serialized_start=1785
-  _globals['_MODELSERVICE']._serialized_end=2066
-  _globals['_BUILDSERVICE']._serialized_start=2069
-  _globals['_BUILDSERVICE']._serialized_end=2231
+  _globals['_MODELVERSION_CHECKPOINTSENTRY']._loaded_options = None
+  _globals['_MODELVERSION_CHECKPOINTSENTRY']._serialized_options = b'8\001'
+  _globals['_BUILDSTATE']._serialized_start=1956
+  _globals['_BUILDSTATE']._serialized_end=2098
+  _globals['_MODEL']._serialized_start=124
+  _globals['_MODEL']._serialized_end=169
+  _globals['_MODELVERSION']._serialized_start=172
+  _globals['_MODELVERSION']._serialized_end=700
+  _globals['_MODELVERSION_SUBNETSENTRY']._serialized_start=551
+  _globals['_MODELVERSION_SUBNETSENTRY']._serialized_end=597
+  _globals['_MODELVERSION_ACCURACIESENTRY']._serialized_start=599
+  _globals['_MODELVERSION_ACCURACIESENTRY']._serialized_end=648
+  _globals['_MODELVERSION_CHECKPOINTSENTRY']._serialized_start=650
+  _globals['_MODELVERSION_CHECKPOINTSENTRY']._serialized_end=700
+  _globals['_BUILD']._serialized_start=703
+  _globals['_BUILD']._serialized_end=1148
+  _globals['_LISTMODELSREQUEST']._serialized_start=1150
+  _globals['_LISTMODELSREQUEST']._serialized_end=1208
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1210
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1290
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=1292
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=1330
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_start=1332
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_end=1406
+  _globals['_DOWNLOADCHECKPOINTREQUEST']._serialized_start=1408
+  _globals['_DOWNLOADCHECKPOINTREQUEST']._serialized_end=1470
+  _globals['_DOWNLOADCHECKPOINTRESPONSE']._serialized_start=1472
+  _globals['_DOWNLOADCHECKPOINTRESPONSE']._serialized_end=1515
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_start=1517
+  _globals['_LISTMODELVERSIONSREQUEST']._serialized_end=1597
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_start=1599
+  _globals['_LISTMODELVERSIONSRESPONSE']._serialized_end=1701
+  _globals['_GETBUILDREQUEST']._serialized_start=1703
+  _globals['_GETBUILDREQUEST']._serialized_end=1734
+  _globals['_GETBUILDRESPONSE']._serialized_start=1736
+  _globals['_GETBUILDRESPONSE']._serialized_end=1788
+  _globals['_LISTBUILDSREQUEST']._serialized_start=1790
+  _globals['_LISTBUILDSREQUEST']._serialized_end=1871
+  _globals['_LISTBUILDSRESPONSE']._serialized_start=1873
+  _globals['_LISTBUILDSRESPONSE']._serialized_end=1953
+  _globals['_MODELSERVICE']._serialized_start=2101
+  _globals['_MODELSERVICE']._serialized_end=2485
+  _globals['_BUILDSERVICE']._serialized_start=2488
+  _globals['_BUILDSERVICE']._serialized_end=2650
 # @@protoc_insertion_point(module_scope)

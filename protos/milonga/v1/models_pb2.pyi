@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from milonga.v1 import common_pb2 as _common_pb2
+from milonga.v1 import projects_pb2 as _projects_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -115,6 +116,26 @@ class ModelVersion(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class CheckpointsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
@@ -124,6 +145,8 @@ class ModelVersion(_message.Message):
     SUBNETS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ACCURACIES_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    CHECKPOINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{number}"""
     model: _builtins.str
@@ -131,6 +154,7 @@ class ModelVersion(_message.Message):
     run: _builtins.str
     dataset_version: _builtins.str
     supernet: _builtins.str
+    task: _projects_pb2.Task.ValueType
     @_builtins.property
     def subnets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Subnet digest by device type."""
@@ -140,6 +164,10 @@ class ModelVersion(_message.Message):
     @_builtins.property
     def accuracies(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Accuracy of the torch subnet on the validation set by device type."""
+
+    @_builtins.property
+    def checkpoints(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Blob of the subnet's checkpoint by device type, as ultralytics loads it; empty where the family has no such file."""
 
     def __init__(
         self,
@@ -153,10 +181,12 @@ class ModelVersion(_message.Message):
         subnets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         accuracies: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        task: _projects_pb2.Task.ValueType = ...,
+        checkpoints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "created_at", b"created_at", "dataset_version", b"dataset_version", "model", b"model", "name", b"name", "number", b"number", "run", b"run", "subnets", b"subnets", "supernet", b"supernet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "checkpoints", b"checkpoints", "created_at", b"created_at", "dataset_version", b"dataset_version", "model", b"model", "name", b"name", "number", b"number", "run", b"run", "subnets", b"subnets", "supernet", b"supernet", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,6 +214,7 @@ class Build(_message.Message):
     MEASURED_MS_FIELD_NUMBER: _builtins.int
     CHOSEN_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{number}/builds/{device_type}:{engine}:{precision}"""
     model_version: _builtins.str
@@ -206,6 +237,7 @@ class Build(_message.Message):
     """Medians on a device of the type; not-a-number where not measured."""
     measured_ms: _builtins.float
     chosen: _builtins.bool
+    task: _projects_pb2.Task.ValueType
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.File]: ...
     @_builtins.property
@@ -231,10 +263,11 @@ class Build(_message.Message):
         measured_ms: _builtins.float = ...,
         chosen: _builtins.bool = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        task: _projects_pb2.Task.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "bundle", b"bundle", "chosen", b"chosen", "created_at", b"created_at", "device_type", b"device_type", "engine", b"engine", "files", b"files", "max_abs_error", b"max_abs_error", "measured_ms", b"measured_ms", "model_version", b"model_version", "name", b"name", "precision", b"precision", "predicted_ms", b"predicted_ms", "reason", b"reason", "size_bytes", b"size_bytes", "state", b"state", "subnet", b"subnet", "subnet_accuracy", b"subnet_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "bundle", b"bundle", "chosen", b"chosen", "created_at", b"created_at", "device_type", b"device_type", "engine", b"engine", "files", b"files", "max_abs_error", b"max_abs_error", "measured_ms", b"measured_ms", "model_version", b"model_version", "name", b"name", "precision", b"precision", "predicted_ms", b"predicted_ms", "reason", b"reason", "size_bytes", b"size_bytes", "state", b"state", "subnet", b"subnet", "subnet_accuracy", b"subnet_accuracy", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -323,6 +356,49 @@ class GetModelVersionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelVersionResponse: _TypeAlias = GetModelVersionResponse  # noqa: Y015
+
+@_typing.final
+class DownloadCheckpointRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEVICE_TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}/versions/{number}"""
+    device_type: _builtins.str
+    """May be empty where the version has one device type."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        device_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_type", b"device_type", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadCheckpointRequest: _TypeAlias = DownloadCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class DownloadCheckpointResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadCheckpointResponse: _TypeAlias = DownloadCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class ListModelVersionsRequest(_message.Message):

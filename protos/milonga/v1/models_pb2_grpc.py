@@ -50,6 +50,11 @@ class ModelServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_models__pb2.ListModelVersionsRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_models__pb2.ListModelVersionsResponse.FromString,
                 _registered_method=True)
+        self.DownloadCheckpoint = channel.unary_stream(
+                '/milonga.v1.ModelService/DownloadCheckpoint',
+                request_serializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -74,6 +79,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownloadCheckpoint(self, request, context):
+        """Sends the chosen subnet of a device type as its family's own checkpoint file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +103,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListModelVersions,
                     request_deserializer=milonga_dot_v1_dot_models__pb2.ListModelVersionsRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_models__pb2.ListModelVersionsResponse.SerializeToString,
+            ),
+            'DownloadCheckpoint': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadCheckpoint,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class ModelService(object):
             '/milonga.v1.ModelService/ListModelVersions',
             milonga_dot_v1_dot_models__pb2.ListModelVersionsRequest.SerializeToString,
             milonga_dot_v1_dot_models__pb2.ListModelVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/milonga.v1.ModelService/DownloadCheckpoint',
+            milonga_dot_v1_dot_models__pb2.DownloadCheckpointRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.DownloadCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

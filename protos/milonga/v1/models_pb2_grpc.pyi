@@ -36,6 +36,8 @@ class ModelServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelVersionRequest, _models_pb2.GetModelVersionResponse]
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelVersionsRequest, _models_pb2.ListModelVersionsResponse]
+    DownloadCheckpoint: _grpc.UnaryStreamMultiCallable[_models_pb2.DownloadCheckpointRequest, _models_pb2.DownloadCheckpointResponse]
+    """Sends the chosen subnet of a device type as its family's own checkpoint file."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -45,6 +47,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelVersionRequest, _models_pb2.GetModelVersionResponse]  # type: ignore[assignment]
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelVersionsRequest, _models_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
+    DownloadCheckpoint: _aio.UnaryStreamMultiCallable[_models_pb2.DownloadCheckpointRequest, _models_pb2.DownloadCheckpointResponse]  # type: ignore[assignment]
+    """Sends the chosen subnet of a device type as its family's own checkpoint file."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry: immutable versions with their lineage, and what was built of them."""
@@ -69,6 +73,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ListModelVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ListModelVersionsResponse, _abc.Awaitable[_models_pb2.ListModelVersionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DownloadCheckpoint(
+        self,
+        request: _models_pb2.DownloadCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_models_pb2.DownloadCheckpointResponse], _abc.AsyncIterator[_models_pb2.DownloadCheckpointResponse]]:
+        """Sends the chosen subnet of a device type as its family's own checkpoint file."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -28,11 +28,17 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_UNSPECIFIED: _Task.ValueType  # 0
     TASK_CLASSIFICATION: _Task.ValueType  # 1
+    """One class for each picture; its measure is accuracy, the share of right answers."""
+    TASK_DETECTION: _Task.ValueType  # 2
+    """Boxes with classes. Wherever a field says accuracy, it is mAP50-95."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper): ...
 
 TASK_UNSPECIFIED: Task.ValueType  # 0
 TASK_CLASSIFICATION: Task.ValueType  # 1
+"""One class for each picture; its measure is accuracy, the share of right answers."""
+TASK_DETECTION: Task.ValueType  # 2
+"""Boxes with classes. Wherever a field says accuracy, it is mAP50-95."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 class _Trigger:
@@ -166,7 +172,7 @@ class TrainingSpec(_message.Message):
     TUNING_TRIALS_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
     space: _builtins.str
-    """Name of the space: "mbv3", "resnet" or "densenet"."""
+    """Name of the space: "mbv3", "resnet" or "densenet"; to detect "yolo", or one of its sizes such as "yolo26n"."""
     resolution_px: _builtins.int
     epochs: _builtins.int
     retrain_epochs: _builtins.int
@@ -519,6 +525,7 @@ class Run(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """projects/{project}/runs/{number}"""
     project: _builtins.str
@@ -534,6 +541,7 @@ class Run(_message.Message):
     """The run whose supernet this one started from, empty for none."""
     outcome: _builtins.str
     """What the run ended with, for people: "v2 is better on both validation sets; rolled out"."""
+    task: Global___Task.ValueType
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]: ...
     @_builtins.property
@@ -556,10 +564,11 @@ class Run(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         outcome: _builtins.str = ...,
+        task: Global___Task.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_run", b"base_run", "created_at", b"created_at", "dataset_version", b"dataset_version", "ended_at", b"ended_at", "error", b"error", "name", b"name", "number", b"number", "outcome", b"outcome", "project", b"project", "reason", b"reason", "stages", b"stages", "state", b"state", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_run", b"base_run", "created_at", b"created_at", "dataset_version", b"dataset_version", "ended_at", b"ended_at", "error", b"error", "name", b"name", "number", b"number", "outcome", b"outcome", "project", b"project", "reason", b"reason", "stages", b"stages", "state", b"state", "task", b"task", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

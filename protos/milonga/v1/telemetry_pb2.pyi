@@ -98,11 +98,11 @@ class TelemetryWindow(_message.Message):
     def latency_ms(self) -> _common_pb2.Percentiles: ...
     @_builtins.property
     def confidence(self) -> _common_pb2.Histogram:
-        """Highest class probability of each answer, 0 to 1."""
+        """Highest class probability of each answer, 0 to 1; where objects are detected, the score of each box."""
 
     @_builtins.property
     def class_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Answers by class index."""
+        """Answers, or boxes, by class index."""
 
     @_builtins.property
     def inputs(self) -> _containers.MessageMap[_builtins.str, _common_pb2.Histogram]:

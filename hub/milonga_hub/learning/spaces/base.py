@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,11 @@ class Space(ABC):
 
     def __init__(self, resolution_px: int) -> None:
         self.resolution_px = resolution_px
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return all that `spaces.rebuilt` needs to make this space again, as plain values."""
+        return {"name": self.name, "resolution_px": self.resolution_px}
 
     @property
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -21,6 +22,10 @@ class Fixed(Space):
         self.name = family.name  # type: ignore[misc]
         self.task = family.task  # type: ignore[misc]
         self._family, self._encoding = family, family.canonical(encoding)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self._family.settings, "fixed": list(self._encoding)}
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
 FAMILIES = ("yolov8", "yolo11", "yolo26")
+# What ultralytics calls sizes, as shares of a family's full width.
+_SIZES = {"n": 0.25, "s": 0.5, "m": 1.0}
+#: Family and width by the name of the space.
+NAMED: dict[str, tuple[str, float]] = {
+    "yolo": ("yolo26", 0.5),
+    **{f"{family}{size}": (family, width) for family in FAMILIES for size, width in _SIZES.items()},
+}
 _WIDTHS = (0.5, 0.75, 1.0)
 _KERNELS = (3, 7)
 # From the cheapest to the dearest. YOLOv8's head differs from its successors', and C3k2 would bring theirs.
@@ -86,6 +93,10 @@ class Yolo(Space):
         super().__init__(resolution_px)
         self.family, self.width = family, width
         self._cost = lru_cache(maxsize=4096)(self._count)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "family": self.family, "width": self.width}
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
