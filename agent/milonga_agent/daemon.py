@@ -104,8 +104,8 @@ class Agent:
         # Reports of steps wait here while the hub is away; they are told again in order.
         self._unsent: list[agent_pb2.StepReport] = []
         self._connected = False
-        # Files of the measurement under way: not to be collected.
-        self._measured_files: tuple[WantedFile, ...] = ()
+        # What the measurement under way needs: not to be collected.
+        self._to_measure = Wish()
         self._measuring: asyncio.Queue[agent_pb2.MeasurementRequest] = asyncio.Queue()
         self._rest = Rest()
         self._serving: Serving | None = None
@@ -383,7 +383,7 @@ class Agent:
         self._collect(good)
 
     def _collect(self, *kept: Wish) -> None:
-        self._depot.collect([*kept, Wish(files=self._measured_files)])
+        self._depot.collect([*kept, self._to_measure])
 
     def _progress(self) -> Callable[[float], None]:
         told = 0.0
@@ -416,9 +416,10 @@ class Agent:
 
     async def _measured(self, hub: Hub, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
         files = tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in request.files)
-        self._measured_files = files
+        manifest = next((file.digest for file in files if file.path == "manifest.json"), "")
+        self._to_measure = Wish(bundle=manifest, files=files)
         await self._depot.download(files, hub.fetch, lambda fraction: None)
-        model = self._model_of(files)
+        model = self._depot.model(self._to_measure)
         limits = self._options.limits
         spec = {
             "model": str(model),
@@ -436,18 +437,10 @@ class Agent:
         path = self._options.data_dir / "measuring.json"
         write_atomically(path, json.dumps(spec).encode("utf-8"))
         said = await _run_profile(path, request.budget_seconds + _MEASURING_SLACK_SECONDS)
-        self._measured_files = ()
+        self._to_measure = Wish()
         self._collect(self._state.wish, self._state.active)
         self._rest.end(asyncio.get_running_loop().time())
         return measurement_result(request.id, said)
-
-    def _model_of(self, files: tuple[WantedFile, ...]) -> Path:
-        """Return the model's file among those sent: the one that the manifest names, or the only one."""
-        by_path = {file.path: self._depot.blob(file.digest) for file in files}
-        if "manifest.json" not in by_path:
-            return next(iter(by_path.values()))
-        manifest = json.loads(by_path["manifest.json"].read_text(encoding="utf-8"))
-        return by_path[manifest["model_file"]]
 
     # telemetry
 

@@ -96,6 +96,14 @@ class Depot:
             sync_folder(self._bundles)
         return place
 
+    def model(self, wish: Wish) -> Path:
+        """Return the model's file: what the manifest names, laid out beside what belongs to it, or the only file."""
+        if not wish.bundle:
+            return self.blob(wish.files[0].digest)
+        folder = self.install(wish)
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return folder / _inside(str(manifest["model_file"]))
+
     def collect(self, kept: list[Wish]) -> None:
         """Remove everything that none of these wishes needs."""
         bundles = {_hex(wish.bundle) for wish in kept if wish.bundle}

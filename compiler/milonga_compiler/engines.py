@@ -56,6 +56,12 @@ ENGINES: dict[str, Engine] = {
         requirement=">=1.17",  # Opset 17 and per-channel QDQ.
         verification=_X86_ONLY,
     ),
+    "openvino": Engine(
+        precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
+        modules=("openvino", "nncf"),
+        requirement=">=2024.6",
+        verification=_X86_ONLY,
+    ),
     "reference": Engine(
         precisions=(Precision.FP32,),
         modules=("onnx",),

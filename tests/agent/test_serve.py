@@ -16,7 +16,6 @@ import httpx
 import numpy as np
 import pytest
 from milonga_agent.errors import BadBundle, EngineMissing
-from milonga_agent.inventory import ENGINES
 from milonga_agent.runtimes import load
 from milonga_agent.serve import Server
 from milonga_agent.served import Served
@@ -25,7 +24,7 @@ from tests.agent.bundles import Example, example
 from tests.compiler.networks import SIZE_PX
 
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
+@pytest.fixture(scope="module", params=["onnxruntime", "reference"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Example:
     return example(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -171,10 +170,6 @@ def test_a_bundle_that_computes_something_else_fails_its_probe(made: Example) ->
         served.probe()
 
 
-def test_an_unknown_engine_and_a_broken_model_are_named(tmp_path: Path) -> None:
+def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineMissing, match="quantum"):
         load("quantum", tmp_path / "x", 1)
-    (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    for engine in ENGINES:
-        with pytest.raises(BadBundle, match=r"broken\.onnx"):
-            load(engine, tmp_path / "broken.onnx", 1)

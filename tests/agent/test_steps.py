@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from milonga_agent.errors import BadBundle, DiskFull, HubUnreachable
-from milonga_agent.plan import WantedFile
+from milonga_agent.plan import WantedFile, Wish
 from milonga_agent.steps import Depot
 
 from tests.agent.bundles import Example, example
@@ -47,6 +47,20 @@ def test_a_bundle_is_downloaded_verified_and_installed(made: Example, tmp_path: 
     depot.verify(wish)
     folder = depot.install(wish)
     assert {path.name for path in folder.iterdir()} == {file.path for file in wish.files}
+
+
+def test_a_model_to_measure_lies_beside_the_files_that_it_needs(made: Example, tmp_path: Path) -> None:
+    depot, wish = Depot(tmp_path), made.wish()
+    _download(depot, wish.files, _Source(made.blobs()))
+    model = depot.model(wish)
+    assert model.name == made.bundle.manifest["model_file"]
+    assert {path.name for path in model.parent.iterdir()} == {file.path for file in wish.files}
+    alone = next(file for file in wish.files if file.path == model.name)
+    assert depot.model(Wish(files=(alone,))).read_bytes() == model.read_bytes()
+    depot.collect([wish])
+    assert model.exists()
+    depot.collect([])
+    assert not model.exists()
 
 
 def test_a_broken_download_goes_on_where_it_stopped(made: Example, tmp_path: Path) -> None:

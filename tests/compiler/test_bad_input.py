@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from milonga_compiler.backends import backend
 from milonga_compiler.build import Evidence
 from milonga_compiler.engines import ENGINES, Precision
-from milonga_compiler.environments import usable
-from milonga_compiler.errors import BuildFailed, UnsupportedOperators
+from milonga_compiler.errors import BuildFailed
 from milonga_compiler.network import fix_batch, read_network
 from milonga_compiler.target import Target
 from onnx import helper
 
-from tests.compiler.odd_networks import with_operator, write
+from tests.compiler.engines_here import need
+from tests.compiler.odd_networks import write
 
 
 def test_a_network_says_what_it_is(network: tuple[Path, Evidence]) -> None:
@@ -44,8 +44,7 @@ def test_open_sizes_are_refused_with_what_to_do(
     shape: tuple[int | str | None, ...], engine: str, tmp_path: Path
 ) -> None:
     model = write(tmp_path / "open.onnx", [helper.make_node("Relu", ["image"], ["logits"])], shape)
-    if not usable(engine):
-        pytest.skip(f"{engine} is not installed")
+    need(engine)
     with pytest.raises(BuildFailed, match="only the batch may be: export it again"):
         list(backend(engine).build(model, Target(engine, ENGINES[engine].precisions[0]), tmp_path, None))
 
@@ -98,28 +97,11 @@ def test_a_network_that_contradicts_itself_is_refused(network: tuple[Path, Evide
         read_network(tmp_path / "broken.onnx")
 
 
-@pytest.mark.parametrize("engine", sorted(ENGINES))
-def test_an_operator_that_nobody_has_is_named(engine: str, tmp_path: Path) -> None:
-    if not usable(engine):
-        pytest.skip(f"{engine} is not installed")
-    model = with_operator(tmp_path / "odd.onnx", "Tango", "org.milonga")
-    with pytest.raises(UnsupportedOperators, match=r"Tango.*no engine here has them") as refused:
-        list(backend(engine).build(model, Target(engine, ENGINES[engine].precisions[0]), tmp_path, None))
-    assert refused.value.operators == ("org.milonga.Tango",)
-
-
-def test_an_operator_that_one_engine_lacks_names_those_that_have_it(tmp_path: Path) -> None:
-    model = with_operator(tmp_path / "gelu.onnx", "Gelu", "com.microsoft")
-    with pytest.raises(UnsupportedOperators, match=r"com\.microsoft\.Gelu.*all of them: .*onnxruntime"):
-        list(backend("reference").build(model, Target.parse("reference/fp32"), tmp_path, None))
-
-
 @pytest.mark.parametrize("engine", sorted(name for name in ENGINES if Precision.INT8 in ENGINES[name].precisions))
 def test_int8_without_fitting_pictures_says_what_it_needs(
     engine: str, network: tuple[Path, Evidence], tmp_path: Path
 ) -> None:
-    if not usable(engine):
-        pytest.skip(f"{engine} is not installed")
+    need(engine)
     target = Target(engine, Precision.INT8)
     for none in (None, network[1].pictures[:0]):
         with pytest.raises(BuildFailed, match="pictures to calibrate on; give some"):

@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 class Runtime(ABC):
     """One loaded model. `input_shape` is (3, H, W), None where a dimension is free."""
 
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int | None, ...]
 
     @abstractmethod
     def __init__(self, model: Path, threads: int) -> None:
@@ -22,4 +22,4 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, inputs: Floats) -> Floats:
-        """Return logits (n, classes) of normalised pictures (n, 3, H, W)."""
+        """Return the first output (n, ...) of normalised pictures (n, 3, H, W), float32: logits (n, classes) or detections."""
