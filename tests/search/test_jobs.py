@@ -16,6 +16,8 @@ import psutil
 import pytest
 from milonga.pictures import normalise, scaled
 from milonga_hub.jobs import JobCrashed, JobError, Progress, run_job
+from milonga_hub.learning.latencies import Features, pool
+from milonga_hub.learning.spaces import space
 from milonga_hub.search.rules import choose, explain_impossible
 
 from tests.learning.data import write_arrays
@@ -101,6 +103,14 @@ def test_some_subnets_are_measured_in_each_precision(profiled: list[dict[str, An
         assert "QuantizeLinear" in types
 
 
+def test_what_was_counted_of_the_space_is_kept_for_later_jobs(folder: Path, profiled: list[dict[str, Any]]) -> None:
+    resnet = space("resnet", 16)
+    kept = Features.read(resnet, 10, folder / "profile" / "costs.json")
+    some = pool(resnet, 0)[:20]
+    np.testing.assert_array_equal(kept.costs(some), Features(resnet, 10).costs(some))
+    assert len(json.loads((folder / "profile" / "costs.json").read_text())) > 300
+
+
 def _wanted(profiled: list[dict[str, Any]], name: str, speed: float, limits: dict[str, float]) -> dict[str, Any]:
     """Return a made-up device that is three times as fast in int8."""
     measurements = [
@@ -129,6 +139,7 @@ def _search(folder: Path, trained: dict[str, Any], profiled: list[dict[str, Any]
     spec = {
         "checkpoint": trained["checkpoint"], "data": str(folder / "data.npz"), "evaluated_subnets": 12,
         "population": 16, "generations": 6, "verified_candidates": 3, "seed": 0, "threads": 1, "types": types,
+        "costs": str(folder / "profile" / "costs.json"),
     }  # fmt: skip
     return _job("search", spec, folder / "search")
 

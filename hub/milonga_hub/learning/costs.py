@@ -58,8 +58,13 @@ class Cost:
 
 
 def traced(network: nn.Module, *inputs: Sequence[int]) -> tuple[Cost, Any]:
-    """Return the cost of a network on the meta device for inputs of these shapes, batch 1, and what it returns."""
-    network.eval()
+    """Return the cost of a network on the meta device for inputs of these shapes, batch 1, and what it returns.
+
+    The network is good for nothing else afterwards: its normalisations are passed over, as engines fold them.
+    """
+    for layer in network.eval().modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.forward = _unchanged
     given = [torch.empty(tuple(shape), device="meta") for shape in inputs]
     with torch.no_grad(), _Counter() as counter:
         found = network(*given)
@@ -72,6 +77,10 @@ def traced(network: nn.Module, *inputs: Sequence[int]) -> tuple[Cost, Any]:
         depthwise_macs=counter.depthwise,
     )
     return cost, found
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def _params(network: nn.Module) -> int:
@@ -113,9 +122,7 @@ class _Counter(TorchDispatchMode):
         name = func.overloadpacket.__name__.rstrip("_")
         reads = tuple(one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor))
         makes = tuple(one for one in tree_leaves(found) if isinstance(one, Tensor))
-        # Only the result of a normalisation counts, not its statistics.
-        normalised = "batch_norm" in name
-        self.steps.append(_Step(reads, makes[:1] if normalised else makes, normalised or name in _IN_PLACE))
+        self.steps.append(_Step(reads, makes, name in _IN_PLACE))
         return found
 
     def _layer(self, found: Tensor, macs: int) -> None:

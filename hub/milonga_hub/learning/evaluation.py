@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
-from milonga_compiler.quantize import quantize_variants
-from numpy.typing import NDArray
 
 from milonga_hub.learning.classification import Classification, accuracy
 from milonga_hub.learning.spaces import Encoding
-from milonga_hub.learning.subnets import written
+from milonga_hub.learning.subnets import quantized, written
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.train import subnet
 
@@ -72,16 +68,3 @@ class Evaluated:
         session = onnxruntime.InferenceSession(str(self.int8(encoding)), options, providers=["CPUExecutionProvider"])
         pictures = self.task.data.validation(self.supernet.space.resolution(encoding)).split(256)
         return torch.cat([torch.from_numpy(session.run(["logits"], {"image": part.numpy()})[0]) for part in pictures])
-
-
-def quantized(path: Path, calibration: NDArray[np.float32]) -> Path:
-    """Write an ONNX file's int8 form beside it, as builds try it first, and return its path; a file that is there is kept.
-
-    `calibration` is float32 (n, 3, H, W), normalised.
-    """
-    found = path.with_suffix(".int8.onnx")
-    if not found.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            variant = next(iter(quantize_variants(path, Path(folder), calibration)))
-            (Path(folder) / variant.model_file).replace(found)
-    return found

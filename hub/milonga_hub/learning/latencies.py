@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,16 @@ class Features:
     def __init__(self, space: Space, classes: int) -> None:
         self._space, self._classes = space, classes
         self._costs: dict[Encoding, tuple[int, ...]] = {}
+
+    @classmethod
+    def read(cls, space: Space, classes: int, path: Path) -> Features:
+        """Return features whose rows in the file, as `write` left it, need not be counted again."""
+        found = cls(space, classes)
+        found._costs = {tuple(one): tuple(costs) for one, costs in json.loads(path.read_text(encoding="utf-8"))}
+        return found
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(list(self._costs.items())), encoding="utf-8")
 
     def costs(self, encodings: Sequence[Encoding]) -> Floats:
         """Return (n, 5): MACs, parameters, activations, layers, and 1 + depthwise MACs."""
@@ -84,6 +96,11 @@ class TypeLatency:
             model = self._fitted(precision, rows)
         place = {one: number for number, one in enumerate(rows)}
         return model.predict([place[one] for one in encodings])
+
+    def further(self, precision: str, count: int, tried: Collection[Encoding]) -> list[Encoding]:
+        """Return which subnets to measure next in this precision, at most `count`; never those that were `tried`."""
+        left = [row for row, one in enumerate(self._rows) if one not in tried]
+        return [self._rows[row] for row in self._models[precision].further(count, left)]
 
     def _fitted(self, precision: str, rows: Sequence[Encoding]) -> LatencyModel:
         place = {one: number for number, one in enumerate(rows)}

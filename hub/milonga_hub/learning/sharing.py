@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -99,6 +100,23 @@ def _cut(weight: Tensor, part: Part, shape: torch.Size) -> Tensor:
 def run(network: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
     """Return what the network makes of its inputs with these weights in place of its own."""
     return functional_call(network, dict(weights), inputs)
+
+
+class Valueless(TorchFunctionMode):
+    """Leaves out that weights are given first values: on the meta device that takes most of the time of building."""
+
+    _LEFT_OUT = frozenset(
+        [
+            *(getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")),
+            *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_),
+        ]
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._LEFT_OUT:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def skeleton(network: Network) -> Network:

@@ -12,31 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from milonga_hub.learning.sharing import filled, run, shared_weights, skeleton
+from milonga_hub.learning.sharing import Valueless, filled, run, shared_weights, skeleton
 from milonga_hub.learning.spaces import Space
 from milonga_hub.learning.task import resized
 
 # Subnets whose layers are kept ready; the ends of the space come in each step.
 _KEPT = 64
-
-
-class _Valueless(TorchFunctionMode):
-    """Leaves out that weights are given first values: on the meta device that takes most of the time of building."""
-
-    _LEFT_OUT = frozenset(
-        [
-            *(getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")),
-            *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.fill_, torch.Tensor.zero_),
-        ]
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in self._LEFT_OUT:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 class Supernet(nn.Module):
@@ -49,7 +31,7 @@ class Supernet(nn.Module):
         self._skeleton = lru_cache(maxsize=_KEPT)(self._built)
 
     def _built(self, encoding: tuple[int, ...]) -> nn.Module:
-        with torch.device("meta"), _Valueless():
+        with torch.device("meta"), Valueless():
             return skeleton(self.space.network(encoding, self.classes)).train()
 
     def forward(self, x: Tensor, encoding: Sequence[int]) -> Any:

@@ -48,6 +48,7 @@ class TrainingSpec(Spec):
 
 class SearchSpec(Spec):
     measured_subnets: int = Bound(default=8, ge=4, le=_COUNT)
+    further_measurements: int = Bound(default=8, ge=0, le=_COUNT)
     evaluated_subnets: int = Bound(default=24, ge=8, le=_COUNT)
     population: int = Bound(default=48, ge=8, le=_COUNT)
     generations: int = Bound(default=30, ge=1, le=_COUNT)

@@ -24,13 +24,17 @@ async def measure_subnets(
     purpose: str,
     report: Report,
     start: float,
+    end: float = 1.0,
 ) -> dict[str, list[Measurement]]:
-    """Measure subnets ({"subnet", "precision", "onnx"}) by type; types on different machines are measured side by side."""
+    """Measure subnets ({"subnet", "precision", "onnx"}) by type; types on different machines are measured side by side.
+
+    `start` and `end` are the share of the stage that this is.
+    """
     types = {item.name: item for item in plan.types}
     items = {
         name: [_item(work, types[name], subnet) for subnet in subnets] for name, subnets in wanted.items() if subnets
     }
-    return await measure_items(work, items, purpose, report, start)
+    return await measure_items(work, items, purpose, report, start, end)
 
 
 def _item(work: Work, type_: TypePlan, subnet: Mapping[str, Any]) -> MeasurementItem:
@@ -41,7 +45,12 @@ def _item(work: Work, type_: TypePlan, subnet: Mapping[str, Any]) -> Measurement
 
 
 async def measure_items(
-    work: Work, items: Mapping[str, list[MeasurementItem]], purpose: str, report: Report, start: float = 0.0
+    work: Work,
+    items: Mapping[str, list[MeasurementItem]],
+    purpose: str,
+    report: Report,
+    start: float = 0.0,
+    end: float = 1.0,
 ) -> dict[str, list[Measurement]]:
     done = dict.fromkeys(items, 0)
     total = sum(len(some) for some in items.values())
@@ -50,7 +59,7 @@ async def measure_items(
         def tell(count: int, _: int) -> None:
             done[name] = count
             finished = sum(done.values())
-            report(start + (1 - start) * finished / max(1, total), f"measured {finished} of {total} on the devices")
+            report(start + (end - start) * finished / max(1, total), f"measured {finished} of {total} on the devices")
 
         # In random order, so that heat and other work do not fall on the large ones alone; the same after a restart.
         order = random.Random(f"{work.run.name} {purpose} {name}").sample(items[name], len(items[name]))

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from milonga_hub.runs.deliver import build, compare, roll_out
 from milonga_hub.runs.prepare import prepare
-from milonga_hub.runs.specialise import Specialised, profile, search, train
+from milonga_hub.runs.profile import profile
+from milonga_hub.runs.specialise import Specialised, search, train
 from milonga_hub.runs.stages import Report, stage
 from milonga_hub.runs.work import Work
 

@@ -1,4 +1,4 @@
-"""Train the supernet, measure a few subnets, and search the best one for each device type."""
+"""Train the supernet, and search the best subnet for each device type."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from milonga_hub.errors import FailedPrecondition
 from milonga_hub.runs.measure import measure_subnets
 from milonga_hub.runs.models import Candidate
 from milonga_hub.runs.plan import RunPlan, TypePlan
+from milonga_hub.runs.profile import Profiled
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 from milonga_hub.search import rules as search_rules
-
-# A line through fewer points says nothing of its error.
-MIN_MEASUREMENTS = 4
 
 
 @dataclass(frozen=True)
@@ -75,52 +73,7 @@ async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
     return result
 
 
-async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> dict[str, Any]:
-    search, training = plan.spec.search, plan.spec.training
-    history = _history(work, plan)
-    precisions = list(dict.fromkeys(precision for item in plan.types for precision in item.precisions))
-    spec = {
-        "checkpoint": trained["checkpoint"],
-        "count": search.measured_subnets,
-        "precisions": precisions,
-        "elsewhere": history,
-        "seed": search.seed,
-        "threads": work.threads(plan),
-    }
-    result = await work.job("profile", "profile", spec, report.of_job(0.0, 0.2))
-    work.services.search.remember(training.space, training.resolution_px, result["subnets"])
-    wanted = {
-        item.name: [one for one in result["subnets"] if one["precision"] in item.precisions] for item in plan.types
-    }
-    measured = await measure_subnets(work, plan, wanted, "profile", report, start=0.2)
-    for item in plan.types:
-        good = [one for one in measured[item.name] if one.median_ms is not None]
-        if len(good) < MIN_MEASUREMENTS:
-            errors = sorted({one.error for one in measured[item.name] if one.error})
-            raise FailedPrecondition(
-                f"only {len(good)} of {len(measured[item.name])} measurements on {item.name} succeeded:"
-                f" {'; '.join(errors) or 'no answer'}; see the log of its agent, then: milonga runs resume"
-                f" {work.run.name}"
-            )
-    report(
-        1.0,
-        f"{len(result['subnets'])} subnets measured on each of {len(plan.types)} device types"
-        + (f", with what {len(history)} others measured before" if history else ""),
-        measurements=sum(len(items) for items in measured.values()),
-    )
-    return {"subnets": result["subnets"], "measured": measured, "history": history}
-
-
-def _history(work: Work, plan: RunPlan) -> list[dict[str, Any]]:
-    """Return what device types outside the run measured before of the same space."""
-    training, own = plan.spec.training, {item.name for item in plan.types}
-    known = work.services.search.measured(training.space, training.resolution_px)
-    return [{"device_type": name, "measurements": some} for name, some in known.items() if name not in own]
-
-
-async def search(
-    work: Work, plan: RunPlan, trained: dict[str, Any], profiled: dict[str, Any], report: Report
-) -> Specialised:
+async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled, report: Report) -> Specialised:
     result = await work.job("search", "search", _search_spec(work, plan, trained, profiled), report.of_job(0, 0.6))
     found = {name: one["candidates"] for name, one in result["types"].items()}
     training = plan.spec.training
@@ -148,36 +101,19 @@ async def search(
     return Specialised(choices, impossible)
 
 
-def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: dict[str, Any]) -> dict[str, Any]:
-    encodings = {subnet["subnet"]: subnet["encoding"] for subnet in profiled["subnets"]}
+def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled) -> dict[str, Any]:
     search = plan.spec.search
-    here = {
-        name: [
-            {
-                "subnet": one.subnet,
-                "encoding": encodings[one.subnet],
-                "precision": one.precision,
-                "median_ms": one.median_ms,
-            }
-            for one in some
-            if one.median_ms is not None
-        ]
-        for name, some in profiled["measured"].items()
-    }
-    # The types of one run teach each other, too.
-    elsewhere = {**{one["device_type"]: one["measurements"] for one in profiled["history"]}, **here}
     return {
         "checkpoint": trained["checkpoint"],
+        "costs": profiled.costs,
         "data": work.data(plan),
         "types": [
             {
                 "name": item.name,
                 "limits": item.limits.model_dump(exclude_none=True, exclude={"selector"}),
                 "engine": item.engine,
-                "measurements": here[item.name],
-                "elsewhere": [
-                    {"device_type": name, "measurements": some} for name, some in elsewhere.items() if name != item.name
-                ],
+                "measurements": profiled.good(item.name),
+                "elsewhere": profiled.elsewhere(item.name),
             }
             for item in plan.types
         ],
@@ -224,11 +160,6 @@ def _tell_search(
         for name, one in result["types"].items()
         if one["latency_model"]["held_out_relative_error"] is not None
     }
-    untrusted = [
-        f"the latency model of {name} is not to be trusted: {one['latency_model']['advice']}"
-        for name, one in result["types"].items()
-        if not one["latency_model"]["trusted"]
-    ]
     tau = result["accuracy_predictor"]["kendall_tau"]
     words = [
         f"{name}: {choice.candidate['description']} in {choice.candidate['precision']}, predicted {choice.candidate['predicted_ms']:.3g} ms,"
@@ -236,5 +167,5 @@ def _tell_search(
         for name, choice in choices.items()
         if choice.measured_ms is not None
     ]
-    said = [*words, *untrusted, f"accuracy predictor's held-out Kendall tau {tau:.2f}", *impossible.values()]
+    said = [*words, f"accuracy predictor's held-out Kendall tau {tau:.2f}", *impossible.values()]
     report(1.0, "; ".join(said), accuracy_kendall_tau=tau, **errors)

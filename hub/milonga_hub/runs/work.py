@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from milonga_hub.datasets.models import TRAINING_FILES
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
-from milonga_hub.jobs import run_job
+from milonga_hub.jobs import run_job, write_atomically
 from milonga_hub.models.service import ModelService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Run
@@ -60,6 +62,13 @@ class Work:
     @staticmethod
     def threads(plan: RunPlan) -> int:
         return plan.spec.training.threads or os.cpu_count() or 1
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return JSON that the run wrote under this name before; where it has not, make it and write it first."""
+        path = self.folder / name
+        if not path.exists():
+            write_atomically(path, json.dumps(make(), indent=1))
+        return json.loads(path.read_text(encoding="utf-8"))
 
     async def job(self, kind: str, folder: str, spec: dict[str, Any], tell: Any) -> dict[str, Any]:
         """Return the result of the job in this folder of the run; it runs only if it has not finished before."""

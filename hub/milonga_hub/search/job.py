@@ -33,7 +33,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     budget = spec["evaluated_subnets"]
     sampled = min(budget, max(_FEWEST_RANDOM, round(_RANDOM_SHARE * budget)))
     _evaluate_sample(evaluated, sampled, spec["seed"], context)
-    features, types = Features(supernet.space, supernet.classes), {}
+    features, types = Features.read(supernet.space, supernet.classes, Path(spec["costs"])), {}
     accuracies = Accuracies(evaluated)
     searches = [_search(spec, wanted, evaluated, accuracies, features) for wanted in spec["types"]]
     for index, one in enumerate(searches):

@@ -217,6 +217,7 @@ class SearchSpec(_message.Message):
     GENERATIONS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     VERIFIED_CANDIDATES_FIELD_NUMBER: _builtins.int
+    FURTHER_MEASUREMENTS_FIELD_NUMBER: _builtins.int
     measured_subnets: _builtins.int
     """Subnets measured on a device of each type."""
     evaluated_subnets: _builtins.int
@@ -226,6 +227,8 @@ class SearchSpec(_message.Message):
     seed: _builtins.int
     verified_candidates: _builtins.int
     """Candidates measured before one is chosen."""
+    further_measurements: _builtins.int
+    """Measurements beyond those on a device of a type whose latency model is not to be trusted, at most."""
     def __init__(
         self,
         *,
@@ -235,12 +238,15 @@ class SearchSpec(_message.Message):
         generations: _builtins.int = ...,
         seed: _builtins.int = ...,
         verified_candidates: _builtins.int = ...,
+        further_measurements: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_further_measurements", b"_further_measurements", "further_measurements", b"further_measurements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluated_subnets", b"evaluated_subnets", "generations", b"generations", "measured_subnets", b"measured_subnets", "population", b"population", "seed", b"seed", "verified_candidates", b"verified_candidates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_further_measurements", b"_further_measurements", "evaluated_subnets", b"evaluated_subnets", "further_measurements", b"further_measurements", "generations", b"generations", "measured_subnets", b"measured_subnets", "population", b"population", "seed", b"seed", "verified_candidates", b"verified_candidates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__further_measurements: _TypeAlias = _typing.Literal["further_measurements"]  # noqa: Y015
+    _WhichOneofArgType__further_measurements: _TypeAlias = _typing.Literal["_further_measurements", b"_further_measurements"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__further_measurements) -> _WhichOneofReturnType__further_measurements | None: ...
 
 Global___SearchSpec: _TypeAlias = SearchSpec  # noqa: Y015
 

@@ -113,8 +113,38 @@ def test_a_noisy_device_is_not_trusted_and_the_advice_says_what_to_do(made: Worl
     index = choose(made.features, made.sources, K, macs=made.macs)
     quality = fit(made.features, made.sources, index, noisy[index], macs=made.macs).quality
     assert not quality.trusted
-    assert "measure 10 more on this device" in quality.advice
+    assert "measure 5 more on this device" in quality.advice
     assert quality.held_out_relative_error > 0.2
+
+
+def test_what_a_model_asks_for_next_was_never_measured_and_is_the_same_every_time(
+    made: World, known: tuple[Indices, LatencyModel]
+) -> None:
+    index, model = known
+    further = model.further(5, np.arange(len(made.target)))
+    assert len(set(further.tolist())) == 5 and not set(further.tolist()) & set(index.tolist())
+    np.testing.assert_array_equal(further, model.further(5, np.arange(len(made.target))))
+    rest = unmeasured(made, index)[:2]
+    assert sorted(model.further(5, [*index, *rest])) == sorted(rest)
+
+
+def test_what_a_model_asks_for_next_teaches_more_than_chance() -> None:
+    asked, drawn = [], []
+    for seed in range(4):
+        made = world(networks=300, seed=seed)
+        first = choose(made.features, made.sources, 4, macs=made.macs, families=made.families)
+        model = fit(made.features, made.sources, first, made.target[first], macs=made.macs, families=made.families)
+        asked.append(_error_after(made, first, model.further(4, np.arange(300))))
+        for draw in range(3):
+            some = np.random.default_rng(draw).choice(unmeasured(made, first), 4, replace=False)
+            drawn.append(_error_after(made, first, some))
+    assert np.mean(asked) < 0.95 * np.mean(drawn)
+
+
+def _error_after(made: World, index: Indices, further: Indices) -> float:
+    whole = np.concatenate([index, further])
+    found = fit(made.features, made.sources, whole, made.target[whole], macs=made.macs, families=made.families)
+    return _error(made, whole, found)
 
 
 def test_a_quiet_device_is_trusted_without_advice(known: tuple[Indices, LatencyModel]) -> None:

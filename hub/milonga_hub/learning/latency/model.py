@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from milonga_hub.learning.latency.mix import Mix
 from milonga_hub.learning.latency.posterior import Cloud, Measured, judged, sampled, score
 from milonga_hub.learning.latency.prior import Prior
-from milonga_hub.learning.latency.process import Domain, Floats, Indices
+from milonga_hub.learning.latency.process import Domain, Draws, Floats, Indices
 
 # Networks that choices are taken over, and from.
 _JUDGED = 600
@@ -34,18 +34,20 @@ class Prediction:
 class Quality:
     """How good a model is on networks that it has not seen, by leaving each measured one out in turn.
 
-    `trusted` is False where the error is too high to search by; `advice` then says what to do.
+    `trusted` is False where the error is too high to search by; `advice` then says what to do, and `further` how many more
+    networks to measure before judging again.
     """
 
     held_out_relative_error: float
     spearman: float
     count: int
     trusted: bool
+    further: int
     advice: str
 
 
-# Above this held-out error (median, relative) a search would choose by chance.
-_MOST_ERROR = 0.2
+#: Above this held-out error (median, relative) a search would choose by chance.
+MOST_ERROR = 0.2
 _FEWEST = 3
 _ENOUGH = 5
 
@@ -76,6 +78,19 @@ class LatencyModel:
         mean = np.concatenate([one[0] for one in found]) if found else np.empty(0)
         reach = _REACH * np.sqrt(np.concatenate([one[1] for one in found]) if found else np.empty(0))
         return Prediction(np.exp(mean), np.exp(mean - reach), np.exp(mean + reach))
+
+    def further(self, count: int, candidates: Sequence[int] | Indices) -> Indices:
+        """Return which of the candidates (rows of the features) to measure next, at most `count`, by what was measured.
+
+        Those after which all others are known best, as `choose` has it, with the weights of the process that explain this
+        device's measurements. Measured ones are never among them.
+        """
+        known = self._measured.index
+        pool = _drawn(np.setdiff1d(np.asarray(candidates, dtype=np.int64), known), count, np.random.default_rng(0))
+        cloud = max(self._clouds, key=lambda one: float(one.weights.sum()))
+        belief = _Belief.of(cloud.domain, cloud.draws, cloud.weights / cloud.weights.sum())
+        judged = _drawn(np.arange(self._count), 0, np.random.default_rng(0), _JUDGED)
+        return belief.a_optimal(pool, judged, min(count, len(pool)), known)
 
     def _predicted(self, at: Indices) -> tuple[Floats, Floats]:
         """Return mean and variance of the logarithm of latency: over all draws, and the mix of sources."""
@@ -114,15 +129,23 @@ class LatencyModel:
         return logs
 
 
-def _verdict(error: float, count: int) -> tuple[bool, str]:
+def _verdict(error: float, count: int) -> tuple[bool, int, str]:
+    """Return whether to trust a model, how many networks more to measure, and advice."""
     if count < _ENOUGH:
-        return False, f"only {count} networks were measured; measure {_ENOUGH - count} more on this device"
-    if error > _MOST_ERROR:
-        return False, (
+        further = _ENOUGH - count
+        return False, further, f"only {count} networks were measured; measure {further} more on this device"
+    if error <= MOST_ERROR:
+        return True, 0, ""
+    # Half as many again: enough to move the error, few enough to stop soon after it falls.
+    further = -(-count // 2)
+    return (
+        False,
+        further,
+        (
             f"half of the measured networks are predicted more than {error:.0%} wrong by the others; measure"
-            f" {count} more on this device, with nothing else running on it"
-        )
-    return True, ""
+            f" {further} more on this device, with nothing else running on it"
+        ),
+    )
 
 
 def _rank_correlation(first: Floats, second: Floats) -> float:
@@ -207,31 +230,50 @@ def chosen(prior: Prior, k: int, candidates: Sequence[int] | Indices | None = No
     domain, draws = prior.domains[0], prior.draws[0]
     if not prior.sources.names and np.ptp(domain.trend) > 0:
         return _evenly(domain.trend, pool, k)
-    if len(pool) > _CANDIDATES:
-        pool = np.sort(random.choice(pool, max(_CANDIDATES, k), replace=False))
+    pool = _drawn(pool, k, random)
     scores = score(draws, prior.trials(random.choice(pool, k, replace=False), judged(prior))[0])
     weights = np.exp(scores - scores.max())
     weights /= weights.sum()
-    amplitudes = weights @ draws.weights
-    noise = float(np.exp(weights @ np.log(draws.noise)))
-    all_judged = random.choice(prior.count, min(_JUDGED, prior.count), replace=False)
-    return pool[_a_optimal(domain, amplitudes, noise, pool, all_judged, k)]
+    judged_rows = random.choice(prior.count, min(_JUDGED, prior.count), replace=False)
+    return _Belief.of(domain, draws, weights).a_optimal(pool, judged_rows, k)
 
 
-def _a_optimal(domain: Domain, amplitudes: Floats, noise: float, pool: Indices, judged: Indices, k: int) -> list[int]:
-    among = np.tensordot(amplitudes, domain.kernels(pool, pool), axes=1)
-    across = np.tensordot(amplitudes, domain.kernels(judged, pool), axes=1)
-    found: list[int] = []
-    for _ in range(k):
-        variance = np.diag(among) + noise
-        gain = (across**2).sum(axis=0) / variance
-        gain[found] = -1.0
-        best = int(gain.argmax())
-        found.append(best)
-        column, reach = among[:, best].copy(), across[:, best].copy()
-        among -= np.outer(column, column) / variance[best]
-        across -= np.outer(reach, column) / variance[best]
-    return found
+def _drawn(pool: Indices, count: int, random: np.random.Generator, most: int = _CANDIDATES) -> Indices:
+    """Return the pool; of a large one a random part that holds at least `count`."""
+    if len(pool) <= most:
+        return pool
+    return np.sort(random.choice(pool, max(most, count), replace=False))
+
+
+@dataclass(frozen=True)
+class _Belief:
+    """The process in one domain, its weights averaged over draws."""
+
+    domain: Domain
+    amplitudes: Floats
+    noise: float
+
+    @classmethod
+    def of(cls, domain: Domain, draws: Draws, weights: Floats) -> _Belief:
+        return cls(domain, weights @ draws.weights, float(np.exp(weights @ np.log(draws.noise))))
+
+    def a_optimal(self, pool: Indices, judged: Indices, k: int, known: Indices | None = None) -> Indices:
+        """Return k of the pool: each lowers the mean variance of the judged most, after the known and those before it."""
+        given = 0 if known is None else len(known)
+        rows = pool if known is None else np.concatenate([known, pool])
+        among = np.tensordot(self.amplitudes, self.domain.kernels(rows, rows), axes=1)
+        across = np.tensordot(self.amplitudes, self.domain.kernels(judged, rows), axes=1)
+        found: list[int] = []
+        for step in range(given + k):
+            variance = np.diag(among) + self.noise
+            gain = (across**2).sum(axis=0) / variance
+            gain[[*range(given), *found]] = -1.0
+            best = step if step < given else int(gain.argmax())
+            found.append(best)
+            column, reach = among[:, best].copy(), across[:, best].copy()
+            among -= np.outer(column, column) / variance[best]
+            across -= np.outer(reach, column) / variance[best]
+        return rows[found[given:]]
 
 
 def _evenly(trend: Floats, pool: Indices, k: int) -> Indices:

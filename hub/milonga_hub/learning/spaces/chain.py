@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from milonga_hub.learning.costs import Cost, traced
-from milonga_hub.learning.sharing import Channels
+from milonga_hub.learning.sharing import Channels, Valueless
 from milonga_hub.learning.spaces.base import Space
 from milonga_hub.learning.spaces.layers import Block, Convolution, all_of
 
@@ -38,7 +38,7 @@ class Chain(Space):
 
 @lru_cache(maxsize=100_000)
 def _counted(block: Block, shape: tuple[int, ...]) -> tuple[Cost, tuple[int, ...]]:
-    with torch.device("meta"):
+    with torch.device("meta"), Valueless():
         cost, found = traced(block.build(), shape)
     return cost, tuple(found.shape)
 

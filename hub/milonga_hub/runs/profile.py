@@ -1,0 +1,201 @@
+"""Measure a few subnets on a device of each type, and more where they do not suffice to predict all others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from pydantic import BaseModel
+
+from milonga_hub.devices.models import Measurement
+from milonga_hub.errors import FailedPrecondition
+from milonga_hub.jobs import write_atomically
+from milonga_hub.runs.measure import measure_subnets
+from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.work import Work
+
+# A line through fewer points says nothing of its error.
+MIN_MEASUREMENTS = 4
+# Shares of the stage: exporting, the first measurements, and all further ones.
+_EXPORTED, _MEASURED, _JUDGED = 0.2, 0.7, 0.95
+
+Row = dict[str, Any]
+
+
+class Quality(BaseModel):
+    """How good the latency model of one device type is, in its worst precision."""
+
+    held_out_relative_error: float
+    trusted: bool
+    advice: str
+    # Measurements that were asked for beyond the first.
+    further: int
+
+    @classmethod
+    def of(cls, precisions: Mapping[str, dict[str, Any]], further: int) -> Quality:
+        worst = max(precisions.values(), key=lambda one: (not one["trusted"], one["held_out_relative_error"]))
+        return cls(**{**worst, "further": further})
+
+
+class Profiled(BaseModel):
+    """What is known of latencies when the search begins; kept, so that a run that is resumed searches from the same."""
+
+    # By device type: {"subnet", "encoding", "precision", "median_ms"}, the last None where the device failed.
+    measured: dict[str, list[Row]] = {}
+    # What device types outside the run measured before: {"device_type", "measurements"}.
+    history: list[dict[str, Any]]
+    # File of what was counted of the space.
+    costs: str
+    quality: dict[str, Quality] = {}
+
+    def good(self, device_type: str) -> list[Row]:
+        return [row for row in self.measured[device_type] if row["median_ms"] is not None]
+
+    def elsewhere(self, device_type: str) -> list[dict[str, Any]]:
+        """Return what all other types measured: those of one run teach each other, too."""
+        known = {one["device_type"]: one["measurements"] for one in self.history}
+        known |= {name: self.good(name) for name in self.measured}
+        return [{"device_type": name, "measurements": rows} for name, rows in known.items() if name != device_type]
+
+    def add(self, measured: Mapping[str, Sequence[Measurement]], subnets: Sequence[Row]) -> None:
+        encodings = {one["subnet"]: one["encoding"] for one in subnets}
+        for name, some in measured.items():
+            self.measured.setdefault(name, []).extend(
+                {
+                    "subnet": one.subnet,
+                    "encoding": encodings[one.subnet],
+                    "precision": one.precision,
+                    "median_ms": one.median_ms,
+                }
+                for one in some
+            )
+
+
+async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> Profiled:
+    path = work.folder / "profiled.json"
+    if path.exists():
+        profiled = Profiled.model_validate_json(path.read_text(encoding="utf-8"))
+    else:
+        profiled = await _first(work, plan, trained, report)
+        await _until_trusted(work, plan, trained, profiled, report)
+        write_atomically(path, profiled.model_dump_json(indent=1))
+    _tell(plan, profiled, report)
+    return profiled
+
+
+async def _first(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> Profiled:
+    history = work.kept("history.json", lambda: _history(work, plan))
+    spec = {
+        "checkpoint": trained["checkpoint"],
+        "count": plan.spec.search.measured_subnets,
+        "precisions": list(dict.fromkeys(precision for item in plan.types for precision in item.precisions)),
+        "elsewhere": history,
+        "seed": plan.spec.search.seed,
+        "threads": work.threads(plan),
+    }
+    result = await work.job("profile", "profile", spec, report.of_job(0.0, _EXPORTED))
+    wanted = {
+        item.name: [one for one in result["subnets"] if one["precision"] in item.precisions] for item in plan.types
+    }
+    measured = await _measured(work, plan, wanted, report, _EXPORTED, _MEASURED)
+    for name, some in measured.items():
+        check_measured(work, name, some)
+    profiled = Profiled(history=history, costs=result["costs"])
+    profiled.add(measured, result["subnets"])
+    return profiled
+
+
+async def _measured(
+    work: Work, plan: RunPlan, wanted: Mapping[str, Sequence[Row]], report: Report, start: float, end: float
+) -> dict[str, list[Measurement]]:
+    training = plan.spec.training
+    subnets = [one for some in wanted.values() for one in some]
+    work.services.search.remember(training.space, training.resolution_px, subnets)
+    return await measure_subnets(work, plan, wanted, "profile", report, start, end)
+
+
+def check_measured(work: Work, device_type: str, measured: Sequence[Measurement]) -> None:
+    """Raise FailedPrecondition where too few measurements succeeded to say anything."""
+    good = sum(one.median_ms is not None for one in measured)
+    if good < MIN_MEASUREMENTS:
+        errors = sorted({one.error for one in measured if one.error})
+        raise FailedPrecondition(
+            f"only {good} of {len(measured)} measurements on {device_type} succeeded: {'; '.join(errors) or 'no answer'};"
+            f" see the log of its agent, then: milonga runs resume {work.run.name}"
+        )
+
+
+async def _until_trusted(
+    work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled, report: Report
+) -> None:
+    """Measure what each untrusted latency model asks for, until it is trusted or the budget of its type is spent."""
+    first = {name: len(rows) for name, rows in profiled.measured.items()}
+    for number in count():
+        further = {name: len(rows) - first[name] for name, rows in profiled.measured.items()}
+        spec = _judge_spec(work, plan, trained, profiled, further)
+        # A folder for each round, so that a run that is resumed finds all of them again.
+        judged = await work.job("judge", f"profile/judged/{number}", spec, report.of_job(_MEASURED, _MEASURED))
+        profiled.quality = {
+            name: Quality.of(found["precisions"], further[name]) for name, found in judged["types"].items()
+        }
+        wanted = {name: found["subnets"] for name, found in judged["types"].items() if found["subnets"]}
+        if not wanted:
+            return
+        measured = await _measured(work, plan, wanted, report, _MEASURED, _JUDGED)
+        profiled.add(measured, [one for some in wanted.values() for one in some])
+
+
+def _judge_spec(
+    work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled, further: Mapping[str, int]
+) -> dict[str, Any]:
+    search = plan.spec.search
+    return {
+        "checkpoint": trained["checkpoint"],
+        "costs": profiled.costs,
+        "types": [
+            {
+                "name": item.name,
+                "measurements": profiled.measured[item.name],
+                "elsewhere": profiled.elsewhere(item.name),
+                "left": search.further_measurements - further[item.name],
+            }
+            for item in plan.types
+        ],
+        "seed": search.seed,
+        "threads": work.threads(plan),
+    }
+
+
+def _history(work: Work, plan: RunPlan) -> list[dict[str, Any]]:
+    """Return what device types outside the run measured before of the same space."""
+    training, own = plan.spec.training, {item.name for item in plan.types}
+    known = work.services.search.measured(training.space, training.resolution_px)
+    return [{"device_type": name, "measurements": some} for name, some in known.items() if name not in own]
+
+
+def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
+    said = f"{plan.spec.search.measured_subnets} subnets measured on each of {len(plan.types)} device types"
+    if profiled.history:
+        said += f", with what {len(profiled.history)} others measured before"
+    report(
+        1.0,
+        "; ".join([said, *(_judgement(name, one) for name, one in profiled.quality.items())]),
+        measurements=sum(len(rows) for rows in profiled.measured.values()),
+        **{f"latency_error {name}": one.held_out_relative_error for name, one in profiled.quality.items()},
+        **{f"latency_trusted {name}": float(one.trusted) for name, one in profiled.quality.items()},
+        **{f"further_measurements {name}": float(one.further) for name, one in profiled.quality.items()},
+    )
+
+
+def _judgement(name: str, quality: Quality) -> str:
+    error = f"held-out error {quality.held_out_relative_error:.1%}"
+    if quality.trusted:
+        after = f" after {quality.further} further measurements" if quality.further else ""
+        return f"the latency model of {name} is trusted{after} ({error})"
+    spent = f"after all {quality.further} further measurements" if quality.further else "and none further are allowed"
+    return (
+        f"the latency model of {name} is not to be trusted {spent} ({error}): {quality.advice};"
+        " spec.search.further_measurements allows more"
+    )
