@@ -50,6 +50,14 @@ class Engine:
 _X86_ONLY = "verified on x86-64; not verified on hardware elsewhere"
 
 ENGINES: dict[str, Engine] = {
+    "ncnn": Engine(
+        precisions=(Precision.FP32, Precision.FP16),
+        modules=("ncnn", "pnnx"),
+        requirement=">=1.0.20240410",
+        verification=_X86_ONLY,
+        own_environment=True,
+        without_dependencies=("pnnx",),
+    ),
     "onnxruntime": Engine(
         precisions=(Precision.FP32, Precision.INT8),
         modules=("onnxruntime", "sympy"),

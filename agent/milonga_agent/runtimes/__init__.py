@@ -9,7 +9,12 @@ from milonga_agent.errors import EngineMissing
 from milonga_agent.inventory import ENGINES
 from milonga_agent.runtimes.base import Runtime
 
-_CLASSES = {"onnxruntime": "OnnxRuntime", "openvino": "OpenVino", "reference": "Reference"}
+_CLASSES = {
+    "ncnn": "Ncnn",
+    "onnxruntime": "OnnxRuntime",
+    "openvino": "OpenVino",
+    "reference": "Reference",
+}
 
 
 def load(engine: str, model: Path, threads: int) -> Runtime:

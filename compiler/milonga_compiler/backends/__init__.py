@@ -9,7 +9,12 @@ from milonga_compiler.backends.base import Backend
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.errors import UnknownTarget
 
-_CLASSES = {"onnxruntime": "OnnxRuntimeBackend", "openvino": "OpenVinoBackend", "reference": "ReferenceBackend"}
+_CLASSES = {
+    "ncnn": "NcnnBackend",
+    "onnxruntime": "OnnxRuntimeBackend",
+    "openvino": "OpenVinoBackend",
+    "reference": "ReferenceBackend",
+}
 
 
 def backend(engine: str, log: Path | None = None) -> Backend:

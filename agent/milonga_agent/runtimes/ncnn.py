@@ -1,0 +1,47 @@
+"""ncnn on the processor: a .param file with its .bin beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from milonga_agent.errors import BadBundle, EngineMissing
+from milonga_agent.runtimes.base import Floats, Runtime
+
+_INPUT = re.compile(r"^Input\s.* 0=(?P<width>\d+) 1=(?P<height>\d+) 2=(?P<channels>\d+)", re.MULTILINE)
+
+
+class Ncnn(Runtime):
+    def __init__(self, model: Path, threads: int) -> None:
+        try:
+            import ncnn
+        except ImportError as error:
+            raise EngineMissing("ncnn is not installed; run: pip install 'milonga-agent[ncnn]'") from error
+        described = _INPUT.search(model.read_text(encoding="utf-8", errors="replace"))
+        if described is None:
+            raise BadBundle(f"{model.name} is not the .param file of a build: it does not say how large its input is")
+        self.input_shape = tuple(int(described[name]) for name in ("channels", "height", "width"))
+        self._mat = ncnn.Mat
+        self._network = ncnn.Net()
+        self._network.opt.use_vulkan_compute = False
+        self._network.opt.num_threads = threads
+        # The name says it: ncnn's files do not tell which numbers to compute in.
+        half = model.name.endswith(".fp16.param")
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic"):
+            setattr(self._network.opt, f"use_{option}", half)
+        if self._network.load_param(str(model)) or self._network.load_model(str(model.with_suffix(".bin"))):
+            raise BadBundle(f"ncnn {ncnn.__version__} cannot load {model.name} with {model.with_suffix('.bin').name}")
+        self._input, self._output = self._network.input_names()[0], self._network.output_names()[0]
+
+    def run(self, inputs: Floats) -> Floats:
+        return np.stack([self._one(np.ascontiguousarray(picture)) for picture in inputs])
+
+    def _one(self, picture: Floats) -> Floats:
+        extractor = self._network.create_extractor()
+        extractor.input(self._input, self._mat(picture))
+        failed, output = extractor.extract(self._output)
+        if failed:
+            raise RuntimeError(f"ncnn stopped with {failed}")
+        return np.array(output, dtype=np.float32)
