@@ -17,7 +17,7 @@ from milonga_agent.limits import Limits
 # Engine -> (distribution, precisions). One entry for each file in runtimes/; a test compares the two.
 ENGINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "ncnn": ("ncnn", ("fp32", "fp16")),
-    "onnxruntime": ("onnxruntime", ("fp32", "int8")),
+    "onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8")),
     "openvino": ("openvino", ("fp32", "fp16", "int8")),
     "reference": ("onnx", ("fp32",)),
 }

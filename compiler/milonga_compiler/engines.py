@@ -59,7 +59,7 @@ ENGINES: dict[str, Engine] = {
         without_dependencies=("pnnx",),
     ),
     "onnxruntime": Engine(
-        precisions=(Precision.FP32, Precision.INT8),
+        precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
         modules=("onnxruntime", "sympy"),
         requirement=">=1.17",  # Opset 17 and per-channel QDQ.
         verification=_X86_ONLY,

@@ -140,10 +140,10 @@ def test_old_and_new_pictures_are_judged_apart(tmp_path: Path) -> None:
 
 
 def test_the_device_chooses_among_builds_that_hold() -> None:
-    fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.97, 2.0, 400)
-    int8 = BuildFigures("int8", "onnxruntime", "int8", 0.97, 3.0, 100)
+    fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.97, 2.0, 390, 400)
+    int8 = BuildFigures("int8", "onnxruntime", "int8", 0.97, 3.0, 90, 100)
     assert choose_build([fp32, int8], None) == fp32
-    assert choose_build([BuildFigures("x", "x", "x", 1.0, None, 1), int8], 3.0) == int8
+    assert choose_build([BuildFigures("x", "x", "x", 1.0, None, 1, 1), int8], 3.0) == int8
     assert choose_build([fp32, int8], 1.0) is None
 
 

@@ -14,34 +14,47 @@ figures = st.builds(
     precision=st.sampled_from(["fp32", "int8"]),
     accuracy=st.floats(0, 1),
     measured_ms=st.none() | st.floats(0.01, 100),
+    model_bytes=st.integers(1, 10**7),
     size_bytes=st.integers(1, 10**7),
 )
 
 
-@given(st.lists(figures, max_size=6, unique_by=lambda build: build.name), st.none() | st.floats(0.01, 100))
-def test_the_chosen_build_keeps_the_limit_and_none_is_faster(
-    builds: list[BuildFigures], latency_ms: float | None
+@given(
+    st.lists(figures, max_size=6, unique_by=lambda build: build.name),
+    st.none() | st.floats(0.01, 100),
+    st.none() | st.integers(1, 10**7),
+)
+def test_the_chosen_build_keeps_the_limits_and_none_is_faster(
+    builds: list[BuildFigures], latency_ms: float | None, model_bytes: int | None
 ) -> None:
-    chosen = choose_build(builds, latency_ms)
+    chosen = choose_build(builds, latency_ms, model_bytes)
     within = [b for b in builds if b.measured_ms is not None and (latency_ms is None or b.measured_ms <= latency_ms)]
+    within = [b for b in within if model_bytes is None or b.model_bytes <= model_bytes]
     if chosen is None:
         assert not within
     else:
         assert chosen in within
         assert chosen.measured_ms == min(build.measured_ms for build in within if build.measured_ms is not None)
-    assert choose_build(builds[::-1], latency_ms) == chosen
+    assert choose_build(builds[::-1], latency_ms, model_bytes) == chosen
 
 
 def test_int8_that_is_slower_on_the_device_is_not_chosen_for_its_name() -> None:
-    fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.960, 2.0, 400)
-    int8 = BuildFigures("int8", "onnxruntime", "int8", 0.965, 3.2, 100)
+    fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.960, 2.0, 390, 400)
+    int8 = BuildFigures("int8", "onnxruntime", "int8", 0.965, 3.2, 90, 100)
     assert choose_build([int8, fp32], None) == fp32
 
 
+def test_a_build_that_is_faster_but_too_large_is_not_chosen() -> None:
+    fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.960, 2.0, 390, 400)
+    fp16 = BuildFigures("fp16", "onnxruntime", "fp16", 0.960, 2.1, 195, 400)
+    assert choose_build([fp32, fp16], None, 200) == fp16
+    assert choose_build([fp32, fp16], None, 100) is None
+
+
 def test_of_equally_fast_builds_the_more_accurate_wins_and_then_the_smaller() -> None:
-    worse = BuildFigures("a", "onnxruntime", "int8", 0.95, 2.0, 100)
-    large = BuildFigures("b", "onnxruntime", "fp32", 0.96, 2.0, 400)
-    small = BuildFigures("c", "onnxruntime", "fp32", 0.96, 2.0, 300)
+    worse = BuildFigures("a", "onnxruntime", "int8", 0.95, 2.0, 90, 100)
+    large = BuildFigures("b", "onnxruntime", "fp32", 0.96, 2.0, 390, 400)
+    small = BuildFigures("c", "onnxruntime", "fp32", 0.96, 2.0, 290, 300)
     assert choose_build([worse, large], None) == large
     assert choose_build([large, small], None) == small
 

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from milonga_compiler.__main__ import main
-from milonga_compiler.build import Evidence, build
+from milonga_compiler.build import Evidence, State, build
 from milonga_compiler.bundle import checked_path, read_bundle, verify_bundle, write_bundle
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import BundleInvalid, CompilerError, UnknownTarget
@@ -45,6 +46,19 @@ def test_int8_is_smaller_and_still_right(network: tuple[Path, Evidence], picture
     model = next(file for file in built.bundle.files if file.path.endswith(".onnx"))
     assert model.size_bytes < 0.5 * path.stat().st_size
     assert built.report.accuracy > 0.8
+
+
+def test_fp16_is_half_as_large_and_takes_and_gives_fp32(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+    built = build(network[0], Target("onnxruntime", Precision.FP16), tmp_path / "half", network[1], None, MANIFEST, 0.5)
+    assert built.state is State.VERIFIED and built.report is not None
+    assert 0 < built.report.max_abs_error < 0.1
+    model = onnx.load(str(tmp_path / "half" / "model.onnx"))
+    kinds = {one.data_type for one in model.graph.initializer if np.prod(one.dims) > 1}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    ends = [*model.graph.input, *model.graph.output]
+    assert {end.type.tensor_type.elem_type for end in ends} == {onnx.TensorProto.FLOAT}
+    weights = sum(int(np.prod(one.dims)) for one in model.graph.initializer)
+    assert sum(len(one.raw_data) for one in model.graph.initializer) <= 2 * weights + 64
 
 
 def test_a_build_that_loses_too_much_is_refused_with_figures(

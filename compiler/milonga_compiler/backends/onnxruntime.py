@@ -1,8 +1,9 @@
-"""ONNX Runtime: fp32 as it is, int8 calibrated on the user's pictures."""
+"""ONNX Runtime: fp32 as it is, fp16 with weights in half the bytes, int8 calibrated on the user's pictures."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ class OnnxRuntimeBackend(Backend):
         self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
     ) -> Iterable[BuiltModel]:
         self._session(network.path, 1)  # What it cannot load is refused here, by name.
+        if precision is Precision.FP16:
+            halved(network.path, folder / "model.onnx")
+            return [BuiltModel("model.onnx", ["model.onnx"])]
         if precision is Precision.FP32 or calibration is None:
             copy_whole(network, folder / "model.onnx")
             return [BuiltModel("model.onnx", ["model.onnx"])]
@@ -68,3 +72,22 @@ class OnnxRuntimeBackend(Backend):
                 message = f"ONNX Runtime {onnxruntime.__version__} does not know the operator {name}"
                 raise UnsupportedOperators(message, [name]) from error
             raise BuildFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load the network: {error}") from error
+
+
+def halved(source: Path, to: Path) -> None:
+    """Write the network with weights and layers in fp16, its inputs and outputs in fp32 as before.
+
+    Processors with half-precision arithmetic (ARMv8.2 and later) compute in it. Elsewhere ONNX Runtime widens the numbers as it
+    loads them: the file is half as large, and nothing is faster. Raises BuildFailed where it cannot be converted.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    try:
+        # Weights beyond fp16's range are cut off with a warning; the gate judges the outputs.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
+        onnx.save_model(model, str(to))
+    except Exception as error:  # The converter raises what it likes.
+        raise BuildFailed(f"the network cannot be converted to fp16: {error}") from error

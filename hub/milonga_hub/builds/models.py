@@ -11,6 +11,9 @@ from milonga_hub.db import UTC_TIME, json_of, utc_now
 from milonga_hub.devices.models import File
 from milonga_hub.tasks import Task
 
+# What milonga_compiler/build.py adds to an engine's own files.
+_BESIDE_THE_MODEL = ("manifest.json", "probe_input.npy", "probe_expected.npy")
+
 
 class BuildState(StrEnum):
     BUILDING = "BUILDING"
@@ -39,3 +42,8 @@ class Build(SQLModel, table=True):
     chosen: bool = False
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
     task: Task = Task.CLASSIFICATION
+
+    @property
+    def model_bytes(self) -> int:
+        """Return the size of the files that the engine loads: the rest describes and proves them."""
+        return sum(file.size_bytes for file in self.files if file.path not in _BESIDE_THE_MODEL)

@@ -17,18 +17,24 @@ MAX_UNCLEAR_LOSS_POINTS = 5.0
 
 @dataclass(frozen=True)
 class BuildFigures:
-    """What the choice among builds looks at. `measured_ms` is None where the device could not run it."""
+    """What the choice among builds looks at. `measured_ms` is None where the device could not run it.
+
+    `model_bytes` are the files that the engine loads, `size_bytes` all that is sent.
+    """
 
     name: str
     engine: str
     precision: str
     accuracy: float
     measured_ms: float | None
+    model_bytes: int
     size_bytes: int
 
 
-def choose_build(builds: Sequence[BuildFigures], latency_ms: float | None) -> BuildFigures | None:
-    """Return the build that a device type gets, or None where none keeps the limit.
+def choose_build(
+    builds: Sequence[BuildFigures], latency_ms: float | None, model_bytes: int | None = None
+) -> BuildFigures | None:
+    """Return the build that a device type gets, or None where none keeps the limits.
 
     Give only VERIFIED builds: each has passed its accuracy gate, so none has lost more than the project allows, and the
     device's own measurement decides. The lowest measured_ms wins; of equally fast ones the more accurate, then the
@@ -37,7 +43,9 @@ def choose_build(builds: Sequence[BuildFigures], latency_ms: float | None) -> Bu
     fitting = [
         (build.measured_ms, -build.accuracy, build.size_bytes, build.name, build)
         for build in builds
-        if build.measured_ms is not None and (latency_ms is None or build.measured_ms <= latency_ms)
+        if build.measured_ms is not None
+        and (latency_ms is None or build.measured_ms <= latency_ms)
+        and (model_bytes is None or build.model_bytes <= model_bytes)
     ]
     return min(fitting, key=lambda entry: entry[:4])[-1] if fitting else None
 

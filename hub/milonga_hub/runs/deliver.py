@@ -11,6 +11,7 @@ from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.rules import BuildFigures, choose_build
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
+from milonga_hub.projects.models import Limits
 from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
 from milonga_hub.runs.measure import build_item, measure_items
 from milonga_hub.runs.models import RunState
@@ -86,15 +87,27 @@ async def _choose_builds(
             if median is not None:
                 work.services.builds.set_measured(build.name, median)
         figures = [_figures(build, times.get((build.engine, build.precision))) for build in some]
-        best = choose_build(figures, choices[name].type.limits.latency_ms)
+        limits = choices[name].type.limits
+        best = choose_build(figures, limits.latency_ms, limits.model_bytes)
         if best is None:
-            raise FailedPrecondition(
-                f"no build for {name} was measured within {choices[name].type.limits.latency_ms:g} ms; raise the"
-                " limit in the project file, then: milonga apply -f FILE"
-            )
+            raise FailedPrecondition(_none_fits(name, figures, limits))
         work.services.builds.choose(best.name)
         words.append(f"{name}: {best.engine}/{best.precision}")
     report(1.0, ", ".join(words), builds=sum(len(some) for some in builds.values()))
+
+
+def _none_fits(device_type: str, figures: Sequence[BuildFigures], limits: Limits) -> str:
+    found = ", ".join(
+        f"{one.engine}/{one.precision} with {one.model_bytes} bytes"
+        + (f" in {one.measured_ms:.3g} ms" if one.measured_ms is not None else ", which the device could not run")
+        for one in figures
+    )
+    wanted = [f"{limits.latency_ms:g} ms"] if limits.latency_ms is not None else []
+    wanted += [f"{limits.model_bytes} bytes of model"] if limits.model_bytes is not None else []
+    return (
+        f"no verified build for {device_type} keeps its limits ({', '.join(wanted) or 'none'}): {found}; raise the limits or"
+        " add targets in the project file, then: milonga apply -f FILE"
+    )
 
 
 def _figures(build: Build, measured_ms: float | None) -> BuildFigures:
@@ -104,6 +117,7 @@ def _figures(build: Build, measured_ms: float | None) -> BuildFigures:
         precision=build.precision,
         accuracy=build.accuracy if build.accuracy is not None else 0.0,
         measured_ms=measured_ms,
+        model_bytes=build.model_bytes,
         size_bytes=build.size_bytes,
     )
 
