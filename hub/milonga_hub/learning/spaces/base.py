@@ -25,6 +25,7 @@ Encoding = tuple[int, ...]
 Choice = int | float | str | bool
 
 RESOLUTION = "resolution"
+_SHARES, _LEAST_SHARE = (0.625, 0.75, 0.875), 0.6
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,12 @@ class Space(ABC):
 
 
 def resolutions(resolution_px: int, multiple: int) -> tuple[int, ...]:
-    """Return pixels to choose from, the last of them `resolution_px`: steps of an eighth, down to five eighths."""
-    steps = {max(multiple, round(resolution_px * share / multiple) * multiple) for share in (0.625, 0.75, 0.875)}
-    return (*sorted(step for step in steps if step < resolution_px), resolution_px)
+    """Return pixels to choose from, the last of them `resolution_px`: about steps of an eighth, down to five eighths.
+
+    Smaller ones than that are left out: weights that serve 8 and 16 pixels alike serve neither well.
+    """
+    steps = {round(resolution_px * share / multiple) * multiple for share in _SHARES}
+    return (*sorted(step for step in steps if _LEAST_SHARE * resolution_px <= step < resolution_px), resolution_px)
 
 
 def rounded(width: float, multiple: int = 4) -> int:
