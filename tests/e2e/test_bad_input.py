@@ -169,4 +169,4 @@ def test_an_impossible_limit_names_the_fastest_subnet(loop: Loop, tmp_path: Path
     done = _milonga(loop, "runs", "watch", run)
     shown = loop.run(run)
     assert done.returncode != 0
-    assert "the fastest found is 8 px" in shown.error and "raise the limits" in shown.error
+    assert "the fastest found is 12 px" in shown.error and "raise the limits" in shown.error
