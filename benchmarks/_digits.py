@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import onnxruntime
 from milonga_hub.learning.checkpoint import Point, Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
@@ -19,14 +18,16 @@ from milonga_hub.learning.export import export
 from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.supernet import Supernet
+from milonga_hub.learning.task import Task
 from milonga_hub.learning.train import Trainer, evaluated, subnet
 from PIL import Image
+
+from benchmarks._timing import Session, medians_ms
 
 Item = TypeVar("Item")
 
 SIZE_PX = 16
 TRAIN, VALIDATION = 2000, 1500
-_WARM_UP, _REPEATS = 5, 30
 
 
 def told(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
@@ -78,7 +79,7 @@ def _picture(source: random.Random, digit: np.ndarray, photo: np.ndarray) -> np.
     return np.clip(picture, 0, 255).astype(np.uint8).transpose(2, 0, 1)
 
 
-def trained(space: Space, of: Classification, recipe: Recipe, folder: Path, name: str) -> Supernet:
+def trained(space: Space, of: Task, recipe: Recipe, folder: Path, name: str) -> Supernet:
     """Return the supernet, trained; progress goes to standard error."""
 
     def tell(fraction: float, point: Point | None, loss: float) -> None:
@@ -108,22 +109,5 @@ class Stopwatch:
             size = self._supernet.space.resolution(encoding)
             path = self._folder / "timed.onnx"
             export(subnet(self._supernet, encoding, self._task), size, path)
-            self._known[encoding] = timed(path, size)
+            self._known[encoding] = medians_ms([Session(path, size)])[0]
         return self._known[encoding]
-
-
-def timed(path: Path, size_px: int) -> float:
-    """Return the median latency in ms of an ONNX file for one picture."""
-    from time import perf_counter
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: np.zeros((1, 3, size_px, size_px), dtype=np.float32)}
-    times = []
-    for number in range(_WARM_UP + _REPEATS):
-        started = perf_counter()
-        session.run(None, inputs)
-        if number >= _WARM_UP:
-            times.append(perf_counter() - started)
-    return float(np.median(times)) * 1e3
