@@ -177,7 +177,9 @@ class TrainingSpec(_message.Message):
     epochs: _builtins.int
     retrain_epochs: _builtins.int
     batch_size: _builtins.int
+    """0 chooses by the number of pictures."""
     learning_rate: _builtins.float
+    """For a batch of 64, scales with the batch; 0 takes what suits the task."""
     seed: _builtins.int
     threads: _builtins.int
     """Optimiser threads; 0 takes all cores."""
