@@ -20,6 +20,7 @@ ENGINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8")),
     "openvino": ("openvino", ("fp32", "fp16", "int8")),
     "reference": ("onnx", ("fp32",)),
+    "tvm": ("apache-tvm", ("fp32",)),
 }
 # What a file system's root is for tests: a folder that looks like a device's.
 _ROOT = Path("/")

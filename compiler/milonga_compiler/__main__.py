@@ -35,6 +35,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="ONNX file with input 'image' (n, 3, H, W) and output 'logits'")
     parser.add_argument("--target", required=True, metavar="ENGINE/PRECISION", help=", ".join(known_targets()))
     parser.add_argument(
+        "--architecture", default="", help="processor to compile machine code for, as uname -m says (default: this one)"
+    )
+    parser.add_argument(
         "--calibration", type=Path, required=True, metavar="PICTURES",
         help="folder of pictures (sub-folders name their classes) or npz file (x and, if known, y); every other picture"
         " calibrates, the rest prove the build",
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Return 0 for a verified build, 1 for one that is not, 2 for input that cannot be used."""
     given = _arguments(arguments)
     try:
-        built = _build(given, Target.parse(given.target))
+        built = _build(given, Target.parse(given.target, given.architecture))
     except (CompilerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

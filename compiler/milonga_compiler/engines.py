@@ -76,4 +76,11 @@ ENGINES: dict[str, Engine] = {
         requirement=">=1.16",
         verification="verified",
     ),
+    "tvm": Engine(
+        precisions=(Precision.FP32,),
+        modules=("tvm", "tvm_ffi", "onnxslim", "xgboost", "cloudpickle", "tornado", "psutil"),
+        requirement=">=0.27",
+        verification="verified on x86-64, cross-compiled for aarch64; not verified on hardware elsewhere",
+        own_environment=True,  # Half a gigabyte.
+    ),
 }

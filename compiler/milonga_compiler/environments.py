@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -65,10 +64,11 @@ def environment(engine: str) -> Path:
 
 def requirements(engine: str) -> list[str]:
     """Return what pip must install for the engine: its extra in this package's own metadata, and what all need."""
-    lines = metadata.requires(_DISTRIBUTION) or []
-    split = [re.split(r"\s*;\s*", line, maxsplit=1) for line in lines]
-    of_extra = re.compile(rf"""extra\s*==\s*['"]{re.escape(engine)}['"]""")
-    return [parts[0] for parts in split if len(parts) == 1 or of_extra.search(parts[1])]
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in metadata.requires(_DISTRIBUTION) or []]
+    kept = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": engine})]
+    return [f"{each.name}{each.specifier}" for each in kept]
 
 
 def add(engine: str) -> Path:

@@ -75,8 +75,9 @@ class IsolatedBackend(Backend):
             if calibration is not None:
                 given = str(Path(scratch) / "calibration.npy")
                 np.save(given, calibration)
-            request = {"do": "build", "onnx": str(onnx_path.absolute()), "target": str(target), "calibration": given}
-            with self._asked({**request, "folder": str(folder.absolute())}) as process:
+            request = {"do": "build", "onnx": str(onnx_path.absolute()), "folder": str(folder.absolute())}
+            wanted = {"target": str(target), "architecture": target.architecture, "calibration": given}
+            with self._asked({**request, **wanted}) as process:
                 try:
                     while True:
                         answer = process.answer(f"building {target}", self._limits.build_seconds, BuildFailed)

@@ -10,13 +10,17 @@ from milonga_compiler.errors import UnknownTarget
 
 @dataclass(frozen=True)
 class Target:
-    """An engine and a precision, written "onnxruntime/int8"."""
+    """An engine and a precision, written "onnxruntime/int8", and which processors it is for.
+
+    `architecture` is as `uname -m` says; empty means this machine's. Only engines that compile to machine code need it.
+    """
 
     engine: str
     precision: Precision
+    architecture: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Target:
+    def parse(cls, text: str, architecture: str = "") -> Target:
         """Return the target. Raises UnknownTarget where the text is no target, or nothing here builds it."""
         engine, slash, precision = text.strip().partition("/")
         if not slash or not engine or not precision:
@@ -25,7 +29,7 @@ class Target:
             )
         if text.strip() not in known_targets():
             raise UnknownTarget(f"nothing builds {text.strip()}; there are: {', '.join(known_targets())}")
-        return cls(engine, Precision(precision))
+        return cls(engine, Precision(precision), architecture)
 
     def __str__(self) -> str:
         return f"{self.engine}/{self.precision}"

@@ -68,7 +68,7 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     engine = in_process(request["engine"])
     if request["do"] == "build":
         calibration = np.load(request["calibration"]) if request["calibration"] else None
-        target = Target.parse(request["target"])
+        target = Target.parse(request["target"], request["architecture"])
         for variant in engine.build(Path(request["onnx"]), target, Path(request["folder"]), calibration):
             yield {"variant": vars(variant)}
         yield {"done": None}

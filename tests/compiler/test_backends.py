@@ -111,6 +111,7 @@ class TestEveryBackEnd:
         self, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setenv("MILONGA_ENGINES_FOLDER", str(tmp_path))
+        monkeypatch.delenv(f"MILONGA_ENGINE_{name.upper()}_PYTHON", raising=False)
         for module in ENGINES[name].modules:
             monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(EngineMissing, match=rf"milonga-compiler\[{name}\]|milonga-compiler engines add {name}"):

@@ -14,6 +14,7 @@ _CLASSES = {
     "onnxruntime": "OnnxRuntime",
     "openvino": "OpenVino",
     "reference": "Reference",
+    "tvm": "Tvm",
 }
 
 

@@ -14,6 +14,7 @@ _CLASSES = {
     "onnxruntime": "OnnxRuntimeBackend",
     "openvino": "OpenVinoBackend",
     "reference": "ReferenceBackend",
+    "tvm": "TvmBackend",
 }
 
 

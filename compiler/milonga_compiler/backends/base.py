@@ -36,6 +36,8 @@ class Backend(ABC):
     """Builds networks for one engine and can run what it built."""
 
     name: str
+    # What the build that is asked for must run on, as `uname -m` says; empty means this machine.
+    architecture = ""
 
     @property
     def requirement(self) -> str:
@@ -54,6 +56,10 @@ class Backend(ABC):
         naming them, when the first variant is asked for.
         """
         network = read_network(onnx_path)
+        self.architecture = target.architecture
+        if self.architecture and self.architecture not in ENGINES[self.name].architectures:
+            known = ", ".join(ENGINES[self.name].architectures)
+            raise BuildFailed(f"{self.name} builds for {known}, not for {self.architecture}; choose another engine")
         if target.precision is Precision.INT8 and (calibration is None or not len(calibration)):
             raise BuildFailed("int8 needs pictures to calibrate on; give some, for example 100 of the training set")
         if calibration is not None and calibration.shape[1:] != network.shape:

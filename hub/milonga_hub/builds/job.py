@@ -32,7 +32,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     for leftover in workdir.glob(".bundle-*"):  # Of a run that was killed.
         shutil.rmtree(leftover)
     try:
-        targets = [Target.parse(name) for name in spec["targets"]]
+        targets = [Target.parse(name, spec.get("architecture", "")) for name in spec["targets"]]
         with np.load(spec["data"]) as arrays:
             train, validation = arrays["x_train"], arrays["x_val"]
             labels = arrays["y_val"].astype(np.int64)

@@ -53,6 +53,7 @@ def _build_spec(
         "mean": trained["mean"],
         "std": trained["std"],
         "targets": choice.type.targets,
+        "architecture": choice.type.architecture,
         "max_accuracy_loss_points": plan.spec.build.max_accuracy_loss_points,
         "calibration_count": plan.spec.build.calibration_count,
         "manifest": {

@@ -16,6 +16,8 @@ class TypePlan(BaseModel):
     name: str
     limits: Limits
     targets: list[str]
+    # As `uname -m` says, for engines that compile to machine code; empty means as the hub's own.
+    architecture: str = ""
 
     @property
     def engine(self) -> str:

@@ -69,7 +69,8 @@ def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSp
             f" {', '.join(engines) or 'no engine'}; install one there, for example: pip install"
             " 'milonga-agent[onnxruntime]'"
         )
-    return TypePlan(name=name, limits=limits, targets=targets)
+    # Devices of one type have one kind of processor: it is part of what a type is.
+    return TypePlan(name=name, limits=limits, targets=targets, architecture=devices[0].inventory.architecture)
 
 
 def _base(work: Work, spec: ProjectSpec, classes: list[str]) -> tuple[str, str]:

@@ -1,0 +1,65 @@
+"""TVM: a shared library that was compiled for this processor, run by TVM's runtime alone; the compiler is not loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milonga_agent.errors import BadBundle, EngineMissing
+from milonga_agent.runtimes.base import Floats, Runtime
+
+# Compiled kernels read whole vectors from addresses that must be multiples of this (tvm/runtime/base.h).
+_ALIGNMENT = 64
+_CPU, _POOLED_ALLOCATOR = 1, 2  # DLDeviceType kDLCPU; vm.h: AllocatorType::kPooled
+
+
+class Tvm(Runtime):
+    def __init__(self, model: Path, threads: int) -> None:
+        os.environ["TVM_NUM_THREADS"] = str(threads)  # Read once, when the first parallel kernel starts.
+        try:
+            import tvm_ffi
+
+            ctypes.CDLL(str(_runtime_library()), ctypes.RTLD_GLOBAL)
+        except (ImportError, OSError) as error:
+            raise EngineMissing("tvm is not installed; run: pip install 'milonga-agent[tvm]'") from error
+        try:
+            described = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
+            shape = tuple(int(size) for size in described["input_shape"])
+            self._machine = tvm_ffi.load_module(str(model.absolute()))["vm_load_executable"]()
+            self._machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        except Exception as error:  # TVM raises its own kinds, and Python's.
+            raise BadBundle(f"tvm cannot load {model.name}: {error}") from error
+        self.input_shape = shape
+        self._main = self._machine["main"]
+        self._picture = _aligned((1, *shape))
+        self._tensor = tvm_ffi.from_dlpack(self._picture)
+
+    def run(self, inputs: Floats) -> Floats:
+        return np.concatenate([self._one(picture) for picture in inputs])
+
+    def _one(self, picture: Floats) -> Floats:
+        self._picture[0] = picture
+        output: Any = self._main(self._tensor)
+        return np.array(np.from_dlpack(output if hasattr(output, "__dlpack__") else output[0]), dtype=np.float32)
+
+
+def _runtime_library() -> Path:
+    """Return TVM's runtime, found without importing tvm. Raises ImportError where it is not installed."""
+    found = importlib.util.find_spec("tvm")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("tvm")
+    return Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
+
+
+def _aligned(shape: tuple[int, ...]) -> Floats:
+    """Return zeros (float32) that start at a multiple of the alignment."""
+    size_bytes = int(np.prod(shape)) * 4
+    memory = np.zeros(size_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size_bytes].view(np.float32).reshape(shape)

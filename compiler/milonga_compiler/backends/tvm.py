@@ -1,0 +1,150 @@
+"""TVM: a shared library per processor architecture, compiled here for devices of any that Debian has a compiler for."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milonga_compiler.backends.base import Backend, BuiltModel, Floats
+from milonga_compiler.engines import Precision
+from milonga_compiler.errors import BuildFailed, CannotRunHere, UnsupportedOperators
+from milonga_compiler.network import Network, fix_batch
+
+_UNKNOWN = re.compile(r"operators are not supported for frontend ONNX: (?P<names>[^\n]+)")
+# e_machine at byte 18 of an ELF header (System V ABI, "ELF Header"), as `uname -m` says it.
+_MACHINES = {62: "x86_64", 183: "aarch64"}
+# Compiled kernels read whole vectors from addresses that must be multiples of this (tvm/runtime/base.h: kAllocAlignment).
+_ALIGNMENT = 64
+_CPU, _POOLED_ALLOCATOR = 1, 2  # DLDeviceType kDLCPU; vm.h: AllocatorType::kPooled
+
+
+class TvmBackend(Backend):
+    name = "tvm"
+
+    def _variants(
+        self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
+    ) -> Iterable[BuiltModel]:
+        import tvm
+
+        architecture = self.architecture or platform.machine()
+        compiler = _c_compiler(architecture)
+        module = _imported(network)
+        executable = tvm.compile(module, tvm.target.Target(_llvm(architecture, local=not self.architecture)))
+        executable.export_library(str(folder / "model.so"), cc=compiler)
+        described = {"input_shape": list(network.shape)}
+        (folder / "model.json").write_text(json.dumps(described), encoding="utf-8")
+        yield BuiltModel("model.so", ["model.so", "model.json"], note=f"not tuned, for {architecture}")
+
+    def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
+        built_for = _machine(model_file)
+        if built_for != platform.machine():
+            raise CannotRunHere(f"it is built for {built_for} and this machine is {platform.machine()}")
+        os.environ["TVM_NUM_THREADS"] = str(threads)  # Read once, when the first parallel kernel starts.
+        import tvm_ffi
+
+        _load_runtime()
+        machine = tvm_ffi.load_module(str(model_file.absolute()))["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        given = _aligned((1, *inputs.shape[1:]))
+        tensor, outputs = tvm_ffi.from_dlpack(given), []
+        for picture in inputs:
+            given[0] = picture
+            outputs.append(np.array(np.from_dlpack(_first(machine["main"](tensor))), dtype=np.float32))
+        return np.concatenate(outputs)
+
+    def unsupported(self, network: Network) -> frozenset[str]:
+        try:
+            _imported(network)
+        except UnsupportedOperators as error:
+            return frozenset(error.operators)
+        return frozenset()
+
+
+def _aligned(shape: tuple[int, ...]) -> Floats:
+    """Return zeros (float32) that start at a multiple of the alignment that compiled kernels rely on."""
+    size_bytes = int(np.prod(shape)) * 4
+    memory = np.zeros(size_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size_bytes].view(np.float32).reshape(shape)
+
+
+def _first(output: Any) -> Any:
+    return output if hasattr(output, "__dlpack__") else output[0]
+
+
+def _load_runtime() -> None:
+    """Load what compiled models need, and not the compiler, which takes seconds and 260 MB."""
+    found = importlib.util.find_spec("tvm")
+    assert found is not None and found.submodule_search_locations, "the interpreter was chosen for having it"
+    ctypes.CDLL(str(Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+
+
+def _imported(network: Network) -> Any:
+    """Return the network as TVM's IRModule. Raises UnsupportedOperators or BuildFailed."""
+    import onnx
+    import onnxslim
+    import tvm
+    from tvm.relax.frontend.onnx import from_onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model = onnx.load(str(fix_batch(network, Path(scratch))))
+    try:
+        # Shape arithmetic that exporters leave in (YOLO) fails in TVM's code generation; onnxslim computes it away.
+        model = onnxslim.slim(model) if not _foreign(network) else model
+        return from_onnx(model, shape_dict={network.input_name: [1, *network.shape]}, keep_params_in_input=False)
+    except Exception as error:  # TVM raises many kinds.
+        unknown = _UNKNOWN.search(str(error))
+        if unknown is None:
+            raise BuildFailed(f"TVM {tvm.__version__} cannot import the network: {error}") from error
+        names = sorted(_full_name(name.strip(), network) for name in unknown["names"].split(","))
+        message = f"TVM {tvm.__version__} does not know the operators {', '.join(names)}"
+        raise UnsupportedOperators(message, names) from error
+
+
+def _foreign(network: Network) -> bool:
+    """Return whether there are operators that are not ONNX's own: onnxslim stops at them."""
+    return any("." in name for name in network.operators)
+
+
+def _full_name(name: str, network: Network) -> str:
+    """Return the operator with its domain, which TVM leaves out."""
+    return next((each for each in sorted(network.operators) if each.rpartition(".")[2] == name), name)
+
+
+def _llvm(architecture: str, local: bool) -> dict[str, str]:
+    """Return TVM's target. A library for other machines uses only what all of that architecture have."""
+    described = {"kind": "llvm", "mtriple": f"{architecture}-linux-gnu"}
+    if architecture == "x86_64":
+        # Levels of the x86-64 psABI: v2 is every board since 2009, v3 has AVX2.
+        avx2 = local and " avx2 " in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        described["mcpu"] = "x86-64-v3" if avx2 else "x86-64-v2"
+    return described
+
+
+def _c_compiler(architecture: str) -> str:
+    """Return the compiler that links for the architecture. Raises BuildFailed with the package to install."""
+    local = architecture == platform.machine()
+    names = ("g++", "gcc", "clang") if local else (f"{architecture}-linux-gnu-gcc",)
+    found = next((name for name in names if shutil.which(name)), None)
+    if found is None:
+        package = "gcc" if local else f"gcc-{architecture.replace('_', '-')}-linux-gnu"
+        raise BuildFailed(f"linking for {architecture} needs {names[-1]}; run: apt-get install {package}")
+    return found
+
+
+def _machine(library: Path) -> str:
+    with library.open("rb") as file:
+        header = file.read(20)
+    number = int.from_bytes(header[18:20], "little")
+    return _MACHINES.get(number, f"ELF machine {number}")
