@@ -56,7 +56,7 @@ def test_an_opset_that_nobody_knows_is_named(opset: int, tmp_path: Path) -> None
         read_network(model)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 99))
 def test_a_file_that_was_cut_off_is_never_taken_for_a_whole_one(network: tuple[Path, Evidence], percent: int) -> None:
     whole = network[0].read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.devices import rules
 from milonga_hub.devices.models import Accelerator, Assignment, Engine, Inventory
@@ -41,7 +41,6 @@ def test_a_type_is_named_after_its_board_or_processor(inventory: Inventory, take
     assert rules.type_name(inventory, taken) == name
 
 
-@settings(deadline=None)
 @given(st.text(), st.text())
 def test_a_type_name_can_be_a_device_name_too(board: str, cpu: str) -> None:
     rules.check_name(rules.type_name(Inventory(board=board, cpu_model=cpu, threads=64), ()))
@@ -80,7 +79,6 @@ def test_a_simulated_device_is_never_of_a_real_type() -> None:
     assert rules.fingerprint(PI, True) != rules.fingerprint(PI, False)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1 << 44))
 def test_memory_is_rounded_by_less_than_a_tenth_or_half_a_step(memory_bytes: int) -> None:
     rounded = rules.memory_bucket_bytes(memory_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.devices.selectors import Condition, Operator, Selector, parse
 from milonga_hub.errors import InvalidInput
@@ -70,13 +70,11 @@ def test_a_selector_that_goes_wrong_says_where(text: str, complaint: str) -> Non
         parse(text)
 
 
-@settings(deadline=None)
 @given(_SELECTORS)
 def test_a_selector_written_down_reads_back_the_same(selector: Selector) -> None:
     assert parse(str(selector)) == selector
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet='ab=!,() "\\in\n')))
 def test_any_text_is_a_selector_or_invalid_input(text: str) -> None:
     try:
