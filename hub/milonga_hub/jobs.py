@@ -24,6 +24,8 @@ from milonga_hub.errors import MilongaError
 KINDS = {
     "train": "milonga_hub.training.job",
     "profile": "milonga_hub.search.profile_job",
+    "levels": "milonga_hub.search.levels_job",
+    "assess": "milonga_hub.search.assess_job",
     "judge": "milonga_hub.search.judge_job",
     "search": "milonga_hub.search.job",
     "build": "milonga_hub.builds.job",

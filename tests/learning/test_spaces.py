@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from milonga_hub.learning.costs import traced
 from milonga_hub.learning.spaces import SPACES, Encoding, Space, rebuilt, space
 from milonga_hub.learning.spaces.base import resolutions
 from milonga_hub.learning.spaces.chain import strides
-from milonga_hub.learning.spaces.fixed import Fixed
+from milonga_hub.learning.spaces.fixed import Fixed, levels
 from milonga_hub.learning.spaces.yolo import Yolo
 
 NAMES = ("mbv3", "resnet", "densenet")
@@ -110,6 +111,20 @@ def test_a_space_is_made_again_from_its_settings(made: Space) -> None:
         again = rebuilt(json.loads(json.dumps(one.settings)))
         assert type(again) is type(one) and again.settings == one.settings
         assert again.digest(again.largest()) == one.digest(one.largest())
+
+
+@pytest.mark.parametrize("name", [*sorted(SPACES), "yolo"])
+@pytest.mark.parametrize("resolution_px", [32, 96])
+def test_levels_grow_from_the_smallest_to_the_largest_at_full_resolution(name: str, resolution_px: int) -> None:
+    one = space(name, resolution_px)
+    found = levels(one)
+    costs = [one.cost(encoding, 10) for encoding in found]
+    assert len(found) == 5 and found[-1] == one.largest()
+    assert {one.resolution(encoding) for encoding in found} == {resolution_px}
+    for smaller, larger in pairwise(costs):
+        assert smaller.macs < larger.macs and smaller.params < larger.params
+    smallest = one.values(found[0])
+    assert smallest == {**one.values(one.smallest()), "resolution": resolution_px}
 
 
 @pytest.mark.parametrize("name", sorted(SPACES))

@@ -24,7 +24,7 @@ from milonga_hub.learning.spaces import SPACES
 from milonga_hub.learning.spaces.yolo import NAMED
 from milonga_hub.projects import rules
 from milonga_hub.projects.files import load_project, parse_project
-from milonga_hub.projects.models import Limits, ProjectSpec, TrainingSpec
+from milonga_hub.projects.models import Limits, ProjectSpec, SearchStrategy, TrainingSpec
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.tasks import Task
@@ -283,3 +283,12 @@ def test_later_limits_override_earlier_ones_where_they_match() -> None:
     )
     assert rules.limits_for(spec, {"type": "pi5"}) == Limits(latency_ms=20, model_bytes=1000)
     assert rules.limits_for(spec, {"type": "orin"}) == Limits(latency_ms=50, model_bytes=1000)
+
+
+def test_a_baseline_can_be_asked_for_in_a_file_and_over_the_wire() -> None:
+    text = "kind: Project\nname: p\nspec: {dataset: d, search: {strategy: BASELINE, further_measurements: 0}}"
+    spec = parse_project(text, "p.yaml")[1]
+    assert (spec.search.strategy, spec.search.further_measurements) == (SearchStrategy.BASELINE, 0)
+    assert from_proto(to_proto(spec, pb.ProjectSpec), ProjectSpec) == spec
+    with pytest.raises(InvalidInput, match="SEARCH"):
+        parse_project(text.replace("BASELINE", "GUESS"), "p.yaml")

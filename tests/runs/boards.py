@@ -1,15 +1,32 @@
-"""Boards inside the test's own process: they enrol and stay connected like any device, and answer from a formula."""
+"""A hub with one run, and boards inside the test's own process: connected like any device, they answer from a formula."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+import onnx
+from milonga_hub.blobs import BlobStore
 from milonga_hub.devices.models import Engine, Inventory
 from milonga_hub.devices.service import DeviceService, Enrolment, MeasurementItem
 from milonga_hub.devices.values import Hello, Latency, MeasurementResult, MeasurementTask
+from milonga_hub.projects.models import Limits, ProjectSpec
+from milonga_hub.runs.models import Stage, Trigger
+from milonga_hub.runs.plan import RunPlan, TypePlan
+from milonga_hub.runs.stages import Report, stage
+from milonga_hub.runs.work import Services as RunServices
+from milonga_hub.runs.work import Work
+from milonga_hub.search.service import SearchService
+
+from tests.datasets.test_datasets import _packed, _pictures
+from tests.web.filled import Services
+
+T = TypeVar("T")
 
 # Milliseconds that a board takes for a model, None where it fails; the number counts what it was asked before.
 Speed = Callable[[MeasurementItem, int], float | None]
@@ -68,3 +85,66 @@ async def _serve(devices: DeviceService, board: Board) -> None:
                 devices.connections.measured(board.name, board.answer(message))
     finally:
         devices.connections.close(stream)
+
+
+def weights(blobs: BlobStore, item: MeasurementItem) -> int:
+    """Return how many weights the model has that a board was sent."""
+    file = next(file for file in item.files if file.path.endswith(".onnx"))
+    return sum(int(np.prod(one.dims)) for one in onnx.load(str(blobs.path(file.digest))).graph.initializer)
+
+
+class Hub:
+    """A hub with one run of a project, ten classes, and boards of a type each."""
+
+    def __init__(self, folder: Path, spec: ProjectSpec) -> None:
+        self.spec = spec
+        self.services = Services(folder)
+        self.services.datasets.import_archive("digits", _packed(_pictures(folder / "pictures")), False, False)
+        self.services.projects.apply("digits", spec)
+        self.search = SearchService(self.services.database, self.services.devices)
+        self.boards: dict[str, Board] = {}
+        run = self.services.runs.start("digits", Trigger.MANUAL, "")
+        self.work = Work(_run_services(self.services, self.search, folder / "runs"), run)
+        self.work.folder.mkdir(parents=True)
+
+    def plan(self, limits: Mapping[str, Limits]) -> RunPlan:
+        """Return the plan for all boards; one that has no limits is free."""
+        types = [
+            TypePlan(name=name, limits=limits.get(name, Limits()), targets=self.spec.build.targets)
+            for name in sorted(self.boards)
+        ]
+        return RunPlan(spec=self.spec, dataset_version="", classes=[str(one) for one in range(10)], types=types)
+
+    def run(self, work: Callable[[], Awaitable[T]], seconds: float = 200) -> T:
+        """Do the work with all boards connected; it fails where it takes longer."""
+
+        async def within() -> T:
+            async with asyncio.timeout(seconds), connected(self.services.devices, self.boards):
+                return await work()
+
+        return asyncio.run(within())
+
+    async def stage(self, name: str, action: Callable[[Report], Awaitable[T]]) -> T:
+        return await stage(self.services.runs, self.work.run.name, name, action)
+
+    def told(self, name: str) -> Stage:
+        return next(one for one in self.services.runs.get(self.work.run.name).stages if one.name == name)
+
+    def asked(self) -> dict[str, int]:
+        return {name: len(board.asked) for name, board in self.boards.items()}
+
+
+def _run_services(hub: Services, search: SearchService, folder: Path) -> RunServices:
+    return RunServices(
+        events=hub.events,
+        blobs=hub.blobs,
+        folder=folder,
+        datasets=hub.datasets,
+        devices=hub.devices,
+        models=hub.models,
+        builds=hub.builds,
+        rollouts=hub.rollouts,
+        runs=hub.runs,
+        search=search,
+        cpu=asyncio.Semaphore(1),
+    )

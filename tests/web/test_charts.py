@@ -73,6 +73,21 @@ def test_a_limit_is_drawn_where_it_is() -> None:
     assert float(limit.get("x1", "0")) == pytest.approx(sum(dots) / 2, abs=0.1)
 
 
+def test_what_was_measured_without_a_prediction_is_drawn_where_it_was_measured() -> None:
+    candidates = [
+        Candidate(key=str(ms), run="r", device_type="t", subnet=str(ms), accuracy=0.9, measured_ms=ms, chosen=ms > 1)
+        for ms in (1.0, 4.0)
+    ]
+    root = ElementTree.fromstring(pareto("t", candidates, 2.0))
+    limit = next(each for each in root.iter() if each.get("class") == "limit")
+    dots = [each for each in root.iter() if str(each.get("class", "")).startswith("dot")]
+    assert [each.get("class") for each in dots] == ["dot measured", "dot chosen"]
+    places = [float(each.get("cx", "0")) for each in dots]
+    assert float(limit.get("x1", "0")) == pytest.approx(sum(places) / 2, abs=0.1)
+    tips = " ".join(each.text or "" for each in root.iter())
+    assert "measured 4 ms" in tips and "predicted" not in tips.replace("front, predicted", "")
+
+
 def test_times_on_the_axis_of_a_long_run_are_round() -> None:
     stage = Stage(name="train", state=StageState.SUCCEEDED, started_at=NOW, ended_at=NOW + timedelta(seconds=430))
     drawn = [each.text for each in ElementTree.fromstring(timeline([stage], NOW)).iter() if each.text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import uuid
 from collections.abc import Callable, Iterable
@@ -145,6 +146,12 @@ def _show_moving(updates: Iterable[Any], field: str, render: Callable[[Any], Any
     return newest[-1] if newest else None
 
 
+def _expected_ms(candidate: pb.Candidate) -> float:
+    """Return the predicted latency; what was measured where nothing was predicted, and nothing sorts last."""
+    known = (ms for ms in (candidate.predicted_ms, candidate.measured_ms) if not math.isnan(ms))
+    return next(known, math.inf)
+
+
 @group.command("candidates")
 def candidates(
     run: RunName,
@@ -162,7 +169,7 @@ def candidates(
     elif not response.candidates:
         say(f"no candidates yet; they come with the search: milonga runs watch {run}")
     else:
-        best_first = sorted(response.candidates, key=lambda c: (c.device_type, not c.chosen, c.predicted_ms))
+        best_first = sorted(response.candidates, key=lambda c: (c.device_type, not c.chosen, _expected_ms(c)))
         rows = (
             (
                 c.device_type,

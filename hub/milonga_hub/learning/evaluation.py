@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 
@@ -58,6 +60,15 @@ class Evaluated:
 
     def onnx(self, encoding: Encoding) -> Path:
         return written(self.supernet, encoding, self.task.calibration, self.folder / "candidates")
+
+    def exported(self, encoding: Encoding, precision: str) -> dict[str, Any]:
+        """Return what builds of the subnet are made from and held against, as plain JSON."""
+        path = self.onnx(encoding)
+        logits = path.with_suffix(".npy")
+        if not logits.exists():
+            np.save(logits, self.logits(encoding).numpy())
+        measured = self.int8(encoding) if precision == "int8" else path
+        return {"onnx": str(path), "measured_onnx": str(measured), "logits": str(logits)}
 
     def int8(self, encoding: Encoding) -> Path:
         return quantized(self.onnx(encoding), self.task.pictures(self.supernet.space.resolution(encoding)))

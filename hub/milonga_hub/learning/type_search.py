@@ -167,13 +167,8 @@ class TypeSearch:
 
     def _exported(self, row: dict[str, Any]) -> dict[str, Any]:
         encoding = tuple(row["encoding"])
-        path = self._evaluated.onnx(encoding)
-        logits = path.with_suffix(".npy")
-        if not logits.exists():
-            np.save(logits, self._evaluated.logits(encoding).numpy())
-        measured = self._evaluated.int8(encoding) if row["precision"] == "int8" else path
         drawn = drawing(self._supernet.space, encoding)
-        return {**row, "onnx": str(path), "measured_onnx": str(measured), "logits": str(logits), "drawing": drawn}
+        return {**row, **self._evaluated.exported(encoding, row["precision"]), "drawing": drawn}
 
 
 def _parts(budget: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -46,7 +47,16 @@ class TrainingSpec(Spec):
     patience: int = Bound(default=0, ge=0, le=_COUNT)
 
 
+class SearchStrategy(StrEnum):
+    """How a device type gets its network: a subnet of one supernet, or one of five fixed networks, trained alone."""
+
+    SEARCH = "SEARCH"
+    BASELINE = "BASELINE"
+
+
 class SearchSpec(Spec):
+    # Not strict: YAML writes it as text.
+    strategy: SearchStrategy = Bound(default=SearchStrategy.SEARCH, strict=False)
     measured_subnets: int = Bound(default=8, ge=4, le=_COUNT)
     further_measurements: int = Bound(default=8, ge=0, le=_COUNT)
     evaluated_subnets: int = Bound(default=24, ge=8, le=_COUNT)

@@ -13,11 +13,11 @@ from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
 from milonga_hub.projects.models import Limits
 from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
+from milonga_hub.runs.candidates import Choice, Specialised
 from milonga_hub.runs.measure import build_item, measure_items
 from milonga_hub.runs.models import RunState
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.prepare import live_rollouts
-from milonga_hub.runs.specialise import Choice, Specialised
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 
@@ -28,7 +28,9 @@ async def build(work: Work, plan: RunPlan, trained: dict[str, Any], found: Speci
         model=work.run.project,
         run=work.run.name,
         dataset_version=plan.dataset_version,
-        supernet=await asyncio.to_thread(services.blobs.put_file, Path(trained["checkpoint"])),
+        supernet=await asyncio.to_thread(services.blobs.put_file, Path(trained["checkpoint"]))
+        if trained["checkpoint"]
+        else "",
         subnets={name: choice.candidate["subnet"] for name, choice in choices.items()},
         accuracies={name: choice.candidate["accuracy"] for name, choice in choices.items()},
     )
@@ -37,7 +39,7 @@ async def build(work: Work, plan: RunPlan, trained: dict[str, Any], found: Speci
         share = 0.7 / len(choices)
         spec = _build_spec(work, plan, trained, choice, version)
         result = await work.job("build", f"build/{name}", spec, report.of_job(share * index, share * (index + 1)))
-        predicted = choice.candidate["predicted_ms"]
+        predicted = choice.candidate.get("predicted_ms")
         builds[name] = await asyncio.to_thread(services.builds.record, version.name, name, result["builds"], predicted)
     await _choose_builds(work, choices, builds, report)
     return version

@@ -70,5 +70,10 @@ async def measure_items(
     return {name: task.result() for name, task in tasks.items()}
 
 
+def median_times(measured: Sequence[Measurement]) -> dict[tuple[str, str], float]:
+    """Return ms by subnet and precision; those that failed are left out."""
+    return {(one.subnet, one.precision): one.median_ms for one in measured if one.median_ms is not None}
+
+
 def build_item(build: Build) -> MeasurementItem:
     return MeasurementItem(subnet=build.subnet, engine=build.engine, precision=build.precision, files=list(build.files))

@@ -36,6 +36,8 @@ class Trigger(StrEnum):
 
 
 STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout")
+# A baseline is chosen by latency, which needs no weights, and trained then.
+BASELINE_STAGES = ("prepare", "profile", "search", "train", "build", "compare", "rollout")
 
 
 class Stage(BaseModel):

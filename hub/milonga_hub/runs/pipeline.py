@@ -1,4 +1,4 @@
-"""The loop of one run: prepare, train, profile, search, build, compare, roll out.
+"""The loop of one run: prepare, train, profile, search, build, compare, roll out. A baseline trains after it has chosen.
 
 Every stage can be repeated: jobs return what they finished, measurements and builds are kept by name, a rollout is
 created once. A run that was interrupted therefore starts at the top and passes silently over what is done.
@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from milonga_hub.projects.models import SearchStrategy
+from milonga_hub.runs.baseline import choose_levels, measure_levels, train_levels
+from milonga_hub.runs.candidates import Specialised
 from milonga_hub.runs.deliver import build, compare, roll_out
 from milonga_hub.runs.prepare import prepare
 from milonga_hub.runs.profile import profile
-from milonga_hub.runs.specialise import Specialised, search, train
+from milonga_hub.runs.specialise import search
 from milonga_hub.runs.stages import Report, stage
+from milonga_hub.runs.train import train
 from milonga_hub.runs.work import Work
 
 T = TypeVar("T")
@@ -26,9 +30,14 @@ async def carry_out(work: Work) -> str:
         return await stage(work.services.runs, work.run.name, name, action)
 
     plan = await do("prepare", lambda report: prepare(work, report))
-    trained = await do("train", lambda report: train(work, plan, report))
-    profiled = await do("profile", lambda report: profile(work, plan, trained, report))
-    found = await do("search", lambda report: search(work, plan, trained, profiled, report))
+    if plan.spec.search.strategy is SearchStrategy.BASELINE:
+        levels = await do("profile", lambda report: measure_levels(work, plan, report))
+        chosen = await do("search", lambda report: choose_levels(work, plan, levels, report))
+        trained, found = await do("train", lambda report: train_levels(work, plan, levels, chosen, report))
+    else:
+        trained = await do("train", lambda report: train(work, plan, report))
+        profiled = await do("profile", lambda report: profile(work, plan, trained, report))
+        found = await do("search", lambda report: search(work, plan, trained, profiled, report))
     version = await do("build", lambda report: build(work, plan, trained, found, report))
     better = await do("compare", lambda report: compare(work, plan, version, report))
     if not better:

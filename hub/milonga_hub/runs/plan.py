@@ -39,6 +39,11 @@ class RunPlan(BaseModel):
     base_supernet: str = ""
     base_run: str = ""
 
+    @property
+    def precisions(self) -> list[str]:
+        """Return what any type may choose between, in the order of the targets."""
+        return list(dict.fromkeys(precision for item in self.types for precision in item.precisions))
+
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "plan.json", self.model_dump_json(indent=1))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from milonga_hub.devices.models import Device
 from milonga_hub.errors import FailedPrecondition
-from milonga_hub.projects.models import ProjectSpec
+from milonga_hub.projects.models import ProjectSpec, SearchStrategy
 from milonga_hub.projects.rules import limits_for
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import Trigger
@@ -75,7 +75,7 @@ def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSp
 
 def _base(work: Work, spec: ProjectSpec, classes: list[str]) -> tuple[str, str]:
     """Return the run and supernet to train on from: the newest that went live and still fits."""
-    if work.run.trigger is Trigger.APPLY:
+    if work.run.trigger is Trigger.APPLY or spec.search.strategy is SearchStrategy.BASELINE:
         return "", ""
     for rollout in live_rollouts(work):
         version = work.services.models.get_version(rollout.model_version)

@@ -90,7 +90,7 @@ async def _first(work: Work, plan: RunPlan, trained: dict[str, Any], report: Rep
     spec = {
         "checkpoint": trained["checkpoint"],
         "count": plan.spec.search.measured_subnets,
-        "precisions": list(dict.fromkeys(precision for item in plan.types for precision in item.precisions)),
+        "precisions": plan.precisions,
         "elsewhere": history,
         "seed": plan.spec.search.seed,
         "threads": work.threads(plan),

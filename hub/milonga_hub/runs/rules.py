@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from milonga_hub.devices.models import Engine, Inventory
-from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec
-from milonga_hub.runs.models import Run, RunState, Stage, StageState
+from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec, SearchStrategy
+from milonga_hub.runs.models import BASELINE_STAGES, STAGES, Run, RunState, Stage, StageState
 from milonga_hub.telemetry.models import DriftEvent
 
 ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
@@ -83,6 +83,12 @@ def tightest(limits: Sequence[Limits]) -> Limits:
 def continues(base: ProjectSpec, now: ProjectSpec) -> bool:
     """Whether a supernet trained under one spec can be trained on under the other."""
     return (base.training.space, base.training.resolution_px) == (now.training.space, now.training.resolution_px)
+
+
+def stages_of(spec: ProjectSpec) -> list[Stage]:
+    """Return the stages of a run that has not begun, in the order in which they come."""
+    names = BASELINE_STAGES if spec.search.strategy is SearchStrategy.BASELINE else STAGES
+    return [Stage(name=name) for name in names]
 
 
 def reopened(stages: Sequence[Stage]) -> list[Stage]:

@@ -14,7 +14,7 @@ from milonga_hub.paging import page
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
-from milonga_hub.runs.rules import ENDED, reopened
+from milonga_hub.runs.rules import ENDED, reopened, stages_of
 
 # RunService.list hides the builtin inside the class.
 _Runs = list[Run]
@@ -52,6 +52,7 @@ class RunService:
                 trigger=trigger,
                 reason=reason,
                 spec_json=spec.model_dump_json(),
+                stages=stages_of(spec),
                 request_id=request_id,
                 task=spec.task,
             )

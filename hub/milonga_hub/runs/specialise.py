@@ -1,76 +1,18 @@
-"""Train the supernet, and search the best subnet for each device type."""
+"""Search the best subnet for each device type."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from milonga_hub.errors import FailedPrecondition
-from milonga_hub.runs.measure import measure_subnets
-from milonga_hub.runs.models import Candidate
-from milonga_hub.runs.plan import RunPlan, TypePlan
+from milonga_hub.runs.candidates import Choice, Specialised, keep
+from milonga_hub.runs.measure import measure_subnets, median_times
+from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.profile import Profiled
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 from milonga_hub.search import rules as search_rules
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The subnet that a device type gets."""
-
-    type: TypePlan
-    candidate: dict[str, Any]
-    measured_ms: float | None
-
-
-@dataclass(frozen=True)
-class Specialised:
-    """What the search ended with: choices by type, and why other types have none."""
-
-    choices: Mapping[str, Choice]
-    impossible: Mapping[str, str]
-
-
-async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
-    training = plan.spec.training
-    base = str(work.services.blobs.path(plan.base_supernet).absolute()) if plan.base_supernet else None
-    seen: set[float] = set()
-
-    def tell(progress: Any) -> None:
-        epoch = progress.metrics.get("epoch")
-        if epoch is not None and "loss" in progress.metrics and epoch not in seen:
-            seen.add(epoch)
-            work.services.runs.add_training_point(work.run.name, dict(progress.metrics))
-        report.of_job()(progress)
-
-    result = await work.job(
-        "train",
-        "train",
-        {
-            "data": work.data(plan),
-            "space": training.space,
-            "resolution_px": training.resolution_px,
-            "epochs": training.retrain_epochs if base else training.epochs,
-            "batch_size": training.batch_size,
-            "learning_rate": training.learning_rate,
-            "seed": training.seed,
-            "threads": work.threads(plan),
-            "patience": training.patience,
-            "tuning_trials": 0 if base else training.tuning_trials,
-            "base_checkpoint": base,
-        },
-        tell,
-    )
-    report(
-        1.0,
-        f"smallest subnet {result['accuracy_smallest']:.1%}, largest {result['accuracy_largest']:.1%}"
-        + (f", trained on from {plan.base_run}" if base else ""),
-        accuracy_largest=result["accuracy_largest"],
-        accuracy_smallest=result["accuracy_smallest"],
-    )
-    return result
 
 
 async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled, report: Report) -> Specialised:
@@ -83,18 +25,15 @@ async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: P
     choices: dict[str, Choice] = {}
     impossible: dict[str, str] = {}
     for item in plan.types:
-        times = {
-            (one.subnet, one.precision): one.median_ms
-            for one in measured.get(item.name, [])
-            if one.median_ms is not None
-        }
+        times = median_times(measured.get(item.name, []))
         chosen = search_rules.choose(found[item.name], times, item.limits.model_dump())
         if chosen is None:
             fastest = result["types"][item.name]["fastest"]
             impossible[item.name] = search_rules.explain_impossible(item.name, item.limits.model_dump(), fastest, times)
         else:
             choices[item.name] = Choice(item, chosen, times.get(search_rules.timed(chosen)))
-        _keep(work, item.name, result["types"][item.name], times, chosen)
+        one = result["types"][item.name]
+        keep(work, item.name, [*one["front"], *one["candidates"]], times, chosen, front=one["front"])
     if not choices:
         raise FailedPrecondition(" ".join(impossible.values()))
     _tell_search(result, choices, impossible, report)
@@ -124,32 +63,6 @@ def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: P
         "seed": search.seed,
         "threads": work.threads(plan),
     }
-
-
-def _keep(
-    work: Work,
-    device_type: str,
-    found: dict[str, Any],
-    times: Mapping[search_rules.Timed, float],
-    chosen: dict[str, Any] | None,
-) -> None:
-    front = {search_rules.timed(item) for item in found["front"]}
-    rows = {search_rules.timed(item): item for item in [*found["front"], *found["candidates"]]}
-    fields = set(Candidate.model_fields)
-    work.services.runs.keep_candidates(
-        [
-            Candidate(
-                **{key: value for key, value in row.items() if key in fields},
-                key=f"{work.run.name}|{device_type}|{'|'.join(timed)}",
-                run=work.run.name,
-                device_type=device_type,
-                measured_ms=times.get(timed),
-                on_front=timed in front,
-                chosen=chosen is not None and timed == search_rules.timed(chosen),
-            )
-            for timed, row in rows.items()
-        ]
-    )
 
 
 def _tell_search(

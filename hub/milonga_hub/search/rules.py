@@ -55,6 +55,17 @@ def choose(
     )
 
 
+def choose_level(
+    levels: Sequence[dict[str, Any]], times: Mapping[Timed, float], limits: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the most complex level ({"level", ...}) whose latency, as measured on the device, keeps the limits; or None.
+
+    Of a level's precisions the first that keeps them is taken: they stand in the order that the project prefers.
+    """
+    fitting = [row for row in levels if timed(row) in times and within_limits(row, times[timed(row)], limits)]
+    return max(fitting, key=lambda row: int(row["level"]), default=None)
+
+
 def explain_impossible(
     device_type: str, limits: Mapping[str, Any], fastest: Candidate | None, times: Mapping[Timed, float]
 ) -> str:
@@ -71,9 +82,9 @@ def explain_impossible(
     )
     said = f"no subnet for {device_type} keeps its limits ({wanted})"
     if fastest is not None:
-        measured = f", {times[timed(fastest)]:.3g} ms measured" if timed(fastest) in times else ""
-        said += (
-            f"; the fastest found is {fastest['description']} at {fastest['predicted_ms']:.3g} ms predicted{measured},"
-            f" with {fastest['model_bytes']} bytes"
+        predicted, measured = fastest.get("predicted_ms"), times.get(timed(fastest))
+        said += f"; the fastest found is {fastest['description']} at" + ",".join(
+            f" {ms:.3g} ms {how}" for ms, how in ((predicted, "predicted"), (measured, "measured")) if ms is not None
         )
+        said += f", with {fastest['model_bytes']} bytes"
     return f"{said}; raise the limits in the project file and apply it again"

@@ -13,7 +13,7 @@ from milonga_hub.jobs import JobContext, JobError
 from milonga_hub.learning.checkpoint import Point, Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import Data, load
-from milonga_hub.learning.spaces import space
+from milonga_hub.learning.spaces import rebuilt, space
 from milonga_hub.learning.task import Mixed, Task
 from milonga_hub.learning.train import Trainer
 from milonga_hub.learning.tune import OptunaMissing, tuned
@@ -33,7 +33,8 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     path = workdir / "checkpoint.pt"
     try:
         recipe, task = Recipe(**given), _task(data, base is not None)
-        family = space(recipe.space, recipe.resolution_px)
+        alone = spec.get("alone")
+        family = rebuilt(alone) if alone else space(recipe.space, recipe.resolution_px)
         if spec.get("tuning_trials"):
             recipe = tuned(task, family, recipe, workdir / "tuning", spec["tuning_trials"], context.progress)
         history = Trainer(task, family, recipe, path, base).run(_telling(context, recipe.epochs))

@@ -62,6 +62,28 @@ TRIGGER_DRIFT: Trigger.ValueType  # 3
 TRIGGER_NEW_LABELS: Trigger.ValueType  # 4
 Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
 
+class _SearchStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_STRATEGY_UNSPECIFIED: _SearchStrategy.ValueType  # 0
+    SEARCH_STRATEGY_SEARCH: _SearchStrategy.ValueType  # 1
+    """The best subnet of a supernet that is trained once."""
+    SEARCH_STRATEGY_BASELINE: _SearchStrategy.ValueType  # 2
+    """The most complex of five fixed networks that keeps the limits, trained alone."""
+
+class SearchStrategy(_SearchStrategy, metaclass=_SearchStrategyEnumTypeWrapper):
+    """How a device type gets its network."""
+
+SEARCH_STRATEGY_UNSPECIFIED: SearchStrategy.ValueType  # 0
+SEARCH_STRATEGY_SEARCH: SearchStrategy.ValueType  # 1
+"""The best subnet of a supernet that is trained once."""
+SEARCH_STRATEGY_BASELINE: SearchStrategy.ValueType  # 2
+"""The most complex of five fixed networks that keeps the limits, trained alone."""
+Global___SearchStrategy: _TypeAlias = SearchStrategy  # noqa: Y015
+
 class _RunState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -220,6 +242,7 @@ class SearchSpec(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     VERIFIED_CANDIDATES_FIELD_NUMBER: _builtins.int
     FURTHER_MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     measured_subnets: _builtins.int
     """Subnets measured on a device of each type."""
     evaluated_subnets: _builtins.int
@@ -231,6 +254,7 @@ class SearchSpec(_message.Message):
     """Candidates measured before one is chosen."""
     further_measurements: _builtins.int
     """Measurements beyond those on a device of a type whose latency model is not to be trusted, at most."""
+    strategy: Global___SearchStrategy.ValueType
     def __init__(
         self,
         *,
@@ -241,10 +265,11 @@ class SearchSpec(_message.Message):
         seed: _builtins.int = ...,
         verified_candidates: _builtins.int = ...,
         further_measurements: _builtins.int | None = ...,
+        strategy: Global___SearchStrategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_further_measurements", b"_further_measurements", "further_measurements", b"further_measurements"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_further_measurements", b"_further_measurements", "evaluated_subnets", b"evaluated_subnets", "further_measurements", b"further_measurements", "generations", b"generations", "measured_subnets", b"measured_subnets", "population", b"population", "seed", b"seed", "verified_candidates", b"verified_candidates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_further_measurements", b"_further_measurements", "evaluated_subnets", b"evaluated_subnets", "further_measurements", b"further_measurements", "generations", b"generations", "measured_subnets", b"measured_subnets", "population", b"population", "seed", b"seed", "strategy", b"strategy", "verified_candidates", b"verified_candidates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__further_measurements: _TypeAlias = _typing.Literal["further_measurements"]  # noqa: Y015
     _WhichOneofArgType__further_measurements: _TypeAlias = _typing.Literal["_further_measurements", b"_further_measurements"]  # noqa: Y015
@@ -481,7 +506,7 @@ class Stage(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """prepare, train, profile, search, build, compare or rollout."""
+    """prepare, train, profile, search, build, compare or rollout; a baseline trains after it has chosen."""
     state: Global___StageState.ValueType
     progress: _builtins.float
     """0 to 1."""

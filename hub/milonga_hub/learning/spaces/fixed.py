@@ -55,20 +55,22 @@ class Fixed(Space):
 def levels(family: Space) -> list[Encoding]:
     """Return five fixed networks of a family, from the simplest to the most complex, at its full resolution.
 
-    They are what a list of ready-made models offers, and the baselines that a search is held against.
+    They are what a list of ready-made models offers, and the baselines that a search is held against. Stages and blocks grow
+    alike; where a dimension has fewer choices than there are levels, kinds of dimensions (depth, width, ...) grow in turn.
     """
-    full = len(next(one for one in family.dimensions if one.name == RESOLUTION).choices) - 1
+    kinds = list(dict.fromkeys(_kind(one) for one in family.dimensions if one.name != RESOLUTION))
     found = []
     for level in range(_LEVELS):
         share = level / (_LEVELS - 1)
         chosen = [
-            full if one.name == RESOLUTION else round(share * (size - 1))
+            size - 1
+            if one.name == RESOLUTION
+            else int(share * (size - 1) + (kinds.index(_kind(one)) + 0.5) / len(kinds))
             for one, size in zip(family.dimensions, family.sizes, strict=True)
         ]
         found.append(family.canonical(chosen))
     return found
 
 
-def fastest_enough(times_ms: Sequence[float], limit_ms: float) -> int:
-    """Return the most complex level whose measured latency keeps the limit; the first where none does."""
-    return max((level for level, ms in enumerate(times_ms) if ms <= limit_ms), default=0)
+def _kind(one: Dimension) -> str:
+    return one.name.rpartition(".")[2]

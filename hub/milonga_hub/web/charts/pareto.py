@@ -1,4 +1,4 @@
-"""Accuracy against latency of the subnets that a search found for one device type."""
+"""Accuracy against latency of the networks that a run looked at for one device type."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
 
 def pareto(device_type: str, candidates: Sequence[Candidate], limit_ms: float | None) -> Markup:
     """Return the picture; the front is joined, measured subnets are filled, the chosen one stands out."""
-    points = [(c, accuracy) for c in candidates if c.predicted_ms and (accuracy := _accuracy(c)) is not None]
+    points = [
+        (c, accuracy)
+        for c in candidates
+        if (c.predicted_ms or c.measured_ms) and (accuracy := _accuracy(c)) is not None
+    ]
     if not points:
         return Markup("")
     x, y = _scales(points, limit_ms)
@@ -77,15 +81,16 @@ def _limit(x: Scale, limit_ms: float | None) -> list[Markup]:
 
 
 def _point(candidate: Candidate, x: Scale, y: float) -> list[Markup]:
-    predicted = candidate.predicted_ms or 0.0
-    tip = f"{candidate.description or words.short(candidate.subnet)}: {words.percent(_accuracy(candidate))}, predicted {words.ms(predicted)}"
-    if candidate.measured_ms is None:
-        return [circle(x(predicted), y, 3.6, "dot", tip)]
-    tip += f", measured {words.ms(candidate.measured_ms)}"
+    known = ((candidate.predicted_ms, "predicted"), (candidate.measured_ms, "measured"))
+    said = [words.percent(_accuracy(candidate)), *(f"{how} {words.ms(ms)}" for ms, how in known if ms is not None)]
+    tip = f"{candidate.description or words.short(candidate.subnet)}: {', '.join(said)}"
     parts = []
-    if candidate.predicted_low_ms and candidate.predicted_high_ms:
+    if candidate.measured_ms and candidate.predicted_low_ms and candidate.predicted_high_ms:
         parts.append(line(x(candidate.predicted_low_ms), y, x(candidate.predicted_high_ms), y, "spread"))
-    parts.append(circle(x(predicted), y, 3.6, "dot", tip))
+    if candidate.predicted_ms:
+        parts.append(circle(x(candidate.predicted_ms), y, 3.6, "dot", tip))
+    if candidate.measured_ms is None:
+        return parts
     parts.append(
         circle(
             x(candidate.measured_ms),

@@ -1,0 +1,63 @@
+"""Train what a run needs: the supernet, or networks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from milonga_hub.jobs import Progress
+from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.work import Work
+
+
+async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
+    """Train the supernet, on from an earlier one where the plan names it."""
+    training = plan.spec.training
+    base = str(work.services.blobs.path(plan.base_supernet).absolute()) if plan.base_supernet else None
+    spec = training_spec(work, plan)
+    if base:
+        spec |= {"base_checkpoint": base, "epochs": training.retrain_epochs, "tuning_trials": 0}
+    result = await work.job("train", "train", spec, curve(work, report.of_job()))
+    report(
+        1.0,
+        f"smallest subnet {result['accuracy_smallest']:.1%}, largest {result['accuracy_largest']:.1%}"
+        + (f", trained on from {plan.base_run}" if base else ""),
+        accuracy_largest=result["accuracy_largest"],
+        accuracy_smallest=result["accuracy_smallest"],
+    )
+    return result
+
+
+def training_spec(work: Work, plan: RunPlan) -> dict[str, Any]:
+    """Return what the training job is asked for: all of the project's space, from nothing."""
+    training = plan.spec.training
+    return {
+        "data": work.data(plan),
+        "space": training.space,
+        "resolution_px": training.resolution_px,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "learning_rate": training.learning_rate,
+        "seed": training.seed,
+        "threads": work.threads(plan),
+        "patience": training.patience,
+        "tuning_trials": training.tuning_trials,
+        "base_checkpoint": None,
+    }
+
+
+def curve(work: Work, tell: Callable[[Progress], None], epochs_before: int = 0) -> Callable[[Progress], None]:
+    """Return a listener that adds each epoch to the run's training curve, after those of earlier trainings."""
+    seen: set[float] = set()
+
+    def told(progress: Progress) -> None:
+        epoch = progress.metrics.get("epoch")
+        if epoch is not None and "loss" in progress.metrics and epoch not in seen:
+            seen.add(epoch)
+            work.services.runs.add_training_point(
+                work.run.name, {**progress.metrics, "epoch": epoch + float(epochs_before)}
+            )
+        tell(progress)
+
+    return told
