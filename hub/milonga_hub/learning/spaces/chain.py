@@ -6,14 +6,20 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from milonga_hub.learning.costs import Cost, traced
 from milonga_hub.learning.sharing import Channels, Valueless
-from milonga_hub.learning.spaces.base import Space
+from milonga_hub.learning.spaces.base import RESOLUTION, Dimension, Space, resolutions
 from milonga_hub.learning.spaces.layers import Block, Convolution, all_of
+
+T = TypeVar("T")
+
+# Smaller pictures are icons and digits, for which a published plan is far too large.
+_LARGE_FROM_PX = 96
 
 
 class Chain(Space):
@@ -41,6 +47,16 @@ def _counted(block: Block, shape: tuple[int, ...]) -> tuple[Cost, tuple[int, ...
     with torch.device("meta"), Valueless():
         cost, found = traced(block.build(), shape)
     return cost, tuple(found.shape)
+
+
+def sized(resolution_px: int, small: T, large: T) -> T:
+    """Return the plan of the largest network for pictures of this size."""
+    return large if resolution_px >= _LARGE_FROM_PX else small
+
+
+def resolution_dimension(resolution_px: int) -> Dimension:
+    """Return the choice of pixels: in steps of 4, as icons need them, or of 16."""
+    return Dimension(RESOLUTION, resolutions(resolution_px, sized(resolution_px, 4, 16)))
 
 
 def stem(width: int, strides_: Sequence[int]) -> tuple[list[Block], Channels]:

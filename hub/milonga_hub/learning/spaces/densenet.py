@@ -11,8 +11,8 @@ from functools import cached_property
 from torch import nn
 
 from milonga_hub.learning.sharing import Channels
-from milonga_hub.learning.spaces.base import RESOLUTION, Choice, Dimension, resolutions, rounded
-from milonga_hub.learning.spaces.chain import Chain, stem, strides
+from milonga_hub.learning.spaces.base import RESOLUTION, Choice, Dimension, rounded
+from milonga_hub.learning.spaces.chain import Chain, resolution_dimension, sized, stem, strides
 from milonga_hub.learning.spaces.layers import Block, Classifier, Convolution, Joined, convolution
 
 _EXPANDS = (1, 2, 4)
@@ -54,12 +54,12 @@ class DenseNet(Chain):
 
     def __init__(self, resolution_px: int) -> None:
         super().__init__(resolution_px)
-        self._size = _LARGE if resolution_px >= 96 else _SMALL
+        self._size = sized(resolution_px, _SMALL, _LARGE)
         self._strides = strides(resolution_px, len(self._size.layers))
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
-        found = [Dimension(RESOLUTION, resolutions(self.resolution_px, 4 if self.resolution_px < 96 else 16))]
+        found = [resolution_dimension(self.resolution_px)]
         for stage, layers in enumerate(self._size.layers):
             depths = tuple(sorted({max(1, round(layers * share)) for share in _DEPTHS}))
             found += [

@@ -10,8 +10,8 @@ from functools import cached_property
 from torch import nn
 
 from milonga_hub.learning.sharing import Channels
-from milonga_hub.learning.spaces.base import RESOLUTION, Choice, Dimension, resolutions, rounded
-from milonga_hub.learning.spaces.chain import Chain, stem, strides
+from milonga_hub.learning.spaces.base import RESOLUTION, Choice, Dimension, rounded
+from milonga_hub.learning.spaces.chain import Chain, resolution_dimension, sized, stem, strides
 from milonga_hub.learning.spaces.layers import (
     Block,
     Classifier,
@@ -78,12 +78,12 @@ class MobileNetV3(Chain):
 
     def __init__(self, resolution_px: int) -> None:
         super().__init__(resolution_px)
-        self._size = _LARGE if resolution_px >= 96 else _SMALL
+        self._size = sized(resolution_px, _SMALL, _LARGE)
         self._strides = strides(resolution_px, len(self._size.widths))
 
     @cached_property
     def dimensions(self) -> tuple[Dimension, ...]:
-        found = [Dimension(RESOLUTION, resolutions(self.resolution_px, 4 if self.resolution_px < 96 else 16))]
+        found = [resolution_dimension(self.resolution_px)]
         for stage, depth in enumerate(self._size.depths):
             found += [
                 Dimension(f"stage{stage}.depth", tuple(range(1, depth + 1))),
