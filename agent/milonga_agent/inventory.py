@@ -16,10 +16,12 @@ from milonga_agent.limits import Limits
 
 # Engine -> (distribution, precisions). One entry for each file in runtimes/; a test compares the two.
 ENGINES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "litert": ("ai-edge-litert", ("fp32", "int8")),
     "ncnn": ("ncnn", ("fp32", "fp16")),
     "onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8")),
     "openvino": ("openvino", ("fp32", "fp16", "int8")),
     "reference": ("onnx", ("fp32",)),
+    "tensorrt": ("tensorrt", ("fp32", "fp16", "int8")),
     "tvm": ("apache-tvm", ("fp32",)),
 }
 # What a file system's root is for tests: a folder that looks like a device's.

@@ -31,7 +31,7 @@ class BuildSite(str, Enum):
 class Engine:
     """What an engine offers and needs.
 
-    `modules` must be importable to build and to run; the extra of the engine's name in pyproject.toml brings them.
+    `modules` must be importable to build and to run ("a|b": either); the extra of the engine's name in pyproject.toml brings them.
     `own_environment` says that they do not get on with the other engines' packages or are very large;
     `without_dependencies` are those that bring far more than is used. `requirement` is what a device must have
     installed, as a version specifier, and `architectures` what it may be, as `uname -m` says.
@@ -50,6 +50,14 @@ class Engine:
 _X86_ONLY = "verified on x86-64; not verified on hardware elsewhere"
 
 ENGINES: dict[str, Engine] = {
+    "litert": Engine(
+        precisions=(Precision.FP32, Precision.INT8),
+        modules=("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "pnnx", "torch"),
+        requirement=">=1.2",
+        verification=_X86_ONLY,
+        own_environment=True,  # Two gigabytes, with torch.
+        without_dependencies=("pnnx",),
+    ),
     "ncnn": Engine(
         precisions=(Precision.FP32, Precision.FP16),
         modules=("ncnn", "pnnx"),
@@ -75,6 +83,13 @@ ENGINES: dict[str, Engine] = {
         modules=("onnx",),
         requirement=">=1.16",
         verification="verified",
+    ),
+    "tensorrt": Engine(
+        precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
+        modules=("tensorrt|tensorrt_rtx", "onnxruntime", "sympy"),
+        requirement=">=10.0",  # Strongly typed networks.
+        verification="not verified on hardware; parser and builder tested with TensorRT-RTX",
+        build_site=BuildSite.DEVICE,
     ),
     "tvm": Engine(
         precisions=(Precision.FP32,),

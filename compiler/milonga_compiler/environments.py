@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from milonga_compiler.engines import ENGINES
+from milonga_compiler.engines import ENGINES, BuildSite
 from milonga_compiler.errors import CompilerError, EngineMissing
 
 _DISTRIBUTION = "milonga-compiler"
@@ -32,7 +32,8 @@ def interpreter(engine: str) -> str:
     made = environment(engine) / "bin" / "python"
     if (environment(engine) / _FINISHED).exists():
         return str(made)
-    raise EngineMissing(f"{engine} is not installed here; run: {adding_line(engine)}")
+    there = "" if ENGINES[engine].build_site is BuildSite.HUB else "; its builds are made on the device that runs them"
+    raise EngineMissing(f"{engine} is not installed here; run: {adding_line(engine)}{there}")
 
 
 def usable(engine: str) -> bool:
@@ -45,7 +46,11 @@ def usable(engine: str) -> bool:
 
 def missing_modules(engine: str) -> list[str]:
     """Return what of the engine's cannot be imported in this interpreter; nothing is imported to find out."""
-    return [name for name in ENGINES[engine].modules if importlib.util.find_spec(name) is None]
+
+    def found(name: str) -> bool:
+        return importlib.util.find_spec(name) is not None
+
+    return [names for names in ENGINES[engine].modules if not any(map(found, names.split("|")))]
 
 
 def adding_line(engine: str) -> str:

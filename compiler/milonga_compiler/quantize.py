@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from milonga_compiler.backends.base import BuiltModel, Floats
 from milonga_compiler.errors import BuildFailed
+from milonga_compiler.network import read_network
+from milonga_compiler.sensitivity import PICTURES, by_sensitivity, layers
 
 _CALIBRATION_BATCH = 16
+
+
+class _Kept(Enum):
+    """Layers that stay in fp32."""
+
+    NONE = "none"
+    # The first and the last, where 8 bits lose the most in most networks.
+    ENDS = "ends"
+    # A share of those that lose the most in this network.
+    TENTH = "tenth"
+    QUARTER = "quarter"
+    HALF = "half"
+
+
+_SHARES = {_Kept.TENTH: 0.1, _Kept.QUARTER: 0.25, _Kept.HALF: 0.5}
 
 
 @dataclass(frozen=True)
@@ -25,17 +43,20 @@ class _Recipe:
 
     name: str
     method: str
-    keep_ends: bool
+    kept: _Kept = _Kept.NONE
 
 
 # Tried in this order until one passes the gate: min-max is the cheapest and exact for well-behaved activations, percentile
-# and entropy forgive outliers, and the first and last layers are where 8 bits lose the most.
+# and entropy forgive outliers; then layers are given back to fp32, at most half of them: beyond that int8 has no point.
 _RECIPES = (
-    _Recipe("minmax", "MinMax", keep_ends=False),
-    _Recipe("percentile", "Percentile", keep_ends=False),
-    _Recipe("entropy", "Entropy", keep_ends=False),
-    _Recipe("minmax-ends-fp32", "MinMax", keep_ends=True),
-    _Recipe("percentile-ends-fp32", "Percentile", keep_ends=True),
+    _Recipe("minmax", "MinMax"),
+    _Recipe("percentile", "Percentile"),
+    _Recipe("entropy", "Entropy"),
+    _Recipe("minmax-ends-fp32", "MinMax", _Kept.ENDS),
+    _Recipe("percentile-ends-fp32", "Percentile", _Kept.ENDS),
+    _Recipe("minmax-sensitive-tenth-fp32", "MinMax", _Kept.TENTH),
+    _Recipe("minmax-sensitive-quarter-fp32", "MinMax", _Kept.QUARTER),
+    _Recipe("minmax-sensitive-half-fp32", "MinMax", _Kept.HALF),
 )
 # One activation of 10,000 may be cut off; ONNX Runtime's own 99.999 keeps the outliers of a few hundred pictures.
 _PERCENTILE = 99.99
@@ -54,21 +75,50 @@ class _Pictures:
         return next(self._batches, None)
 
 
-def quantize_variants(onnx_path: Path, folder: Path, calibration: Floats) -> Iterator[BuiltModel]:
+def quantize_variants(
+    onnx_path: Path, folder: Path, calibration: Floats, symmetric: bool = False
+) -> Iterator[BuiltModel]:
     """Write int8 variants of the network into the folder, each when it is asked for, the cheapest first.
 
     QDQ form, symmetric per-channel weights, asymmetric per-tensor activations: what ONNX Runtime's kernels on x86 and ARM
-    both take. Raises BuildFailed where ONNX Runtime cannot quantise the network.
+    both take; `symmetric` activations and float biases are what TensorRT takes. Raises BuildFailed where ONNX Runtime cannot quantise it.
     """
+    input_name = read_network(onnx_path).input_name
     with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
         prepared = _prepare(onnx_path, Path(scratch))
-        ends = _ends(prepared)
+        known = layers(prepared)
+
+        @cache
+        def ranked() -> list[str]:
+            few = calibration[:PICTURES]
+
+            def quantize_only(layer: str) -> Path:
+                made, others = Path(scratch) / "alone.onnx", [name for name in known if name != layer]
+                _quantize(prepared, made, _Pictures(few, input_name), _RECIPES[0], others, symmetric)
+                return made
+
+            return by_sensitivity(prepared, quantize_only, few)
+
+        tried: list[list[str]] = []
         for recipe in _RECIPES:
-            if recipe.keep_ends and not ends:
+            made = folder / f"model-{recipe.name}.onnx"
+            kept = _kept(recipe.kept, known, ranked)
+            if recipe.kept is not _Kept.NONE and (not kept or [recipe.method, *kept] in tried):
                 continue
-            name = f"model-{recipe.name}.onnx"
-            _quantize(prepared, folder / name, calibration, recipe, ends if recipe.keep_ends else [])
-            yield BuiltModel(name, [name], note=f"calibrated by {recipe.name} on {len(calibration)} pictures")
+            tried.append([recipe.method, *kept])
+            data = _Pictures(calibration, input_name)
+            _quantize(prepared, made, data, recipe, kept, symmetric)
+            note = f"calibrated by {recipe.name} on {len(calibration)} pictures"
+            yield BuiltModel(made.name, [made.name], note=note)
+
+
+def _kept(kept: _Kept, known: list[str], ranked: Callable[[], list[str]]) -> list[str]:
+    """Return the layers to keep in fp32: none where no other would be left to quantise."""
+    if kept is _Kept.NONE or len(known) < 3:
+        return []
+    if kept is _Kept.ENDS:
+        return [known[0], known[-1]]
+    return sorted(ranked()[: math.ceil(_SHARES[kept] * len(known))])
 
 
 def _prepare(onnx_path: Path, scratch: Path) -> Path:
@@ -82,7 +132,9 @@ def _prepare(onnx_path: Path, scratch: Path) -> Path:
     return prepared
 
 
-def _quantize(prepared: Path, result: Path, calibration: Floats, recipe: _Recipe, kept: list[str]) -> None:
+def _quantize(
+    prepared: Path, result: Path, calibration: _Pictures, recipe: _Recipe, kept: list[str], symmetric: bool
+) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     # The tool warns of each layer that it leaves alone; the gate says what matters.
@@ -92,23 +144,21 @@ def _quantize(prepared: Path, result: Path, calibration: Floats, recipe: _Recipe
             quantize_static(
                 str(prepared),
                 str(result),
-                _Pictures(calibration, "image"),
+                calibration,
                 quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
+                activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 calibrate_method=getattr(CalibrationMethod, recipe.method),
-                extra_options={"CalibPercentile": _PERCENTILE},
+                extra_options={
+                    "CalibPercentile": _PERCENTILE,
+                    "ActivationSymmetric": symmetric,
+                    # TensorRT adds biases as floats, and refuses the int32 that ONNX Runtime wants.
+                    "QuantizeBias": not symmetric,
+                },
                 nodes_to_exclude=kept,
             )
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot quantise the network ({recipe.name}): {error}") from error
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _ends(prepared: Path) -> list[str]:
-    """Return the first and last layers with weights, or nothing where no other layer would be left to quantise."""
-    nodes = onnx.load(str(prepared)).graph.node
-    layers = [node.name for node in nodes if node.op_type in ("Conv", "Gemm", "MatMul")]
-    return [layers[0], layers[-1]] if len(layers) > 2 else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from milonga_compiler.engines import ENGINES, BuildSite, Engine
 from milonga_compiler.environments import adding_line, usable
@@ -15,5 +17,5 @@ def need(engine: str) -> Engine:
 
 
 def runs_here(engine: str) -> bool:
-    """Return whether this machine can run what the engine builds."""
-    return ENGINES[engine].build_site is BuildSite.HUB
+    """Return whether this machine can run what the engine builds: builds of devices need their GPU."""
+    return ENGINES[engine].build_site is BuildSite.HUB or Path("/dev/nvidia0").exists()

@@ -12,11 +12,11 @@ from milonga_compiler.backends.base import Backend, Floats
 from milonga_compiler.build import Evidence, State, build
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.engines import ENGINES, Precision
-from milonga_compiler.errors import EngineMissing, UnknownTarget, UnsupportedOperators
+from milonga_compiler.errors import CannotRunHere, EngineMissing, UnknownTarget, UnsupportedOperators
 from milonga_compiler.target import Target, known_targets
 
 from tests.compiler.detector import ANCHORS, CLASSES, SIZE_PX, write_detector
-from tests.compiler.engines_here import need
+from tests.compiler.engines_here import need, runs_here
 from tests.compiler.networks import Pictures
 from tests.compiler.odd_networks import with_operator
 
@@ -60,6 +60,10 @@ class TestEveryBackEnd:
         with_variants.close()
         assert built.model_file in built.files
         assert all((tmp_path / file).is_file() for file in built.files)
+        if not runs_here(name):
+            with pytest.raises(CannotRunHere):
+                engine.run(tmp_path / built.model_file, few.pictures, 2)
+            return
         logits = engine.run(tmp_path / built.model_file, few.pictures, 2)
         assert logits.dtype == np.float32 and logits.shape == few.logits.shape
         assert np.abs(logits - few.logits).max() < 1e-3
@@ -70,6 +74,9 @@ class TestEveryBackEnd:
         self, name: str, engine: Backend, detector: Path, scenes: Floats, tmp_path: Path
     ) -> None:
         built = next(engine.build(detector, Target(name, Precision.FP32), tmp_path, None))
+        if not runs_here(name):
+            assert (tmp_path / built.model_file).stat().st_size
+            return
         found = engine.run(tmp_path / built.model_file, scenes, 1)
         expected = backend("reference").run(detector, scenes, 1)
         assert found.shape == expected.shape == (len(scenes), 4 + CLASSES, ANCHORS)
@@ -93,9 +100,11 @@ class TestEveryBackEnd:
         need(name)
         folder = tmp_path / "bundle"
         built = build(network[0], target, folder, few, pictures.normalised[:64], MANIFEST, 2.5)
-        assert built.state is State.VERIFIED, built.reason
+        assert built.state is (State.VERIFIED if runs_here(name) else State.BUILT), built.reason
         manifest = verify_bundle(folder).manifest
         assert (manifest["engine"], manifest["precision"]) == (name, precision)
+        if not runs_here(name):
+            return
         probe = manifest["probe"]
         again = backend(name).run(folder / manifest["model_file"], np.load(folder / probe["input_file"]), 1)
         assert np.abs(again - np.load(folder / probe["expected_file"])).max() <= probe["max_abs_error"]
@@ -113,7 +122,8 @@ class TestEveryBackEnd:
         monkeypatch.setenv("MILONGA_ENGINES_FOLDER", str(tmp_path))
         monkeypatch.delenv(f"MILONGA_ENGINE_{name.upper()}_PYTHON", raising=False)
         for module in ENGINES[name].modules:
-            monkeypatch.setitem(sys.modules, module, None)
+            for either in module.split("|"):
+                monkeypatch.setitem(sys.modules, either, None)
         with pytest.raises(EngineMissing, match=rf"milonga-compiler\[{name}\]|milonga-compiler engines add {name}"):
             backend(name)
 

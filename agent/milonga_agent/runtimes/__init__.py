@@ -10,10 +10,12 @@ from milonga_agent.inventory import ENGINES
 from milonga_agent.runtimes.base import Runtime
 
 _CLASSES = {
+    "litert": "LiteRt",
     "ncnn": "Ncnn",
     "onnxruntime": "OnnxRuntime",
     "openvino": "OpenVino",
     "reference": "Reference",
+    "tensorrt": "TensorRt",
     "tvm": "Tvm",
 }
 

@@ -10,10 +10,12 @@ from milonga_compiler.engines import ENGINES
 from milonga_compiler.errors import UnknownTarget
 
 _CLASSES = {
+    "litert": "LiteRtBackend",
     "ncnn": "NcnnBackend",
     "onnxruntime": "OnnxRuntimeBackend",
     "openvino": "OpenVinoBackend",
     "reference": "ReferenceBackend",
+    "tensorrt": "TensorRtBackend",
     "tvm": "TvmBackend",
 }
 

@@ -1,14 +1,12 @@
-"""ncnn: converted by pnnx, a program of its own that reads ONNX and needs none of its Python dependencies.
+"""ncnn: a text file of layers and a file of weights, converted by pnnx.
 
 int8 is left out: the programs that make it (ncnn2table, ncnn2int8) are not in the packages.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,10 +15,9 @@ import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.engines import Precision
-from milonga_compiler.errors import BuildFailed, RunFailed, UnsupportedOperators
-from milonga_compiler.network import Network, fix_batch
-
-_UNKNOWN = re.compile(r"unexpected op_type (?P<name>\w+)|op: (?P<domain>[\w.]+):(?P<other>\w+)")
+from milonga_compiler.errors import RunFailed, UnsupportedOperators
+from milonga_compiler.network import Network
+from milonga_compiler.pnnx import convert, onnx_name
 
 
 class NcnnBackend(Backend):
@@ -32,7 +29,7 @@ class NcnnBackend(Backend):
         # The runtime reads the precision from the name: ncnn's files do not tell which numbers to compute in.
         param, weights = (f"model.{precision}.{kind}" for kind in ("param", "bin"))
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-            converted = _convert(network, precision, Path(scratch))
+            converted = _converted(network, Path(scratch), half=precision is Precision.FP16)
             (folder / param).write_text(_with_shape(converted.read_text(encoding="utf-8"), network), encoding="utf-8")
             shutil.copyfile(str(converted.with_suffix(".bin")), str(folder / weights))
         yield BuiltModel(param, [param, weights])
@@ -62,51 +59,25 @@ class NcnnBackend(Backend):
     def unsupported(self, network: Network) -> frozenset[str]:
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                _convert(network, Precision.FP32, Path(scratch))
+                _converted(network, Path(scratch))
             except UnsupportedOperators as error:
                 return frozenset(error.operators)
         return frozenset()
 
 
-def _convert(network: Network, precision: Precision, scratch: Path) -> Path:
-    """Return the .param file that pnnx made, its .bin beside it. Raises UnsupportedOperators or BuildFailed."""
-    package = importlib.util.find_spec("pnnx")
-    assert package is not None and package.submodule_search_locations, "the interpreter was chosen for having it"
-    program = Path(package.submodule_search_locations[0]) / "pnnx"
-    model = fix_batch(network, scratch)
-    shape = ",".join(map(str, (1, *network.shape)))
-    converted = scratch / "converted.param"
-    files = [f"ncnnparam={converted.name}", f"ncnnbin={converted.with_suffix('.bin').name}"]
-    options = [f"inputshape=[{shape}]", f"fp16={int(precision is Precision.FP16)}", *files]
-    done = subprocess.run([str(program), model.name, *options], cwd=str(scratch), capture_output=True, text=True)
-    said = done.stdout + done.stderr
-    print(said)
-    if not converted.exists():
-        raise _refused(said, network, done.returncode)
-    unknown = sorted({_onnx_name(kind, network) for kind in _layers(converted) if "." in kind or "::" in kind})
+def _converted(network: Network, scratch: Path, half: bool = False) -> Path:
+    """Return the .param file, its .bin beside it. Raises UnsupportedOperators or BuildFailed."""
+    param = convert(network, scratch, half)
+    # What ncnn has no layer for keeps its name in PyTorch, such as torch.topk.
+    unknown = sorted({onnx_name(kind, network) for kind in _layers(param) if "." in kind or "::" in kind})
     if unknown:
         raise UnsupportedOperators(f"ncnn has no layers for the operators {', '.join(unknown)}", unknown)
-    return converted
-
-
-def _refused(said: str, network: Network, code: int) -> BuildFailed:
-    """pnnx prints what it does not know, and goes on until it crashes."""
-    names = {_onnx_name(found["name"] or found["other"], network) for found in _UNKNOWN.finditer(said)}
-    if names:
-        return UnsupportedOperators(f"pnnx does not know the operators {', '.join(sorted(names))}", sorted(names))
-    last = " | ".join(line.strip() for line in said.splitlines()[-3:])
-    return BuildFailed(f"pnnx cannot convert the network (exit code {code}); it last said: {last}")
+    return param
 
 
 def _layers(param: Path) -> list[str]:
     """Return the types of all layers: the first word of each line after the magic number and the counts."""
     return [line.split()[0] for line in param.read_text(encoding="utf-8").splitlines()[2:] if line.strip()]
-
-
-def _onnx_name(kind: str, network: Network) -> str:
-    """Return the network's own name of an operator that pnnx calls torch.einsum, F.gelu or Gelu."""
-    plain = re.split(r"[.:]+", kind)[-1].replace("_", "").lower()
-    return next((name for name in sorted(network.operators) if name.rpartition(".")[2].lower() == plain), kind)
 
 
 def _with_shape(param: str, network: Network) -> str:

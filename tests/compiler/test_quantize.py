@@ -1,0 +1,68 @@
+"""int8 finds the layers that cannot bear it, and leaves only those in floats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from milonga_compiler.backends import backend
+from milonga_compiler.backends.base import Floats
+from milonga_compiler.build import Evidence, State, build
+from milonga_compiler.target import Target
+from onnx import TensorProto, helper, numpy_helper
+
+CHANNELS, SIZE_PX = 8, 8
+MIDDLE = ("conv2", "conv3")
+
+
+@pytest.fixture(scope="module")
+def lopsided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six layers; one channel between the third and the fourth is 3,000 times as large as the others, and then undone."""
+    random = np.random.default_rng(1)
+    nodes, tensors, x = [], [], "image"
+    for index in range(5):
+        inside = 3 if index == 0 else CHANNELS
+        weights = random.normal(0, (2 / inside) ** 0.5, (CHANNELS, inside, 1, 1)).astype(np.float32)
+        if index == 2:
+            weights[0] *= 3000
+        if index == 3:
+            weights[:, 0] /= 3000
+        tensors.append(numpy_helper.from_array(weights, f"weights{index}"))
+        nodes.append(helper.make_node("Conv", [x, f"weights{index}"], [f"x{index}"], f"conv{index}"))
+        nodes.append(helper.make_node("Relu", [f"x{index}"], [f"y{index}"], f"relu{index}"))
+        x = f"y{index}"
+    nodes.append(helper.make_node("Flatten", [x], ["flat"], "flatten"))
+    readout = random.normal(0, 0.1, (CHANNELS * SIZE_PX**2, 10)).astype(np.float32)
+    tensors.append(numpy_helper.from_array(readout, "readout"))
+    nodes.append(helper.make_node("MatMul", ["flat", "readout"], ["logits"], "matmul"))
+    graph = helper.make_graph(
+        nodes,
+        "lopsided",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIZE_PX, SIZE_PX])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
+        tensors,
+    )
+    path = tmp_path_factory.mktemp("lopsided") / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Floats:
+    return np.random.default_rng(0).normal(0, 1, (200, 3, SIZE_PX, SIZE_PX)).astype(np.float32)
+
+
+def test_int8_holds_once_the_sensitive_layers_are_left_in_floats(
+    lopsided: Path, scenes: Floats, tmp_path: Path
+) -> None:
+    logits = backend("onnxruntime").run(lopsided, scenes, 1)
+    evidence = Evidence(scenes[32:], logits[32:], logits[32:].argmax(axis=1).astype(np.int64))
+    manifest = {"task": "classification"}
+    built = build(lopsided, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, scenes[:32], manifest, 6.0)
+    assert built.state is State.VERIFIED and "sensitive" in built.reason, built.reason
+    model = onnx.load(str(tmp_path / "b" / built.bundle.manifest["model_file"])) if built.bundle else None
+    assert model is not None
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul")]
+    assert {node.name for node in layers if "Dequantize" not in node.input[1]} == set(MIDDLE)
