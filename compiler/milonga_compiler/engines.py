@@ -32,6 +32,7 @@ class Engine:
     """What an engine offers and needs.
 
     `modules` must be importable to build and to run ("a|b": either); the extra of the engine's name in pyproject.toml brings them.
+    `takes_onnx` says that an fp32 build is the ONNX file itself.
     `own_environment` says that they do not get on with the other engines' packages or are very large;
     `without_dependencies` are those that bring far more than is used. `requirement` is what a device must have
     installed, as a version specifier, and `architectures` what it may be, as `uname -m` says.
@@ -43,6 +44,7 @@ class Engine:
     verification: str
     architectures: tuple[str, ...] = ("x86_64", "aarch64")
     build_site: BuildSite = BuildSite.HUB
+    takes_onnx: bool = False
     own_environment: bool = False
     without_dependencies: tuple[str, ...] = ()
 
@@ -71,6 +73,7 @@ ENGINES: dict[str, Engine] = {
         modules=("onnxruntime", "sympy"),
         requirement=">=1.17",  # Opset 17 and per-channel QDQ.
         verification=_X86_ONLY,
+        takes_onnx=True,
     ),
     "openvino": Engine(
         precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
@@ -83,6 +86,7 @@ ENGINES: dict[str, Engine] = {
         modules=("onnx",),
         requirement=">=1.16",
         verification="verified",
+        takes_onnx=True,
     ),
     "tensorrt": Engine(
         precisions=(Precision.FP32, Precision.FP16, Precision.INT8),

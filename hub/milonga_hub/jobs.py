@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from milonga_compiler.errors import CompilerError
+
 from milonga_hub.errors import MilongaError
 
 KINDS = {
@@ -161,7 +163,7 @@ def main() -> int:
     job = importlib.import_module(KINDS[kind])
     try:
         result = job.run(spec, workdir, context)
-    except MilongaError as error:
+    except (MilongaError, CompilerError) as error:
         result = {"error": str(error)}
     write_atomically(workdir / "result.json", json.dumps(result))
     return 0

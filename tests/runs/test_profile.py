@@ -103,7 +103,7 @@ def test_a_run_that_is_resumed_knows_what_it_knew_when_it_began(profiled: Profil
                 id="m", device="d", device_type="later", subnet=subnet, engine="e", precision="fp32", median_ms=1.0
             )
         )
-    assert "later" in hub.search.measured(training.space, training.resolution_px)
+    assert ("later", "e") in hub.search.measured(training.space, training.resolution_px)
     asked = hub.asked()
     # As if it had been killed right before the end of the stage.
     (hub.work.folder / "profiled.json").unlink()

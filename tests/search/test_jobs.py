@@ -64,7 +64,7 @@ def trained(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def profiled(folder: Path, trained: dict[str, Any]) -> list[dict[str, Any]]:
     spec = {
-        "checkpoint": trained["checkpoint"], "count": 6, "seed": 0, "precisions": ["fp32", "int8"], "elsewhere": [],
+        "checkpoint": trained["checkpoint"], "count": 6, "seed": 0, "targets": ["onnxruntime/fp32", "onnxruntime/int8", "onnxruntime/fp16"], "elsewhere": [],
     }  # fmt: skip
     subnets: list[dict[str, Any]] = _job("profile", spec, folder / "profile")["subnets"]
     return subnets
@@ -92,15 +92,20 @@ def test_subnets_to_measure_reach_from_the_smallest_to_the_largest(profiled: lis
     assert macs == sorted(macs) and len(macs) == 6
     assert macs[-1] > 8 * macs[0]
     for one in profiled:
-        assert Path(one["onnx"]).stat().st_size < one["model_bytes"]
+        [path] = one["files"].values()
+        assert Path(path).stat().st_size < one["model_bytes"]
 
 
 def test_some_subnets_are_measured_in_each_precision(profiled: list[dict[str, Any]]) -> None:
-    plain, small = ([one for one in profiled if one["precision"] == name] for name in ("fp32", "int8"))
-    assert len(small) == 5 and {one["subnet"] for one in small} < {one["subnet"] for one in plain}
+    plain, half, small = ([one for one in profiled if one["precision"] == name] for name in ("fp32", "fp16", "int8"))
+    assert len(half) == len(small) == 5
+    assert {one["subnet"] for one in small} == {one["subnet"] for one in half} < {one["subnet"] for one in plain}
     for one in small:
-        types = {node.op_type for node in onnx.load(one["onnx"]).graph.node}
+        types = {node.op_type for node in onnx.load(next(iter(one["files"].values()))).graph.node}
         assert "QuantizeLinear" in types
+    for one in half:
+        weights = onnx.load(one["files"]["model.onnx"]).graph.initializer
+        assert onnx.TensorProto.FLOAT16 in {weight.data_type for weight in weights}
 
 
 def test_what_was_counted_of_the_space_is_kept_for_later_jobs(folder: Path, profiled: list[dict[str, Any]]) -> None:
@@ -122,7 +127,7 @@ def _wanted(profiled: list[dict[str, Any]], name: str, speed: float, limits: dic
         }
         for one in profiled
     ]
-    return {"name": name, "limits": limits, "engine": "e", "measurements": measurements}
+    return {"name": name, "limits": limits, "engine": "onnxruntime", "measurements": measurements}
 
 
 def _search(folder: Path, trained: dict[str, Any], profiled: list[dict[str, Any]]) -> dict[str, Any]:
@@ -161,13 +166,8 @@ def test_candidates_keep_the_limits_of_their_type(searched: dict[str, Any]) -> N
 def test_candidates_come_with_a_file_that_gives_their_logits(
     folder: Path, trained: dict[str, Any], searched: dict[str, Any]
 ) -> None:
-    candidates = searched["types"]["fast"]["candidates"]
-    candidate = next((one for one in candidates if one["precision"] == "fp32"), None)
-    assert candidate is not None
-    with np.load(folder / "data.npz") as arrays:
-        labels = arrays["y_val"]
+    candidate = searched["types"]["fast"]["candidates"][0]
     logits = np.load(candidate["logits"])
-    assert abs(float((logits.argmax(axis=1) == labels).mean()) - candidate["accuracy"]) < 1e-6
     with np.load(folder / "data.npz") as arrays:
         pictures = scaled(arrays["x_val"], candidate["resolution_px"])
     session = onnxruntime.InferenceSession(candidate["onnx"], providers=["CPUExecutionProvider"])
@@ -175,11 +175,26 @@ def test_candidates_come_with_a_file_that_gives_their_logits(
     assert np.abs(found - logits).max() < 1e-3
 
 
+def test_a_precision_is_evaluated_as_its_engine_runs_it(
+    folder: Path, trained: dict[str, Any], searched: dict[str, Any]
+) -> None:
+    candidates = [one for found in searched["types"].values() for one in found["candidates"]]
+    assert {"fp16", "int8"} <= {one["precision"] for one in candidates}
+    with np.load(folder / "data.npz") as arrays:
+        images, labels = arrays["x_val"], arrays["y_val"]
+    for one in candidates:
+        [path] = one["files"].values()
+        pictures = normalise(scaled(images, one["resolution_px"]), trained["mean"], trained["std"])
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        answers = session.run(["logits"], {"image": pictures})[0].argmax(axis=1)
+        assert abs(float((answers == labels).mean()) - one["accuracy"]) < 1e-6
+
+
 def test_precision_is_chosen_by_the_search(searched: dict[str, Any]) -> None:
     for name in ("small", "fast"):
         front = searched["types"][name]["front"]
         assert "int8" in {one["precision"] for one in front}
-    assert searched["types"]["small"]["latency_model"]["precisions"].keys() == {"fp32", "int8"}
+    assert searched["types"]["small"]["latency_model"]["precisions"].keys() == {"fp32", "fp16", "int8"}
 
 
 def test_evaluations_are_left_for_the_front(folder: Path, searched: dict[str, Any]) -> None:

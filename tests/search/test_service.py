@@ -20,9 +20,16 @@ def test_measurements_of_all_runs_come_back_by_type_with_the_subnets_choices(tmp
     search.remember("mbv3", 32, [{"subnet": "a", "encoding": [0, 1]}])
     search.remember("mbv3", 64, [{"subnet": "c", "encoding": [0, 1]}])
 
-    def row(number: int, device_type: str, subnet: str, ms: float | None, precision: str = "fp32") -> Measurement:
+    def row(
+        number: int,
+        device_type: str,
+        subnet: str,
+        ms: float | None,
+        precision: str = "fp32",
+        engine: str = "onnxruntime",
+    ) -> Measurement:
         return Measurement(
-            id=f"m{number}", device="d", device_type=device_type, subnet=subnet, engine="onnxruntime",
+            id=f"m{number}", device="d", device_type=device_type, subnet=subnet, engine=engine,
             precision=precision, median_ms=ms,
         )  # fmt: skip
 
@@ -31,12 +38,14 @@ def test_measurements_of_all_runs_come_back_by_type_with_the_subnets_choices(tmp
             [
                 row(1, "pi5", "a", 2.0), row(2, "pi5", "a", 4.0), row(3, "pi5", "b", None), row(4, "orin", "b", 1.0),
                 row(5, "pi5", "a", 1.0, "int8"), row(6, "pi5", "c", 9.0), row(7, "pi5", "unknown", 9.0),
+                row(8, "pi5", "a", 2.5, engine="openvino"),
             ]
         )  # fmt: skip
     assert search.measured("mbv3", 32) == {
-        "pi5": [
+        ("pi5", "onnxruntime"): [
             {"subnet": "a", "encoding": [0, 1], "precision": "fp32", "median_ms": 3.0},
             {"subnet": "a", "encoding": [0, 1], "precision": "int8", "median_ms": 1.0},
         ],
-        "orin": [{"subnet": "b", "encoding": [1, 1], "precision": "fp32", "median_ms": 1.0}],
+        ("pi5", "openvino"): [{"subnet": "a", "encoding": [0, 1], "precision": "fp32", "median_ms": 2.5}],
+        ("orin", "onnxruntime"): [{"subnet": "b", "encoding": [1, 1], "precision": "fp32", "median_ms": 1.0}],
     }

@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
+from milonga_compiler.backends import backend
+from milonga_compiler.engines import Precision
+from milonga_compiler.errors import CannotRunHere
+from milonga_compiler.target import Target
 
+from milonga_hub.learning.built import Built, built
 from milonga_hub.learning.classification import Classification, accuracy
 from milonga_hub.learning.spaces import Encoding
-from milonga_hub.learning.subnets import quantized, written
+from milonga_hub.learning.subnets import written
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.train import subnet
+
+# As trained: fp32, which every engine computes alike.
+PLAIN = Target("reference", Precision.FP32)
 
 
 class Evaluated:
@@ -33,26 +40,31 @@ class Evaluated:
         # Only what was asked for since the start: a job that was killed then decides as it did before.
         self._known: dict[tuple[Encoding, str], float] = {}
 
-    def count(self, precision: str = "fp32") -> int:
-        return sum(name == precision for _, name in self._known)
+    def count(self, target: Target = PLAIN) -> int:
+        return sum(name == _name(target) for _, name in self._known)
 
-    def all(self, precision: str = "fp32") -> dict[Encoding, float]:
-        """Return everything that was asked for in this precision."""
-        return {encoding: value for (encoding, name), value in self._known.items() if name == precision}
+    def all(self, target: Target = PLAIN) -> dict[Encoding, float]:
+        """Return everything that was asked for with this target."""
+        return {encoding: value for (encoding, name), value in self._known.items() if name == _name(target)}
 
-    def accuracy(self, encoding: Encoding, precision: str = "fp32") -> float:
-        """Return the share of validation pictures that the subnet gets right; fp16 counts as fp32."""
-        key = (encoding, "int8" if precision == "int8" else "fp32")
+    def accuracy(self, encoding: Encoding, target: Target = PLAIN) -> float:
+        """Return the share of validation pictures that the subnet gets right, run by the target's engine.
+
+        In fp32 all engines count as one: builds are held to the same outputs. An engine that only devices run counts as fp32,
+        too. Raises CompilerError where the engine fails.
+        """
+        key = (encoding, _name(target))
         if key not in self._kept:
-            found = self._int8_logits(encoding) if key[1] == "int8" else self.logits(encoding)
+            exact = target.precision is Precision.FP32
+            found = self.logits(encoding) if exact else self._built_logits(encoding, target)
             self._kept[key] = accuracy(found, self.task.data.y_val)
             kept = [[list(one), name, value] for (one, name), value in self._kept.items()]
             self._write(self._path, json.dumps(kept))
         self._known[key] = self._kept[key]
         return self._known[key]
 
-    def known(self, encoding: Encoding, precision: str = "fp32") -> float | None:
-        return self._known.get((encoding, "int8" if precision == "int8" else "fp32"))
+    def known(self, encoding: Encoding, target: Target = PLAIN) -> float | None:
+        return self._known.get((encoding, _name(target)))
 
     def logits(self, encoding: Encoding) -> torch.Tensor:
         network = subnet(self.supernet, encoding, self.task)
@@ -61,21 +73,26 @@ class Evaluated:
     def onnx(self, encoding: Encoding) -> Path:
         return written(self.supernet, encoding, self.task.calibration, self.folder / "candidates")
 
-    def exported(self, encoding: Encoding, precision: str) -> dict[str, Any]:
-        """Return what builds of the subnet are made from and held against, as plain JSON."""
+    def exported(self, encoding: Encoding, target: Target) -> dict[str, Any]:
+        """Return what builds of the subnet are made from and held against, and what is measured, as plain JSON."""
         path = self.onnx(encoding)
         logits = path.with_suffix(".npy")
         if not logits.exists():
             np.save(logits, self.logits(encoding).numpy())
-        measured = self.int8(encoding) if precision == "int8" else path
-        return {"onnx": str(path), "measured_onnx": str(measured), "logits": str(logits)}
+        files = {name: str(file) for name, file in self.built(encoding, target).files.items()}
+        return {"onnx": str(path), "logits": str(logits), "engine": target.engine, "files": files}
 
-    def int8(self, encoding: Encoding) -> Path:
-        return quantized(self.onnx(encoding), self.task.pictures(self.supernet.space.resolution(encoding)))
+    def built(self, encoding: Encoding, target: Target) -> Built:
+        return built(self.onnx(encoding), target, self.task.pictures(self.supernet.space.resolution(encoding)))
 
-    def _int8_logits(self, encoding: Encoding) -> torch.Tensor:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(str(self.int8(encoding)), options, providers=["CPUExecutionProvider"])
-        pictures = self.task.data.validation(self.supernet.space.resolution(encoding)).split(256)
-        return torch.cat([torch.from_numpy(session.run(["logits"], {"image": part.numpy()})[0]) for part in pictures])
+    def _built_logits(self, encoding: Encoding, target: Target) -> torch.Tensor:
+        pictures = self.task.data.validation(self.supernet.space.resolution(encoding)).numpy()
+        engine, model = backend(target.engine), self.built(encoding, target).model
+        try:
+            return torch.from_numpy(engine.run(model, pictures, torch.get_num_threads()))
+        except CannotRunHere:
+            return self.logits(encoding)
+
+
+def _name(target: Target) -> str:
+    return PLAIN.precision if target.precision is PLAIN.precision else str(target)

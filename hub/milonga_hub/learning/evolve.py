@@ -73,9 +73,10 @@ def search(
     """Return what the search found; the front is empty where no subnet keeps the limits."""
     seen: dict[Choice, tuple[float, float, bool]] = {}
     problem = _Problem(space, judge, limits, precisions, seen)
-    random = IntegerRandomSampling()(problem, population - 2, random_state=np.random.default_rng(seed)).get("X")
-    # Both ends of the space: without the smallest, tight limits could look impossible.
-    ends = np.array([[*space.smallest(), precisions - 1], [*space.largest(), 0]])
+    # Both ends of the space in each precision: without the smallest, tight limits could look impossible.
+    ends = np.array([[*end, option] for option in range(precisions) for end in (space.smallest(), space.largest())])
+    left = max(0, population - len(ends))
+    random = IntegerRandomSampling()(problem, left, random_state=np.random.default_rng(seed)).get("X")
     algorithm = NSGA2(
         pop_size=population,
         sampling=np.vstack([ends, random]).astype(int),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from milonga_compiler.engines import Precision
+from milonga_compiler.target import Target
 
 from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.drawing import drawing
-from milonga_hub.learning.evaluation import Evaluated
+from milonga_hub.learning.evaluation import PLAIN, Evaluated
 from milonga_hub.learning.evolve import Choice, Figures, Found, search, thinned
 from milonga_hub.learning.latencies import Features, TypeLatency, pool, timed, timed_elsewhere
 from milonga_hub.learning.spaces import Encoding
@@ -20,8 +22,8 @@ from milonga_hub.learning.subnets import described
 _LIMITS = ("latency_ms", "model_bytes", "memory_bytes")
 # A page and a chart show no more.
 _MAX_FRONT = 40
-# Evaluated in int8, to learn what it costs in accuracy.
-_INT8_SAMPLE = 3
+# Evaluated in each precision but fp32, to learn what it costs in accuracy.
+_LOSS_SAMPLE = 3
 
 
 class TypeSearch:
@@ -44,34 +46,50 @@ class TypeSearch:
         self._supernet = evaluated.supernet
         measured = timed(wanted["measurements"])
         elsewhere = timed_elsewhere(wanted)
-        self._latency = TypeLatency(features, pool(self._supernet.space, spec["seed"]), measured, elsewhere)
+        self._pool = pool(self._supernet.space, spec["seed"])
+        self._latency = TypeLatency(features, self._pool, measured, elsewhere)
         self._precisions = self._latency.precisions
+        engine = wanted.get("engine", PLAIN.engine)
+        self._targets = [Target(engine, Precision(precision)) for precision in self._precisions]
         self._limits = {name: wanted["limits"][name] for name in _LIMITS if wanted["limits"].get(name) is not None}
         self._floor = wanted["limits"].get("min_accuracy")
-        self._described = lru_cache(maxsize=None)(lambda one, name: described(self._supernet, one, name))
+        self._described = lru_cache(maxsize=None)(lambda one, name: described(self._supernet, one, Precision(name)))
 
     def refine(self, budget: int, tell: Callable[[int], None]) -> None:
-        """Spend a budget of evaluations on subnets of the front whose accuracy is the least certain."""
+        """Spend a budget of evaluations on subnets of the front whose accuracy is the least certain; where all of it is known,
+        on others that may belong to it."""
         spent = 0
         for part in _parts(budget):
-            uncertain = self._uncertain(self._search().front)[:part]
-            for encoding, precision in uncertain:
+            uncertain = self._uncertain(self._search().front)
+            uncertain = [*uncertain, *self._promising({one for one, _ in uncertain})][:part]
+            for encoding, target in uncertain:
                 self._evaluated.accuracy(encoding)
-                if precision == "int8" and self._evaluated.count("int8") < _INT8_SAMPLE:
-                    self._evaluated.accuracy(encoding, "int8")
+                if target.precision is not Precision.FP32 and self._evaluated.count(target) < _LOSS_SAMPLE:
+                    self._evaluated.accuracy(encoding, target)
                 spent += 1
                 tell(spent)
             self._accuracies.learn()
             if not uncertain:
                 return
 
-    def _uncertain(self, front: Sequence[Choice]) -> list[tuple[Encoding, str]]:
-        named = {encoding: self._precisions[option] for encoding, option in front}
+    def _uncertain(self, front: Sequence[Choice]) -> list[tuple[Encoding, Target]]:
+        named = {encoding: self._targets[option] for encoding, option in front}
         new = [encoding for encoding in named if self._evaluated.known(encoding) is None]
         if not new:
             return []
         deviation = self._accuracies.predict(new, [named[one] for one in new])[1]
         ranked = sorted(zip(-deviation, new, strict=True))
+        return [(encoding, named[encoding]) for _, encoding in ranked]
+
+    def _promising(self, but: Collection[Encoding]) -> list[tuple[Encoding, Target]]:
+        """Return subnets of the sample within the limits that were not evaluated, those that may be best first."""
+        new = [one for one in self._pool if self._evaluated.known(one) is None and one not in but]
+        # The first precision that keeps the limits stands for a subnet.
+        named = {one: self._targets[option] for one, option in reversed(self._fitting(new))}
+        if not named:
+            return []
+        mean, deviation = self._accuracies.predict(list(named), list(named.values()))
+        ranked = sorted(zip(-(mean + deviation), named, strict=True))
         return [(encoding, named[encoding]) for _, encoding in ranked]
 
     def result(self) -> dict[str, Any]:
@@ -109,7 +127,7 @@ class TypeSearch:
         facts = [self._described(one, name) for one, name in zip(encodings, precisions, strict=True)]
         values = {name: np.array([fact.get(name, 0.0) for fact in facts], dtype=np.float64) for name in _LIMITS}
         values["latency_ms"] = ms
-        accuracy = self._accuracies.predict(encodings, precisions)[0]
+        accuracy = self._accuracies.predict(encodings, [self._targets[option] for _, option in choices])[0]
         excess = [values[name] / limit - 1.0 for name, limit in self._limits.items()]
         if self._floor is not None:
             excess.append(self._floor - accuracy)
@@ -124,8 +142,7 @@ class TypeSearch:
         if not found.front:
             return []
         count = self._spec["verified_candidates"]
-        known = [(one, option) for one in self._evaluated.all() for option in range(len(self._precisions))]
-        fitting = [one for one, row in zip(known, self._judge(known).excess, strict=True) if (row <= 0).all()]
+        fitting = self._fitting(list(self._evaluated.all()))
         # Enough to find the best in each precision, and few enough to quantise.
         ranked = sorted({*thinned(found.front, 2 * count), *fitting}, key=lambda one: (-self._expected(one), one))
         ranked = sorted(ranked[: 2 * count], key=lambda one: (-self._accuracy(one), one))
@@ -134,11 +151,18 @@ class TypeSearch:
         chosen = [one for one in ranked if one != found.front[0]][: count - 1]
         return sorted([*chosen, found.front[0]], key=lambda one: (-self._accuracy(one), one))
 
+    def _fitting(self, encodings: Sequence[Encoding]) -> list[Choice]:
+        """Return those, in each precision, that are predicted to keep the limits."""
+        choices = [(one, option) for one in encodings for option in range(len(self._precisions))]
+        if not choices:
+            return []
+        return [one for one, row in zip(choices, self._judge(choices).excess, strict=True) if (row <= 0).all()]
+
     def _expected(self, choice: Choice) -> float:
-        return float(self._accuracies.predict([choice[0]], [self._precisions[choice[1]]])[0][0])
+        return float(self._accuracies.predict([choice[0]], [self._targets[choice[1]]])[0][0])
 
     def _accuracy(self, choice: Choice) -> float:
-        return self._evaluated.accuracy(choice[0], self._precisions[choice[1]])
+        return self._evaluated.accuracy(choice[0], self._targets[choice[1]])
 
     def _figures(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
         found: dict[Choice, dict[str, Any]] = {}
@@ -153,7 +177,7 @@ class TypeSearch:
                 figures = {
                     **self._described(choice[0], precision),
                     "predicted_accuracy": float(predicted[row]),
-                    "accuracy": self._evaluated.known(choice[0], precision),
+                    "accuracy": self._evaluated.known(choice[0], self._targets[option]),
                     "predicted_ms": float(times.median_ms[row]),
                     "predicted_low_ms": float(times.low_ms[row]),
                     "predicted_high_ms": float(times.high_ms[row]),
@@ -168,7 +192,10 @@ class TypeSearch:
     def _exported(self, row: dict[str, Any]) -> dict[str, Any]:
         encoding = tuple(row["encoding"])
         drawn = drawing(self._supernet.space, encoding)
-        return {**row, **self._evaluated.exported(encoding, row["precision"]), "drawing": drawn}
+        return {**row, **self._evaluated.exported(encoding, self._target(row)), "drawing": drawn}
+
+    def _target(self, row: Mapping[str, Any]) -> Target:
+        return self._targets[self._precisions.index(row["precision"])]
 
 
 def _parts(budget: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.runs.candidates import Choice, Specialised, keep
-from milonga_hub.runs.measure import measure_subnets, median_times
+from milonga_hub.runs.measure import measure_subnets, median_times, of_targets, target_of
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.train import curve, training_spec
@@ -34,14 +34,14 @@ async def measure_levels(work: Work, plan: RunPlan, report: Report) -> Levels:
         "space": training.space,
         "resolution_px": training.resolution_px,
         "classes": len(plan.classes),
-        "precisions": plan.precisions,
+        "targets": plan.searched,
         "seed": training.seed,
         "threads": work.threads(plan),
     }
     subnets = (await work.job("levels", "levels", spec, report.of_job(0.0, _EXPORTED)))["subnets"]
     work.services.search.remember(training.space, training.resolution_px, subnets)
-    wanted = {item.name: _of(subnets, item.precisions) for item in plan.types}
-    measured = await measure_subnets(work, plan, wanted, "profile", report, _EXPORTED)
+    wanted = {item.name: of_targets(subnets, item.searched) for item in plan.types}
+    measured = await measure_subnets(work, wanted, "profile", report, _EXPORTED)
     times = {name: median_times(some) for name, some in measured.items()}
     for name, found in times.items():
         if not found:
@@ -67,7 +67,7 @@ async def choose_levels(work: Work, plan: RunPlan, levels: Levels, report: Repor
     choices: dict[str, Choice] = {}
     impossible: dict[str, str] = {}
     for item in plan.types:
-        rows, times = _of(levels["subnets"], item.precisions), _times(levels, item.name)
+        rows, times = of_targets(levels["subnets"], item.searched), _times(levels, item.name)
         limits = item.limits.model_dump()
         chosen = search_rules.choose_level(rows, times, limits)
         if chosen is None:
@@ -107,7 +107,7 @@ async def train_levels(
     found = _with_accuracies(work, plan, levels, chosen, assessed)
     said = [f"level {level} {max(one['accuracy'] for one in rows.values()):.1%}" for level, rows in assessed.items()]
     figures = {
-        f"accuracy level {level}": rows[wanted[level]["precision"]]["accuracy"] for level, rows in assessed.items()
+        f"accuracy level {level}": rows[target_of(wanted[level])]["accuracy"] for level, rows in assessed.items()
     }
     report(1.0, "; ".join([*said, *found.impossible.values()]), **figures)
     # There is no supernet that a later run could train on from.
@@ -118,11 +118,11 @@ async def _assessed(work: Work, plan: RunPlan, level: int, checkpoint: str, repo
     spec = {
         "checkpoint": checkpoint,
         "data": work.data(plan),
-        "precisions": plan.precisions,
+        "targets": plan.searched,
         "threads": work.threads(plan),
     }
     result = await work.job("assess", f"assess/level{level}", spec, lambda progress: None)
-    found: dict[str, Row] = result["precisions"]
+    found: dict[str, Row] = result["targets"]
     return found
 
 
@@ -134,10 +134,10 @@ def _with_accuracies(
     impossible = dict(chosen.impossible)
     for name, choice in chosen.choices.items():
         one, floor = choice.candidate, choice.type.limits.min_accuracy
-        candidate = {**one, **assessed[one["level"]][one["precision"]]}
+        candidate = {**one, **assessed[one["level"]][target_of(one)]}
         rows = [
-            {**row, "note": f"level {row['level']}", **assessed.get(row["level"], {}).get(row["precision"], {})}
-            for row in _of(levels["subnets"], choice.type.precisions)
+            {**row, "note": f"level {row['level']}", **assessed.get(row["level"], {}).get(target_of(row), {})}
+            for row in of_targets(levels["subnets"], choice.type.searched)
         ]
         enough = floor is None or candidate["accuracy"] >= floor
         keep(work, name, rows, _times(levels, name), candidate if enough else None)
@@ -152,10 +152,6 @@ def _with_accuracies(
     if not choices:
         raise FailedPrecondition(" ".join(impossible.values()))
     return Specialised(choices, impossible)
-
-
-def _of(subnets: list[Row], precisions: list[str]) -> list[Row]:
-    return [one for precision in precisions for one in subnets if one["precision"] == precision]
 
 
 def _times(levels: Levels, device_type: str) -> dict[search_rules.Timed, float]:

@@ -8,40 +8,44 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from milonga_hub.blobs import digest_of_file
 from milonga_hub.builds.models import Build
 from milonga_hub.devices.models import File, Measurement
 from milonga_hub.devices.service import MeasurementItem
-from milonga_hub.runs.plan import RunPlan, TypePlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 
 
 async def measure_subnets(
     work: Work,
-    plan: RunPlan,
     wanted: Mapping[str, Sequence[dict[str, Any]]],
     purpose: str,
     report: Report,
     start: float,
     end: float = 1.0,
 ) -> dict[str, list[Measurement]]:
-    """Measure subnets ({"subnet", "precision", "onnx"}) by type; types on different machines are measured side by side.
+    """Measure subnets ({"subnet", "engine", "precision", "files"}) by type; types on different machines are measured side by side.
 
     `start` and `end` are the share of the stage that this is.
     """
-    types = {item.name: item for item in plan.types}
-    items = {
-        name: [_item(work, types[name], subnet) for subnet in subnets] for name, subnets in wanted.items() if subnets
-    }
+    items = {name: [_item(work, subnet) for subnet in subnets] for name, subnets in wanted.items() if subnets}
     return await measure_items(work, items, purpose, report, start, end)
 
 
-def _item(work: Work, type_: TypePlan, subnet: Mapping[str, Any]) -> MeasurementItem:
-    path = Path(subnet.get("measured_onnx", subnet["onnx"]))
-    work.services.blobs.put_file(path)
-    file = File(path="model.onnx", digest=digest_of_file(path), size_bytes=path.stat().st_size)
-    return MeasurementItem(subnet=subnet["subnet"], engine=type_.engine, precision=subnet["precision"], files=[file])
+def _item(work: Work, subnet: Mapping[str, Any]) -> MeasurementItem:
+    files = [
+        File(path=name, digest=work.services.blobs.put_file(Path(path)), size_bytes=Path(path).stat().st_size)
+        for name, path in subnet["files"].items()
+    ]
+    return MeasurementItem(subnet["subnet"], subnet["engine"], subnet["precision"], files)
+
+
+def target_of(subnet: Mapping[str, Any]) -> str:
+    return f"{subnet['engine']}/{subnet['precision']}"
+
+
+def of_targets(subnets: Sequence[dict[str, Any]], targets: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the subnets that are built for one of these targets, in the order of the targets."""
+    return [one for target in targets for one in subnets if target_of(one) == target]
 
 
 async def measure_items(

@@ -24,10 +24,9 @@ class TypePlan(BaseModel):
         return self.targets[0].partition("/")[0]
 
     @property
-    def precisions(self) -> list[str]:
-        """Return the precisions that the search may choose between: those of the first engine."""
-        split = [target.partition("/") for target in self.targets]
-        return [precision for engine, _, precision in split if engine == self.engine]
+    def searched(self) -> list[str]:
+        """Return the targets that a network is searched for: those of the first engine."""
+        return [target for target in self.targets if target.partition("/")[0] == self.engine]
 
 
 class RunPlan(BaseModel):
@@ -40,9 +39,9 @@ class RunPlan(BaseModel):
     base_run: str = ""
 
     @property
-    def precisions(self) -> list[str]:
-        """Return what any type may choose between, in the order of the targets."""
-        return list(dict.fromkeys(precision for item in self.types for precision in item.precisions))
+    def searched(self) -> list[str]:
+        """Return what any type's network is searched for, in the order of the targets."""
+        return list(dict.fromkeys(target for item in self.types for target in item.searched))
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from milonga_hub.devices.models import Measurement
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.jobs import write_atomically
-from milonga_hub.runs.measure import measure_subnets
+from milonga_hub.runs.measure import measure_subnets, of_targets
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
@@ -90,15 +90,13 @@ async def _first(work: Work, plan: RunPlan, trained: dict[str, Any], report: Rep
     spec = {
         "checkpoint": trained["checkpoint"],
         "count": plan.spec.search.measured_subnets,
-        "precisions": plan.precisions,
+        "targets": plan.searched,
         "elsewhere": history,
         "seed": plan.spec.search.seed,
         "threads": work.threads(plan),
     }
     result = await work.job("profile", "profile", spec, report.of_job(0.0, _EXPORTED))
-    wanted = {
-        item.name: [one for one in result["subnets"] if one["precision"] in item.precisions] for item in plan.types
-    }
+    wanted = {item.name: of_targets(result["subnets"], item.searched) for item in plan.types}
     measured = await _measured(work, plan, wanted, report, _EXPORTED, _MEASURED)
     for name, some in measured.items():
         check_measured(work, name, some)
@@ -113,7 +111,7 @@ async def _measured(
     training = plan.spec.training
     subnets = [one for some in wanted.values() for one in some]
     work.services.search.remember(training.space, training.resolution_px, subnets)
-    return await measure_subnets(work, plan, wanted, "profile", report, start, end)
+    return await measure_subnets(work, wanted, "profile", report, start, end)
 
 
 def check_measured(work: Work, device_type: str, measured: Sequence[Measurement]) -> None:
@@ -157,6 +155,7 @@ def _judge_spec(
         "types": [
             {
                 "name": item.name,
+                "engine": item.engine,
                 "measurements": profiled.measured[item.name],
                 "elsewhere": profiled.elsewhere(item.name),
                 "left": search.further_measurements - further[item.name],
@@ -169,10 +168,14 @@ def _judge_spec(
 
 
 def _history(work: Work, plan: RunPlan) -> list[dict[str, Any]]:
-    """Return what device types outside the run measured before of the same space."""
-    training, own = plan.spec.training, {item.name for item in plan.types}
+    """Return what device types outside the run measured before of the same space; with another engine they are others."""
+    training, own = plan.spec.training, {(item.name, item.engine) for item in plan.types}
     known = work.services.search.measured(training.space, training.resolution_px)
-    return [{"device_type": name, "measurements": some} for name, some in known.items() if name not in own]
+    return [
+        {"device_type": f"{name} with {engine}", "measurements": some}
+        for (name, engine), some in known.items()
+        if (name, engine) not in own
+    ]
 
 
 def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:

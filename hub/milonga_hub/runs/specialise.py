@@ -21,7 +21,7 @@ async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: P
     training = plan.spec.training
     for some in found.values():
         work.services.search.remember(training.space, training.resolution_px, some)
-    measured = await measure_subnets(work, plan, found, "verify", report, start=0.6)
+    measured = await measure_subnets(work, found, "verify", report, start=0.6)
     choices: dict[str, Choice] = {}
     impossible: dict[str, str] = {}
     for item in plan.types:

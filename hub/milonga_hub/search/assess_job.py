@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from milonga_compiler.target import Target
 
 from milonga_hub.jobs import JobContext, write_atomically
 from milonga_hub.learning.checkpoint import load_supernet
@@ -15,14 +16,15 @@ from milonga_hub.learning.evaluation import Evaluated
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
-    """Return by precision the accuracy of the checkpoint's only network, and what its builds are made from."""
+    """Return by target the accuracy of the checkpoint's only network, and what its builds are made from."""
     torch.set_num_threads(spec["threads"] or torch.get_num_threads())
     evaluated = Evaluated(
         load_supernet(spec["checkpoint"]), Classification(load(spec["data"])), workdir, write_atomically
     )
     only, found = evaluated.supernet.space.largest(), {}
-    for index, precision in enumerate(spec["precisions"]):
-        context.progress(index / len(spec["precisions"]), f"evaluating it in {precision}")
-        accuracy = evaluated.accuracy(only, precision)
-        found[precision] = {**evaluated.exported(only, precision), "accuracy": accuracy}
-    return {"precisions": found}
+    for index, name in enumerate(spec["targets"]):
+        context.progress(index / len(spec["targets"]), f"evaluating it for {name}")
+        target = Target.parse(name)
+        accuracy = evaluated.accuracy(only, target)
+        found[name] = {**evaluated.exported(only, target), "accuracy": accuracy}
+    return {"targets": found}

@@ -1,6 +1,6 @@
 """Judge latency models, and choose what to measure where one is not to be trusted. Runs as a job: see milonga_hub/jobs.py.
 
-The spec has per type {"name", "measurements", "elsewhere", "left"}: measurements as {"subnet", "encoding", "precision",
+The spec has per type {"name", "engine", "measurements", "elsewhere", "left"}: measurements as {"subnet", "encoding", "precision",
 "median_ms"}, None where the device failed, and how many more may be asked of a device of the type.
 """
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from milonga_compiler.engines import Precision
+from milonga_compiler.target import Target
 
 from milonga_hub.jobs import JobContext, JobError
 from milonga_hub.learning.checkpoint import load_supernet
@@ -31,7 +33,10 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         model = _fitted(features, wanted, pool(supernet.space, spec["seed"]))
         types[wanted["name"]] = {
             "precisions": {precision: asdict(model.quality(precision)) for precision in model.precisions},
-            "subnets": [exported(supernet, *one, workdir / "subnets") for one in _further(model, wanted)],
+            "subnets": [
+                exported(supernet, encoding, Target(wanted["engine"], Precision(precision)), workdir / "subnets")
+                for encoding, precision in _further(model, wanted)
+            ],
         }
     return {"types": types}
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from milonga_compiler.target import Target
 
 from milonga_hub.jobs import JobContext
 from milonga_hub.learning.drawing import drawing
@@ -16,7 +17,7 @@ from milonga_hub.learning.supernet import Supernet
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
-    """Return {"subnets": [...]}: each level in each precision, the simplest first, with what `spaces.rebuilt` makes it from.
+    """Return {"subnets": [...]}: each level for each target, the simplest first, with what `spaces.rebuilt` makes it from.
 
     Their weights are random: latency does not depend on them.
     """
@@ -34,7 +35,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
             "drawing": drawing(family, encoding),
         }
         found += [
-            {**exported(alone, alone.space.largest(), precision, workdir / "subnets"), **about}
-            for precision in spec["precisions"]
+            {**exported(alone, alone.space.largest(), Target.parse(target), workdir / "subnets"), **about}
+            for target in spec["targets"]
         ]
     return {"subnets": found}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from milonga_compiler.target import Target
 
 from milonga_hub.jobs import JobContext
 from milonga_hub.learning.checkpoint import load_supernet
@@ -15,13 +16,12 @@ from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import exported
 from milonga_hub.learning.supernet import Supernet
 
-# The other precisions are like the first, which says most of them: half as many do.
+# An engine's other precisions are like its first, which says most of them: half as many do.
 _FEWEST = 5
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
-    """Return {"subnets": [...]}: those that say most of all others, exported as ONNX in each precision that is asked for;
-    and {"costs": path} of what was counted of the space, for later jobs.
+    """Return {"subnets": [...]}: those that say most of all others, built for each target that is asked for; and {"costs": path} of what was counted of the space, for later jobs.
 
     `spec["elsewhere"]` holds what other device types measured before: [{"device_type", "measurements"}].
     """
@@ -31,16 +31,17 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     features, costs = Features(supernet.space, supernet.classes), workdir / "costs.json"
     chosen = _chosen(features, supernet, spec)
     features.write(costs)
-    precisions = spec.get("precisions") or ["fp32"]
+    targets = [Target.parse(target) for target in spec["targets"]]
+    first = {target.engine: target for target in reversed(targets)}
     wanted = [
-        (encoding, precision)
-        for number, precision in enumerate(precisions)
-        for encoding in (chosen if number == 0 else _spread(chosen))
+        (encoding, target)
+        for target in targets
+        for encoding in (chosen if target == first[target.engine] else _spread(chosen))
     ]
     subnets = []
-    for index, (encoding, precision) in enumerate(wanted):
-        context.progress(index / len(wanted), f"exporting subnet {index + 1} of {len(wanted)}")
-        subnets.append(exported(supernet, encoding, precision, workdir / "subnets"))
+    for index, (encoding, target) in enumerate(wanted):
+        context.progress(index / len(wanted), f"building subnet {index + 1} of {len(wanted)}")
+        subnets.append(exported(supernet, encoding, target, workdir / "subnets"))
     return {"subnets": subnets, "costs": str(costs)}
 
 

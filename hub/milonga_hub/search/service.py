@@ -29,8 +29,9 @@ class SearchService:
                     )
                 )
 
-    def measured(self, space: str, resolution_px: int) -> dict[str, list[dict[str, Any]]]:
-        """Return by device type what was measured of this space: {"subnet", "encoding", "precision", "median_ms"}.
+    def measured(self, space: str, resolution_px: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """Return by device type and engine what was measured of this space:
+        {"subnet", "encoding", "precision", "median_ms"}.
 
         A subnet that was measured several times counts with the median.
         """
@@ -39,12 +40,12 @@ class SearchService:
                 KnownSubnet.space == space, KnownSubnet.resolution_px == resolution_px
             )
             encodings = {one.subnet: one.encoding for one in session.exec(statement)}
-        found: dict[tuple[str, str, str], list[float]] = {}
+        found: dict[tuple[str, str, str, str], list[float]] = {}
         for one in self._devices.measured(list(encodings)):
             if one.median_ms is not None:
-                found.setdefault((one.device_type, one.subnet, one.precision), []).append(one.median_ms)
-        by_type: dict[str, list[dict[str, Any]]] = {}
-        for (device_type, subnet, precision), times in sorted(found.items()):
+                found.setdefault((one.device_type, one.engine, one.subnet, one.precision), []).append(one.median_ms)
+        by_type: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for (device_type, engine, subnet, precision), times in sorted(found.items()):
             row = {"subnet": subnet, "encoding": encodings[subnet], "precision": precision, "median_ms": median(times)}
-            by_type.setdefault(device_type, []).append(row)
+            by_type.setdefault((device_type, engine), []).append(row)
         return by_type
