@@ -108,6 +108,7 @@ class Stopwatch:
         if encoding not in self._known:
             size = self._supernet.space.resolution(encoding)
             path = self._folder / "timed.onnx"
-            export(subnet(self._supernet, encoding, self._task), size, path)
+            space = self._supernet.space
+            export(space.deployed(subnet(self._supernet, encoding, self._task)), size, path)
             self._known[encoding] = medians_ms([Session(path, size)])[0]
         return self._known[encoding]

@@ -22,7 +22,8 @@ from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.spaces.yolo import Yolo
 from milonga_hub.learning.supernet import Supernet
-from milonga_hub.learning.train import subnet
+from milonga_hub.learning.task import runner
+from milonga_hub.learning.train import evaluated, subnet
 from torch import nn
 
 from benchmarks._digits import trained
@@ -94,7 +95,12 @@ def _duel(
     own, size = subnet(supernet, chosen, task), space.resolution(chosen)
     own_ms, peer_ms = medians_ms([_session(own, size, folder), _session(peer, _SIZE_PX, folder)])
     duel = Duel(
-        name, judge.evaluate(peer, _SIZE_PX), peer_ms, judge.evaluate(own, size), own_ms, space.describe(chosen)
+        name,
+        judge.evaluate(runner(space.deployed(peer)), _SIZE_PX),
+        peer_ms,
+        judge.evaluate(runner(space.deployed(own)), size),
+        own_ms,
+        space.describe(chosen),
     )
     print(
         f"  seed {recipe.seed}, {name}: mAP {duel.peer_map:.3f} in {duel.peer_ms:.2f} ms; searched: {duel.own_map:.3f}"
@@ -138,7 +144,7 @@ def _chosen(supernet: Supernet, start: Encoding, task: Detection, limit_ms: floa
 
 
 def _judged(supernet: Supernet, encoding: Encoding, task: Detection) -> float:
-    return float(task.evaluate(subnet(supernet, encoding, task), supernet.space.resolution(encoding)))
+    return evaluated(supernet, encoding, task)
 
 
 def _session(network: nn.Module, size_px: int, folder: Path) -> Session:

@@ -33,7 +33,7 @@ class Window:
     def answered(
         self, milliseconds: float, confidences: Any, answers: Any, seen: Sequence[Mapping[str, float]]
     ) -> None:
-        """Count one request: engine time, highest probability and class of each answer, statistics of each picture."""
+        """Count one request: engine time, confidence and class of each answer or box, statistics of each picture."""
         with self._lock:
             self._requests += 1
             self._latencies.append(milliseconds)

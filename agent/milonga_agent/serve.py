@@ -13,7 +13,6 @@ from milonga_agent.errors import BadRequest
 from milonga_agent.served import Served
 from milonga_agent.tensors import encode, parse
 
-OUTPUTS = ("class", "probabilities", "logits")
 _MAX_BODY_BYTES = 64 << 20
 # A client that sends nothing for this long is gone.
 _IDLE_SECONDS = 60
@@ -101,9 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
                 {"name": "image", "datatype": "FP32", "shape": shape},
             ],
             "outputs": [
-                {"name": "class", "datatype": "BYTES", "shape": [-1]},
-                {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(served.classes)]},
-                {"name": "logits", "datatype": "FP32", "shape": [-1, len(served.classes)]},
+                {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in served.outputs
             ],
         }
 
@@ -130,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Inference-Header-Content-Length")
         if length is not None and not length.isdigit():
             raise BadRequest(f"Inference-Header-Content-Length is {length!r}, not a number")
-        request = parse(body, None if length is None else int(length), OUTPUTS)
+        request = parse(body, None if length is None else int(length), tuple(one.name for one in served.outputs))
         if request.pictures is not None:
             answer = served.of_pictures(request.pictures)
         else:
@@ -139,8 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         head = {"model_name": served.project, "model_version": served.version}
         if request.id:
             head["id"] = request.id
-        values = {"class": answer.classes, "probabilities": answer.probabilities, "logits": answer.logits}
-        data, json_length = encode(head, values, request.outputs)
+        data, json_length = encode(head, answer.values, request.outputs)
         headers = {} if json_length is None else {"Inference-Header-Content-Length": str(json_length)}
         self._send_bytes(200, data, "application/json" if json_length is None else "application/octet-stream", headers)
 

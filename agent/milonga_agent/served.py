@@ -1,30 +1,22 @@
-"""A bundle that is loaded and can answer: pictures or tensors in, classes out."""
+"""A bundle that is loaded and can answer: pictures or tensors in, classes or boxes out."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from milonga import pictures
+from milonga.inputs import Input, Placement
 
+from milonga_agent.answers import Answer, Output, answering
 from milonga_agent.errors import BadBundle, BadRequest
 from milonga_agent.observe import Window
 from milonga_agent.runtimes import load
 from milonga_agent.runtimes.base import Floats
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Answers for n inputs: logits and probabilities (n, classes), and the name of the likeliest class of each."""
-
-    logits: Floats
-    probabilities: Floats
-    classes: list[str]
 
 
 class Served:
@@ -35,17 +27,21 @@ class Served:
         try:
             self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             self.project = str(self.manifest["project"])
-            self.classes = [str(name) for name in self.manifest["classes"]]
             described = self.manifest["input"]
             self.input_shape = tuple(int(size) for size in described["shape"][1:])
-            self._mean, self._std = described["mean"], described["std"]
-            self._size_px = int(described["size_px"])
+            self._input = Input.of(described)
+            self._answering = answering(self.manifest)
             model = folder / self.manifest["model_file"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadBundle(f"{folder / 'manifest.json'} is not a manifest that can be served: {error!r}") from error
         self._folder = folder
         self._runtime = load(str(self.manifest["engine"]), model, threads)
-        self.window = Window(len(self.classes))
+        self.window = Window(len(self.manifest["classes"]))
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Return the outputs that may be asked for."""
+        return self._answering.outputs
 
     @property
     def version(self) -> str:
@@ -78,24 +74,25 @@ class Served:
                 decoded.append(pictures.decode(data))
             except pictures.PictureError as error:
                 raise BadRequest(f"picture {index}: {error}") from error
-        arrays = np.stack([pictures.to_array(image, self._size_px) for image in decoded])
+        placed = [self._input.place(image) for image in decoded]
         seen = [pictures.statistics(image) for image in decoded]
-        return self._run(pictures.normalise(arrays, self._mean, self._std), seen)
+        inputs = self._input.normalise(np.stack([array for array, _ in placed]))
+        return self._run(inputs, [placement for _, placement in placed], seen)
 
     def of_tensor(self, inputs: Floats) -> Answer:
-        """Answer for normalised pictures (n, 3, H, W). Raises BadRequest for another shape."""
+        """Answer for normalised pictures (n, 3, H, W); boxes are then in their pixels. Raises BadRequest for another shape."""
         if inputs.ndim != 4 or inputs.shape[1:] != self.input_shape or not len(inputs):
             expected = ", ".join(str(size) for size in self.input_shape)
             raise BadRequest(
                 f"image has the shape {list(inputs.shape)}; it must be [n, {expected}] with n of 1 or more"
             )
-        return self._run(np.ascontiguousarray(inputs, dtype=np.float32), [])
+        itself = Placement(inputs.shape[3], inputs.shape[2], 1.0, 1.0)
+        return self._run(np.ascontiguousarray(inputs, dtype=np.float32), [itself] * len(inputs), [])
 
-    def _run(self, inputs: Floats, seen: Sequence[Mapping[str, float]]) -> Answer:
+    def _run(self, inputs: Floats, placements: Sequence[Placement], seen: Sequence[Mapping[str, float]]) -> Answer:
         began = time.perf_counter()
-        logits = self._runtime.run(inputs)
+        output = self._runtime.run(inputs)
         milliseconds = (time.perf_counter() - began) * 1e3
-        probabilities = pictures.softmax(logits)
-        answers = probabilities.argmax(axis=1)
-        self.window.answered(milliseconds, probabilities.max(axis=1), answers, seen)
-        return Answer(logits, probabilities, [self.classes[index] for index in answers])
+        answer = self._answering.answer(output, placements)
+        self.window.answered(milliseconds, answer.confidences, answer.classes, seen)
+        return answer

@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from milonga_agent.errors import BadRequest
 
 # A request may not make a small device decode without end.
 MAX_BATCH = 256
+_DATATYPES = {"f": "FP32", "i": "INT32"}
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,10 @@ def _outputs(said: dict[str, Any], known: tuple[str, ...]) -> dict[str, bool]:
     return names
 
 
-def encode(head: dict[str, Any], outputs: dict[str, Any], binary: dict[str, bool]) -> tuple[bytes, int | None]:
+def encode(head: dict[str, Any], outputs: Mapping[str, Any], binary: dict[str, bool]) -> tuple[bytes, int | None]:
     """Return the response body, and the length of its JSON where binary data follows.
 
-    `outputs` are float32 arrays or lists of text by name.
+    `outputs` are float32 or int32 arrays, or lists of text, by name.
     """
     described, tail = [], b""
     for name, wants_binary in binary.items():
@@ -149,7 +151,7 @@ def encode(head: dict[str, Any], outputs: dict[str, Any], binary: dict[str, bool
         text = isinstance(value, list)
         entry: dict[str, Any] = {
             "name": name,
-            "datatype": "BYTES" if text else "FP32",
+            "datatype": "BYTES" if text else _DATATYPES[value.dtype.kind],
             "shape": [len(value)] if text else list(value.shape),
         }
         if wants_binary:
@@ -157,7 +159,7 @@ def encode(head: dict[str, Any], outputs: dict[str, Any], binary: dict[str, bool
             entry["parameters"] = {"binary_data_size": len(data)}
             tail += data
         else:
-            entry["data"] = value if text else [float(one) for one in value.ravel()]
+            entry["data"] = value if text else value.ravel().tolist()
         described.append(entry)
     text_bytes = json.dumps({**head, "outputs": described}).encode()
     return text_bytes + tail, len(text_bytes) if any(binary.values()) else None
@@ -167,4 +169,4 @@ def _binary_of(value: Any) -> bytes:
     if isinstance(value, list):
         encoded = [one.encode() for one in value]
         return b"".join(struct.pack("<I", len(one)) + one for one in encoded)
-    return bytes(np.ascontiguousarray(value, dtype="<f4").tobytes())
+    return bytes(np.ascontiguousarray(value, dtype=f"<{value.dtype.kind}4").tobytes())

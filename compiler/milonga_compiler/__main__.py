@@ -13,9 +13,10 @@ import onnx
 from onnx import TensorProto
 
 from milonga_compiler.backends import backend
-from milonga_compiler.build import Built, Evidence, State, build
+from milonga_compiler.build import Built, State, build
 from milonga_compiler.bundle import read_bundle
 from milonga_compiler.errors import BuildFailed, CompilerError, PicturesUnusable
+from milonga_compiler.parity import Evidence, Labelled
 from milonga_compiler.pictures import Pictures, Scaling, load_pictures
 from milonga_compiler.target import Target, known_targets
 
@@ -129,7 +130,7 @@ def _evidence(given: argparse.Namespace, pictures: Pictures, classes: list[str])
     proof = pictures.inputs[1::2]
     logits = backend("onnxruntime").run(given.model, proof, given.threads)
     if pictures.labels is None:
-        return Evidence(proof, logits, logits.argmax(axis=1).astype(np.int64))
+        return Labelled(proof, logits, logits.argmax(axis=1).astype(np.int64))
     index = {name: number for number, name in enumerate(classes)}
     unknown = sorted(set(pictures.classes) - set(classes))
     if unknown:
@@ -137,7 +138,7 @@ def _evidence(given: argparse.Namespace, pictures: Pictures, classes: list[str])
     labels = pictures.labels[1::2]
     if pictures.classes:
         labels = np.array([index[pictures.classes[label]] for label in labels], dtype=np.int64)
-    return Evidence(proof, logits, labels)
+    return Labelled(proof, logits, labels)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.bundle import Bundle, write_bundle
-from milonga_compiler.errors import BuildFailed, CannotRunHere, EngineMissing, PicturesUnusable
-from milonga_compiler.parity import Report, compare, objection
+from milonga_compiler.errors import BuildFailed, CannotRunHere, EngineMissing
+from milonga_compiler.parity import Comparison, Evidence, Judge, Report
 from milonga_compiler.target import Target
 
 PROBE_COUNT = 4
@@ -26,9 +25,6 @@ PROBE_COUNT = 4
 # order (ONNX Runtime and TVM on x86 and ARM stayed within 3e-5), and 1e-3 still tells them from wrong ones. int8 kernels
 # differ between processors: those with VNNI or dot products add exactly, older x86 saturates pairs at 16 bits.
 _PROBE_TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
-
-# Manifest entries that follow from the build's own outputs, such as reference histograms: logits (n, c) -> entries.
-Describe = Callable[[Floats], Mapping[str, Any]]
 
 
 class State(str, Enum):
@@ -43,26 +39,6 @@ class State(str, Enum):
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a build is held against: normalised pictures (n, 3, H, W), the subnet's logits on them, and labels (n,).
-
-    Raises PicturesUnusable where there are none, or not as many of each.
-    """
-
-    pictures: Floats
-    logits: Floats
-    labels: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        counts = {len(self.pictures), len(self.logits), len(self.labels)}
-        if len(counts) > 1 or self.pictures.ndim != 4 or self.logits.ndim != 2:
-            shapes = f"{self.pictures.shape}, logits {self.logits.shape} and labels {self.labels.shape}"
-            raise PicturesUnusable(f"pictures {shapes} do not belong together; make them from one data set")
-        if counts == {0}:
-            raise PicturesUnusable("there are no validation pictures to prove a build with; add some")
-
-
-@dataclass(frozen=True)
 class Built:
     """How a build ended. A rejected one has a reason and no bundle; a built one has a bundle and no report."""
 
@@ -71,7 +47,17 @@ class Built:
     reason: str
     report: Report | None = None
     bundle: Bundle | None = None
-    logits: Floats | None = None
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One variant: how it ended, and what its outputs are and come to."""
+
+    built: Built
+    comparison: Comparison
+    judge: Judge
+    # For the first pictures.
+    outputs: Floats
 
 
 def build(
@@ -83,12 +69,11 @@ def build(
     manifest: Mapping[str, Any],
     max_lost_points: float,
     threads: int = 1,
-    describe: Describe | None = None,
 ) -> Built:
     """Return the first variant of the build that holds against the evidence, bundled in `folder`, or why none does.
 
-    `manifest` gives what only the caller knows: task, project, model_version, subnet, classes, input, expected_ms;
-    `describe` what follows from the build's outputs: reference. Engine, files, probe and output are filled in here.
+    `manifest` gives what only the caller knows: task, project, model_version, subnet, classes, input, expected_ms; the
+    evidence's judge what follows from the build's outputs: output, reference. Engine, files and probe are filled in here.
     Scratch files lie beside `folder`, named `.bundle-*`; what the engine printed, if anything, is kept there as
     `<folder>.log`. Raises EngineMissing or UnknownTarget.
     """
@@ -101,14 +86,11 @@ def build(
             with contextlib.closing(engine.build(onnx_path, target, work, calibration)) as variants:
                 for variant in variants:
                     tried = _try(engine, variant, target, work, evidence, max_lost_points, threads)
-                    if tried.state is not State.REJECTED:
-                        logits = evidence.logits if tried.logits is None else tried.logits
-                        whole = {**manifest, **(describe(logits) if describe else {})}
-                        whole.update(_entries(engine, target, variant, logits))
-                        sources = {**_probe(work, evidence, logits), **{name: work / name for name in variant.files}}
-                        bundle = write_bundle(folder, whole, sources)
-                        return Built(target, tried.state, tried.reason, tried.report, bundle, tried.logits)
-                    rejected = _nearer(rejected, tried)
+                    if tried.built.state is not State.REJECTED:
+                        whole = {**manifest, **tried.judge.entries(), **_entries(engine, target, variant, tried)}
+                        sources = {**_probe(work, evidence, tried), **{name: work / name for name in variant.files}}
+                        return replace(tried.built, bundle=write_bundle(folder, whole, sources))
+                    rejected = _nearer(rejected, tried.built)
         except BuildFailed as error:
             return rejected if rejected.report else Built(target, State.REJECTED, str(error))
         return rejected
@@ -134,21 +116,38 @@ def _try(
     evidence: Evidence,
     max_lost_points: float,
     threads: int,
-) -> Built:
+) -> _Tried:
+    comparison, judge, first = Comparison(evidence.expected), evidence.judge(), evidence.expected[:0]
     try:
-        logits = engine.run(work / variant.model_file, evidence.pictures, threads)
+        for pictures in evidence.parts():
+            outputs = engine.run(work / variant.model_file, pictures, threads)
+            comparison.add(outputs)
+            if comparison.not_finite:
+                break
+            judge.add(outputs)
+            first = outputs[:PROBE_COUNT] if not len(first) else first
     except CannotRunHere as error:
-        return Built(target, State.BUILT, str(error))
-    except EngineMissing:
+        return _unseen(target, evidence, str(error))
+    except (BuildFailed, EngineMissing):
         raise
     except Exception as error:  # Engines raise what they like; the build is then simply not usable.
-        return Built(target, State.REJECTED, f"it does not run: {error}")
-    report = compare(logits, evidence.logits, evidence.labels)
-    reason = objection(report, logits, evidence.logits, target.precision, max_lost_points)
+        return _Tried(Built(target, State.REJECTED, f"it does not run: {error}"), comparison, judge, first)
+    # What is not a number answers nothing.
+    accuracy = 0.0 if comparison.not_finite else judge.accuracy()
+    report = Report(accuracy, evidence.subnet_accuracy, comparison.max_abs_error, evidence.count)
+    reason = comparison.objection(report, target.precision, max_lost_points, judge.measure)
     if reason is not None:
-        tried = f"{reason} ({variant.note})" if variant.note else reason
-        return Built(target, State.REJECTED, tried, report)
-    return Built(target, State.VERIFIED, variant.note, report, logits=logits)
+        told = f"{reason} ({variant.note})" if variant.note else reason
+        return _Tried(Built(target, State.REJECTED, told, report), comparison, judge, first)
+    return _Tried(Built(target, State.VERIFIED, variant.note, report), comparison, judge, first)
+
+
+def _unseen(target: Target, evidence: Evidence, reason: str) -> _Tried:
+    """Return a build that could not be run: the subnet's own outputs stand for its."""
+    comparison, judge = Comparison(evidence.expected), evidence.judge()
+    comparison.add(evidence.expected)
+    judge.add(evidence.expected)
+    return _Tried(Built(target, State.BUILT, reason), comparison, judge, evidence.expected[:PROBE_COUNT])
 
 
 def _nearer(one: Built, other: Built) -> Built:
@@ -158,15 +157,16 @@ def _nearer(one: Built, other: Built) -> Built:
     return other if other.report and other.report.accuracy > one.report.accuracy else one
 
 
-def _probe(work: Path, evidence: Evidence, logits: Floats) -> dict[str, Path]:
+def _probe(work: Path, evidence: Evidence, tried: _Tried) -> dict[str, Path]:
     """Write the pictures and outputs that a device checks itself with before it serves."""
-    np.save(str(work / "probe_input.npy"), evidence.pictures[:PROBE_COUNT].astype(np.float32))
-    np.save(str(work / "probe_expected.npy"), logits[:PROBE_COUNT].astype(np.float32))
+    pictures = next(iter(evidence.parts()))
+    np.save(str(work / "probe_input.npy"), pictures[:PROBE_COUNT].astype(np.float32))
+    np.save(str(work / "probe_expected.npy"), tried.outputs[:PROBE_COUNT].astype(np.float32))
     return {name: work / name for name in ("probe_input.npy", "probe_expected.npy")}
 
 
-def _entries(engine: Backend, target: Target, variant: BuiltModel, logits: Floats) -> dict[str, Any]:
-    span = float(logits.max() - logits.min())
+def _entries(engine: Backend, target: Target, variant: BuiltModel, tried: _Tried) -> dict[str, Any]:
+    span = tried.comparison.high - tried.comparison.low
     share = _PROBE_TOLERANCE.get(target.precision, _PROBE_TOLERANCE["int8"])
     return {
         "engine": target.engine,
@@ -174,7 +174,6 @@ def _entries(engine: Backend, target: Target, variant: BuiltModel, logits: Float
         "verification": engine.verification,
         "precision": target.precision,
         "model_file": variant.model_file,
-        "output": {"name": "logits", "shape": [1, int(logits.shape[1])], "activation": "softmax"},
         "probe": {
             "input_file": "probe_input.npy",
             "expected_file": "probe_expected.npy",

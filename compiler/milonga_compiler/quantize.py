@@ -14,12 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from milonga_compiler.backends.base import BuiltModel, Floats
 from milonga_compiler.errors import BuildFailed
 from milonga_compiler.network import read_network
 from milonga_compiler.sensitivity import PICTURES, by_sensitivity, layers
 
 _CALIBRATION_BATCH = 16
+_WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class _Kept(Enum):
@@ -86,7 +89,7 @@ def quantize_variants(
     input_name = read_network(onnx_path).input_name
     with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
         prepared = _prepare(onnx_path, Path(scratch))
-        known = layers(prepared)
+        known, tail = layers(prepared), _tail(prepared)
 
         @cache
         def ranked() -> list[str]:
@@ -94,7 +97,7 @@ def quantize_variants(
 
             def quantize_only(layer: str) -> Path:
                 made, others = Path(scratch) / "alone.onnx", [name for name in known if name != layer]
-                _quantize(prepared, made, _Pictures(few, input_name), _RECIPES[0], others, symmetric)
+                _quantize(prepared, made, _Pictures(few, input_name), _RECIPES[0], [*others, *tail], symmetric)
                 return made
 
             return by_sensitivity(prepared, quantize_only, few)
@@ -107,7 +110,7 @@ def quantize_variants(
                 continue
             tried.append([recipe.method, *kept])
             data = _Pictures(calibration, input_name)
-            _quantize(prepared, made, data, recipe, kept, symmetric)
+            _quantize(prepared, made, data, recipe, [*kept, *tail], symmetric)
             note = f"calibrated by {recipe.name} on {len(calibration)} pictures"
             yield BuiltModel(made.name, [made.name], note=note)
 
@@ -162,3 +165,23 @@ def _quantize(
         raise BuildFailed(f"ONNX Runtime cannot quantise the network ({recipe.name}): {error}") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _tail(prepared: Path) -> list[str]:
+    """Return the nodes that only rearrange what the last layers with weights make.
+
+    They stay in fp32: in them outputs of several layers come together, and one scale for boxes and classes of a detector
+    would be too coarse for both.
+    """
+    nodes = onnx.load(str(prepared)).graph.node
+    readers: dict[str, list[int]] = {}
+    for index, node in enumerate(nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(index)
+    heavy = [node.op_type in _WITH_WEIGHTS for node in nodes]
+    # Whether another layer with weights comes after; nodes stand in the order in which they are run.
+    followed = [False] * len(nodes)
+    for index in reversed(range(len(nodes))):
+        after = {reader for name in nodes[index].output for reader in readers.get(name, ())}
+        followed[index] = any(heavy[reader] or followed[reader] for reader in after)
+    return [node.name for index, node in enumerate(nodes) if any(heavy) and not heavy[index] and not followed[index]]

@@ -163,7 +163,8 @@ def main() -> int:
     job = importlib.import_module(KINDS[kind])
     try:
         result = job.run(spec, workdir, context)
-    except (MilongaError, CompilerError) as error:
+    except (MilongaError, CompilerError, ImportError) as error:
+        # A missing extra is said by its import, with the line that installs it.
         result = {"error": str(error)}
     write_atomically(workdir / "result.json", json.dumps(result))
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,12 @@ def statistics(image: Image.Image) -> dict[str, float]:
         "contrast": min(1.0, 2.0 * float(luma.std())),
         "sharpness": 1.0 - math.exp(-4.0 * gradient),
     }
+
+
+def reference(images: Iterable[Image.Image]) -> dict[str, list[int]]:
+    """Return the histograms of what pictures look like, by name; devices are compared with those of known pictures."""
+    seen = [statistics(image) for image in images]
+    return {name: histogram(name, [one[name] for one in seen]) for name in INPUT_STATISTICS}
 
 
 def histogram(name: str, values: Sequence[float]) -> list[int]:

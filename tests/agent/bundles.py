@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milonga_agent.plan import WantedFile, Wish
-from milonga_compiler.build import Evidence, build
+from milonga_compiler.build import build
 from milonga_compiler.bundle import Bundle
 from milonga_compiler.engines import Precision
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 from PIL import Image
 
@@ -42,7 +43,7 @@ def example(folder: Path, engine: str = "onnxruntime", version: int = 1) -> Exam
     folder.mkdir(parents=True, exist_ok=True)
     logits = write_network(folder / "model.onnx", pictures)
     held_out = slice(pictures.train_count, pictures.train_count + 60)
-    evidence = Evidence(pictures.normalised[held_out], logits[held_out], pictures.labels[held_out])
+    evidence = Labelled(pictures.normalised[held_out], logits[held_out], pictures.labels[held_out])
     manifest = {
         "task": "classification",
         "project": "digits",

@@ -16,8 +16,8 @@ from milonga_agent.limits import Limits
 from milonga_agent.runtimes import load
 from milonga_compiler import engines as compiled
 from milonga_compiler.backends import backend
-from milonga_compiler.build import Evidence
 from milonga_compiler.engines import Precision
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 
 from tests.compiler.detector import SIZE_PX, write_detector
@@ -35,10 +35,10 @@ def test_agent_and_compiler_know_the_same_engines_and_precisions() -> None:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evidence]:
+def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Labelled]:
     path, pictures = tmp_path_factory.mktemp("network") / "model.onnx", digits()
     logits = write_network(path, pictures)
-    return path, Evidence(pictures.normalised[:40], logits[:40], pictures.labels[:40])
+    return path, Labelled(pictures.normalised[:40], logits[:40], pictures.labels[:40])
 
 
 def _module(engine: str) -> str:
@@ -52,7 +52,7 @@ def _need_runtime(engine: str) -> None:
     pytest.importorskip(_module(engine), reason=f"to test it, run: pip install 'milonga-agent[{engine}]'")
 
 
-def _built(onnx: Path, engine: str, precision: Precision, folder: Path, evidence: Evidence) -> Path:
+def _built(onnx: Path, engine: str, precision: Precision, folder: Path, evidence: Labelled) -> Path:
     folder.mkdir()
     calibration = evidence.pictures if precision is Precision.INT8 else None
     variants = backend(engine).build(onnx, Target(engine, precision), folder, calibration)
@@ -65,7 +65,7 @@ def _built(onnx: Path, engine: str, precision: Precision, folder: Path, evidence
 class TestEveryRuntime:
     @pytest.mark.parametrize("precision", list(Precision))
     def test_it_computes_what_its_back_end_does(
-        self, engine: str, precision: Precision, network: tuple[Path, Evidence], tmp_path: Path
+        self, engine: str, precision: Precision, network: tuple[Path, Labelled], tmp_path: Path
     ) -> None:
         if precision not in compiled.ENGINES[engine].precisions:
             assert str(precision) not in ENGINES[engine][1]
@@ -85,7 +85,7 @@ class TestEveryRuntime:
     def test_a_detector_keeps_its_shape_with_more_threads(self, engine: str, tmp_path: Path) -> None:
         _need_runtime(engine)
         pictures = np.random.default_rng(0).normal(0, 1, (2, 3, SIZE_PX, SIZE_PX)).astype(np.float32)
-        evidence = Evidence(pictures, np.zeros((2, 7), dtype=np.float32), np.zeros(2, dtype=np.int64))
+        evidence = Labelled(pictures, np.zeros((2, 7), dtype=np.float32), np.zeros(2, dtype=np.int64))
         onnx = write_detector(tmp_path / "model.onnx")
         model = _built(onnx, engine, Precision.FP32, tmp_path / "built", evidence)
         expected = backend("reference").run(onnx, pictures, 1)
@@ -93,7 +93,7 @@ class TestEveryRuntime:
         assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-3
 
     def test_it_is_timed_in_a_process_of_its_own(
-        self, engine: str, network: tuple[Path, Evidence], tmp_path: Path
+        self, engine: str, network: tuple[Path, Labelled], tmp_path: Path
     ) -> None:
         _need_runtime(engine)
         model = _built(network[0], engine, Precision.FP32, tmp_path / "built", network[1])

@@ -50,7 +50,7 @@ def test_a_much_better_version_wins_and_the_reason_names_both(good: tuple[Path, 
     worse = _variant(bundle, tmp_path, 0.5, model_version="models/digits/versions/7")
     said = _compare(worse, bundle, data, tmp_path / "won")
     assert said["better"] and said["p_value"] < 0.001
-    assert said["reason"].startswith("better: v1 is right on") and "v7 gets wrong" in said["reason"]
+    assert said["reason"].startswith("better: v1 answers") and "pictures better than v7" in said["reason"]
     assert [group["name"] for group in said["groups"]] == ["old", "new"]
     lost = _compare(bundle, worse, data, tmp_path / "lost")
     assert not lost["better"] and "on old pictures" in lost["reason"]

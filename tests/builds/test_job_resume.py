@@ -17,6 +17,7 @@ from milonga_compiler.bundle import verify_bundle
 from milonga_hub.jobs import JobContext
 
 from tests.builds.test_job import TARGETS, _run, _spec
+from tests.compiler.networks import MEAN, STD
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_the_reference_is_counted_on_the_builds_own_outputs(spec: dict[str, Any]
     for built in _run("build", spec, tmp_path / "job")["builds"]:
         bundle = verify_bundle(Path(built["directory"]))
         with np.load(spec["data"]) as arrays:
-            inputs = pictures.normalise(arrays["x_val"], spec["mean"], spec["std"])
+            inputs = pictures.normalise(arrays["x_val"], MEAN, STD)
         logits = backend("onnxruntime").run(bundle.folder / bundle.manifest["model_file"], inputs, 1)
         confidence = pictures.softmax(logits).max(axis=1).tolist()
         assert bundle.manifest["reference"]["confidence"] == pictures.histogram("confidence", confidence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,17 +61,24 @@ def test_of_equally_fast_builds_the_more_accurate_wins_and_then_the_smaller() ->
     assert choose_build([large, small], None) == small
 
 
+def _group(name: str, count: int, champion_right: int, gained: int, lost: int) -> Group:
+    """Return pictures that are right or wrong."""
+    right = champion_right + gained - lost
+    return Group(name, count, champion_right / count, right / count, gained, lost)
+
+
 def _old(gained: int, lost: int, count: int = 200) -> Group:
-    return Group("old", count, champion_right=count // 2, gained=gained, lost=lost)
+    return _group("old", count, count // 2, gained, lost)
 
 
-NEW = Group("new", 100, champion_right=40, gained=42, lost=2)
+NEW = _group("new", 100, 40, gained=42, lost=2)
 
 
 def test_the_reason_is_in_words_and_figures() -> None:
     verdict = judge([_old(212, 9, count=1000)], champion="v1", challenger="v2")
     assert verdict.better and verdict.p_value < 1e-30
-    assert "v2 is right on 212 pictures that v1 gets wrong, and wrong on 9" in verdict.reason
+    assert "v2 answers 212 pictures better than v1, and 9 worse" in verdict.reason
+    assert "accuracy 50.0% to 70.3%" in verdict.reason
 
 
 def test_p_values_are_those_of_the_exact_mcnemar_test() -> None:
@@ -81,7 +90,7 @@ def test_p_values_are_those_of_the_exact_mcnemar_test() -> None:
 def test_better_means_more_right_than_chance_explains() -> None:
     assert judge([_old(5, 5), NEW]).better
     assert not judge([_old(3, 1)]).better
-    assert not judge([_old(3, 3), Group("new", 20, 15, gained=3, lost=1)]).better
+    assert not judge([_old(3, 3), _group("new", 20, 15, gained=3, lost=1)]).better
 
 
 def test_a_loss_on_old_pictures_that_chance_explains_does_not_outweigh_a_gain() -> None:
@@ -101,6 +110,13 @@ def test_few_pictures_excuse_no_large_loss() -> None:
 
 def test_a_loss_of_one_point_is_allowed_however_clear() -> None:
     assert judge([_old(0, 10, count=1000), NEW]).better
+
+
+def test_more_pictures_answered_better_are_no_gain_where_the_whole_is_worse() -> None:
+    group = Group("old", 100, champion_accuracy=0.500, challenger_accuracy=0.495, gained=40, lost=5)
+    assert not judge([group], measure="mAP50-95").better
+    assert judge([replace(group, challenger_accuracy=0.505)]).better
+    assert "1.5 points on old pictures" in judge([replace(group, challenger_accuracy=0.485, gained=0, lost=0)]).reason
 
 
 @given(st.integers(1, 500), st.integers(0, 200), st.integers(0, 200))

@@ -14,7 +14,6 @@ from sklearn.datasets import load_digits
 
 SIZE_PX = 16
 CHANNELS = 16
-MEAN, STD = [0.3, 0.3, 0.3], [0.4, 0.4, 0.4]
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,15 @@ def digits(count: int = 900) -> Pictures:
     ]
     grey = np.stack(scaled)[:, None]
     return Pictures(np.ascontiguousarray(np.repeat(grey, 3, axis=1)), known.target[:count].astype(np.int64))
+
+
+def _statistics(pictures: Pictures) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of the training pictures by channel, on the scale 0 to 1."""
+    values = pictures.images[: pictures.train_count] / 255.0
+    return [float(one) for one in values.mean(axis=(0, 2, 3))], [float(one) for one in values.std(axis=(0, 2, 3))]
+
+
+MEAN, STD = _statistics(digits())
 
 
 def write_network(path: Path, pictures: Pictures) -> NDArray[np.float32]:

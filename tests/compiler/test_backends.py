@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from milonga_compiler.backends import backend, in_process
 from milonga_compiler.backends.base import Backend, Floats
-from milonga_compiler.build import Evidence, State, build
+from milonga_compiler.build import State, build
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.engines import ENGINES, Precision
 from milonga_compiler.errors import CannotRunHere, EngineMissing, UnknownTarget, UnsupportedOperators
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target, known_targets
 
 from tests.compiler.detector import ANCHORS, CLASSES, SIZE_PX, write_detector
@@ -34,9 +35,9 @@ def scenes() -> Floats:
 
 
 @pytest.fixture(scope="module")
-def few(network: tuple[Path, Evidence]) -> Evidence:
+def few(network: tuple[Path, Labelled]) -> Labelled:
     evidence = network[1]
-    return Evidence(evidence.pictures[:40], evidence.logits[:40], evidence.labels[:40])
+    return Labelled(evidence.pictures[:40], evidence.logits[:40], evidence.labels[:40])
 
 
 @pytest.mark.parametrize("name", sorted(ENGINES))
@@ -53,7 +54,7 @@ class TestEveryBackEnd:
         assert ENGINES[name].precisions and ENGINES[name].architectures
 
     def test_its_files_lie_in_the_folder_and_compute_what_the_network_does(
-        self, name: str, engine: Backend, network: tuple[Path, Evidence], few: Evidence, tmp_path: Path
+        self, name: str, engine: Backend, network: tuple[Path, Labelled], few: Labelled, tmp_path: Path
     ) -> None:
         with_variants = engine.build(network[0], Target(name, Precision.FP32), tmp_path, None)
         built = next(with_variants)
@@ -87,8 +88,8 @@ class TestEveryBackEnd:
         self,
         name: str,
         precision: Precision,
-        network: tuple[Path, Evidence],
-        few: Evidence,
+        network: tuple[Path, Labelled],
+        few: Labelled,
         pictures: Pictures,
         tmp_path: Path,
     ) -> None:

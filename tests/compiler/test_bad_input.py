@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from milonga_compiler.backends import backend
-from milonga_compiler.build import Evidence
 from milonga_compiler.engines import ENGINES, Precision
 from milonga_compiler.errors import BuildFailed
 from milonga_compiler.network import fix_batch, read_network
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 from onnx import helper
 
@@ -21,13 +21,13 @@ from tests.compiler.engines_here import need
 from tests.compiler.odd_networks import write
 
 
-def test_a_network_says_what_it_is(network: tuple[Path, Evidence]) -> None:
+def test_a_network_says_what_it_is(network: tuple[Path, Labelled]) -> None:
     found = read_network(network[0])
     assert (found.input_name, found.shape, found.batch, found.outputs) == ("image", (3, 16, 16), None, ("logits",))
     assert found.operators == {"Conv", "Relu", "Flatten", "Gemm"} and found.opset == 17
 
 
-def test_a_network_with_its_batch_fixed_computes_the_same(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+def test_a_network_with_its_batch_fixed_computes_the_same(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     fixed = fix_batch(read_network(network[0]), tmp_path)
     assert read_network(fixed).batch == 1
     logits = backend("reference").run(fixed, network[1].pictures[:1], 1)
@@ -58,7 +58,7 @@ def test_an_opset_that_nobody_knows_is_named(opset: int, tmp_path: Path) -> None
 
 @settings(max_examples=60)
 @given(st.integers(0, 99))
-def test_a_file_that_was_cut_off_is_never_taken_for_a_whole_one(network: tuple[Path, Evidence], percent: int) -> None:
+def test_a_file_that_was_cut_off_is_never_taken_for_a_whole_one(network: tuple[Path, Labelled], percent: int) -> None:
     whole = network[0].read_bytes()
     cut = network[0].with_name(f"cut-{percent}.onnx")
     cut.write_bytes(whole[: len(whole) * percent // 100])
@@ -67,7 +67,7 @@ def test_a_file_that_was_cut_off_is_never_taken_for_a_whole_one(network: tuple[P
 
 
 def test_weights_that_lie_elsewhere_are_taken_in_or_missed_by_name(
-    network: tuple[Path, Evidence], tmp_path: Path
+    network: tuple[Path, Labelled], tmp_path: Path
 ) -> None:
     (tmp_path / "built").mkdir()
     model = onnx.load(str(network[0]))
@@ -89,7 +89,7 @@ def test_two_inputs_are_one_too_many(tmp_path: Path) -> None:
         read_network(tmp_path / "two.onnx")
 
 
-def test_a_network_that_contradicts_itself_is_refused(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+def test_a_network_that_contradicts_itself_is_refused(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     model = onnx.load(str(network[0]))
     model.graph.node[0].input[1] = "nothing"
     onnx.save(model, str(tmp_path / "broken.onnx"))
@@ -99,7 +99,7 @@ def test_a_network_that_contradicts_itself_is_refused(network: tuple[Path, Evide
 
 @pytest.mark.parametrize("engine", sorted(name for name in ENGINES if Precision.INT8 in ENGINES[name].precisions))
 def test_int8_without_fitting_pictures_says_what_it_needs(
-    engine: str, network: tuple[Path, Evidence], tmp_path: Path
+    engine: str, network: tuple[Path, Labelled], tmp_path: Path
 ) -> None:
     need(engine)
     target = Target(engine, Precision.INT8)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from milonga_compiler.__main__ import main
-from milonga_compiler.build import Evidence, State, build
+from milonga_compiler.build import State, build
 from milonga_compiler.bundle import checked_path, read_bundle, verify_bundle, write_bundle
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import BundleInvalid, CompilerError, UnknownTarget
-from milonga_compiler.parity import compare, objection
+from milonga_compiler.parity import Comparison, Labelled, Report
 from milonga_compiler.target import Target, known_targets
 from PIL import Image
 
@@ -30,14 +30,14 @@ def pictures() -> Pictures:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory, pictures: Pictures) -> tuple[Path, Evidence]:
+def network(tmp_path_factory: pytest.TempPathFactory, pictures: Pictures) -> tuple[Path, Labelled]:
     path = tmp_path_factory.mktemp("network") / "model.onnx"
     logits = write_network(path, pictures)
     held_out = slice(pictures.train_count, None)
-    return path, Evidence(pictures.normalised[held_out], logits[held_out], pictures.labels[held_out])
+    return path, Labelled(pictures.normalised[held_out], logits[held_out], pictures.labels[held_out])
 
 
-def test_int8_is_smaller_and_still_right(network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path) -> None:
+def test_int8_is_smaller_and_still_right(network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path) -> None:
     path, evidence = network
     built = build(
         path, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, pictures.normalised[:64], MANIFEST, 1.0
@@ -48,7 +48,7 @@ def test_int8_is_smaller_and_still_right(network: tuple[Path, Evidence], picture
     assert built.report.accuracy > 0.8
 
 
-def test_fp16_is_half_as_large_and_takes_and_gives_fp32(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+def test_fp16_is_half_as_large_and_takes_and_gives_fp32(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     built = build(network[0], Target("onnxruntime", Precision.FP16), tmp_path / "half", network[1], None, MANIFEST, 0.5)
     assert built.state is State.VERIFIED and built.report is not None
     assert 0 < built.report.max_abs_error < 0.1
@@ -62,7 +62,7 @@ def test_fp16_is_half_as_large_and_takes_and_gives_fp32(network: tuple[Path, Evi
 
 
 def test_a_build_that_loses_too_much_is_refused_with_figures(
-    network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path
+    network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path
 ) -> None:
     path, evidence = network
     # Calibrated on pictures a hundred times too faint, every activation of a real one is cut off.
@@ -73,26 +73,30 @@ def test_a_build_that_loses_too_much_is_refused_with_figures(
     assert not (tmp_path / "b").exists()
 
 
-def test_int8_without_pictures_says_what_it_needs(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+def test_int8_without_pictures_says_what_it_needs(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     path, evidence = network
     built = build(path, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, None, MANIFEST, 0.5)
     assert built.state == "REJECTED" and "calibrate" in built.reason
 
 
-def test_fp32_that_differs_from_the_subnet_is_refused(network: tuple[Path, Evidence]) -> None:
+def test_fp32_that_differs_from_the_subnet_is_refused(network: tuple[Path, Labelled]) -> None:
     _, evidence = network
-    wrong = evidence.logits + np.float32(0.5)
-    report = compare(wrong, evidence.logits, evidence.labels)
-    assert report.lost_points == 0.0
-    assert "differ by up to 0.5" in str(objection(report, wrong, evidence.logits, Precision.FP32, 1.0))
+    comparison = Comparison(evidence.logits)
+    comparison.add(evidence.logits[:7])
+    comparison.add(evidence.logits[7:] + np.float32(0.5))
+    report = Report(0.9, 0.9, comparison.max_abs_error, comparison.count)
+    assert "differ by up to 0.5" in str(comparison.objection(report, Precision.FP32, 1.0, "accuracy"))
+    assert comparison.objection(report, Precision.INT8, 1.0, "accuracy") is None
 
 
-def test_outputs_that_are_not_numbers_are_refused(network: tuple[Path, Evidence]) -> None:
+def test_outputs_that_are_not_numbers_are_refused(network: tuple[Path, Labelled]) -> None:
     _, evidence = network
     broken = evidence.logits.copy()
     broken[3, 2] = np.nan
-    report = compare(broken, evidence.logits, evidence.labels)
-    assert "finite" in str(objection(report, broken, evidence.logits, Precision.INT8, 100.0))
+    comparison = Comparison(evidence.logits)
+    comparison.add(broken)
+    report = Report(0.9, 0.9, comparison.max_abs_error, comparison.count)
+    assert "1 of" in (told := str(comparison.objection(report, Precision.INT8, 100.0, "accuracy"))) and "finite" in told
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:
@@ -143,7 +147,7 @@ def test_no_checked_path_leaves_its_folder(path: str) -> None:
 
 
 def test_a_person_can_build_where_they_are(
-    network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, _ = network
     for index in range(200):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from milonga.pictures import normalise
 from milonga_compiler.__main__ import main
-from milonga_compiler.build import Evidence
 from milonga_compiler.bundle import verify_bundle
+from milonga_compiler.parity import Labelled
 from milonga_compiler.pictures import Scaling
 from PIL import Image
 
@@ -35,7 +35,7 @@ def _folder(pictures: Pictures, folder: Path, count: int = 120) -> Path:
 
 
 def test_a_person_can_build_from_arrays(
-    network: tuple[Path, Evidence], arrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: tuple[Path, Labelled], arrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--calibration", str(arrays), "--output", str(tmp_path / "out"), "--max-lost-points", "3", *SCALED]
     assert main([str(network[0]), "--target", "onnxruntime/int8", "--json", *where]) == 0
@@ -46,7 +46,7 @@ def test_a_person_can_build_from_arrays(
 
 
 def test_a_person_can_build_from_a_folder_of_pictures_like_another_bundle(
-    network: tuple[Path, Evidence], arrays: Path, pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: tuple[Path, Labelled], arrays: Path, pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = ["--calibration", str(arrays), "--output", str(tmp_path / "fp32"), *SCALED]
     assert main([str(network[0]), "--target", "onnxruntime/fp32", *first]) == 0
@@ -68,7 +68,7 @@ def test_a_person_can_build_from_a_folder_of_pictures_like_another_bundle(
     ],
 )
 def test_input_that_cannot_be_used_is_explained(
-    arguments: list[str], said: str, network: tuple[Path, Evidence], arrays: Path, tmp_path: Path,
+    arguments: list[str], said: str, network: tuple[Path, Labelled], arrays: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     where = ["--calibration", str(arrays), "--output", str(tmp_path / "out")]
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_network_is_explained(
 
 
 def test_a_picture_of_an_unknown_class_is_named(
-    network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = _folder(pictures, tmp_path / "pictures", count=40)
     (folder / "4").rename(folder / "teapot")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from milonga_compiler.backends.base import Floats, Variants
 from milonga_compiler.backends.onnxruntime import OnnxRuntimeBackend
-from milonga_compiler.build import Evidence, State, build
+from milonga_compiler.build import State, build
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import BuildFailed, CannotRunHere, PicturesUnusable
-from milonga_compiler.parity import compare
+from milonga_compiler.parity import Comparison, Labelled
 from milonga_compiler.target import Target
 
 from tests.compiler.networks import Pictures
@@ -41,7 +41,7 @@ class NothingMade(OnnxRuntimeBackend):
 
 
 def test_a_hot_pixel_in_calibration_is_forgiven_by_another_method(
-    network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path
+    network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path
 ) -> None:
     path, evidence = network
     calibration = pictures.normalised[: pictures.train_count].copy()
@@ -52,7 +52,7 @@ def test_a_hot_pixel_in_calibration_is_forgiven_by_another_method(
 
 
 def test_equal_calibration_gives_an_equal_bundle(
-    network: tuple[Path, Evidence], pictures: Pictures, tmp_path: Path
+    network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path
 ) -> None:
     path, evidence = network
     built = [build(path, INT8, tmp_path / name, evidence, pictures.normalised[:64], MANIFEST, 2.0) for name in "ab"]
@@ -61,7 +61,7 @@ def test_equal_calibration_gives_an_equal_bundle(
 
 
 def test_what_never_ran_is_built_and_not_verified(
-    network: tuple[Path, Evidence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: tuple[Path, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, evidence = network
     monkeypatch.setattr("milonga_compiler.build.backend", lambda *_: ForeignHardware())
@@ -75,7 +75,7 @@ def test_what_never_ran_is_built_and_not_verified(
 def test_a_useless_build_is_refused(
     engine: type[OnnxRuntimeBackend],
     said: str,
-    network: tuple[Path, Evidence],
+    network: tuple[Path, Labelled],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -86,7 +86,7 @@ def test_a_useless_build_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_network_is_refused(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+def test_a_file_that_is_no_network_is_refused(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a network")
     for target in (FP32, INT8):
         evidence = network[1]
@@ -94,15 +94,15 @@ def test_a_file_that_is_no_network_is_refused(network: tuple[Path, Evidence], tm
         assert built.state is State.REJECTED and built.reason
 
 
-def test_pictures_and_labels_that_do_not_belong_together_are_refused(network: tuple[Path, Evidence]) -> None:
+def test_pictures_and_labels_that_do_not_belong_together_are_refused(network: tuple[Path, Labelled]) -> None:
     good = network[1]
     with pytest.raises(PicturesUnusable, match="one data set"):
-        Evidence(good.pictures, good.logits[:-1], good.labels)
+        Labelled(good.pictures, good.logits[:-1], good.labels)
     with pytest.raises(PicturesUnusable, match="no validation pictures"):
-        Evidence(good.pictures[:0], good.logits[:0], good.labels[:0])
+        Labelled(good.pictures[:0], good.logits[:0], good.labels[:0])
 
 
-def test_outputs_of_another_shape_are_no_match(network: tuple[Path, Evidence]) -> None:
+def test_outputs_of_another_shape_are_no_match(network: tuple[Path, Labelled]) -> None:
     evidence = network[1]
     with pytest.raises(BuildFailed, match="shape"):
-        compare(evidence.logits[:, :5], evidence.logits, evidence.labels)
+        Comparison(evidence.logits).add(evidence.logits[:, :5])

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from milonga_compiler.backends import backend
-from milonga_compiler.build import Evidence, State, build
+from milonga_compiler.build import State, build
 from milonga_compiler.errors import BuildFailed, EngineDied, EngineMissing
 from milonga_compiler.isolated import IsolatedBackend, Limits
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 
 from tests.compiler.odd_networks import endless, hungry
@@ -38,7 +39,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
 
 @pytest.mark.parametrize("code", DEATHS)
 def test_a_crash_is_the_reason_of_one_build_and_the_next_one_holds(
-    code: str, network: tuple[Path, Evidence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, network: tuple[Path, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
         _break(broken, tmp_path / "broken", code)
@@ -51,7 +52,7 @@ def test_a_crash_is_the_reason_of_one_build_and_the_next_one_holds(
 
 
 def test_what_the_engine_printed_is_kept_beside_the_build(
-    network: tuple[Path, Evidence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: tuple[Path, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _break(
         monkeypatch,
@@ -79,7 +80,7 @@ def test_a_network_that_eats_the_memory_is_stopped_at_its_limit(tmp_path: Path) 
         IsolatedBackend("onnxruntime", Limits(memory_bytes=1 << 30)).run(model, PICTURE, 1)
 
 
-def test_a_build_and_a_run_leave_no_process_behind(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+def test_a_build_and_a_run_leave_no_process_behind(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     variants = backend("onnxruntime").build(network[0], FP32, tmp_path, None)
     next(variants)
     variants.close()
@@ -88,7 +89,7 @@ def test_a_build_and_a_run_leave_no_process_behind(network: tuple[Path, Evidence
 
 
 def test_an_engine_runs_under_the_interpreter_that_is_configured(
-    network: tuple[Path, Evidence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: tuple[Path, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILONGA_ENGINE_ONNXRUNTIME_PYTHON", str(tmp_path / "nowhere"))
     with pytest.raises(EngineMissing, match="nowhere"):

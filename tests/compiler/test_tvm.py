@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from milonga_compiler.backends import backend
-from milonga_compiler.build import Evidence, State, build
+from milonga_compiler.build import State, build
 from milonga_compiler.errors import BuildFailed
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 
 from tests.compiler.engines_here import need
@@ -23,7 +24,7 @@ def _tvm() -> None:
 
 
 def test_a_library_for_another_processor_is_built_and_not_said_to_be_verified(
-    network: tuple[Path, Evidence], tmp_path: Path
+    network: tuple[Path, Labelled], tmp_path: Path
 ) -> None:
     if not shutil.which(f"{OTHER}-linux-gnu-gcc"):
         pytest.skip(f"there is no cross compiler; run: apt-get install gcc-{OTHER.replace('_', '-')}-linux-gnu")
@@ -35,13 +36,13 @@ def test_a_library_for_another_processor_is_built_and_not_said_to_be_verified(
 
 
 def test_without_a_cross_compiler_it_names_the_package(
-    network: tuple[Path, Evidence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: tuple[Path, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildFailed, match="apt-get install gcc-"):
         next(backend("tvm").build(network[0], Target.parse("tvm/fp32", OTHER), tmp_path, None))
 
 
-def test_a_processor_that_no_build_is_for_is_refused(network: tuple[Path, Evidence], tmp_path: Path) -> None:
+def test_a_processor_that_no_build_is_for_is_refused(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     with pytest.raises(BuildFailed, match="builds for x86_64, aarch64, not for riscv64"):
         next(backend("tvm").build(network[0], Target.parse("tvm/fp32", "riscv64"), tmp_path, None))

@@ -10,7 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from milonga_hub.learning.export import export, fold
+from milonga_hub.learning.export import export
+from milonga_hub.learning.folding import fold
 from milonga_hub.learning.spaces import Encoding, Space, space
 from milonga_hub.learning.supernet import Supernet, recalibrate
 from milonga_hub.learning.task import resized
@@ -66,7 +67,7 @@ def test_the_onnx_file_computes_what_the_subnet_does(name: str, tmp_path: Path) 
     for encoding in _some(one, 2):
         size = one.resolution(encoding)
         network = recalibrate(supernet.extract(encoding), [torch.randn(16, 3, 32, 32)], size)
-        export(network, size, tmp_path / "model.onnx")
+        export(one.deployed(network), size, tmp_path / "model.onnx")
         pictures = torch.randn(3, 3, size, size)
         expected = network(pictures).detach().numpy()
         session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])

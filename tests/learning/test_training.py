@@ -14,10 +14,10 @@ import pytest
 import torch
 from milonga.pictures import normalise
 from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe, load_supernet
-from milonga_hub.learning.classification import Classification, accuracy
+from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import Data, load
 from milonga_hub.learning.spaces import space
-from milonga_hub.learning.task import Mixed
+from milonga_hub.learning.task import Mixed, runner
 from milonga_hub.learning.train import Trainer, TrainingDiverged, automatic_batch_size, evaluated, settled, subnet
 
 from tests.learning.data import write_arrays
@@ -215,9 +215,9 @@ def test_rare_classes_count_for_more() -> None:
     """90 pictures of one class and 10 of another: roots of the sizes, with a mean of 1."""
     labels = torch.tensor([0] * 90 + [1] * 10)
     pictures = torch.zeros(100, 3, 16, 16)
-    raw = np.zeros((1, 3, 16, 16), dtype=np.uint8)
+    raw = np.zeros((100, 3, 16, 16), dtype=np.uint8)
     added = np.ones(100, dtype=np.int64)
-    one = Data(pictures, labels, pictures[:1], labels[:1], [0.0] * 3, [1.0] * 3, 2, raw, added)
+    one = Data(pictures, labels, labels[:1], [0.0] * 3, [1.0] * 3, ("a", "b"), raw, raw[:1], added, added[:1])
     weights = Classification(one)._weights
     assert weights[1] / weights[0] == pytest.approx(3.0) and weights[labels].mean() == pytest.approx(1.0)
 
@@ -229,18 +229,18 @@ def test_mixed_batches_hold_their_shares_of_each_data_set(data: Data) -> None:
     assert {len(pictures) for pictures in seen} == {16}
     assert all(float(pictures[:, 0, 0, 0].mean()) == 0.25 for pictures in seen)
     with pytest.raises(ValueError, match="same classes"):
-        Mixed([Classification(old), Classification(replace(new, classes=3))], [1.0, 1.0])
+        Mixed([Classification(old), Classification(replace(new, names=("a", "b", "c")))], [1.0, 1.0])
 
 
 def test_pictures_are_normalised_as_in_serving(arrays: Path, data: Data) -> None:
     with np.load(arrays) as known:
         expected = normalise(known["x_val"], data.mean, data.std)
-    assert np.array_equal(data.validation(16).numpy(), expected)
-    assert tuple(data.validation(8).shape[2:]) == (8, 8)
+    task = Classification(data)
+    assert np.array_equal(np.concatenate(list(task.validation(task.input(16)))), expected)
+    assert next(task.validation(task.input(8))).shape[1:] == (3, 8, 8)
 
 
 def test_a_subnet_is_recalibrated_before_it_is_used(task: Classification, trained: Path) -> None:
     supernet = load_supernet(trained)
-    ready = task.logits(subnet(supernet, SPACE.largest(), task), 16)
-    raw = task.logits(supernet.extract(SPACE.largest()).eval(), 16)
-    assert accuracy(ready, task.data.y_val) > accuracy(raw, task.data.y_val)
+    ready = task.evaluate(runner(subnet(supernet, SPACE.largest(), task)), 16)
+    assert ready > task.evaluate(runner(supernet.extract(SPACE.largest()).eval()), 16)

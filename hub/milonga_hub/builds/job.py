@@ -9,63 +9,81 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from milonga import pictures
-from milonga_compiler.build import Built, Evidence, State, build
+from milonga.inputs import Input
+from milonga_compiler.backends.base import Floats
+from milonga_compiler.build import Built, State, build
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.errors import BundleInvalid, CompilerError, EngineMissing
+from milonga_compiler.parity import Evidence, Judge
 from milonga_compiler.target import Target
-from numpy.typing import NDArray
-from PIL import Image
 
 from milonga_hub.jobs import JobContext, JobError, write_atomically
+from milonga_hub.learning.task import Task
+from milonga_hub.learning.tasks import opened
 
-Reference = Callable[[NDArray[np.float32]], dict[str, Any]]
+
+@dataclass(frozen=True)
+class TaskEvidence(Evidence):
+    """The validation pictures of a task, as evidence on builds for one input."""
+
+    task: Task
+    seen: Input
+    outputs: Floats
+    accuracy: float
+
+    @property
+    def count(self) -> int:
+        return len(self.task.added)
+
+    @property
+    def expected(self) -> Floats:
+        return self.outputs
+
+    @property
+    def subnet_accuracy(self) -> float:
+        return self.accuracy
+
+    def parts(self) -> Iterable[Floats]:
+        return self.task.validation(self.seen)
+
+    def judge(self) -> Judge:
+        return self.task.judge(self.seen)
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
     """Return {"builds": [...]}, one entry for each target, verified or rejected with its reason."""
     for leftover in workdir.glob(".bundle-*"):  # Of a run that was killed.
         shutil.rmtree(leftover)
+    size = spec["manifest"]["size_px"]
     try:
         targets = [Target.parse(name, spec.get("architecture", "")) for name in spec["targets"]]
-        with np.load(spec["data"]) as arrays:
-            train, validation = arrays["x_train"], arrays["x_val"]
-            labels = arrays["y_val"].astype(np.int64)
-        logits = np.load(spec["logits"]).astype(np.float32)
-        seen = pictures.normalise(pictures.scaled(validation, spec["manifest"]["size_px"]), spec["mean"], spec["std"])
-        evidence = Evidence(seen, logits, labels)
-        calibration = _calibration(train, spec)
-        context.progress(0.0, f"describing {len(validation)} validation pictures")
-        reference = reference_of(validation)
+        context.progress(0.0, "reading pictures")
+        task = opened(spec["data"], size)
+        evidence = TaskEvidence(task, task.input(size), np.load(spec["expected"]), spec["subnet_accuracy"])
+        # Training pictures, never those that prove the build, chosen alike for equal seeds.
+        calibration = task.calibrating(evidence.seen, spec["calibration_count"], spec["seed"])
         builds = []
         for index, target in enumerate(targets):
             context.progress((index + 0.1) / (len(targets) + 0.1), f"building {target}")
-            builds.append(_one(target, spec, workdir, evidence, calibration, reference))
+            builds.append(_one(target, spec, workdir, evidence, calibration))
     except CompilerError as error:
         raise JobError(str(error)) from error
     context.progress(1.0, f"{sum(one['state'] == 'VERIFIED' for one in builds)} of {len(builds)} builds hold")
     return {"builds": builds}
 
 
-def _calibration(train: NDArray[np.uint8], spec: dict[str, Any]) -> NDArray[np.float32]:
-    """Return training pictures, never those that prove the build, chosen alike for equal seeds."""
-    chosen = np.random.default_rng(spec["seed"]).permutation(len(train))[: spec["calibration_count"]]
-    scaled = pictures.scaled(train[np.sort(chosen)], spec["manifest"]["size_px"])
-    return pictures.normalise(scaled, spec["mean"], spec["std"])
-
-
 def _one(
     target: Target,
     spec: dict[str, Any],
     workdir: Path,
-    evidence: Evidence,
-    calibration: NDArray[np.float32],
-    reference: Reference,
+    evidence: TaskEvidence,
+    calibration: Floats,
 ) -> dict[str, Any]:
     slug = f"{target.engine}-{target.precision}"
     record, order = workdir / f"{slug}.json", _order(spec)
@@ -79,10 +97,9 @@ def _one(
             workdir / slug,
             evidence,
             calibration,
-            _manifest(spec),
+            _manifest(spec, evidence.seen),
             spec["max_accuracy_loss_points"],
             spec["threads"],
-            describe=lambda logits: {"reference": reference(logits)},
         )
     except EngineMissing as error:
         # Not kept: the engine may be there when the job is run again, and the other targets need not wait for it.
@@ -115,41 +132,10 @@ def _finished(record: Path, order: str) -> dict[str, Any] | None:
     return result if whole else None
 
 
-def _manifest(spec: dict[str, Any]) -> dict[str, Any]:
+def _manifest(spec: dict[str, Any], seen: Input) -> dict[str, Any]:
     given = spec["manifest"]
-    size = given["size_px"]
     fields = ("task", "project", "model_version", "subnet", "classes", "expected_ms")
-    return {
-        **{key: given[key] for key in fields},
-        "input": {
-            "name": "image",
-            "shape": [1, 3, size, size],
-            "dtype": "float32",
-            "mean": spec["mean"],
-            "std": spec["std"],
-            "size_px": size,
-        },
-    }
-
-
-def reference_of(validation: NDArray[np.uint8]) -> Reference:
-    """Return a function from a build's logits (n, c) to what healthy telemetry of that build looks like.
-
-    Histograms of the validation pictures, uint8 (n, 3, H, W), are counted once; confidence and classes are those of
-    the build that will serve: int8 is less or more sure of itself than the subnet that it was made from.
-    """
-    seen = [pictures.statistics(Image.fromarray(picture.transpose(1, 2, 0))) for picture in validation]
-    inputs = {name: pictures.histogram(name, [one[name] for one in seen]) for name in pictures.INPUT_STATISTICS}
-
-    def reference(logits: NDArray[np.float32]) -> dict[str, Any]:
-        return {
-            **inputs,
-            "confidence": pictures.histogram("confidence", pictures.softmax(logits).max(axis=1).tolist()),
-            "class_counts": np.bincount(logits.argmax(axis=1), minlength=logits.shape[1]).tolist(),
-            "sample_count": len(logits),
-        }
-
-    return reference
+    return {**{key: given[key] for key in fields}, "input": seen.described()}
 
 
 def _result(built: Built) -> dict[str, Any]:

@@ -52,31 +52,32 @@ def choose_build(
 
 @dataclass(frozen=True)
 class Group:
-    """Validation pictures of one kind, "old" or "new".
+    """Validation pictures of one kind, "old" or "new", with the accuracy of both versions on them.
 
-    The champion gets `champion_right` of them right; `gained` pictures only the challenger does, `lost` only the champion.
+    `gained` pictures the challenger answers better, `lost` the champion: where a picture has one answer, right or wrong;
+    where objects are detected, by how many are found in their places.
     """
 
     name: str
     count: int
-    champion_right: int
+    champion_accuracy: float
+    challenger_accuracy: float
     gained: int
     lost: int
 
     @property
-    def challenger_right(self) -> int:
-        return self.champion_right + self.gained - self.lost
-
-    @property
     def loss_points(self) -> float:
         """Accuracy that the challenger loses, in percentage points; negative where it gains."""
-        return 100.0 * (self.lost - self.gained) / max(1, self.count)
+        return 100.0 * (self.champion_accuracy - self.challenger_accuracy)
 
     @property
     def forgets(self) -> bool:
         """Whether the challenger loses more here than is allowed and than chance explains (one-sided, exact)."""
-        if self.loss_points <= MAX_GROUP_LOSS_POINTS:
+        # Accuracies are shares, so 1e-9 only forgives the rounding of the subtraction.
+        if self.loss_points <= MAX_GROUP_LOSS_POINTS + 1e-9:
             return False
+        if not self.gained + self.lost:
+            return True
         chance = float(binomtest(self.lost, self.gained + self.lost, 0.5, alternative="greater").pvalue)
         return chance <= SIGNIFICANCE or self.loss_points > MAX_UNCLEAR_LOSS_POINTS
 
@@ -88,23 +89,35 @@ class Verdict:
     reason: str
 
 
-def judge(groups: Sequence[Group], champion: str = "the old version", challenger: str = "the new one") -> Verdict:
+def judge(
+    groups: Sequence[Group],
+    champion: str = "the old version",
+    challenger: str = "the new one",
+    measure: str = "accuracy",
+) -> Verdict:
     """Return whether the challenger is better than the champion, in figures and in words.
 
-    It is better where it gets more right on the whole than chance explains, and forgets no group (see Group.forgets).
+    It is better where it answers more pictures better than chance explains, and forgets no group (see Group.forgets).
     Chance is the exact two-sided McNemar test: if the versions were equally good, the pictures on which they differ
     would fall to either like the sides of a coin (Dietterich 1998, "Approximate statistical tests", section 3.1).
     """
     gained, lost = sum(group.gained for group in groups), sum(group.lost for group in groups)
     p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
     words = (
-        f"{challenger} is right on {gained} pictures that {champion} gets wrong, and wrong on {lost} that it gets right"
-        f" (p = {p_value:.2g})"
+        f"{challenger} answers {gained} pictures better than {champion}, and {lost} worse (p = {p_value:.2g}); {measure}"
+        f" {_mean(groups, 'champion_accuracy'):.1%} to {_mean(groups, 'challenger_accuracy'):.1%}"
     )
     if worse := [group for group in groups if group.forgets]:
         named = " and ".join(f"{group.loss_points:.1f} points on {group.name} pictures" for group in worse)
         allowed = f"{MAX_GROUP_LOSS_POINTS:g} allowed"
         return Verdict(False, p_value, f"not better: {challenger} loses {named}, {allowed}; {words}")
-    if gained > lost and p_value <= SIGNIFICANCE:
+    # Where one picture holds many objects, more pictures may be answered better and the whole still be worse.
+    lower = _mean(groups, "challenger_accuracy") < _mean(groups, "champion_accuracy") - 1e-9
+    if gained > lost and p_value <= SIGNIFICANCE and not lower:
         return Verdict(True, p_value, f"better: {words}")
     return Verdict(False, p_value, f"not clearly better: {words}")
+
+
+def _mean(groups: Sequence[Group], field: str) -> float:
+    """Return an accuracy over all groups, weighted by their pictures."""
+    return float(sum(getattr(one, field) * one.count for one in groups) / max(1, sum(one.count for one in groups)))

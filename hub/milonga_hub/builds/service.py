@@ -17,6 +17,7 @@ from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import write_atomically
 from milonga_hub.paging import page
+from milonga_hub.tasks import Task
 
 _Builds = list[Build]
 
@@ -28,13 +29,18 @@ class BuildService:
         self._events = events
 
     def record(
-        self, model_version: str, device_type: str, results: Iterable[Mapping[str, Any]], predicted_ms: float | None
+        self,
+        model_version: str,
+        device_type: str,
+        results: Iterable[Mapping[str, Any]],
+        predicted_ms: float | None,
+        task: Task = Task.CLASSIFICATION,
     ) -> _Builds:
         """Keep what a build job made, files as blobs first. Recording again changes nothing that was measured since."""
-        return [self._record(model_version, device_type, result, predicted_ms) for result in results]
+        return [self._record(model_version, device_type, result, predicted_ms, task) for result in results]
 
     def _record(
-        self, model_version: str, device_type: str, result: Mapping[str, Any], predicted_ms: float | None
+        self, model_version: str, device_type: str, result: Mapping[str, Any], predicted_ms: float | None, task: Task
     ) -> Build:
         name = f"{model_version}/builds/{device_type}:{result['engine']}:{result['precision']}"
         with self._database.session() as session:
@@ -61,6 +67,7 @@ class BuildService:
             subnet_accuracy=result["subnet_accuracy"],
             max_abs_error=result["max_abs_error"],
             predicted_ms=predicted_ms,
+            task=task,
         )
         with self._database.session() as session:
             session.merge(build)

@@ -10,7 +10,7 @@ import typer
 from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
-from milonga_hub.cli.output import NONE, ago, facts, number, percent, print_json, say, short, size, table, word
+from milonga_hub.cli.output import NONE, ago, facts, measure, number, percent, print_json, say, short, size, table, word
 
 models = typer.Typer()
 builds = typer.Typer()
@@ -71,7 +71,9 @@ def show_version(
         (name, short(subnet), percent(found.accuracies[name]) if name in found.accuracies else NONE)
         for name, subnet in sorted(found.subnets.items())
     )
-    table(("device type", "subnet", "accuracy"), rows, right=("accuracy",))
+    table(("device type", "subnet", measure(found.task)), rows, right=(measure(found.task),))
+    if found.checkpoints:
+        say(f"its checkpoints: milonga models checkpoint {version}")
     say(f"its builds: milonga builds list {version}")
 
 
@@ -130,7 +132,8 @@ def list_builds(
             )
             for b in response.builds
         )
-        columns = ("version", "type", "target", "state", "accuracy", "measured", "size")
+        accuracy = " or ".join(dict.fromkeys(measure(b.task) for b in response.builds))
+        columns = ("version", "type", "target", "state", accuracy, "measured", "size")
         table(columns, rows, right=columns[4:])
 
 
@@ -156,7 +159,7 @@ def show_build(
             ("subnet", short(found.subnet)),
             ("bundle", found.bundle),
             ("size", size(found.size_bytes)),
-            ("accuracy", f"{percent(found.accuracy)} (subnet {percent(found.subnet_accuracy)})"),
+            (measure(found.task), f"{percent(found.accuracy)} (subnet {percent(found.subnet_accuracy)})"),
             ("largest error", number(found.max_abs_error)),
             ("predicted", number(found.predicted_ms, "ms")),
             ("measured", number(found.measured_ms, "ms")),

@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from milonga.v1 import projects_pb2
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -95,6 +96,11 @@ def word(enum: Any, number: int) -> str:
     name = str(enum.Name(number))
     prefix = str(enum.Name(0)).removesuffix("UNSPECIFIED")
     return name.removeprefix(prefix).lower().replace("_", " ")
+
+
+def measure(task: int) -> str:
+    """Return what the accuracy of networks for this task is called."""
+    return "mAP50-95" if task == projects_pb2.TASK_DETECTION else "accuracy"
 
 
 def labels(values: Mapping[str, str]) -> str:

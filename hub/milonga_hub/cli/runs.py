@@ -13,7 +13,7 @@ from milonga.v1 import projects_pb2 as pb
 from rich.live import Live
 
 from milonga_hub.cli.client import CALL_SECONDS, FAILED, Client, Hub, Json, Limit, run_name
-from milonga_hub.cli.output import NONE, ago, console, number, percent, print_json, say, short, table, word
+from milonga_hub.cli.output import NONE, ago, console, measure, number, percent, print_json, say, short, table, word
 from milonga_hub.cli.timeline import render_run
 
 group = typer.Typer()
@@ -164,6 +164,7 @@ def candidates(
     request = pb.ListCandidatesRequest(run=run_name(run), device_type=device_type)
     with Client() as client:
         response = client.all(client.runs.ListCandidates, request, "candidates", limit)
+        task = client.runs.GetRun(pb.GetRunRequest(name=run_name(run)), timeout=CALL_SECONDS).run.task
     if json:
         print_json(response)
     elif not response.candidates:
@@ -183,5 +184,6 @@ def candidates(
             )
             for c in best_first
         )
-        columns = ("type", "subnet", "accuracy", "predicted", "measured", "weights", "precision", "what")
-        table(columns, rows, right=("accuracy", "predicted", "measured", "weights"))
+        accuracy = measure(task)
+        columns = ("type", "subnet", accuracy, "predicted", "measured", "weights", "precision", "what")
+        table(columns, rows, right=(accuracy, "predicted", "measured", "weights"))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from milonga import pictures
+from milonga.inputs import Input
+from milonga_compiler.backends.base import Floats
+from milonga_compiler.parity import Answers
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from milonga_hub.learning.data import Data, augment
-from milonga_hub.learning.task import Task, resized
+from milonga_hub.learning.task import PictureJudge, Task, parts
 
 LABEL_SMOOTHING = 0.1
-_EVALUATION_BATCH = 256
 # Classes more unlike in size than this are weighted by the inverse root of their size (Mahajan et al. 2018, section 2.2).
 _MOST_UNLIKE = 3.0
 
@@ -24,8 +28,9 @@ class Classification(Task):
 
     def __init__(self, data: Data) -> None:
         self.data = data
-        self.classes, self.count = data.classes, len(data.x_train)
-        self._weights = _weights(data.y_train, data.classes)
+        self.names, self.classes, self.count = data.names, len(data.names), len(data.x_train)
+        self._scaled: dict[int, NDArray[np.uint8]] = {}
+        self._weights = _weights(data.y_train, self.classes)
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(self.count, generator=generator)
@@ -52,25 +57,69 @@ class Classification(Task):
     def calibration(self) -> Sequence[Tensor]:
         return self.data.calibration
 
-    @torch.no_grad()
-    def logits(self, network: nn.Module, resolution_px: int) -> Tensor:
-        """Return logits (n, classes) on the validation split, scaled as devices scale pictures."""
-        device = next(network.parameters()).device
-        parts = self.data.validation(resolution_px).split(_EVALUATION_BATCH)
-        return torch.cat([network(part.to(device)).float().cpu() for part in parts])
+    def input(self, resolution_px: int) -> Input:
+        return Input(resolution_px, self.data.mean, self.data.std)
 
-    def pictures(self, resolution_px: int, count: int = 128) -> NDArray[np.float32]:
-        """Return training pictures float32 (n, 3, H, W) at this resolution, to find ranges of activations on."""
-        return np.asarray(resized(self.data.calibration[0][:count], resolution_px).numpy())
+    @property
+    def added(self) -> NDArray[np.int64]:
+        return self.data.added_val
 
-    def evaluate(self, network: nn.Module, resolution_px: int) -> float:
-        """Return the share of right answers."""
-        return accuracy(self.logits(network, resolution_px), self.data.y_val)
+    def validation(self, seen: Input) -> Iterator[Floats]:
+        if seen.size_px not in self._scaled:
+            self._scaled[seen.size_px] = pictures.scaled(self.data.raw_val, seen.size_px)
+        return _inputs(self._scaled[seen.size_px], seen)
+
+    def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
+        chosen = np.random.default_rng(seed).permutation(self.count)[:count]
+        return np.concatenate(list(_inputs(self.data.raw_train[np.sort(chosen)], seen)))
+
+    def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
+        return _Judge(self.data, self.names if names is None else names)
+
+    def newest(self) -> Task | None:
+        newest = self.data.newest()
+        return None if newest is None else Classification(newest)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of right answers."""
-    return float((logits.argmax(dim=1) == labels).float().mean())
+def _inputs(arrays: NDArray[np.uint8], seen: Input) -> Iterator[Floats]:
+    for start, stop in parts(len(arrays), seen.size_px):
+        yield seen.normalise(pictures.scaled(arrays[start:stop], seen.size_px))
+
+
+class _Judge(Answers, PictureJudge):
+    """Right and wrong answers, and what healthy telemetry of a device that answers so looks like."""
+
+    def __init__(self, data: Data, names: Sequence[str]) -> None:
+        super().__init__(data.y_val.numpy())
+        index = {name: number for number, name in enumerate(data.names)}
+        self._data = data
+        self._known = np.array([index.get(name, -1) for name in names], dtype=np.int64)
+        self._confidences: list[Floats] = []
+
+    def add(self, outputs: Floats) -> None:
+        super().add(outputs)
+        self._confidences.append(pictures.softmax(outputs).max(axis=1))
+
+    def scores(self) -> NDArray[np.float64]:
+        """Return 1 for each right answer; a class that the data set does not know is wrong."""
+        answers = self._known[self.answers]
+        return np.asarray(answers == self._data.y_val.numpy()[: len(answers)], dtype=np.float64)
+
+    def accuracy_of(self, chosen: NDArray[np.bool_]) -> float:
+        return float(self.scores()[chosen].mean())
+
+    def accuracy(self) -> float:
+        return float(self.scores().mean())
+
+    def entries(self) -> Mapping[str, Any]:
+        """Confidence and classes are those of the build that will serve: int8 is less or more sure of itself."""
+        reference = {
+            **self._data.reference,
+            "confidence": pictures.histogram("confidence", np.concatenate(self._confidences).tolist()),
+            "class_counts": np.bincount(self.answers, minlength=len(self._known)).tolist(),
+            "sample_count": len(self.answers),
+        }
+        return {**super().entries(), "reference": reference}
 
 
 def _weights(labels: Tensor, classes: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from milonga import pictures as milonga_pictures
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 # Enough pictures for stable batch statistics; more only cost time.
@@ -23,26 +25,31 @@ _MAX_ZOOM = 0.1
 
 @dataclass(frozen=True)
 class Data:
-    """Normalised pictures float32 (n, 3, H, W) and labels (n,), in two splits; mean and std per channel, 0 to 1 scale."""
+    """Normalised pictures float32 (n, 3, H, W) to train on, and labels (n,), in two splits; mean and std per channel, 0 to 1 scale."""
 
     x_train: Tensor
     y_train: Tensor
-    x_val: Tensor
     y_val: Tensor
     mean: list[float]
     std: list[float]
-    classes: int
-    #: The validation pictures as uint8 (n, 3, H, W).
+    names: tuple[str, ...]
+    #: The pictures as uint8 (n, 3, H, W).
+    raw_train: NDArray[np.uint8]
     raw_val: NDArray[np.uint8]
-    #: Which version of the data set brought each training picture (n,).
+    #: Which version of the data set brought each picture (n,).
     added_train: NDArray[np.int64]
-    _scaled: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    added_val: NDArray[np.int64]
 
     @property
     def calibration(self) -> list[Tensor]:
         """Batches of training pictures to estimate batch statistics on, the same ones every time."""
         chosen = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(0))[:_CALIBRATION_COUNT]
         return list(self.x_train[chosen].split(_CALIBRATION_BATCH))
+
+    @cached_property
+    def reference(self) -> dict[str, list[int]]:
+        """Return histograms of what the validation pictures look like."""
+        return milonga_pictures.reference(Image.fromarray(one.transpose(1, 2, 0)) for one in self.raw_val)
 
     def newest(self) -> Data | None:
         """Return the data with the training pictures that the newest version brought alone; None where there is one."""
@@ -51,44 +58,36 @@ class Data:
             return None
         chosen = torch.from_numpy(rows)
         return replace(
-            self, x_train=self.x_train[chosen], y_train=self.y_train[chosen], added_train=self.added_train[rows]
+            self,
+            x_train=self.x_train[chosen],
+            y_train=self.y_train[chosen],
+            raw_train=self.raw_train[rows],
+            added_train=self.added_train[rows],
         )
-
-    def validation(self, resolution_px: int) -> Tensor:
-        """Return the validation pictures at this resolution, scaled as devices scale them."""
-        if resolution_px == self.raw_val.shape[-1]:
-            return self.x_val
-        if resolution_px not in self._scaled:
-            scaled = milonga_pictures.scaled(self.raw_val, resolution_px)
-            self._scaled[resolution_px] = _normalised(scaled, self.mean, self.std)
-        return self._scaled[resolution_px]
 
 
 def load(path: str | Path) -> Data:
     """Return the pictures of an npz file, normalised by the statistics of its training split."""
     with np.load(path) as arrays:
         train, validation = arrays["x_train"], arrays["x_val"]
-        y_train, y_val = arrays["y_train"], arrays["y_val"]
-        classes = len(arrays["classes"])
-        added = arrays["added_train"].astype(np.int64)
+        labels = {split: torch.from_numpy(arrays[f"y_{split}"]).long() for split in ("train", "val")}
+        added = {split: arrays[f"added_{split}"].astype(np.int64) for split in ("train", "val")}
+        names = tuple(str(name) for name in arrays["classes"])
     values = train.astype(np.float64) / 255.0
     mean = [float(value) for value in values.mean(axis=(0, 2, 3))]
     std = [float(value) for value in np.maximum(values.std(axis=(0, 2, 3)), 1e-3)]
     return Data(
-        _normalised(train, mean, std),
-        torch.from_numpy(y_train).long(),
-        _normalised(validation, mean, std),
-        torch.from_numpy(y_val).long(),
-        mean,
-        std,
-        classes,
-        validation,
-        added,
+        x_train=torch.from_numpy(milonga_pictures.normalise(train, mean, std)),
+        y_train=labels["train"],
+        y_val=labels["val"],
+        mean=mean,
+        std=std,
+        names=names,
+        raw_train=train,
+        raw_val=validation,
+        added_train=added["train"],
+        added_val=added["val"],
     )
-
-
-def _normalised(images: NDArray[np.uint8], mean: list[float], std: list[float]) -> Tensor:
-    return torch.from_numpy(milonga_pictures.normalise(images, mean, std))
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from milonga import pictures
+from milonga.inputs import Input, Resize, fitted_size, scaled
+from milonga_compiler.backends.base import Floats
+from numpy.typing import NDArray
+from torch import Tensor
 
 from milonga_hub.learning import detection_loss, ultralytics_offline  # noqa: F401  must come before ultralytics
-from milonga_hub.learning.detection_data import Picture, read
-from milonga_hub.learning.task import Optimiser, Task
+from milonga_hub.learning.detection_data import Detections, Picture, read
+from milonga_hub.learning.detection_judge import DetectionJudge
+from milonga_hub.learning.task import Optimiser, PictureJudge, Task, parts
 
 # isort: split
 from ultralytics.cfg import get_cfg
 from ultralytics.data.dataset import YOLODataset
-from ultralytics.models.yolo.detect import DetectionValidator
 
-_EVALUATION_BATCH = 8
 _CALIBRATION_COUNT = 256
 _CALIBRATION_BATCH = 32
 # ultralytics takes every picture from a mosaic of four and stops so for the last epochs; half throughout needs no clock.
@@ -40,25 +42,25 @@ class Detection(Task):
 
     # SGD with the settings that suit classification left yolo26n at two thirds of this one's mAP after equal steps.
     optimiser = Optimiser("adamw", 0.008)
+    measure = DetectionJudge.measure
 
     def __init__(
-        self, data_yaml: str | Path, resolution_px: int, augmentation: Mapping[str, float] | None = None
+        self, data: str | Path | Detections, resolution_px: int, augmentation: Mapping[str, float] | None = None
     ) -> None:
-        """`augmentation` overrides ultralytics' settings (mosaic, fliplr, hsv_h, scale, ...).
+        """`data` is a data.yaml, or what was read of one; `augmentation` overrides ultralytics' settings (mosaic, fliplr, hsv_h, scale, ...).
 
         Raises FlawedData for a data set with flaws.
         """
-        self.data = read(data_yaml)
-        self.resolution_px = resolution_px
+        self.data = data if isinstance(data, Detections) else read(data)
+        self.resolution_px, self._augmentation = resolution_px, augmentation
         self.names = self.data.names
         self.classes, self.count = len(self.names), len(self.data.train)
         self._settings = get_cfg(overrides={"task": "detect", "mosaic": _MOSAIC_SHARE, **(augmentation or {})})
         self._losses = detection_loss.Losses(self.classes, self._settings, self.data.counts)
-        self._validation: dict[int, _Pictures] = {}
 
     @cached_property
     def _train(self) -> _Pictures:
-        return _Pictures(self.data.train, self.names, self.resolution_px, self._settings, augment=True)
+        return _Pictures(self.data.train, self.names, self.resolution_px, self._settings)
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield an epoch of augmented pictures (n, 3, H, W) from 0 to 1, RGB, with their targets."""
@@ -92,47 +94,73 @@ class Detection(Task):
         """Training pictures as they are served: fitted into the square, not augmented."""
         with _seeded(0):
             chosen = tuple(random.sample(self.data.train, min(_CALIBRATION_COUNT, self.count)))
-            pictures = _Pictures(chosen, self.names, self.resolution_px, self._settings, augment=False)
-        parts = max(1, round(len(chosen) / _CALIBRATION_BATCH))
-        stacked = torch.stack([pictures[index]["img"] for index in range(len(chosen))]).float() / 255
-        return list(stacked.chunk(parts))
+            seen = self.input(self.resolution_px)
+        stacked = torch.from_numpy(np.concatenate(list(_inputs(chosen, seen))))
+        return list(stacked.chunk(max(1, round(len(chosen) / _CALIBRATION_BATCH))))
 
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module, resolution_px: int) -> float:
-        """Return mAP50-95 as ultralytics' validator has it, pictures fitted into squares of this resolution."""
-        if resolution_px not in self._validation:
-            self._validation[resolution_px] = _Pictures(
-                self.data.val, self.names, resolution_px, self._settings, augment=False
-            )
-        pictures = self._validation[resolution_px]
-        network.eval()
-        with tempfile.TemporaryDirectory() as folder:
-            judge = _judge(network, pictures, Path(folder))
-            for start in range(0, len(pictures), _EVALUATION_BATCH):
-                stop = min(start + _EVALUATION_BATCH, len(pictures))
-                batch = judge.preprocess(YOLODataset.collate_fn([pictures[index] for index in range(start, stop)]))
-                judge.update_metrics(judge.postprocess(network(batch["img"])), batch)
-            return float(judge.get_stats()["metrics/mAP50-95(B)"])
+    def input(self, resolution_px: int) -> Input:
+        return Input(resolution_px, resize=Resize.LETTERBOX)
+
+    @property
+    def added(self) -> NDArray[np.int64]:
+        return np.array([one.added_in for one in self.data.val], dtype=np.int64)
+
+    def validation(self, seen: Input) -> Iterator[Floats]:
+        return _inputs(self.data.val, seen)
+
+    def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
+        chosen = np.random.default_rng(seed).permutation(self.count)[:count]
+        return np.concatenate(list(_inputs([self.data.train[index] for index in np.sort(chosen)], seen)))
+
+    def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
+        objects = [(one.classes, _corners(one, self._sizes[index], seen)) for index, one in enumerate(self.data.val)]
+        return DetectionJudge(objects, seen, self.names if names is None else names, self.names, self._reference)
+
+    @cached_property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [pictures.decode(one.path.read_bytes()).size for one in self.data.val]
+
+    @cached_property
+    def _reference(self) -> dict[str, list[int]]:
+        return pictures.reference(pictures.decode(one.path.read_bytes()) for one in self.data.val)
+
+    def newest(self) -> Detection | None:
+        most = max(one.added_in for one in self.data.train)
+        chosen = tuple(one for one in self.data.train if one.added_in == most)
+        if len(chosen) in (1, len(self.data.train)):
+            return None
+        return Detection(replace(self.data, train=chosen), self.resolution_px, self._augmentation)
+
+    def joined(self, batches: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return several batches as one: boxes belong to pictures by their numbers, which go on."""
+        starts = np.cumsum([0, *(len(some) for some, _ in batches)])
+        targets = [
+            {**one, "batch_idx": one["batch_idx"] + int(start)}
+            for (_, one), start in zip(batches, starts[:-1], strict=True)
+        ]
+        together = {key: torch.cat([one[key] for one in targets]) for key in targets[0]}
+        return torch.cat([some for some, _ in batches]), together
 
 
-def _judge(network: nn.Module, pictures: _Pictures, folder: Path) -> DetectionValidator:
-    """Return ultralytics' validator, ready to be fed: its own loop would write files and fuse the network's layers."""
-    settings = {"task": "detect", "mode": "val", "imgsz": pictures.imgsz, "plots": False, "verbose": False}
-    judge = DetectionValidator(save_dir=folder, args=settings)
-    judge.device = next(network.parameters()).device
-    judge.data, judge.dataloader = {}, SimpleNamespace(dataset=pictures)
-    names = dict(enumerate(pictures.data["names"].values()))
-    judge.init_metrics(SimpleNamespace(names=names, end2end=False))
-    return judge
+def _inputs(some: Sequence[Picture], seen: Input) -> Iterator[Floats]:
+    for start, stop in parts(len(some), seen.size_px):
+        images = [pictures.decode(one.path.read_bytes()) for one in some[start:stop]]
+        yield seen.normalise(np.stack([seen.place(image)[0] for image in images]))
+
+
+def _corners(picture: Picture, size: tuple[int, int], seen: Input) -> NDArray[np.float32]:
+    """Return the boxes (n, 4) of a picture of this width and height as corners in a network's input."""
+    half = picture.boxes[:, 2:] / 2
+    corners = np.concatenate([picture.boxes[:, :2] - half, picture.boxes[:, :2] + half], axis=1)
+    scaled = corners * np.array(size * 2, dtype=np.float32)
+    return seen.placement(*size).placed(scaled)
 
 
 class _Pictures(YOLODataset):
     """ultralytics' data set over pictures that are checked already, in place of its own search of folders and caches."""
 
-    def __init__(
-        self, pictures: Sequence[Picture], names: Sequence[str], resolution_px: int, settings: Any, augment: bool
-    ) -> None:
-        self._pictures = pictures
+    def __init__(self, some: Sequence[Picture], names: Sequence[str], resolution_px: int, settings: Any) -> None:
+        self._pictures = some
         # Deterministic all the same: pictures are taken one after the other.
         settings = copy(settings)
         settings.deterministic = False
@@ -141,7 +169,7 @@ class _Pictures(YOLODataset):
                 img_path="",
                 imgsz=resolution_px,
                 cache="ram",
-                augment=augment,
+                augment=True,
                 hyp=settings,
                 data={"names": dict(enumerate(names)), "channels": 3},
                 task="detect",
@@ -164,10 +192,33 @@ class _Pictures(YOLODataset):
             for picture in self._pictures
         ]
 
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[NDArray[np.uint8], tuple[int, int], tuple[int, int]]:
+        """Return a picture as devices scale it, its longer side brought to the size, and its height and width before
+        and after; in the order of colours that ultralytics takes.
+        """
+        if self.ims[i] is None:
+            image = pictures.decode(self._pictures[i].path.read_bytes())
+            fitted = scaled(image, fitted_size(*image.size, self.imgsz))
+            self._remember(i, np.ascontiguousarray(fitted[..., ::-1]), (image.height, image.width))
+        kept: Any = self.ims[i]
+        return kept, self.im_hw0[i], self.im_hw[i]
+
+    def _remember(self, i: int, picture: Any, before: tuple[int, int]) -> None:
+        """Keep a picture as BaseDataset.load_image does: mosaics draw from what is kept."""
+        self.ims[i], self.im_hw0[i], self.im_hw[i] = picture, before, picture.shape[:2]
+        if self.cache != "ram":
+            self.buffer.append(i)
+            if 1 < len(self.buffer) >= self.max_buffer_length:
+                oldest = self.buffer.pop(0)
+                if oldest != i:
+                    self.ims[oldest] = None
+
     def cache_images(self) -> None:
         """Read all pictures, at the size that they are used in; ultralytics' own prints a bar and starts threads."""
         for index in range(self.ni):
-            self.ims[index], self.im_hw0[index], self.im_hw[index] = self.load_image(index)
+            self.load_image(index)
 
     def forget(self) -> None:
         """Empty the store that mosaics draw from where memory does not hold all pictures, so that epochs are repeatable."""

@@ -6,9 +6,10 @@ some JPEG files. Here each flaw is either harmless and noted, or refused by file
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Picture:
     path: Path
     classes: NDArray[np.float32]
     boxes: NDArray[np.float32]
+    #: The version of the data set that brought it.
+    added_in: int = 1
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,30 @@ class Detections:
         return [found[index] for index in range(len(self.names))]
 
 
-def read(path: str | Path) -> Detections:
-    """Return the data set of a data.yaml file. Raises FlawedData naming up to ten flaws by file and line."""
+def read(path: str | Path, checked: bool = False) -> Detections:
+    """Return the data set of a data.yaml file. Raises FlawedData naming up to ten flaws by file and line.
+
+    Pictures that were `checked` before are not opened. added.json beside the file, if any, has the version of the data set
+    that brought each picture, by its name without ending.
+    """
     path = Path(path)
     described = _described(path)
     names = _names(described, path)
     notes: list[str] = []
     flaws: list[str] = []
-    train, val = (_split(described, split, path, len(names), flaws, notes) for split in ("train", "val"))
+    train, val = (_split(described, split, path, len(names), flaws, notes, checked) for split in ("train", "val"))
     if flaws:
         more = f"\nand {len(flaws) - _MOST_NAMED} more" if len(flaws) > _MOST_NAMED else ""
         raise FlawedData("\n".join(flaws[:_MOST_NAMED]) + more)
+    added = _added(path)
+    train, val = (tuple(replace(one, added_in=added.get(one.path.stem, 1)) for one in some) for some in (train, val))
     found = Detections(names, train, val, ())
-    return Detections(names, train, val, (*notes, *_remarks(found)))
+    return replace(found, notes=(*notes, *_remarks(found)))
+
+
+def _added(path: Path) -> dict[str, int]:
+    beside = path.parent / "added.json"
+    return json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
 
 
 def _described(path: Path) -> Mapping[str, Any]:
@@ -83,7 +97,13 @@ def _names(described: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _split(
-    described: Mapping[str, Any], split: str, path: Path, classes: int, flaws: list[str], notes: list[str]
+    described: Mapping[str, Any],
+    split: str,
+    path: Path,
+    classes: int,
+    flaws: list[str],
+    notes: list[str],
+    checked: bool,
 ) -> tuple[Picture, ...]:
     files = list(_files(described, split, path))
     if not files:
@@ -100,7 +120,7 @@ def _split(
         )
     found = []
     for file in files:
-        flaw = _picture_flaw(file)
+        flaw = None if checked else _picture_flaw(file)
         if flaw:
             flaws.append(flaw)
         found.append(_picture(file, classes, flaws))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,27 +11,31 @@ from typing import Any
 import numpy as np
 import torch
 from milonga_compiler.backends import backend
+from milonga_compiler.backends.base import Floats
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import CannotRunHere
 from milonga_compiler.target import Target
+from torch import nn
 
 from milonga_hub.learning.built import Built, built
-from milonga_hub.learning.classification import Classification, accuracy
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import written
 from milonga_hub.learning.supernet import Supernet
+from milonga_hub.learning.task import Task, runner
 from milonga_hub.learning.train import subnet
 
 # As trained: fp32, which every engine computes alike.
 PLAIN = Target("reference", Precision.FP32)
+# Training pictures that find ranges of activations.
+_CALIBRATION_COUNT = 128
+# Outputs that builds are compared with may take this much; a detector's are large, and some pictures tell as much as all.
+_MOST_EXPECTED_BYTES = 64 << 20
 
 
 class Evaluated:
     """Accuracies on the validation split, kept in a file as they come, so that a restart evaluates none of them again."""
 
-    def __init__(
-        self, supernet: Supernet, task: Classification, folder: Path, write: Callable[[Path, str], None]
-    ) -> None:
+    def __init__(self, supernet: Supernet, task: Task, folder: Path, write: Callable[[Path, str], None]) -> None:
         """`write` replaces a file in one step."""
         self.supernet, self.task, self.folder = supernet, task, folder
         self._write = write
@@ -48,16 +53,14 @@ class Evaluated:
         return {encoding: value for (encoding, name), value in self._known.items() if name == _name(target)}
 
     def accuracy(self, encoding: Encoding, target: Target = PLAIN) -> float:
-        """Return the share of validation pictures that the subnet gets right, run by the target's engine.
+        """Return how good the subnet is on the validation pictures, run by the target's engine.
 
         In fp32 all engines count as one: builds are held to the same outputs. An engine that only devices run counts as fp32,
         too. Raises CompilerError where the engine fails.
         """
         key = (encoding, _name(target))
         if key not in self._kept:
-            exact = target.precision is Precision.FP32
-            found = self.logits(encoding) if exact else self._built_logits(encoding, target)
-            self._kept[key] = accuracy(found, self.task.data.y_val)
+            self._kept[key] = self._evaluated(encoding, target)
             kept = [[list(one), name, value] for (one, name), value in self._kept.items()]
             self._write(self._path, json.dumps(kept))
         self._known[key] = self._kept[key]
@@ -66,9 +69,29 @@ class Evaluated:
     def known(self, encoding: Encoding, target: Target = PLAIN) -> float | None:
         return self._known.get((encoding, _name(target)))
 
-    def logits(self, encoding: Encoding) -> torch.Tensor:
+    def _size(self, encoding: Encoding) -> int:
+        return self.supernet.space.resolution(encoding)
+
+    def _deployed(self, encoding: Encoding) -> nn.Module:
+        return self.supernet.space.deployed(subnet(self.supernet, encoding, self.task))
+
+    def expected(self, encoding: Encoding) -> Floats:
+        """Return what the subnet makes (m, ...) of the first validation pictures, as many as are worth keeping."""
+        run, parts, size_bytes = runner(self._deployed(encoding)), [], 0
+        for part in self.task.validation(self.task.input(self._size(encoding))):
+            parts.append(run(part))
+            size_bytes += parts[-1].nbytes
+            if size_bytes >= _MOST_EXPECTED_BYTES:
+                break
+        return np.concatenate(parts)
+
+    def publish(self, encoding: Encoding) -> Path | None:
+        """Write the subnet as its family's own tools load it, and return the path; None where there is no such file."""
+        path = self.onnx(encoding).with_suffix(".pt")
+        if path.exists():
+            return path
         network = subnet(self.supernet, encoding, self.task)
-        return self.task.logits(network, self.supernet.space.resolution(encoding))
+        return path if self.supernet.space.publish(network, self.task.names, path) else None
 
     def onnx(self, encoding: Encoding) -> Path:
         return written(self.supernet, encoding, self.task.calibration, self.folder / "candidates")
@@ -76,22 +99,29 @@ class Evaluated:
     def exported(self, encoding: Encoding, target: Target) -> dict[str, Any]:
         """Return what builds of the subnet are made from and held against, and what is measured, as plain JSON."""
         path = self.onnx(encoding)
-        logits = path.with_suffix(".npy")
-        if not logits.exists():
-            np.save(logits, self.logits(encoding).numpy())
-        files = {name: str(file) for name, file in self.built(encoding, target).files.items()}
-        return {"onnx": str(path), "logits": str(logits), "engine": target.engine, "files": files}
+        expected = path.with_suffix(".npy")
+        if not expected.exists():
+            np.save(expected, self.expected(encoding))
+        return {
+            "onnx": str(path),
+            "expected": str(expected),
+            "subnet_accuracy": self.accuracy(encoding),
+            "checkpoint": str(self.publish(encoding) or ""),
+            "engine": target.engine,
+            "files": {name: str(file) for name, file in self.built(encoding, target).files.items()},
+        }
 
     def built(self, encoding: Encoding, target: Target) -> Built:
-        return built(self.onnx(encoding), target, self.task.pictures(self.supernet.space.resolution(encoding)))
+        seen = self.task.input(self._size(encoding))
+        return built(self.onnx(encoding), target, self.task.calibrating(seen, _CALIBRATION_COUNT, seed=0))
 
-    def _built_logits(self, encoding: Encoding, target: Target) -> torch.Tensor:
-        pictures = self.task.data.validation(self.supernet.space.resolution(encoding)).numpy()
-        engine, model = backend(target.engine), self.built(encoding, target).model
-        try:
-            return torch.from_numpy(engine.run(model, pictures, torch.get_num_threads()))
-        except CannotRunHere:
-            return self.logits(encoding)
+    def _evaluated(self, encoding: Encoding, target: Target) -> float:
+        size = self._size(encoding)
+        if target.precision is not Precision.FP32:
+            engine, model = backend(target.engine), self.built(encoding, target).model
+            with contextlib.suppress(CannotRunHere):
+                return self.task.evaluate(lambda some: engine.run(model, some, torch.get_num_threads()), size)
+        return self.task.evaluate(runner(self._deployed(encoding)), size)
 
 
 def _name(target: Target) -> str:

@@ -52,7 +52,8 @@ def written(supernet: Supernet, encoding: Encoding, batches: Sequence[Any], fold
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}.part"
         resolution = space.resolution(encoding)
-        export(recalibrate(supernet.extract(encoding), batches, resolution), resolution, temporary)
+        network = recalibrate(supernet.extract(encoding), batches, resolution)
+        export(space.deployed(network), resolution, temporary, space.output)
         temporary.replace(path)
     return path
 

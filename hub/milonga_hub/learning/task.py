@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from milonga.inputs import Input
+from milonga_compiler.backends.base import Floats
+from milonga_compiler.parity import Judge
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -20,12 +25,42 @@ class Optimiser:
     learning_rate: float
 
 
+class PictureJudge(Judge):
+    """What outputs on the validation pictures come to, also picture by picture."""
+
+    @abstractmethod
+    def scores(self) -> NDArray[np.float64]:
+        """Return how well each picture (n,) is answered as devices answer it, 0 to 1."""
+
+    @abstractmethod
+    def accuracy_of(self, chosen: NDArray[np.bool_]) -> float:
+        """Return the accuracy on the chosen of the pictures (n,), at least one."""
+
+    def accuracy(self) -> float:
+        return self.accuracy_of(np.ones(len(self.scores()), dtype=bool))
+
+
+# What is held as float32 at once, and what a network takes at once: activations need many times the memory of a picture.
+_PART_BYTES = 256 << 20
+_MOST_PIXELS = 8 * 640**2
+
+# Makes outputs (n, ...) of normalised pictures (n, 3, H, W): a network, or what an engine loaded.
+Run = Callable[[Floats], Floats]
+
+
 class Task(ABC):
-    """A data set of one kind of task. Pictures are normalised float32 (n, 3, H, W) at the space's largest resolution."""
+    """A data set of one kind of task. Pictures are normalised float32 (n, 3, H, W) at the space's largest resolution.
+
+    All that differs between kinds of tasks is here: jobs open a task (learning.tasks) and know nothing else of its kind.
+    """
 
     #: What a recipe that leaves it open is trained with.
     optimiser = Optimiser("sgd", 0.1)
-    #: Number of classes that networks tell apart.
+    #: What accuracy is called, for people.
+    measure: ClassVar[str] = "accuracy"
+    #: Names of the classes that networks tell apart.
+    names: tuple[str, ...]
+    #: How many they are.
     classes: int
     #: Pictures in the training split.
     count: int
@@ -48,8 +83,41 @@ class Task(ABC):
         """Return batches of training pictures to estimate batch statistics on, the same ones every time."""
 
     @abstractmethod
-    def evaluate(self, network: nn.Module, resolution_px: int) -> float:
-        """Return how good an extracted, recalibrated network is on the validation split, 0 to 1: accuracy or mAP50-95."""
+    def input(self, resolution_px: int) -> Input:
+        """Return how devices make inputs of pictures for networks of this resolution."""
+
+    @property
+    @abstractmethod
+    def added(self) -> NDArray[np.int64]:
+        """Return which version of the data set brought each validation picture (n,)."""
+
+    @abstractmethod
+    def validation(self, seen: Input) -> Iterator[Floats]:
+        """Yield the validation pictures in parts, as devices make inputs of them."""
+
+    @abstractmethod
+    def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
+        """Return so many training pictures, as devices make inputs of them, to find ranges of activations on."""
+
+    @abstractmethod
+    def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
+        """Return a judge of the outputs of a network with this input; `names` are its classes if they are other ones."""
+
+    @abstractmethod
+    def newest(self) -> Task | None:
+        """Return the task with those training pictures alone that the newest version brought; None where all are."""
+
+    def evaluate(self, run: Run, resolution_px: int) -> float:
+        """Return how good outputs are on the validation split, 0 to 1."""
+        seen = self.input(resolution_px)
+        judge = self.judge(seen)
+        for part in self.validation(seen):
+            judge.add(run(part))
+        return judge.accuracy()
+
+    def joined(self, batches: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+        """Return several batches as one; targets here are one row a picture."""
+        return torch.cat([pictures for pictures, _ in batches]), torch.cat([targets for _, targets in batches])
 
     def part(self, pictures: Tensor, targets: Any, start: int, stop: int) -> tuple[Tensor, Any]:
         """Return the pictures [start, stop) of a batch with their targets, which here are one row a picture."""
@@ -66,19 +134,25 @@ class Mixed(Task):
         """`shares` (tasks,) are above 0 and are scaled to a sum of 1. Raises ValueError where the classes differ."""
         if len(tasks) != len(shares) or min(shares) <= 0:
             raise ValueError("each data set needs a share above 0")
-        if len({task.classes for task in tasks}) > 1:
+        if len({task.names for task in tasks}) > 1:
             raise ValueError("data sets that are mixed must have the same classes")
         self.tasks = list(tasks)
         self._shares = [share / sum(shares) for share in shares]
         self.optimiser = tasks[0].optimiser
-        self.classes, self.count = tasks[0].classes, round(tasks[0].count / self._shares[0])
+        self.names, self.classes = tasks[0].names, tasks[0].classes
+        self.count = round(tasks[0].count / self._shares[0])
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Any]]:
         sizes = [max(2, round(size * share)) for share in self._shares]
         others = [_endless(task, part, generator) for task, part in zip(self.tasks[1:], sizes[1:], strict=True)]
         for first in self.tasks[0].batches(sizes[0], generator):
-            parts = [first, *(next(other) for other in others)]
-            yield torch.cat([pictures for pictures, _ in parts]), torch.cat([targets for _, targets in parts])
+            yield self.joined([first, *(next(other) for other in others)])
+
+    def part(self, pictures: Tensor, targets: Any, start: int, stop: int) -> tuple[Tensor, Any]:
+        return self.tasks[0].part(pictures, targets, start, stop)
+
+    def joined(self, batches: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+        return self.tasks[0].joined(batches)
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         return self.tasks[0].loss(outputs, targets)
@@ -90,13 +164,48 @@ class Mixed(Task):
     def calibration(self) -> Sequence[Tensor]:
         return self.tasks[0].calibration
 
-    def evaluate(self, network: nn.Module, resolution_px: int) -> float:
-        return self.tasks[0].evaluate(network, resolution_px)
+    def input(self, resolution_px: int) -> Input:
+        return self.tasks[0].input(resolution_px)
+
+    @property
+    def added(self) -> NDArray[np.int64]:
+        return self.tasks[0].added
+
+    def validation(self, seen: Input) -> Iterator[Floats]:
+        return self.tasks[0].validation(seen)
+
+    def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
+        return self.tasks[0].calibrating(seen, count, seed)
+
+    def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
+        return self.tasks[0].judge(seen, names)
+
+    def newest(self) -> Task | None:
+        return self.tasks[0].newest()
 
 
 def _endless(task: Task, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Any]]:
     while True:
         yield from task.batches(size, generator)
+
+
+def runner(network: nn.Module) -> Run:
+    """Return a network in evaluation mode that makes one tensor, as a function of arrays."""
+    where = next(network.parameters()).device
+
+    def run(pictures: Floats) -> Floats:
+        step = max(1, _MOST_PIXELS // (pictures.shape[2] * pictures.shape[3]))
+        with torch.no_grad():
+            made = [network(part.to(where)).float().cpu() for part in torch.from_numpy(pictures).split(step)]
+        return np.asarray(torch.cat(made).numpy())
+
+    return run
+
+
+def parts(count: int, size_px: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges in which so many inputs of this size go through an engine, which is started for each."""
+    step = max(1, _PART_BYTES // (3 * 4 * size_px**2))
+    yield from ((start, min(start + step, count)) for start in range(0, count, step))
 
 
 def resized(pictures: Tensor, resolution_px: int) -> Tensor:

@@ -18,7 +18,7 @@ from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe
 from milonga_hub.learning.hardware import Team, autocast, device, is_out_of_memory, moved
 from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.supernet import Supernet, recalibrate
-from milonga_hub.learning.task import Task
+from milonga_hub.learning.task import Task, runner
 
 # A gradient of four subnets is large in the first steps.
 _MAX_GRADIENT_NORM = 5.0
@@ -277,4 +277,5 @@ def subnet(supernet: Supernet, encoding: Encoding, task: Task) -> nn.Module:
 
 def evaluated(supernet: Supernet, encoding: Encoding, task: Task) -> float:
     """Return how good the subnet is on the validation split, 0 to 1."""
-    return task.evaluate(subnet(supernet, encoding, task), supernet.space.resolution(encoding))
+    network = supernet.space.deployed(subnet(supernet, encoding, task))
+    return task.evaluate(runner(network), supernet.space.resolution(encoding))

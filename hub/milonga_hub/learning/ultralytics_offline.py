@@ -9,17 +9,13 @@ import importlib
 import os
 import sys
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from milonga import detections
 from torch import Tensor
 
 # No update checks, no downloads of weights or fonts, no `pip install` behind the user's back, no summaries printed.
 for _name, _value in (("YOLO_OFFLINE", "true"), ("YOLO_AUTOINSTALL", "false"), ("YOLO_VERBOSE", "false")):
     os.environ.setdefault(_name, _value)
-
-# Boxes compared at once: a table of 1024 by 1024 overlaps is 4 MB.
-_BLOCK = 1024
 
 
 class UltralyticsMissing(ImportError):
@@ -32,31 +28,8 @@ def suppressed(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     `boxes` (n, 4) are corners x1, y1, x2, y2; `scores` (n,). Equal to `torchvision.ops.nms`: greedy suppression.
     """
     order = torch.argsort(scores, descending=True)
-    corners = boxes[order].detach().float().cpu().numpy()
-    alive = np.ones(len(corners), dtype=bool)
-    for start in range(0, len(corners), _BLOCK):
-        members = start + np.flatnonzero(alive[start : start + _BLOCK])
-        over = _overlaps(corners[members], corners[members]) > iou_threshold
-        keep = np.ones(len(members), dtype=bool)
-        for position in range(len(members)):
-            if keep[position]:
-                keep[position + 1 :] &= ~over[position, position + 1 :]
-        alive[members] = keep
-        later = start + _BLOCK + np.flatnonzero(alive[start + _BLOCK :])
-        if len(later):
-            alive[later] &= ~(_overlaps(corners[members[keep]], corners[later]) > iou_threshold).any(axis=0)
-    return order[torch.from_numpy(np.flatnonzero(alive)).to(order.device)]
-
-
-def _overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (n, m) intersections over unions of boxes (n, 4) and (m, 4)."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [(one[:, 2:] - one[:, :2]).prod(axis=1) for one in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - shared
-    found: NDArray[np.float32] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return found
+    kept = detections.suppress(boxes[order].detach().float().cpu().numpy(), iou_threshold)
+    return order[torch.from_numpy(kept).to(order.device)]
 
 
 def _import_torchvision() -> None:

@@ -33,27 +33,32 @@ async def build(work: Work, plan: RunPlan, trained: dict[str, Any], found: Speci
         else "",
         subnets={name: choice.candidate["subnet"] for name, choice in choices.items()},
         accuracies={name: choice.candidate["accuracy"] for name, choice in choices.items()},
+        task=plan.spec.task,
+        checkpoints={
+            name: await asyncio.to_thread(services.blobs.put_file, Path(choice.candidate["checkpoint"]))
+            for name, choice in choices.items()
+            if choice.candidate["checkpoint"]
+        },
     )
     builds: dict[str, list[Build]] = {}
     for index, (name, choice) in enumerate(choices.items()):
         share = 0.7 / len(choices)
-        spec = _build_spec(work, plan, trained, choice, version)
+        spec = _build_spec(work, plan, choice, version)
         result = await work.job("build", f"build/{name}", spec, report.of_job(share * index, share * (index + 1)))
         predicted = choice.candidate.get("predicted_ms")
-        builds[name] = await asyncio.to_thread(services.builds.record, version.name, name, result["builds"], predicted)
+        builds[name] = await asyncio.to_thread(
+            services.builds.record, version.name, name, result["builds"], predicted, plan.spec.task
+        )
     await _choose_builds(work, choices, builds, report)
     return version
 
 
-def _build_spec(
-    work: Work, plan: RunPlan, trained: dict[str, Any], choice: Choice, version: ModelVersion
-) -> dict[str, Any]:
+def _build_spec(work: Work, plan: RunPlan, choice: Choice, version: ModelVersion) -> dict[str, Any]:
     return {
         "onnx": choice.candidate["onnx"],
-        "logits": choice.candidate["logits"],
+        "expected": choice.candidate["expected"],
+        "subnet_accuracy": choice.candidate["subnet_accuracy"],
         "data": work.data(plan),
-        "mean": trained["mean"],
-        "std": trained["std"],
         "targets": choice.type.targets,
         "architecture": choice.type.architecture,
         "max_accuracy_loss_points": plan.spec.build.max_accuracy_loss_points,

@@ -21,8 +21,8 @@ async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
     result = await work.job("train", "train", spec, curve(work, report.of_job()))
     report(
         1.0,
-        f"smallest subnet {result['accuracy_smallest']:.1%}, largest {result['accuracy_largest']:.1%}"
-        + (f", trained on from {plan.base_run}" if base else ""),
+        f"{plan.spec.task.measure} of the smallest subnet {result['accuracy_smallest']:.1%}, of the largest"
+        f" {result['accuracy_largest']:.1%}" + (f", trained on from {plan.base_run}" if base else ""),
         accuracy_largest=result["accuracy_largest"],
         accuracy_smallest=result["accuracy_smallest"],
     )

@@ -10,17 +10,16 @@ from milonga_compiler.target import Target
 
 from milonga_hub.jobs import JobContext, write_atomically
 from milonga_hub.learning.checkpoint import load_supernet
-from milonga_hub.learning.classification import Classification
-from milonga_hub.learning.data import load
 from milonga_hub.learning.evaluation import Evaluated
+from milonga_hub.learning.tasks import opened
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
     """Return by target the accuracy of the checkpoint's only network, and what its builds are made from."""
     torch.set_num_threads(spec["threads"] or torch.get_num_threads())
-    evaluated = Evaluated(
-        load_supernet(spec["checkpoint"]), Classification(load(spec["data"])), workdir, write_atomically
-    )
+    supernet = load_supernet(spec["checkpoint"])
+    task = opened(spec["data"], supernet.space.resolution_px)
+    evaluated = Evaluated(supernet, task, workdir, write_atomically)
     only, found = evaluated.supernet.space.largest(), {}
     for index, name in enumerate(spec["targets"]):
         context.progress(index / len(spec["targets"]), f"evaluating it for {name}")

@@ -14,10 +14,9 @@ import torch
 from milonga_hub.jobs import JobContext, JobError, write_atomically
 from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.checkpoint import load_supernet
-from milonga_hub.learning.classification import Classification
-from milonga_hub.learning.data import load
 from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.latencies import Features
+from milonga_hub.learning.tasks import opened
 from milonga_hub.learning.type_search import TypeSearch
 
 # Share of the evaluations that go to a random sample; the rest goes where the fronts are uncertain.
@@ -29,7 +28,8 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     """Return per device type the front, the candidates to verify on the device, and how good the predictions are."""
     torch.set_num_threads(spec["threads"] or torch.get_num_threads())
     supernet = load_supernet(spec["checkpoint"])
-    evaluated = Evaluated(supernet, Classification(load(spec["data"])), workdir, write_atomically)
+    task = opened(spec["data"], supernet.space.resolution_px)
+    evaluated = Evaluated(supernet, task, workdir, write_atomically)
     budget = spec["evaluated_subnets"]
     sampled = min(budget, max(_FEWEST_RANDOM, round(_RANDOM_SHARE * budget)))
     _evaluate_sample(evaluated, sampled, spec["seed"], context)

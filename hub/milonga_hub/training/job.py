@@ -11,10 +11,9 @@ import torch
 
 from milonga_hub.jobs import JobContext, JobError
 from milonga_hub.learning.checkpoint import Point, Recipe
-from milonga_hub.learning.classification import Classification
-from milonga_hub.learning.data import Data, load
 from milonga_hub.learning.spaces import rebuilt, space
 from milonga_hub.learning.task import Mixed, Task
+from milonga_hub.learning.tasks import opened
 from milonga_hub.learning.train import Trainer
 from milonga_hub.learning.tune import OptunaMissing, tuned
 
@@ -27,12 +26,12 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     """Return the checkpoint, the accuracies of the largest and smallest subnet, and the training curve."""
     torch.set_num_threads(spec["threads"] or torch.get_num_threads())
     context.progress(0.0, "loading pictures")
-    data = load(spec["data"])
     base = Path(spec["base_checkpoint"]) if spec["base_checkpoint"] else None
     given = {key: spec[key] for key in Recipe.__dataclass_fields__ if key in spec}
     path = workdir / "checkpoint.pt"
     try:
-        recipe, task = Recipe(**given), _task(data, base is not None)
+        recipe = Recipe(**given)
+        task = _task(opened(spec["data"], recipe.resolution_px), base is not None)
         alone = spec.get("alone")
         family = rebuilt(alone) if alone else space(recipe.space, recipe.resolution_px)
         if spec.get("tuning_trials"):
@@ -44,20 +43,17 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         "checkpoint": str(path),
         "accuracy_largest": history[-1].accuracy_largest,
         "accuracy_smallest": history[-1].accuracy_smallest,
-        "mean": data.mean,
-        "std": data.std,
         "history": [asdict(point) for point in history],
         "recipe": asdict(recipe),
     }
 
 
-def _task(data: Data, continues: bool) -> Task:
+def _task(everything: Task, continues: bool) -> Task:
     """Return the task; when training on, the newest pictures are seen often enough among the old ones."""
-    everything = Classification(data)
-    newest = data.newest() if continues else None
-    if newest is None or len(newest.x_train) >= _NEWEST_SHARE * len(data.x_train):
+    newest = everything.newest() if continues else None
+    if newest is None or newest.count >= _NEWEST_SHARE * everything.count:
         return everything
-    return Mixed([everything, Classification(newest)], [1 - _NEWEST_SHARE, _NEWEST_SHARE])
+    return Mixed([everything, newest], [1 - _NEWEST_SHARE, _NEWEST_SHARE])
 
 
 def _telling(context: JobContext, epochs: int) -> Any:

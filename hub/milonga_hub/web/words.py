@@ -65,6 +65,11 @@ def state(value: Any) -> str:
     return str(text).lower().replace("_", " ")
 
 
+def capital(text: str) -> str:
+    """Return the text with a large first letter, unless it is a name of its own such as mAP50-95."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
+
+
 def short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:10] or NONE
 
@@ -87,6 +92,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "count": count,
     "bytes": size,
     "state": state,
+    "capital": capital,
     "digest": short,
     "version": version,
 }

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from milonga_hub.learning.costs import Cost
+from milonga_hub.learning.folding import fold
 
 Encoding = tuple[int, ...]
 Choice = int | float | str | bool
@@ -45,6 +47,8 @@ class Space(ABC):
     name: ClassVar[str]
     #: "classification": a network makes logits (n, classes) of pictures (n, 3, H, W). "detection": what ultralytics makes.
     task: ClassVar[str] = "classification"
+    #: What the output is named where networks are handed out.
+    output: ClassVar[str] = "logits"
 
     def __init__(self, resolution_px: int) -> None:
         self.resolution_px = resolution_px
@@ -74,6 +78,14 @@ class Space(ABC):
     @abstractmethod
     def describe(self, encoding: Sequence[int]) -> str:
         """Return the choice for people, on one line."""
+
+    def deployed(self, network: nn.Module) -> nn.Module:
+        """Return a copy of a network of this space as it is handed out: folded, and making one tensor, named `output`."""
+        return fold(network)
+
+    def publish(self, network: nn.Module, class_names: Sequence[str], path: Path) -> bool:
+        """Write a network as its family's own tools load it, and return whether the family has such a file."""
+        return False
 
     def shared(self, classes: int) -> nn.Module:
         """Return the network whose weights all subnets are parts of: the largest, unless a space needs more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -41,6 +42,16 @@ class Fixed(Space):
             if hasattr(layer, "part"):
                 del layer.part
         return network
+
+    @property
+    def output(self) -> str:  # type: ignore[override]
+        return self._family.output
+
+    def deployed(self, network: nn.Module) -> nn.Module:
+        return self._family.deployed(network)
+
+    def publish(self, network: nn.Module, class_names: Sequence[str], path: Path) -> bool:
+        return self._family.publish(network, class_names, path)
 
     def cost(self, encoding: Sequence[int], classes: int) -> Cost:
         return self._family.cost(self._encoding, classes)

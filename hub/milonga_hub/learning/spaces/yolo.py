@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
@@ -83,6 +84,7 @@ class Yolo(Space):
 
     name: ClassVar[str] = "yolo"
     task: ClassVar[str] = "detection"
+    output: ClassVar[str] = "maps"
 
     def __init__(self, resolution_px: int, family: str = "yolo26", width: float = 0.5) -> None:
         """Raises ValueError for an unknown family or pictures that are no multiple of 32 pixels."""
@@ -163,6 +165,19 @@ class Yolo(Space):
             if len(row.operations) > 1:
                 take_from(layer, f"operations.{row.index}.{type(layer).__name__}")
         return network
+
+    def deployed(self, network: nn.Module) -> nn.Module:
+        """Return the network without the decoding of its boxes, which devices do: see milonga.detections."""
+        from milonga_hub.learning.spaces.yolo_network import Deployed
+
+        return Deployed(network)
+
+    def publish(self, network: nn.Module, class_names: Sequence[str], path: Path) -> bool:
+        """Write an ordinary ultralytics checkpoint: `ultralytics.YOLO(path)` loads it without this project."""
+        from milonga_hub.learning.spaces.yolo_network import write_checkpoint
+
+        write_checkpoint(network, class_names, path)
+        return True
 
     def shared(self, classes: int) -> nn.Module:
         """Return what holds the weights of all subnets: the largest, its blocks in all operations. It cannot be run."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from milonga_hub.learning import ultralytics_offline  # noqa: F401  must come before ultralytics
 from milonga_hub.learning.sharing import Channels
@@ -82,6 +82,32 @@ def _mark_row(layer: Any, into: Sequence[Channels], full: int | None, expansion:
     else:
         {"SPPF": parts.sppf, "C2PSA": parts.c2psa}[kind](layer, into[0], out)
     return out
+
+
+class Deployed(nn.Module):
+    """A detector as it is handed out: fused, of two heads the one in use, and without decoding.
+
+    It makes (n, 4 bins + classes, anchors) of pictures (n, 3, H, W): see milonga.detections.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = deepcopy(network).eval().fuse(verbose=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        *body, head = self.network.model
+        made: list[Any] = []
+        last: Any = pictures
+        for layer in body:
+            # ultralytics.nn.tasks.BaseModel._predict_once
+            if layer.f != -1:
+                last = (
+                    made[layer.f] if isinstance(layer.f, int) else [last if one == -1 else made[one] for one in layer.f]
+                )
+            last = layer(last)
+            made.append(last)
+        found = head.forward_head([made[one] for one in head.f], **head.one2many)
+        return torch.cat([found["boxes"], found["scores"]], dim=1)
 
 
 def write_checkpoint(network: nn.Module, class_names: Sequence[str], path: str | Path, resolution_px: int = 0) -> None:

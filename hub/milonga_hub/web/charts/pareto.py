@@ -25,7 +25,9 @@ WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
 
 
-def pareto(device_type: str, candidates: Sequence[Candidate], limit_ms: float | None) -> Markup:
+def pareto(
+    device_type: str, candidates: Sequence[Candidate], limit_ms: float | None, measure: str = "accuracy"
+) -> Markup:
     """Return the picture; the front is joined, measured subnets are filled, the chosen one stands out."""
     points = [
         (c, accuracy)
@@ -35,7 +37,7 @@ def pareto(device_type: str, candidates: Sequence[Candidate], limit_ms: float | 
     if not points:
         return Markup("")
     x, y = _scales(points, limit_ms)
-    parts = [*left_axis(y, LEFT, RIGHT, "accuracy", percent=True), *bottom_axis(x, BOTTOM, "milliseconds, log scale")]
+    parts = [*left_axis(y, LEFT, RIGHT, measure, percent=True), *bottom_axis(x, BOTTOM, "milliseconds, log scale")]
     parts += _limit(x, limit_ms)
     front = sorted((c.predicted_ms or 0.0, accuracy) for c, accuracy in points if c.on_front)
     if len(front) > 1:
@@ -43,7 +45,7 @@ def pareto(device_type: str, candidates: Sequence[Candidate], limit_ms: float | 
     for candidate, accuracy in sorted(points, key=lambda point: (point[0].chosen, point[0].measured_ms is not None)):
         parts += _point(candidate, x, y(accuracy))
     parts += legend((("front, predicted", "front"), ("measured", "mark measured"), ("chosen", "mark chosen")), LEFT, 20)
-    said = f"Accuracy against latency on {device_type}: {len(points)} subnets" + (
+    said = f"{words.capital(measure)} against latency on {device_type}: {len(points)} subnets" + (
         f", limit {words.ms(limit_ms)}" if limit_ms is not None else ""
     )
     return picture(WIDTH, HEIGHT, said, parts)

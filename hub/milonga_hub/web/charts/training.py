@@ -15,8 +15,8 @@ _PANELS = ((50, 520), (600, 1064))
 _SERIES = (("accuracy_largest", "largest subnet", "line s1"), ("accuracy_smallest", "smallest subnet", "line s2"))
 
 
-def training(history: Sequence[Mapping[str, float]]) -> Markup:
-    """Return two panels beside each other: accuracy and loss. Empty while there is no epoch."""
+def training(history: Sequence[Mapping[str, float]], measure: str = "accuracy") -> Markup:
+    """Return two panels beside each other: accuracy, by the name of its measure, and loss. Empty while there is no epoch."""
     points = [point for point in history if "epoch" in point]
     if not points:
         return Markup("")
@@ -28,7 +28,7 @@ def training(history: Sequence[Mapping[str, float]]) -> Markup:
     parts += [*left_axis(y, left, right, percent=True), *bottom_axis(x, BOTTOM, "epoch")]
     for name, _, cls in _SERIES:
         parts += _line([(point["epoch"], point[name]) for point in points if name in point], x, y, cls)
-    parts += legend([(f"accuracy, {label}", cls) for _, label, cls in _SERIES], left, 18)
+    parts += legend([(f"{measure}, {label}", cls) for _, label, cls in _SERIES], left, 18)
     left, right = _PANELS[1]
     losses = [(point["epoch"], point["loss"]) for point in points if "loss" in point]
     if losses:
@@ -38,7 +38,7 @@ def training(history: Sequence[Mapping[str, float]]) -> Markup:
         parts += legend([("loss", "line s3")], left, 18)
     last = points[-1]
     said = (
-        f"Training, {len(points)} epochs; accuracy of the largest subnet {words.percent(last.get('accuracy_largest'))}"
+        f"Training, {len(points)} epochs; {measure} of the largest subnet {words.percent(last.get('accuracy_largest'))}"
     )
     return picture(WIDTH, HEIGHT, said, parts)
 

@@ -1,0 +1,136 @@
+"""What detectors' outputs come to: mAP50-95 by ultralytics' validator, and how well pictures are answered as served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import numpy as np
+import torch
+from milonga import detections, pictures
+from milonga.inputs import Input
+from milonga_compiler.backends.base import Floats
+from numpy.typing import NDArray
+
+from milonga_hub.learning import ultralytics_offline  # noqa: F401  must come before ultralytics
+from milonga_hub.learning.task import PictureJudge
+
+# isort: split
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils.metrics import ap_per_class
+
+# COCO's ten thresholds of overlap, 0.5 to 0.95.
+_OVERLAPS = 10
+
+
+class DetectionJudge(PictureJudge):
+    """Judges outputs (n, 4 bins + classes, anchors) on pictures whose objects are known."""
+
+    measure = "mAP50-95"
+
+    def __init__(
+        self,
+        objects: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        seen: Input,
+        names: Sequence[str],
+        known_names: Sequence[str],
+        reference: Mapping[str, list[int]],
+    ) -> None:
+        """`objects` are for each picture classes (k,), by their place in `known_names`, and boxes (k, 4) in the input.
+
+        `names` are the network's classes; objects that it finds of others are wrong. `reference` describes the pictures.
+        """
+        self._objects, self._seen, self._reference = objects, seen, reference
+        index = {name: number for number, name in enumerate(known_names)}
+        # Unknown classes get numbers of their own.
+        self._known = np.array(
+            [index.get(name, len(index) + place) for place, name in enumerate(names)], dtype=np.int64
+        )
+        self._validator = _validator(seen.size_px)
+        self._post = detections.Postprocess()
+        # Of each picture: right by overlap (m, 10), confidence (m,), class (m,), classes of objects (k,).
+        self._stats: list[tuple[NDArray[np.bool_], Floats, Floats, NDArray[np.float32]]] = []
+        self._scores: list[float] = []
+        self._confidences: list[float] = []
+        self._counts = np.zeros(len(names), dtype=np.int64)
+        self._shape: tuple[int, ...] = ()
+
+    def add(self, outputs: Floats) -> None:
+        self._shape = outputs.shape[1:]
+        decoded = np.stack([self._decoded(output) for output in outputs])
+        # Down to the lowest scores, and several classes for a box, as mAP asks.
+        for output, ranked in zip(outputs, self._validator.postprocess(torch.from_numpy(decoded)), strict=True):
+            classes, boxes = self._objects[len(self._stats)]
+            found = {**ranked, "cls": torch.from_numpy(self._known[ranked["cls"].long().numpy()]).float()}
+            right = self._right(found, classes, boxes)
+            self._stats.append((right, found["conf"].numpy(), found["cls"].numpy(), classes))
+            self._add_served(output, classes, boxes)
+
+    def _decoded(self, output: Floats) -> Floats:
+        """Return (4 + classes, anchors) as ultralytics' suppression takes it: centres, sizes and scores."""
+        maps = output[: len(output) - len(self._known)]
+        corners = detections.boxes_of(maps, self._seen.size_px)
+        low, high = corners[:, :2], corners[:, 2:]
+        scores = detections.sigmoid(output[len(maps) :])
+        return np.concatenate([((low + high) / 2).T, (high - low).T, scores]).astype(np.float32)
+
+    def _right(
+        self, found: Mapping[str, torch.Tensor], classes: NDArray[np.float32], boxes: NDArray[np.float32]
+    ) -> NDArray[np.bool_]:
+        known = {"cls": torch.from_numpy(classes), "bboxes": torch.from_numpy(boxes)}
+        matched: NDArray[np.bool_] = self._validator._process_batch(found, known)["tp"]
+        return matched
+
+    def _add_served(self, output: Floats, classes: NDArray[np.float32], boxes: NDArray[np.float32]) -> None:
+        """Count what a device would tell of the picture, and score it: F1, the mean over all overlaps."""
+        told = detections.find(output, len(self._known), self._seen.size_px, self._post)
+        self._confidences.extend(told.scores.tolist())
+        self._counts += np.bincount(told.classes, minlength=len(self._counts))
+        found = {
+            "bboxes": torch.from_numpy(told.boxes),
+            "conf": torch.from_numpy(told.scores),
+            "cls": torch.from_numpy(self._known[told.classes]).float(),
+        }
+        right = self._right(found, classes, boxes)
+        most = len(told.boxes) + len(classes)
+        self._scores.append(1.0 if not most else float(2 * right.sum() / (_OVERLAPS * most)))
+
+    def scores(self) -> NDArray[np.float64]:
+        return np.array(self._scores)
+
+    def accuracy_of(self, chosen: NDArray[np.bool_]) -> float:
+        """Return mAP50-95, the mean over the classes that the chosen pictures show; 0 where they show none."""
+        some = [stats for stats, taken in zip(self._stats, chosen, strict=True) if taken]
+        right, confidence, predicted, target = (np.concatenate(parts) for parts in zip(*some, strict=True))
+        if not right.any():
+            return 0.0
+        return float(ap_per_class(right, confidence, predicted, target)[5].mean())
+
+    def entries(self) -> Mapping[str, Any]:
+        bins = (self._shape[0] - len(self._known)) // 4
+        return {
+            "output": {
+                "name": "maps",
+                "shape": [1, *self._shape],
+                "bins": bins,
+                "strides": list(detections.STRIDES),
+                "activation": "sigmoid",
+            },
+            "postprocess": self._post.described(),
+            "reference": {
+                **self._reference,
+                "confidence": pictures.histogram("confidence", self._confidences),
+                "class_counts": self._counts.tolist(),
+                "sample_count": len(self._stats),
+            },
+        }
+
+
+def _validator(size_px: int) -> DetectionValidator:
+    """Return ultralytics' validator for its rules alone: its own loop would write files and fuse the network's layers."""
+    settings = {"task": "detect", "mode": "val", "imgsz": size_px, "plots": False, "verbose": False}
+    judge = DetectionValidator(save_dir=Path(gettempdir()), args=settings)
+    judge.device, judge.end2end = torch.device("cpu"), False
+    return judge
