@@ -9,7 +9,8 @@ import onnx
 import pytest
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Floats
-from milonga_compiler.build import Evidence, State, build
+from milonga_compiler.build import State, build
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 from onnx import TensorProto, helper, numpy_helper
 
@@ -58,7 +59,7 @@ def test_int8_holds_once_the_sensitive_layers_are_left_in_floats(
     lopsided: Path, scenes: Floats, tmp_path: Path
 ) -> None:
     logits = backend("onnxruntime").run(lopsided, scenes, 1)
-    evidence = Evidence(scenes[32:], logits[32:], logits[32:].argmax(axis=1).astype(np.int64))
+    evidence = Labelled(scenes[32:], logits[32:], logits[32:].argmax(axis=1).astype(np.int64))
     manifest = {"task": "classification"}
     built = build(lopsided, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, scenes[:32], manifest, 6.0)
     assert built.state is State.VERIFIED and "sensitive" in built.reason, built.reason
