@@ -189,9 +189,10 @@ def test_a_precision_is_evaluated_as_its_engine_runs_it(
     assert {"fp16", "int8"} <= {one["precision"] for one in candidates}
     with np.load(folder / "data.npz") as arrays:
         images, labels = arrays["x_val"], arrays["y_val"]
+    known = load(folder / "data.npz")
     for one in candidates:
         [path] = one["files"].values()
-        pictures = normalise(scaled(images, one["resolution_px"]), trained["mean"], trained["std"])
+        pictures = normalise(scaled(images, one["resolution_px"]), known.mean, known.std)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         answers = session.run(["logits"], {"image": pictures})[0].argmax(axis=1)
         assert abs(float((answers == labels).mean()) - one["accuracy"]) < 1e-6
