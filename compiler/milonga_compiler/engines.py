@@ -97,7 +97,7 @@ ENGINES: dict[str, Engine] = {
     ),
     "tvm": Engine(
         precisions=(Precision.FP32,),
-        modules=("tvm", "tvm_ffi", "onnxslim", "xgboost", "cloudpickle", "tornado", "psutil"),
+        modules=("tvm", "tvm_ffi", "onnxslim"),
         requirement=">=0.27",
         verification="verified on x86-64, cross-compiled for aarch64; not verified on hardware elsewhere",
         own_environment=True,  # Half a gigabyte.

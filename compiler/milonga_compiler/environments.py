@@ -62,9 +62,14 @@ def adding_line(engine: str) -> str:
 
 def environment(engine: str) -> Path:
     """Return where the engine's own environment is, or would be made."""
+    return cache_folder() / engine
+
+
+def cache_folder() -> Path:
+    """Return where environments and what engines learn are kept: MILONGA_ENGINES_FOLDER, or in the user's cache."""
     named = os.environ.get("MILONGA_ENGINES_FOLDER")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (Path(named) if named else cache / "milonga" / "engines") / engine
+    return Path(named) if named else cache / "milonga" / "engines"
 
 
 def requirements(engine: str) -> list[str]:

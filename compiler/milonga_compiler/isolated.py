@@ -44,7 +44,7 @@ _OUT_OF_MEMORY = (
 class Limits:
     """What one variant of a build, and one run, may take; `memory_bytes` 0 means no limit.
 
-    Half an hour builds any network of an edge device several times over; tuning counts its own budget beyond that.
+    Half an hour builds any network of an edge device several times over.
     """
 
     build_seconds: float = 1800.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,9 @@ _INPUT = re.compile(r"^Input\s.* 0=(?P<width>\d+) 1=(?P<height>\d+) 2=(?P<channe
 
 class Ncnn(Runtime):
     def __init__(self, model: Path, threads: int) -> None:
+        # Threads of OpenMP spin while they wait for each other, and read this when they are loaded. On two cores that had
+        # other work too, spinning made a network of 2 ms take 50 to 270 ms.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             import ncnn
         except ImportError as error:

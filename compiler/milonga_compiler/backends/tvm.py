@@ -40,7 +40,8 @@ class TvmBackend(Backend):
         architecture = self.architecture or platform.machine()
         compiler = _c_compiler(architecture)
         module = _imported(network)
-        executable = tvm.compile(module, tvm.target.Target(_llvm(architecture, local=not self.architecture)))
+        target = tvm.target.Target(_llvm(architecture, local=not self.architecture))
+        executable = tvm.compile(module, target)
         executable.export_library(str(folder / "model.so"), cc=compiler)
         described = {"input_shape": list(network.shape)}
         (folder / "model.json").write_text(json.dumps(described), encoding="utf-8")
