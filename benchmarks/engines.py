@@ -21,9 +21,10 @@ from statistics import median
 import numpy as np
 import torch
 from milonga_agent.inventory import ENGINES as RUNTIMES
-from milonga_compiler.build import Built, Evidence, State, build
+from milonga_compiler.build import Built, State, build
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.environments import adding_line, usable
+from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 from torch import nn
 
@@ -54,25 +55,27 @@ def run() -> list[Result]:
             print(f"  {name} is left out; to have it: {adding_line(name)}", file=sys.stderr)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for title, network in (("residual", Residual()), ("mobile", Mobile())):
-            results += _compared(title, network, Path(folder) / title)
+        # Goals for the fastest build: int8 halves the time of plain convolutions at least; for squeeze-and-excite and hard swish,
+        # where it gains nothing, no build is taken that is slower than the export itself.
+        for title, network, goal in (("residual", Residual(), 0.5), ("mobile", Mobile(), 1.05)):
+            results += _compared(title, network, goal, Path(folder) / title)
     return results
 
 
-def _compared(title: str, network: nn.Module, folder: Path) -> list[Result]:
+def _compared(title: str, network: nn.Module, goal: float, folder: Path) -> list[Result]:
     folder.mkdir()
     pictures, labels = _digits()
     _train(network, pictures[_PROOF : _PROOF + _TRAINED], labels[_PROOF : _PROOF + _TRAINED])
     onnx = _exported(network, folder / "network.onnx")
     with torch.no_grad():
         logits = network(pictures[:_PROOF]).numpy()
-    evidence = Evidence(pictures[:_PROOF].numpy(), logits, labels[:_PROOF].numpy())
+    evidence = Labelled(pictures[:_PROOF].numpy(), logits, labels[:_PROOF].numpy())
     calibration = pictures[_PROOF : _PROOF + _CALIBRATION].numpy()
     results, best = [], dict[int, Timed]()
     for target in _targets():
         place = folder / str(target).replace("/", "-")
         built = build(onnx, target, place, evidence, calibration, {}, _MOST_LOST_POINTS)
-        if built.state is not State.VERIFIED or built.bundle is None or built.logits is None:
+        if built.state is not State.VERIFIED or built.bundle is None:
             print(f"  {title} {target}: {built.state} {built.reason}"[:300], file=sys.stderr)
             continue
         about = _about(built, logits, onnx)
@@ -82,8 +85,7 @@ def _compared(title: str, network: nn.Module, folder: Path) -> list[Result]:
             claim = f"{title} {target}, {threads} thread{'s' * (threads > 1)}; {about}"
             results.append(_result(claim, found, None))
             print(f"  {claim}: {found.ms / found.peer_ms:.2f}", file=sys.stderr)
-    # A goal that always can be met: the first engine is the peer's own.
-    results += [_result(f"{title}, fastest build, {t} threads", one, 1.05) for t, one in sorted(best.items())]
+    results += [_result(f"{title}, fastest build, {t} threads", one, goal) for t, one in sorted(best.items())]
     return results
 
 
@@ -94,9 +96,8 @@ def _targets() -> Iterator[Target]:
 
 
 def _about(built: Built, logits: np.ndarray, onnx: Path) -> str:
-    assert built.bundle is not None and built.logits is not None and built.report is not None
-    span = float(logits.max() - logits.min())
-    error = float(np.abs(built.logits - logits).max()) / span
+    assert built.bundle is not None and built.report is not None
+    error = built.report.max_abs_error / float(logits.max() - logits.min())
     named = ("manifest.json", "probe_input.npy", "probe_expected.npy")
     size = sum(file.size_bytes for file in built.bundle.files if file.path not in named)
     lost = built.report.lost_points

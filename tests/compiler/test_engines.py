@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from milonga_compiler import cli
 from milonga_compiler.backends import backend
-from milonga_compiler.build import Evidence
 from milonga_compiler.engines import ENGINES, BuildSite
 from milonga_compiler.environments import environment, interpreter, requirements
 from milonga_compiler.errors import EngineMissing
+from milonga_compiler.parity import Labelled
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
 
@@ -78,7 +78,7 @@ def test_an_environment_that_cannot_be_made_is_explained(
 
 @pytest.mark.slow
 def test_an_engine_runs_in_the_environment_that_was_made_for_it(
-    alone: Path, network: tuple[Path, Evidence], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    alone: Path, network: tuple[Path, Labelled], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["engines", "add", "reference"]) == 0, capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
