@@ -5,21 +5,25 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.checkpoint import Point, Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
+from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.export import export
+from milonga_hub.learning.latencies import Features, pool, to_measure
 from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.task import Task
 from milonga_hub.learning.train import Trainer, evaluated, subnet
+from milonga_hub.learning.type_search import TypeSearch
 from PIL import Image
 
 from benchmarks._timing import Session, medians_ms
@@ -50,11 +54,11 @@ def task(seed: int = 0) -> Classification:
     photos = [getattr(photographs, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
     source, border = random.Random(seed), len(found.images) * 3 // 4
     arrays: dict[str, np.ndarray] = {"classes": np.array([str(digit) for digit in range(10)])}
-    for split, count, pool in (
+    for split, count, indices in (
         ("train", TRAIN, range(border)),
         ("val", VALIDATION, range(border, len(found.images))),
     ):
-        chosen = [source.choice(pool) for _ in range(count)]
+        chosen = [source.choice(indices) for _ in range(count)]
         pictures = [_picture(source, found.images[index] / 16.0, source.choice(photos)) for index in chosen]
         arrays |= {
             f"x_{split}": np.stack(pictures),
@@ -97,18 +101,36 @@ def alone(space: Space, encoding: Encoding, of: Classification, recipe: Recipe, 
     return evaluated(trained(one, of, replace(recipe), folder, name), one.largest(), of)
 
 
+def session(supernet: Supernet, encoding: Encoding, of: Task, folder: Path) -> Session:
+    """Return a subnet as it is deployed, ready to be timed."""
+    space, path = supernet.space, folder / "timed.onnx"
+    export(space.deployed(subnet(supernet, encoding, of)), space.resolution(encoding), path)
+    return Session(path, space.resolution(encoding))
+
+
 class Stopwatch:
     """Medians in ms of subnets on this machine's ONNX Runtime, one thread; each subnet is timed once."""
 
-    def __init__(self, supernet: Supernet, of: Classification, folder: Path) -> None:
+    def __init__(self, supernet: Supernet, of: Task, folder: Path) -> None:
         self._supernet, self._task, self._folder = supernet, of, folder
         self._known: dict[Encoding, float] = {}
 
     def ms(self, encoding: Encoding) -> float:
         if encoding not in self._known:
-            size = self._supernet.space.resolution(encoding)
-            path = self._folder / "timed.onnx"
-            space = self._supernet.space
-            export(space.deployed(subnet(self._supernet, encoding, self._task)), size, path)
-            self._known[encoding] = medians_ms([Session(path, size)])[0]
+            self._known[encoding] = medians_ms([session(self._supernet, encoding, self._task, self._folder)])[0]
         return self._known[encoding]
+
+
+def searched(
+    kept: Evaluated, ms: Callable[[Encoding], float], limits: Mapping[str, float], seed: int, measured: int, budget: int
+) -> TypeSearch:
+    """Return the search for a device that takes `ms`, after it measured and evaluated as many subnets as told."""
+    family = kept.supernet.space
+    features, sample = Features(family, kept.supernet.classes), pool(family, seed)
+    chosen = to_measure(features, sample, measured, {}, seed=seed)
+    spec = {"seed": seed, "population": 40, "generations": 20, "verified_candidates": 4}
+    measurements = [{"encoding": one, "median_ms": ms(one)} for one in chosen]
+    wanted = {"name": "here", "limits": limits, "measurements": measurements}
+    search = TypeSearch(spec, wanted, kept, Accuracies(kept), features)
+    search.refine(budget, lambda _: None)
+    return search

@@ -6,7 +6,6 @@ the supernet saw. Subnets are chosen on one set of scenes and all are judged on 
 
 from __future__ import annotations
 
-import copy
 import random
 import statistics
 import sys
@@ -16,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from milonga_hub.jobs import write_atomically
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.detection import Detection
+from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.spaces.yolo import Yolo
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.task import runner
-from milonga_hub.learning.train import evaluated, subnet
-from torch import nn
+from milonga_hub.learning.train import subnet
 
-from benchmarks._digits import trained
-from benchmarks._timing import Session, medians_ms
+from benchmarks._digits import Stopwatch, searched, session, trained
+from benchmarks._timing import medians_ms
 from benchmarks.results import Result
 from tests.digits_scenes import write
 
@@ -38,7 +38,7 @@ _SEEDS = (0, 1)
 # The largest is as wide as yolo26s; yolo26n is half as wide.
 _WIDTH = 0.5
 _PEERS = {"yolo26n": 0.5, "yolo26s": 1.0}
-_CANDIDATES = 16
+_MEASURED, _RANDOM, _EVALUATIONS = 16, 12, 28
 # Mosaics need longer trainings: after 20 epochs yolo26n had .148 without and .125 with them.
 _AUGMENTATION = {"fliplr": 0.0, "mosaic": 0.0}
 
@@ -89,19 +89,12 @@ def _duel(
 ) -> Duel:
     space = supernet.space
     alone = Fixed(space, scaled(space, ratio))
-    peer = subnet(trained(alone, task, recipe, folder, name), alone.largest(), task)
-    limit_ms = medians_ms([_session(peer, _SIZE_PX, folder)])[0]
-    chosen = _chosen(supernet, scaled(space, ratio), task, limit_ms, folder, recipe.seed)
-    own, size = subnet(supernet, chosen, task), space.resolution(chosen)
-    own_ms, peer_ms = medians_ms([_session(own, size, folder), _session(peer, _SIZE_PX, folder)])
-    duel = Duel(
-        name,
-        judge.evaluate(runner(space.deployed(peer)), _SIZE_PX),
-        peer_ms,
-        judge.evaluate(runner(space.deployed(own)), size),
-        own_ms,
-        space.describe(chosen),
-    )
+    peer = trained(alone, task, recipe, folder, name)
+    timed = session(peer, alone.largest(), task, folder)
+    chosen = _searched(supernet, task, medians_ms([timed])[0], folder / f"search-{name}", recipe.seed)
+    own_ms, peer_ms = medians_ms([session(supernet, chosen, task, folder), timed])
+    peer_map, own_map = _judged(peer, alone.largest(), task, judge), _judged(supernet, chosen, task, judge)
+    duel = Duel(name, peer_map, peer_ms, own_map, own_ms, space.describe(chosen))
     print(
         f"  seed {recipe.seed}, {name}: mAP {duel.peer_map:.3f} in {duel.peer_ms:.2f} ms; searched: {duel.own_map:.3f}"
         f" in {duel.own_ms:.2f} ms, {duel.own}",
@@ -109,6 +102,12 @@ def _duel(
         flush=True,
     )
     return duel
+
+
+def _judged(supernet: Supernet, encoding: Encoding, task: Detection, judge: Detection) -> float:
+    """Return how good a subnet, recalibrated on what it was trained on, is on scenes that chose nothing."""
+    network = supernet.space.deployed(subnet(supernet, encoding, task))
+    return judge.evaluate(runner(network), supernet.space.resolution(encoding))
 
 
 def scaled(space: Space, ratio: float) -> Encoding:
@@ -124,33 +123,17 @@ def scaled(space: Space, ratio: float) -> Encoding:
     return space.encoded(values)
 
 
-def _chosen(supernet: Supernet, start: Encoding, task: Detection, limit_ms: float, folder: Path, seed: int) -> Encoding:
-    """Return the best of some subnets that keep the limit: random ones first, then neighbours of the best."""
+def _searched(supernet: Supernet, task: Detection, limit_ms: float, folder: Path, seed: int) -> Encoding:
+    """Return the most accurate candidate of the search that was measured to keep the limit; the smallest if none does."""
     space, source = supernet.space, random.Random(seed)
-    known = {start: _judged(supernet, start, task)}
-    tried = 0
-    while len(known) < _CANDIDATES and tried < 20 * _CANDIDATES:
-        tried += 1
-        best = max(known, key=lambda one: known[one])
-        one = space.sample(source) if len(known) < _CANDIDATES // 2 else space.mutate(best, source, 0.15)
-        if one in known:
-            continue
-        network = supernet.extract(one)
-        if medians_ms([_session(network.eval(), space.resolution(one), folder)])[0] <= limit_ms:
-            known[one] = _judged(supernet, one, task)
-            print(f"\r  searching: {len(known)} of {_CANDIDATES} ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return max(known, key=lambda one: known[one])
-
-
-def _judged(supernet: Supernet, encoding: Encoding, task: Detection) -> float:
-    return evaluated(supernet, encoding, task)
-
-
-def _session(network: nn.Module, size_px: int, folder: Path) -> Session:
-    """Return the network as ultralytics exports it, fused and with one head."""
-    own: Any = copy.deepcopy(network).eval().fuse(verbose=False)
-    own.model[-1].export = True
-    path = folder / "timed.onnx"
-    torch.onnx.export(own, (torch.zeros(1, 3, size_px, size_px),), str(path), opset_version=17, dynamo=False)
-    return Session(path, size_px)
+    folder.mkdir()
+    kept = Evaluated(supernet, task, folder, write_atomically)
+    for one in (space.smallest(), space.largest(), *(scaled(space, ratio) for ratio in _PEERS.values())):
+        kept.accuracy(one)
+    while kept.count() < _RANDOM:
+        kept.accuracy(space.sample(source))
+    clock = Stopwatch(supernet, task, folder)
+    limits = {"latency_ms": limit_ms}
+    search = searched(kept, clock.ms, limits, seed, _MEASURED, _EVALUATIONS - kept.count())
+    candidates = [tuple(row["encoding"]) for row in search.result()["candidates"]]
+    return next((one for one in candidates if clock.ms(one) <= limit_ms), space.smallest())

@@ -16,20 +16,17 @@ from pathlib import Path
 
 import numpy as np
 from milonga_hub.jobs import write_atomically
-from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.checkpoint import Checkpoint
 from milonga_hub.learning.evaluation import Evaluated
-from milonga_hub.learning.latencies import Features, pool, to_measure
 from milonga_hub.learning.sharing import filled, shared_weights
 from milonga_hub.learning.spaces import Encoding, space
 from milonga_hub.learning.spaces.fixed import Fixed, levels
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.train import Trainer, evaluated
-from milonga_hub.learning.type_search import TypeSearch
 from pymoo.indicators.hv import HV
 from scipy.stats import wilcoxon
 
-from benchmarks._digits import SIZE_PX, Stopwatch, alone, task, told, trained
+from benchmarks._digits import SIZE_PX, Stopwatch, alone, searched, task, told, trained
 from benchmarks.results import Result
 from benchmarks.subnets import RECIPE
 
@@ -66,17 +63,12 @@ class _Bench:
         folder = self.folder / f"ours-{seed}"
         folder.mkdir()
         kept = Evaluated(self.supernet, self.digits, folder, write_atomically)
-        source, features = random.Random(seed), Features(self.family, 10)
+        source = random.Random(seed)
         for one in (self.family.smallest(), self.family.largest()):
             kept.accuracy(one)
         while kept.count() < _RANDOM:
             kept.accuracy(self.family.sample(source))
-        chosen = to_measure(features, pool(self.family, seed), _MEASURED, {}, seed=seed)
-        measured = [{"encoding": one, "median_ms": self.clock.ms(one)} for one in chosen]
-        spec = {"seed": seed, "population": 40, "generations": 20, "verified_candidates": 3}
-        wanted = {"name": "here", "limits": {}, "measurements": measured}
-        search = TypeSearch(spec, wanted, kept, Accuracies(kept), features)
-        search.refine(_EVALUATIONS - kept.count(), lambda _: None)
+        searched(kept, self.clock.ms, {}, seed, _MEASURED, _EVALUATIONS - kept.count())
         return [(accuracy, self.clock.ms(one)) for one, accuracy in kept.all().items()]
 
     def at_random(self, seed: int) -> list[Point]:
