@@ -14,7 +14,7 @@ from tests.e2e import digits
 from tests.e2e.loop import AGENTS, Loop, Scale
 from tests.e2e.processes import System
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(500)
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +34,18 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
 
 def _milonga(loop: Loop, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "milonga_hub.cli", "--hub", loop.system.addresses["grpc"], *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 def _agent(loop: Loop, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "milonga_agent", "run", "--hub", loop.system.addresses["grpc"]]
     command += ["--data-dir", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 def _up(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "milonga_hub.cli", "up", "--data-dir", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 def _words(text: str) -> str:

@@ -16,7 +16,7 @@ from milonga.v1 import projects_pb2
 from tests.e2e.loop import PROJECT
 from tests.e2e.processes import System
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def _started_by(folder: Path) -> list[psutil.Process]:

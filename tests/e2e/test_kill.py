@@ -19,7 +19,7 @@ from milonga.v1 import devices_pb2, models_pb2, projects_pb2
 from tests.e2e.loop import PROJECT, Loop, Scale, classify
 from tests.e2e.processes import System
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TINY = Scale(
     known=500,
