@@ -12,6 +12,7 @@ from pathlib import Path
 
 from milonga.v1 import devices_pb2
 
+from milonga_agent import hardware
 from milonga_agent.limits import Limits
 
 # Engine -> (distribution, precisions). One entry for each file in runtimes/; a test compares the two.
@@ -77,6 +78,8 @@ def probe(
         kernel=platform.release(),
         python=platform.python_version(),
         engines=list(_engines(engines)),
+        accelerators=hardware.accelerators(_ROOT),
+        compatible=[] if board else hardware.compatible(_ROOT),
         thermal_zones=sorted(path.read_text().strip() for path in _thermal_zones()),
     )
 

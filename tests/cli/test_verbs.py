@@ -27,7 +27,10 @@ READING: dict[str, tuple[str, str]] = {
     "devices list": ("devices", "simulated"),
     "devices list -l role=canary": ("devices", "pi5-1"),
     "devices show pi5-1": ("device", "onnxruntime/int8"),
-    "types list": ("device_types", "not verified on hardware"),
+    "types list": ("device_types", "not verified"),
+    "types show raspberry-pi-5": ("name", "not verified on hardware"),
+    "types known": ("known_types", "raspberry-pi-4-coral"),
+    "types known jetson-orin-nano": ("known_types", "tensorrt/fp16, tensorrt/int8, onnxruntime/fp32"),
     "measurements list": ("measurements", "no measurements yet"),
     "datasets list": ("datasets", "digits"),
     "datasets versions digits": ("dataset_versions", "validation"),
@@ -51,7 +54,7 @@ READING: dict[str, tuple[str, str]] = {
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices watch", "datasets import",
     "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint")  # fmt: skip
-HUBLESS = ("up", "bench latency")
+HUBLESS = ("up", "bench latency", "types known")
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1")
 
 
@@ -123,6 +126,8 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
     ("command", "code", "words"),
     [
         ("devices show nobody", 3, "milonga devices list"),
+        ("types show nothing", 3, "milonga types list"),
+        ("types known nothing", 3, "milonga types known"),
         ("runs show digits/99", 3, "milonga runs list"),
         ("runs watch digits/99", 3, "milonga runs list"),
         ("models show digits/99", 3, "no models/digits/versions/99"),

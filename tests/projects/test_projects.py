@@ -23,8 +23,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.learning.spaces import SPACES
 from milonga_hub.learning.spaces.yolo import NAMED
 from milonga_hub.projects import rules
-from milonga_hub.projects.files import load_project, parse_project
-from milonga_hub.projects.models import Limits, ProjectSpec, SearchStrategy, TrainingSpec
+from milonga_hub.projects.models import PROJECT_FILE, Limits, ProjectSpec, SearchStrategy, TrainingSpec
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.tasks import Task
@@ -49,12 +48,12 @@ def projects(tmp_path: Path) -> ProjectService:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_project_file_is_valid(path: Path) -> None:
-    name, spec = load_project(path)
+    name, spec = PROJECT_FILE.load(path)
     rules.check(name, spec)
 
 
 def test_the_template_shows_the_defaults() -> None:
-    _, spec = load_project(next(path for path in SHIPPED if path.name == "pictures.yaml"))
+    _, spec = PROJECT_FILE.load(next(path for path in SHIPPED if path.name == "pictures.yaml"))
     assert spec == ProjectSpec(dataset="mine")
 
 
@@ -86,12 +85,12 @@ def test_the_template_shows_the_defaults() -> None:
 )
 def test_a_mistake_is_named_with_its_line(text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
-        parse_project(HEAD + text, "p.yaml")
+        PROJECT_FILE.parse(HEAD + text, "p.yaml")
 
 
 def test_brackets_thousands_deep_are_refused() -> None:
     with pytest.raises(InvalidInput, match="not YAML that can be read"):
-        parse_project("[" * 5000, "p.yaml")
+        PROJECT_FILE.parse("[" * 5000, "p.yaml")
 
 
 _YAML = st.recursive(
@@ -106,7 +105,7 @@ _KEYS = st.sampled_from([*ProjectSpec.model_fields, *TrainingSpec.model_fields, 
 def test_any_file_is_a_project_or_refused_with_its_line(spec: dict[str, Any]) -> None:
     text = yaml.safe_dump({"kind": "Project", "name": "p", "spec": spec}, allow_unicode=True)
     try:
-        _, read = parse_project(text, "p.yaml")
+        _, read = PROJECT_FILE.parse(text, "p.yaml")
     except InvalidInput as error:
         assert all(line.startswith("p.yaml") for line in str(error).splitlines() if ": " in line)
     else:
@@ -117,7 +116,7 @@ def test_any_file_is_a_project_or_refused_with_its_line(spec: dict[str, Any]) ->
 
 def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
-        parse_project("kind: Projekt\nnme: x\nspec: {datset: d}\n", "p.yaml")
+        PROJECT_FILE.parse("kind: Projekt\nnme: x\nspec: {datset: d}\n", "p.yaml")
     said = str(caught.value)
     assert all(word in said for word in ("Projekt", '"nme"', '"datset"', "spec.dataset must be given"))
 
@@ -287,8 +286,8 @@ def test_later_limits_override_earlier_ones_where_they_match() -> None:
 
 def test_a_baseline_can_be_asked_for_in_a_file_and_over_the_wire() -> None:
     text = "kind: Project\nname: p\nspec: {dataset: d, search: {strategy: BASELINE, further_measurements: 0}}"
-    spec = parse_project(text, "p.yaml")[1]
+    spec = PROJECT_FILE.parse(text, "p.yaml")[1]
     assert (spec.search.strategy, spec.search.further_measurements) == (SearchStrategy.BASELINE, 0)
     assert from_proto(to_proto(spec, pb.ProjectSpec), ProjectSpec) == spec
     with pytest.raises(InvalidInput, match="SEARCH"):
-        parse_project(text.replace("BASELINE", "GUESS"), "p.yaml")
+        PROJECT_FILE.parse(text.replace("BASELINE", "GUESS"), "p.yaml")

@@ -10,7 +10,6 @@ import pytest
 from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
-from milonga_hub.devices.models import Engine, Inventory
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import JobCrashed
@@ -18,7 +17,7 @@ from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.executor import MAX_CRASHES, Executor
 from milonga_hub.runs.models import Run, RunState, StageState, Trigger
-from milonga_hub.runs.rules import retraining_due, tightest, usable_targets
+from milonga_hub.runs.rules import retraining_due, tightest
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.stages import Report, stage
 from milonga_hub.telemetry.models import DriftEvent
@@ -84,12 +83,6 @@ def test_retraining_waits(events: list[DriftEvent], labels: int, latest: Run | N
 def test_a_policy_that_is_off_never_retrains() -> None:
     off = DriftPolicy(enabled=False)
     assert retraining_due(off, [_event("a")], 99, None, NOW) is None
-
-
-def test_a_device_gets_only_targets_that_its_engines_run() -> None:
-    inventory = Inventory(engines=[Engine(name="onnxruntime", precisions=["fp32"])])
-    wanted = ["onnxruntime/fp32", "onnxruntime/int8", "reference/fp32"]
-    assert usable_targets(wanted, inventory) == ["onnxruntime/fp32"]
 
 
 def test_limits_of_a_type_hold_for_each_of_its_devices() -> None:

@@ -1,4 +1,4 @@
-"""milonga tokens, devices, types, measurements."""
+"""milonga tokens, devices, measurements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from milonga_hub.cli.output import NONE, ago, facts, labels, number, print_json,
 
 tokens = typer.Typer()
 devices = typer.Typer()
-types = typer.Typer()
 measurements = typer.Typer()
 
 Selector = Annotated[
@@ -182,29 +181,6 @@ def watch_devices(selector: Selector = "", hub: Hub = None, json: Json = False) 
             else:
                 name, kind, hardware, state, _, serves, _ = _row(update.device)
                 say(f"{name}  {kind} ({hardware})  {state}  {serves}  {update.device.status_message}".rstrip())
-
-
-@types.command("list")
-def list_types(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
-    """List device types."""
-    with Client() as client:
-        response = client.all(client.devices.ListDeviceTypes, pb.ListDeviceTypesRequest(), "device_types", limit)
-    if json:
-        print_json(response)
-    elif not response.device_types:
-        say("no device types yet; they come with the first device: milonga tokens create")
-    else:
-        rows = (
-            (
-                f"{t.name} (simulated)" if t.simulated else t.name,
-                t.device_count,
-                f"{t.inventory.cores} cores, {size(t.inventory.memory_bytes)}",
-                ", ".join(engine.name for engine in t.inventory.engines) or NONE,
-                t.verification,
-            )
-            for t in response.device_types
-        )
-        table(("type", "devices", "hardware", "engines", "verification"), rows, right=("devices",))
 
 
 @measurements.command("list")

@@ -20,11 +20,11 @@ File = Annotated[Path, typer.Option("--file", "-f", help="Project file, YAML.")]
 def _read(path: Path) -> tuple[str, pb.ProjectSpec]:
     """Return the project of a file, as a message; what is wrong with it is said with its line."""
     from milonga_hub.bridge import to_proto
-    from milonga_hub.projects.files import load_project
+    from milonga_hub.projects.models import PROJECT_FILE
 
     if not path.is_file():
         raise Refused(f"there is no file {path}; copy one from fleet_configs/projects", NOT_FOUND)
-    name, spec = load_project(path)
+    name, spec = PROJECT_FILE.load(path)
     return name, to_proto(spec, pb.ProjectSpec)
 
 
@@ -123,7 +123,7 @@ def show(project: str, hub: Hub = None, json: Json = False) -> None:
             *(("limits", _limits(limits)) for limits in spec.limits),
             ("training", f"{spec.training.space}, {spec.training.resolution_px} px, {spec.training.epochs} epochs"),
             ("search", f"{spec.search.measured_subnets} subnets measured on each device type"),
-            ("builds", ", ".join(spec.build.targets)),
+            ("builds", ", ".join(spec.build.targets) or "what suits each device type"),
             ("rollout", f"waves of {', '.join(f'{share:.0%}' for share in spec.rollout.waves)}"),
             ("soak", number(spec.rollout.soak_seconds, "s")),
             ("drift", f"retrains from {drift.quorum} drifted device(s) on" if drift.enabled else "is not acted on"),

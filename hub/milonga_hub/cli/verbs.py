@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from milonga_hub.cli import bench, datasets, devices, hub, models, projects, rollouts, runs, telemetry
+from milonga_hub.cli import bench, datasets, devices, hub, models, projects, rollouts, runs, telemetry, types
 from milonga_hub.cli.client import HUB_VARIABLE, remember_hub
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ app.command("diff")(projects.diff)
 for name, group, words in (
     ("tokens", devices.tokens, "Tokens with which devices join."),
     ("devices", devices.devices, "Enrolled machines."),
-    ("types", devices.types, "Device types: devices with like hardware."),
+    ("types", types.group, "Device types: devices with like hardware."),
     ("measurements", devices.measurements, "Latencies measured on devices."),
     ("datasets", datasets.group, "Labelled pictures, in versions."),
     ("projects", projects.group, "What you want of your fleet."),

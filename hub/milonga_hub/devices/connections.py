@@ -10,6 +10,7 @@ from sqlmodel import Session, select
 
 from milonga_hub.db import Database
 from milonga_hub.devices import rules
+from milonga_hub.devices.known import shipped
 from milonga_hub.devices.measuring import Measuring
 from milonga_hub.devices.models import Assignment, Device, DeviceState, DeviceType, Inventory, KnownBundle, StepLog
 from milonga_hub.devices.streams import DeviceStream, Streams
@@ -149,7 +150,8 @@ class Connections:
         known = session.exec(select(DeviceType).where(DeviceType.fingerprint == fingerprint)).first()
         if known is not None:
             return known.name
-        name = rules.type_name(inventory, set(session.exec(select(DeviceType.name)).all()))
+        taken = set(session.exec(select(DeviceType.name)).all())
+        name = rules.type_name(inventory, taken, rules.known_type(inventory, shipped()))
         session.add(
             DeviceType(
                 name=name, fingerprint=fingerprint, simulated=simulated, inventory=inventory, created_at=self._clock()

@@ -42,6 +42,8 @@ class Inventory(BaseModel):
     os: str = ""
     kernel: str = ""
     python: str = ""
+    # The device tree's list, board first and system on chip last; empty on x86.
+    compatible: list[str] = []
     engines: list[Engine] = []
     accelerators: list[Accelerator] = []
     thermal_zones: list[str] = []
@@ -81,6 +83,13 @@ class Device(DeviceView, table=True):
     boot_id: str = ""
 
 
+class Verification(StrEnum):
+    """Whether the product was run on this hardware by its makers."""
+
+    VERIFIED = "verified"
+    UNVERIFIED = "not verified on hardware"
+
+
 class DeviceType(SQLModel, table=True):
     __tablename__ = "device_type"
     name: str = Field(primary_key=True)
@@ -88,7 +97,12 @@ class DeviceType(SQLModel, table=True):
     simulated: bool = False
     inventory: Inventory = Field(default=Inventory(), sa_type=json_of(Inventory))
     device_count: int = 0
-    verification: str = "not verified on hardware"
+    # These three are filled in on reading, by what this version of the hub knows.
+    verification: Verification = Verification.UNVERIFIED
+    # The entry of fleet_configs/device_types that it matches; empty for none.
+    known_type: str = ""
+    # What is built for it where a project names no targets, the preferred first.
+    targets: list[str] = Field(default=[], sa_type=json_of(list[str]))
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 

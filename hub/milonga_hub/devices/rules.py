@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from milonga_hub.devices.models import Assignment, DeviceView, Inventory
+from milonga_compiler.engines import ENGINES
+
+from milonga_hub.devices.known import KnownType, Match
+from milonga_hub.devices.models import Assignment, DeviceView, Engine, Inventory, Verification
 from milonga_hub.errors import InvalidInput
 
 NAME_LENGTH = 63
@@ -82,9 +85,12 @@ def memory_bucket_bytes(memory_bytes: int) -> int:
     return (memory_bytes + step // 2) // step * step
 
 
-def type_name(inventory: Inventory, taken: Collection[str]) -> str:
-    """Return a free name for the type: its board, else its processor and threads, and a number where that is taken."""
-    base = _slug(inventory.board)
+def type_name(inventory: Inventory, taken: Collection[str], known: KnownType | None = None) -> str:
+    """Return a free name for the type: that of its known board, else its board's or processor's, numbered where taken.
+
+    An entry that holds for any board of an architecture gives no name.
+    """
+    base = known.name if known and known.spec.match.boards else _slug(inventory.board)
     if not base:
         base = f"{_slug(inventory.cpu_model) or _slug(inventory.architecture) or 'unknown'}-{inventory.threads}t"
     number = 1
@@ -93,6 +99,66 @@ def type_name(inventory: Inventory, taken: Collection[str]) -> str:
         number += 1
         name = f"{base}-{number}"
     return name
+
+
+def known_type(inventory: Inventory, entries: Sequence[KnownType]) -> KnownType | None:
+    """Return the entry that tells most of the inventory, or None where none matches it."""
+    ranked = [(rank, entry) for entry in entries if (rank := _specificity(inventory, entry.spec.match)) is not None]
+    return max(ranked, key=lambda pair: pair[0], default=(None, None))[1]
+
+
+def _specificity(inventory: Inventory, match: Match) -> tuple[int, int, int] | None:
+    """Return how much the entry asks of the inventory, or None where it does not match.
+
+    The longer name of a board beats a shorter one, any name beats compatible hardware, and that beats an architecture; of
+    two entries for one board, that with an accelerator wins. Of a board that is named no architecture is asked: simulated
+    boards have that of their host.
+    """
+    accelerators = {each.model for each in inventory.accelerators}
+    if match.accelerator and match.accelerator not in accelerators:
+        return None
+    words = f"-{_slug(inventory.board)}-"
+    board = max((len(name) for name in match.boards if f"-{_slug(name)}-" in words), default=0)
+    # The device tree goes from the board to what it is made of.
+    ranks = {name: rank for rank, name in enumerate(reversed(inventory.compatible), 1)}
+    hardware = max((ranks.get(name, 0) for name in match.compatible), default=0)
+    named = bool(match.boards or match.compatible)
+    if not board and not hardware and (named or inventory.architecture not in match.architectures):
+        return None
+    return board, hardware, int(bool(match.accelerator))
+
+
+def default_targets(
+    inventory: Inventory, known: KnownType | None, can_build: Callable[[str], bool] = lambda engine: True
+) -> list[str]:
+    """Return what to build for the device where nobody says: what suits its type, as far as it and the hub can.
+
+    A device of no known type, or with none of the engines that suit it, gets all that its engines offer, ONNX Runtime
+    first (the floor that others are held against) and the reference, which is made to be right and not fast, last.
+    """
+    fitting = [target for target in known.spec.targets if can_build(target.partition("/")[0])] if known else []
+    if usable := usable_targets(fitting, inventory):
+        return usable
+    engines = sorted(ENGINES, key=lambda name: (name == "reference", name != "onnxruntime", name))
+    offered = [f"{name}/{each}" for name in engines if can_build(name) for each in ENGINES[name].precisions]
+    return usable_targets(offered, inventory)
+
+
+def usable_targets(wanted: Sequence[str], inventory: Inventory) -> list[str]:
+    """Return those of the wanted targets ("engine/precision") that the device's own engines can run."""
+    engines: Mapping[str, Engine] = {engine.name: engine for engine in inventory.engines}
+    usable = []
+    for target in wanted:
+        name, _, precision = target.partition("/")
+        engine = engines.get(name)
+        if engine is not None and (not engine.precisions or precision in engine.precisions):
+            usable.append(target)
+    return usable
+
+
+def verification(known: KnownType | None, simulated: bool) -> Verification:
+    """Return whether the makers ran the product on such hardware; a simulated board is none."""
+    return Verification.UNVERIFIED if known is None or simulated else known.spec.verification
 
 
 def _slug(text: str) -> str:

@@ -6,11 +6,13 @@ import hmac
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+from milonga_compiler.environments import usable
 from sqlmodel import col, delete, func, select
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules
 from milonga_hub.devices.connections import Connections
+from milonga_hub.devices.known import shipped
 from milonga_hub.devices.measuring import Measuring, OnProgress
 from milonga_hub.devices.models import (
     Assignment,
@@ -18,6 +20,7 @@ from milonga_hub.devices.models import (
     DeviceState,
     DeviceType,
     File,
+    Inventory,
     JoinToken,
     KnownBundle,
     Measurement,
@@ -37,6 +40,7 @@ __all__ = ["DeviceService", "Enrolment", "Identity", "MeasurementItem", "Measuri
 # DeviceService.list hides the builtin inside the class.
 _Devices = list[Device]
 _Types = list[DeviceType]
+_Names = list[str]
 _Tokens = list[JoinToken]
 _Steps = list[StepLog]
 _Measurements = list[Measurement]
@@ -164,7 +168,7 @@ class DeviceService:
         with self._database.session() as session:
             types, token = page(session, select(DeviceType), col(DeviceType.name), page_size, page_token)
             session.expunge_all()
-        return self._counted(types), token
+        return self._filled(types), token
 
     def get_type(self, name: str) -> DeviceType:
         with self._database.session() as session:
@@ -172,14 +176,22 @@ class DeviceService:
             session.expunge_all()
         if found is None:
             raise NotFound(f"no device type {name!r}; see: milonga types list")
-        return self._counted([found])[0]
+        return self._filled([found])[0]
 
-    def _counted(self, types: _Types) -> _Types:
-        """Fill in how many devices there are now; the stored count is not kept up."""
+    def default_targets(self, inventory: Inventory) -> _Names:
+        """Return what to build for such a device where a project names no targets, the preferred first."""
+        return rules.default_targets(inventory, rules.known_type(inventory, shipped()), usable)
+
+    def _filled(self, types: _Types) -> _Types:
+        """Fill in what is not kept up in the database: how many devices there are, and what is known of their boards."""
         with self._database.session() as session:
             counts = dict(session.exec(select(Device.device_type, func.count()).group_by(Device.device_type)).all())
         for each in types:
+            board = rules.known_type(each.inventory, shipped())
             each.device_count = counts.get(each.name, 0)
+            each.known_type = board.name if board else ""
+            each.verification = rules.verification(board, each.simulated)
+            each.targets = self.default_targets(each.inventory)
         return types
 
     # What they should run

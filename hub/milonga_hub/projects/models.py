@@ -6,22 +6,18 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Bound
+from pydantic import model_validator
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.documents import Kind, Spec
 from milonga_hub.tasks import Task
 
 # int32 and int64 in the protocol; seeds as numpy and torch both take them.
 _COUNT = 2**31 - 1
 _BYTES = 2**63 - 1
 _SEED = 2**32 - 1
-
-
-class Spec(BaseModel):
-    # Strict: YAML's `yes` is no number of epochs. Infinity has no JSON, so it could be stored but never read again.
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Limits(Spec):
@@ -67,7 +63,8 @@ class SearchSpec(Spec):
 
 
 class BuildSpec(Spec):
-    targets: list[str] = Bound(default=["onnxruntime/fp32", "onnxruntime/int8"], min_length=1)
+    # Empty: those of each device's type.
+    targets: list[str] = Bound(default=[])
     max_accuracy_loss_points: float = Bound(default=0.5, ge=0)
     calibration_count: int = Bound(default=128, ge=1, le=_COUNT)
 
@@ -102,12 +99,15 @@ class ProjectSpec(Spec):
     task: Task = Bound(default=Task.CLASSIFICATION, strict=False)
     dataset: str
     selector: str = ""
-    limits: list[Limits] = []
+    limits: list[Limits] = Bound(default=[])
     training: TrainingSpec = TrainingSpec()
     search: SearchSpec = SearchSpec()
     build: BuildSpec = BuildSpec()
     rollout: RolloutSpec = RolloutSpec()
     drift: DriftPolicy = DriftPolicy()
+
+
+PROJECT_FILE = Kind("Project", ProjectSpec, "fleet_configs/projects")
 
 
 class ProjectChange(SQLModel, table=True):

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Sequence
 
 from milonga_hub.devices.models import Device
+from milonga_hub.devices.rules import usable_targets
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import ProjectSpec, SearchStrategy
 from milonga_hub.projects.rules import limits_for
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import Trigger
 from milonga_hub.runs.plan import RunPlan, TypePlan
-from milonga_hub.runs.rules import continues, tightest, usable_targets
+from milonga_hub.runs.rules import continues, tightest
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 
@@ -60,12 +61,15 @@ def _decide(work: Work) -> RunPlan:
 
 def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSpec) -> TypePlan:
     limits = tightest([limits_for(spec, work.services.devices.attributes(device)) for device in devices])
-    usable = [set(usable_targets(spec.build.targets, device.inventory)) for device in devices]
-    targets = [target for target in spec.build.targets if all(target in known for known in usable)]
+    # The first device's defaults are those of all: what decides of them is part of what a type is.
+    wanted = spec.build.targets or work.services.devices.default_targets(devices[0].inventory)
+    usable = [set(usable_targets(wanted, device.inventory)) for device in devices]
+    targets = [target for target in wanted if all(target in known for known in usable)]
     if not targets:
         engines = sorted({engine.name for device in devices for engine in device.inventory.engines})
+        named = f"of the project ({', '.join(spec.build.targets)})" if spec.build.targets else "that the hub can build"
         raise FailedPrecondition(
-            f"no target of the project ({', '.join(spec.build.targets)}) runs on device type {name}, which has"
+            f"no target {named} runs on device type {name}, which has"
             f" {', '.join(engines) or 'no engine'}; install one there, for example: pip install"
             " 'milonga-agent[onnxruntime]'"
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from milonga_hub.devices.models import Engine, Inventory
 from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec, SearchStrategy
 from milonga_hub.runs.models import BASELINE_STAGES, STAGES, Run, RunState, Stage, StageState
 from milonga_hub.telemetry.models import DriftEvent
@@ -49,18 +48,6 @@ def retraining_due(
         f" {policy.threshold:g} allowed); {new_labels} new labelled pictures"
     )
     return Retraining(reason, tuple(event.id for event in events))
-
-
-def usable_targets(wanted: Sequence[str], inventory: Inventory) -> list[str]:
-    """Return those of the wanted targets ("engine/precision") that the device's own engines can run."""
-    engines: Mapping[str, Engine] = {engine.name: engine for engine in inventory.engines}
-    usable = []
-    for target in wanted:
-        name, _, precision = target.partition("/")
-        engine = engines.get(name)
-        if engine is not None and (not engine.precisions or precision in engine.precisions):
-            usable.append(target)
-    return usable
 
 
 def tightest(limits: Sequence[Limits]) -> Limits:

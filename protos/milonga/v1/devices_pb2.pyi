@@ -115,6 +115,7 @@ class Inventory(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     ACCELERATORS_FIELD_NUMBER: _builtins.int
     THERMAL_ZONES_FIELD_NUMBER: _builtins.int
+    COMPATIBLE_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     machine_id: _builtins.str
     """Stable for one machine, shared by agents on the same host."""
@@ -140,6 +141,10 @@ class Inventory(_message.Message):
     def accelerators(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accelerator]: ...
     @_builtins.property
     def thermal_zones(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def compatible(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"compatible" of the device tree, from board to system on chip: "raspberrypi,5-model-b", "brcm,bcm2712". Empty on x86."""
+
     def __init__(
         self,
         *,
@@ -159,10 +164,11 @@ class Inventory(_message.Message):
         engines: _abc.Iterable[Global___Engine] | None = ...,
         accelerators: _abc.Iterable[Global___Accelerator] | None = ...,
         thermal_zones: _abc.Iterable[_builtins.str] | None = ...,
+        compatible: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "architecture", b"architecture", "board", b"board", "cores", b"cores", "cpu_features", b"cpu_features", "cpu_model", b"cpu_model", "disk_free_bytes", b"disk_free_bytes", "engines", b"engines", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "memory_bytes", b"memory_bytes", "os", b"os", "python", b"python", "thermal_zones", b"thermal_zones", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "architecture", b"architecture", "board", b"board", "compatible", b"compatible", "cores", b"cores", "cpu_features", b"cpu_features", "cpu_model", b"cpu_model", "disk_free_bytes", b"disk_free_bytes", "engines", b"engines", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "memory_bytes", b"memory_bytes", "os", b"os", "python", b"python", "thermal_zones", b"thermal_zones", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -276,6 +282,8 @@ class DeviceType(_message.Message):
     DEVICE_COUNT_FIELD_NUMBER: _builtins.int
     VERIFICATION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    KNOWN_TYPE_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Short and unique: for example "raspberry-pi-5"."""
     fingerprint: _builtins.str
@@ -283,12 +291,18 @@ class DeviceType(_message.Message):
     device_count: _builtins.int
     verification: _builtins.str
     """Whether the product was run on this hardware by its makers: "verified" or "not verified on hardware"."""
+    known_type: _builtins.str
+    """Entry of fleet_configs/device_types that the inventory matches, empty for none."""
     @_builtins.property
     def inventory(self) -> Global___Inventory:
         """Inventory of the first device of this type."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is built for its devices where a project names no targets, the preferred first: "onnxruntime/fp32"."""
+
     def __init__(
         self,
         *,
@@ -299,10 +313,12 @@ class DeviceType(_message.Message):
         device_count: _builtins.int = ...,
         verification: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        known_type: _builtins.str = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "device_count", b"device_count", "fingerprint", b"fingerprint", "inventory", b"inventory", "name", b"name", "simulated", b"simulated", "verification", b"verification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "device_count", b"device_count", "fingerprint", b"fingerprint", "inventory", b"inventory", "known_type", b"known_type", "name", b"name", "simulated", b"simulated", "targets", b"targets", "verification", b"verification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

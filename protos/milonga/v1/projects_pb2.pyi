@@ -290,7 +290,7 @@ class BuildSpec(_message.Message):
     """Training pictures that calibrate int8."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Engines and precisions to try, for example "onnxruntime/fp32", "onnxruntime/int8"."""
+        """Engines and precisions to try, for example "onnxruntime/fp32", "onnxruntime/int8". Empty: those of each device type."""
 
     def __init__(
         self,

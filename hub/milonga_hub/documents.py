@@ -1,35 +1,69 @@
-"""Project files: YAML that people write, with errors that name the line."""
+"""Documents that people write: YAML with kind, name and spec, and errors that name the line."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milonga_hub.errors import InvalidInput
-from milonga_hub.projects.models import ProjectSpec
 
 _TOP = ("kind", "name", "spec")
 
 
-def load_project(path: Path) -> tuple[str, ProjectSpec]:
-    """Return name and spec of a project file. Raises InvalidInput listing every error with its line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
-    return parse_project(text, str(path))
+S = TypeVar("S", bound=BaseModel)
 
 
-def parse_project(text: str, source: str) -> tuple[str, ProjectSpec]:
-    """Return name and spec of a project document; `source` names it in errors."""
+class Spec(BaseModel):
+    """What a document may say; unknown keys are errors."""
+
+    # Strict: YAML's `yes` is no number of epochs. Infinity has no JSON, so it could be stored but never read again.
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[S]):
+    """One kind of document: what its `kind` says, what its spec may hold, and the folder with examples."""
+
+    name: str
+    spec: type[S]
+    examples: str
+
+    def load(self, path: Path) -> tuple[str, S]:
+        """Return name and spec of a file. Raises InvalidInput listing every error with its line."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"cannot read {path}: {error}") from error
+        return self.parse(text, str(path))
+
+    def parse(self, text: str, source: str) -> tuple[str, S]:
+        """Return name and spec of a document; `source` names it in errors."""
+        node, document = _read(text, source)
+        if not isinstance(document, dict):
+            raise InvalidInput(
+                f"{source}: a {self.name.lower()} file has the keys kind, name and spec; copy one of {self.examples}"
+            )
+        problems = list(_flaws(document, node, source, self.name))
+        spec = None
+        try:
+            spec = self.spec.model_validate(document.get("spec") or {})
+        except ValidationError as error:
+            problems += [_explain(source, node, detail, self.spec) for detail in error.errors()]
+        if problems or spec is None:
+            raise InvalidInput("\n".join(problems))
+        return document["name"], spec
+
+
+def _read(text: str, source: str) -> tuple[Any, Any]:
+    """Return the document as nodes, which know their lines, and as values."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (ValueError, RecursionError) as error:
         # A date with a 13th month, or brackets thousands deep.
         raise InvalidInput(f"{source}: not YAML that can be read: {error}") from error
@@ -37,33 +71,25 @@ def parse_project(text: str, source: str) -> tuple[str, ProjectSpec]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InvalidInput(f"{source}{line}: not YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(document, dict):
-        raise InvalidInput(
-            f"{source}: a project file has the keys kind, name and spec; copy one of fleet_configs/projects"
-        )
-    problems = [
+
+
+def _flaws(document: dict[Any, Any], node: Any, source: str, kind: str) -> Iterator[str]:
+    """Yield what is wrong with anything but the spec."""
+    yield from (
         f"{_at(source, node, (key,))}: {_unknown(key, _TOP, 'the file')}" for key in document if key not in _TOP
-    ]
-    problems += [f"{source}:{line}: {key} stands twice; keep one of them" for line, key in _repeated(node)]
-    if document.get("kind") != "Project":
-        problems.append(f"{_at(source, node, ('kind',))}: kind must be Project, not {document.get('kind')!r}")
+    )
+    yield from (f"{source}:{line}: {key} stands twice; keep one of them" for line, key in _repeated(node))
+    if document.get("kind") != kind:
+        yield f"{_at(source, node, ('kind',))}: kind must be {kind}, not {document.get('kind')!r}"
     if not isinstance(document.get("name"), str):
-        problems.append(f"{_at(source, node, ('name',))}: name must be given, as text")
-    spec = None
-    try:
-        spec = ProjectSpec.model_validate(document.get("spec") or {})
-    except ValidationError as error:
-        problems += [_explain(source, node, detail) for detail in error.errors()]
-    if problems or spec is None:
-        raise InvalidInput("\n".join(problems))
-    return document["name"], spec
+        yield f"{_at(source, node, ('name',))}: name must be given, as text"
 
 
-def _explain(source: str, node: Any, detail: Any) -> str:
+def _explain(source: str, node: Any, detail: Any, spec: type[BaseModel]) -> str:
     where = ("spec", *detail["loc"])
     dotted = ".".join(str(part) for part in where[:-1])
     if detail["type"] == "extra_forbidden":
-        message = _unknown(str(where[-1]), _known_keys(detail["loc"][:-1]), dotted)
+        message = _unknown(str(where[-1]), _known_keys(spec, detail["loc"][:-1]), dotted)
     elif detail["type"] == "missing":
         message = f"{'.'.join(str(part) for part in where)} must be given"
     else:
@@ -93,9 +119,9 @@ def _unknown(key: Any, known: Any, place: str) -> str:
     return f'unknown key "{shown}" in {place}; {hint}'
 
 
-def _known_keys(path: Any) -> list[str]:
+def _known_keys(spec: type[BaseModel], path: Any) -> list[str]:
     """Return the keys that may stand at a path inside the spec."""
-    model: Any = ProjectSpec
+    model: Any = spec
     for part in path:
         if isinstance(part, str):
             model = model.model_fields[part].annotation
