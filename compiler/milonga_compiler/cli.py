@@ -1,16 +1,18 @@
-"""`milonga-compiler`: see which engines can build here, add one, or build a network for one target."""
+"""`milonga-compiler`: see which engines can build here, add one, build a network for one target, or write a program for a bundle."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from milonga_compiler import __main__ as building
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.environments import add, adding_line, interpreter, usable
 from milonga_compiler.errors import CompilerError
+from milonga_compiler.examples import example
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,13 +20,19 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["build"]:
         return building.main(given[1:])
-    return _engines(_parser().parse_args(given))
+    parsed = _parser().parse_args(given)
+    return _example(parsed) if parsed.verb == "example" else _engines(parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="milonga-compiler", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("build", help="build a network for one target and prove it; see: milonga-compiler build --help")
+    program = verbs.add_parser(
+        "example", help="write a program that runs a bundle with its engine, numpy and Pillow alone"
+    )
+    program.add_argument("bundle", type=Path, help="folder with manifest.json")
+    program.add_argument("--output", type=Path, help="file to write (default: print it)")
     engines = verbs.add_parser("engines", help="list engines: what they offer, whether they can be used here")
     engines.add_argument("--json", action="store_true", help="print them as JSON")
     adding = engines.add_subparsers(dest="what").add_parser(
@@ -32,6 +40,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     adding.add_argument("engine", choices=sorted(ENGINES))
     return parser
+
+
+def _example(given: argparse.Namespace) -> int:
+    try:
+        text = example(given.bundle)
+        if given.output is None:
+            print(text, end="")
+        else:
+            given.output.write_text(text, encoding="utf-8")
+            print(f"{given.output} is written; run: python {given.output} PICTURE --bundle {given.bundle}")
+    except (CompilerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _engines(given: argparse.Namespace) -> int:
