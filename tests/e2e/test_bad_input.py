@@ -25,7 +25,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
         loop = Loop(system, Scale(known=300, later=1, live=1))
         system.start_hub()
         system.start_agent("pi5", loop.cli("tokens", "create")["secret"], AGENTS["pi5"])
-        system.wait("the agent to be online", lambda: any(device.state == 1 for device in loop.devices()), 30)
+        system.wait("the agent to be online", lambda: any(device.state == 1 for device in loop.devices()), 90)
         yield loop
         # Whatever was tried, both must still be there.
         system.check()
@@ -76,9 +76,9 @@ def test_a_used_token_is_refused(loop: Loop, tmp_path: Path) -> None:
 def test_a_device_that_was_deleted_is_told_and_keeps_running(loop: Loop) -> None:
     system = loop.system
     agent = system.start_agent("gone", loop.cli("tokens", "create")["secret"])
-    system.wait("the agent to be online", lambda: any(d.name == "gone" and d.state == 1 for d in loop.devices()), 30)
+    system.wait("the agent to be online", lambda: any(d.name == "gone" and d.state == 1 for d in loop.devices()), 90)
     assert _milonga(loop, "devices", "delete", "gone", "--yes").returncode == 0
-    system.wait("the agent to say so", lambda: "enrol again" in agent.log.read_text(), 30)
+    system.wait("the agent to say so", lambda: "enrol again" in agent.log.read_text(), 90)
     agent.check()
     assert system.agents.pop("gone").stop() == 0
 

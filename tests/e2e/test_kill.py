@@ -76,7 +76,7 @@ def _run_and_kill(loop: Loop) -> None:
                 actions.get(stage.name, lambda: None)()
         return run if run.state not in (projects_pb2.RUN_STATE_RUNNING, projects_pb2.RUN_STATE_QUEUED) else None
 
-    run = system.wait("the run to end", ended, 300)
+    run = system.wait("the run to end", ended, 600)
     assert run.state == projects_pb2.RUN_STATE_SUCCEEDED, run.error
     assert job_killed and agent_killed
     assert {"train", "search"} <= killed, "the test came too late to kill anything"
@@ -156,11 +156,11 @@ def test_an_agent_that_was_killed_serves_again_without_the_hub(loop: Loop) -> No
     # The hub is down on purpose, so only the agent is looked at.
     hub, system.hub.process = system.hub.process, None
     try:
-        assert system.wait("the agent to serve", answers, 30)
+        assert system.wait("the agent to serve", answers, 90)
     finally:
         system.hub.process = hub
         system.start_hub()
-    system.wait("the agent to come back", lambda: _is_online(loop, "zero2"), 30)
+    system.wait("the agent to come back", lambda: _is_online(loop, "zero2"), 90)
 
 
 def _is_online(loop: Loop, name: str) -> bool:
