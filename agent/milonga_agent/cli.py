@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         ("status", "what this agent is and serves, from its data folder", _status, _add_status),
         ("inventory", "what the agent finds on this machine", _inventory, _add_limits),
         ("measure", "time an ONNX file on this machine", _measure, _add_measure),
+        ("serve", "answer with a bundle, without a hub, until stopped", _serve, _add_serve),
     ):
         verb = verbs.add_parser(name, help=help_, description=help_.capitalize() + ".")
         fill(verb)
@@ -99,6 +100,13 @@ def _add_measure(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--engine", default="onnxruntime", help="default: %(default)s")
     verb.add_argument("--seconds", type=float, default=10.0, help="longest time to measure (default: %(default)g)")
     _add_limits(verb)
+
+
+def _add_serve(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("bundle", type=Path, help="folder with manifest.json")
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    verb.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    verb.add_argument("--threads", type=int, default=0, help="threads for the engine (default: as many as cores)")
 
 
 def _cpus(text: str) -> tuple[int, ...]:
@@ -212,6 +220,13 @@ def _measure(given: argparse.Namespace) -> int:
         raise AgentError(f"there is no file {given.model}")
     timing = profile(given.model, given.engine, limits.threads, Effort(max_repeats=1000, budget_seconds=given.seconds))
     _show(asdict(timing), given.json)
+    return 0
+
+
+def _serve(given: argparse.Namespace) -> int:
+    from milonga_agent.standalone import serve
+
+    serve(given.bundle, given.host, given.port, given.threads or default_threads())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`milonga-compiler`: see which engines can build here, add one, build a network for one target, or write a program for a bundle."""
+"""`milonga-compiler`: see which engines can build here, add one, build a network for one target, or write a program or a container for a bundle."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from milonga_compiler.engines import ENGINES
 from milonga_compiler.environments import add, adding_line, interpreter, usable
 from milonga_compiler.errors import CompilerError
 from milonga_compiler.examples import example
+from milonga_compiler.export import export
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given[:1] == ["build"]:
         return building.main(given[1:])
     parsed = _parser().parse_args(given)
-    return _example(parsed) if parsed.verb == "example" else _engines(parsed)
+    return {"example": _example, "export": _export, "engines": _engines}[parsed.verb](parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,6 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     program.add_argument("bundle", type=Path, help="folder with manifest.json")
     program.add_argument("--output", type=Path, help="file to write (default: print it)")
+    container = verbs.add_parser("export", help="write a Containerfile that serves a bundle without a hub")
+    container.add_argument("bundle", type=Path, help="folder with manifest.json")
+    container.add_argument("--output", type=Path, required=True, help="new folder to write")
+    container.add_argument("--kubernetes", action="store_true", help="write kubernetes.json too, for kubectl apply -f")
     engines = verbs.add_parser("engines", help="list engines: what they offer, whether they can be used here")
     engines.add_argument("--json", action="store_true", help="print them as JSON")
     adding = engines.add_subparsers(dest="what").add_parser(
@@ -53,6 +58,16 @@ def _example(given: argparse.Namespace) -> int:
     except (CompilerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    try:
+        written = export(given.bundle, given.output, given.kubernetes)
+    except (CompilerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"written, not verified: {', '.join(map(str, written))}; the Containerfile says how to build it")
     return 0
 
 
