@@ -29,7 +29,10 @@ def test_ctrl_c_stops_everything_and_the_hub_goes_on_from_there(tmp_path: Path) 
     folder = tmp_path / "demo"
     log = (tmp_path / "demo.log").open("wb")
     command = [sys.executable, "-m", "tests.e2e.demo", "--data-dir", str(folder)]
+    # Tests that run in the background of a shell ignore Ctrl-C, and what they start inherits it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     demo = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 180
     try:
         # Until the training job is at work, which is after every other kind of process was started.
