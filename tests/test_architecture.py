@@ -69,6 +69,11 @@ def test_the_hub_process_never_imports_torch() -> None:
         assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}; only jobs may"
 
 
+def test_the_hub_serves_the_agent_and_never_imports_it() -> None:
+    for path in _files(HUB):
+        assert "milonga_agent" not in {name.split(".")[0] for name in _imports(path)}, path
+
+
 def test_benchmarks_of_the_command_line_import_the_latency_model_late_and_nothing_else_of_learning() -> None:
     """They run in the user's own process, and only there; the model needs no torch."""
     tree = ast.parse(BENCH.read_text(encoding="utf-8"))

@@ -31,6 +31,7 @@ from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
 from milonga_agent.serving import Serving
 from milonga_agent.state import Identity, Store
 from milonga_agent.steps import Depot
+from milonga_agent.supervision import keep_alive, notify
 from milonga_agent.telemetry import Boot, Sender, Spool, window_of
 
 _log = logging.getLogger(__name__)
@@ -560,9 +561,14 @@ async def run(options: Options) -> None:
     """Run an agent until SIGINT or SIGTERM. Raises AgentError where it cannot go on."""
     options.limits.apply_cpus()
     agent = Agent(options)
+    alive = asyncio.ensure_future(keep_alive())
     working = asyncio.ensure_future(agent.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, working.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await working
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await working
+    finally:
+        alive.cancel()
+        notify("STOPPING=1")

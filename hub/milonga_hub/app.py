@@ -91,6 +91,13 @@ class Hub:
         self._cpu = asyncio.Semaphore(1)
         self.addresses = Addresses("", "", "")
 
+    @property
+    def grpc_port(self) -> int:
+        """Return the port that agents connect to; raises FailedPrecondition while the hub starts."""
+        if not self.addresses.grpc:
+            raise FailedPrecondition("the hub is starting; ask again in a second")
+        return int(self.addresses.grpc.rpartition(":")[2])
+
     def _reference_of(self, bundle: str) -> dict[str, Any] | None:
         """Return the histograms that a bundle's manifest keeps of its validation pictures."""
         try:

@@ -49,6 +49,8 @@ LIMITS = {"jetson-orin-nano": 2.0, "raspberry-pi-5": 4.0, "raspberry-pi-zero-2":
 class Services:
     """All services of a hub, empty; what pages and REST take for a hub."""
 
+    grpc_port = 8443
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = Settings(data_dir=folder)

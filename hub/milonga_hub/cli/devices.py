@@ -52,7 +52,9 @@ def create_token(
     say(f"Join token, for {uses} device(s), good for {hours:g} hours, shown only now:", "")
     # On a line of its own and never wrapped, so that it can be copied.
     typer.echo(response.secret)
-    say("", "On the device, run (with this hub's address as the device sees it):")
+    say("", "On the device, to install the agent (HUB:8080 is this hub's dashboard as the device sees it):")
+    typer.echo(f"  curl -fsSL http://HUB:8080/install.sh | sudo sh -s -- --token {response.secret}")
+    say("", "Where it is installed (with this hub's address as the device sees it):")
     typer.echo(f"  milonga-agent run --hub {client.address} --join-token {response.secret}")
 
 

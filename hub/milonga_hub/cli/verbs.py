@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from milonga_hub.cli import bench, datasets, devices, hub, models, projects, rollouts, runs, telemetry, types
+from milonga_hub.cli import bench, bundles, datasets, devices, hub, models, projects, rollouts, runs, telemetry, types
 from milonga_hub.cli.client import HUB_VARIABLE, remember_hub
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ def _begin(
 
 app.command("up")(hub.up)
 app.command("status")(hub.status)
+app.command("agent-bundle")(bundles.agent_bundle)
 app.command("apply")(projects.apply)
 app.command("diff")(projects.diff)
 for name, group, words in (

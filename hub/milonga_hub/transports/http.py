@@ -28,6 +28,7 @@ from milonga_hub.errors import (
     ResourceExhausted,
     Unauthenticated,
 )
+from milonga_hub.install import web as install
 from milonga_hub.models import web as models
 from milonga_hub.projects import web as projects
 from milonga_hub.projects.models import Project
@@ -69,6 +70,9 @@ def create_app(hub: HubServices) -> FastAPI:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    app.include_router(
+        install.router(hub.settings.data_dir / "wheelhouses", lambda: hub.grpc_port), include_in_schema=False
+    )
     pages.mount(app, hub)
     app.add_exception_handler(MilongaError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

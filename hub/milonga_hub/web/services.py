@@ -27,3 +27,7 @@ class HubServices(Protocol):
     builds: BuildService
     rollouts: RolloutService
     telemetry: TelemetryService
+
+    @property
+    def grpc_port(self) -> int:
+        """Where agents connect, as the hub listens now."""

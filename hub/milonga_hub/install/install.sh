@@ -1,0 +1,281 @@
+#!/bin/sh
+# Installs milonga-agent on a Debian-family device, upgrades it (run again) or removes it (--uninstall).
+#   curl -fsSL @HUB_URL@/install.sh | sudo sh -s -- --token TOKEN
+set -eu
+
+HUB_URL='@HUB_URL@'
+HUB_GRPC='@HUB_GRPC@'
+USER_NAME=milonga-agent
+UNIT=milonga-agent.service
+
+usage() {
+    cat <<END
+Installs the agent of the Milonga hub at $HUB_URL.
+  --token TOKEN       join token (on the hub: milonga tokens create); needed the first time
+  --engines A,B       engines to install (default: those installed before, else onnxruntime)
+  --name NAME         name of this device (default: its host name)
+  --label KEY=VALUE   label of this device; may be repeated
+  --offline           take everything from the hub (there: milonga agent-bundle)
+  --system-packages   let the agent see the system's Python packages (JetPack's TensorRT, Termux)
+  --python PROGRAM    Python to use (default: python3)
+  --user-mode         install for this user, without root and systemd, and print how to start
+  --foreground        as --user-mode, and run the agent now
+  --root DIR          install below DIR as this user and start nothing: to look at what would be done
+  --uninstall         stop and remove the agent; --purge removes its identity and data as well
+END
+}
+
+say() { printf '%s\n' "milonga: $*"; }
+fail() {
+    printf '%s\n' "milonga: $*" >&2
+    exit 1
+}
+
+read_options() {
+    TOKEN='' ENGINES='' OFFLINE='' SYSTEM_PACKAGES='' PYTHON=python3 USER_MODE='' FOREGROUND='' ROOT='' UNINSTALL='' PURGE=''
+    NAME='' LABELS=''
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --token | --engines | --name | --label | --python | --root)
+                [ $# -ge 2 ] || fail "$1 needs a value; see --help"
+                case $1 in
+                    --token) TOKEN=$2 ;;
+                    --engines) ENGINES=$2 ;;
+                    --name) NAME=$2 ;;
+                    --label) add_label "$2" ;;
+                    --python) PYTHON=$2 ;;
+                    --root) ROOT=$2 ;;
+                esac
+                shift
+                ;;
+            --offline) OFFLINE=yes ;;
+            --system-packages) SYSTEM_PACKAGES=yes ;;
+            --user-mode) USER_MODE=yes ;;
+            --foreground) USER_MODE=yes FOREGROUND=yes ;;
+            --uninstall) UNINSTALL=yes ;;
+            --purge) PURGE=yes ;;
+            -h | --help) usage && exit 0 ;;
+            *) fail "there is no option $1; see --help" ;;
+        esac
+        shift
+    done
+    case $ENGINES in *[!a-z,]*) fail "--engines takes names separated by commas, such as onnxruntime,ncnn" ;; esac
+}
+
+add_label() {
+    case $1 in *[!A-Za-z0-9._=/-]*) fail "--label takes KEY=VALUE of letters, digits, dots, dashes, not '$1'" ;; esac
+    LABELS="$LABELS --label $1"
+}
+
+choose_folders() {
+    if [ -n "$USER_MODE" ] && [ -z "$ROOT" ]; then
+        PREFIX=${XDG_DATA_HOME:-$HOME/.local/share}/milonga-agent
+        STATE=${XDG_STATE_HOME:-$HOME/.local/state}/milonga-agent
+    else
+        PREFIX=$ROOT/opt/milonga-agent
+        STATE=$ROOT/var/lib/milonga-agent
+    fi
+    UNITS=$ROOT/etc/systemd/system
+    # Only an installation for the whole system makes a user and talks to systemd.
+    SYSTEM=yes
+    if [ -n "$USER_MODE$ROOT" ]; then SYSTEM=''; fi
+    if [ -n "$SYSTEM" ] && [ "$(id -u)" != 0 ]; then
+        fail "this needs root: put sudo before sh, or install for this user alone with --user-mode"
+    fi
+}
+
+remove() {
+    if [ -n "$SYSTEM" ] && [ -f "$UNITS/$UNIT" ]; then
+        systemctl disable --now "$UNIT" || fail "systemd does not stop $UNIT; see: systemctl status $UNIT"
+    fi
+    rm -rf "$PREFIX"
+    [ -n "$USER_MODE" ] || rm -f "$UNITS/$UNIT"
+    if [ -n "$SYSTEM" ]; then systemctl daemon-reload; fi
+    if [ -z "$PURGE" ]; then
+        say "removed; identity and data stay in $STATE (--uninstall --purge removes them too)"
+        return
+    fi
+    rm -rf "$STATE"
+    if [ -n "$SYSTEM" ] && id "$USER_NAME" >/dev/null 2>&1; then userdel "$USER_NAME"; fi
+    say "removed with all data; on the hub: milonga devices delete NAME"
+}
+
+check_machine() {
+    command -v "$PYTHON" >/dev/null 2>&1 ||
+        fail "there is no $PYTHON here; run: apt-get install python3 python3-venv"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 9))' ||
+        fail "$PYTHON is $("$PYTHON" -V 2>&1), and the agent needs 3.9 or newer; name a newer one with --python"
+    "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || fail "$PYTHON lacks its venv module; run: apt-get install $(
+        "$PYTHON" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    if [ -n "$SYSTEM" ] && [ ! -d /run/systemd/system ]; then
+        fail "this machine is not run by systemd; use --user-mode, and start the agent as your init system does"
+    fi
+    "$PYTHON" - "$HUB_URL/healthz" <<'END' || fail "no hub answers at $HUB_URL; check that it runs and is reachable from here"
+import sys, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1], timeout=15).read()
+except OSError as error:
+    sys.exit("milonga: %s" % error)
+END
+}
+
+check_joined() {
+    if [ ! -f "$STATE/identity.json" ] && [ -z "$TOKEN" ]; then
+        fail "this device has not joined yet; make a token on the hub (milonga tokens create) and give it with --token"
+    fi
+}
+
+# The new environment is made beside the one that runs: whatever fails here, the old one goes on.
+choose_slot() {
+    SLOT=a
+    if [ "$(readlink "$PREFIX/current" 2>/dev/null)" = a ]; then SLOT=b; fi
+    if [ -z "$ENGINES" ]; then ENGINES=$(cat "$PREFIX/engines" 2>/dev/null || echo onnxruntime); fi
+}
+
+make_environment() {
+    mkdir -p "$PREFIX"
+    rm -rf "${PREFIX:?}/$SLOT"
+    say "installing with engines $ENGINES into $PREFIX/$SLOT"
+    "$PYTHON" -m venv ${SYSTEM_PACKAGES:+--system-site-packages} "$PREFIX/$SLOT"
+    host=${HUB_URL#*://}
+    # Ours come from the hub alone, so that nobody else's package of that name is taken; pip checks their digests.
+    PIP_CONFIG_FILE=/dev/null pip --isolated install --no-deps --force-reinstall --no-cache-dir --trusted-host "$host" \
+        --index-url "$HUB_URL/simple/" milonga-protos milonga-agent ||
+        fail "the hub's own packages cannot be installed; see above"
+    install_dependencies
+    "$PREFIX/$SLOT/bin/milonga-agent" --version >/dev/null || fail "the new agent does not start; the old one stays"
+}
+
+pip() { "$PREFIX/$SLOT/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
+
+install_dependencies() {
+    if [ -z "$OFFLINE" ]; then
+        pip install "milonga-agent[$ENGINES]" || fail "pip cannot install what the agent needs, see above; for devices" \
+            "without internet prepare a wheelhouse on the hub (milonga agent-bundle --help) and give --offline"
+        return
+    fi
+    kind=$("$PYTHON" -c 'import platform, sys; print(platform.machine(), "%d.%d" % sys.version_info[:2])')
+    machine=${kind% *} version=${kind#* }
+    PIP_CONFIG_FILE=/dev/null pip --isolated install --no-index --no-cache-dir --trusted-host "$host" \
+        --find-links "$HUB_URL/wheelhouses/$machine/$version/" "milonga-agent[$ENGINES]" ||
+        fail "the hub has no wheelhouse that is enough; run on the hub:" \
+            "milonga agent-bundle --platform $machine --python $version --engines $ENGINES"
+}
+
+make_user() {
+    [ -n "$SYSTEM" ] || return 0
+    id "$USER_NAME" >/dev/null 2>&1 ||
+        useradd --system --home-dir "$STATE" --no-create-home --shell /usr/sbin/nologin "$USER_NAME"
+    # Accelerators belong to these groups, where they exist.
+    for group in video render; do
+        if getent group "$group" >/dev/null; then usermod -aG "$group" "$USER_NAME"; fi
+    done
+}
+
+as_agent() {
+    if [ -n "$SYSTEM" ]; then runuser -u "$USER_NAME" -- "$@"; else "$@"; fi
+}
+
+join() {
+    mkdir -p "$STATE"
+    chmod 700 "$STATE"
+    if [ -n "$SYSTEM" ]; then chown "$USER_NAME:" "$STATE"; fi
+    [ ! -f "$STATE/identity.json" ] || return 0
+    # The token stands in the environment: everybody may read command lines.
+    # shellcheck disable=SC2086 # each label is two words, and holds no blanks
+    MILONGA_JOIN_TOKEN=$TOKEN as_agent "$PREFIX/$SLOT/bin/milonga-agent" enrol --hub "$HUB_GRPC" --data-dir "$STATE" \
+        ${NAME:+--name "$NAME"} $LABELS >/dev/null || fail "this device has not joined; see above, then run this again"
+}
+
+# A rename, so that there is always a current environment, also when power dies.
+activate() {
+    printf '%s\n' "$ENGINES" >"$PREFIX/engines"
+    ln -sfn "$SLOT" "$PREFIX/current.new"
+    mv -T "$PREFIX/current.new" "$PREFIX/current"
+    sync
+}
+
+write_unit() {
+    mkdir -p "$UNITS"
+    cat >"$UNITS/$UNIT.new" <<END
+[Unit]
+Description=Milonga agent: runs, measures and watches the networks that $HUB_URL assigns
+Wants=network-online.target
+After=network-online.target
+# Never give up: nobody may be near to start it again.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart=$PREFIX/current/bin/milonga-agent run --hub $HUB_GRPC --data-dir $STATE
+User=$USER_NAME
+Restart=always
+RestartSec=2
+# systemd 254 and newer wait longer each time; older ones say that they do not know these two.
+RestartSteps=6
+RestartMaxDelaySec=60
+WatchdogSec=60
+TimeoutStartSec=120
+UMask=0077
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+ReadWritePaths=$STATE
+ProtectHome=yes
+PrivateTmp=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+END
+    mv "$UNITS/$UNIT.new" "$UNITS/$UNIT"
+}
+
+start() {
+    command="$PREFIX/current/bin/milonga-agent run --hub $HUB_GRPC --data-dir $STATE"
+    if [ -n "$SYSTEM" ]; then
+        systemctl daemon-reload
+        systemctl enable "$UNIT"
+        systemctl restart "$UNIT" || fail "the agent does not start; see: journalctl -u $UNIT"
+        say "the agent runs; see: systemctl status $UNIT"
+    elif [ -n "$FOREGROUND" ]; then
+        # shellcheck disable=SC2086 # neither addresses nor these folders hold blanks
+        exec $command
+    else
+        say "installed; start it with:"
+        printf '%s\n' "  $command"
+    fi
+}
+
+install() {
+    check_machine
+    check_joined
+    choose_slot
+    make_environment
+    make_user
+    join
+    activate
+    [ -n "$USER_MODE" ] || write_unit
+    start
+}
+
+# All in functions: a download that is cut off runs nothing.
+main() {
+    read_options "$@"
+    choose_folders
+    case $PREFIX in *[!A-Za-z0-9._/-]*) fail "the folder $PREFIX has blanks or odd letters; choose another with --root" ;; esac
+    if [ -n "$UNINSTALL" ]; then remove; else install; fi
+}
+
+main "$@"
