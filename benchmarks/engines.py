@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from milonga_agent.inventory import ENGINES as RUNTIMES
 from milonga_compiler.build import Built, State, build
+from milonga_compiler.bundle import BESIDE_THE_MODEL
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.environments import adding_line, usable
 from milonga_compiler.parity import Labelled
@@ -98,8 +99,7 @@ def _targets() -> Iterator[Target]:
 def _about(built: Built, logits: np.ndarray, onnx: Path) -> str:
     assert built.bundle is not None and built.report is not None
     error = built.report.max_abs_error / float(logits.max() - logits.min())
-    named = ("manifest.json", "probe_input.npy", "probe_expected.npy")
-    size = sum(file.size_bytes for file in built.bundle.files if file.path not in named)
+    size = sum(file.size_bytes for file in built.bundle.files if file.path not in BESIDE_THE_MODEL)
     lost = built.report.lost_points
     return f"error {error:.1e}, {lost:+.1f} points lost, size {size / onnx.stat().st_size:.2f}"
 

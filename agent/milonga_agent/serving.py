@@ -23,14 +23,22 @@ _BACKLOG = 128
 
 def listen(port: int) -> socket.socket:
     """Return a socket that listens on loopback. Raises InUse, naming the port and the option."""
+    try:
+        return listening_on("127.0.0.1", port)
+    except OSError as error:
+        raise InUse(f"port {port} is in use by another program; choose another with --serve-port") from error
+
+
+def listening_on(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises OSError where the address cannot be taken."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     # A port whose last connections are still closing may be taken again at once.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind(("127.0.0.1", port))
-    except OSError as error:
+        listening.bind((host, port))
+    except OSError:
         listening.close()
-        raise InUse(f"port {port} is in use by another program; choose another with --serve-port") from error
+        raise
     listening.listen(_BACKLOG)
     return listening
 

@@ -11,8 +11,8 @@ from typing import Any
 from milonga_agent.errors import InUse
 from milonga_agent.serve import Server
 from milonga_agent.served import Served
+from milonga_agent.serving import listening_on
 
-_BACKLOG = 128
 _DRAIN_SECONDS = 10.0
 
 
@@ -40,12 +40,7 @@ def serve(bundle: Path, host: str, port: int, threads: int) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, port))
+        return listening_on(host, port)
     except OSError as error:
-        listening.close()
         raise InUse(f"cannot listen on {host}:{port} ({error}); choose another with --host and --port") from error
-    listening.listen(_BACKLOG)
-    return listening

@@ -14,7 +14,7 @@ import numpy as np
 
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
-from milonga_compiler.bundle import Bundle, write_bundle
+from milonga_compiler.bundle import PROBE_EXPECTED, PROBE_INPUT, Bundle, write_bundle
 from milonga_compiler.errors import BuildFailed, CannotRunHere, EngineMissing
 from milonga_compiler.parity import Comparison, Evidence, Judge, Report
 from milonga_compiler.target import Target
@@ -160,9 +160,9 @@ def _nearer(one: Built, other: Built) -> Built:
 def _probe(work: Path, evidence: Evidence, tried: _Tried) -> dict[str, Path]:
     """Write the pictures and outputs that a device checks itself with before it serves."""
     pictures = next(iter(evidence.parts()))
-    np.save(str(work / "probe_input.npy"), pictures[:PROBE_COUNT].astype(np.float32))
-    np.save(str(work / "probe_expected.npy"), tried.outputs[:PROBE_COUNT].astype(np.float32))
-    return {name: work / name for name in ("probe_input.npy", "probe_expected.npy")}
+    np.save(str(work / PROBE_INPUT), pictures[:PROBE_COUNT].astype(np.float32))
+    np.save(str(work / PROBE_EXPECTED), tried.outputs[:PROBE_COUNT].astype(np.float32))
+    return {name: work / name for name in (PROBE_INPUT, PROBE_EXPECTED)}
 
 
 def _entries(engine: Backend, target: Target, variant: BuiltModel, tried: _Tried) -> dict[str, Any]:
@@ -175,8 +175,8 @@ def _entries(engine: Backend, target: Target, variant: BuiltModel, tried: _Tried
         "precision": target.precision,
         "model_file": variant.model_file,
         "probe": {
-            "input_file": "probe_input.npy",
-            "expected_file": "probe_expected.npy",
+            "input_file": PROBE_INPUT,
+            "expected_file": PROBE_EXPECTED,
             # Outputs of a small range are held to the range 1, or rounding alone would fail the probe.
             "max_abs_error": share * max(1.0, span),
         },

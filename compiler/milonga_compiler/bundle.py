@@ -17,6 +17,10 @@ from milonga_compiler.errors import BundleInvalid
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+# What a device checks itself with before it serves.
+PROBE_INPUT, PROBE_EXPECTED = "probe_input.npy", "probe_expected.npy"
+# Files that describe and prove a build; all others are the engine's.
+BESIDE_THE_MODEL = (MANIFEST, PROBE_INPUT, PROBE_EXPECTED)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 20

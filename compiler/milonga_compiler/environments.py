@@ -44,6 +44,11 @@ def usable(engine: str) -> bool:
         return False
 
 
+def usable_engines() -> list[str]:
+    """Return the engines that an interpreter was found for."""
+    return [name for name in ENGINES if usable(name)]
+
+
 def missing_modules(engine: str) -> list[str]:
     """Return what of the engine's cannot be imported in this interpreter; nothing is imported to find out."""
 

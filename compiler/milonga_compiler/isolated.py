@@ -105,6 +105,9 @@ class IsolatedBackend(Backend):
     def _variants(self, *_: object) -> Iterator[BuiltModel]:
         raise NotImplementedError("build() asks the process")
 
+    def _accept(self, *_: object) -> None:
+        raise NotImplementedError("unsupported() asks the process")
+
     def _asked(self, request: dict[str, Any]) -> _Process:
         whole = {**request, "engine": self.name, "memory_bytes": self._limits.memory_bytes}
         return _Process(self.name, self._interpreter, whole, self._log)

@@ -31,6 +31,10 @@ class Network:
     opset: int
     operators: frozenset[str]
 
+    def full_name(self, operator: str) -> str:
+        """Return the operator with its domain, which engines leave out; as given where the network has none so called."""
+        return next((name for name in sorted(self.operators) if name.rpartition(".")[2] == operator), operator)
+
 
 def read_network(path: Path) -> Network:
     """Return what the file says of itself. Raises BuildFailed for one that no engine could build, saying why."""

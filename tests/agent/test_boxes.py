@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,12 @@ import pytest
 from milonga import detections
 from milonga.inputs import Input, Resize
 from milonga_agent.errors import BadBundle
-from milonga_agent.serve import Server
 from milonga_agent.served import Served
 from milonga_compiler.bundle import write_bundle
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+
+from tests.agent.clients import asking
 
 SIZE_PX, NAMES = 64, ["bolt", "nut"]
 # (class, score, box in the network's input): two objects, and a worse copy of the first.
@@ -90,17 +89,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
 
 @pytest.fixture(scope="module")
 def client(served: Served) -> Iterator[httpx.Client]:
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen()
-    server = Server(listening, served)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+    with asking(served) as client:
         yield client
-    server.drain(5)
-    thread.join()
-    server.server_close()
 
 
 def _ask(client: httpx.Client, *sizes: tuple[int, int], outputs: Any = None) -> dict[str, Any]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import socket
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ import numpy as np
 import pytest
 from milonga_agent.errors import BadBundle, EngineMissing
 from milonga_agent.runtimes import load
-from milonga_agent.serve import Server
 from milonga_agent.served import Served
 
 from tests.agent.bundles import Example, example
+from tests.agent.clients import asking
 from tests.compiler.networks import SIZE_PX
 
 
@@ -36,17 +34,8 @@ def served(made: Example) -> Served:
 
 @pytest.fixture(scope="module")
 def client(served: Served) -> Iterator[httpx.Client]:
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen()
-    server = Server(listening, served)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+    with asking(served) as client:
         yield client
-    server.drain(5)
-    thread.join()
-    server.server_close()
 
 
 def _ask(client: httpx.Client, inputs: list[dict[str, Any]], **more: Any) -> httpx.Response:

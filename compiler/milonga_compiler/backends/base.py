@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milonga_compiler.engines import ENGINES, Precision
-from milonga_compiler.errors import BuildFailed
+from milonga_compiler.errors import BuildFailed, UnsupportedOperators
 from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
 
@@ -79,5 +80,14 @@ class Backend(ABC):
         """Return the first output (n, ...) of normalised inputs (n, 3, H, W)."""
 
     @abstractmethod
+    def _accept(self, network: Network, scratch: Path) -> None:
+        """Let the engine read the network; files may go into the folder. Raises UnsupportedOperators or BuildFailed."""
+
     def unsupported(self, network: Network) -> frozenset[str]:
-        """Return those of the network's operators that the engine does not know."""
+        """Return those of the network's operators that the engine does not know. Raises BuildFailed."""
+        with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:
+            try:
+                self._accept(network, Path(scratch))
+            except UnsupportedOperators as error:
+                return frozenset(error.operators)
+        return frozenset()

@@ -14,7 +14,7 @@ import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.engines import Precision
-from milonga_compiler.errors import BuildFailed, UnsupportedOperators
+from milonga_compiler.errors import BuildFailed
 from milonga_compiler.network import Network
 from milonga_compiler.pnnx import convert
 
@@ -47,13 +47,8 @@ class LiteRtBackend(Backend):
             outputs.append(_floats(interpreter.get_tensor(asked["index"]), asked))
         return np.concatenate(outputs)
 
-    def unsupported(self, network: Network) -> frozenset[str]:
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                convert(network, Path(scratch))
-            except UnsupportedOperators as error:
-                return frozenset(error.operators)
-        return frozenset()
+    def _accept(self, network: Network, scratch: Path) -> None:
+        convert(network, scratch)
 
 
 def _translated(code: Path, shape: tuple[int, ...]) -> Any:

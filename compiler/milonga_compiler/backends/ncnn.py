@@ -56,13 +56,8 @@ class NcnnBackend(Backend):
             outputs.append(np.array(output, dtype=np.float32))
         return np.stack(outputs)
 
-    def unsupported(self, network: Network) -> frozenset[str]:
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                _converted(network, Path(scratch))
-            except UnsupportedOperators as error:
-                return frozenset(error.operators)
-        return frozenset()
+    def _accept(self, network: Network, scratch: Path) -> None:
+        _converted(network, scratch)
 
 
 def _converted(network: Network, scratch: Path, half: bool = False) -> Path:

@@ -49,12 +49,8 @@ class OnnxRuntimeBackend(Backend):
         ]
         return np.concatenate(parts).astype(np.float32)
 
-    def unsupported(self, network: Network) -> frozenset[str]:
-        try:
-            self._session(network.path, 1)
-        except UnsupportedOperators as error:
-            return frozenset(error.operators)
-        return frozenset()
+    def _accept(self, network: Network, scratch: Path) -> None:
+        self._session(network.path, 1)
 
     def _session(self, path: Path, threads: int) -> Any:
         """Return the loaded model. Raises UnsupportedOperators or BuildFailed."""

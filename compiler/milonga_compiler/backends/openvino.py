@@ -51,12 +51,8 @@ class OpenVinoBackend(Backend):
         parts = [compiled(inputs[start : start + _BATCH])[0].copy() for start in range(0, len(inputs), _BATCH)]
         return np.concatenate(parts).astype(np.float32)
 
-    def unsupported(self, network: Network) -> frozenset[str]:
-        try:
-            self._read(network.path)
-        except UnsupportedOperators as error:
-            return frozenset(error.operators)
-        return frozenset()
+    def _accept(self, network: Network, scratch: Path) -> None:
+        self._read(network.path)
 
     def _read(self, path: Path) -> Any:
         """Return the network. Raises UnsupportedOperators or BuildFailed."""

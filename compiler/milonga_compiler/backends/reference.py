@@ -19,9 +19,7 @@ class ReferenceBackend(Backend):
     def _variants(
         self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
     ) -> Iterable[BuiltModel]:
-        unknown = sorted(self.unsupported(network))
-        if unknown:
-            raise UnsupportedOperators(f"onnx does not know {', '.join(unknown)}", unknown)
+        self._accept(network, folder)
         copy_whole(network, folder / "model.onnx")
         return [BuiltModel("model.onnx", ["model.onnx"])]
 
@@ -31,13 +29,13 @@ class ReferenceBackend(Backend):
         evaluator = ReferenceEvaluator(str(model_file))
         return np.asarray(evaluator.run(None, {evaluator.input_names[0]: inputs})[0], dtype=np.float32)
 
-    def unsupported(self, network: Network) -> frozenset[str]:
+    def _accept(self, network: Network, scratch: Path) -> None:
         from onnx.reference import ReferenceEvaluator
         from onnx.reference.ops import load_op
         from onnx.reference.ops.aionnxml import load_op as load_ml_op
 
-        unknown = set()
-        for operator in network.operators:
+        unknown = []
+        for operator in sorted(network.operators):
             domain, _, name = operator.rpartition(".")
             try:
                 if domain == "ai.onnx.ml":
@@ -45,5 +43,6 @@ class ReferenceBackend(Backend):
                 else:
                     load_op(domain, name, network.opset, evaluator_cls=ReferenceEvaluator)
             except Exception:  # It raises several kinds for an operator that it does not have.
-                unknown.add(operator)
-        return frozenset(unknown)
+                unknown.append(operator)
+        if unknown:
+            raise UnsupportedOperators(f"onnx does not know {', '.join(unknown)}", unknown)

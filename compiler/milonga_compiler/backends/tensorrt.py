@@ -35,7 +35,7 @@ class TensorRtBackend(Backend):
             typed_files = _typed(network, precision, Path(scratch), calibration)
             for number, (typed, note) in enumerate(typed_files):
                 name = f"model-{number}.engine"
-                (folder / name).write_bytes(_built(typed, network.operators))
+                (folder / name).write_bytes(_built(typed, network))
                 yield BuiltModel(name, [name], note)
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
@@ -49,14 +49,9 @@ class TensorRtBackend(Backend):
             )
         return _executed(engine, inputs)
 
-    def unsupported(self, network: Network) -> frozenset[str]:
+    def _accept(self, network: Network, scratch: Path) -> None:
         trt = _library()
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                _parsed(trt, trt.Builder(_logger(trt)), fix_batch(network, Path(scratch)), network.operators)
-            except UnsupportedOperators as error:
-                return frozenset(error.operators)
-        return frozenset()
+        _parsed(trt, trt.Builder(_logger(trt)), fix_batch(network, scratch), network)
 
 
 def _library() -> Any:
@@ -89,15 +84,15 @@ def _typed(
     yield fix_batch(network, scratch), ""
 
 
-def _parsed(trt: Any, builder: Any, path: Path, known: frozenset[str]) -> Any:
-    """Return TensorRT's network. Raises UnsupportedOperators or BuildFailed."""
+def _parsed(trt: Any, builder: Any, path: Path, network: Network) -> Any:
+    """Return TensorRT's network of the file, which was made of `network`. Raises UnsupportedOperators or BuildFailed."""
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     made = builder.create_network(flags)
     parser = trt.OnnxParser(made, _logger(trt))
     if parser.parse_from_file(str(path)):
         return made
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    names = sorted({_full_name(error.node_operator(), known) for error in errors if _is_unknown(error)})
+    names = sorted({network.full_name(error.node_operator()) for error in errors if _is_unknown(error)})
     if names:
         message = f"TensorRT {trt.__version__} does not know the operators {', '.join(names)}"
         raise UnsupportedOperators(message, names)
@@ -109,14 +104,10 @@ def _is_unknown(error: Any) -> bool:
     return str(error.code()).endswith("UNSUPPORTED_NODE") or "Plugin not found" in error.desc()
 
 
-def _full_name(name: str, known: frozenset[str]) -> str:
-    return next((each for each in sorted(known) if each.rpartition(".")[2] == name), name)
-
-
-def _built(path: Path, known: frozenset[str]) -> bytes:
+def _built(path: Path, network: Network) -> bytes:
     trt = _library()
     builder = trt.Builder(_logger(trt))
-    made = _parsed(trt, builder, path, known)
+    made = _parsed(trt, builder, path, network)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
     # fp32 means fp32: TF32 keeps 10 bits of the mantissa.

@@ -64,12 +64,8 @@ class TvmBackend(Backend):
             outputs.append(np.array(np.from_dlpack(_first(machine["main"](tensor))), dtype=np.float32))
         return np.concatenate(outputs)
 
-    def unsupported(self, network: Network) -> frozenset[str]:
-        try:
-            _imported(network)
-        except UnsupportedOperators as error:
-            return frozenset(error.operators)
-        return frozenset()
+    def _accept(self, network: Network, scratch: Path) -> None:
+        _imported(network)
 
 
 def _aligned(shape: tuple[int, ...]) -> Floats:
@@ -108,7 +104,7 @@ def _imported(network: Network) -> Any:
         unknown = _UNKNOWN.search(str(error))
         if unknown is None:
             raise BuildFailed(f"TVM {tvm.__version__} cannot import the network: {error}") from error
-        names = sorted(_full_name(name.strip(), network) for name in unknown["names"].split(","))
+        names = sorted(network.full_name(name.strip()) for name in unknown["names"].split(","))
         message = f"TVM {tvm.__version__} does not know the operators {', '.join(names)}"
         raise UnsupportedOperators(message, names) from error
 
@@ -116,11 +112,6 @@ def _imported(network: Network) -> Any:
 def _foreign(network: Network) -> bool:
     """Return whether there are operators that are not ONNX's own: onnxslim stops at them."""
     return any("." in name for name in network.operators)
-
-
-def _full_name(name: str, network: Network) -> str:
-    """Return the operator with its domain, which TVM leaves out."""
-    return next((each for each in sorted(network.operators) if each.rpartition(".")[2] == name), name)
 
 
 def _llvm(architecture: str, local: bool) -> dict[str, str]:

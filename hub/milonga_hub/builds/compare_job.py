@@ -9,7 +9,6 @@ import numpy as np
 from milonga.inputs import Input
 from milonga_compiler.backends import backend
 from milonga_compiler.bundle import Bundle, verify_bundle
-from milonga_compiler.errors import CompilerError
 from numpy.typing import NDArray
 
 from milonga_hub.builds.rules import Group, judge
@@ -20,18 +19,15 @@ from milonga_hub.learning.tasks import opened
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
     """Return the accuracy of both on old and new pictures, and whether the challenger is better."""
-    try:
-        bundles = {who: verify_bundle(Path(spec[who])) for who in ("champion", "challenger")}
-        task = opened(spec["data"], max(Input.of(one.manifest["input"]).size_px for one in bundles.values()))
-        count = len(task.added)
-        if not count:
-            raise JobError("there are no validation pictures to compare versions on; add some to the data set")
-        judges = {}
-        for index, (who, bundle) in enumerate(bundles.items()):
-            context.progress(index / 2, f"running {_title(bundle)} ({who}) on {count} pictures")
-            judges[who] = _judged(bundle, task)
-    except CompilerError as error:
-        raise JobError(str(error)) from error
+    bundles = {who: verify_bundle(Path(spec[who])) for who in ("champion", "challenger")}
+    task = opened(spec["data"], max(Input.of(one.manifest["input"]).size_px for one in bundles.values()))
+    count = len(task.added)
+    if not count:
+        raise JobError("there are no validation pictures to compare versions on; add some to the data set")
+    judges = {}
+    for index, (who, bundle) in enumerate(bundles.items()):
+        context.progress(index / 2, f"running {_title(bundle)} ({who}) on {count} pictures")
+        judges[who] = _judged(bundle, task)
     groups = _groups(judges["champion"], judges["challenger"], task.added)
     verdict = judge(groups, *_titles(bundles["champion"], bundles["challenger"]), measure=task.measure)
     context.progress(1.0, verdict.reason)

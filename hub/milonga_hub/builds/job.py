@@ -19,11 +19,11 @@ from milonga.inputs import Input
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import Built, State, build
 from milonga_compiler.bundle import verify_bundle
-from milonga_compiler.errors import BundleInvalid, CompilerError, EngineMissing
+from milonga_compiler.errors import BundleInvalid, EngineMissing
 from milonga_compiler.parity import Evidence, Judge
 from milonga_compiler.target import Target
 
-from milonga_hub.jobs import JobContext, JobError, write_atomically
+from milonga_hub.jobs import JobContext, write_atomically
 from milonga_hub.learning.task import Task
 from milonga_hub.learning.tasks import opened
 
@@ -61,19 +61,16 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     for leftover in workdir.glob(".bundle-*"):  # Of a run that was killed.
         shutil.rmtree(leftover)
     size = spec["manifest"]["size_px"]
-    try:
-        targets = [Target.parse(name, spec.get("architecture", "")) for name in spec["targets"]]
-        context.progress(0.0, "reading pictures")
-        task = opened(spec["data"], size)
-        evidence = TaskEvidence(task, task.input(size), np.load(spec["expected"]), spec["subnet_accuracy"])
-        # Training pictures, never those that prove the build, chosen alike for equal seeds.
-        calibration = task.calibrating(evidence.seen, spec["calibration_count"], spec["seed"])
-        builds = []
-        for index, target in enumerate(targets):
-            context.progress((index + 0.1) / (len(targets) + 0.1), f"building {target}")
-            builds.append(_one(target, spec, workdir, evidence, calibration))
-    except CompilerError as error:
-        raise JobError(str(error)) from error
+    targets = [Target.parse(name, spec.get("architecture", "")) for name in spec["targets"]]
+    context.progress(0.0, "reading pictures")
+    task = opened(spec["data"], size)
+    evidence = TaskEvidence(task, task.input(size), np.load(spec["expected"]), spec["subnet_accuracy"])
+    # Training pictures, never those that prove the build, chosen alike for equal seeds.
+    calibration = task.calibrating(evidence.seen, spec["calibration_count"], spec["seed"])
+    builds = []
+    for index, target in enumerate(targets):
+        context.progress((index + 0.1) / (len(targets) + 0.1), f"building {target}")
+        builds.append(_one(target, spec, workdir, evidence, calibration))
     context.progress(1.0, f"{sum(one['state'] == 'VERIFIED' for one in builds)} of {len(builds)} builds hold")
     return {"builds": builds}
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
+from milonga_compiler.bundle import BESIDE_THE_MODEL
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 from milonga_hub.devices.models import File
 from milonga_hub.tasks import Task
-
-# What milonga_compiler/build.py adds to an engine's own files.
-_BESIDE_THE_MODEL = ("manifest.json", "probe_input.npy", "probe_expected.npy")
 
 
 class BuildState(StrEnum):
@@ -46,4 +44,4 @@ class Build(SQLModel, table=True):
     @property
     def model_bytes(self) -> int:
         """Return the size of the files that the engine loads: the rest describes and proves them."""
-        return sum(file.size_bytes for file in self.files if file.path not in _BESIDE_THE_MODEL)
+        return sum(file.size_bytes for file in self.files if file.path not in BESIDE_THE_MODEL)

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from milonga_hub.tasks import Task
+
 # Wider lines wrap badly in terminals beside an editor.
 WIDTH = 100
 NONE = "–"
@@ -100,7 +102,7 @@ def word(enum: Any, number: int) -> str:
 
 def measure(task: int) -> str:
     """Return what the accuracy of networks for this task is called."""
-    return "mAP50-95" if task == projects_pb2.TASK_DETECTION else "accuracy"
+    return (Task.DETECTION if task == projects_pb2.TASK_DETECTION else Task.CLASSIFICATION).measure
 
 
 def labels(values: Mapping[str, str]) -> str:

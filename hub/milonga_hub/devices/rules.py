@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from milonga_compiler.engines import ENGINES
@@ -129,18 +129,20 @@ def _specificity(inventory: Inventory, match: Match) -> tuple[int, int, int] | N
 
 
 def default_targets(
-    inventory: Inventory, known: KnownType | None, can_build: Callable[[str], bool] = lambda engine: True
+    inventory: Inventory, known: KnownType | None, buildable: Collection[str] = tuple(ENGINES)
 ) -> list[str]:
     """Return what to build for the device where nobody says: what suits its type, as far as it and the hub can.
+
+    `buildable` are the engines that the hub has.
 
     A device of no known type, or with none of the engines that suit it, gets all that its engines offer, ONNX Runtime
     first (the floor that others are held against) and the reference, which is made to be right and not fast, last.
     """
-    fitting = [target for target in known.spec.targets if can_build(target.partition("/")[0])] if known else []
+    fitting = [target for target in known.spec.targets if target.partition("/")[0] in buildable] if known else []
     if usable := usable_targets(fitting, inventory):
         return usable
     engines = sorted(ENGINES, key=lambda name: (name == "reference", name != "onnxruntime", name))
-    offered = [f"{name}/{each}" for name in engines if can_build(name) for each in ENGINES[name].precisions]
+    offered = [f"{name}/{each}" for name in engines if name in buildable for each in ENGINES[name].precisions]
     return usable_targets(offered, inventory)
 
 

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from milonga_compiler.environments import usable
+from milonga_compiler.environments import usable_engines
 from sqlmodel import col, delete, func, select
 
 from milonga_hub.db import Database, utc_now
@@ -180,18 +180,19 @@ class DeviceService:
 
     def default_targets(self, inventory: Inventory) -> _Names:
         """Return what to build for such a device where a project names no targets, the preferred first."""
-        return rules.default_targets(inventory, rules.known_type(inventory, shipped()), usable)
+        return rules.default_targets(inventory, rules.known_type(inventory, shipped()), usable_engines())
 
     def _filled(self, types: _Types) -> _Types:
         """Fill in what is not kept up in the database: how many devices there are, and what is known of their boards."""
         with self._database.session() as session:
             counts = dict(session.exec(select(Device.device_type, func.count()).group_by(Device.device_type)).all())
+        engines = usable_engines()
         for each in types:
             board = rules.known_type(each.inventory, shipped())
             each.device_count = counts.get(each.name, 0)
             each.known_type = board.name if board else ""
             each.verification = rules.verification(board, each.simulated)
-            each.targets = self.default_targets(each.inventory)
+            each.targets = rules.default_targets(each.inventory, board, engines)
         return types
 
     # What they should run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable
 from html import escape
@@ -12,6 +11,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
+from milonga_hub.blobs import digest_of_file
 from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.install.wheelhouse import Kind, Platform, Wheelhouses
 from milonga_hub.install.wheels import SERVED, wheel_of
@@ -87,7 +87,7 @@ def _add_wheelhouses(routes: APIRouter, wheelhouses: Wheelhouses) -> None:
                 "there is no wheelhouse for this kind of device; run on the hub:"
                 f" milonga agent-bundle --platform {platform} --python {python}"
             )
-        return _links((f"{quote(path.name)}#sha256={_sha256(path)}", path.name) for path in wheels)
+        return _links((f"{quote(path.name)}#{digest_of_file(path).replace(':', '=')}", path.name) for path in wheels)
 
     @routes.get("/wheelhouses/{platform}/{python}/{file_name}")
     def wheel(platform: Platform, python: str, file_name: str) -> FileResponse:
@@ -95,11 +95,6 @@ def _add_wheelhouses(routes: APIRouter, wheelhouses: Wheelhouses) -> None:
         if not found:
             raise NotFound(f"there is no {file_name} in this wheelhouse")
         return FileResponse(found[0], media_type="application/octet-stream")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _links(links: Iterable[tuple[str, str]]) -> HTMLResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,17 @@ class Built:
     files: dict[str, Path]
 
 
-def built(onnx: Path, target: Target, calibration: Floats) -> Built:
+def built(onnx: Path, target: Target, calibration: Callable[[], Floats]) -> Built:
     """Build an ONNX file for a target, beside it; what is there is kept.
 
-    `calibration` is float32 (n, 3, H, W), normalised. Raises CompilerError where the engine is missing or refuses the network.
+    `calibration` returns float32 (n, 3, H, W), normalised; it is called only where something is built. Raises CompilerError
+    where the engine is missing or refuses the network.
     """
     if ENGINES[target.engine].takes_onnx and target.precision is Precision.FP32:
         return Built(onnx, {"model.onnx": onnx})
     folder = onnx.with_suffix(f".{target.engine}-{target.precision}")
     if not folder.exists():
-        _build(onnx, target, folder, calibration)
+        _build(onnx, target, folder, calibration())
     bundle = read_bundle(folder)
     model = str(bundle.manifest["model_file"])
     names = [file.path for file in bundle.files]

@@ -114,7 +114,9 @@ class Detection(Task):
 
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         objects = [(one.classes, _corners(one, self._sizes[index], seen)) for index, one in enumerate(self.data.val)]
-        return DetectionJudge(objects, seen, self.names if names is None else names, self.names, self._reference)
+        return DetectionJudge(
+            objects, seen, self.names if names is None else names, self.names, lambda: self._reference
+        )
 
     @cached_property
     def _sizes(self) -> list[tuple[int, int]]:

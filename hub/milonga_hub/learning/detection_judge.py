@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
@@ -36,11 +36,12 @@ class DetectionJudge(PictureJudge):
         seen: Input,
         names: Sequence[str],
         known_names: Sequence[str],
-        reference: Mapping[str, list[int]],
+        reference: Callable[[], Mapping[str, list[int]]],
     ) -> None:
         """`objects` are for each picture classes (k,), by their place in `known_names`, and boxes (k, 4) in the input.
 
-        `names` are the network's classes; objects that it finds of others are wrong. `reference` describes the pictures.
+        `names` are the network's classes; objects that it finds of others are wrong. `reference`
+        describes the pictures; it is called for manifests alone, since all pictures must be looked at.
         """
         self._objects, self._seen, self._reference = objects, seen, reference
         index = {name: number for number, name in enumerate(known_names)}
@@ -120,7 +121,7 @@ class DetectionJudge(PictureJudge):
             },
             "postprocess": self._post.described(),
             "reference": {
-                **self._reference,
+                **self._reference(),
                 "confidence": pictures.histogram("confidence", self._confidences),
                 "class_counts": self._counts.tolist(),
                 "sample_count": len(self._stats),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Evaluated:
     def __init__(self, supernet: Supernet, task: Task, folder: Path, write: Callable[[Path, str], None]) -> None:
         """`write` replaces a file in one step."""
         self.supernet, self.task, self.folder = supernet, task, folder
+        # Recalibrated once for all that is asked of one subnet in a row.
+        self._subnet = lru_cache(maxsize=1)(partial(subnet, supernet, task=task))
         self._write = write
         self._path = folder / "evaluated.json"
         known = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else []
@@ -73,7 +76,7 @@ class Evaluated:
         return self.supernet.space.resolution(encoding)
 
     def _deployed(self, encoding: Encoding) -> nn.Module:
-        return self.supernet.space.deployed(subnet(self.supernet, encoding, self.task))
+        return self.supernet.space.deployed(self._subnet(encoding))
 
     def expected(self, encoding: Encoding) -> Floats:
         """Return what the subnet makes (m, ...) of the first validation pictures, as many as are worth keeping."""
@@ -90,8 +93,7 @@ class Evaluated:
         path = self.onnx(encoding).with_suffix(".pt")
         if path.exists():
             return path
-        network = subnet(self.supernet, encoding, self.task)
-        return path if self.supernet.space.publish(network, self.task.names, path) else None
+        return path if self.supernet.space.publish(self._subnet(encoding), self.task.names, path) else None
 
     def onnx(self, encoding: Encoding) -> Path:
         return written(self.supernet, encoding, self.task.calibration, self.folder / "candidates")
@@ -113,7 +115,7 @@ class Evaluated:
 
     def built(self, encoding: Encoding, target: Target) -> Built:
         seen = self.task.input(self._size(encoding))
-        return built(self.onnx(encoding), target, self.task.calibrating(seen, _CALIBRATION_COUNT, seed=0))
+        return built(self.onnx(encoding), target, lambda: self.task.calibrating(seen, _CALIBRATION_COUNT, seed=0))
 
     def _evaluated(self, encoding: Encoding, target: Target) -> float:
         size = self._size(encoding)

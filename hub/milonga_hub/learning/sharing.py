@@ -7,7 +7,8 @@ taken from the front and smaller kernels are the centre of larger ones (once-for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -102,8 +103,15 @@ def run(network: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
     return functional_call(network, dict(weights), inputs)
 
 
-class Valueless(TorchFunctionMode):
-    """Leaves out that weights are given first values: on the meta device that takes most of the time of building."""
+@contextmanager
+def valueless() -> Iterator[None]:
+    """Build networks on the meta device, where weights have shapes and no values; no time goes into giving them any."""
+    with torch.device("meta"), _NoFirstValues():
+        yield
+
+
+class _NoFirstValues(TorchFunctionMode):
+    """Leaves out that weights are given first values: that takes most of the time of building."""
 
     _LEFT_OUT = frozenset(
         [

@@ -62,7 +62,7 @@ def exported(supernet: Supernet, encoding: Encoding, target: Target, folder: Pat
     """Return the subnet as plain JSON with its "files" to measure, by name; what is there is kept."""
     size = supernet.space.resolution(encoding)
     noise = torch.randn(_NOISE_PICTURES, 3, size, size, generator=torch.Generator().manual_seed(0))
-    files = built(written(supernet, encoding, [noise], folder), target, noise.numpy()).files
+    files = built(written(supernet, encoding, [noise], folder), target, noise.numpy).files
     return {
         **described(supernet, encoding, target.precision),
         "engine": target.engine,

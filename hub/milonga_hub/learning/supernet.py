@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milonga_hub.learning.sharing import Valueless, filled, run, shared_weights, skeleton
+from milonga_hub.learning.sharing import filled, run, shared_weights, skeleton, valueless
 from milonga_hub.learning.spaces import Space
 from milonga_hub.learning.task import resized
 
@@ -31,7 +31,7 @@ class Supernet(nn.Module):
         self._skeleton = lru_cache(maxsize=_KEPT)(self._built)
 
     def _built(self, encoding: tuple[int, ...]) -> nn.Module:
-        with torch.device("meta"), Valueless():
+        with valueless():
             return skeleton(self.space.network(encoding, self.classes)).train()
 
     def forward(self, x: Tensor, encoding: Sequence[int]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.runs.candidates import Choice, Specialised, keep
-from milonga_hub.runs.measure import measure_subnets, median_times, of_targets, target_of
+from milonga_hub.runs.measure import measure_subnets, median_times, of_targets, target_of, why_failed
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.train import curve, training_spec
@@ -45,11 +45,7 @@ async def measure_levels(work: Work, plan: RunPlan, report: Report) -> Levels:
     times = {name: median_times(some) for name, some in measured.items()}
     for name, found in times.items():
         if not found:
-            errors = sorted({one.error for one in measured[name] if one.error})
-            raise FailedPrecondition(
-                f"no level could be measured on {name}: {'; '.join(errors)}; see the log of its agent, then: milonga runs"
-                f" resume {work.run.name}"
-            )
+            raise FailedPrecondition(f"no level could be measured on {name}: {why_failed(work, measured[name])}")
     report(
         1.0,
         f"{len({one['level'] for one in subnets})} levels measured on each of {len(plan.types)} device types",

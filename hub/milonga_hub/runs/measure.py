@@ -79,5 +79,11 @@ def median_times(measured: Sequence[Measurement]) -> dict[tuple[str, str], float
     return {(one.subnet, one.precision): one.median_ms for one in measured if one.median_ms is not None}
 
 
+def why_failed(work: Work, measured: Sequence[Measurement]) -> str:
+    """Return what devices said of measurements that failed, and how to go on."""
+    errors = sorted({one.error for one in measured if one.error})
+    return f"{'; '.join(errors) or 'no answer'}; see the log of its agent, then: milonga runs resume {work.run.name}"
+
+
 def build_item(build: Build) -> MeasurementItem:
     return MeasurementItem(subnet=build.subnet, engine=build.engine, precision=build.precision, files=list(build.files))

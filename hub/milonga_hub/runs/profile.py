@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from milonga_hub.devices.models import Measurement
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.jobs import write_atomically
-from milonga_hub.runs.measure import measure_subnets, of_targets
+from milonga_hub.runs.measure import measure_subnets, of_targets, why_failed
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
@@ -118,10 +118,8 @@ def check_measured(work: Work, device_type: str, measured: Sequence[Measurement]
     """Raise FailedPrecondition where too few measurements succeeded to say anything."""
     good = sum(one.median_ms is not None for one in measured)
     if good < MIN_MEASUREMENTS:
-        errors = sorted({one.error for one in measured if one.error})
         raise FailedPrecondition(
-            f"only {good} of {len(measured)} measurements on {device_type} succeeded: {'; '.join(errors) or 'no answer'};"
-            f" see the log of its agent, then: milonga runs resume {work.run.name}"
+            f"only {good} of {len(measured)} measurements on {device_type} succeeded: {why_failed(work, measured)}"
         )
 
 

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from milonga_hub.learning.costs import Cost, traced
-from milonga_hub.learning.sharing import Channels, Valueless
+from milonga_hub.learning.sharing import Channels, valueless
 from milonga_hub.learning.spaces.base import RESOLUTION, Dimension, Space, resolutions
 from milonga_hub.learning.spaces.layers import Block, Convolution, all_of
 
@@ -44,7 +43,7 @@ class Chain(Space):
 
 @lru_cache(maxsize=100_000)
 def _counted(block: Block, shape: tuple[int, ...]) -> tuple[Cost, tuple[int, ...]]:
-    with torch.device("meta"), Valueless():
+    with valueless():
         cost, found = traced(block.build(), shape)
     return cost, tuple(found.shape)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from milonga_hub.learning import ultralytics_offline  # noqa: F401  must come before ultralytics
 from milonga_hub.learning.costs import Cost, traced
+from milonga_hub.learning.sharing import valueless
 
 # isort: split
 from ultralytics.nn.modules import Concat, Detect
@@ -58,7 +59,7 @@ def _has_old_head(rows: Sequence[Sequence[Any]]) -> bool:
 @lru_cache(maxsize=65536)
 def _row(row: str, into: tuple[Shape, ...], wanted_later: tuple[bool, ...], head: str) -> tuple[Cost, Shape]:
     """Return what one row costs and the shape that it makes; inputs that are wanted later stay alive."""
-    with torch.device("meta"):
+    with valueless():
         layer = _Row(_layer(json.loads(row), into, head), wanted_later)
         _fold(layer)
     cost, found = traced(layer, *into)
