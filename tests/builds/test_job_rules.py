@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from milonga_hub.builds.rules import BuildFigures, Group, choose_build, judge
+from milonga_hub.builds.rules import BuildFigures, Group, chance_of_heads, choose_build, judge
+from scipy.stats import binomtest
 
 figures = st.builds(
     BuildFigures,
@@ -85,6 +86,16 @@ def test_p_values_are_those_of_the_exact_mcnemar_test() -> None:
     # 2 * P(X <= 1 | 10, 1/2) = 2 * 11 / 1024, by hand.
     assert judge([_old(9, 1)]).p_value == pytest.approx(22 / 1024)
     assert judge([_old(0, 0)]).p_value == 1.0
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_chance_is_scipys_exact_test(heads: int, tails: int) -> None:
+    tosses = heads + tails
+    scipys = binomtest(heads, tosses, 0.5, alternative="greater").pvalue if tosses else 1.0
+    assert chance_of_heads(heads, tosses) == pytest.approx(scipys, rel=1e-9)
+    assert judge([_old(heads, tails, 1000)]).p_value == pytest.approx(
+        binomtest(heads, tosses).pvalue if tosses else 1.0
+    )
 
 
 def test_better_means_more_right_than_chance_explains() -> None:
