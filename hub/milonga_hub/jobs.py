@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,6 +36,9 @@ KINDS = {
 
 # Threads that wait give their core away. On two cores shared with other work, spinning made training seven times slower.
 _THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+# numpy's threads spin whatever the policy. On two shared cores a second one made the fit of a latency model over 1,000
+# networks take 34 s instead of 4 s. Not for training: torch's products are OpenBLAS's too, on ARM.
+_NUMPY_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
 
 # Linux: PR_SET_PDEATHSIG from <linux/prctl.h>.
 _PR_SET_PDEATHSIG = 1
@@ -84,6 +87,11 @@ def write_atomically(path: Path, text: str) -> None:
         os.close(folder)
 
 
+def environment(kind: str, known: Mapping[str, str]) -> dict[str, str]:
+    """Return what a job's process is started with: threads that share the machine, unless the user said otherwise."""
+    return {**_THREADS, **({} if kind == "train" else _NUMPY_THREADS), **known}
+
+
 async def run_job(
     kind: str, spec: dict[str, Any], workdir: Path, on_progress: Callable[[Progress], Awaitable[None] | None]
 ) -> dict[str, Any]:
@@ -104,7 +112,7 @@ async def run_job(
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "milonga_hub.jobs", kind, str(workdir),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=1 << 20,
-            env={**_THREADS, **os.environ},
+            env=environment(kind, os.environ),
         )  # fmt: skip
         try:
             assert process.stdout is not None
