@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt protos/pyproject.toml compiler/pyproject.toml agent/pyproject.toml hub/pyproject.toml
+# As many tests at a time as there are cores, but no more than four: those on real processes take a gigabyte each. Files stay
+# whole, because a file's tests share what they make. One after the other: make test PARALLEL=
+PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
@@ -24,8 +27,8 @@ $(STAMP): $(REQUIREMENTS)
 demo: $(STAMP) ## Run the whole loop on this machine: hub, three agents, real data (DEMO_ARGS="--keep")
 	$(BIN)/python -m tests.e2e.demo $(DEMO_ARGS)
 
-test: $(STAMP) ## Run all tests (TEST_ARGS="-k rollouts")
-	$(BIN)/python -m pytest $(TEST_ARGS)
+test: $(STAMP) ## Run all tests, several at a time (TEST_ARGS="-k rollouts", PARALLEL= for one at a time)
+	$(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
 
 check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 	$(BIN)/ruff format --check .
@@ -33,7 +36,7 @@ check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --target=3.9- --violations --eval-annotations --no-tips --no-parse-comments agent/milonga_agent compiler/milonga_compiler >/dev/null
 	@if command -v npx >/dev/null; then cd protos && npx --yes @bufbuild/buf lint; else echo "buf lint left out: it needs npx"; fi
-	$(BIN)/python -m pytest -m "not slow and not browser" tests
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser" tests
 
 bench: $(STAMP) ## Run the benchmarks, or one: make bench NAME=agent
 	$(BIN)/python -m benchmarks $(NAME)
