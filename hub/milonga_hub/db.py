@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,15 +23,17 @@ class _Json(sa.types.TypeDecorator[Any]):
         super().__init__()
         self.type_ = type_
 
-    @property
-    def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.type_)
-
     def process_bind_param(self, value: Any, dialect: Any) -> str | None:
-        return None if value is None else self._adapter.dump_json(value).decode()
+        return None if value is None else _adapter(self.type_).dump_json(value).decode()
 
     def process_result_value(self, value: str | None, dialect: Any) -> Any:
-        return None if value is None else self._adapter.validate_json(value)
+        return None if value is None else _adapter(self.type_).validate_json(value)
+
+
+@cache
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    """Once a type, and when it is first needed: each takes longer to make than a row to read."""
+    return TypeAdapter(type_)
 
 
 class _Utc(sa.types.TypeDecorator[datetime]):
