@@ -79,7 +79,7 @@ def _interrupted(task: Classification, recipe: Recipe, path: Path) -> None:
 @pytest.mark.slow
 def test_training_teaches_small_and_large_alike(task: Classification, tmp_path: Path) -> None:
     """Ten classes: chance is 10 %."""
-    trainer = Trainer(task, SPACE, replace(RECIPE, epochs=18), tmp_path / "checkpoint.pt")
+    trainer = Trainer(task, SPACE, replace(RECIPE, epochs=10), tmp_path / "checkpoint.pt")
     trainer.run()
     for encoding, chance in ((SPACE.smallest(), 0.3), (SPACE.largest(), 0.5)):
         assert evaluated(trainer.supernet, encoding, task) > chance
