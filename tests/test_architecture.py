@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HUB = ROOT / "hub" / "milonga_hub"
 BENCH = HUB / "cli" / "bench.py"
-NOUNS = ("devices", "datasets", "projects", "runs", "models", "builds", "rollouts", "telemetry", "training", "search")
+NOUNS = (
+    "devices",
+    "datasets",
+    "projects",
+    "runs",
+    "models",
+    "builds",
+    "rollouts",
+    "signing",
+    "telemetry",
+    "training",
+    "search",
+)
 # What each distribution may import of ours.
 ALLOWED = {
     "protos/milonga": {"milonga"},

@@ -86,6 +86,10 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--serve-port", type=int, default=0, help="port on loopback for requests (default: a free one, kept)"
     )
+    verb.add_argument(
+        "--trusted-root", type=Path, metavar="FILE",
+        help="the hub's signing/metadata/1.root.json: install only what it leads to (default: ask the hub, the first time)",
+    )  # fmt: skip
     _add_data_dir(verb)
     _add_limits(verb)
 
@@ -150,6 +154,7 @@ def _options(given: argparse.Namespace) -> Any:
         limits=_limits(given),
         engines=given.engines,
         serve_port=given.serve_port,
+        trusted_root=given.trusted_root.absolute() if given.trusted_root else None,
     )
 
 

@@ -28,11 +28,14 @@ from milonga_agent.hub import Hub
 from milonga_agent.inventory import probe, temperature_celsius
 from milonga_agent.limits import Limits
 from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
+from milonga_agent.pursuit import Pursuit, outcome_of
 from milonga_agent.serving import Serving
 from milonga_agent.state import Identity, Store
 from milonga_agent.steps import Depot
-from milonga_agent.supervision import keep_alive, notify
+from milonga_agent.supervision import confirm_start, keep_alive, notify, switched_back
 from milonga_agent.telemetry import Boot, Sender, Spool, window_of
+from milonga_agent.trusting import Trust
+from milonga_agent.upkeep import STEADY_SECONDS, Upkeep
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     engines: tuple[str, ...] | None = None
     serve_port: int = 0
+    trusted_root: Path | None = None
 
 
 def backoff_seconds(attempt: int, source: random.Random) -> float:
@@ -93,9 +97,10 @@ class Agent:
         self._store = Store(options.data_dir)
         self._lock = _lock(options.data_dir)
         self._depot = Depot(options.data_dir)
+        self._trust = Trust(options.data_dir / "trust")
         self._boot = Boot(options.data_dir)
         self._spool = Spool(options.data_dir / "spool")
-        self._state = plan.restart(self._store.state())
+        self._state = self._store.state()
         self._random = random.Random()
         self._settings = agent_pb2.Settings(heartbeat_seconds=10.0, telemetry_seconds=30.0)
         self._settings_changed = asyncio.Event()
@@ -110,8 +115,12 @@ class Agent:
         self._measuring: asyncio.Queue[agent_pb2.MeasurementRequest] = asyncio.Queue()
         self._rest = Rest()
         self._serving: Serving | None = None
+        self._upkeep: Upkeep | None = None
         self._sender: Sender | None = None
         self._process = psutil.Process()
+        # Whether the state in memory is on disk; while it is not, no step is begun: what it does could not be counted.
+        self._kept = True
+        self._remember(plan.restart(self._state))
 
     async def enrol(self) -> Identity:
         """Return this device's identity, enrolling first where it has none. Raises Refused or HubUnreachable."""
@@ -146,8 +155,20 @@ class Agent:
         finally:
             await hub.close()
         self._store.keep_identity(identity)
+        # Who joins a hub by its token trusts that hub, and none that the device was with before.
+        self._trust.forget()
+        self._pin()
         _log.info("enrolled at %s as %s, a %s", identity.hub, identity.device, identity.device_type)
         return identity
+
+    def _pin(self) -> None:
+        """Trust the root metadata that the operator gave, where one was given."""
+        path = self._options.trusted_root
+        if path is not None:
+            try:
+                self._trust.begin(path.read_bytes())
+            except OSError as error:
+                raise AgentError(f"cannot use {path} as trusted root metadata: {error}; see --trusted-root") from error
 
     def _inventory(self) -> Any:
         options = self._options
@@ -157,8 +178,26 @@ class Agent:
         """Work until cancelled. Raises AgentError where the agent cannot go on."""
         port = self._options.serve_port or self._store.serve_port()
         self._serving = await self._open(port)
-        self._store.keep_serve_port(self._serving.port)
-        await self._serve_last()
+        with contextlib.suppress(DiskFull):
+            self._store.keep_serve_port(self._serving.port)
+        # First of all: what was served last is served before and without the hub.
+        self._upkeep = Upkeep(self._serving, self._depot, lambda: self._state, self._remember, self._report)
+        tasks = [asyncio.ensure_future(self._upkeep.run()), asyncio.ensure_future(self._confirm())]
+        try:
+            tasks.append(asyncio.ensure_future(self._work_for_hub()))
+            while tasks:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for ended in done:
+                    ended.result()
+                    tasks.remove(ended)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._stop()
+
+    async def _work_for_hub(self) -> None:
+        self._pin()
         identity = await self._with_patience(self.enrol)
         self._sender = Sender(identity, self._boot.id, self._spool)
         self._sender.start()
@@ -170,14 +209,25 @@ class Agent:
         ]
         tasks = [asyncio.ensure_future(loop) for loop in loops]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._serving.close()
+
+    async def _confirm(self) -> None:
+        """Say that this version of the agent works, so that no start of it leads back to the one before."""
+        await asyncio.sleep(STEADY_SECONDS)
+        confirm_start()
+
+    async def _stop(self) -> None:
+        assert self._serving is not None
+        worker = self._serving.active
+        if worker is not None and worker.alive and worker.wish.bundle == self._state.active.bundle:
+            # It did not end by itself.
+            self._remember(plan.steady(self._state))
+        await self._serving.close()
+        if self._sender is not None:
             self._sender.stop()
 
     async def _open(self, port: int) -> Serving:
@@ -190,17 +240,6 @@ class Agent:
             if self._options.serve_port:
                 raise
             return Serving(0, self._options.limits, keep)
-
-    async def _serve_last(self) -> None:
-        """Serve what was served last, before and without the hub."""
-        assert self._serving is not None
-        if not self._state.active.bundle:
-            return
-        try:
-            await self._serving.activate(self._state.active, self._depot.bundle(self._state.active.bundle))
-            _log.info("serving %s again on port %d", self._state.active.model_version, self._serving.port)
-        except AgentError as error:
-            _log.error("cannot serve %s again: %s", self._state.active.model_version, error)
 
     async def _with_patience(self, attempt: Callable[[], Awaitable[Identity]]) -> Identity:
         count = 0
@@ -267,7 +306,7 @@ class Agent:
             generation=self._state.generation,
             active_bundle=worker.wish.bundle if worker else "",
             serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
-            message=self._state.message,
+            message=" ".join(filter(None, (switched_back(), self._state.message))),
         )
 
     async def _beat(self) -> None:
@@ -308,83 +347,94 @@ class Agent:
     # plan and act
 
     def _set_state(self, state: State) -> None:
-        if state == self._state:
+        """Remember a state, and act on it. Raises DiskFull or OSError, and then nothing has changed."""
+        if state == self._state and self._kept:
             return
         self._store.keep_state(state)
-        self._state = state
+        self._state, self._kept = state, True
+        self._changed()
+
+    def _remember(self, state: State) -> None:
+        """Act on a state even where the disk is full: serving goes on."""
+        try:
+            self._set_state(state)
+        except (AgentError, OSError) as error:
+            _log.error("what the agent does cannot be written down: %s", error)
+            self._state, self._kept = state, False
+            self._changed()
+
+    def _changed(self) -> None:
         self._work.set()
         self._status_changed.set()
+        if self._upkeep is not None:
+            self._upkeep.wake()
 
     async def _pursue(self, identity: Identity) -> None:
         """Bring about what the hub wishes, one step after the other."""
+        assert self._serving is not None
         hub = Hub(identity.hub, identity)
+
+        async def check(wish: Wish) -> None:
+            await self._check(wish, hub)
+
+        pursuit = Pursuit(self._depot, self._serving, hub.fetch, check)
+        self._collect()
+        failures = 0
         try:
             while True:
                 if self._state.position.step is None:
                     self._work.clear()
                     await self._work.wait()
                     continue
-                await self._step(hub)
+                try:
+                    self._set_state(self._state)
+                    await self._step(pursuit)
+                    failures = 0
+                except (AgentError, OSError) as error:
+                    # The step is done again: nothing of it counts before it is written down.
+                    failures += 1
+                    _log.error("what the agent does cannot be written down: %s", error)
+                    await asyncio.sleep(backoff_seconds(failures, self._random))
         finally:
             await hub.close()
 
-    async def _step(self, hub: Hub) -> None:
+    async def _step(self, pursuit: Pursuit) -> None:
         step, began = self._state.position.step, self._state
         assert step is not None
         self._report(step, "STARTED")
         try:
-            await self._do(step, hub)
+            await pursuit.perform(began, self._progress())
         except HubUnreachable as error:
             # The network's absence is nobody's failure; it is waited out.
             _log.warning("%s: %s", step.value.lower(), error)
             await asyncio.sleep(backoff_seconds(2, self._random))
             return
         except (AgentError, OSError) as error:
-            hopeless = isinstance(error, (BadBundle, Refused)) and step in (Step.INSTALL, Step.PROBE, Step.DOWNLOAD)
             _log.error("%s failed: %s", step.value.lower(), error)
             self._report(step, "FAILED", str(error))
             if self._state == began:
-                self._set_state(plan.advance(began, Outcome.HOPELESS if hopeless else Outcome.FAILED, str(error)))
+                self._set_state(plan.advance(began, outcome_of(step, error), str(error)))
             if isinstance(error, (DiskFull, OSError)):
                 await asyncio.sleep(backoff_seconds(began.position.attempt, self._random))
             return
+        if step is Step.ACTIVATE and began.wish.bundle:
+            _log.info("serving %s on port %d", began.wish.model_version, self._serving.port if self._serving else 0)
         self._report(step, "SUCCEEDED", progress=1.0)
         # A newer wish may have come meanwhile; then this step's success is of no use.
         if self._state == began:
             self._set_state(plan.advance(began, Outcome.SUCCEEDED))
+        if self._state.position.step is None:
+            self._collect()
 
-    async def _do(self, step: Step, hub: Hub) -> None:
-        wish = self._state.wish
-        assert self._serving is not None
-        if step is Step.DOWNLOAD:
-            await self._depot.download(wish.files, hub.fetch, self._progress())
-        elif step is Step.VERIFY:
-            self._depot.verify(wish)
-        elif step is Step.INSTALL:
-            self._depot.install(wish)
-        elif step is Step.PROBE:
-            await self._serving.prepare(wish, self._depot.bundle(wish.bundle))
-        elif step is Step.ACTIVATE and wish.bundle:
-            await self._serving.activate(wish, self._depot.bundle(wish.bundle))
-            _log.info("serving %s on port %d", wish.model_version, self._serving.port)
-        elif step is Step.ACTIVATE:
-            await self._serving.clear()
-        elif step is Step.COMMIT:
-            self._collect(wish, self._state.active)
-        elif step is Step.ROLL_BACK:
-            await self._roll_back()
+    async def _check(self, wish: Wish, hub: Hub) -> None:
+        """Return if the bundle is signed for the project that its manifest names. Raises Untrusted."""
+        manifest = next(file for file in wish.files if file.path == "manifest.json")
+        await self._trust.check(self._depot.project(wish), manifest.digest, manifest.size_bytes, hub.metadata)
 
-    async def _roll_back(self) -> None:
-        assert self._serving is not None
-        good, worker = self._state.active, self._serving.active
-        if not good.bundle:
-            await self._serving.clear()
-        elif worker is None or worker.wish.bundle != good.bundle:
-            await self._serving.activate(good, self._depot.bundle(good.bundle))
-        self._collect(good)
-
-    def _collect(self, *kept: Wish) -> None:
-        self._depot.collect([*kept, self._to_measure])
+    def _collect(self) -> None:
+        """Remove what nobody needs, once it is written down what is needed; an agent without memory removes nothing."""
+        if self._kept and self._state.generation:
+            self._depot.collect([*self._state.kept, self._to_measure])
 
     def _progress(self) -> Callable[[float], None]:
         told = 0.0
@@ -420,6 +470,10 @@ class Agent:
         manifest = next((file.digest for file in files if file.path == "manifest.json"), "")
         self._to_measure = Wish(bundle=manifest, files=files)
         await self._depot.download(files, hub.fetch, lambda fraction: None)
+        # What is only measured is run as well.
+        self._depot.verify(self._to_measure)
+        if manifest:
+            await self._check(self._to_measure, hub)
         model = self._depot.model(self._to_measure)
         limits = self._options.limits
         spec = {
@@ -439,7 +493,7 @@ class Agent:
         write_atomically(path, json.dumps(spec).encode("utf-8"))
         said = await _run_profile(path, request.budget_seconds + _MEASURING_SLACK_SECONDS)
         self._to_measure = Wish()
-        self._collect(self._state.wish, self._state.active)
+        self._collect()
         self._rest.end(asyncio.get_running_loop().time())
         return measurement_result(request.id, said)
 
@@ -458,7 +512,6 @@ class Agent:
             except BadBundle as error:
                 _log.error("%s; starting it again", error)
                 await self._serving.drop()
-                await self._serve_last()
                 continue
             if taken is not None:
                 self._put_window(*taken)
@@ -542,6 +595,7 @@ def _wish(assignment: agent_pb2.Assignment) -> Wish:
         files=tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in assignment.files),
         model_version=assignment.model_version,
         project=assignment.project,
+        expected_ms=assignment.expected_ms,
     )
 
 

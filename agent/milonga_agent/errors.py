@@ -43,5 +43,9 @@ class BadBundle(AgentError):
     """A bundle, or a file of one, is not what it should be."""
 
 
+class Untrusted(BadBundle):
+    """A bundle for which the signatures that this device demands are missing, old or wrong."""
+
+
 class BadRequest(AgentError):
     """An inference request that cannot be answered."""

@@ -21,6 +21,7 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 _ENROL_SECONDS = 15.0
+_CALL_SECONDS = 30.0
 # What no repetition changes.
 _FINAL = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -91,6 +92,19 @@ class Hub:
                 yield part.chunk
         except grpc.aio.AioRpcError as error:
             _raise(error, self.address)
+
+    async def metadata(self, name: str) -> bytes | None:
+        """Return a file of signed metadata, or None where the hub has none. Raises Refused or HubUnreachable."""
+        request = agent_pb2.FetchMetadataRequest(name=name)
+        try:
+            answer = await self._stub.FetchMetadata(request, metadata=self._metadata, timeout=_CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            # A hub from before it signed anything does not know the call.
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED):
+                return None
+            _raise(error, self.address)
+            raise
+        return bytes(answer.content)
 
 
 async def _send(call: Any, outgoing: asyncio.Queue[agent_pb2.ConnectRequest]) -> None:

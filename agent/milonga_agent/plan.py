@@ -2,6 +2,9 @@
 
 DOWNLOAD -> VERIFY -> INSTALL -> PROBE -> ACTIVATE -> COMMIT -> done
 a step that fails is tried again or leads to ROLL_BACK -> done
+
+COMMIT checks that what was activated still answers; only then it becomes `active`, and what was active `previous`.
+Both stay on disk: where `active` does not keep serving, `previous` takes its place.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ class Wish:
     files: tuple[WantedFile, ...] = ()
     model_version: str = ""
     project: str = ""
+    # Median of one answer as measured on this type of device, 0 where nobody has.
+    expected_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,16 @@ class State:
     position: Position = field(default_factory=Position)
     active: Wish = field(default_factory=Wish)
     message: str = ""
+    # What served well before `active`.
+    previous: Wish = field(default_factory=Wish)
+    # How often `active` was started since it last served for a while.
+    starts: int = 0
+
+    @property
+    def kept(self) -> tuple[Wish, ...]:
+        """Return the bundles that must stay on disk."""
+        under_way = (self.wish,) if self.position.step is not None else ()
+        return (*under_way, self.active, self.previous)
 
 
 # What follows when a step has succeeded; None ends the wish.
@@ -89,9 +104,13 @@ RETRIES: dict[Step, tuple[int, Step]] = {
     # A crash while probing or activating may be the bundle's fault: after two, it is.
     Step.PROBE: (2, Step.PROBE),
     Step.ACTIVATE: (2, Step.ACTIVATE),
-    Step.COMMIT: (5, Step.COMMIT),
+    # After a restart the former bundle serves, so that the new one must be activated again.
+    Step.COMMIT: (3, Step.ACTIVATE),
     Step.ROLL_BACK: (5, Step.ROLL_BACK),
 }
+
+# A bundle that has ended so often without serving for a while in between will go on ending.
+MAX_STARTS = 3
 
 
 def accept(state: State, wish: Wish) -> State:
@@ -114,23 +133,51 @@ def advance(state: State, outcome: Outcome, message: str = "") -> State:
         # Attempts are counted over the whole detour, so that a bad file does not bring the agent round for ever.
         return replace(state, position=Position(again, attempt + 1), message=message)
     if step is Step.ROLL_BACK:
-        # Nothing is left to try; the agent serves nothing and says so.
-        return replace(state, generation=state.wish.generation, position=Position(), active=Wish(), message=message)
+        # The wish has ended. What was active stays wanted: it is started again and again, and replaced if it keeps ending.
+        return replace(state, generation=state.wish.generation, position=Position(), message=message)
     return replace(state, position=Position(Step.ROLL_BACK, 1), message=message)
 
 
 def _after(state: State, step: Step) -> State:
     following = NEXT[step]
     if step is Step.COMMIT:
-        ended = replace(state.wish)
-        return replace(state, generation=ended.generation, active=ended, position=Position(), message="")
+        ended = state.wish
+        return replace(
+            state,
+            generation=ended.generation,
+            active=ended,
+            previous=_previous(state),
+            position=Position(),
+            message="",
+            starts=0,
+        )
     if step is Step.ROLL_BACK:
         # The message stays: it says why.
         return replace(state, generation=state.wish.generation, position=Position())
     assert following is not None
-    # Only a download that had to be repeated for a bad digest keeps its count, up to the digest's next test.
-    attempt = state.position.attempt if step is Step.DOWNLOAD else 1
+    # A step that is tried again from an earlier one keeps its count over the detour.
+    attempt = state.position.attempt if step in (Step.DOWNLOAD, Step.ACTIVATE) else 1
     return replace(state, position=Position(following, attempt))
+
+
+def _previous(state: State) -> Wish:
+    """Return what is kept beside the wish that ends well now."""
+    if not state.wish.bundle:
+        return Wish()
+    return state.previous if state.active.bundle in ("", state.wish.bundle) else state.active
+
+
+def start(state: State) -> State:
+    """Return the state in which `active` is started (again): the one before takes its place if it has ended too often."""
+    if state.starts < MAX_STARTS or not state.previous.bundle:
+        return replace(state, starts=state.starts + 1)
+    message = f"{state.active.model_version} ended {state.starts} times; {state.previous.model_version} serves again"
+    return replace(state, active=state.previous, previous=Wish(), starts=1, message=message)
+
+
+def steady(state: State) -> State:
+    """Return the state in which `active` has served for a while: earlier ends of it count no more."""
+    return replace(state, starts=0)
 
 
 def restart(state: State) -> State:

@@ -18,6 +18,8 @@ from milonga_agent.observe import Window
 from milonga_agent.runtimes import load
 from milonga_agent.runtimes.base import Floats
 
+_PROBE_REPEATS = 5
+
 
 class Served:
     """One bundle in one engine."""
@@ -65,6 +67,25 @@ class Served:
                 " allowed: this engine does not compute what was built"
             )
         return error
+
+    def probe_ms(self) -> float:
+        """Return how long one answer takes at best, in milliseconds: what else goes on now is not the bundle's fault."""
+        inputs = np.load(str(self._folder / self.manifest["probe"]["input_file"]))[:1]
+        times = []
+        for _ in range(_PROBE_REPEATS):
+            began = time.perf_counter()
+            self._runtime.run(inputs)
+            times.append((time.perf_counter() - began) * 1e3)
+        return min(times)
+
+    def demand(self, slowest_ms: float) -> None:
+        """Raise BadBundle where one answer takes longer than this."""
+        taken = self.probe_ms()
+        if taken > slowest_ms:
+            raise BadBundle(
+                f"one answer takes {taken:.3g} ms at best, and {slowest_ms:.3g} ms are the most that was to be expected of"
+                " this type of device; see whether it is throttled or short of memory"
+            )
 
     def of_pictures(self, encoded: Sequence[bytes]) -> Answer:
         """Answer for encoded pictures. Raises BadRequest for one that is none."""

@@ -51,11 +51,14 @@ class Worker:
         self.process = process
 
     @classmethod
-    async def start(cls, wish: Wish, bundle: Path, listening: socket.socket, limits: Limits) -> Worker:
+    async def start(
+        cls, wish: Wish, bundle: Path, listening: socket.socket, limits: Limits, slowest_ms: float | None = None
+    ) -> Worker:
         """Start the process and return when it has loaded and probed the bundle. Raises BadBundle saying why not."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "milonga_agent.worker", "--bundle", str(bundle), "--socket", str(listening.fileno()),
             "--threads", str(limits.threads), "--memory-bytes", str(limits.memory_bytes),
+            "--slowest-ms", str(slowest_ms or 0.0),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, pass_fds=[listening.fileno()], limit=1 << 22,
         )  # fmt: skip
         worker = cls(wish, process)
@@ -68,6 +71,10 @@ class Worker:
             await worker.kill()
             raise BadBundle(str(said.get("message", f"the worker ended with exit code {process.returncode}")))
         return worker
+
+    @property
+    def alive(self) -> bool:
+        return self.process.returncode is None
 
     async def serve(self) -> None:
         await self._tell("serve")
@@ -120,6 +127,19 @@ class Worker:
         return said
 
 
+async def _ready(port: int) -> None:
+    """Ask as a client does whether requests are answered. Raises OSError."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        answer = await reader.readline()
+        if b" 200 " not in answer:
+            raise ConnectionError(f"it said {answer!r}")
+    finally:
+        writer.close()
+
+
 class Serving:
     """The socket that clients know, the worker that answers on it, and the one that stands by."""
 
@@ -132,6 +152,8 @@ class Serving:
         self._standby: Worker | None = None
         # A window is taken from a worker by one at a time.
         self._taking = asyncio.Lock()
+        # One change of what serves at a time: the wishes of the hub, and restarts of what has ended.
+        self._swapping = asyncio.Lock()
 
     @property
     def port(self) -> int:
@@ -141,15 +163,27 @@ class Serving:
     def active(self) -> Worker | None:
         return self._active
 
-    async def prepare(self, wish: Wish, bundle: Path) -> None:
-        """Load and probe a bundle beside the one that serves. Raises BadBundle."""
+    async def prepare(self, wish: Wish, bundle: Path, slowest_ms: float | None = None) -> None:
+        """Load and probe a bundle beside the one that serves. Raises BadBundle, also where an answer takes too long."""
+        async with self._swapping:
+            await self._prepare(wish, bundle, slowest_ms)
+
+    async def _prepare(self, wish: Wish, bundle: Path, slowest_ms: float | None) -> None:
         await self._drop_standby()
-        self._standby = await Worker.start(wish, bundle, self._socket, self._limits)
+        self._standby = await Worker.start(wish, bundle, self._socket, self._limits, slowest_ms)
 
     async def activate(self, wish: Wish, bundle: Path) -> None:
         """Let the prepared bundle answer from now on; the old one finishes what it accepted."""
-        if self._standby is None or self._standby.wish.bundle != wish.bundle:
-            await self.prepare(wish, bundle)
+        async with self._swapping:
+            if self._active is not None and self._active.alive and self._active.wish.bundle == wish.bundle:
+                self._active.wish = wish
+                await self._drop_standby()
+            else:
+                await self._activate(wish, bundle)
+
+    async def _activate(self, wish: Wish, bundle: Path) -> None:
+        if self._standby is None or self._standby.wish.bundle != wish.bundle or not self._standby.alive:
+            await self._prepare(wish, bundle, None)
         assert self._standby is not None
         await self._standby.serve()
         async with self._taking:
@@ -158,10 +192,27 @@ class Serving:
 
     async def clear(self) -> None:
         """Serve nothing."""
-        await self._drop_standby()
-        async with self._taking:
-            old, self._active = self._active, None
-            await self._retire(old)
+        async with self._swapping:
+            await self._drop_standby()
+            async with self._taking:
+                old, self._active = self._active, None
+                await self._retire(old)
+
+    async def demand(self, wish: Wish) -> None:
+        """Return if clients get their answers from this bundle now. Raises BadBundle."""
+        worker = self._active
+        if not wish.bundle:
+            if worker is not None:
+                raise BadBundle(f"{worker.wish.model_version} still serves, where nothing should")
+            return
+        if worker is None or not worker.alive or worker.wish.bundle != wish.bundle:
+            raise BadBundle(f"{wish.model_version} ended soon after it began to serve")
+        try:
+            await asyncio.wait_for(_ready(self.port), _ANSWER_SECONDS)
+        except (OSError, asyncio.TimeoutError) as error:
+            raise BadBundle(
+                f"{wish.model_version} does not answer on port {self.port}: {error or 'no answer'}"
+            ) from error
 
     async def take(self) -> tuple[Wish, dict[str, Any]] | None:
         """Return the counts of the bundle that serves, or None while nothing does. Raises BadBundle if it has died."""
@@ -171,10 +222,9 @@ class Serving:
             return self._active.wish, await self._active.window()
 
     async def drop(self) -> None:
-        """Forget a worker that has died."""
+        """End a worker that has died or does not answer."""
         if self._active is not None:
             await self._active.kill()
-            self._active = None
 
     async def close(self) -> None:
         await self.clear()

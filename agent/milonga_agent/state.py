@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from milonga_agent.errors import AgentError
 from milonga_agent.files import write_atomically
 from milonga_agent.plan import Position, State, Step, WantedFile, Wish
+
+_log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _ENROLMENT_KEY_BYTES = 32
@@ -51,7 +54,15 @@ class Store:
         self._write("identity.json", asdict(identity), 0o600)
 
     def state(self) -> State:
-        """Return the state as last kept, or that of a new agent."""
+        """Return the state as last kept, or that of a new agent: the hub tells again what it wishes."""
+        try:
+            return self._state()
+        except (AgentError, KeyError, TypeError, ValueError) as error:
+            # Better to begin anew than never to start again.
+            _log.error("%s cannot be read (%s); what the hub wishes is done anew", self.folder / "state.json", error)
+            return State()
+
+    def _state(self) -> State:
         known = self._read("state.json")
         if known is None:
             return State()
@@ -62,6 +73,9 @@ class Store:
             position=Position(None if step is None else Step(step), known["position"]["attempt"]),
             active=_wish(known["active"]),
             message=known["message"],
+            # Agents from before did not keep these.
+            previous=_wish(known.get("previous", asdict(Wish()))),
+            starts=known.get("starts", 0),
         )
 
     def keep_state(self, state: State) -> None:
@@ -94,5 +108,6 @@ class Store:
 
 
 def _wish(known: dict[str, Any]) -> Wish:
-    files = tuple(WantedFile(**file) for file in known["files"])
-    return Wish(**{**known, "files": files})
+    # Fields of a newer agent, which this one took over from, are left out.
+    values = {name: known[name] for name in Wish.__dataclass_fields__ if name in known}
+    return Wish(**{**values, "files": tuple(WantedFile(**file) for file in known["files"])})

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 from milonga_agent.errors import BadBundle
 from milonga_agent.files import digest_of_file, disk_errors, sync_folder
@@ -60,6 +61,7 @@ class Depot:
                 out.flush()
                 os.fsync(out.fileno())
         part.replace(self.blob(file.digest))
+        sync_folder(self._cache)
 
     def verify(self, wish: Wish) -> None:
         """Check every file against its digest. Raises BadBundle, after removing what is wrong, naming it."""
@@ -70,15 +72,33 @@ class Depot:
                 raise BadBundle(
                     f"{file.path} does not have the digest {file.digest[:19]}...; it was damaged on the way"
                 )
+        if not wish.bundle:
+            return
         by_path = {file.path: file for file in wish.files}
         manifest = by_path.get("manifest.json")
         if manifest is None or manifest.digest != wish.bundle:
             raise BadBundle("the manifest is not the one that was assigned")
-        listed = json.loads(self.blob(manifest.digest).read_text(encoding="utf-8"))["files"]
-        for entry in listed:
-            sent = by_path.get(entry["path"])
-            if sent is None or sent.digest != entry["digest"]:
-                raise BadBundle(f"{entry['path']} is not the file that the manifest names")
+        listed = {entry["path"]: entry["digest"] for entry in self._manifest(wish)["files"]}
+        for path, digest in listed.items():
+            if path not in by_path or by_path[path].digest != digest:
+                raise BadBundle(f"{path} is not the file that the manifest names")
+        # Only the manifest is signed: what it does not name is nobody's word.
+        if unnamed := set(by_path) - set(listed) - {"manifest.json"}:
+            raise BadBundle(f"the manifest does not name {min(unnamed)}")
+
+    def project(self, wish: Wish) -> str:
+        """Return the project that a downloaded bundle says it is for. Raises BadBundle where another was assigned."""
+        named = str(self._manifest(wish).get("project", ""))
+        if wish.project not in ("", named):
+            raise BadBundle(f"the bundle is for the project {named!r}, and was assigned for {wish.project!r}")
+        return named
+
+    def _manifest(self, wish: Wish) -> dict[str, Any]:
+        try:
+            manifest: dict[str, Any] = json.loads(self.blob(wish.bundle).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BadBundle(f"the manifest cannot be read: {error}") from error
+        return manifest
 
     def install(self, wish: Wish) -> Path:
         """Lay the files out as a bundle and return its folder, which appears whole or not at all."""
@@ -92,6 +112,9 @@ class Depot:
                 target = temporary / _inside(file.path)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(self.blob(file.digest), target)
+            # The names inside must last before the folder has its own.
+            for folder in {temporary, *(path for path in temporary.rglob("*") if path.is_dir())}:
+                sync_folder(folder)
             temporary.replace(place)
             sync_folder(self._bundles)
         return place
@@ -101,7 +124,7 @@ class Depot:
         if not wish.bundle:
             return self.blob(wish.files[0].digest)
         folder = self.install(wish)
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = self._manifest(wish)
         return folder / _inside(str(manifest["model_file"]))
 
     def collect(self, kept: list[Wish]) -> None:

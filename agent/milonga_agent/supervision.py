@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+from pathlib import Path
 
 _DEFAULT_SECONDS = 3600.0
+# Set by the script that starts the agent (docs/install.md): the file that counts starts of a version that is new here ...
+_TRIAL = "MILONGA_AGENT_TRIAL"
+# ... and the place of a version that did not start, where the one before was started in its stead.
+_SWITCHED_BACK = "MILONGA_AGENT_SWITCHED_BACK"
 
 
 def notify(state: str) -> None:
@@ -35,3 +41,17 @@ async def keep_alive() -> None:
     while True:
         notify("WATCHDOG=1")
         await asyncio.sleep(interval_seconds())
+
+
+def confirm_start() -> None:
+    """Say that this version works: its starts are counted no longer."""
+    path = os.environ.pop(_TRIAL, "")
+    if path:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
+
+
+def switched_back() -> str:
+    """Return what people should know of an upgrade that failed; empty for nothing."""
+    slot = os.environ.get(_SWITCHED_BACK, "")
+    return f"the agent installed in {slot} did not start, so the one before it runs; install again." if slot else ""

@@ -71,7 +71,11 @@ class Boot:
         path = folder / "boots.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"count": 0}
         self.order = int(known["count"]) + 1
-        write_atomically(path, json.dumps({"count": self.order}).encode("utf-8"))
+        try:
+            write_atomically(path, json.dumps({"count": self.order}).encode("utf-8"))
+        except DiskFull as error:
+            # The id below is this start's alone all the same; only the order of two starts is lost.
+            _log.error("telemetry: %s", error)
         self.id = f"{self.order:x}-{time.time_ns():x}"
         self._sequence = 0
 

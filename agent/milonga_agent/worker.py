@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)
+    parser.add_argument("--slowest-ms", type=float, default=0.0, help="most that one answer may take; 0 for no limit")
     given = parser.parse_args()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What libraries print goes to the log.
@@ -39,6 +40,8 @@ def main() -> int:
     try:
         served = Served(given.bundle, given.threads)
         error = served.probe()
+        if given.slowest_ms:
+            served.demand(given.slowest_ms)
     except (AgentError, OSError, ValueError, MemoryError) as failure:
         _say(out, {"is": "failed", "message": str(failure) or repr(failure)})
         return 1

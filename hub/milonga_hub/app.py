@@ -42,6 +42,7 @@ from milonga_hub.runs.triggers import Triggers
 from milonga_hub.runs.work import Services, Work
 from milonga_hub.search.service import SearchService
 from milonga_hub.settings import Settings
+from milonga_hub.signing.service import SigningService
 from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.telemetry.service import TelemetryService
@@ -76,7 +77,8 @@ class Hub:
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
         self.models = ModelService(self.database, self.blobs)
-        self.builds = BuildService(self.database, self.blobs, self.events)
+        self.signing = SigningService(self.folder / "signing")
+        self.builds = BuildService(self.database, self.blobs, self.events, self.signing)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
         self.search = SearchService(self.database, self.devices)
@@ -130,6 +132,7 @@ class Hub:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Addresses]:
         """Serve HTTP, gRPC and MQTT and keep the loop going; everything has stopped when the block ends."""
+        self._prepare_signing()
         async with AsyncExitStack() as stack:
             mqtt = await self._serve_mqtt(stack)
             # HTTP needs no order, but a device that connects needs the broker's address.
@@ -147,6 +150,15 @@ class Hub:
             stack.callback(known.unlink, missing_ok=True)
             yield self.addresses
 
+    def _prepare_signing(self) -> None:
+        if self.signing.prepare():
+            _log.warning(
+                "made the keys that sign builds; those of root and targets are in %s too: milonga keys export --help tells how"
+                " to keep them elsewhere",
+                self.signing.ring.folder,
+            )
+        self.builds.sign_all()
+
     async def _serve_mqtt(self, stack: AsyncExitStack) -> BrokerEndpoint:
         broker = EmbeddedBroker(self.devices.authenticate)
         endpoint = await broker.start(self.settings.host, self.settings.mqtt_port)
@@ -159,7 +171,7 @@ class Hub:
     async def _serve_grpc(self, stack: AsyncExitStack, mqtt: BrokerEndpoint) -> int:
         servicers = [
             DeviceRpc(self.devices, self.events),
-            AgentRpc(self.devices, self.blobs, lambda: (mqtt.host, mqtt.port)),
+            AgentRpc(self.devices, self.blobs, self.signing, lambda: (mqtt.host, mqtt.port)),
             DatasetRpc(self.datasets, self.folder / "uploads", self.settings.max_upload_bytes),
             ProjectRpc(self.projects, self._start_applied),
             RunRpc(self.runs, self.events),

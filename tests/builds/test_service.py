@@ -21,6 +21,8 @@ from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.transports import grpc as grpc_transport
 
+from tests.signing.ready import signing
+
 VERSION = "models/d/versions/1"
 
 
@@ -28,13 +30,13 @@ VERSION = "models/d/versions/1"
 def builds(tmp_path: Path) -> BuildService:
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     database.create_tables()
-    return BuildService(database, BlobStore(tmp_path / "blobs"), EventBus())
+    return BuildService(database, BlobStore(tmp_path / "blobs"), EventBus(), signing(tmp_path / "signing"))
 
 
 def _verified(folder: Path, precision: str = "fp32", weights: bytes = b"weights") -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights").write_bytes(weights)
-    manifest = {"subnet": "sha256:1", "precision": precision, "reference": {"sample_count": 3}}
+    manifest = {"project": "d", "subnet": "sha256:1", "precision": precision, "reference": {"sample_count": 3}}
     bundle = write_bundle(folder / precision, manifest, {"model.onnx": folder / "weights"})
     return {
         "engine": "onnxruntime", "precision": precision, "state": "VERIFIED", "reason": "",
@@ -82,7 +84,7 @@ def test_choosing_is_told_to_those_who_listen(tmp_path: Path) -> None:
     async def choose() -> Any:
         database, events = Database(f"sqlite:///{tmp_path / 'test.db'}"), EventBus()
         database.create_tables()
-        builds = BuildService(database, BlobStore(tmp_path / "blobs"), events)
+        builds = BuildService(database, BlobStore(tmp_path / "blobs"), events, signing(tmp_path / "signing"))
         (build,) = builds.record(VERSION, "pi", [_verified(tmp_path / "a")], None)
         with events.listen(f"builds/{build.name}") as news:
             builds.choose(build.name)

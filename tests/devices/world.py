@@ -21,6 +21,8 @@ from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
 from milonga_hub.transports.grpc import serve
 
+from tests.signing.ready import signing
+
 T = TypeVar("T")
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -81,7 +83,7 @@ class World:
 @asynccontextmanager
 async def hub(folder: Path, policy: MeasuringPolicy = MeasuringPolicy()) -> AsyncIterator[World]:
     world = World(folder, policy)
-    agents = AgentRpc(world.devices, world.blobs, lambda: ("127.0.0.1", 1883))
+    agents = AgentRpc(world.devices, world.blobs, signing(folder / "signing"), lambda: ("127.0.0.1", 1883))
     server, world.port = await serve([agents, DeviceRpc(world.devices, world.events)], "127.0.0.1", 0)
     try:
         yield world

@@ -16,6 +16,8 @@ from milonga_hub.events import EventBus
 from milonga_hub.models.service import ModelService
 from milonga_hub.tasks import Task
 
+from tests.signing.ready import signing
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
@@ -26,12 +28,12 @@ def database(tmp_path: Path) -> Database:
 
 @pytest.fixture
 def builds(database: Database, tmp_path: Path) -> BuildService:
-    return BuildService(database, BlobStore(tmp_path / "blobs"), EventBus())
+    return BuildService(database, BlobStore(tmp_path / "blobs"), EventBus(), signing(tmp_path / "signing"))
 
 
 def _result(folder: Path, precision: str = "fp32") -> dict[str, Any]:
     (folder / "weights").write_bytes(precision.encode())
-    manifest = {"subnet": "sha256:1", "precision": precision, "reference": {"sample_count": 3}}
+    manifest = {"project": "d", "subnet": "sha256:1", "precision": precision, "reference": {"sample_count": 3}}
     bundle = write_bundle(folder / precision, manifest, {"model.onnx": folder / "weights"})
     return {
         "engine": "onnxruntime", "precision": precision, "state": "VERIFIED", "reason": "",

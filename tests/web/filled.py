@@ -33,6 +33,7 @@ from milonga_hub.telemetry.models import Percentiles, TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
 from PIL import Image
 
+from tests.signing.ready import signing
 from tests.telemetry.windows import histogram, plausible_counts, reference_of
 
 HOSTILE = "<script>alert('milonga')</script>"
@@ -62,7 +63,7 @@ class Services:
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
         self.models = ModelService(self.database, self.blobs)
-        self.builds = BuildService(self.database, self.blobs, self.events)
+        self.builds = BuildService(self.database, self.blobs, self.events, signing(folder / "signing"))
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
         self.telemetry = TelemetryService(
@@ -252,6 +253,7 @@ class _Filling:
         folder = self.hub.folder / "made" / f"{version.replace('/', '-')}-{kind}-{precision}"
         folder.mkdir(parents=True)
         manifest = {
+            "project": version.split("/")[1],
             "model_version": version,
             "device_type": kind,
             "precision": precision,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlmodel import col, select
 
@@ -21,12 +22,22 @@ from milonga_hub.tasks import Task
 
 _Builds = list[Build]
 
+MANIFEST = "manifest.json"
+
+
+class Signer(Protocol):
+    """What builds need of SigningService."""
+
+    def sign(self, project: str, bundles: Mapping[str, int]) -> None: ...
+    def is_signed(self, project: str, bundle: str) -> bool: ...
+
 
 class BuildService:
-    def __init__(self, database: Database, blobs: BlobStore, events: EventBus) -> None:
+    def __init__(self, database: Database, blobs: BlobStore, events: EventBus, signer: Signer) -> None:
         self._database = database
         self._blobs = blobs
         self._events = events
+        self._signer = signer
 
     def record(
         self,
@@ -37,7 +48,37 @@ class BuildService:
         task: Task = Task.CLASSIFICATION,
     ) -> _Builds:
         """Keep what a build job made, files as blobs first. Recording again changes nothing that was measured since."""
-        return [self._record(model_version, device_type, result, predicted_ms, task) for result in results]
+        builds = [self._record(model_version, device_type, result, predicted_ms, task) for result in results]
+        self.sign(builds)
+        return builds
+
+    def sign(self, builds: Iterable[Build]) -> None:
+        """Have those builds signed that devices may have; for those of others the signatures are waited for."""
+        bundles: dict[str, dict[str, int]] = defaultdict(dict)
+        for build in builds:
+            if build.state is BuildState.VERIFIED:
+                size_bytes = next(file.size_bytes for file in build.files if file.path == MANIFEST)
+                bundles[self._project(build)][build.bundle] = size_bytes
+        for project, named in bundles.items():
+            self._signer.sign(project, named)
+
+    def sign_all(self) -> None:
+        """Have all builds signed that are not yet: those of a hub from before it signed any."""
+        with self._database.session() as session:
+            verified = session.exec(select(Build).where(Build.state == BuildState.VERIFIED)).all()
+        self.sign(build for build in verified if self._blobs.exists(build.bundle))
+
+    def demand_signed(self, builds: Iterable[Build]) -> None:
+        """Raise FailedPrecondition while a build lacks a signature without which no device runs it."""
+        waiting = [build.name for build in builds if not self._signer.is_signed(self._project(build), build.bundle)]
+        if waiting:
+            raise FailedPrecondition(
+                f"{', '.join(waiting)}: not signed yet by keys that are not on this hub; see milonga keys status, sign what waits,"
+                " then: milonga runs resume RUN"
+            )
+
+    def _project(self, build: Build) -> str:
+        return str(self.manifest(build.bundle)["project"])
 
     def _record(
         self, model_version: str, device_type: str, result: Mapping[str, Any], predicted_ms: float | None, task: Task
@@ -86,6 +127,8 @@ class BuildService:
         wanted = self.get(name)
         if wanted.state is not BuildState.VERIFIED:
             raise FailedPrecondition(f"{name} is {wanted.state}, so no device may get it: {wanted.reason or 'not run'}")
+        self.sign([wanted])
+        self.demand_signed([wanted])
         with self._database.session() as session:
             others = select(Build).where(
                 Build.model_version == wanted.model_version, Build.device_type == wanted.device_type
@@ -145,5 +188,5 @@ class BuildService:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.is_file() or digest_of_file(path) != file["digest"]:
                 path.write_bytes(self._blobs.read(file["digest"]))
-        write_atomically(folder / "manifest.json", self._blobs.read(bundle).decode())
+        write_atomically(folder / MANIFEST, self._blobs.read(bundle).decode())
         return folder

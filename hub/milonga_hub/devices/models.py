@@ -128,6 +128,8 @@ class Assignment(SQLModel, table=True):
     files: list[File] = Field(default=[], sa_type=json_of(list[File]))
     model_version: str = ""
     project: str = ""
+    # Median of one answer as measured on this type of device, 0 where none was.
+    expected_ms: float = 0.0
     # Engine and precision, for people.
     engine: str = ""
     assigned_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)

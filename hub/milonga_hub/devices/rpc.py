@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devices_pb2_grpc
 
@@ -102,12 +102,25 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         )
 
 
+class SignedMetadata(Protocol):
+    """What agents need of SigningService."""
+
+    def metadata(self, name: str) -> bytes: ...
+
+
 class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
     """AgentService of agent.proto. `mqtt_address` is asked at every enrolment, as ports may be taken at the start."""
 
-    def __init__(self, devices: DeviceService, blobs: BlobStore, mqtt_address: Callable[[], tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        devices: DeviceService,
+        blobs: BlobStore,
+        signing: SignedMetadata,
+        mqtt_address: Callable[[], tuple[str, int]],
+    ) -> None:
         self._devices = devices
         self._blobs = blobs
+        self._signing = signing
         self._mqtt_address = mqtt_address
 
     async def Enrol(self, request: agent_pb2.EnrolRequest, context: Any) -> agent_pb2.EnrolResponse:
@@ -164,6 +177,13 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
             file.seek(request.offset_bytes)
             while chunk := await asyncio.to_thread(_read_chunk, file):
                 await context.write(agent_pb2.FetchBlobResponse(chunk=chunk))
+
+    async def FetchMetadata(
+        self, request: agent_pb2.FetchMetadataRequest, context: Any
+    ) -> agent_pb2.FetchMetadataResponse:
+        self._authenticated(context)
+        content = await asyncio.to_thread(self._signing.metadata, request.name)
+        return agent_pb2.FetchMetadataResponse(content=content)
 
     def _authenticated(self, context: Any) -> Device:
         return self._devices.authenticate(*device_credentials(context))

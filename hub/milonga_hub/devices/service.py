@@ -198,7 +198,14 @@ class DeviceService:
     # What they should run
 
     def assign(
-        self, device: str, bundle: str, files: Sequence[File], model_version: str, project: str, engine: str
+        self,
+        device: str,
+        bundle: str,
+        files: Sequence[File],
+        model_version: str,
+        project: str,
+        engine: str,
+        expected_ms: float = 0.0,
     ) -> int:
         """Want the device to serve the bundle ("" for none) and return the generation of this wish.
 
@@ -220,6 +227,7 @@ class DeviceService:
                 files=[*files],
                 model_version=model_version,
                 project=project,
+                expected_ms=expected_ms,
                 engine=engine,
                 assigned_at=self._clock(),
             )

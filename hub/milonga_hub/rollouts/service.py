@@ -52,7 +52,14 @@ class Devices(Protocol):
     def assignment(self, device: str) -> Assignment | None: ...
     def steps(self, device: str, generation: int | None = None) -> list[StepLog]: ...
     def assign(
-        self, device: str, bundle: str, files: Sequence[File], model_version: str, project: str, engine: str
+        self,
+        device: str,
+        bundle: str,
+        files: Sequence[File],
+        model_version: str,
+        project: str,
+        engine: str,
+        expected_ms: float = 0.0,
     ) -> int: ...
 
 
@@ -239,8 +246,10 @@ class RolloutService:
             # gives the old wish a new number, without changing what it serves.
             self._wish_for_what_it_has(device)
         engine = f"{build.engine}/{build.precision}"
+        # Builds that device types share were measured on one of them, which need not be this one.
+        expected_ms = build.measured_ms or 0.0 if build.device_type == device.device_type else 0.0
         return self._devices.assign(
-            device.name, build.bundle, build.files, rollout.model_version, rollout.project, engine
+            device.name, build.bundle, build.files, rollout.model_version, rollout.project, engine, expected_ms
         )
 
     def _wish_for_what_it_has(self, device: Device) -> None:

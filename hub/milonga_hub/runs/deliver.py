@@ -85,6 +85,8 @@ async def _choose_builds(
         if not some:
             reasons = "; ".join(f"{build.engine}/{build.precision}: {build.reason}" for build in builds[name])
             raise FailedPrecondition(f"no build for {name} passed its gate: {reasons}")
+    # Devices run nothing that is not signed, not even to measure it.
+    work.services.builds.demand_signed(build for some in verified.values() for build in some)
     items = {name: [build_item(build) for build in some] for name, some in verified.items()}
     measured = await measure_items(work, items, "build", report, start=0.7)
     words = []

@@ -51,6 +51,11 @@ class AgentServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_agent__pb2.FetchBlobRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_agent__pb2.FetchBlobResponse.FromString,
                 _registered_method=True)
+        self.FetchMetadata = channel.unary_unary(
+                '/milonga.v1.AgentService/FetchMetadata',
+                request_serializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
@@ -80,6 +85,13 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchMetadata(self, request, context):
+        """Sends one file of the signed metadata (TUF) that says which bundles may be installed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +109,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.FetchBlob,
                     request_deserializer=milonga_dot_v1_dot_agent__pb2.FetchBlobRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_agent__pb2.FetchBlobResponse.SerializeToString,
+            ),
+            'FetchMetadata': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchMetadata,
+                    request_deserializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +199,33 @@ class AgentService(object):
             '/milonga.v1.AgentService/FetchBlob',
             milonga_dot_v1_dot_agent__pb2.FetchBlobRequest.SerializeToString,
             milonga_dot_v1_dot_agent__pb2.FetchBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.AgentService/FetchMetadata',
+            milonga_dot_v1_dot_agent__pb2.FetchMetadataRequest.SerializeToString,
+            milonga_dot_v1_dot_agent__pb2.FetchMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,

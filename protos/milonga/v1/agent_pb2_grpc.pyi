@@ -43,6 +43,8 @@ class AgentServiceStub:
     """One long-lived stream: facts up, desired state down. The first message up must be a Hello."""
     FetchBlob: _grpc.UnaryStreamMultiCallable[_agent_pb2.FetchBlobRequest, _agent_pb2.FetchBlobResponse]
     """Sends a blob that this device has been assigned or asked to measure, from an offset on."""
+    FetchMetadata: _grpc.UnaryUnaryMultiCallable[_agent_pb2.FetchMetadataRequest, _agent_pb2.FetchMetadataResponse]
+    """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -59,6 +61,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """One long-lived stream: facts up, desired state down. The first message up must be a Hello."""
     FetchBlob: _aio.UnaryStreamMultiCallable[_agent_pb2.FetchBlobRequest, _agent_pb2.FetchBlobResponse]  # type: ignore[assignment]
     """Sends a blob that this device has been assigned or asked to measure, from an offset on."""
+    FetchMetadata: _aio.UnaryUnaryMultiCallable[_agent_pb2.FetchMetadataRequest, _agent_pb2.FetchMetadataResponse]  # type: ignore[assignment]
+    """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """What agents call. The agent always dials out. All calls but Enrol carry the metadata
@@ -90,5 +94,13 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.FetchBlobResponse], _abc.AsyncIterator[_agent_pb2.FetchBlobResponse]]:
         """Sends a blob that this device has been assigned or asked to measure, from an offset on."""
+
+    @_abc_1.abstractmethod
+    def FetchMetadata(
+        self,
+        request: _agent_pb2.FetchMetadataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.FetchMetadataResponse, _abc.Awaitable[_agent_pb2.FetchMetadataResponse]]:
+        """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,75 @@
+"""Carry out the step that plan.py says is next, and say how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from milonga_agent.errors import BadBundle, Refused, Untrusted
+from milonga_agent.plan import Outcome, State, Step, Wish
+from milonga_agent.steps import Depot, Fetch
+
+# Where a bundle or a refusal will be no better next time.
+_HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.PROBE, Step.COMMIT)
+
+
+class Server(Protocol):
+    """What serves one bundle, and loads another beside it (serving.py)."""
+
+    async def prepare(self, wish: Wish, bundle: Path, slowest_ms: float | None = None) -> None: ...
+    async def activate(self, wish: Wish, bundle: Path) -> None: ...
+    async def clear(self) -> None: ...
+    async def demand(self, wish: Wish) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pursuit:
+    """What the steps work with. Every step is safe to repeat, wherever the one before was cut off."""
+
+    depot: Depot
+    server: Server
+    fetch: Fetch
+    # Raises Untrusted unless the bundle may be installed.
+    check: Callable[[Wish], Awaitable[None]]
+
+    async def perform(self, state: State, tell: Callable[[float], None]) -> None:
+        """Do the step under way; `tell` hears how far a download is. Raises AgentError or OSError."""
+        step, wish = state.position.step, state.wish
+        if step is Step.DOWNLOAD:
+            await self.depot.download(wish.files, self.fetch, tell)
+        elif step is Step.VERIFY:
+            self.depot.verify(wish)
+            await self.check(wish)
+        elif step is Step.INSTALL:
+            self.depot.install(wish)
+        elif step is Step.PROBE:
+            await self.server.prepare(wish, self.depot.bundle(wish.bundle), slowest_ms(wish.expected_ms))
+        elif step is Step.ACTIVATE:
+            await self._serve(wish)
+        elif step is Step.COMMIT:
+            await self.server.demand(wish)
+        elif step is Step.ROLL_BACK:
+            await self._serve(state.active)
+
+    async def _serve(self, wish: Wish) -> None:
+        if wish.bundle:
+            await self.server.activate(wish, self.depot.bundle(wish.bundle))
+        else:
+            await self.server.clear()
+
+
+def slowest_ms(expected_ms: float) -> float | None:
+    """Return how long one answer may take while probing; None where nobody has measured what to expect.
+
+    Five times as long is another machine than the one measured. 20 ms more are what a device that serves, downloads and
+    loads meanwhile loses to its scheduler.
+    """
+    return 5.0 * expected_ms + 20.0 if expected_ms > 0.0 else None
+
+
+def outcome_of(step: Step, error: Exception) -> Outcome:
+    """Return whether a step that failed so is worth another try."""
+    hopeless = isinstance(error, Untrusted) or (isinstance(error, (BadBundle, Refused)) and step in _HOPELESS)
+    return Outcome.HOPELESS if hopeless else Outcome.FAILED
