@@ -181,7 +181,7 @@ class Agent:
         with contextlib.suppress(DiskFull):
             self._store.keep_serve_port(self._serving.port)
         # First of all: what was served last is served before and without the hub.
-        self._upkeep = Upkeep(self._serving, self._depot, lambda: self._state, self._remember, self._report)
+        self._upkeep = Upkeep(self._serving, self._depot, lambda: self._state, self._remember, self._tell)
         tasks = [asyncio.ensure_future(self._upkeep.run()), asyncio.ensure_future(self._confirm())]
         try:
             tasks.append(asyncio.ensure_future(self._work_for_hub()))
@@ -301,7 +301,7 @@ class Agent:
 
     def _status(self) -> agent_pb2.AgentStatus:
         assert self._serving is not None
-        worker = self._serving.active
+        worker = self._serving.active if self._serving.active and self._serving.active.alive else None
         return agent_pb2.AgentStatus(
             generation=self._state.generation,
             active_bundle=worker.wish.bundle if worker else "",
@@ -343,6 +343,12 @@ class Agent:
             self._outgoing.put_nowait(agent_pb2.ConnectRequest(step=report))
         else:
             self._unsent.append(report)
+
+    def _tell(self, step: Step | None = None, state: str = "", message: str = "") -> None:
+        """Report what upkeep did, and that what is served has changed."""
+        if step is not None:
+            self._report(step, state, message)
+        self._status_changed.set()
 
     # plan and act
 

@@ -30,10 +30,17 @@ _NOT_FOUND = 404
 class Client:
     """What python-tuf's client does, with a clock that never goes back, and files that survive a power cut."""
 
-    def __init__(self, folder: Path, root: bytes, fetcher: FetcherInterface, url: str = "hub:") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        root: bytes,
+        fetcher: FetcherInterface,
+        url: str = "hub:",
+        now: datetime.datetime | None = None,
+    ) -> None:
         """`root` is the metadata that all trust begins with. Raises Untrusted for what is none."""
         self._folder = folder
-        self._now = datetime.datetime.now(datetime.timezone.utc)
+        self._now = now or datetime.datetime.now(datetime.timezone.utc)
         folder.mkdir(parents=True, exist_ok=True)
         config = UpdaterConfig(prefix_targets_with_hash=True)
         try:
@@ -54,6 +61,7 @@ class Client:
         finally:
             self._sync()
         if self._now > self._latest_time():
+            # Only what had not expired came so far, so that no clock ahead of its time is kept.
             write_atomically(self._clock, self._now.isoformat().encode())
 
     def target(self, path: str) -> TargetFile:
@@ -116,9 +124,16 @@ class _Asking(FetcherInterface):
         return iter([base64.b64decode(answer["content"])])
 
 
-def verify(folder: Path, target: str, digest: str, size_bytes: int, fetcher: FetcherInterface) -> None:
+def verify(
+    folder: Path,
+    target: str,
+    digest: str,
+    size_bytes: int,
+    fetcher: FetcherInterface,
+    now: datetime.datetime | None = None,
+) -> None:
     """Return if a manifest of this digest and size is signed as this target. Raises Untrusted or DownloadError."""
-    client = Client(folder / "metadata", (folder / "first_root.json").read_bytes(), fetcher)
+    client = Client(folder / "metadata", (folder / "first_root.json").read_bytes(), fetcher, now=now)
     client.refresh()
     signed = client.target(target)
     if signed.hashes.get("sha256") != digest.partition("sha256:")[2] or signed.length != size_bytes:

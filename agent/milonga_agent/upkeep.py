@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from milonga_agent import plan
 from milonga_agent.errors import AgentError
@@ -32,9 +31,9 @@ class Upkeep:
         depot: Depot,
         state: Callable[[], State],
         keep: Callable[[State], None],
-        tell: Callable[[Step, str, str], Any],
+        tell: Callable[..., None],
     ) -> None:
-        """`tell(step, "SUCCEEDED" | "FAILED", message)` reports to the hub."""
+        """`tell(step, "SUCCEEDED" | "FAILED", message)` reports to the hub; `tell()` that something else serves now."""
         self._serving = serving
         self._depot = depot
         self._state = state
@@ -71,6 +70,7 @@ class Upkeep:
             ended.cancel()
         if self._serving.active is worker:
             _log.error("the worker of %s ended with exit code %s", worker.wish.model_version, worker.process.returncode)
+            self._tell()
 
     async def _start(self) -> None:
         before = self._state()
@@ -89,6 +89,7 @@ class Upkeep:
             _log.error("cannot serve %s again: %s", wish.model_version, error)
             return
         _log.info("serving %s again on port %d", wish.model_version, self._serving.port)
+        self._tell()
 
     async def _wait(self, starts: int) -> None:
         """Wait longer each time, so that a bundle that cannot start does not keep the device busy."""

@@ -62,6 +62,9 @@ class World:
         self.database.create_tables()
         self.blobs = BlobStore(folder / "blobs")
         self.devices = DeviceService(self.database, self.events, self.settings, self.clock, policy)
+        self.signing = signing(folder / "signing")
+        # What agents get for metadata; an attacker may serve something else.
+        self.metadata: Callable[[str], bytes] = self.signing.metadata
         self.port = 0
 
     def file(self, content: bytes, path: str = "model.onnx") -> File:
@@ -80,10 +83,18 @@ class World:
         await self.until(lambda: condition(self.devices.get(name)))
 
 
+class _Metadata:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def metadata(self, name: str) -> bytes:
+        return self._world.metadata(name)
+
+
 @asynccontextmanager
 async def hub(folder: Path, policy: MeasuringPolicy = MeasuringPolicy()) -> AsyncIterator[World]:
     world = World(folder, policy)
-    agents = AgentRpc(world.devices, world.blobs, signing(folder / "signing"), lambda: ("127.0.0.1", 1883))
+    agents = AgentRpc(world.devices, world.blobs, _Metadata(world), lambda: ("127.0.0.1", 1883))
     server, world.port = await serve([agents, DeviceRpc(world.devices, world.events)], "127.0.0.1", 0)
     try:
         yield world

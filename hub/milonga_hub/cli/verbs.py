@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import typer
 
-from milonga_hub.cli import bench, bundles, datasets, devices, hub, models, projects, rollouts, runs, telemetry, types
+from milonga_hub.cli import (
+    bench,
+    bundles,
+    datasets,
+    devices,
+    hub,
+    keys,
+    models,
+    projects,
+    rollouts,
+    runs,
+    telemetry,
+    types,
+)
 from milonga_hub.cli.client import HUB_VARIABLE, remember_hub
 
 app = typer.Typer(
@@ -41,6 +54,7 @@ for name, group, words in (
     ("models", models.models, "The registry of model versions."),
     ("builds", models.builds, "What was built of a model version."),
     ("rollouts", rollouts.group, "Versions on their way to devices."),
+    ("keys", keys.group, "Keys that sign what devices install."),
     ("telemetry", telemetry.group, "What devices see and do."),
     ("bench", bench.group, "How well the hub's models do on your own tables."),
 ):

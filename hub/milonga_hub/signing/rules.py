@@ -92,6 +92,9 @@ def missing_signatures(role: str, known: Mapping[str, Metadata[Any]], former: Ro
     """Return how many signatures the role's metadata lacks; a new root needs those of the former one as well."""
     root, targets, wanted = known[ROOT].signed, known[TARGETS].signed, known[role]
     assert isinstance(root, Root) and isinstance(targets, Targets)
+    if not keys_of(role, root, targets)[0]:
+        # Nobody may sign for it: the change that says who may waits itself.
+        return 1
     delegator = root if role in root.roles else targets
     results = [delegator.get_verification_result(role, wanted.signed_bytes, wanted.signatures)]
     if role == ROOT and former is not None:
@@ -106,3 +109,18 @@ def parse(data: bytes) -> Metadata[Any]:
     except RepositoryError as error:
         raise InvalidInput(f"this is not TUF metadata: {error}") from error
     return found
+
+
+def described(signed: Root | Targets) -> list[str]:
+    """Return in lines what somebody is about to sign."""
+    if isinstance(signed, Root):
+        return [
+            f"root version {signed.version}, good until {signed.expires:%Y-%m-%d}",
+            *(f"{role}: {each.threshold} of {len(each.keyids)} keys" for role, each in sorted(signed.roles.items())),
+        ]
+    roles = (signed.delegations.roles if signed.delegations else None) or {}
+    return [
+        f"targets version {signed.version}, good until {signed.expires:%Y-%m-%d}: {len(signed.targets)} bundles",
+        *(f"{role}: {each.threshold} of {len(each.keyids)} keys" for role, each in sorted(roles.items())),
+        *(f"bundle {name}" for name in sorted(signed.targets)),
+    ]

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -174,7 +174,7 @@ class SigningService:
                 raise FailedPrecondition(f"no key of {role} is here; see: milonga keys status")
             return [self.ring.export(keyid, folder) for keyid in here]
 
-    def rotate(self, role: str, keys: list[Key], threshold: int) -> bool:
+    def rotate(self, role: str, keys: Sequence[Key], threshold: int) -> bool:
         """Let other keys sign for the role (none given: a new one, made here); return whether that is in force already."""
         with self._locked():
             self._role(role)
@@ -197,7 +197,7 @@ class SigningService:
             self._role(role)
             return self._publish_online(again=True) if role in ONLINE else self._commit({role: self._next(role)})
 
-    def publish(self, signed: list[Metadata[Any]]) -> bool:
+    def publish(self, signed: Sequence[Metadata[Any]]) -> bool:
         """Take metadata that was signed elsewhere; return whether all that waits is in force now."""
         with self._locked():
             staged = self._staged_changes()

@@ -1,0 +1,169 @@
+"""milonga keys: who signs what devices install. Works on the hub's own machine, beside a hub that runs; sign works anywhere."""
+
+from __future__ import annotations
+
+import json as json_text
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from milonga_hub.cli.client import Json
+from milonga_hub.cli.output import NONE, clean, say, table
+
+if TYPE_CHECKING:
+    from milonga_hub.signing.service import SigningService
+
+group = typer.Typer()
+
+DataDir = Annotated[Path | None, typer.Option(help="The hub's data folder, as for milonga up (MILONGA_DATA_DIR).")]
+Role = Annotated[str, typer.Argument(help="root, targets, timestamp, snapshot, or project-NAME.")]
+
+
+def _service(data_dir: Path | None) -> SigningService:
+    from milonga_hub.settings import Settings
+    from milonga_hub.signing.service import SigningService
+
+    return SigningService((Settings(data_dir=data_dir) if data_dir else Settings()).data_dir / "signing")
+
+
+@group.command()
+def init(
+    keys: Annotated[int, typer.Option(min=1, help="How many keys root and targets have, each.")] = 1,
+    threshold: Annotated[int, typer.Option(min=1, help="How many of them must sign.")] = 1,
+    data_dir: DataDir = None,
+) -> None:
+    """Make the keys and the first signed metadata; milonga up does so too, with one key for each role."""
+    service = _service(data_dir)
+    if service.prepare(keys, threshold):
+        say(
+            f"made the keys in {service.ring.folder}; move those of root and targets elsewhere with: milonga keys export"
+        )
+    else:
+        say(f"there are keys in {service.ring.folder} already; see: milonga keys status")
+
+
+@group.command()
+def status(data_dir: DataDir = None, json: Json = False) -> None:
+    """List roles, who may sign for them, where the keys are, and what waits for signatures."""
+    service = _service(data_dir)
+    roles = service.status()
+    waiting = service.staged_files()
+    if json:
+        told = [
+            {**vars(role), "expires_at": role.expires_at.isoformat() if role.expires_at else None} for role in roles
+        ]
+        typer.echo(json_text.dumps({"roles": told, "waiting": [str(path) for path in waiting]}, indent=2))
+        return
+    rows = [
+        (
+            role.role,
+            f"{role.threshold} of {len(role.key_ids)}",
+            f"{len(role.here)} here",
+            role.version or NONE,
+            f"{role.expires_at:%Y-%m-%d}" if role.expires_at else NONE,
+            NONE if role.missing_signatures is None else f"lacks {role.missing_signatures} signatures",
+        )
+        for role in roles
+    ]
+    table(("role", "signers", "keys", "version", "good until", "change that waits"), rows)
+    if waiting:
+        say("Sign what waits where the keys are, bring it back, and publish it:")
+        typer.echo(f"  milonga keys sign {' '.join(map(str, waiting))} --key KEY.pem")
+        typer.echo(f"  milonga keys publish {' '.join(path.name for path in waiting)}")
+
+
+@group.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(help="Where to: ID.pem is secret, ID.pub is for the hub.")],
+) -> None:
+    """Make a key on this machine, which need not be the hub's; give ID.pub to milonga keys rotate."""
+    from milonga_hub.signing import keys
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = keys.short(keys.generate(folder).public_key.keyid)
+    say(f"made {folder / name}.pem (keep it secret, and a copy of it) and {folder / name}.pub")
+
+
+@group.command()
+def export(
+    role: Role,
+    folder: Annotated[Path, typer.Argument(help="Where to, for example a stick that you take away.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Move a role's keys off the hub. From then on people sign what the role must sign."""
+    for path in _service(data_dir).export(role, folder):
+        say(
+            f"moved to {path}: nobody else may read it; without it nothing that {role} signs can change, so keep a copy"
+        )
+
+
+@group.command()
+def rotate(
+    role: Role,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="File of a public key; may be repeated. Default: a new key, made here.")
+    ] = None,
+    threshold: Annotated[int, typer.Option(min=1, help="How many of the keys must sign.")] = 1,
+    data_dir: DataDir = None,
+) -> None:
+    """Let other keys sign for a role in place of those that do now. Devices follow by themselves."""
+    from milonga_hub.signing.keys import read_public
+
+    service = _service(data_dir)
+    _tell(service, service.rotate(role, [read_public(path) for path in key or []], threshold))
+
+
+@group.command()
+def renew(role: Role, data_dir: DataDir = None) -> None:
+    """Let a role sign again before what it signed ends. The hub does so itself for the keys that it holds."""
+    service = _service(data_dir)
+    _tell(service, service.renew(role))
+
+
+@group.command()
+def sign(
+    files: Annotated[list[Path], typer.Argument(help="Metadata that waits: milonga keys status names it.")],
+    key: Annotated[list[Path], typer.Option(help="File of a private key; may be repeated.")],
+) -> None:
+    """Add signatures to metadata, in its files. Needs no hub: take it to where the keys are."""
+    from milonga_hub.jobs import write_atomically
+    from milonga_hub.signing import rules
+    from milonga_hub.signing.keys import read_private
+
+    signers = [read_private(path) for path in key]
+    for path in files:
+        metadata = rules.parse(_read(path))
+        for line in rules.described(metadata.signed):
+            say(f"  {line}")
+        for signer in signers:
+            metadata.sign(signer, append=True)
+        write_atomically(path, metadata.to_bytes().decode())
+        say(f"signed {clean(path)}")
+
+
+@group.command()
+def publish(
+    files: Annotated[list[Path], typer.Argument(help="Metadata that was signed.")], data_dir: DataDir = None
+) -> None:
+    """Put signed metadata in force, once enough keys have signed it."""
+    from milonga_hub.signing import rules
+
+    service = _service(data_dir)
+    _tell(service, service.publish([rules.parse(_read(path)) for path in files]))
+
+
+def _read(path: Path) -> bytes:
+    from milonga_hub.errors import InvalidInput
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+
+
+def _tell(service: SigningService, in_force: bool) -> None:
+    if in_force:
+        say("in force; devices learn of it before they install the next build")
+        return
+    say(f"waits in {service.folder / 'staged'} for signatures; see: milonga keys status")

@@ -1,0 +1,182 @@
+"""A whole agent, with its workers, against the hub's own services over gRPC: it serves the last good bundle, come what may."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from milonga_agent import daemon, upkeep
+from milonga_agent.daemon import Options
+from milonga_agent.plan import MAX_STARTS
+from milonga_agent.state import Store
+from milonga_hub.devices.models import Device, File
+
+from tests.agent.bundles import Example, example
+from tests.devices.world import World, hub, run
+from tests.signing.attacks import ATTACKS, Victim
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return [example(folder / str(number), version=number) for number in (1, 2, 3)]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_FIRST_WAIT_SECONDS", 0.01)
+
+
+class Running:
+    """An agent in this process, as `milonga-agent run` starts it."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.folder = world, folder
+        token = world.token()
+        options = Options(hub=f"127.0.0.1:{world.port}", data_dir=folder, name="pi-1", join_token=token)
+        self.agent = daemon.Agent(replace(options, engines=("onnxruntime",)))
+        self.task = asyncio.ensure_future(self.agent.run())
+
+    def assign(self, made: Example) -> int:
+        files = [File(path=file.path, digest=file.digest, size_bytes=file.size_bytes) for file in made.bundle.files]
+        for content in made.blobs().values():
+            self.world.blobs.put(content)
+        version = made.bundle.manifest["model_version"]
+        return self.world.devices.assign("pi-1", made.bundle.digest, files, version, "digits", "onnxruntime/fp32")
+
+    def sign(self, made: Example) -> None:
+        self.world.signing.sign("digits", {made.bundle.digest: _manifest_size(made)})
+
+    async def until(self, condition: Callable[[Device], bool]) -> Device:
+        wait = asyncio.ensure_future(self.world.until_device("pi-1", condition))
+        await asyncio.wait([wait, self.task], return_when=asyncio.FIRST_COMPLETED)
+        if self.task.done():
+            wait.cancel()
+            self.task.result()
+        await wait
+        return self.world.devices.get("pi-1")
+
+    async def serve(self, made: Example) -> None:
+        """Bring the agent to serve a bundle that is signed."""
+        await self.until(lambda device: device.state.value == "ONLINE")
+        self.sign(made)
+        generation = self.assign(made)
+        await self.until(lambda device: device.reported_generation == generation)
+        assert self.world.devices.get("pi-1").active_bundle == made.bundle.digest, self.world.devices.steps("pi-1")
+
+    async def kill_worker(self) -> None:
+        """Kill the process that serves, and wait for the next one."""
+        serving = self.agent._serving
+        assert serving is not None and serving.active is not None
+        killed = serving.active
+        os.kill(killed.process.pid, signal.SIGKILL)
+        while serving.active is killed:
+            await asyncio.wait([self.task], timeout=0.02)
+
+
+def _has_ended(generation: int) -> Callable[[Device], bool]:
+    return lambda device: device.reported_generation == generation
+
+
+def _manifest_size(made: Example) -> int:
+    return next(file.size_bytes for file in made.bundle.files if file.path == "manifest.json")
+
+
+@asynccontextmanager
+async def running(world: World, folder: Path) -> AsyncIterator[Running]:
+    started = Running(world, folder)
+    try:
+        yield started
+    finally:
+        started.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await started.task
+        os.close(started.agent._lock)
+
+
+@asynccontextmanager
+async def online(tmp_path: Path) -> AsyncIterator[Running]:
+    (tmp_path / "hub").mkdir()
+    async with hub(tmp_path / "hub") as world:
+        world.settings.heartbeat_seconds = 0.2
+        async with running(world, tmp_path / "agent") as started:
+            await world.until(lambda: any(device.name == "pi-1" for device in world.devices.matching("")))
+            yield started
+
+
+def test_every_attack_is_refused_told_and_changes_nothing(
+    tmp_path: Path, versions: list[Example], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with online(tmp_path) as agent:
+            await agent.serve(versions[0])
+            for attack, words in ATTACKS.items():
+                evil = versions[1 + list(ATTACKS).index(attack) % 2]
+                victim = Victim(agent.world.signing, "digits", evil.bundle.digest, _manifest_size(evil))
+                agent.world.metadata = attack(victim)
+                generation = agent.assign(evil)
+                device = await agent.until(_has_ended(generation))
+                assert device.active_bundle == versions[0].bundle.digest
+                assert words in device.status_message and words in caplog.text
+                steps = agent.world.devices.steps("pi-1", generation)
+                assert any(step.step == "VERIFY" and step.state == "FAILED" and words in step.message for step in steps)
+                caplog.clear()
+                agent.world.metadata = agent.world.signing.metadata
+
+    run(story())
+
+
+def test_a_bundle_that_keeps_ending_gives_way_to_the_one_before(tmp_path: Path, versions: list[Example]) -> None:
+    async def story() -> None:
+        async with online(tmp_path) as agent:
+            await agent.serve(versions[0])
+            await agent.serve(versions[1])
+            for _ in range(MAX_STARTS + 1):
+                await agent.kill_worker()
+            device = await agent.until(lambda device: device.active_bundle == versions[0].bundle.digest)
+            assert (
+                "models/digits/versions/2 ended 3 times; models/digits/versions/1 serves again" in device.status_message
+            )
+            failed = [step for step in agent.world.devices.steps("pi-1") if step.state == "FAILED"]
+            assert [step.step for step in failed] == ["ACTIVATE"]
+
+    run(story())
+
+
+def test_a_full_disk_stops_nothing_that_serves(tmp_path: Path, versions: list[Example]) -> None:
+    async def story() -> None:
+        async with online(tmp_path) as agent:
+            await agent.serve(versions[0])
+            address = f"127.0.0.1:{agent.world.port}"
+        # A limit on file sizes fails every write, as a full disk does; and no hub is there.
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            again = daemon.Agent(Options(hub=address, data_dir=tmp_path / "agent", name="pi-1"))
+            task = asyncio.ensure_future(again.run())
+            await _until_it_answers(again, task)
+            assert again._state.active.bundle == versions[0].bundle.digest
+            task.cancel()
+            await asyncio.wait([task])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert Store(tmp_path / "agent").state().active.bundle == versions[0].bundle.digest
+
+    run(story())
+
+
+async def _until_it_answers(agent: daemon.Agent, task: asyncio.Future[None]) -> None:
+    while not task.done():
+        await asyncio.sleep(0.02)
+        if agent._serving is not None and agent._serving.active is not None:
+            await agent._serving.demand(agent._state.active)
+            return
+    task.result()
