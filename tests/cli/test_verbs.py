@@ -53,8 +53,9 @@ READING: dict[str, tuple[str, str]] = {
 }
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices watch", "datasets import",
     "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
-    "telemetry watch", "bench latency", "models checkpoint")  # fmt: skip
-HUBLESS = ("up", "bench latency", "types known")
+    "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
+    "keys rotate", "keys renew", "keys sign", "keys publish")  # fmt: skip
+HUBLESS = ("up", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1")
 
 
@@ -256,3 +257,16 @@ def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:
     assert cli("rollouts", "resume", made["id"], "--json").json["rollout"]["state"] == "ROLLOUT_STATE_RUNNING"
     assert cli("rollouts", "abort", made["id"], "--yes").code == 0
     assert cli("rollouts", "watch", made["id"]).code == 1
+
+
+def test_keys_are_moved_sign_elsewhere_and_come_into_force(run: Run, tmp_path: Path) -> None:
+    hub = ["--data-dir", str(tmp_path / "hub")]
+    assert run(["keys", "init", "--keys", "2", "--threshold", "2", "--json", *hub]).json["made"]
+    moved = run(["keys", "export", "root", str(tmp_path / "stick"), "--json", *hub]).json["moved"]
+    assert len(moved) == 2
+    assert not run(["keys", "rotate", "targets", "--json", *hub]).json["in_force"]
+    waiting = run(["keys", "status", "--json", *hub]).json["waiting"]
+    assert "lacks 2 signatures" in run(["keys", "status", *hub]).out
+    assert "root version 2" in run(["keys", "sign", *waiting, "--key", moved[0], "--key", moved[1]]).out
+    assert run(["keys", "publish", *waiting, "--json", *hub]).json == {"in_force": True, "waiting": []}
+    assert run(["keys", "export", "timestamp", str(tmp_path), *hub]).code != 0

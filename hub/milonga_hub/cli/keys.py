@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,15 +32,13 @@ def init(
     keys: Annotated[int, typer.Option(min=1, help="How many keys root and targets have, each.")] = 1,
     threshold: Annotated[int, typer.Option(min=1, help="How many of them must sign.")] = 1,
     data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """Make the keys and the first signed metadata; milonga up does so too, with one key for each role."""
     service = _service(data_dir)
-    if service.prepare(keys, threshold):
-        say(
-            f"made the keys in {service.ring.folder}; move those of root and targets elsewhere with: milonga keys export"
-        )
-    else:
-        say(f"there are keys in {service.ring.folder} already; see: milonga keys status")
+    made, folder = service.prepare(keys, threshold), service.ring.folder
+    words = f"made the keys in {folder}; move those of root and targets elsewhere with: milonga keys export"
+    _say({"made": made, "folder": str(folder)}, words if made else f"there are keys in {folder} already", json)
 
 
 @group.command()
@@ -76,13 +74,15 @@ def status(data_dir: DataDir = None, json: Json = False) -> None:
 @group.command()
 def generate(
     folder: Annotated[Path, typer.Argument(help="Where to: ID.pem is secret, ID.pub is for the hub.")],
+    json: Json = False,
 ) -> None:
     """Make a key on this machine, which need not be the hub's; give ID.pub to milonga keys rotate."""
     from milonga_hub.signing import keys
 
     folder.mkdir(parents=True, exist_ok=True)
-    name = keys.short(keys.generate(folder).public_key.keyid)
-    say(f"made {folder / name}.pem (keep it secret, and a copy of it) and {folder / name}.pub")
+    made = folder / keys.short(keys.generate(folder).public_key.keyid)
+    words = f"made {made}.pem (keep it secret, and a copy of it) and {made}.pub"
+    _say({"private_key": f"{made}.pem", "public_key": f"{made}.pub"}, words, json)
 
 
 @group.command()
@@ -90,12 +90,12 @@ def export(
     role: Role,
     folder: Annotated[Path, typer.Argument(help="Where to, for example a stick that you take away.")],
     data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """Move a role's keys off the hub. From then on people sign what the role must sign."""
-    for path in _service(data_dir).export(role, folder):
-        say(
-            f"moved to {path}: nobody else may read it; without it nothing that {role} signs can change, so keep a copy"
-        )
+    moved = ", ".join(str(path) for path in _service(data_dir).export(role, folder))
+    words = f"moved to {moved}: without it nothing that {role} signs can change, so keep a copy"
+    _say({"moved": moved.split(", ")}, words, json)
 
 
 @group.command()
@@ -106,25 +106,27 @@ def rotate(
     ] = None,
     threshold: Annotated[int, typer.Option(min=1, help="How many of the keys must sign.")] = 1,
     data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """Let other keys sign for a role in place of those that do now. Devices follow by themselves."""
     from milonga_hub.signing.keys import read_public
 
     service = _service(data_dir)
-    _tell(service, service.rotate(role, [read_public(path) for path in key or []], threshold))
+    _tell(service, service.rotate(role, [read_public(path) for path in key or []], threshold), json)
 
 
 @group.command()
-def renew(role: Role, data_dir: DataDir = None) -> None:
+def renew(role: Role, data_dir: DataDir = None, json: Json = False) -> None:
     """Let a role sign again before what it signed ends. The hub does so itself for the keys that it holds."""
     service = _service(data_dir)
-    _tell(service, service.renew(role))
+    _tell(service, service.renew(role), json)
 
 
 @group.command()
 def sign(
     files: Annotated[list[Path], typer.Argument(help="Metadata that waits: milonga keys status names it.")],
     key: Annotated[list[Path], typer.Option(help="File of a private key; may be repeated.")],
+    json: Json = False,
 ) -> None:
     """Add signatures to metadata, in its files. Needs no hub: take it to where the keys are."""
     from milonga_hub.jobs import write_atomically
@@ -132,25 +134,28 @@ def sign(
     from milonga_hub.signing.keys import read_private
 
     signers = [read_private(path) for path in key]
+    signed = {}
     for path in files:
         metadata = rules.parse(_read(path))
-        for line in rules.described(metadata.signed):
-            say(f"  {line}")
         for signer in signers:
             metadata.sign(signer, append=True)
         write_atomically(path, metadata.to_bytes().decode())
-        say(f"signed {clean(path)}")
+        signed[str(path)] = rules.described(metadata.signed)
+    words = [line for path, lines in signed.items() for line in (f"signed {path}", *(f"  {each}" for each in lines))]
+    _say({"signed": signed}, "\n".join(words), json)
 
 
 @group.command()
 def publish(
-    files: Annotated[list[Path], typer.Argument(help="Metadata that was signed.")], data_dir: DataDir = None
+    files: Annotated[list[Path], typer.Argument(help="Metadata that was signed.")],
+    data_dir: DataDir = None,
+    json: Json = False,
 ) -> None:
     """Put signed metadata in force, once enough keys have signed it."""
     from milonga_hub.signing import rules
 
     service = _service(data_dir)
-    _tell(service, service.publish([rules.parse(_read(path)) for path in files]))
+    _tell(service, service.publish([rules.parse(_read(path)) for path in files]), json)
 
 
 def _read(path: Path) -> bytes:
@@ -162,8 +167,14 @@ def _read(path: Path) -> bytes:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
 
 
-def _tell(service: SigningService, in_force: bool) -> None:
-    if in_force:
-        say("in force; devices learn of it before they install the next build")
+def _tell(service: SigningService, in_force: bool, json: bool) -> None:
+    waits = f"waits in {service.folder / 'staged'} for signatures; see: milonga keys status"
+    words = "in force; devices learn of it before they install the next build" if in_force else waits
+    _say({"in_force": in_force, "waiting": [str(path) for path in service.staged_files()]}, words, json)
+
+
+def _say(facts: dict[str, Any], words: str, json: bool) -> None:
+    if json:
+        typer.echo(json_text.dumps(facts, indent=2))
         return
-    say(f"waits in {service.folder / 'staged'} for signatures; see: milonga keys status")
+    say(*(clean(line) for line in words.split("\n")))
