@@ -33,7 +33,7 @@ from tests.digits_scenes import write
 
 _SIZE_PX = 64
 _TRAIN, _CHOOSE, _JUDGE = 600, 80, 160
-_EPOCHS, _BATCH = 20, 16
+_EPOCHS, _BATCH = 30, 16
 _SEEDS = (0, 1)
 # The largest is as wide as yolo26s; yolo26n is half as wide.
 _WIDTH = 0.5

@@ -95,6 +95,27 @@ def test_training_that_was_interrupted_ends_with_the_very_same_weights(
     assert _same(path, trained)
 
 
+def test_the_largest_learns_alone_before_it_teaches(
+    task: Classification, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, epochs=2, largest_alone_share=0.5)
+    fresh, going_on = (
+        Trainer(task, SPACE, recipe, tmp_path / "a.pt"),
+        Trainer(task, SPACE, recipe, tmp_path / "b.pt", trained),
+    )
+    for trainer, alone in ((fresh, 1), (going_on, 0)):
+        ran: list[set[Any]] = [set()]
+        forward = trainer._live.forward
+
+        def noted(x: torch.Tensor, encoding: Any, forward: Any = forward, ran: Any = ran) -> torch.Tensor:
+            ran[-1].add(tuple(encoding))
+            return forward(x, encoding)
+
+        monkeypatch.setattr(trainer._live, "forward", noted)
+        trainer.run(lambda _, point, __, ran=ran: ran.append(set()) if point and len(ran) == point.epoch else None)
+        assert [len(encodings) > 1 for encodings in ran[:2]] == [not alone, True]
+
+
 def test_another_seed_trains_another_supernet(task: Classification, trained: Path, tmp_path: Path) -> None:
     Trainer(task, SPACE, replace(RECIPE, seed=1), tmp_path / "other.pt").run()
     assert not _same(tmp_path / "other.pt", trained)
@@ -113,6 +134,14 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     torch.save({"recipe": {}, "model": {}}, tmp_path / "old.pt")
     with pytest.raises(ValueError, match="train again"):
         Checkpoint.read(tmp_path / "old.pt")
+
+
+def test_a_checkpoint_whose_weights_have_other_names_is_refused(trained: Path, tmp_path: Path) -> None:
+    known = Checkpoint.read(trained)
+    name, *_ = known.model
+    replace(known, model={**known.model, f"{name}.old": known.model[name]}).write(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="train again"):
+        load_supernet(tmp_path / "other.pt")
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_taken_in_pieces(
@@ -153,7 +182,9 @@ def test_what_a_recipe_leaves_open_is_chosen_for_the_task(task: Classification) 
     chosen = settled(replace(RECIPE, batch_size=0, learning_rate=0), task)
     assert (chosen.optimiser, chosen.learning_rate) == (task.optimiser.name, task.optimiser.learning_rate)
     assert chosen.batch_size == automatic_batch_size(task.count)
-    assert settled(replace(RECIPE, optimiser="adamw"), task) == replace(RECIPE, optimiser="adamw")
+    assert chosen.largest_alone_share == task.largest_alone_share
+    complete = replace(RECIPE, optimiser="adamw", largest_alone_share=0.5)
+    assert settled(complete, task) == complete
 
 
 def test_an_unknown_optimiser_is_refused_with_the_known_ones(task: Classification, tmp_path: Path) -> None:

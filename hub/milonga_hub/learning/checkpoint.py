@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milonga_hub.learning.hardware import device
 from milonga_hub.learning.spaces import rebuilt
 from milonga_hub.learning.supernet import Supernet
 
@@ -20,6 +21,8 @@ class Recipe:
 
     `optimiser` is "sgd" (with Nesterov's momentum), "adamw" or "auto", the task's. `learning_rate` is for a batch of 64 and
     scales with it; 0 takes the task's. `batch_size` 0 chooses one by the number of pictures.
+    For the first `largest_alone_share` of the training, the largest subnet learns alone, before it teaches the others;
+    below 0 takes the task's.
     `patience` is how many epochs without a better subnet end the training; 0 never does. `precision` is "auto", "fp32" or
     "bf16": auto is bf16 where the processor multiplies it faster.
     """
@@ -32,6 +35,7 @@ class Recipe:
     seed: int
     random_subnets: int = 2
     warm_up_share: float = 0.1
+    largest_alone_share: float = -1.0
     weight_decay: float = 1e-4
     patience: int = 0
     precision: str = "auto"
@@ -82,12 +86,22 @@ class Checkpoint:
             history = [Point(**point) for point in plain["history"]]
             return cls(**{**plain, "recipe": Recipe(**plain["recipe"]), "history": history})
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} was written by another version of Milonga; train again: {error}") from error
+            raise _of_another_version(path) from error
 
 
 def load_supernet(path: str | Path) -> Supernet:
-    """Return the supernet of a checkpoint."""
+    """Return the supernet of a checkpoint, on the device of this process.
+
+    Raises ValueError where the file is not a checkpoint of this version of Milonga.
+    """
     checkpoint = Checkpoint.read(Path(path))
     supernet = Supernet(rebuilt(checkpoint.space), checkpoint.classes)
-    supernet.load_state_dict(checkpoint.model)
-    return supernet
+    try:
+        supernet.load_state_dict(checkpoint.model)
+    except RuntimeError as error:
+        raise _of_another_version(path) from error
+    return supernet.to(device())
+
+
+def _of_another_version(path: str | Path) -> ValueError:
+    return ValueError(f"{path} was written by another version of Milonga; train again")

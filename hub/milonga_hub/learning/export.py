@@ -15,7 +15,7 @@ OPSET = 17
 def export(network: nn.Module, resolution_px: int, path: Path, output: str = "logits") -> None:
     """Write a network as `Space.deployed` gives it. Raises ValueError where the file is not valid ONNX."""
     # Two pictures: with one, the exporter could not tell the batch from a constant.
-    example = torch.zeros(2, 3, resolution_px, resolution_px)
+    example = torch.zeros(2, 3, resolution_px, resolution_px, device=next(network.parameters()).device)
     with warnings.catch_warnings():
         # The TorchScript exporter is frozen and marked deprecated; for these layers it is complete, and 20 times faster
         # than the newer one.

@@ -15,10 +15,15 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def device() -> torch.device:
-    """Return the GPU of this process, or the processors."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return torch.device("cpu")
+    """Return the GPU of this process, or the processors; a GPU is told to compute exactly, and the same each time."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # cuBLAS reads it when it starts: torch.use_deterministic_algorithms.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Outputs that builds are held against are fp32's, not those of 10 bits; training has bf16 for speed.
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def autocast(precision: str, where: torch.device) -> AbstractContextManager[Any]:
@@ -51,13 +56,19 @@ def moved(targets: Any, where: torch.device) -> Any:
     return targets.to(where) if isinstance(targets, Tensor) else targets
 
 
+def _transport() -> str:
+    """Return what processes exchange tensors by: NCCL takes one process a GPU."""
+    each_has_one = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+    return "nccl" if each_has_one else "gloo"
+
+
 class Team:
     """The processes that train together; torchrun starts them and says so in the environment. Alone it is a team of one."""
 
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         if self.size > 1 and not distributed.is_initialized():
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            distributed.init_process_group(_transport())
 
     @property
     def leads(self) -> bool:

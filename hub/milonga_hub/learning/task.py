@@ -56,6 +56,8 @@ class Task(ABC):
 
     #: What a recipe that leaves it open is trained with.
     optimiser = Optimiser("sgd", 0.1)
+    #: For how much of the training the largest subnet then learns alone.
+    largest_alone_share = 0.0
     #: What accuracy is called, for people.
     measure: ClassVar[str] = "accuracy"
     #: Names of the classes that networks tell apart.
@@ -138,7 +140,7 @@ class Mixed(Task):
             raise ValueError("data sets that are mixed must have the same classes")
         self.tasks = list(tasks)
         self._shares = [share / sum(shares) for share in shares]
-        self.optimiser = tasks[0].optimiser
+        self.optimiser, self.largest_alone_share = tasks[0].optimiser, tasks[0].largest_alone_share
         self.names, self.classes = tasks[0].names, tasks[0].classes
         self.count = round(tasks[0].count / self._shares[0])
 

@@ -52,6 +52,7 @@ def settled(recipe: Recipe, task: Task) -> Recipe:
         optimiser=name,
         learning_rate=recipe.learning_rate or task.optimiser.learning_rate,
         batch_size=recipe.batch_size or automatic_batch_size(task.count),
+        largest_alone_share=task.largest_alone_share if recipe.largest_alone_share < 0 else recipe.largest_alone_share,
     )
 
 
@@ -76,6 +77,7 @@ class Trainer:
         self._live = Supernet(space, task.classes)
         if base is not None:
             _start_from(self._live, base)
+            self._recipe = replace(recipe, largest_alone_share=0.0)
         self._live.to(self._device)
         #: The weights' average, which is what subnets are taken from.
         self.supernet = copy.deepcopy(self._live)
@@ -107,7 +109,7 @@ class Trainer:
             total, step = 0.0, 0
             for step, (x, targets) in enumerate(self._task.batches(self._recipe.batch_size, self._generator), 1):
                 done = (epoch + (step - 1) / steps) / self._recipe.epochs
-                total += self._step(x, targets, self._rate(min(done, 1.0)))
+                total += self._step(x, targets, min(done, 1.0))
                 tell(min(done, 1.0), self.history[-1] if self.history else None, total / step)
             if self._lost >= max(step, 1):
                 raise self._diverged()
@@ -133,13 +135,10 @@ class Trainer:
             return peak * (done / warm * 0.95 + 0.05)
         return peak * 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
-    def _step(self, x: Tensor, targets: Any, rate: float) -> float:
+    def _step(self, x: Tensor, targets: Any, done: float) -> float:
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        space = self._live.space
-        drawn = [space.smallest(), *(space.sample(self._random) for _ in range(self._recipe.random_subnets))]
-        others = [one for one in dict.fromkeys(drawn) if one != space.largest()]
-        loss = self._gradients(x, targets, others)
+            group["lr"] = self._rate(done)
+        loss = self._gradients(x, targets, self._others() if done >= self._recipe.largest_alone_share else [])
         self._team.add(weight.grad for weight in self._live.parameters() if weight.grad is not None)
         norm = nn.utils.clip_grad_norm_(self._live.parameters(), _MAX_GRADIENT_NORM)
         if not torch.isfinite(norm):
@@ -149,6 +148,12 @@ class Trainer:
         self._steps += 1
         self._average()
         return loss
+
+    def _others(self) -> list[Encoding]:
+        """Return the subnets that learn from the largest in this step: the smallest, and random ones."""
+        space = self._live.space
+        drawn = [space.smallest(), *(space.sample(self._random) for _ in range(self._recipe.random_subnets))]
+        return [one for one in dict.fromkeys(drawn) if one != space.largest()]
 
     def _gradients(self, x: Tensor, targets: Any, others: list[Encoding]) -> float:
         """Leave the gradients of a batch and return its loss; in smaller pieces where memory does not suffice."""
@@ -203,8 +208,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(_EMA_DECAY, (1 + self._steps) / (10 + self._steps))
-        for average, weight in zip(self.supernet.parameters(), self._live.parameters(), strict=True):
-            average.lerp_(weight, 1 - decay)
+        # One by one, hundreds of small kernels would keep a GPU waiting.
+        torch._foreach_lerp_(list(self.supernet.parameters()), list(self._live.parameters()), 1 - decay)
 
     def _measured(self) -> tuple[float, float]:
         space = self.supernet.space

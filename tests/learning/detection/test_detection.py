@@ -260,7 +260,7 @@ def test_a_missing_ultralytics_names_the_extra(tmp_path: Path) -> None:
 
 def test_losses_in_half_precision_are_those_in_full_but_for_rounding(trained: Trained) -> None:
     pictures, targets = next(trained.task.batches(8, torch.Generator().manual_seed(0)))
-    outputs = copy.deepcopy(trained.network).train()(pictures)
+    outputs = copy.deepcopy(trained.network).cpu().train()(pictures)
     half = {head: {key: _half(value) for key, value in one.items()} for head, one in outputs.items()}
     full, rounded = trained.task.loss(outputs, targets), trained.task.loss(half, targets)
     assert torch.allclose(full, rounded.float(), rtol=0.02)

@@ -83,7 +83,7 @@ def test_a_subnet_gives_gradients_to_its_own_operations_only() -> None:
     touched = {
         name.split(".")[3] for name, one in supernet.named_parameters() if "operations" in name and one.grad is not None
     }
-    assert touched == {"C2fCIB"}
+    assert touched == {"C2fCIB", "ends"}
 
 
 def test_a_small_kernel_is_the_one_that_lies_beside_the_large_one() -> None:
@@ -101,7 +101,7 @@ def test_halves_are_cut_alike_where_a_block_splits_its_channels() -> None:
     shared = dict(space.shared(3).named_parameters())
     network = space.network(space.encoded({"p5.width": 0.5, "p5.operation": "C2f"}), 3)
     taken = shared_weights(shared, network)["model.8.cv1.conv.weight"]
-    whole = shared["operations.8.C2f.cv1.conv.weight"]
+    whole = shared["operations.8.ends.cv1.conv.weight"]
     half, front = len(whole) // 2, len(taken) // 2
     assert 2 * front == half
     assert torch.equal(taken[:front], whole[:front, : taken.shape[1]])

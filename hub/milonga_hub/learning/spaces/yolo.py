@@ -1,7 +1,8 @@
 """YOLO detectors whose stages have elastic width, depth, kernel and kind of operation, made of ultralytics' own modules.
 
 Each searchable block holds one of several operations at a time (hybrid operations), drawn one by one rather than mixed
-(single-path sampling, Guo et al. 2020, "Single Path One-Shot Neural Architecture Search"). Each has weights of its own.
+(single-path sampling, Guo et al. 2020, "Single Path One-Shot Neural Architecture Search"). Each has weights of its own
+inside; those that begin and end with the same convolutions share these, which so learn in every step.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class Yolo(Space):
         marked(network, [row.full for row in self.rows], [row.expansion for row in self.rows])
         for row, layer in zip(self.rows, network.model, strict=True):
             if len(row.operations) > 1:
-                take_from(layer, f"operations.{row.index}.{type(layer).__name__}")
+                take_from(layer, f"operations.{row.index}")
         return network
 
     def deployed(self, network: nn.Module) -> nn.Module:
@@ -181,6 +182,8 @@ class Yolo(Space):
 
     def shared(self, classes: int) -> nn.Module:
         """Return what holds the weights of all subnets: the largest, its blocks in all operations. It cannot be run."""
+        from milonga_hub.learning.spaces.yolo_parts import shared_parts
+
         found = nn.Module()
         found.model = self.network(self.largest(), classes).model
         searched = [row for row in self.rows if len(row.operations) > 1]
@@ -189,7 +192,7 @@ class Yolo(Space):
             values = {f"{row.stage}.operation": operation for row in searched}
             layers = self.network(self.encoded(values), classes).model
             for row in searched:
-                found.operations[str(row.index)][operation] = layers[row.index]
+                found.operations[str(row.index)].update(shared_parts(layers[row.index]))
         for row in searched:
             found.model[row.index] = nn.Identity()
         return found

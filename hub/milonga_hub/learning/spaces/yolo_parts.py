@@ -169,16 +169,34 @@ def _branch(branch: Any, into: Channels, full: int) -> None:
 BLOCKS: dict[str, Marker] = {"C2f": c2f, "C3k2": c2f, "C2fCIB": c2f, "C3": c3, "C3Ghost": c3_ghost}
 
 
+# These begin with the same split and end with the same joint.
+_ALIKE = ("C2f", "C3k2", "C2fCIB")
+_ENDS = ("cv1", "cv2")
+
+
+def shared_parts(block: Any) -> dict[str, nn.Module]:
+    """Return where `take_from` finds the weights of a block of the widest network, which loses its ends if others have them too."""
+    kind = type(block).__name__
+    if kind not in _ALIKE:
+        return {kind: block}
+    ends = nn.ModuleDict({name: getattr(block, name) for name in _ENDS})
+    for name in _ENDS:
+        setattr(block, name, nn.Identity())
+    return {kind: block, "ends": ends}
+
+
 def take_from(block: nn.Module, source: str) -> None:
-    """Have a marked block take its weights from the shared block of that name.
+    """Have a marked block take its weights from the shared ones of that name.
 
     A small CIB takes the 3 by 3 kernel that a large one has beside its 7 by 7 (RepVGGDW).
     """
+    kind = type(block).__name__
     large = any(name.endswith("cv1.2.conv1") for name, _ in block.named_modules())
     for name, layer in block.named_modules():
         if not any(True for _ in layer.parameters(recurse=False)):
             continue
         part = getattr(layer, "part", None) or Part()
-        if type(block).__name__ == "C2fCIB" and not large:
+        if kind == "C2fCIB" and not large:
             name = name.replace("cv1.2.", "cv1.2.conv1.")
-        mark(layer, part.out, part.into, f"{source}.{name}")
+        place = "ends" if kind in _ALIKE and name.split(".")[0] in _ENDS else kind
+        mark(layer, part.out, part.into, f"{source}.{place}.{name}")
