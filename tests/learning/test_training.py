@@ -99,21 +99,31 @@ def test_the_largest_learns_alone_before_it_teaches(
     task: Classification, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = replace(RECIPE, epochs=2, largest_alone_share=0.5)
-    fresh, going_on = (
-        Trainer(task, SPACE, recipe, tmp_path / "a.pt"),
-        Trainer(task, SPACE, recipe, tmp_path / "b.pt", trained),
-    )
-    for trainer, alone in ((fresh, 1), (going_on, 0)):
-        ran: list[set[Any]] = [set()]
-        forward = trainer._live.forward
+    assert _run_by_epoch(Trainer(task, SPACE, recipe, tmp_path / "a.pt"), monkeypatch)[0] == {SPACE.largest()}
 
-        def noted(x: torch.Tensor, encoding: Any, forward: Any = forward, ran: Any = ran) -> torch.Tensor:
-            ran[-1].add(tuple(encoding))
-            return forward(x, encoding)
 
-        monkeypatch.setattr(trainer._live, "forward", noted)
-        trainer.run(lambda _, point, __, ran=ran: ran.append(set()) if point and len(ran) == point.epoch else None)
-        assert [len(encodings) > 1 for encodings in ran[:2]] == [not alone, True]
+def test_a_training_that_goes_on_teaches_from_the_start(
+    task: Classification, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(RECIPE, epochs=1, largest_alone_share=1.0)
+    (ran,) = _run_by_epoch(Trainer(task, SPACE, recipe, tmp_path / "a.pt", base=trained), monkeypatch)
+    assert SPACE.smallest() in ran
+
+
+def _run_by_epoch(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[set[Any]]:
+    """Train, and return which subnets each epoch ran; evaluations run extracted ones."""
+    ran: list[set[Any]] = []
+    forward = trainer._live.forward
+
+    def noted(x: torch.Tensor, encoding: Any) -> Any:
+        if len(ran) <= len(trainer.history):
+            ran.append(set())
+        ran[-1].add(tuple(encoding))
+        return forward(x, encoding)
+
+    monkeypatch.setattr(trainer._live, "forward", noted)
+    trainer.run()
+    return ran
 
 
 def test_another_seed_trains_another_supernet(task: Classification, trained: Path, tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def load_supernet(path: str | Path) -> Supernet:
         supernet.load_state_dict(checkpoint.model)
     except RuntimeError as error:
         raise _of_another_version(path) from error
-    return supernet.to(device())
+    supernet.to(device())
+    return supernet
 
 
 def _of_another_version(path: str | Path) -> ValueError:
