@@ -629,6 +629,8 @@ async def run(options: Options) -> None:
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await working
+        # Stopped by its operator: no start that failed.
+        confirm_start()
     finally:
         alive.cancel()
         notify("STOPPING=1")

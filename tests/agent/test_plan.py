@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from milonga_agent.plan import NEXT, RETRIES, Outcome, Position, State, Step, WantedFile, Wish, accept, advance, restart
+from milonga_agent.plan import (
+    MAX_STARTS,
+    NEXT,
+    RETRIES,
+    Outcome,
+    Position,
+    State,
+    Step,
+    WantedFile,
+    Wish,
+    accept,
+    advance,
+    restart,
+    start,
+    steady,
+)
 from milonga_agent.state import Store
 
 FIRST = Wish(1, "sha256:a", (WantedFile("manifest.json", "sha256:a", 3),), "models/d/versions/1", "d")
@@ -106,9 +122,94 @@ def test_failing_for_ever_ends_too(outcomes: list[Outcome]) -> None:
     assert state.position.step is None and state.generation == 1
 
 
+def test_a_kill_after_activating_activates_again_but_not_for_ever() -> None:
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 5)
+    kills = 0
+    while state.position.step is not Step.ROLL_BACK:
+        assert state.position.step is Step.COMMIT
+        state, kills = restart(state), kills + 1
+        if state.position.step is Step.ACTIVATE:
+            state = advance(state, Outcome.SUCCEEDED)
+    assert kills == RETRIES[Step.COMMIT][0]
+
+
+def test_a_bundle_that_keeps_ending_gives_way_to_the_one_before_it() -> None:
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)
+    state = _through(accept(state, SECOND), *[Outcome.SUCCEEDED] * 6)
+    for _ in range(MAX_STARTS):
+        state = start(state)
+        assert state.active == SECOND
+    state = start(state)
+    assert (state.active, state.previous, state.starts) == (FIRST, Wish(), 1)
+    assert "models/d/versions/2 ended 3 times" in state.message
+    assert steady(state).starts == 0
+
+
+# What may happen to an agent: the hub wishes (a bundle, or nothing), a step ends, the agent or its worker dies.
+EVENTS = st.one_of(
+    st.sampled_from(["wish", "wish for nothing", "restart", "worker ended", "steady"]),
+    st.sampled_from(Outcome),
+)
+
+
+@given(st.lists(EVENTS, max_size=120))
+def test_whatever_happens_there_is_a_good_bundle_once_there_was_one_and_attempts_end(events: list[str]) -> None:
+    state, good = State(), {""}
+    tries, generation = 0, 0
+    for event in events:
+        before = state
+        if event in ("wish", "wish for nothing"):
+            generation += 1
+            state = accept(state, Wish(generation, f"sha256:{generation}" if event == "wish" else ""))
+            tries = 0
+        elif event == "restart":
+            state = restart(state)
+        elif event == "worker ended":
+            state = start(state) if state.active.bundle else state
+        elif event == "steady":
+            state = steady(state)
+        elif state.position.step is not None:
+            state = advance(state, Outcome(event))
+            tries += 1
+        if state.active != before.active and before.position.step is Step.COMMIT and event == Outcome.SUCCEEDED:
+            good.add(state.active.bundle)
+        assert state.active.bundle in good, "nothing serves that was not committed"
+        assert not before.active.bundle or state.active.bundle or not state.wish.bundle, (
+            "nothing takes away the last one"
+        )
+        assert {state.active, state.previous} <= set(state.kept), "both stay on disk"
+        assert state.generation >= before.generation
+        assert state.starts <= MAX_STARTS or not state.previous.bundle, (
+            "no bundle is started for ever beside a better one"
+        )
+        step = state.position.step
+        assert step is None or state.position.attempt <= RETRIES[step][0] + 1
+        assert tries <= 60, "a wish ends"
+        tries = tries if step is not None else 0
+
+
 def test_the_state_on_disk_is_the_state(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for state in (State(), accept(State(), FIRST), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)):
         store.keep_state(state)
         assert Store(tmp_path).state() == state
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_state_that_cannot_be_read_does_not_stop_the_agent(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.keep_state(accept(State(), FIRST))
+    path = tmp_path / "state.json"
+    for damaged in (b"", b"{", b"[]", b"\xff\x00", b'{"format": 1}', b'{"format": 9}'):
+        path.write_bytes(damaged)
+        assert store.state() == State()
+
+
+def test_an_older_agent_that_takes_over_again_reads_the_state_of_a_newer_one(tmp_path: Path) -> None:
+    store, state = Store(tmp_path), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)
+    store.keep_state(state)
+    path = tmp_path / "state.json"
+    newer = json.loads(path.read_text())
+    newer["new"] = newer["active"]["new"] = 1
+    path.write_text(json.dumps(newer))
+    assert store.state() == state

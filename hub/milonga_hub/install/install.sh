@@ -125,10 +125,17 @@ check_joined() {
     fi
 }
 
+# The current one, unless it did not start and the one before took its place.
+running_slot() {
+    slot=$(readlink "$PREFIX/current" 2>/dev/null) || return 0
+    starts=$(cat "$STATE/trial-$slot" 2>/dev/null || echo 0)
+    if [ "${starts:-0}" -le 3 ]; then echo "$slot"; elif [ "$slot" = a ]; then echo b; else echo a; fi
+}
+
 # The new environment is made beside the one that runs: whatever fails here, the old one goes on.
 choose_slot() {
     SLOT=a
-    if [ "$(readlink "$PREFIX/current" 2>/dev/null)" = a ]; then SLOT=b; fi
+    if [ "$(running_slot)" = a ]; then SLOT=b; fi
     if [ -z "$ENGINES" ]; then ENGINES=$(cat "$PREFIX/engines" 2>/dev/null || echo onnxruntime); fi
 }
 
@@ -190,9 +197,46 @@ join() {
 # A rename, so that there is always a current environment, also when power dies.
 activate() {
     printf '%s\n' "$ENGINES" >"$PREFIX/engines"
+    write_start
+    rm -f "$STATE/trial-a" "$STATE/trial-b"
+    # An upgrade has to show that it starts: see write_start.
+    if [ -L "$PREFIX/current" ]; then as_agent sh -c "echo 0 >'$STATE/trial-$SLOT'"; fi
     ln -sfn "$SLOT" "$PREFIX/current.new"
     mv -T "$PREFIX/current.new" "$PREFIX/current"
     sync
+}
+
+# What starts the agent: an upgrade that did not start three times gives way to the agent before it. The agent removes the
+# count when it has worked for a minute, or was stopped.
+write_start() {
+    cat >"$PREFIX/start.new" <<END
+#!/bin/sh
+slot=\$(readlink "$PREFIX/current")
+if [ "\$slot" = a ]; then other=b; else other=a; fi
+trial="$STATE/trial-\$slot"
+starts=0
+if [ -f "\$trial" ]; then
+    starts=\$(cat "\$trial")
+    # A power cut may have emptied it.
+    case \$starts in '' | *[!0-9]*) starts=0 ;; esac
+    starts=\$((starts + 1))
+    { printf '%s\\n' "\$starts" >"\$trial.new" && mv "\$trial.new" "\$trial"; } || :
+    MILONGA_AGENT_TRIAL=\$trial
+    export MILONGA_AGENT_TRIAL
+fi
+if [ "\$starts" -gt 3 ] || [ ! -x "$PREFIX/\$slot/bin/milonga-agent" ]; then
+    if [ -x "$PREFIX/\$other/bin/milonga-agent" ]; then
+        echo "milonga: the agent in $PREFIX/\$slot does not start; starting the one in $PREFIX/\$other" >&2
+        unset MILONGA_AGENT_TRIAL
+        MILONGA_AGENT_SWITCHED_BACK="$PREFIX/\$slot"
+        export MILONGA_AGENT_SWITCHED_BACK
+        slot=\$other
+    fi
+fi
+exec "$PREFIX/\$slot/bin/milonga-agent" "\$@"
+END
+    chmod 755 "$PREFIX/start.new"
+    mv "$PREFIX/start.new" "$PREFIX/start"
 }
 
 write_unit() {
@@ -207,7 +251,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-ExecStart=$PREFIX/current/bin/milonga-agent run --hub $HUB_GRPC --data-dir $STATE
+ExecStart=$PREFIX/start run --hub $HUB_GRPC --data-dir $STATE
 User=$USER_NAME
 Restart=always
 RestartSec=2
@@ -243,7 +287,7 @@ END
 }
 
 start() {
-    command="$PREFIX/current/bin/milonga-agent run --hub $HUB_GRPC --data-dir $STATE"
+    command="$PREFIX/start run --hub $HUB_GRPC --data-dir $STATE"
     if [ -n "$SYSTEM" ]; then
         systemctl daemon-reload
         systemctl enable "$UNIT"
