@@ -10,7 +10,7 @@ PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench protos clean
+.PHONY: help install demo test check bench soak protos clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 
 bench: $(STAMP) ## Run the benchmarks, or one: make bench NAME=agent
 	$(BIN)/python -m benchmarks $(NAME)
+
+soak: $(STAMP) ## Kill an agent at every system call and cut its power, 10,000 times (SOAK_ARGS="--points 1000 --again")
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)

@@ -133,10 +133,19 @@ class Depot:
         blobs = {_hex(file.digest) for wish in kept for file in wish.files}
         for path in self._bundles.iterdir():
             if path.name not in bundles:
-                shutil.rmtree(str(path), ignore_errors=True)
+                self._remove(path)
         for path in self._cache.iterdir():
             if path.name.partition(".")[0] not in blobs:
                 path.unlink()
+
+    def _remove(self, bundle: Path) -> None:
+        """Remove a bundle, which goes whole or not at all: half of one must never be taken for it."""
+        gone = self._bundles / ".gone"
+        if bundle != gone:
+            shutil.rmtree(str(gone), ignore_errors=True)
+            bundle.replace(gone)
+            sync_folder(self._bundles)
+        shutil.rmtree(str(gone), ignore_errors=True)
 
 
 def _link(blob: Path, target: Path) -> None:
