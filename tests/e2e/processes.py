@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -27,7 +26,14 @@ from milonga.v1 import (
 
 T = TypeVar("T")
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# Becomes the command that follows and ends with its parent: 1 is PR_SET_PDEATHSIG of <linux/prctl.h>. Not a preexec_fn:
+# with one, Python forks without exec, and gRPC, which has threads here, then aborts one process of fifty.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+_WRAPPER = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT] if sys.platform == "linux" else []
 
 
 class Stopped(RuntimeError):
@@ -73,12 +79,11 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command,
+                [*_WRAPPER, *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
 
     @property
@@ -112,11 +117,6 @@ class Child:
         if self.process is not None and self.process.poll() is not None:
             tail = self.log.read_text(encoding="utf-8", errors="replace")[-2000:]
             raise Stopped(f"{self.name} ended with exit code {self.process.returncode}:\n{tail}")
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class System:
@@ -188,7 +188,7 @@ class System:
                 return result
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited {seconds:g} s for {what}; the logs are in {self.folder}")
-            time.sleep(0.05)  # The condition is elsewhere: in another process.
+            time.sleep(0.1)  # The condition is elsewhere: in another process.
 
     def stop(self) -> None:
         """End all processes, agents first."""
