@@ -13,7 +13,7 @@ from milonga_compiler.bundle import read_bundle, write_bundle
 from milonga_hub.jobs import JobError
 from onnx import numpy_helper
 
-from tests.builds.test_job import TARGETS, _run, _spec
+from tests.builds.test_job import TARGETS, _run, _run_here, _spec
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a bundle and the data that it was made on; the newest version brought a third of the pictures."""
     folder = tmp_path_factory.mktemp("compare")
     spec = _spec(folder, newest=2)
-    built = _run("build", {**spec, "targets": TARGETS[:1]}, folder / "job")["builds"][0]
+    built = _run_here("build", {**spec, "targets": TARGETS[:1]}, folder / "job")["builds"][0]
     return Path(built["directory"]), Path(spec["data"])
 
 
@@ -42,7 +42,11 @@ def _variant(bundle: Path, folder: Path, noise: float, **entries: Any) -> Path:
 
 
 def _compare(champion: Path, challenger: Path, data: Path, folder: Path) -> dict[str, Any]:
-    return _run("compare", {"champion": str(champion), "challenger": str(challenger), "data": str(data)}, folder)
+    return _run_here("compare", _order(champion, challenger, data), folder)
+
+
+def _order(champion: Path, challenger: Path, data: Path) -> dict[str, Any]:
+    return {"champion": str(champion), "challenger": str(challenger), "data": str(data)}
 
 
 def test_a_much_better_version_wins_and_the_reason_names_both(good: tuple[Path, Path], tmp_path: Path) -> None:
@@ -85,7 +89,7 @@ def test_a_damaged_bundle_ends_the_job_with_its_name(good: tuple[Path, Path], tm
     shutil.copytree(bundle, broken)
     (broken / "model.onnx").write_bytes(b"torn")
     with pytest.raises(JobError, match=r"broken/model\.onnx"):
-        _compare(bundle, broken, data, tmp_path / "job")
+        _run("compare", _order(bundle, broken, data), tmp_path / "job")
 
 
 def test_no_pictures_are_no_comparison(good: tuple[Path, Path], tmp_path: Path) -> None:

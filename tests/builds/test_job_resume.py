@@ -16,7 +16,7 @@ from milonga import pictures
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.jobs import JobContext
 
-from tests.builds.test_job import TARGETS, _run, _spec
+from tests.builds.test_job import TARGETS, _run, _run_here, _spec
 from tests.compiler.networks import MEAN, STD
 
 
@@ -62,17 +62,18 @@ def test_another_order_in_the_same_folder_is_built_anew(spec: dict[str, Any], tm
 
 def test_a_finished_build_that_was_damaged_is_built_anew(spec: dict[str, Any], tmp_path: Path) -> None:
     one = {**spec, "targets": TARGETS[:1]}
-    first = _run("build", one, tmp_path / "job")["builds"][0]
+    first = _run_here("build", one, tmp_path / "job")["builds"][0]
     (Path(first["directory"]) / "model.onnx").write_bytes(b"torn")
-    (tmp_path / "job" / "result.json").unlink()
-    second = _run("build", one, tmp_path / "job")["builds"][0]
+    second = _run_here("build", one, tmp_path / "job")["builds"][0]
     assert second["bundle"] == first["bundle"]
     verify_bundle(Path(second["directory"]))
 
 
 def test_a_rejected_target_is_reported_beside_a_verified_one(spec: dict[str, Any], tmp_path: Path) -> None:
     # A negative allowance asks int8 to be better than the subnet by more than it can be.
-    result = _run("build", {**spec, "max_accuracy_loss_points": -50.0, "targets": TARGETS[1:]}, tmp_path / "strict")
+    result = _run_here(
+        "build", {**spec, "max_accuracy_loss_points": -50.0, "targets": TARGETS[1:]}, tmp_path / "strict"
+    )
     (rejected,) = result["builds"]
     assert rejected["state"] == "REJECTED" and "points of accuracy" in rejected["reason"]
     assert rejected["bundle"] == "" and rejected["files"] == []
@@ -84,16 +85,15 @@ def test_a_missing_engine_costs_its_own_target_until_it_is_there(
     both = {**spec, "targets": ["reference/fp32", TARGETS[0]]}
     with monkeypatch.context() as without:
         without.setenv("MILONGA_ENGINE_REFERENCE_PYTHON", str(tmp_path / "nowhere"))
-        missing, there = _run("build", both, tmp_path / "job")["builds"]
+        missing, there = _run_here("build", both, tmp_path / "job")["builds"]
     assert (missing["state"], there["state"]) == ("REJECTED", "VERIFIED") and "nowhere" in missing["reason"]
-    (tmp_path / "job" / "result.json").unlink()
-    assert [one["state"] for one in _run("build", both, tmp_path / "job")["builds"]] == ["VERIFIED", "VERIFIED"]
+    assert [one["state"] for one in _run_here("build", both, tmp_path / "job")["builds"]] == ["VERIFIED", "VERIFIED"]
 
 
 def test_the_reference_is_counted_on_the_builds_own_outputs(spec: dict[str, Any], tmp_path: Path) -> None:
     from milonga_compiler.backends import backend
 
-    for built in _run("build", spec, tmp_path / "job")["builds"]:
+    for built in _run_here("build", spec, tmp_path / "job")["builds"]:
         bundle = verify_bundle(Path(built["directory"]))
         with np.load(spec["data"]) as arrays:
             inputs = pictures.normalise(arrays["x_val"], MEAN, STD)
