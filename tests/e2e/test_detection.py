@@ -23,7 +23,7 @@ pytest.importorskip("skimage", reason="the pictures are scikit-image's")
 
 from tests.digits_scenes import write
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT, CLASSES = "scenes", 3

@@ -19,7 +19,7 @@ from milonga.v1 import devices_pb2, models_pb2, projects_pb2
 from tests.e2e.loop import PROJECT, Loop, Scale, classify
 from tests.e2e.processes import System
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TINY = Scale(
     known=500,
@@ -76,7 +76,7 @@ def _run_and_kill(loop: Loop) -> None:
                 actions.get(stage.name, lambda: None)()
         return run if run.state not in (projects_pb2.RUN_STATE_RUNNING, projects_pb2.RUN_STATE_QUEUED) else None
 
-    run = system.wait("the run to end", ended, 600)
+    run = system.wait("the run to end", ended, 1200)
     assert run.state == projects_pb2.RUN_STATE_SUCCEEDED, run.error
     assert job_killed and agent_killed
     assert {"train", "search"} <= killed, "the test came too late to kill anything"

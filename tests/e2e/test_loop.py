@@ -10,7 +10,7 @@ from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
 from tests.e2e.loop import AGENTS, PROJECT, Loop, Scale
 from tests.e2e.processes import System
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 SMALL = Scale(
     known=700,
