@@ -139,7 +139,7 @@ class Loop:
             token = self.cli("tokens", "create")["secret"]
             self.system.start_agent(name, token, options)
             tell((index + 1) / (len(AGENTS) + 1), f"{name} joins")
-        devices = self.system.wait("three devices online", self._all_online, 60)
+        devices = self.system.wait("three devices online", self._all_online, 180)
         types = sorted({device.device_type for device in devices})
         tell(1.0, f"{len(devices)} devices of {len(types)} types: {', '.join(types)} (simulated)")
 
@@ -230,7 +230,7 @@ class Loop:
             tell(min(1.0, done / requests), f"{sum(counts.values())} requests seen in telemetry")
             return counts if done >= requests else None
 
-        self.system.wait("telemetry of all devices", seen, 120)
+        self.system.wait("telemetry of all devices", seen, 240)
 
     def windows(self) -> list[telemetry_pb2.TelemetryWindow]:
         request = telemetry_pb2.QueryTelemetryRequest(project=PROJECT, page_size=1000)
@@ -252,7 +252,7 @@ class Loop:
             tell(0.5, f"drifted pictures for {time.monotonic() - began:.0f} s")
             return list(self.system.api.telemetry.ListDriftEvents(request).drift_events) or None
 
-        events = self.system.wait("a drift event", detected, 180)
+        events = self.system.wait("a drift event", detected, 360)
         self.drift_seconds = time.monotonic() - began
         for traffic in self.traffic.values():
             traffic.pause_seconds = 0.5  # The world stays drifted; the cores are wanted for retraining.
@@ -269,7 +269,7 @@ class Loop:
             drifted = [run for run in runs if run.trigger == projects_pb2.TRIGGER_DRIFT]
             return drifted[0].name if drifted else None
 
-        self.second_run = self.system.wait("the policy to start a run", started, 120)
+        self.second_run = self.system.wait("the policy to start a run", started, 240)
         tell(1.0, f"{self.second_run}: {self.run(self.second_run).reason}")
 
     def stop_traffic(self) -> None:

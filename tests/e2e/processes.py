@@ -137,7 +137,7 @@ class System:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start_hub(self, seconds: float = 90.0) -> dict[str, str]:
+    def start_hub(self, seconds: float = 180.0) -> dict[str, str]:
         """Start the hub, also after it was killed, on the ports it had, and return its addresses."""
         known = self.folder / "hub" / "hub.json"
         known.unlink(missing_ok=True)

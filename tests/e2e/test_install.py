@@ -23,7 +23,7 @@ ENGINE = "ncnn"  # The smallest one to download.
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with System(tmp_path_factory.mktemp("install")) as system:
-        system.start_hub(60.0)
+        system.start_hub()
         yield system
 
 
