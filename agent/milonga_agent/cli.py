@@ -7,8 +7,6 @@ import asyncio
 import json
 import logging
 import os
-import platform
-import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, help_, handler, fill in (
         ("run", "join the hub if need be, and work until stopped", _run, _add_run),
-        ("enrol", "join a hub and stop", _enrol, _add_run),
+        ("enrol", "join a hub and stop", _enrol, _add_enrol),
         ("status", "what this agent is and serves, from its data folder", _status, _add_status),
         ("inventory", "what the agent finds on this machine", _inventory, _add_limits),
         ("measure", "time an ONNX file on this machine", _measure, _add_measure),
@@ -81,6 +79,13 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--join-token", default=os.environ.get("MILONGA_JOIN_TOKEN", ""), help="needed the first time only"
     )
+    verb.add_argument(
+        "--fingerprint", default=os.environ.get("MILONGA_HUB_FINGERPRINT", ""), metavar="sha256:...",
+        help="what the hub is known by, to join without a token; `milonga up` prints it",
+    )  # fmt: skip
+    verb.add_argument(
+        "--trust-first-use", action="store_true", help="join without a fingerprint: believe whoever answers this time"
+    )
     verb.add_argument("--name", default="", help="name of this device (default: its host name)")
     verb.add_argument("--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
     verb.add_argument(
@@ -92,6 +97,13 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_data_dir(verb)
     _add_limits(verb)
+
+
+def _add_enrol(verb: argparse.ArgumentParser) -> None:
+    _add_run(verb)
+    verb.add_argument(
+        "--no-wait", action="store_true", help="stop with exit code 8 where an operator has to decide first"
+    )
 
 
 def _add_status(verb: argparse.ArgumentParser) -> None:
@@ -143,12 +155,13 @@ def _limits(given: argparse.Namespace) -> Limits:
 def _options(given: argparse.Namespace) -> Any:
     from milonga_agent.daemon import Options
 
-    name = given.name or re.sub(r"[^a-z0-9-]+", "-", platform.node().lower()).strip("-")[:63]
     return Options(
         hub=given.hub,
         data_dir=given.data_dir.absolute(),
-        name=name,
+        name=given.name,
         join_token=given.join_token,
+        fingerprint=given.fingerprint,
+        trust_first=given.trust_first_use,
         labels=dict(given.label),
         board=given.simulate,
         limits=_limits(given),
@@ -170,11 +183,10 @@ def _enrol(given: argparse.Namespace) -> int:
     from milonga_agent.daemon import Agent
 
     async def enrol() -> Any:
-        return await Agent(_options(given)).enrol()
+        return await Agent(_options(given)).enrol(wait=not given.no_wait)
 
-    identity = asyncio.run(enrol())
-    shown = {key: value for key, value in asdict(identity).items() if key != "secret"}
-    _show(shown, given.json)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _show(asdict(asyncio.run(enrol())), given.json)
     return 0
 
 

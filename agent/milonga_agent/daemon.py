@@ -12,8 +12,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from milonga.v1 import agent_pb2, common_pb2
 
 import milonga_agent
 from milonga_agent import plan
+from milonga_agent.enrolment import Joining, enrol, identity, patiently
 from milonga_agent.errors import AgentError, BadBundle, DiskFull, HubUnreachable, InUse, Refused
 from milonga_agent.files import write_atomically
-from milonga_agent.hub import Hub
+from milonga_agent.hub import Courier, Hub
 from milonga_agent.inventory import probe, temperature_celsius
+from milonga_agent.keys import make_request
 from milonga_agent.limits import Limits
 from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
 from milonga_agent.pursuit import Pursuit, outcome_of
@@ -42,6 +44,7 @@ _log = logging.getLogger(__name__)
 _MAX_BACKOFF_SECONDS = 30.0
 # Failures after which the longest wait is reached.
 _PATIENT = 10
+_MAX_REFUSED_SECONDS = 3600.0
 # Progress of a download is told this often at most.
 _PROGRESS_STEP = 0.1
 # After this, a measurement is stopped whatever it says: loading, cooling down and a slow model.
@@ -58,6 +61,8 @@ class Options:
     data_dir: Path
     name: str
     join_token: str = ""
+    fingerprint: str = ""
+    trust_first: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     board: str = ""
     limits: Limits = field(default_factory=Limits)
@@ -69,6 +74,11 @@ class Options:
 def backoff_seconds(attempt: int, source: random.Random) -> float:
     """Return how long to wait after the n-th failure: doubling, with jitter so that a fleet does not return as one."""
     return min(_MAX_BACKOFF_SECONDS, 0.25 * 2.0 ** min(attempt, _PATIENT)) * source.uniform(0.5, 1.0)
+
+
+def refused_seconds(attempt: int, source: random.Random) -> float:
+    """Return how long to wait after the n-th refusal in a row: no repetition changes the hub's mind, an operator may."""
+    return min(_MAX_REFUSED_SECONDS, 30.0 * 2.0**attempt) * source.uniform(0.75, 1.0)
 
 
 class Rest:
@@ -95,6 +105,18 @@ class Agent:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._store = Store(options.data_dir)
+        self._joining = Joining(
+            hub=options.hub,
+            name=options.name,
+            inventory=self._inventory,
+            join_token=options.join_token,
+            labels=options.labels,
+            simulated=bool(options.board),
+            fingerprint=options.fingerprint,
+            trust_first=options.trust_first,
+            joined=self._trust_anew,
+        )
+        self._courier = Courier(self._store)
         self._lock = _lock(options.data_dir)
         self._depot = Depot(options.data_dir)
         self._trust = Trust(options.data_dir / "trust")
@@ -110,6 +132,8 @@ class Agent:
         # Reports of steps wait here while the hub is away; they are told again in order.
         self._unsent: list[agent_pb2.StepReport] = []
         self._connected = False
+        # Asks for the next certificate in time.
+        self._renewal: asyncio.Future[None] | None = None
         # What the measurement under way needs: not to be collected.
         self._to_measure = Wish()
         self._measuring: asyncio.Queue[agent_pb2.MeasurementRequest] = asyncio.Queue()
@@ -122,44 +146,18 @@ class Agent:
         self._kept = True
         self._remember(plan.restart(self._state))
 
-    async def enrol(self) -> Identity:
-        """Return this device's identity, enrolling first where it has none. Raises Refused or HubUnreachable."""
-        known = self._store.identity()
-        if known is not None and known.hub == self._options.hub:
-            return known
-        if known is not None and not self._options.join_token:
-            # The hub moved, or is reached by another name; the identity stays good.
-            moved = Identity(
-                **{**vars(known), "hub": self._options.hub, "mqtt_host": self._options.hub.rpartition(":")[0]}
-            )
-            self._store.keep_identity(moved)
-            return moved
-        if not self._options.join_token:
-            raise Refused(
-                "this device has not joined a hub yet; make a token on the hub (milonga tokens create) and give it with"
-                " --join-token, or as MILONGA_JOIN_TOKEN"
-            )
-        hub = Hub(self._options.hub)
-        try:
-            identity = await hub.enrol(
-                agent_pb2.EnrolRequest(
-                    join_token=self._options.join_token,
-                    device=self._options.name,
-                    inventory=self._inventory(),
-                    agent_version=milonga_agent.__version__,
-                    simulated=bool(self._options.board),
-                    labels=self._options.labels,
-                    enrolment_key=self._store.enrolment_key(),
-                )
-            )
-        finally:
-            await hub.close()
-        self._store.keep_identity(identity)
-        # Who joins a hub by its token trusts that hub, and none that the device was with before.
+    async def enrol(self, wait: bool = True) -> Identity:
+        """Have this device's key signed, again where a token is given. Raises Refused, or without `wait` also Waiting."""
+
+        async def attempt() -> Identity:
+            return await (enrol if self._joining.join_token else identity)(self._joining, self._store)
+
+        return await (patiently(attempt, self._backoff_seconds) if wait else attempt())
+
+    def _trust_anew(self) -> None:
+        """Trust the hub that this device just joined, and none that it was with before."""
         self._trust.forget()
         self._pin()
-        _log.info("enrolled at %s as %s, a %s", identity.hub, identity.device, identity.device_type)
-        return identity
 
     def _pin(self) -> None:
         """Trust the root metadata that the operator gave, where one was given."""
@@ -198,14 +196,15 @@ class Agent:
 
     async def _work_for_hub(self) -> None:
         self._pin()
-        identity = await self._with_patience(self.enrol)
-        self._sender = Sender(identity, self._boot.id, self._spool)
+        identity = await self._admitted()
+        self._joining = replace(self._joining, name=identity.device)
+        self._sender = Sender(identity, self._boot.id, self._spool, self._store)
         self._sender.start()
         loops = [
             self._keep_connected(identity),
-            self._pursue(identity),
-            self._measure(identity),
-            self._observe(identity),
+            self._pursue(),
+            self._measure(),
+            self._observe(),
         ]
         tasks = [asyncio.ensure_future(loop) for loop in loops]
         try:
@@ -241,23 +240,42 @@ class Agent:
                 raise
             return Serving(0, self._options.limits, keep)
 
-    async def _with_patience(self, attempt: Callable[[], Awaitable[Identity]]) -> Identity:
+    def _backoff_seconds(self, count: int) -> float:
+        return backoff_seconds(count, self._random)
+
+    async def _admitted(self) -> Identity:
+        """Return who this device is. A hub that refuses it ends an agent that serves nothing, and no other."""
         count = 0
         while True:
             try:
-                return await attempt()
-            except HubUnreachable as error:
+                return await patiently(lambda: identity(self._joining, self._store), self._backoff_seconds)
+            except AgentError as error:
+                if not self._state.active.bundle:
+                    raise
                 count += 1
-                seconds = backoff_seconds(count, self._random)
-                _log.warning("%s; trying again in %.1f s", error, seconds)
-                await asyncio.sleep(seconds)
+                await self._wait_refused(str(error), count)
+
+    async def _wait_refused(self, problem: str, count: int) -> None:
+        seconds = refused_seconds(count, self._random)
+        _log.error("%s; what is installed is served on, and the hub is asked again in %.0f min", problem, seconds / 60)
+        if self._sender is not None:
+            self._sender.stop()
+        await asyncio.sleep(seconds)
+        if self._sender is not None:
+            self._sender.start()
 
     # observe and report
 
     async def _keep_connected(self, identity: Identity) -> None:
-        count = 0
+        failures = refusals = 0
+
+        def handle(message: agent_pb2.ConnectResponse) -> None:
+            nonlocal failures, refusals
+            failures = refusals = 0
+            self._handle(message)
+
         while True:
-            hub = Hub(identity.hub, identity)
+            hub = Hub(identity, self._store.credentials())
             heart = asyncio.ensure_future(self._beat())
             try:
                 self._outgoing = asyncio.Queue()
@@ -266,29 +284,53 @@ class Agent:
                 for report in self._unsent:
                     self._outgoing.put_nowait(agent_pb2.ConnectRequest(step=report))
                 self._unsent.clear()
-
-                def handle(message: agent_pb2.ConnectResponse) -> None:
-                    nonlocal count
-                    count = 0
-                    self._handle(message)
-
                 await hub.connect(self._outgoing, handle)
             except AgentError as error:
-                # A hub that no longer knows this device may have lost its database: serving goes on without it.
-                refused = isinstance(error, Refused)
-                hint = (
-                    f"; if the device was deleted, remove {self._options.data_dir} and enrol again" if refused else ""
-                )
-                count = _PATIENT if refused else count + 1
-                seconds = backoff_seconds(count, self._random)
-                _log.warning("%s%s; trying again in %.1f s", error, hint, seconds)
-                self._connected = False
-                heart.cancel()
-                await asyncio.sleep(seconds)
+                # Not the error itself: its frames would hold the call, and that the connection, which tries on for ever.
+                problem, refused = str(error), isinstance(error, Refused)
             finally:
                 self._connected = False
                 heart.cancel()
+                self._renew_after(0)
                 await hub.close()
+            if refused:
+                refusals += 1
+                if refusals > 1 or not self._joining.join_token:
+                    await self._wait_refused(problem, refusals)
+            else:
+                failures += 1
+                seconds = self._backoff_seconds(failures)
+                _log.warning("%s; trying again in %.1f s", problem, seconds)
+                await asyncio.sleep(seconds)
+            if failures > 1 or (refusals and self._joining.join_token):
+                identity = await self._certified_again() or identity
+
+    async def _certified_again(self) -> Identity | None:
+        """Ask for a certificate where machines join: this device's may have ended, or the hub's ports may have changed."""
+        try:
+            identity = await enrol(self._joining, self._store, again=True)
+        except HubUnreachable:
+            return None  # It is down; that was said.
+        except AgentError as error:
+            _log.warning("no new certificate: %s", error)
+            return None
+        self._put_to_use(identity)
+        return identity
+
+    def _put_to_use(self, identity: Identity) -> None:
+        if self._sender is not None:
+            self._sender.use(identity)
+
+    async def _renew(self, seconds: float) -> None:
+        """Ask for a new certificate on the open stream, when the hub said."""
+        await asyncio.sleep(seconds)
+        request = agent_pb2.CertificateRequest(certificate_request=await make_request(self._options.data_dir))
+        self._outgoing.put_nowait(agent_pb2.ConnectRequest(certificate_request=request))
+
+    def _renew_after(self, seconds: float) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        self._renewal = asyncio.ensure_future(self._renew(seconds)) if seconds else None
 
     def _hello(self) -> agent_pb2.ConnectRequest:
         hello = agent_pb2.Hello(
@@ -325,9 +367,18 @@ class Agent:
             self._measuring.put_nowait(message.measurement_request)
         elif kind == "settings":
             self._settings = message.settings
+            self._renew_after(message.settings.renew_after_seconds)
             self._settings_changed.set()
             # The heartbeat under way was for the old interval.
             self._status_changed.set()
+
+        elif kind == "certificate":
+            self._store.keep_certificate(message.certificate.certificate)
+            identity = self._store.identity()
+            assert identity is not None
+            self._put_to_use(identity)
+            self._renew_after(message.certificate.renew_after_seconds)
+            _log.info("the hub renewed this device's certificate")
 
     def _report(self, step: Step, state: str, message: str = "", progress: float = 0.0) -> None:
         report = agent_pb2.StepReport(
@@ -375,34 +426,26 @@ class Agent:
         if self._upkeep is not None:
             self._upkeep.wake()
 
-    async def _pursue(self, identity: Identity) -> None:
+    async def _pursue(self) -> None:
         """Bring about what the hub wishes, one step after the other."""
         assert self._serving is not None
-        hub = Hub(identity.hub, identity)
-
-        async def check(wish: Wish) -> None:
-            await self._check(wish, hub)
-
-        pursuit = Pursuit(self._depot, self._serving, hub.fetch, check)
+        pursuit = Pursuit(self._depot, self._serving, self._courier.fetch, self._check)
         self._collect()
         failures = 0
-        try:
-            while True:
-                if self._state.position.step is None:
-                    self._work.clear()
-                    await self._work.wait()
-                    continue
-                try:
-                    self._set_state(self._state)
-                    await self._step(pursuit)
-                    failures = 0
-                except (AgentError, OSError) as error:
-                    # The step is done again: nothing of it counts before it is written down.
-                    failures += 1
-                    _log.error("what the agent does cannot be written down: %s", error)
-                    await asyncio.sleep(backoff_seconds(failures, self._random))
-        finally:
-            await hub.close()
+        while True:
+            if self._state.position.step is None:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            try:
+                self._set_state(self._state)
+                await self._step(pursuit)
+                failures = 0
+            except (AgentError, OSError) as error:
+                # The step is done again: nothing of it counts before it is written down.
+                failures += 1
+                _log.error("what the agent does cannot be written down: %s", error)
+                await asyncio.sleep(backoff_seconds(failures, self._random))
 
     async def _step(self, pursuit: Pursuit) -> None:
         step, began = self._state.position.step, self._state
@@ -432,10 +475,10 @@ class Agent:
         if self._state.position.step is None:
             self._collect()
 
-    async def _check(self, wish: Wish, hub: Hub) -> None:
+    async def _check(self, wish: Wish) -> None:
         """Return if the bundle is signed for the project that its manifest names. Raises Untrusted."""
         manifest = next(file for file in wish.files if file.path == "manifest.json")
-        await self._trust.check(self._depot.project(wish), manifest.digest, manifest.size_bytes, hub.metadata)
+        await self._trust.check(self._depot.project(wish), manifest.digest, manifest.size_bytes, self._courier.metadata)
 
     def _collect(self) -> None:
         """Remove what nobody needs, once it is written down what is needed; an agent without memory removes nothing."""
@@ -455,31 +498,27 @@ class Agent:
 
     # measure
 
-    async def _measure(self, identity: Identity) -> None:
+    async def _measure(self) -> None:
         """Measure what the hub asks for, one model at a time, each in a process of its own."""
-        hub = Hub(identity.hub, identity)
-        try:
-            while True:
-                request = await self._measuring.get()
-                try:
-                    result = await self._measured(hub, request)
-                except HubUnreachable:
-                    continue  # The hub asks again when it is back.
-                except (AgentError, OSError) as error:
-                    result = agent_pb2.MeasurementResult(id=request.id, error=str(error))
-                self._outgoing.put_nowait(agent_pb2.ConnectRequest(measurement=result))
-        finally:
-            await hub.close()
+        while True:
+            request = await self._measuring.get()
+            try:
+                result = await self._measured(request)
+            except HubUnreachable:
+                continue  # The hub asks again when it is back.
+            except (AgentError, OSError) as error:
+                result = agent_pb2.MeasurementResult(id=request.id, error=str(error))
+            self._outgoing.put_nowait(agent_pb2.ConnectRequest(measurement=result))
 
-    async def _measured(self, hub: Hub, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
+    async def _measured(self, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
         files = tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in request.files)
         manifest = next((file.digest for file in files if file.path == "manifest.json"), "")
         self._to_measure = Wish(bundle=manifest, files=files)
-        await self._depot.download(files, hub.fetch, lambda fraction: None)
+        await self._depot.download(files, self._courier.fetch, lambda fraction: None)
         # What is only measured is run as well.
         self._depot.verify(self._to_measure)
         if manifest:
-            await self._check(self._to_measure, hub)
+            await self._check(self._to_measure)
         model = self._depot.model(self._to_measure)
         limits = self._options.limits
         spec = {
@@ -505,7 +544,7 @@ class Agent:
 
     # telemetry
 
-    async def _observe(self, identity: Identity) -> None:
+    async def _observe(self) -> None:
         """Take a window every so often, and bring back a worker that died."""
         assert self._serving is not None and self._sender is not None
         self._process.cpu_percent()

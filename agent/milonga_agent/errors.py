@@ -10,7 +10,7 @@ class AgentError(Exception):
 
 
 class Refused(AgentError):
-    """The hub does not want this device: a wrong token, a name that is taken, a secret that is no longer good."""
+    """The hub does not want this device: a wrong token, a name that is taken, a device that was revoked."""
 
     exit_code = 3
 
@@ -49,3 +49,9 @@ class Untrusted(BadBundle):
 
 class BadRequest(AgentError):
     """An inference request that cannot be answered."""
+
+
+class Waiting(AgentError):
+    """An operator has not decided yet whether this machine may join."""
+
+    exit_code = 8

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from milonga_agent.errors import AgentError
 from milonga_agent.files import write_atomically
+from milonga_agent.keys import KEY
 from milonga_agent.plan import Position, State, Step, WantedFile, Wish
 
 _log = logging.getLogger(__name__)
 
 _FORMAT = 1
-_ENROLMENT_KEY_BYTES = 32
+# 1 had a secret in place of a certificate.
+_IDENTITY_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who this agent is to its hub. The secret is never logged."""
+    """Who this agent is to its hub, and where the hub is; its key and certificate are files beside it."""
 
     device: str
-    secret: str
     device_type: str
+    # Where machines join.
     hub: str
+    # On the same host.
+    device_port: int
     mqtt_host: str
     mqtt_port: int
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """The authority to believe, and the device's own key and certificate, as PEM."""
+
+    authority: bytes
+    key: bytes = field(repr=False)
+    certificate: bytes
 
 
 class Store:
@@ -38,20 +50,56 @@ class Store:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def enrolment_key(self) -> bytes:
-        """Return the key that makes enrolling safe to repeat; it is made once and kept."""
-        path = self.folder / "enrolment.key"
-        if not path.exists():
-            write_atomically(path, secrets.token_bytes(_ENROLMENT_KEY_BYTES), 0o600)
-        return path.read_bytes()
+    def identity(self, may_be_old: bool = False) -> Identity | None:
+        """Return who this agent is, or None before it has enrolled; raises AgentError for what older agents kept.
 
-    def identity(self) -> Identity | None:
-        """Return who this agent is, or None before it has enrolled."""
-        known = self._read("identity.json")
-        return None if known is None else Identity(**known)
+        With `may_be_old`, that counts as not enrolled.
+        """
+        known = self._parsed("identity.json")
+        if known is not None and known["format"] == 1:
+            if may_be_old:
+                return None
+            raise AgentError(
+                "this device joined with a secret, and hubs ask for certificates now; make a token on the hub (milonga"
+                " tokens create), then: milonga-agent enrol --hub HOST:PORT --join-token TOKEN; it keeps its name"
+            )
+        if known is None or not self.certificate_path.exists():
+            return None
+        return Identity(**self._checked("identity.json", known, _IDENTITY_FORMAT))
 
     def keep_identity(self, identity: Identity) -> None:
-        self._write("identity.json", asdict(identity), 0o600)
+        self._write("identity.json", asdict(identity), 0o600, _IDENTITY_FORMAT)
+
+    @property
+    def certificate_path(self) -> Path:
+        return self.folder / "certificate.pem"
+
+    def keep_certificate(self, certificate: str) -> None:
+        """Put a certificate (PEM) of this device's key in the place of the last one."""
+        write_atomically(self.certificate_path, certificate.encode("ascii"))
+
+    @property
+    def authority_path(self) -> Path:
+        return self.folder / "authority.pem"
+
+    def authority(self) -> str:
+        """Return the certificate (PEM) of the authority that is pinned, empty for none."""
+        return self.authority_path.read_text(encoding="ascii") if self.authority_path.exists() else ""
+
+    def keep_authority(self, authority: str) -> None:
+        write_atomically(self.authority_path, authority.encode("ascii"))
+
+    def request(self) -> tuple[str, dict[str, str]]:
+        """Return the name and labels that this machine asked to join with, empty before it did."""
+        known = self._read("request.json")
+        return ("", {}) if known is None else (known["name"], known["labels"])
+
+    def keep_request(self, name: str, labels: dict[str, str]) -> None:
+        self._write("request.json", {"name": name, "labels": labels})
+
+    def credentials(self) -> Credentials:
+        """Return what connections are made with, as it is now."""
+        return Credentials(*map(_pem, (self.authority_path, self.folder / KEY, self.certificate_path)))
 
     def state(self) -> State:
         """Return the state as last kept, or that of a new agent: the hub tells again what it wishes."""
@@ -90,21 +138,42 @@ class Store:
         self._write("serving.json", {"port": port})
 
     def _read(self, name: str) -> dict[str, Any] | None:
+        known = self._parsed(name)
+        return None if known is None else self._checked(name, known, _FORMAT)
+
+    def _parsed(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name
         if not path.exists():
             return None
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-            format_ = known.pop("format")
-        except (ValueError, KeyError, AttributeError) as error:
+            known["format"]
+        except (ValueError, KeyError, TypeError) as error:
             raise AgentError(f"{path} is damaged: {error}; remove it and start the agent again") from error
-        if format_ != _FORMAT:
-            raise AgentError(f"{path} was written by another version of the agent (format {format_}); update the agent")
         return dict(known)
 
-    def _write(self, name: str, values: dict[str, Any], mode: int = 0o644) -> None:
-        text = json.dumps({**values, "format": _FORMAT}, sort_keys=True, indent=1)
+    def _checked(self, name: str, known: dict[str, Any], format_: int) -> dict[str, Any]:
+        found = known.pop("format")
+        if found != format_:
+            raise AgentError(
+                f"{self.folder / name} was written by another version of the agent (format {found}); update the agent"
+            )
+        return known
+
+    def _write(self, name: str, values: dict[str, Any], mode: int = 0o644, format_: int = _FORMAT) -> None:
+        text = json.dumps({**values, "format": format_}, sort_keys=True, indent=1)
         write_atomically(self.folder / name, text.encode("utf-8"), mode)
+
+
+def _pem(path: Path) -> bytes:
+    """Return the file's content. gRPC ends the whole process where it is given something else than PEM."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AgentError(f"{path} cannot be read: {error.strerror}; enrol this device again") from error
+    if not content.startswith(b"-----BEGIN "):
+        raise AgentError(f"{path} is damaged; remove it and enrol this device again")
+    return content
 
 
 def _wish(known: dict[str, Any]) -> Wish:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from milonga.pinning import HUB_NAME
 from milonga.v1 import common_pb2, telemetry_pb2
 from paho.mqtt import client as paho
 
 from milonga_agent.errors import DiskFull
 from milonga_agent.files import write_atomically
-from milonga_agent.state import Identity
+from milonga_agent.keys import KEY
+from milonga_agent.state import Identity, Store
 
 _log = logging.getLogger(__name__)
 
@@ -101,10 +104,17 @@ def window_of(counted: dict[str, Any], about: dict[str, Any]) -> telemetry_pb2.T
     return window
 
 
+class _HubContext(ssl.SSLContext):
+    """Asks every broker for a hub's certificate, wherever it is reached; the authority, which is pinned, tells hubs apart."""
+
+    def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> ssl.SSLSocket:
+        return super().wrap_socket(sock, *args, **{**options, "server_hostname": HUB_NAME})
+
+
 class Sender:
     """Publishes the spool over MQTT, QoS 1, and empties it as acknowledgements come. Reconnects by itself."""
 
-    def __init__(self, identity: Identity, boot_id: str, spool: Spool) -> None:
+    def __init__(self, identity: Identity, boot_id: str, spool: Spool, store: Store) -> None:
         self._device = identity.device
         self._boot_id = boot_id
         self._spool = spool
@@ -112,14 +122,32 @@ class Sender:
         self._published: dict[str, float] = {}
         self._topic = f"milonga/v1/{identity.device}"
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"milonga-agent-{identity.device}")
-        self._client.username_pw_set(identity.device, identity.secret)
+        self._store = store
+        self._tls = _HubContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tls.load_verify_locations(str(store.authority_path))
+        self._load()
+        self._client.tls_set_context(self._tls)
         self._client.reconnect_delay_set(1, 10)
         self._client.will_set(f"{self._topic}/status", self._status(online=False), qos=1, retain=True)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
-        self._client.connect_async(identity.mqtt_host, identity.mqtt_port, keepalive=30)
+        self._address = (identity.mqtt_host, identity.mqtt_port)
+
+    def use(self, identity: Identity) -> None:
+        """Make the next connection where the identity says, with the certificate that is kept now."""
+        self._load()
+        address = (identity.mqtt_host, identity.mqtt_port)
+        if address != self._address:
+            self.stop()
+            self._address = address
+            self.start()
+
+    def _load(self) -> None:
+        self._tls.load_cert_chain(str(self._store.certificate_path), str(self._store.folder / KEY))
 
     def start(self) -> None:
+        """Connect, and connect again for ever, until `stop`."""
+        self._client.connect_async(*self._address, keepalive=30)
         self._client.loop_start()
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
-from milonga_hub.devices.rpc import AgentRpc, DeviceRpc
+from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, EnrolmentRpc
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.events import EventBus
@@ -59,6 +59,7 @@ class Addresses:
 
     http: str
     grpc: str
+    device: str
     mqtt: str
 
 
@@ -91,11 +92,11 @@ class Hub:
         self.triggers = Triggers(self.events, self.projects, self.datasets, self.telemetry, self.runs)
         self.executor = Executor(self.runs, self._work)
         self._cpu = asyncio.Semaphore(1)
-        self.addresses = Addresses("", "", "")
+        self.addresses = Addresses("", "", "", "")
 
     @property
     def grpc_port(self) -> int:
-        """Return the port that agents connect to; raises FailedPrecondition while the hub starts."""
+        """Return the port that devices join at; raises FailedPrecondition while the hub starts."""
         if not self.addresses.grpc:
             raise FailedPrecondition("the hub is starting; ask again in a second")
         return int(self.addresses.grpc.rpartition(":")[2])
@@ -135,18 +136,19 @@ class Hub:
         self._prepare_signing()
         async with AsyncExitStack() as stack:
             mqtt = await self._serve_mqtt(stack)
-            # HTTP needs no order, but a device that connects needs the broker's address.
+            # HTTP needs no order, but a device that joins needs the addresses of the others.
             http = await self._serve_http(stack)
-            grpc = await self._serve_grpc(stack, mqtt)
+            device, grpc = await self._serve_grpc(stack, mqtt)
             self.addresses = Addresses(
-                *(f"{self.settings.host}:{port}" for port in (http, grpc, mqtt.port)),
+                *(f"{self.settings.host}:{port}" for port in (http, grpc, device, mqtt.port)),
             )
             for loop in (self.devices.watch_heartbeats, self.rollouts.run, self.executor.run, self.triggers.run):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)
                 task.add_done_callback(_die_with)
                 stack.push_async_callback(_stop, task)
             known = self.folder / "hub.json"
-            write_atomically(known, json.dumps({**asdict(self.addresses), "pid": os.getpid()}))
+            about = {"fingerprint": self.devices.authority.fingerprint, "pid": os.getpid()}
+            write_atomically(known, json.dumps({**asdict(self.addresses), **about}))
             stack.callback(known.unlink, missing_ok=True)
             yield self.addresses
 
@@ -160,19 +162,32 @@ class Hub:
         self.builds.sign_all()
 
     async def _serve_mqtt(self, stack: AsyncExitStack) -> BrokerEndpoint:
-        broker = EmbeddedBroker(self.devices.authenticate)
-        endpoint = await broker.start(self.settings.host, self.settings.mqtt_port)
+        broker = EmbeddedBroker(self.devices.authority, self.devices.authenticate)
+        endpoint = await broker.start(self.settings.host, self.settings.mqtt_port, self.settings.server_names)
+        self.devices.on_shut_out(broker.disconnect)
         stack.push_async_callback(broker.stop)
         intake = TelemetryIntake(self.telemetry.store)
         await intake.start(endpoint)
         stack.push_async_callback(intake.stop)
         return endpoint
 
-    async def _serve_grpc(self, stack: AsyncExitStack, mqtt: BrokerEndpoint) -> int:
+    async def _serve_grpc(self, stack: AsyncExitStack, mqtt: BrokerEndpoint) -> tuple[int, int]:
+        """Serve devices with a certificate on one port, people and machines that join on another; return both."""
+        settings = self.settings
+        identity = self.devices.authority.server(settings.server_names)
+        devices_only = grpc_transport.server_credentials(identity, devices_only=True)
+        server, device_port = await grpc_transport.serve(
+            [AgentRpc(self.devices, self.blobs, self.signing)],
+            settings.host,
+            settings.device_port,
+            devices_only,
+            "--device-port",
+        )
+        stack.push_async_callback(server.stop, 1.0)
         servicers = [
             DeviceRpc(self.devices, self.events),
-            AgentRpc(self.devices, self.blobs, self.signing, lambda: (mqtt.host, mqtt.port)),
-            DatasetRpc(self.datasets, self.folder / "uploads", self.settings.max_upload_bytes),
+            EnrolmentRpc(self.devices, lambda: DeviceAddress(device_port, mqtt.host, mqtt.port)),
+            DatasetRpc(self.datasets, self.folder / "uploads", settings.max_upload_bytes),
             ProjectRpc(self.projects, self._start_applied),
             RunRpc(self.runs, self.events),
             ModelRpc(self.models),
@@ -180,9 +195,11 @@ class Hub:
             RolloutRpc(self.rollouts, self.events, self._project_of),
             TelemetryRpc(self.telemetry, self.events),
         ]
-        server, port = await grpc_transport.serve(servicers, self.settings.host, self.settings.grpc_port)
+        server, port = await grpc_transport.serve(
+            servicers, settings.host, settings.grpc_port, grpc_transport.server_credentials(identity)
+        )
         stack.push_async_callback(server.stop, 1.0)
-        return port
+        return device_port, port
 
     async def _serve_http(self, stack: AsyncExitStack) -> int:
         app = http_transport.create_app(self)
@@ -245,7 +262,11 @@ async def _serve(settings: Settings) -> None:
     try:
         async with hub.running() as addresses:
             print(f"Milonga is up. Dashboard: http://{addresses.http}", flush=True)
-            print(f"gRPC {addresses.grpc}, MQTT {addresses.mqtt}, data in {hub.folder}. Ctrl-C stops it.", flush=True)
+            print(
+                f"gRPC {addresses.grpc}, for devices {addresses.device} and MQTT {addresses.mqtt}, data in {hub.folder}.",
+                flush=True,
+            )
+            print(f"This hub is {hub.devices.authority.fingerprint}. Ctrl-C stops it.", flush=True)
             await ended.wait()
             print("Stopping; what is in progress goes on at the next start.", flush=True)
     finally:

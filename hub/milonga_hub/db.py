@@ -14,6 +14,9 @@ from sqlalchemy import ColumnDefault, event, inspect, text
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session, SQLModel, create_engine
 
+# Columns that older versions made and that would refuse rows of this one: table, column.
+_RETIRED = (("device", "secret_hash"), ("device", "enrolment_key_hash"), ("device", "boot_id"))
+
 
 class _Json(sa.types.TypeDecorator[Any]):
     impl = sa.Text
@@ -77,6 +80,7 @@ class Database:
         """Make what is missing. All models must be imported first; app.py does."""
         SQLModel.metadata.create_all(self.engine)
         self._add_columns()
+        self._drop_columns()
 
     def _add_columns(self) -> None:
         """Add to tables of an older version the columns that came since, filled with their defaults."""
@@ -92,6 +96,13 @@ class Database:
                     default = column.default
                     if isinstance(default, ColumnDefault) and not default.is_callable:
                         connection.execute(table.update().values({column.name: default.arg}))
+
+    def _drop_columns(self) -> None:
+        known = inspect(self.engine)
+        for table, column in _RETIRED:
+            if column in {each["name"] for each in known.get_columns(table)}:
+                with self.engine.begin() as connection:
+                    connection.execute(text(f'ALTER TABLE "{table}" DROP COLUMN "{column}"'))
 
     @contextmanager
     def session(self) -> Iterator[Session]:

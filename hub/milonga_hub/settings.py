@@ -17,9 +17,27 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on, for HTTP, gRPC and MQTT.")
     http_port: int = Field(default=8080, ge=0, le=65535, description="Dashboard and REST; 0 takes a free one.")
     grpc_port: int = Field(
-        default=8443, ge=0, le=65535, description="gRPC, for agents and programs; 0 takes a free one."
+        default=8443, ge=0, le=65535, description="gRPC, for programs and devices that join; 0 takes a free one."
     )
-    mqtt_port: int = Field(default=1883, ge=0, le=65535, description="Embedded MQTT broker; 0 takes a free one.")
+    device_port: int = Field(
+        default=8444, ge=0, le=65535, description="gRPC, for devices with a certificate; 0 takes a free one."
+    )
+    mqtt_port: int = Field(
+        default=8883, ge=0, le=65535, description="Embedded MQTT broker, for devices; 0 takes a free one."
+    )
+    # Short, so that a key that was stolen with an old disk is of no use.
+    certificate_days: float = Field(
+        default=7.0, gt=0, le=825, description="Lifetime of a device's certificate; renewed by itself after half of it."
+    )
+    # A season in a drawer.
+    absence_days: float = Field(
+        default=90.0,
+        ge=0,
+        description="How long after its certificate a device may come back by itself; then an operator is asked.",
+    )
+    server_names: list[str] = Field(
+        default=[], description="Further names in the hub's certificate, for programs that check them (a JSON list)."
+    )
     database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite in the data folder.")
     # 64 GiB: more pictures than one machine trains on in a day.
     max_upload_bytes: int = Field(default=64 << 30, gt=0, description="Largest archive that an import takes.")

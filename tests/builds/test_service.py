@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from milonga.v1 import models_pb2 as pb
 from milonga.v1 import models_pb2_grpc
@@ -21,6 +20,7 @@ from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.transports import grpc as grpc_transport
 
+from tests.certificates import Tls
 from tests.signing.ready import signing
 
 VERSION = "models/d/versions/1"
@@ -113,10 +113,11 @@ def test_builds_are_shown_over_grpc_page_by_page(builds: BuildService, tmp_path:
     builds.record("models/d/versions/2", "pi", [_rejected()], None)
 
     async def read() -> list[pb.Build]:
-        server, port = await grpc_transport.serve([BuildRpc(builds)], "127.0.0.1", 0)
+        tls = Tls(tmp_path / "authority")
+        server, port = await grpc_transport.serve([BuildRpc(builds)], "127.0.0.1", 0, tls.server())
         found: list[pb.Build] = []
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with tls.channel(f"127.0.0.1:{port}") as channel:
                 stub: Any = models_pb2_grpc.BuildServiceStub(channel)
                 token = "start"
                 while token:

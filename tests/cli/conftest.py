@@ -23,7 +23,7 @@ from milonga_hub.rollouts.rpc import RolloutRpc
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rpc import RunRpc
 from milonga_hub.telemetry.rpc import TelemetryRpc
-from milonga_hub.transports.grpc import serve
+from milonga_hub.transports.grpc import serve, server_credentials
 
 from tests.web.filled import Services, filled
 
@@ -54,7 +54,7 @@ def served(hub: Services) -> Iterator[str]:
     found: list[Any] = []
 
     async def run() -> None:
-        server, port = await serve(_servicers(hub), "127.0.0.1", 0)
+        server, port = await serve(_servicers(hub), "127.0.0.1", 0, server_credentials(hub.devices.authority.server()))
         ending = asyncio.Event()
         found.extend((port, asyncio.get_running_loop(), ending))
         started.set()

@@ -26,6 +26,7 @@ READING: dict[str, tuple[str, str]] = {
     "tokens list": ("join_tokens", "site=busan"),
     "devices list": ("devices", "simulated"),
     "devices list -l role=canary": ("devices", "pi5-1"),
+    "devices pending": ("join_requests", "wants-in"),
     "devices show pi5-1": ("device", "onnxruntime/int8"),
     "types list": ("device_types", "not verified"),
     "types show raspberry-pi-5": ("name", "not verified on hardware"),
@@ -51,17 +52,17 @@ READING: dict[str, tuple[str, str]] = {
     "telemetry list": ("windows", "confidence"),
     "telemetry drift": ("drift_events", "brightness"),
 }
-CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices watch", "datasets import",
+CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
     "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "keys renew", "keys sign", "keys publish")  # fmt: skip
-HUBLESS = ("up", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
+HUBLESS = ("up", "trust", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1")
 
 
 def _verb(command: str) -> str:
     words = command.split()
-    return words[0] if words[0] == "status" else " ".join(words[:2])
+    return words[0] if words[0] in ("status", "trust") else " ".join(words[:2])
 
 
 @pytest.mark.parametrize("verb", sorted({_verb(command) for command in READING} | set(CHANGING)))
@@ -80,7 +81,7 @@ def test_no_verb_is_forgotten_here(run: Run) -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 decorated += sum("command(" in ast.unparse(each) for each in node.decorator_list)
-    assert decorated + 4 == len({_verb(command) for command in READING} | set(CHANGING))
+    assert decorated + 5 == len({_verb(command) for command in READING} | set(CHANGING))
 
 
 @pytest.mark.parametrize("command", READING)

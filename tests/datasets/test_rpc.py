@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,11 @@ from milonga_hub.db import Database
 from milonga_hub.events import EventBus
 from milonga_hub.transports import grpc as grpc_transport
 
+from tests.certificates import Tls
 from tests.datasets.test_datasets import _packed, _pictures
+
+FOLDER = tempfile.TemporaryDirectory()
+TLS = Tls(Path(FOLDER.name))
 
 _CHUNK_BYTES = 4096
 Requests = Iterable[pb.ImportDatasetRequest]
@@ -35,9 +40,9 @@ def service(tmp_path: Path) -> DatasetService:
 
 @asynccontextmanager
 async def _serving(rpc: DatasetRpc) -> AsyncIterator[Any]:
-    server, port = await grpc_transport.serve([rpc], "127.0.0.1", 0)
+    server, port = await grpc_transport.serve([rpc], "127.0.0.1", 0, TLS.server())
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with TLS.channel(f"127.0.0.1:{port}") as channel:
             yield datasets_pb2_grpc.DatasetServiceStub(channel)
     finally:
         await server.stop(0)

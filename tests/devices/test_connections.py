@@ -10,6 +10,7 @@ import pytest
 from milonga.v1 import agent_pb2
 from milonga_hub.devices.models import Device, DeviceState
 
+from tests.certificates import Key
 from tests.devices.world import Agent, World, hub, run
 
 
@@ -212,7 +213,7 @@ def test_a_stream_that_does_not_begin_with_hello_is_refused(tmp_path: Path) -> N
     async def story() -> None:
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
             await agent.enrol()
-            agent.stream = agent.stub.Connect(metadata=agent.metadata)
+            agent.stream = agent.stub.Connect()
             await agent.heartbeat()
             assert await agent.stream.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert _offline(world.devices.get("pi-1"))
@@ -234,7 +235,7 @@ def test_a_device_whose_hardware_changed_moves_to_another_type(tmp_path: Path) -
 
 
 def test_a_new_hub_on_the_same_data_knows_everything(tmp_path: Path) -> None:
-    async def before() -> tuple[str, str]:
+    async def before() -> tuple[str, Key]:
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
             token = world.token(uses=2)
             await agent.enrol(token)
@@ -245,21 +246,21 @@ def test_a_new_hub_on_the_same_data_knows_everything(tmp_path: Path) -> None:
             # A hub that dies cannot write that its devices are offline; keep what it would leave behind.
             with world.database.engine.connect() as connection:
                 connection.exec_driver_sql(f"VACUUM INTO '{tmp_path / 'left-behind.db'}'")
-            return token, agent.secret
+            return token, agent.key
 
-    token, secret = run(before())
+    token, key = run(before())
     for path in tmp_path.glob("milonga.db*"):
         path.unlink()
     (tmp_path / "left-behind.db").rename(tmp_path / "milonga.db")
 
     async def after() -> None:
-        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, Agent(world, "pi-2") as second:
+        async with hub(tmp_path) as world, Agent(world, "pi-1", key) as agent, Agent(world, "pi-2") as second:
             assert _online(world.devices.get("pi-1"))
             world.devices.connections.check_heartbeats()
             device = world.devices.get("pi-1")
             assert _offline(device)
             assert (device.labels, device.device_type) == ({"site": "busan"}, "board-1")
-            assert (await agent.enrol(token)).secret == secret
+            assert (await agent.enrol(token)).key_fingerprint == key.fingerprint
             await agent.connect()
             assert (await agent.hear("assignment")).generation == 1
             assert (await second.enrol(token)).device_type == "board-1"

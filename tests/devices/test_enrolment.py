@@ -7,7 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 from milonga.v1 import devices_pb2
+from milonga_hub.authority import presented
 
+from tests.certificates import Key
 from tests.devices.world import Agent, hub, people, run
 
 
@@ -16,10 +18,12 @@ def test_enrolling_twice_gives_the_same_identity_and_uses_the_token_once(tmp_pat
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
             token = world.token(uses=1)
             first = await agent.enrol(token)
-            assert (first.device, first.mqtt_host, first.mqtt_port) == ("pi-1", "127.0.0.1", 1883)
+            assert (first.device, first.mqtt_host, first.mqtt_port) == ("pi-1", "127.0.0.1", 8883)
             assert first.device_type == "board-1"
-            assert await agent.enrol(token) == first
-            assert world.devices.authenticate("pi-1", first.secret).name == "pi-1"
+            again = await agent.enrol(token)
+            assert (again.device, again.key_fingerprint) == (first.device, agent.key.fingerprint)
+            for response in (first, again):
+                assert world.devices.authenticate(presented(response.certificate.encode())).name == "pi-1"
             (kept,), _ = world.devices.list_join_tokens()
             assert kept.uses_left == 0
 
@@ -30,11 +34,12 @@ def test_no_secret_is_kept(tmp_path: Path) -> None:
     async def story() -> None:
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
             token = world.token()
-            identity = await agent.enrol(token)
+            await agent.enrol(token)
             stored = b"".join(path.read_bytes() for path in tmp_path.glob("milonga.db*"))
             assert b"pi-1" in stored
-            assert not any(secret in stored for secret in (token.encode(), identity.secret.encode(), agent.key))
-            assert (tmp_path / "hub.key").stat().st_mode & 0o777 == 0o600
+            assert token.partition(".")[0].encode() not in stored
+            for name in ("hub.key", "authority/authority.key"):
+                assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
     run(story())
 
@@ -45,7 +50,7 @@ def test_a_token_that_does_not_hold_is_refused_with_the_way_out(tmp_path: Path, 
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, Agent(world, "pi-2") as other:
             token = world.token(uses=1, lifetime_seconds=60)
             if kind == "wrong":
-                token += "x"
+                token = "x" + token
             elif kind == "expired":
                 world.clock.advance(60)
             else:
@@ -60,7 +65,7 @@ def test_a_token_that_does_not_hold_is_refused_with_the_way_out(tmp_path: Path, 
 
 def test_another_machine_cannot_take_a_name(tmp_path: Path) -> None:
     async def story() -> None:
-        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, Agent(world, "pi-1", key=b"k" * 32) as thief:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, Agent(world, "pi-1", Key()) as thief:
             await agent.enrol()
             token = world.token(uses=1)
             with pytest.raises(grpc.aio.AioRpcError, match="milonga devices delete pi-1") as refused:
@@ -72,12 +77,16 @@ def test_another_machine_cannot_take_a_name(tmp_path: Path) -> None:
     run(story())
 
 
-@pytest.mark.parametrize(("name", "key"), [("Pi 1", b"k" * 32), ("pi-1", b"short")])
-def test_a_bad_name_or_key_does_not_use_the_token(tmp_path: Path, name: str, key: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [("Pi 1", Key().request()), ("pi-1", b"short"), ("pi-1", bytes(10_000)), ("pi-1", Key().request()[:-1] + b"x")],
+    ids=["name", "junk", "oversized", "not signed by its key"],
+)
+def test_a_bad_name_or_request_does_not_use_the_token(tmp_path: Path, name: str, request_: bytes) -> None:
     async def story() -> None:
-        async with hub(tmp_path) as world, Agent(world, name, key=key) as agent:
+        async with hub(tmp_path) as world, Agent(world, name) as agent:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await agent.enrol(world.token())
+                await agent.enrol(world.token(), certificate_request=request_)
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
             assert world.devices.list_join_tokens()[0][0].uses_left == 1
 
@@ -106,33 +115,17 @@ def test_the_same_request_makes_one_token(tmp_path: Path) -> None:
     run(story())
 
 
-def test_the_secret_of_a_deleted_device_stays_refused_when_its_name_is_taken_again(tmp_path: Path) -> None:
+def test_the_key_of_a_deleted_device_stays_refused_when_its_name_is_taken_again(tmp_path: Path) -> None:
     async def story() -> None:
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, people(world) as stub:
             await agent.join()
-            old_secret = agent.secret
             await stub.DeleteDevice(devices_pb2.DeleteDeviceRequest(name="pi-1"))
             assert await agent.stream.code() is grpc.StatusCode.UNAUTHENTICATED
             with pytest.raises(grpc.aio.AioRpcError, match="enrol it again"):
                 await agent.fetch("sha256:" + "0" * 64)
-            world.clock.advance(1)
-            await agent.enrol()
-            assert agent.secret != old_secret
-            agent.secret = old_secret
-            with pytest.raises(grpc.aio.AioRpcError, match="enrol it again"):
-                await agent.fetch("sha256:" + "0" * 64)
-
-    run(story())
-
-
-@pytest.mark.parametrize("metadata", [(), (("authorization", "Bearer x"),), (("authorization", "Device pi-1"),)])
-def test_a_call_without_credentials_is_told_how_to_carry_them(
-    tmp_path: Path, metadata: tuple[tuple[str, str], ...]
-) -> None:
-    async def story() -> None:
-        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
-            with pytest.raises(grpc.aio.AioRpcError, match="authorization: Device") as refused:
-                await agent.stub.Connect(metadata=metadata).read()
-            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            async with Agent(world, "pi-1", Key()) as successor:
+                await successor.join()
+                with pytest.raises(grpc.aio.AioRpcError, match="another key"):
+                    await agent.fetch("sha256:" + "0" * 64)
 
     run(story())

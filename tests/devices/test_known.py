@@ -12,6 +12,7 @@ from milonga_hub.devices.models import Accelerator, Engine, Inventory, Verificat
 from milonga_hub.devices.service import Enrolment, MeasuringPolicy
 from milonga_hub.errors import InvalidInput
 
+from tests.certificates import Key
 from tests.devices.world import World
 
 ROOT = Path(__file__).parent.parent.parent
@@ -135,7 +136,7 @@ def test_the_hub_tells_of_a_type_which_board_it_is_and_that_nobody_ran_it(tmp_pa
     ):
         _, token = world.devices.create_join_token({}, uses=1)
         inventory = Inventory(board=board, architecture=architecture, engines=[Engine(name="onnxruntime")])
-        world.devices.enrol(Enrolment(token, name, inventory, "0.1.0", simulated, {}, name.encode().ljust(32, b"-")))
+        world.devices.enrol(Enrolment(token, name, inventory, "0.1.0", simulated, {}, Key().request()))
     found = {one.name: one for one in world.devices.types()[0]}
     assert found["raspberry-pi-5"].known_type == "raspberry-pi-5"
     assert found["raspberry-pi-5"].targets == ["onnxruntime/fp32", "onnxruntime/int8"]

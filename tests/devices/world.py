@@ -15,16 +15,18 @@ from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devic
 from milonga_hub.blobs import BlobStore
 from milonga_hub.db import Database
 from milonga_hub.devices.models import Device, File
-from milonga_hub.devices.rpc import AgentRpc, DeviceRpc
+from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, EnrolmentRpc
 from milonga_hub.devices.service import DeviceService, MeasuringPolicy
 from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
 from milonga_hub.transports.grpc import serve
 
+from tests.certificates import Key, Tls
 from tests.signing.ready import signing
 
 T = TypeVar("T")
 
+KEYS: dict[str, Key] = {}
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -61,11 +63,12 @@ class World:
         self.database = Database(self.settings.resolved_database_url)
         self.database.create_tables()
         self.blobs = BlobStore(folder / "blobs")
-        self.devices = DeviceService(self.database, self.events, self.settings, self.clock, policy)
+        self.tls = Tls(folder / "authority")
+        self.devices = DeviceService(self.database, self.events, self.settings, self.clock, policy, self.tls.authority)
         self.signing = signing(folder / "signing")
         # What agents get for metadata; an attacker may serve something else.
         self.metadata: Callable[[str], bytes] = self.signing.metadata
-        self.port = 0
+        self.port = self.device_port = 0
 
     def file(self, content: bytes, path: str = "model.onnx") -> File:
         return File(path=path, digest=self.blobs.put(content), size_bytes=len(content))
@@ -94,32 +97,38 @@ class _Metadata:
 @asynccontextmanager
 async def hub(folder: Path, policy: MeasuringPolicy = MeasuringPolicy()) -> AsyncIterator[World]:
     world = World(folder, policy)
-    agents = AgentRpc(world.devices, world.blobs, _Metadata(world), lambda: ("127.0.0.1", 1883))
-    server, world.port = await serve([agents, DeviceRpc(world.devices, world.events)], "127.0.0.1", 0)
+    enrolment = EnrolmentRpc(world.devices, lambda: DeviceAddress(world.device_port, "127.0.0.1", 8883))
+    servicers = [enrolment, DeviceRpc(world.devices, world.events)]
+    server, world.port = await serve(servicers, "127.0.0.1", 0, world.tls.server())
+    agents = [AgentRpc(world.devices, world.blobs, _Metadata(world))]
+    for_devices, world.device_port = await serve(agents, "127.0.0.1", 0, world.tls.server(devices_only=True))
     try:
         yield world
     finally:
         await server.stop(None)
+        await for_devices.stop(None)
 
 
 @asynccontextmanager
 async def people(world: World) -> AsyncIterator[devices_pb2_grpc.DeviceServiceAsyncStub]:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{world.port}") as channel:
+    async with world.tls.channel(f"127.0.0.1:{world.port}") as channel:
         yield devices_pb2_grpc.DeviceServiceStub(channel)
 
 
 class Agent:
     """An agent whose every word is written in the test."""
 
-    def __init__(self, world: World, name: str, key: bytes | None = None, **inventory: Any) -> None:
+    def __init__(self, world: World, name: str, key: Key | None = None, **inventory: Any) -> None:
         self.world = world
         self.name = name
-        self.key = key or name.encode().ljust(32, b"*")
+        # A machine keeps its key over restarts.
+        self.key = key or KEYS.setdefault(name, Key())
+        self.boot_id = "boot-1"
         self.inventory = devices_pb2.Inventory(**{"board": "Board 1", "cores": 4, "machine_id": name, **inventory})
-        self.secret = ""
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{world.port}")
-        self.stub: Any = agent_pb2_grpc.AgentServiceStub(self.channel)
+        self.certificate = ""
+        self.stub: Any = None
         self.stream: Any = None
+        self._channels: list[grpc.aio.Channel] = []
 
     async def __aenter__(self) -> Agent:
         return self
@@ -127,30 +136,39 @@ class Agent:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.channel.close()
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Device {self.name}:{self.secret}"),)
+        for channel in self._channels:
+            await channel.close()
 
     async def enrol(self, token: str | None = None, **fields: Any) -> agent_pb2.EnrolResponse:
+        """Ask for a certificate, and use it from now on if there is one."""
         request = agent_pb2.EnrolRequest(
-            join_token=self.world.token() if token is None else token,
-            device=self.name,
-            inventory=self.inventory,
-            agent_version="1.0",
-            enrolment_key=self.key,
-            **fields,
+            **{
+                "join_token": self.world.token() if token is None else token,
+                "device": self.name,
+                "inventory": self.inventory,
+                "agent_version": "1.0",
+                "certificate_request": self.key.request(),
+                **fields,
+            }
         )
-        response: agent_pb2.EnrolResponse = await self.stub.Enrol(request)
-        self.secret = response.secret
+        async with self.world.tls.channel(f"127.0.0.1:{self.world.port}") as channel:
+            response: agent_pb2.EnrolResponse = await agent_pb2_grpc.EnrolmentServiceStub(channel).Enrol(request)
+        if response.certificate:
+            self.use(response.certificate)
         return response
+
+    def use(self, certificate: str) -> None:
+        """Call the hub with this certificate from now on."""
+        self.certificate = certificate
+        channel = self.world.tls.channel(f"127.0.0.1:{self.world.device_port}", self.key.pem, certificate)
+        self._channels.append(channel)
+        self.stub = agent_pb2_grpc.AgentServiceStub(channel)
 
     async def connect(self, generation: int = 0, bundle: str = "") -> Any:
         """Say hello and return the settings that the hub answers with."""
-        self.stream = self.stub.Connect(metadata=self.metadata)
+        self.stream = self.stub.Connect()
         status = agent_pb2.AgentStatus(generation=generation, active_bundle=bundle)
-        hello = agent_pb2.Hello(inventory=self.inventory, agent_version="1.0", boot_id="boot-1", status=status)
+        hello = agent_pb2.Hello(inventory=self.inventory, agent_version="1.0", boot_id=self.boot_id, status=status)
         await self.stream.write(agent_pb2.ConnectRequest(hello=hello))
         return await self.hear("settings")
 
@@ -179,4 +197,4 @@ class Agent:
 
     async def fetch(self, digest: str, offset_bytes: int = 0) -> list[bytes]:
         request = agent_pb2.FetchBlobRequest(digest=digest, offset_bytes=offset_bytes)
-        return [each.chunk async for each in self.stub.FetchBlob(request, metadata=self.metadata)]
+        return [each.chunk async for each in self.stub.FetchBlob(request)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+from milonga.pinning import HUB_NAME
 from milonga.v1 import (
     datasets_pb2_grpc,
     devices_pb2_grpc,
@@ -125,7 +126,7 @@ class System:
     def __init__(self, folder: Path, hub_options: Sequence[str] = ()) -> None:
         self.folder = folder
         command = [sys.executable, "-m", "milonga_hub.cli", "up", "--data-dir", str(folder / "hub")]
-        ports = ["--http-port", "0", "--grpc-port", "0", "--mqtt-port", "0"]
+        ports = ["--http-port", "0", "--grpc-port", "0", "--device-port", "0", "--mqtt-port", "0"]
         self.hub = Child("hub", [*command, *ports, *hub_options], folder / "hub.log")
         self.agents: dict[str, Child] = {}
         self.addresses: dict[str, str] = {}
@@ -149,7 +150,10 @@ class System:
         self.addresses = self.wait("the hub to start", lambda: self._read_addresses(known), seconds)
         if self._api is not None:
             self._api.channel.close()
-        self._api = Api(grpc.insecure_channel(self.addresses["grpc"]))
+        authority = (self.folder / "hub" / "authority" / "authority.pem").read_bytes()
+        options = [("grpc.ssl_target_name_override", HUB_NAME)]
+        credentials = grpc.ssl_channel_credentials(authority)
+        self._api = Api(grpc.secure_channel(self.addresses["grpc"], credentials, options))
         return self.addresses
 
     @staticmethod
@@ -157,7 +161,7 @@ class System:
         if not path.exists():
             return None
         known = json.loads(path.read_text(encoding="utf-8"))
-        return {name: known[name] for name in ("http", "grpc", "mqtt")}
+        return {name: known[name] for name in ("http", "grpc", "device", "mqtt")}
 
     @property
     def api(self) -> Api:

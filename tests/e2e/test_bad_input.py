@@ -105,9 +105,9 @@ def test_an_agents_port_in_use_is_named(loop: Loop, tmp_path: Path) -> None:
         _is_refused(_agent(loop, tmp_path, "--name", "a", "--serve-port", port), 5, f"port {port} is in use")
 
 
-@pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--mqtt-port"])
+@pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--device-port", "--mqtt-port"])
 def test_a_hubs_port_in_use_is_named_with_its_option(option: str, tmp_path: Path) -> None:
-    others = [one for one in ("--http-port", "--grpc-port", "--mqtt-port") if one != option]
+    others = [one for one in ("--http-port", "--grpc-port", "--device-port", "--mqtt-port") if one != option]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -118,7 +118,9 @@ def test_a_hubs_port_in_use_is_named_with_its_option(option: str, tmp_path: Path
 
 
 def test_a_hubs_folder_in_use_is_named(loop: Loop) -> None:
-    done = _up(loop.system.folder / "hub", "--http-port", "0", "--grpc-port", "0", "--mqtt-port", "0")
+    done = _up(
+        loop.system.folder / "hub", "--http-port", "0", "--grpc-port", "0", "--device-port", "0", "--mqtt-port", "0"
+    )
     assert done.returncode != 0 and "another hub" in _words(done.stderr) and "Traceback" not in done.stderr
 
 

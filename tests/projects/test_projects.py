@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
 from hypothesis import given
@@ -30,6 +30,7 @@ from milonga_hub.tasks import Task
 from milonga_hub.transports import grpc as grpc_transport
 from pydantic import BaseModel
 
+from tests.certificates import Tls
 from tests.datasets.test_datasets import _packed, _pictures
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "fleet_configs" / "projects").glob("*.yaml"))
@@ -238,16 +239,18 @@ def _apply(projects: ProjectService, *requests: pb.ApplyProjectRequest) -> list[
         name = f"projects/{project}/runs/{len(started) + 1}"
         return started.setdefault(request_id, _Run(name=name, reason=reason))
 
-    async def send() -> list[pb.ApplyProjectResponse]:
-        server, port = await grpc_transport.serve([ProjectRpc(projects, start)], "127.0.0.1", 0)
+    async def send(folder: str) -> list[pb.ApplyProjectResponse]:
+        tls = Tls(Path(folder))
+        server, port = await grpc_transport.serve([ProjectRpc(projects, start)], "127.0.0.1", 0, tls.server())
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async with tls.channel(f"127.0.0.1:{port}") as channel:
                 stub: Any = projects_pb2_grpc.ProjectServiceStub(channel)
                 return [await stub.ApplyProject(request) for request in requests]
         finally:
             await server.stop(0)
 
-    return asyncio.run(send())
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(send(folder))
 
 
 def _request(request_id: str = "", **more: bool) -> pb.ApplyProjectRequest:

@@ -16,6 +16,8 @@ from milonga_hub.events import EventBus
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.settings import Settings
 
+from tests.certificates import Key
+
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
@@ -74,7 +76,7 @@ class Fleet:
         _, token = self.devices.create_join_token({}, uses=len(boards))
         for name, board in boards.items():
             inventory = Inventory(board=board, machine_id=name)
-            self.devices.enrol(Enrolment(token, name, inventory, "1", True, {}, name.encode().ljust(32, b"-")))
+            self.devices.enrol(Enrolment(token, name, inventory, "1", True, {}, Key().request()))
             self.status[name] = AgentStatus()
             self.connect(name)
         self.rollouts = self.restarted()

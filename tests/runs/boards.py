@@ -23,6 +23,7 @@ from milonga_hub.runs.work import Services as RunServices
 from milonga_hub.runs.work import Work
 from milonga_hub.search.service import SearchService
 
+from tests.certificates import Key
 from tests.datasets.test_datasets import _packed, _pictures
 from tests.web.filled import Services
 
@@ -72,8 +73,7 @@ async def connected(devices: DeviceService, boards: Mapping[str, Board]) -> Asyn
 def _enrol(devices: DeviceService, board: Board) -> None:
     if board.name not in {device.name for device in devices.list()[0]}:
         _, token = devices.create_join_token({}, uses=1)
-        key = board.name.encode().ljust(32, b"-")
-        devices.enrol(Enrolment(token, board.name, board.inventory, "0.1.0", True, {}, key))
+        devices.enrol(Enrolment(token, board.name, board.inventory, "0.1.0", True, {}, Key().request()))
 
 
 async def _serve(devices: DeviceService, board: Board) -> None:

@@ -1,11 +1,14 @@
-"""A hub's telemetry side as a process of its own, to be killed: python -m tests.transports.hub_process DATABASE PORT."""
+"""A hub's telemetry side as a process of its own, to be killed: python -m tests.transports.hub_process DATABASE PORT AUTHORITY."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
+from milonga_hub.authority import Authority
 from milonga_hub.db import Database
+from milonga_hub.devices.models import Device
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.intake import TelemetryIntake
@@ -13,11 +16,14 @@ from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transports.mqtt import EmbeddedBroker
 
 
-async def serve(path: str, port: int) -> None:
+async def serve(path: str, port: int, folder: str) -> None:
     database = Database(f"sqlite:///{path}")
     database.create_tables()
     service = TelemetryService(database, EventBus(), lambda bundle: None, lambda project: DriftPolicy())
-    endpoint = await EmbeddedBroker(lambda device, secret: None).start("127.0.0.1", port)
+    authority = Authority(Path(folder))
+    endpoint = await EmbeddedBroker(authority, lambda shown: Device(name=shown.device, device_type="")).start(
+        "127.0.0.1", port
+    )
     # Small batches: many commits, so that the kill falls between one and its acknowledgement now and then.
     await TelemetryIntake(service.store, batch_size=3).start(endpoint)
     print(endpoint.port, flush=True)
@@ -25,4 +31,4 @@ async def serve(path: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from milonga.pinning import HUB_NAME
 from milonga.v1 import agent_pb2, agent_pb2_grpc, datasets_pb2_grpc
 from milonga_hub import errors
 from milonga_hub.jobs import JobError
 from milonga_hub.transports.grpc import PortInUse, serve
 
+from tests.certificates import Tls
 from tests.devices.world import run
 
+FOLDER = tempfile.TemporaryDirectory()
+TLS = Tls(Path(FOLDER.name))
 Call = Callable[[grpc.aio.Channel], Awaitable[Any]]
 
 
@@ -28,15 +35,20 @@ class Failing(agent_pb2_grpc.AgentServiceServicer):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def Enrol(self, request: Any, context: Any) -> Any:
-        raise self.error
-
     async def Connect(self, request_iterator: Any, context: Any) -> Any:  # type: ignore[override]
         await context.write(agent_pb2.ConnectResponse())
         raise self.error
 
     async def FetchBlob(self, request: Any, context: Any) -> Any:
         yield agent_pb2.FetchBlobResponse()
+        raise self.error
+
+
+class FailingEnrolment(agent_pb2_grpc.EnrolmentServiceServicer):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def Enrol(self, request: Any, context: Any) -> Any:
         raise self.error
 
 
@@ -49,7 +61,7 @@ class FailingUpload(datasets_pb2_grpc.DatasetServiceServicer):
 
 
 async def _unary_unary(channel: grpc.aio.Channel) -> None:
-    await agent_pb2_grpc.AgentServiceStub(channel).Enrol(agent_pb2.EnrolRequest())
+    await agent_pb2_grpc.EnrolmentServiceStub(channel).Enrol(agent_pb2.EnrolRequest())
 
 
 async def _unary_stream(channel: grpc.aio.Channel) -> None:
@@ -71,10 +83,10 @@ KINDS = [_unary_unary, _unary_stream, _stream_unary, _stream_stream]
 
 @asynccontextmanager
 async def _served(error: Exception) -> AsyncIterator[grpc.aio.Channel]:
-    servicers = [Failing(error), FailingUpload(error)]  # type: ignore[abstract]
-    server, port = await serve(servicers, "127.0.0.1", 0)
+    servicers = [Failing(error), FailingEnrolment(error), FailingUpload(error)]  # type: ignore[abstract]
+    server, port = await serve(servicers, "127.0.0.1", 0, TLS.server())
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with TLS.channel(f"127.0.0.1:{port}") as channel:
             yield channel
     finally:
         await server.stop(None)
@@ -169,13 +181,13 @@ def test_an_unknown_method_is_unimplemented() -> None:
 
 def test_a_port_in_use_is_named_with_the_flag_that_changes_it() -> None:
     async def story() -> None:
-        server, port = await serve([], "127.0.0.1", 0)
+        server, port = await serve([], "127.0.0.1", 0, TLS.server())
         try:
             with pytest.raises(PortInUse, match=rf"port {port} .*--grpc-port"):
-                await serve([], "127.0.0.1", port)
+                await serve([], "127.0.0.1", port, TLS.server())
         finally:
             await server.stop(None)
-        again, same = await serve([], "127.0.0.1", port)
+        again, same = await serve([], "127.0.0.1", port, TLS.server())
         await again.stop(None)
         assert same == port
 
@@ -184,15 +196,17 @@ def test_a_port_in_use_is_named_with_the_flag_that_changes_it() -> None:
 
 def test_an_address_of_another_machine_is_named_with_the_flag_that_changes_it() -> None:
     with pytest.raises(errors.InvalidInput, match=r"192\.0\.2\.1.*--host"):
-        run(serve([], "192.0.2.1", 0))
+        run(serve([], "192.0.2.1", 0, TLS.server()))
 
 
 def test_agents_may_ping_often() -> None:
     """gRPC's default answers a third ping within five minutes with GOAWAY."""
 
     async def story() -> None:
-        server, port = await serve([], "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        server, port = await serve([], "127.0.0.1", 0, TLS.server())
+        context = ssl.create_default_context(cadata=TLS.authority.certificate.decode())
+        context.set_alpn_protocols(["h2"])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=HUB_NAME)
         try:
             # RFC 9113: preface, empty SETTINGS, then PING frames (type 6, 8 bytes).
             writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))

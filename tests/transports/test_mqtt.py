@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import queue
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
 from milonga.v1 import telemetry_pb2
+from milonga_hub.authority import Authority, Presented
 from milonga_hub.bridge import to_proto
 from milonga_hub.db import Database
+from milonga_hub.devices.models import Device as Devices
 from milonga_hub.errors import FailedPrecondition, InvalidInput, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
@@ -26,15 +31,32 @@ from milonga_hub.telemetry.models import TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transports.mqtt import EmbeddedBroker
 
+from tests.certificates import Key, Tls
 from tests.telemetry.windows import window
 
-SECRETS = {"pi-1": "one", "pi-2": "two"}
+FOLDER = tempfile.TemporaryDirectory()
+TLS = Tls(Path(FOLDER.name))
+KEYS = {"pi-1": Key(), "pi-2": Key()}
 PATIENCE_SECONDS = 10.0
 
 
-def authenticate(device: str, secret: str) -> None:
-    if SECRETS.get(device) != secret:
-        raise Unauthenticated(f"unknown device or wrong secret: {device}")
+def authenticate(shown: Presented) -> Devices:
+    if shown.device not in KEYS or KEYS[shown.device].fingerprint != shown.key_fingerprint:
+        raise Unauthenticated(f"unknown device or another key: {shown.device!r}")
+    return Devices(name=shown.device, device_type="")
+
+
+def new_broker() -> EmbeddedBroker:
+    return EmbeddedBroker(TLS.authority, authenticate)
+
+
+def context_of(authority: Authority, name: str, key: Key | None, lifetime: timedelta) -> ssl.SSLContext:
+    """Return what a client with this key shows and believes; without a key it shows nothing."""
+    context = ssl.create_default_context(cadata=TLS.authority.certificate.decode())
+    context.check_hostname = False
+    if key is not None:
+        authority.load(context, key.pem, authority.issue(key.request(), name, lifetime).certificate.encode())
+    return context
 
 
 def payload(sequence: int, device: str = "pi-1") -> bytes:
@@ -45,17 +67,27 @@ class Device:
     """A paho client as an agent has one; `heard` holds the sequences of the acknowledgements."""
 
     def __init__(
-        self, endpoint: BrokerEndpoint, name: str, secret: str = "", client_id: str = "", will: str = ""
+        self,
+        endpoint: BrokerEndpoint,
+        name: str,
+        key: Key | None = None,
+        client_id: str = "",
+        will: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name
         self.heard: queue.Queue[int] = queue.Queue()
         self.answered: queue.Queue[Any] = queue.Queue()
+        self.ended: queue.Queue[Any] = queue.Queue()
         self._subscribed: queue.Queue[Any] = queue.Queue()
         client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id or name)
-        client.username_pw_set(name, secret or SECRETS.get(name, ""))
+        client.tls_set_context(tls or context_of(TLS.authority, name, key or KEYS[name], timedelta(days=1)))
+        # What a device says of itself counts for nothing.
+        client.username_pw_set("milonga_hub", "x")
         if will:
             client.will_set(will, b"gone", qos=1)
         client.on_connect = lambda c, u, flags, reason, p: self.answered.put(reason)
+        client.on_disconnect = lambda c, u, flags, reason, p: self.ended.put(reason)
         client.on_subscribe = lambda c, u, mid, reasons, p: self._subscribed.put(reasons)
         client.on_message = lambda c, u, message: self._hear(message.payload)
         client.connect(endpoint.host, endpoint.port)
@@ -143,7 +175,7 @@ def stored(database: Database) -> list[int]:
 
 @contextmanager
 def hub(loop: Loop, store: Any, port: int = 0) -> Iterator[tuple[BrokerEndpoint, TelemetryIntake]]:
-    broker = EmbeddedBroker(authenticate)
+    broker = new_broker()
     endpoint = loop.run(broker.start("127.0.0.1", port))
     intake = TelemetryIntake(store)
     loop.run(intake.start(endpoint))
@@ -232,7 +264,7 @@ def test_a_hub_that_dies_midway_loses_nothing_acknowledged_and_stores_nothing_tw
         never.wait(PATIENCE_SECONDS)
         raise SystemExit
 
-    broker = EmbeddedBroker(authenticate)
+    broker = new_broker()
     endpoint = loop.run(broker.start())
     intake = TelemetryIntake(dying)
     loop.run(intake.start(endpoint))
@@ -254,7 +286,7 @@ def test_a_hub_that_dies_midway_loses_nothing_acknowledged_and_stores_nothing_tw
 
 @contextmanager
 def hub_process(path: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "tests.transports.hub_process", str(path), str(port)]
+    command = [sys.executable, "-m", "tests.transports.hub_process", str(path), str(port), FOLDER.name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         try:
@@ -288,7 +320,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it_and_only_once(tmp
 
 
 def test_the_intake_comes_back_when_the_broker_does(loop: Loop, database: Database) -> None:
-    broker = EmbeddedBroker(authenticate)
+    broker = new_broker()
     endpoint = loop.run(broker.start())
     intake = TelemetryIntake(service(database).store)
     loop.run(intake.start(endpoint))
@@ -309,16 +341,44 @@ def test_what_has_come_in_when_the_hub_stops_is_still_stored(loop: Loop, databas
     assert stored(database) == [7]
 
 
-@pytest.mark.parametrize(("name", "secret"), [("pi-1", "wrong"), ("stranger", "x"), ("milonga_hub", "guess")])
-def test_a_wrong_password_is_refused(loop: Loop, database: Database, name: str, secret: str) -> None:
-    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, name, secret=secret) as client:
+@pytest.mark.parametrize("name", ["pi-1", "stranger", "milonga_hub", "milonga-hub"])
+def test_a_certificate_with_another_key_is_refused(
+    loop: Loop, database: Database, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, name, key=Key()) as client:
         assert not client.admitted()
+    assert "MQTT: refused 127.0.0.1" in caplog.text
 
 
-def test_a_wrong_password_does_not_end_the_session_of_the_device(loop: Loop, database: Database) -> None:
+@pytest.mark.parametrize("kind", ["no certificate", "another authority", "expired"])
+def test_who_shows_no_good_certificate_is_refused_in_the_handshake(
+    loop: Loop, database: Database, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path) if kind == "another authority" else TLS.authority
+    key = None if kind == "no certificate" else KEYS["pi-1"]
+    tls = context_of(authority, "pi-1", key, timedelta(days=-1 if kind == "expired" else 1))
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1", tls=tls) as client:
+        client.ended.get(timeout=PATIENCE_SECONDS)
+        assert client.answered.empty()
+    assert "MQTT: refused a connection" in caplog.text
+
+
+def test_a_device_that_is_shut_out_is_disconnected_at_once(loop: Loop, database: Database) -> None:
+    broker = new_broker()
+    endpoint = loop.run(broker.start())
+    with device(endpoint, "pi-1") as pi, device(endpoint, "pi-2") as other:
+        pi.ready()
+        other.ready()
+        broker.disconnect("pi-1")
+        pi.ended.get(timeout=PATIENCE_SECONDS)
+        assert other.ended.empty()
+    loop.run(broker.stop())
+
+
+def test_another_key_does_not_end_the_session_of_the_device(loop: Loop, database: Database) -> None:
     with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
         pi.ready()
-        with device(endpoint, "pi-1", secret="wrong") as thief, device(endpoint, "pi-2", client_id="pi-1") as other:
+        with device(endpoint, "pi-1", key=Key()) as thief, device(endpoint, "pi-2", client_id="pi-1") as other:
             assert not thief.admitted()
             assert other.admitted()
         pi.publish(payload(1))
@@ -369,7 +429,7 @@ def test_malformed_messages_are_dropped_and_the_next_ones_are_read(
 
 
 def test_sessions_of_clients_that_left_are_not_kept(loop: Loop, database: Database) -> None:
-    broker = EmbeddedBroker(authenticate)
+    broker = new_broker()
     endpoint = loop.run(broker.start())
     for _ in range(5):
         with device(endpoint, "pi-1") as pi:
@@ -386,7 +446,7 @@ def test_a_port_in_use_is_named_with_the_flag_that_changes_it(loop: Loop) -> Non
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(FailedPrecondition, match=rf"{port}.*--mqtt-port"):
-            loop.run(EmbeddedBroker(authenticate).start("127.0.0.1", port))
+            loop.run(new_broker().start("127.0.0.1", port))
 
 
 def test_a_broker_that_does_not_answer_is_named(loop: Loop) -> None:

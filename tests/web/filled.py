@@ -33,6 +33,7 @@ from milonga_hub.telemetry.models import Percentiles, TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
 from PIL import Image
 
+from tests.certificates import Key
 from tests.signing.ready import signing
 from tests.telemetry.windows import histogram, plausible_counts, reference_of
 
@@ -137,11 +138,14 @@ class _Filling:
                 engines=[Engine(name="onnxruntime", version="1.20", precisions=["fp32", "int8"])],
             )
             labels = {"role": "canary"} if name == "pi5-1" else {}
-            key = name.encode().ljust(32, b"-")
-            self.hub.devices.enrol(Enrolment(token, name, inventory, "0.1.0", True, labels, key))
+            self.hub.devices.enrol(Enrolment(token, name, inventory, "0.1.0", True, labels, Key().request()))
             if name != "zero2-1":
                 self._connect(name, inventory)
         self.types = {name: self.hub.devices.get(name).device_type for name in BOARDS}
+        asks = Enrolment(
+            "", "wants-in", Inventory(board=HOSTILE), "0.1.0", False, {}, Key().request(), "192.0.2.7:5000"
+        )
+        self.hub.devices.enrol(asks)
 
     def _connect(self, name: str, inventory: Inventory) -> None:
         async def opened() -> None:

@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from milonga_hub.cli.client import NOT_FOUND, Json, Refused
+from milonga_hub.cli.client import Json
+from milonga_hub.cli.failures import NOT_FOUND, Refused
 from milonga_hub.cli.output import number, percent, say, table
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import grpc
 import typer
+from milonga.pinning import HUB_NAME
 from milonga.v1 import (
     datasets_pb2_grpc,
     devices_pb2_grpc,
@@ -15,9 +16,10 @@ from milonga.v1 import (
     telemetry_pb2_grpc,
 )
 
-HUB_VARIABLE = "MILONGA_HUB"
+from milonga_hub.cli.failures import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, Refused
+from milonga_hub.cli.trust import credentials, unreachable
 
-FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = 1, 2, 3, 4, 5
+HUB_VARIABLE = "MILONGA_HUB"
 
 _EXIT_CODES = {
     grpc.StatusCode.NOT_FOUND: NOT_FOUND,
@@ -37,14 +39,6 @@ _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 M = TypeVar("M")
 
 _address = "127.0.0.1:8443"
-
-
-class Refused(Exception):
-    """The command line itself finds that it cannot go on; the message says what to do."""
-
-    def __init__(self, message: str, code: int = REFUSED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def remember_hub(address: str) -> None:
@@ -75,9 +69,14 @@ class Client:
 
     def __init__(self) -> None:
         # A proxy of the environment is for the web; hubs are on the local network.
-        options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            # Every hub's certificate bears this name; the authority tells hubs apart.
+            ("grpc.ssl_target_name_override", HUB_NAME),
+        ]
         self.address = _address
-        self._channel = grpc.insecure_channel(self.address, options)
+        self._channel = grpc.secure_channel(self.address, credentials(self.address), options)
         channel = self._channel
         self.devices = devices_pb2_grpc.DeviceServiceStub(channel)
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(channel)
@@ -135,10 +134,7 @@ def _explain_call(error: Any) -> tuple[str, int]:
     status = error.code()
     code = _EXIT_CODES.get(status, FAILED)
     if code == UNREACHABLE:
-        return (
-            f"no answer from a hub at {_address}; start one with: milonga up, or name yours with --hub or {HUB_VARIABLE}",
-            code,
-        )
+        return unreachable(_address), code
     if status is grpc.StatusCode.UNIMPLEMENTED:
         return f"the hub at {_address} does not know this call; update it, or check --hub", code
     return error.details() or status.name, code

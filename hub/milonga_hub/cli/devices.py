@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from milonga.v1 import devices_pb2 as pb
 
-from milonga_hub.cli.client import CALL_SECONDS, USAGE, Client, Hub, Json, Limit, Refused
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
+from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import NONE, ago, facts, labels, number, print_json, say, short, size, table, word
 
 tokens = typer.Typer()
@@ -110,6 +111,10 @@ def _show(device: pb.Device) -> None:
             ("seen", ago(device, "seen_at")),
             ("enrolled", ago(device, "enrolled_at")),
             ("labels", labels(device.labels)),
+            ("key", device.key_fingerprint),
+            ("certificate", f"ends {ago(device, 'certificate_expires_at')}"),
+            ("revoked", ago(device, "revoked_at") if device.HasField("revoked_at") else ""),
+            ("cloned", _cloned(device)),
             ("says", device.status_message),
             ("serves", device.active_version),
             ("build", f"{device.active_engine} {short(device.active_bundle)}" if device.active_bundle else ""),
@@ -125,6 +130,13 @@ def _show(device: pb.Device) -> None:
             ("accelerators", ", ".join(f"{each.kind} {each.model}" for each in found.accelerators)),
         )
     )
+
+
+def _cloned(device: pb.Device) -> str:
+    if not device.HasField("cloned_at"):
+        return ""
+    when = ago(device, "cloned_at")
+    return f"two machines had this identity {when}; if it was copied: milonga devices revoke {device.name}"
 
 
 @devices.command("show")
@@ -162,7 +174,7 @@ def delete_device(
     hub: Hub = None,
     json: Json = False,
 ) -> None:
-    """Forget a device and refuse its secret from now on."""
+    """Forget a device, end its connections and refuse its certificate from now on."""
     if not yes and not json and not typer.confirm(f"Forget {device}? It must enrol again to come back."):
         raise Refused(f"{device} stays")
     with Client() as client:
@@ -171,6 +183,78 @@ def delete_device(
         print_json(response)
     else:
         say(f"{device} is forgotten; the agent on it can be stopped")
+
+
+@devices.command("revoke")
+def revoke_device(
+    device: str,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Shut a device out at once; it stays in the list, and its key is refused."""
+    if not yes and not json and not typer.confirm(f"Shut {device} out? Its connections end now."):
+        raise Refused(f"{device} stays")
+    with Client() as client:
+        response = client.devices.RevokeDevice(pb.RevokeDeviceRequest(name=device), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        say(f"{device} is shut out; to let it join again: milonga devices delete {device}, then enrol it")
+
+
+@devices.command("pending")
+def list_pending(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
+    """List machines that asked to join without a token."""
+    with Client() as client:
+        response = client.all(client.devices.ListJoinRequests, pb.ListJoinRequestsRequest(), "join_requests", limit)
+    if json:
+        print_json(response)
+    elif not response.join_requests:
+        say("no machine asks to join; they do with: milonga-agent run --hub HOST:PORT --fingerprint sha256:...")
+    else:
+        table(
+            ("id", "wants to be", "state", "hardware", "from", "asked", "key"),
+            (
+                (
+                    each.id,
+                    each.device,
+                    word(pb.JoinRequestState, each.state),
+                    each.inventory.board or each.inventory.cpu_model or each.inventory.architecture,
+                    each.address,
+                    ago(each, "asked_at"),
+                    each.key_fingerprint,
+                )
+                for each in response.join_requests
+            ),
+        )
+
+
+Request = Annotated[str, typer.Argument(help="The request's id, or the wanted name where only one request has it.")]
+
+
+@devices.command("approve")
+def approve_request(request: Request, hub: Hub = None, json: Json = False) -> None:
+    """Let a machine in that asked to join without a token; compare its key first."""
+    with Client() as client:
+        response = client.devices.ApproveJoinRequest(pb.ApproveJoinRequestRequest(id=request), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        say(f"{response.join_request.device} gets its certificate the next time that it asks, within seconds")
+
+
+@devices.command("refuse")
+def refuse_request(request: Request, hub: Hub = None, json: Json = False) -> None:
+    """Turn a machine away that asked to join without a token."""
+    with Client() as client:
+        response = client.devices.RefuseJoinRequest(pb.RefuseJoinRequestRequest(id=request), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        say(
+            f"{response.join_request.device} is refused; milonga devices approve {response.join_request.id} undoes that"
+        )
 
 
 @devices.command("watch")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json as json_text
+import ssl
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from milonga.pinning import fingerprint
 from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
 
-from milonga_hub.cli.client import USAGE, Client, Hub, Json, Refused
+from milonga_hub.cli.client import Client, Hub, Json
+from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import console, facts, say, word
 from milonga_hub.cli.timeline import render_run
+from milonga_hub.cli.trust import keep, shown_authority
 
 
 def up(
@@ -22,15 +26,28 @@ def up(
         int | None, typer.Option(min=0, max=65535, help="Dashboard and REST; 0 takes a free one.")
     ] = None,
     grpc_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="gRPC, for agents and programs; 0 takes a free one.")
+        int | None, typer.Option(min=0, max=65535, help="gRPC, for programs and devices that join; 0 takes a free one.")
+    ] = None,
+    device_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="gRPC, for devices with a certificate; 0 takes a free one.")
     ] = None,
     mqtt_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Embedded MQTT broker; 0 takes a free one.")
+        int | None, typer.Option(min=0, max=65535, help="Embedded MQTT broker, for devices; 0 takes a free one.")
     ] = None,
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; empty: SQLite in the data folder.")] = None,
     max_upload_bytes: Annotated[int | None, typer.Option(help="Largest archive that an import takes.")] = None,
     heartbeat_seconds: Annotated[float | None, typer.Option(help="How often agents report.")] = None,
     telemetry_seconds: Annotated[float | None, typer.Option(help="Length of a telemetry window.")] = None,
+    certificate_days: Annotated[
+        float | None, typer.Option(help="Lifetime of a device's certificate; renewed by itself after half of it.")
+    ] = None,
+    absence_days: Annotated[
+        float | None, typer.Option(help="How long after its certificate a device may come back by itself.")
+    ] = None,
+    server_names: Annotated[
+        list[str] | None,
+        typer.Option(help="Further name in the hub's certificate, for programs that check it; repeatable."),
+    ] = None,
     missed_heartbeats: Annotated[
         int | None, typer.Option(help="Missed heartbeats until a device counts as offline.")
     ] = None,
@@ -50,6 +67,27 @@ def up(
     from milonga_hub.app import main
 
     raise typer.Exit(main(settings))
+
+
+def trust(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The hub's gRPC address.")],
+    wanted: Annotated[
+        str, typer.Option("--fingerprint", metavar="sha256:...", help="Trust only this one, and do not ask.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Let this machine's command line believe a hub elsewhere; `milonga up` prints its fingerprint there."""
+    authority = shown_authority(address, wanted)
+    found = fingerprint(ssl.PEM_cert_to_DER_cert(authority))
+    if not wanted:
+        say(f"The hub at {address} shows {found}.")
+        if not typer.confirm("Is that what `milonga up` printed on the hub's machine?"):
+            raise Refused(f"{address} is not trusted; somebody may stand between here and the hub")
+    path = keep(address, authority)
+    if json:
+        typer.echo(json_text.dumps({"hub": address, "fingerprint": found}))
+    else:
+        say(f"{address} is trusted (kept in {path})")
 
 
 def status(hub: Hub = None, json: Json = False) -> None:

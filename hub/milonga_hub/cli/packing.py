@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from milonga_hub.cli.client import NOT_FOUND, Refused
+from milonga_hub.cli.failures import NOT_FOUND, Refused
 from milonga_hub.datasets.archive import pack_folder
 
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from milonga.v1 import projects_pb2 as pb
 
-from milonga_hub.cli.client import CALL_SECONDS, NOT_FOUND, Client, Hub, Json, Limit, Refused
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
+from milonga_hub.cli.failures import NOT_FOUND, Refused
 from milonga_hub.cli.output import NONE, ago, clean, facts, number, print_json, say, size, table
 
 group = typer.Typer()

@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from milonga_hub.cli.client import CALL_SECONDS, FAILED, USAGE, Client, Hub, Json, Limit, Refused, version_name
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
+from milonga_hub.cli.failures import FAILED, USAGE, Refused
 from milonga_hub.cli.output import NONE, ago, cell, clean, console, print_json, say, table, word
 from milonga_hub.cli.runs import show_updates
 

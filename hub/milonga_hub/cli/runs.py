@@ -12,7 +12,8 @@ import typer
 from milonga.v1 import projects_pb2 as pb
 from rich.live import Live
 
-from milonga_hub.cli.client import CALL_SECONDS, FAILED, Client, Hub, Json, Limit, run_name
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, run_name
+from milonga_hub.cli.failures import FAILED
 from milonga_hub.cli.output import NONE, ago, console, measure, number, percent, print_json, say, short, table, word
 from milonga_hub.cli.timeline import render_run
 

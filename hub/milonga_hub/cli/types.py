@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from milonga.v1 import devices_pb2 as pb
 
-from milonga_hub.cli.client import NOT_FOUND, Client, Hub, Json, Limit, Refused
+from milonga_hub.cli.client import Client, Hub, Json, Limit
+from milonga_hub.cli.failures import NOT_FOUND, Refused
 from milonga_hub.cli.output import NONE, facts, print_json, say, size, table
 
 group = typer.Typer()

@@ -40,6 +40,7 @@ def _begin(
 
 app.command("up")(hub.up)
 app.command("status")(hub.status)
+app.command("trust")(hub.trust)
 app.command("agent-bundle")(bundles.agent_bundle)
 app.command("apply")(projects.apply)
 app.command("diff")(projects.diff)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import datetime
 
@@ -15,9 +16,11 @@ from milonga_hub.devices.measuring import Measuring
 from milonga_hub.devices.models import Assignment, Device, DeviceState, DeviceType, Inventory, KnownBundle, StepLog
 from milonga_hub.devices.streams import DeviceStream, Streams
 from milonga_hub.devices.values import AgentSettings, AgentStatus, Hello, MeasurementResult
-from milonga_hub.errors import FailedPrecondition, Unauthenticated
+from milonga_hub.errors import FailedPrecondition, MilongaError, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 class Connections:
@@ -40,6 +43,9 @@ class Connections:
         self._measuring = measuring
         # Heartbeats that changed nothing else wait here and are written together: one commit for the whole fleet.
         self._seen_at: dict[str, datetime] = {}
+        # For the broker, whose connections end with the streams.
+        self.shut_out_listeners: list[Callable[[str], None]] = []
+        self.renew_after_seconds: Callable[[Device], float] = lambda device: 0.0
 
     def open(self, device: str, hello: Hello) -> DeviceStream:
         """Take a device online and leave it what it lacks: settings, and its assignment if it is behind."""
@@ -50,21 +56,32 @@ class Connections:
             if found is None:
                 self._streams.forget(stream)
                 raise Unauthenticated(f"device {device} was deleted; enrol it again")
+            if rules.is_clone(found.boot_ids, hello.boot_id):
+                found.cloned_at = self._clock()
+                _log.warning(
+                    "two machines have the identity of %s; if it was copied: milonga devices revoke %s", device, device
+                )
+            found.boot_ids = rules.with_boot(found.boot_ids, hello.boot_id)
             found.inventory = hello.inventory
             found.agent_version = hello.agent_version
-            found.boot_id = hello.boot_id
             found.device_type = self.type_of(session, hello.inventory, found.simulated)
             found.state = DeviceState.ONLINE
             found.seen_at = self._clock()
             self._apply_status(session, found, hello.status)
             assignment = self._assignment_above(session, found)
             session.add(found)
-        wanted = self._settings
-        stream.send("settings", AgentSettings(wanted.heartbeat_seconds, wanted.telemetry_seconds))
+        wanted, renew_after = self._settings, self.renew_after_seconds(found)
+        stream.send("settings", AgentSettings(wanted.heartbeat_seconds, wanted.telemetry_seconds, renew_after))
         if assignment is not None and rules.is_behind(assignment, hello.status.generation, hello.status.active_bundle):
             stream.send("assignment", assignment)
         self._events.publish(f"devices/{device}", found)
         return stream
+
+    def shut_out(self, device: str, reason: MilongaError) -> None:
+        """End all connections of the device at once; it is told the reason."""
+        self._streams.close(device, reason)
+        for listener in self.shut_out_listeners:
+            listener(device)
 
     def close(self, stream: DeviceStream) -> None:
         """Take the device offline, unless a newer stream of it is open."""
@@ -75,7 +92,8 @@ class Connections:
             found = session.get(Device, stream.device)
             if found is None:
                 return
-            found.state = DeviceState.OFFLINE
+            if found.revoked_at is None:
+                found.state = DeviceState.OFFLINE
             found.seen_at = self._seen_at.pop(stream.device, found.seen_at)
             session.add(found)
         self._events.publish(f"devices/{stream.device}", found)
@@ -85,7 +103,7 @@ class Connections:
         now = self._clock()
         with self._database.session() as session:
             found = session.get(Device, device)
-            if found is None:
+            if found is None or found.revoked_at is not None:
                 return
             changed = self._apply_status(session, found, status)
             if found.state is DeviceState.ONLINE and not changed:
@@ -130,9 +148,12 @@ class Connections:
         """Write the heartbeats down, and take offline who is silent or was left online by a hub that died."""
         now, seen, self._seen_at = self._clock(), self._seen_at, {}
         silent: list[Device] = []
+        expired: list[str] = []
         with self._database.session() as session:
             for device in session.exec(select(Device).where(Device.state == DeviceState.ONLINE)):
                 device.seen_at = seen.get(device.name, device.seen_at)
+                if device.certificate_expires_at is not None and device.certificate_expires_at <= now:
+                    expired.append(device.name)
                 alive = rules.is_online(
                     device.seen_at, now, self._settings.heartbeat_seconds, self._settings.missed_heartbeats
                 )
@@ -143,6 +164,9 @@ class Connections:
         for device in silent:
             self._streams.close(device.name, FailedPrecondition("no heartbeat came for too long; connect again"))
             self._events.publish(f"devices/{device.name}", device)
+
+        for name in expired:
+            self.shut_out(name, Unauthenticated(f"the certificate of {name} ended and was not renewed; enrol it again"))
 
     def type_of(self, session: Session, inventory: Inventory, simulated: bool) -> str:
         """Return the name of the type that the inventory falls into; the first device of a type makes it."""

@@ -14,6 +14,8 @@ from milonga_hub.db import UTC_TIME, json_of, utc_now
 class DeviceState(StrEnum):
     ONLINE = "ONLINE"
     OFFLINE = "OFFLINE"
+    # Shut out by an operator.
+    REVOKED = "REVOKED"
 
 
 class Engine(BaseModel):
@@ -74,13 +76,40 @@ class DeviceView(SQLModel):
     active_bundle: str = ""
     status_message: str = ""
     serving_url: str = ""
+    # Digest of its public key; empty for one that joined before there were certificates.
+    key_fingerprint: str = ""
+    certificate_expires_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    revoked_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    # When two machines were last seen with this identity.
+    cloned_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
 
 
 class Device(DeviceView, table=True):
-    # sha256 of the secret and of the enrolment key; neither is kept itself.
-    secret_hash: str = ""
-    enrolment_key_hash: str = ""
-    boot_id: str = ""
+    # The newest last.
+    boot_ids: list[str] = Field(default=[], sa_type=json_of(list[str]))
+
+
+class JoinRequestState(StrEnum):
+    PENDING = "PENDING"
+    APPROVED = "APPROVED"
+    REFUSED = "REFUSED"
+
+
+class JoinRequest(SQLModel, table=True):
+    """A machine that asked to join without a token, until it has a certificate."""
+
+    __tablename__ = "join_request"
+    id: str = Field(primary_key=True)
+    device: str = Field(index=True)
+    key_fingerprint: str
+    state: JoinRequestState = JoinRequestState.PENDING
+    inventory: Inventory = Field(default=Inventory(), sa_type=json_of(Inventory))
+    labels: dict[str, str] = Field(default={}, sa_type=json_of(dict[str, str]))
+    simulated: bool = False
+    agent_version: str = ""
+    address: str = ""
+    requested_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    asked_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 
 class Verification(StrEnum):

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devices_pb2_grpc
 
+from milonga_hub.authority import presented
 from milonga_hub.blobs import BlobStore
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Assignment, Device, Inventory, StepLog
+from milonga_hub.devices.rules import NAME_LENGTH
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.service import DeviceService, Enrolment
 from milonga_hub.devices.streams import DeviceStream, Outgoing
-from milonga_hub.devices.values import AgentSettings, AgentStatus, Hello, MeasurementResult, MeasurementTask
-from milonga_hub.errors import InvalidInput, NotFound, PermissionDenied
+from milonga_hub.devices.values import (
+    AgentSettings,
+    AgentStatus,
+    Hello,
+    MeasurementResult,
+    MeasurementTask,
+    NewCertificate,
+)
+from milonga_hub.errors import InvalidInput, MilongaError, NotFound, PermissionDenied, Unauthenticated
 from milonga_hub.events import EventBus
-from milonga_hub.transports.grpc import device_credentials
+from milonga_hub.transports.grpc import address_of, client_certificate
+
+_log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 256 * 1024
+# An inventory has a few kilobytes, and strangers may send one.
+_MAX_ENROLMENT_BYTES = 64 * 1024
 
 
 class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
@@ -69,6 +84,31 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         self._devices.delete(request.name)
         return devices_pb2.DeleteDeviceResponse()
 
+    async def RevokeDevice(
+        self, request: devices_pb2.RevokeDeviceRequest, context: Any
+    ) -> devices_pb2.RevokeDeviceResponse:
+        return devices_pb2.RevokeDeviceResponse(device=_message(self._devices.revoke(request.name)))
+
+    async def ListJoinRequests(
+        self, request: devices_pb2.ListJoinRequestsRequest, context: Any
+    ) -> devices_pb2.ListJoinRequestsResponse:
+        found, following = self._devices.join_requests(request.page_size, request.page_token)
+        return devices_pb2.ListJoinRequestsResponse(
+            join_requests=[to_proto(each, devices_pb2.JoinRequest) for each in found], next_page_token=following
+        )
+
+    async def ApproveJoinRequest(
+        self, request: devices_pb2.ApproveJoinRequestRequest, context: Any
+    ) -> devices_pb2.ApproveJoinRequestResponse:
+        approved = self._devices.approve(request.id)
+        return devices_pb2.ApproveJoinRequestResponse(join_request=to_proto(approved, devices_pb2.JoinRequest))
+
+    async def RefuseJoinRequest(
+        self, request: devices_pb2.RefuseJoinRequestRequest, context: Any
+    ) -> devices_pb2.RefuseJoinRequestResponse:
+        refused = self._devices.refuse(request.id)
+        return devices_pb2.RefuseJoinRequestResponse(join_request=to_proto(refused, devices_pb2.JoinRequest))
+
     async def WatchDevices(self, request: devices_pb2.WatchDevicesRequest, context: Any) -> None:  # type: ignore[override]
         """Send all devices that match now, and each again whenever it changes."""
         wanted = parse(request.selector)
@@ -102,28 +142,33 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         )
 
 
-class SignedMetadata(Protocol):
-    """What agents need of SigningService."""
+@dataclass(frozen=True)
+class DeviceAddress:
+    """Where enrolled devices find the hub; an empty host stands for the one that they asked at."""
 
-    def metadata(self, name: str) -> bytes: ...
+    device_port: int
+    mqtt_host: str
+    mqtt_port: int
 
 
-class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
-    """AgentService of agent.proto. `mqtt_address` is asked at every enrolment, as ports may be taken at the start."""
+class EnrolmentRpc(agent_pb2_grpc.EnrolmentServiceServicer):
+    """EnrolmentService of agent.proto, for machines that have no certificate."""
 
-    def __init__(
-        self,
-        devices: DeviceService,
-        blobs: BlobStore,
-        signing: SignedMetadata,
-        mqtt_address: Callable[[], tuple[str, int]],
-    ) -> None:
+    def __init__(self, devices: DeviceService, address: Callable[[], DeviceAddress]) -> None:
         self._devices = devices
-        self._blobs = blobs
-        self._signing = signing
-        self._mqtt_address = mqtt_address
+        self._address = address
 
     async def Enrol(self, request: agent_pb2.EnrolRequest, context: Any) -> agent_pb2.EnrolResponse:
+        peer = address_of(context)
+        try:
+            return self._enrolled(request, peer)
+        except MilongaError as error:
+            _log.warning("refused %s, who wants to be %r: %s", peer, request.device[:NAME_LENGTH], error)
+            raise
+
+    def _enrolled(self, request: agent_pb2.EnrolRequest, peer: str) -> agent_pb2.EnrolResponse:
+        if request.ByteSize() > _MAX_ENROLMENT_BYTES:
+            raise InvalidInput(f"the request to enrol has {request.ByteSize()} bytes, more than {_MAX_ENROLMENT_BYTES}")
         identity = self._devices.enrol(
             Enrolment(
                 join_token=request.join_token,
@@ -132,17 +177,35 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                 agent_version=request.agent_version,
                 simulated=request.simulated,
                 labels=dict(request.labels),
-                enrolment_key=request.enrolment_key,
+                certificate_request=request.certificate_request,
+                address=peer,
             )
         )
-        host, port = self._mqtt_address()
+        address = self._address()
         return agent_pb2.EnrolResponse(
             device=identity.device,
-            secret=identity.secret,
             device_type=identity.device_type,
-            mqtt_host=host,
-            mqtt_port=port,
+            certificate=identity.certificate,
+            key_fingerprint=identity.key_fingerprint,
+            device_port=address.device_port,
+            mqtt_host=address.mqtt_host,
+            mqtt_port=address.mqtt_port,
         )
+
+
+class SignedMetadata(Protocol):
+    """What agents need of SigningService."""
+
+    def metadata(self, name: str) -> bytes: ...
+
+
+class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
+    """AgentService of agent.proto, on a port that lets in only who has a certificate of the hub's authority."""
+
+    def __init__(self, devices: DeviceService, blobs: BlobStore, signing: SignedMetadata) -> None:
+        self._devices = devices
+        self._blobs = blobs
+        self._signing = signing
 
     async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: Any) -> None:  # type: ignore[override]
         device = self._authenticated(context).name
@@ -176,6 +239,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         with path.open("rb") as file:
             file.seek(request.offset_bytes)
             while chunk := await asyncio.to_thread(_read_chunk, file):
+                if self._devices.is_shut_out(device):
+                    raise Unauthenticated(f"device {device} was shut out by an operator")
                 await context.write(agent_pb2.FetchBlobResponse(chunk=chunk))
 
     async def FetchMetadata(
@@ -186,7 +251,11 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         return agent_pb2.FetchMetadataResponse(content=content)
 
     def _authenticated(self, context: Any) -> Device:
-        return self._devices.authenticate(*device_credentials(context))
+        try:
+            return self._devices.authenticate(presented(client_certificate(context)))
+        except Unauthenticated as error:
+            _log.warning("refused %s: %s", address_of(context), error)
+            raise
 
     async def _read(self, device: str, requests: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
         async for request in requests:
@@ -198,6 +267,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                 case "measurement":
                     result = from_proto(request.measurement, MeasurementResult)
                     self._devices.connections.measured(device, result)
+                case "certificate_request":
+                    self._devices.renew(device, request.certificate_request.certificate_request)
                 case "hello":
                     raise InvalidInput("only the first message of Connect may be a Hello")
                 case _:
@@ -234,10 +305,18 @@ def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
         return agent_pb2.ConnectResponse(assignment=to_proto(message, agent_pb2.Assignment))
     if isinstance(message, MeasurementTask):
         return agent_pb2.ConnectResponse(measurement_request=_measurement_request(message))
+    if isinstance(message, NewCertificate):
+        return agent_pb2.ConnectResponse(
+            certificate=agent_pb2.Certificate(
+                certificate=message.certificate, renew_after_seconds=message.renew_after_seconds
+            )
+        )
     assert isinstance(message, AgentSettings)
     return agent_pb2.ConnectResponse(
         settings=agent_pb2.Settings(
-            heartbeat_seconds=message.heartbeat_seconds, telemetry_seconds=message.telemetry_seconds
+            heartbeat_seconds=message.heartbeat_seconds,
+            telemetry_seconds=message.telemetry_seconds,
+            renew_after_seconds=message.renew_after_seconds,
         )
     )
 

@@ -20,6 +20,10 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE_LENGTH = 253
 _MIB = 1 << 20
+# Nothing says that a device need not renew.
+_AT_ONCE = timedelta(seconds=1)
+# Of two machines with one identity, each comes back after a few of the other's starts.
+_KEPT_BOOTS = 8
 
 
 def check_name(name: str) -> None:
@@ -40,6 +44,37 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise InvalidInput(f"{key!r} is built in and cannot be a label; choose another key")
         if len(value) > _LABEL_VALUE_LENGTH or not all(character.isprintable() for character in value):
             raise InvalidInput(f"label {key!r}: a value has at most {_LABEL_VALUE_LENGTH} printable characters")
+
+
+def renew_after(lifetime: timedelta, left: timedelta, jitter: float) -> timedelta:
+    """Return when to renew a certificate: with half to a quarter of its life left, so that a fleet spreads out.
+
+    `jitter` is 0 to 1. An agent that cannot renew then has days to try again. One that is good for longer than the hub
+    gives out by now is renewed at once.
+    """
+    if left > lifetime:
+        return _AT_ONCE
+    return max(_AT_ONCE, left - lifetime * (0.5 - 0.25 * jitter))
+
+
+def jitter(name: str) -> float:
+    """Return a number from 0 to 1 that is always the same for the name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 0xFFFFFFFF
+
+
+def may_return(expired_at: datetime | None, absence: timedelta, now: datetime) -> bool:
+    """Say whether a device with its own key may come back by itself, or was away for longer than anybody looked after."""
+    return expired_at is not None and now <= expired_at + absence
+
+
+def is_clone(boot_ids: Sequence[str], boot_id: str) -> bool:
+    """Say whether another machine has this device's identity: an agent that started anew never goes back to an old start."""
+    return boot_id in boot_ids[:-1]
+
+
+def with_boot(boot_ids: Sequence[str], boot_id: str) -> list[str]:
+    """Return the device's starts with this one as the newest."""
+    return [*(known for known in boot_ids if known != boot_id), boot_id][-_KEPT_BOOTS:]
 
 
 def merged(labels: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from milonga_compiler.environments import usable_engines
 from sqlmodel import col, delete, func, select
 
+from milonga_hub.authority import Authority, Presented
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules
+from milonga_hub.devices.admission import Admission
 from milonga_hub.devices.connections import Connections
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.measuring import Measuring, OnProgress
@@ -21,6 +22,8 @@ from milonga_hub.devices.models import (
     DeviceType,
     File,
     Inventory,
+    JoinRequest,
+    JoinRequestState,
     JoinToken,
     KnownBundle,
     Measurement,
@@ -28,9 +31,9 @@ from milonga_hub.devices.models import (
 )
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.streams import Streams
-from milonga_hub.devices.tokens import HubKey, JoinTokens, hash_of
+from milonga_hub.devices.tokens import HubKey, JoinTokens
 from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy
-from milonga_hub.errors import AlreadyExists, InvalidInput, NotFound, Unauthenticated
+from milonga_hub.errors import NotFound, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.settings import Settings
@@ -42,10 +45,9 @@ _Devices = list[Device]
 _Types = list[DeviceType]
 _Names = list[str]
 _Tokens = list[JoinToken]
+_Requests = list[JoinRequest]
 _Steps = list[StepLog]
 _Measurements = list[Measurement]
-
-_MIN_ENROLMENT_KEY_BYTES = 32
 
 
 class DeviceService:
@@ -58,15 +60,21 @@ class DeviceService:
         settings: Settings,
         clock: Callable[[], datetime] = utc_now,
         measuring_policy: MeasuringPolicy = MeasuringPolicy(),
+        authority: Authority | None = None,
     ) -> None:
         self._database = database
         self._events = events
         self._clock = clock
         self._key = HubKey(settings.data_dir / "hub.key")
-        self._tokens = JoinTokens(database, self._key, clock)
+        self.authority = authority or Authority(settings.data_dir / "authority")
+        self._tokens = JoinTokens(database, self._key, clock, self.authority.fingerprint)
         self._streams = Streams()
         self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
         self.connections = Connections(database, events, settings, clock, self._streams, self._measuring)
+        self._admission = Admission(
+            database, events, settings, clock, self.authority, self._tokens, self.connections.type_of
+        )
+        self.connections.renew_after_seconds = self._admission.renew_after_seconds
 
     # Joining
 
@@ -80,36 +88,42 @@ class DeviceService:
         return self._tokens.page(page_size, page_token)
 
     def enrol(self, enrolment: Enrolment) -> Identity:
-        """Return the identity of a new device, or again that of one with the same name and enrolment key."""
-        rules.check_name(enrolment.device)
-        if len(enrolment.enrolment_key) < _MIN_ENROLMENT_KEY_BYTES:
-            raise InvalidInput(f"enrolment_key must be at least {_MIN_ENROLMENT_KEY_BYTES} random bytes")
-        key_hash = hash_of(enrolment.enrolment_key)
-        with self._database.session() as session:
-            device = session.get(Device, enrolment.device)
-            if device is None:
-                token = self._tokens.take(session, enrolment.join_token)
-                device = self._new_device(enrolment, {**token.labels, **enrolment.labels}, key_hash)
-                device.device_type = self.connections.type_of(session, device.inventory, device.simulated)
-                session.add(device)
-            elif not hmac.compare_digest(device.enrolment_key_hash, key_hash):
-                raise AlreadyExists(
-                    f"another device has the name {device.name}; choose another --name,"
-                    f" or delete it: milonga devices delete {device.name}"
-                )
-        self._events.publish(f"devices/{device.name}", device)
-        return Identity(device.name, self._secret_of(device), device.device_type)
+        """Return a certificate for the device, or none while an operator has not decided; see admission.py."""
+        return self._admission.enrol(enrolment)
 
-    def authenticate(self, device: str, secret: str) -> Device:
-        """Return the device that proved itself. Raises Unauthenticated for all others, whatever is wrong with them."""
-        with self._database.session() as session:
-            found = session.get(Device, device)
-        expected = found.secret_hash if found else hash_of("")
-        if not hmac.compare_digest(expected, hash_of(secret)) or found is None:
-            raise Unauthenticated(
-                f"the hub knows no device {device!r} with this secret; enrol it again with a new token"
-            )
-        return found
+    def renew(self, device: str, request: bytes) -> None:
+        """Send the connected device a new certificate for its key."""
+        self._streams.send(device, "certificate", self._admission.renew(device, request))
+
+    def authenticate(self, shown: Presented) -> Device:
+        """Return the device whose certificate it is. Raises Unauthenticated for all others."""
+        return self._admission.authenticate(shown)
+
+    def is_shut_out(self, device: str) -> bool:
+        """Say whether the device was revoked or deleted meanwhile; cheap enough to ask for every chunk."""
+        return self._admission.is_shut_out(device)
+
+    def on_shut_out(self, listener: Callable[[str], None]) -> None:
+        """Call the listener with the name of every device whose other connections must end."""
+        self.connections.shut_out_listeners.append(listener)
+
+    def revoke(self, name: str) -> Device:
+        """Refuse the device's key from now on, and end its connections at once. It stays in the list."""
+        device = self._admission.revoke(self.get(name).name)
+        self.connections.shut_out(device.name, Unauthenticated(f"device {device.name} was revoked by an operator"))
+        return device
+
+    def join_requests(self, page_size: int = 0, page_token: str = "") -> tuple[_Requests, str]:
+        """Return a page of the machines that asked to join without a token."""
+        return self._admission.requests(page_size, page_token)
+
+    def approve(self, request: str) -> JoinRequest:
+        """Let the machine in that asked; it gets its certificate the next time that it asks."""
+        return self._admission.decide(request, JoinRequestState.APPROVED)
+
+    def refuse(self, request: str) -> JoinRequest:
+        """Turn the machine away that asked."""
+        return self._admission.decide(request, JoinRequestState.REFUSED)
 
     # Devices
 
@@ -124,13 +138,16 @@ class DeviceService:
         """Return a page of the devices that the selector matches, by name."""
         statement = select(Device)
         if selector.strip():
-            names = [device.name for device in self.matching(selector)]
+            names = [device.name for device in self._matching(selector)]
             statement = statement.where(col(Device.name).in_(names))
         with self._database.session() as session:
             return page(session, statement, col(Device.name), page_size, page_token)
 
     def matching(self, selector: str) -> _Devices:
-        """Return all devices that the selector matches, by name."""
+        """Return all devices that the selector matches, by name, without those that were revoked."""
+        return [device for device in self._matching(selector) if device.revoked_at is None]
+
+    def _matching(self, selector: str) -> _Devices:
         wanted = parse(selector)
         with self._database.session() as session:
             devices = session.exec(select(Device).order_by(col(Device.name))).all()
@@ -152,13 +169,14 @@ class DeviceService:
         return device
 
     def delete(self, name: str) -> None:
-        """Forget the device: its stream ends, its secret is refused. Its measurements stay with its type."""
+        """Forget the device: its connections end, its certificate is refused. Its measurements stay with its type."""
         device = self.get(name)
         with self._database.session() as session:
             session.exec(delete(Device).where(col(Device.name) == device.name))
             session.exec(delete(Assignment).where(col(Assignment.device) == device.name))
             session.exec(delete(StepLog).where(col(StepLog.device) == device.name))
-        self._streams.close(device.name, Unauthenticated(f"device {device.name} was deleted; enrol it again"))
+        self._admission.shut_out(device.name)
+        self.connections.shut_out(device.name, Unauthenticated(f"device {device.name} was deleted; enrol it again"))
         device.state = DeviceState.OFFLINE
         self._events.publish(f"devices/{device.name}", device)
 
@@ -295,23 +313,3 @@ class DeviceService:
         with self._database.session() as session:
             statement = select(Measurement).where(col(Measurement.median_ms).is_not(None)).order_by(col(Measurement.id))
             return [one for one in session.exec(statement) if one.subnet in wanted]
-
-    def _new_device(self, enrolment: Enrolment, labels: Mapping[str, str], key_hash: str) -> Device:
-        rules.check_labels(labels)
-        device = Device(
-            name=enrolment.device,
-            device_type="",
-            labels=dict(labels),
-            simulated=enrolment.simulated,
-            inventory=enrolment.inventory,
-            agent_version=enrolment.agent_version,
-            enrolled_at=self._clock(),
-            enrolment_key_hash=key_hash,
-        )
-        device.secret_hash = hash_of(self._secret_of(device))
-        return device
-
-    def _secret_of(self, device: Device) -> str:
-        # Derived, so that a repeated enrolment gets it again; with the time, so that a deleted device's stays refused.
-        when = device.enrolled_at.isoformat(timespec="microseconds")
-        return self._key.derive("device", device.name, device.enrolment_key_hash, when)

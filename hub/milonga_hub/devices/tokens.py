@@ -1,4 +1,4 @@
-"""Join tokens, and the secrets that are derived from the hub's own key instead of being kept."""
+"""Join tokens: derived from the hub's own key instead of being kept, and with the fingerprint of its authority in them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ class HubKey:
             _create(path)
         self._key = path.read_bytes()
         if len(self._key) != _KEY_BYTES:
-            raise InvalidInput(f"{path} is damaged; restore it from a backup, or delete it and enrol all devices again")
+            raise InvalidInput(
+                f"{path} is damaged; restore it from a backup, or delete it, whereupon open join tokens are void"
+            )
 
     def derive(self, purpose: str, *parts: str) -> str:
         """Return the secret for these parts: always the same one, and nobody without the key can tell it."""
@@ -68,8 +70,10 @@ def _create(path: Path) -> None:
 class JoinTokens:
     """Tokens with which machines become devices."""
 
-    def __init__(self, database: Database, key: HubKey, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, key: HubKey, clock: Callable[[], datetime], authority: str) -> None:
+        """`authority` is the fingerprint by which machines that join know this hub."""
         self._database = database
+        self._pin = authority.removeprefix("sha256:")
         self._key = key
         self._clock = clock
 
@@ -93,6 +97,7 @@ class JoinTokens:
             expires_at=now + timedelta(seconds=lifetime_seconds or _DAY_SECONDS),
             secret_hash=hash_of(secret),
         )
+        secret = f"{secret}.{self._pin}"
         with self._database.session() as session:
             known = session.get(JoinToken, id_)
             if known is not None:
@@ -106,7 +111,9 @@ class JoinTokens:
 
     def take(self, session: Session, secret: str) -> JoinToken:
         """Use the token once, in the caller's transaction. Raises Unauthenticated where it does not let anyone in."""
-        token = session.exec(select(JoinToken).where(JoinToken.secret_hash == hash_of(secret))).first()
+        token = session.exec(
+            select(JoinToken).where(JoinToken.secret_hash == hash_of(secret.partition(".")[0]))
+        ).first()
         if token is None:
             raise Unauthenticated(f"this join token is not one of this hub's; {_NEW_TOKEN}")
         if token.expires_at <= self._clock():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydantic import BaseModel
 
@@ -20,16 +20,28 @@ class Enrolment:
     agent_version: str
     simulated: bool
     labels: dict[str, str]
-    enrolment_key: bytes
+    # PKCS #10 in DER.
+    certificate_request: bytes
+    # Where it asks from, for people.
+    address: str = ""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What an enrolled device is called, and how it proves it."""
+    """What a device is called, and how it proves it; without a certificate it waits for an operator."""
 
     device: str
-    secret: str = field(repr=False)
-    device_type: str
+    key_fingerprint: str
+    device_type: str = ""
+    certificate: str = ""
+
+
+@dataclass(frozen=True)
+class NewCertificate:
+    """A certificate (PEM) on an open stream, and when to ask for the next one."""
+
+    certificate: str
+    renew_after_seconds: float
 
 
 class AgentStatus(BaseModel):
@@ -54,6 +66,7 @@ class AgentSettings:
 
     heartbeat_seconds: float
     telemetry_seconds: float
+    renew_after_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

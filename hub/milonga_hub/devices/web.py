@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from milonga_hub.devices.models import DeviceType, DeviceView, JoinTokenView, Measurement, StepLog
+from milonga_hub.devices.models import DeviceType, DeviceView, JoinRequest, JoinTokenView, Measurement, StepLog
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.web.views import PageSize, PageToken, view, views
 
@@ -27,6 +27,11 @@ class MeasurementPage(BaseModel):
 
 class JoinTokenPage(BaseModel):
     join_tokens: list[JoinTokenView]
+    next_page_token: str
+
+
+class JoinRequestPage(BaseModel):
+    join_requests: list[JoinRequest]
     next_page_token: str
 
 
@@ -52,6 +57,7 @@ class Labels(BaseModel):
 def router(devices: DeviceService) -> APIRouter:
     api = APIRouter(tags=["devices"])
     _add_devices(api, devices)
+    _add_join_requests(api, devices)
     _add_others(api, devices)
     return api
 
@@ -74,13 +80,35 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
 
     @api.delete("/devices/{device}", status_code=204)
     async def delete_device(device: str) -> None:
-        """Forget the device and refuse its secret from now on."""
+        """Forget the device, end its connections and refuse its certificate from now on."""
         devices.delete(device)
+
+    @api.post("/devices/{device}:revoke")
+    async def revoke_device(device: str) -> DeviceView:
+        """Shut the device out: its connections end now, and its key is refused until the device is deleted."""
+        return view(DeviceView, devices.revoke(device))
 
     @api.get("/devices/{device}/steps")
     async def list_steps(device: str, generation: int | None = None) -> list[StepLog]:
         """List what the device reported on its way to its assignments, oldest first."""
         return devices.steps(devices.get(device).name, generation)
+
+
+def _add_join_requests(api: APIRouter, devices: DeviceService) -> None:
+    @api.get("/join_requests")
+    async def list_requests(page_size: PageSize = 0, page_token: PageToken = "") -> JoinRequestPage:
+        """List the machines that asked to join without a token."""
+        found, token = devices.join_requests(page_size, page_token)
+        return JoinRequestPage(join_requests=found, next_page_token=token)
+
+    @api.post("/join_requests/{request}:approve")
+    async def approve(request: str) -> JoinRequest:
+        """Let the machine in; it gets its certificate the next time that it asks."""
+        return devices.approve(request)
+
+    @api.post("/join_requests/{request}:refuse")
+    async def refuse(request: str) -> JoinRequest:
+        return devices.refuse(request)
 
 
 def _add_others(api: APIRouter, devices: DeviceService) -> None:

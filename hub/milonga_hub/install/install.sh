@@ -12,6 +12,7 @@ usage() {
     cat <<END
 Installs the agent of the Milonga hub at $HUB_URL.
   --token TOKEN       join token (on the hub: milonga tokens create); needed the first time
+  --fingerprint F     in place of a token: what milonga up prints on the hub; an operator then approves the device
   --engines A,B       engines to install (default: those installed before, else onnxruntime)
   --name NAME         name of this device (default: its host name)
   --label KEY=VALUE   label of this device; may be repeated
@@ -33,13 +34,14 @@ fail() {
 
 read_options() {
     TOKEN='' ENGINES='' OFFLINE='' SYSTEM_PACKAGES='' PYTHON=python3 USER_MODE='' FOREGROUND='' ROOT='' UNINSTALL='' PURGE=''
-    NAME='' LABELS=''
+    NAME='' LABELS='' FINGERPRINT=''
     while [ $# -gt 0 ]; do
         case $1 in
-            --token | --engines | --name | --label | --python | --root)
+            --token | --fingerprint | --engines | --name | --label | --python | --root)
                 [ $# -ge 2 ] || fail "$1 needs a value; see --help"
                 case $1 in
                     --token) TOKEN=$2 ;;
+                    --fingerprint) FINGERPRINT=$2 ;;
                     --engines) ENGINES=$2 ;;
                     --name) NAME=$2 ;;
                     --label) add_label "$2" ;;
@@ -120,8 +122,9 @@ END
 }
 
 check_joined() {
-    if [ ! -f "$STATE/identity.json" ] && [ -z "$TOKEN" ]; then
-        fail "this device has not joined yet; make a token on the hub (milonga tokens create) and give it with --token"
+    if [ ! -f "$STATE/certificate.pem" ] && [ -z "$TOKEN$FINGERPRINT" ]; then
+        fail "this device has no certificate of the hub yet; make a token there (milonga tokens create) and give it with" \
+            "--token, or give the hub's --fingerprint and approve the device there"
     fi
 }
 
@@ -187,11 +190,13 @@ join() {
     mkdir -p "$STATE"
     chmod 700 "$STATE"
     if [ -n "$SYSTEM" ]; then chown "$USER_NAME:" "$STATE"; fi
-    [ ! -f "$STATE/identity.json" ] || return 0
+    [ ! -f "$STATE/certificate.pem" ] || return 0
     # The token stands in the environment: everybody may read command lines.
     # shellcheck disable=SC2086 # each label is two words, and holds no blanks
-    MILONGA_JOIN_TOKEN=$TOKEN as_agent "$PREFIX/$SLOT/bin/milonga-agent" enrol --hub "$HUB_GRPC" --data-dir "$STATE" \
-        ${NAME:+--name "$NAME"} $LABELS >/dev/null || fail "this device has not joined; see above, then run this again"
+    MILONGA_JOIN_TOKEN=$TOKEN as_agent "$PREFIX/$SLOT/bin/milonga-agent" enrol --no-wait --hub "$HUB_GRPC" \
+        --data-dir "$STATE" ${FINGERPRINT:+--fingerprint "$FINGERPRINT"} ${NAME:+--name "$NAME"} $LABELS >/dev/null ||
+        # 8: an operator has not approved yet; the agent goes on asking.
+        [ $? = 8 ] || fail "this device has not joined; see above, then run this again"
 }
 
 # A rename, so that there is always a current environment, also when power dies.

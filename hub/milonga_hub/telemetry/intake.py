@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import queue
+import ssl
 import threading
 import time
 from collections import defaultdict
@@ -38,6 +39,8 @@ class BrokerEndpoint:
     port: int
     username: str = ""
     password: str = ""
+    # None for a broker that is asked without TLS.
+    tls: ssl.SSLContext | None = None
 
     @classmethod
     def of_url(cls, url: str) -> BrokerEndpoint:
@@ -99,6 +102,8 @@ class TelemetryIntake:
         client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="intake", clean_session=True)
         if endpoint.username:
             client.username_pw_set(endpoint.username, endpoint.password)
+        if endpoint.tls is not None:
+            client.tls_set_context(endpoint.tls)
         client.reconnect_delay_set(1, 10)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe

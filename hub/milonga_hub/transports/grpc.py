@@ -10,12 +10,13 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from milonga_hub.authority import ServerIdentity
 from milonga_hub.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -63,10 +64,16 @@ class PortInUse(FailedPrecondition):
     """Another program listens there."""
 
 
-async def serve(servicers: Sequence[Any], host: str, port: int) -> tuple[grpc.aio.Server, int]:
+async def serve(
+    servicers: Sequence[Any],
+    host: str,
+    port: int,
+    credentials: grpc.ServerCredentials,
+    option: str = "--grpc-port",
+) -> tuple[grpc.aio.Server, int]:
     """Start a server with the servicers, health and reflection; return it and its port (a free one for port 0).
 
-    Raises PortInUse, or InvalidInput where the host is not an address of this machine.
+    `option` is what changes the port on the command line. Raises PortInUse, or InvalidInput where the host is not an address of this machine.
     """
     server = grpc.aio.server(interceptors=[ErrorMapping()], options=OPTIONS)
     names = [_register(servicer, server) for servicer in servicers]
@@ -74,22 +81,33 @@ async def serve(servicers: Sequence[Any], host: str, port: int) -> tuple[grpc.ai
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     address = f"[{host}]" if ":" in host else host
     try:
-        bound_port = server.add_insecure_port(f"{address}:{port}")
+        bound_port = server.add_secure_port(f"{address}:{port}", credentials)
     except RuntimeError as error:
-        raise _why_not(host, port) from error
+        raise _why_not(host, port, option) from error
     await server.start()
     return server, bound_port
 
 
-def device_credentials(context: Any) -> tuple[str, str]:
-    """Return the device and the secret that a call carries. Raises Unauthenticated where it carries none."""
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization" and isinstance(value, str):
-            scheme, _, rest = value.partition(" ")
-            device, colon, secret = rest.partition(":")
-            if scheme == "Device" and colon:
-                return device, secret
-    raise Unauthenticated('the call needs the metadata "authorization: Device {device}:{secret}"; enrol first')
+def server_credentials(identity: ServerIdentity, *, devices_only: bool = False) -> grpc.ServerCredentials:
+    """Return what a server shows; with `devices_only` it lets in nobody without a certificate of the hub's authority."""
+    return grpc.ssl_server_credentials(
+        [(identity.key, identity.chain)],
+        root_certificates=identity.authority if devices_only else None,
+        require_client_auth=devices_only,
+    )
+
+
+def client_certificate(context: Any) -> bytes:
+    """Return the certificate (PEM) that TLS has checked. Raises Unauthenticated where the call came without one."""
+    certificates = context.auth_context().get("x509_pem_cert")
+    if not certificates:
+        raise Unauthenticated("the call came without a client certificate; enrol first, and call the hub's device port")
+    return bytes(certificates[0])
+
+
+def address_of(context: Any) -> str:
+    """Return where the call came from: "192.0.2.7:5000"."""
+    return unquote(str(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:"))
 
 
 def code_of(error: MilongaError) -> grpc.StatusCode:
@@ -181,7 +199,7 @@ async def _register_health(names: Sequence[str], server: grpc.aio.Server) -> Non
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
 
 
-def _why_not(host: str, port: int) -> MilongaError:
+def _why_not(host: str, port: int, option: str) -> MilongaError:
     """Find out with a plain socket why gRPC could not listen; it does not say."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -189,6 +207,6 @@ def _why_not(host: str, port: int) -> MilongaError:
             probe.bind(address)
     except OSError as error:
         if not isinstance(error, socket.gaierror) and error.errno != errno.EADDRNOTAVAIL:
-            return PortInUse(f"port {port} for gRPC: {error.strerror}; choose another with --grpc-port")
+            return PortInUse(f"port {port} for gRPC: {error.strerror}; choose another with {option}")
         return InvalidInput(f"cannot listen on {host}: {error.strerror}; choose another with --host")
-    return PortInUse(f"port {port} for gRPC is in use; choose another with --grpc-port")
+    return PortInUse(f"port {port} for gRPC is in use; choose another with {option}")

@@ -1,4 +1,4 @@
-"""The embedded MQTT broker: nothing else to install, devices prove who they are, and each keeps to its own topics.
+"""The embedded MQTT broker: nothing else to install, devices show their certificates, and each keeps to its own topics.
 
 amqtt is pure Python and takes about 4,000 QoS 1 messages per CPU-second, which is a fleet of 100,000 devices at one
 window every 30 seconds. Larger fleets point the intake at a broker of their own; see telemetry/intake.py.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hmac
 import logging
-import secrets
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,9 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
-from milonga_hub.errors import FailedPrecondition, MilongaError
+from milonga_hub.authority import Authority, Presented, presented
+from milonga_hub.devices.models import Device
+from milonga_hub.errors import FailedPrecondition, MilongaError, Unauthenticated
 from milonga_hub.telemetry.intake import TOPIC_ROOT, BrokerEndpoint
 
 _log = logging.getLogger(__name__)
@@ -37,22 +38,26 @@ _STOP_SECONDS = 5.0
 
 
 class Gate:
-    """Decides who may connect and which topics are theirs."""
+    """Decides who a connection is, and which topics are theirs."""
 
-    def __init__(self, authenticate: Callable[[str, str], object]) -> None:
-        """`authenticate(device, secret)` raises a MilongaError for anyone it does not know."""
+    def __init__(self, authenticate: Callable[[Presented], Device], hub_key: str) -> None:
+        """`authenticate` raises a MilongaError for anyone it does not know; `hub_key` is the hub's own client's."""
         self._authenticate = authenticate
-        self.hub_password = secrets.token_urlsafe(32)
+        self._hub_key = hub_key
 
-    def admits(self, username: str, password: str) -> bool:
-        if username == _HUB_USERNAME:
-            return hmac.compare_digest(password.encode(), self.hub_password.encode())
+    def user_of(self, tls: ssl.SSLObject | None, address: str) -> str:
+        """Return whose certificate the connection showed, empty for nobody's. What CONNECT says of itself is not asked."""
+        certificate = tls.getpeercert(binary_form=True) if tls else None
         try:
-            self._authenticate(username, password)
+            if certificate is None:
+                raise Unauthenticated("it came without a certificate")
+            shown = presented(certificate)
+            if shown.key_fingerprint == self._hub_key:
+                return _HUB_USERNAME
+            return self._authenticate(shown).name
         except MilongaError as error:
-            _log.warning("MQTT: refused %r: %s", username, error)
-            return False
-        return True
+            _log.warning("MQTT: refused %s: %s", address, error)
+            return ""
 
     @staticmethod
     def permits(username: str, topic: str, action: Action) -> bool:
@@ -64,19 +69,10 @@ class Gate:
 
 
 class GateKeeper(BaseAuthPlugin):  # type: ignore[misc]
-    """amqtt's hook for the gate's first question."""
-
-    @dataclass
-    class Config:
-        gate: Any = None
+    """amqtt's hook for the gate's first question, which `_Broker` has asked when it knew the connection."""
 
     async def authenticate(self, *, session: Session) -> bool | None:
-        known = session.attributes.get("milonga.admitted")
-        if known is None:
-            gate: Gate = self.config.gate
-            known = gate.admits(session.username or "", session.password or "")
-            session.attributes["milonga.admitted"] = known
-        return bool(known)
+        return bool(session.username)
 
 
 class TopicKeeper(BaseTopicPlugin):  # type: ignore[misc]
@@ -95,16 +91,37 @@ class TopicKeeper(BaseTopicPlugin):  # type: ignore[misc]
         return gate.permits(session.username, topic, action)
 
 
-class _Broker(Broker):  # type: ignore[misc]
-    """amqtt's broker with three of its habits mended.
+class _Subscriptions(dict[str, list[tuple[Session, int]]]):
+    """Topics with their subscribers; amqtt walks over them while others come and go."""
 
-    - It looks up and may end the old session of a client id before it asks for the password, so that a stranger could
-      put a device off line or take over its session. Here the password comes first, and client ids of different users
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self.keys()))
+
+    def items(self) -> Any:
+        return list(super().items())
+
+
+class _Broker(Broker):  # type: ignore[misc]
+    """amqtt's broker with five of its habits mended.
+
+    - It lets in who shows no certificate, and says nothing of handshakes that fail. Here both end in the log.
+    - It looks up and may end the old session of a client id before it asks who it is, so that a stranger could put a
+      device off line or take over its session. Here the certificate comes first, and client ids of different users
       never meet.
     - It keeps messages for absent clients in memory without a limit. Here all sessions are clean: devices keep what has
       not been acknowledged themselves.
+    - It fails where a client comes or goes while it walks over the subscriptions.
     - It publishes last wills and retained messages without asking who may write or read the topic.
     """
+
+    def __init__(self, config: dict[str, Any], gate: Gate, tls: ssl.SSLContext) -> None:
+        super().__init__(config)
+        self._subscriptions: dict[str, list[tuple[Session, int]]] = _Subscriptions()
+        self._gate = gate
+        self._tls = tls
+
+    def _create_ssl_context(self, listener: Any) -> ssl.SSLContext:
+        return self._tls
 
     async def _initialize_client_session(
         self, reader: Any, writer: Any, remote_address: str, remote_port: int
@@ -115,14 +132,15 @@ class _Broker(Broker):  # type: ignore[misc]
             with contextlib.suppress(Exception):
                 await writer.close()
             raise MQTTError(f"no usable CONNECT from {remote_address}:{remote_port}: {error}") from error
+        session.username = self._gate.user_of(writer.get_ssl_info(), f"{remote_address}:{remote_port}")
         if not await self._admitted(session):
             await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
             await writer.close()
-            raise MQTTError(f"{session.username!r} at {remote_address}:{remote_port} is not admitted")
+            raise MQTTError(f"{session.username!r} at {remote_address}:{remote_port} is not let in")
         session.client_id = f"{session.username}/{session.client_id}"
         session.clean_session = True
         session.parent = 0
-        await self._end_former(session.client_id)
+        await self.end(session.client_id)
         return handler, session
 
     async def _admitted(self, session: Any) -> bool:
@@ -133,7 +151,8 @@ class _Broker(Broker):  # type: ignore[misc]
             return False
         return True
 
-    async def _end_former(self, client_id: str) -> None:
+    async def end(self, client_id: str) -> None:
+        """End the connection of this client id, if there is one."""
         _, handler = self._sessions.get(client_id, (None, None))
         if handler is not None:
             await handler.handle_connection_closed()
@@ -144,32 +163,75 @@ class _Broker(Broker):  # type: ignore[misc]
             await super()._publish_retained_messages_for_subscription(subscription, session)
 
 
+class _Handshake(ssl.SSLObject):
+    """The server's side of one connection; asyncio keeps failed handshakes to itself."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLWantReadError:
+            raise
+        except ssl.SSLError as error:
+            _log.warning("MQTT: refused a connection: %s", error.reason or error)
+            raise
+
+
 class EmbeddedBroker:
     """A broker inside the hub's event loop: `endpoint = await broker.start(host, port)` ... `await broker.stop()`."""
 
-    def __init__(self, authenticate: Callable[[str, str], object]) -> None:
-        self._gate = Gate(authenticate)
+    def __init__(self, authority: Authority, authenticate: Callable[[Presented], Device]) -> None:
+        self._authority = authority
+        self._client, hub_key = authority.own_client()
+        self._gate = Gate(authenticate, hub_key)
         self._broker: _Broker | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> BrokerEndpoint:
-        """Listen, and return where, with the credential of the hub's own clients. Port 0 takes a free one."""
+    async def start(self, host: str = "127.0.0.1", port: int = 0, names: Sequence[str] = ()) -> BrokerEndpoint:
+        """Listen, and return where, with the certificate of the hub's own clients. Port 0 takes a free one."""
         name = __name__
         config = {
-            "listeners": {"default": {"type": "tcp", "bind": f"{host}:{port}"}},
+            "listeners": {"default": {"type": "tcp", "bind": f"{host}:{port}", "ssl": True}},
             "plugins": {
-                f"{name}.GateKeeper": {"gate": self._gate},
+                f"{name}.GateKeeper": {},
                 f"{name}.TopicKeeper": {"gate": self._gate},
             },
         }
-        broker = _Broker(config)
+        broker = _Broker(config, self._gate, self._tls(names))
         _quieten_amqtt()
         try:
             await broker.start()
         except BrokerError as error:
             raise _cannot_listen(error, host, port) from error
         self._broker = broker
+        self._loop = asyncio.get_running_loop()
         bound = broker._servers["default"].instance.sockets[0].getsockname()[1]
-        return BrokerEndpoint(host=host, port=bound, username=_HUB_USERNAME, password=self._gate.hub_password)
+        return BrokerEndpoint(host=host, port=bound, tls=self._client)
+
+    def disconnect(self, device: str) -> None:
+        """End all connections of the device. May be called from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._disconnect, device)
+
+    def _disconnect(self, device: str) -> None:
+        broker = self._broker
+        if broker is None:
+            return
+        for client_id, (session, _) in list(broker.sessions.items()):
+            if session.username == device:
+                _log.info("MQTT: disconnecting %s", device)
+                task = asyncio.ensure_future(broker.end(client_id))
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+
+    def _tls(self, names: Sequence[str]) -> ssl.SSLContext:
+        identity = self._authority.server(names)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=identity.authority.decode())
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslobject_class = _Handshake
+        self._authority.load(context, identity.key, identity.chain)
+        return context
 
     async def stop(self) -> None:
         """Close all connections. Nothing is lost: what was not acknowledged is sent again."""

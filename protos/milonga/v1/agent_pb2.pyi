@@ -98,14 +98,14 @@ class EnrolRequest(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
-    ENROLMENT_KEY_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
     join_token: _builtins.str
     device: _builtins.str
     """Wanted device name: 1 to 63 of a-z, 0-9 and "-"."""
     agent_version: _builtins.str
     simulated: _builtins.bool
-    enrolment_key: _builtins.bytes
-    """At least 32 random bytes made by the agent before its first attempt and kept: makes Enrol safe to repeat."""
+    certificate_request: _builtins.bytes
+    """PKCS #10 in DER, of the agent's own P-256 key. The name in it is not looked at."""
     @_builtins.property
     def inventory(self) -> _devices_pb2.Inventory: ...
     @_builtins.property
@@ -119,11 +119,11 @@ class EnrolRequest(_message.Message):
         agent_version: _builtins.str = ...,
         simulated: _builtins.bool = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        enrolment_key: _builtins.bytes = ...,
+        certificate_request: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "device", b"device", "enrolment_key", b"enrolment_key", "inventory", b"inventory", "join_token", b"join_token", "labels", b"labels", "simulated", b"simulated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "certificate_request", b"certificate_request", "device", b"device", "inventory", b"inventory", "join_token", b"join_token", "labels", b"labels", "simulated", b"simulated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,28 +134,36 @@ class EnrolResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DEVICE_FIELD_NUMBER: _builtins.int
-    SECRET_FIELD_NUMBER: _builtins.int
     DEVICE_TYPE_FIELD_NUMBER: _builtins.int
     MQTT_HOST_FIELD_NUMBER: _builtins.int
     MQTT_PORT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    DEVICE_PORT_FIELD_NUMBER: _builtins.int
+    KEY_FINGERPRINT_FIELD_NUMBER: _builtins.int
     device: _builtins.str
-    secret: _builtins.str
-    """For the authorization metadata and the MQTT password. Never logged."""
     device_type: _builtins.str
     mqtt_host: _builtins.str
     mqtt_port: _builtins.int
+    certificate: _builtins.str
+    """PEM; empty while the request waits for an operator. Then ask again after a while."""
+    device_port: _builtins.int
+    """Where AgentService is, on the host that was asked."""
+    key_fingerprint: _builtins.str
+    """"sha256:" and the digest of the agent's public key, for people to compare."""
     def __init__(
         self,
         *,
         device: _builtins.str = ...,
-        secret: _builtins.str = ...,
         device_type: _builtins.str = ...,
         mqtt_host: _builtins.str = ...,
         mqtt_port: _builtins.int = ...,
+        certificate: _builtins.str = ...,
+        device_port: _builtins.int = ...,
+        key_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "device_type", b"device_type", "mqtt_host", b"mqtt_host", "mqtt_port", b"mqtt_port", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "device", b"device", "device_port", b"device_port", "device_type", b"device_type", "key_fingerprint", b"key_fingerprint", "mqtt_host", b"mqtt_host", "mqtt_port", b"mqtt_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,6 +177,7 @@ class ConnectRequest(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     MEASUREMENT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -177,6 +186,8 @@ class ConnectRequest(_message.Message):
     def step(self) -> Global___StepReport: ...
     @_builtins.property
     def measurement(self) -> Global___MeasurementResult: ...
+    @_builtins.property
+    def certificate_request(self) -> Global___CertificateRequest: ...
     def __init__(
         self,
         *,
@@ -184,12 +195,13 @@ class ConnectRequest(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         step: Global___StepReport | None = ...,
         measurement: Global___MeasurementResult | None = ...,
+        certificate_request: Global___CertificateRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -202,28 +214,77 @@ class ConnectResponse(_message.Message):
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     MEASUREMENT_REQUEST_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment: ...
     @_builtins.property
     def measurement_request(self) -> Global___MeasurementRequest: ...
     @_builtins.property
     def settings(self) -> Global___Settings: ...
+    @_builtins.property
+    def certificate(self) -> Global___Certificate: ...
     def __init__(
         self,
         *,
         assignment: Global___Assignment | None = ...,
         measurement_request: Global___MeasurementRequest | None = ...,
         settings: Global___Settings | None = ...,
+        certificate: Global___Certificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "measurement_request", b"measurement_request", "message", b"message", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "measurement_request", b"measurement_request", "message", b"message", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectResponse: _TypeAlias = ConnectResponse  # noqa: Y015
+
+@_typing.final
+class CertificateRequest(_message.Message):
+    """Asks for a certificate that is good for longer. The key must be the one that the device enrolled with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    certificate_request: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        certificate_request: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertificateRequest: _TypeAlias = CertificateRequest  # noqa: Y015
+
+@_typing.final
+class Certificate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    RENEW_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.str
+    """PEM."""
+    renew_after_seconds: _builtins.float
+    """As in Settings."""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.str = ...,
+        renew_after_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "renew_after_seconds", b"renew_after_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -532,17 +593,21 @@ class Settings(_message.Message):
 
     HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
     TELEMETRY_SECONDS_FIELD_NUMBER: _builtins.int
+    RENEW_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     heartbeat_seconds: _builtins.float
     telemetry_seconds: _builtins.float
+    renew_after_seconds: _builtins.float
+    """When to ask for a new certificate, counted from now: the device's clock may be wrong. 0 where it needs none."""
     def __init__(
         self,
         *,
         heartbeat_seconds: _builtins.float = ...,
         telemetry_seconds: _builtins.float = ...,
+        renew_after_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_seconds", b"heartbeat_seconds", "telemetry_seconds", b"telemetry_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_seconds", b"heartbeat_seconds", "renew_after_seconds", b"renew_after_seconds", "telemetry_seconds", b"telemetry_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

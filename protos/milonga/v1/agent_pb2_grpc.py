@@ -25,9 +25,9 @@ if _version_not_supported:
     )
 
 
-class AgentServiceStub(object):
-    """What agents call. The agent always dials out. All calls but Enrol carry the metadata
-    "authorization: Device {device}:{secret}".
+class EnrolmentServiceStub(object):
+    """How machines become devices, on the hub's gRPC port: TLS shows the hub's certificate, and asks for none. The agent goes
+    on only where it is of the authority that the agent has pinned.
     """
 
     def __init__(self, channel):
@@ -37,10 +37,85 @@ class AgentServiceStub(object):
             channel: A grpc.Channel.
         """
         self.Enrol = channel.unary_unary(
-                '/milonga.v1.AgentService/Enrol',
+                '/milonga.v1.EnrolmentService/Enrol',
                 request_serializer=milonga_dot_v1_dot_agent__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_agent__pb2.EnrolResponse.FromString,
                 _registered_method=True)
+
+
+class EnrolmentServiceServicer(object):
+    """How machines become devices, on the hub's gRPC port: TLS shows the hub's certificate, and asks for none. The agent goes
+    on only where it is of the authority that the agent has pinned.
+    """
+
+    def Enrol(self, request, context):
+        """Exchanges a join token, or the approval of an operator, for a client certificate. Asking again with the same device
+        name and the same key needs no token and gives a new certificate; with another key it is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_EnrolmentServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Enrol': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enrol,
+                    request_deserializer=milonga_dot_v1_dot_agent__pb2.EnrolRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_agent__pb2.EnrolResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'milonga.v1.EnrolmentService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('milonga.v1.EnrolmentService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class EnrolmentService(object):
+    """How machines become devices, on the hub's gRPC port: TLS shows the hub's certificate, and asks for none. The agent goes
+    on only where it is of the authority that the agent has pinned.
+    """
+
+    @staticmethod
+    def Enrol(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.EnrolmentService/Enrol',
+            milonga_dot_v1_dot_agent__pb2.EnrolRequest.SerializeToString,
+            milonga_dot_v1_dot_agent__pb2.EnrolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AgentServiceStub(object):
+    """What agents call, on the hub's device port, which demands the client certificate that Enrol gave. The agent always
+    dials out.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
         self.Connect = channel.stream_stream(
                 '/milonga.v1.AgentService/Connect',
                 request_serializer=milonga_dot_v1_dot_agent__pb2.ConnectRequest.SerializeToString,
@@ -59,17 +134,9 @@ class AgentServiceStub(object):
 
 
 class AgentServiceServicer(object):
-    """What agents call. The agent always dials out. All calls but Enrol carry the metadata
-    "authorization: Device {device}:{secret}".
+    """What agents call, on the hub's device port, which demands the client certificate that Enrol gave. The agent always
+    dials out.
     """
-
-    def Enrol(self, request, context):
-        """Exchanges a join token for an identity. Enrolling again with the same device name and the same enrolment key gives
-        the same identity; with another key it is refused.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
 
     def Connect(self, request_iterator, context):
         """One long-lived stream: facts up, desired state down. The first message up must be a Hello.
@@ -95,11 +162,6 @@ class AgentServiceServicer(object):
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Enrol': grpc.unary_unary_rpc_method_handler(
-                    servicer.Enrol,
-                    request_deserializer=milonga_dot_v1_dot_agent__pb2.EnrolRequest.FromString,
-                    response_serializer=milonga_dot_v1_dot_agent__pb2.EnrolResponse.SerializeToString,
-            ),
             'Connect': grpc.stream_stream_rpc_method_handler(
                     servicer.Connect,
                     request_deserializer=milonga_dot_v1_dot_agent__pb2.ConnectRequest.FromString,
@@ -124,36 +186,9 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService(object):
-    """What agents call. The agent always dials out. All calls but Enrol carry the metadata
-    "authorization: Device {device}:{secret}".
+    """What agents call, on the hub's device port, which demands the client certificate that Enrol gave. The agent always
+    dials out.
     """
-
-    @staticmethod
-    def Enrol(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/milonga.v1.AgentService/Enrol',
-            milonga_dot_v1_dot_agent__pb2.EnrolRequest.SerializeToString,
-            milonga_dot_v1_dot_agent__pb2.EnrolResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def Connect(request_iterator,

@@ -26,19 +26,58 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
+class EnrolmentServiceStub:
+    """How machines become devices, on the hub's gRPC port: TLS shows the hub's certificate, and asks for none. The agent goes
+    on only where it is of the authority that the agent has pinned.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> EnrolmentServiceAsyncStub: ...
+    Enrol: _grpc.UnaryUnaryMultiCallable[_agent_pb2.EnrolRequest, _agent_pb2.EnrolResponse]
+    """Exchanges a join token, or the approval of an operator, for a client certificate. Asking again with the same device
+    name and the same key needs no token and gives a new certificate; with another key it is refused.
+    """
+
+@_typing.type_check_only
+class EnrolmentServiceAsyncStub(EnrolmentServiceStub):
+    """How machines become devices, on the hub's gRPC port: TLS shows the hub's certificate, and asks for none. The agent goes
+    on only where it is of the authority that the agent has pinned.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Enrol: _aio.UnaryUnaryMultiCallable[_agent_pb2.EnrolRequest, _agent_pb2.EnrolResponse]  # type: ignore[assignment]
+    """Exchanges a join token, or the approval of an operator, for a client certificate. Asking again with the same device
+    name and the same key needs no token and gives a new certificate; with another key it is refused.
+    """
+
+class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
+    """How machines become devices, on the hub's gRPC port: TLS shows the hub's certificate, and asks for none. The agent goes
+    on only where it is of the authority that the agent has pinned.
+    """
+
+    @_abc_1.abstractmethod
+    def Enrol(
+        self,
+        request: _agent_pb2.EnrolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.EnrolResponse, _abc.Awaitable[_agent_pb2.EnrolResponse]]:
+        """Exchanges a join token, or the approval of an operator, for a client certificate. Asking again with the same device
+        name and the same key needs no token and gives a new certificate; with another key it is refused.
+        """
+
+def add_EnrolmentServiceServicer_to_server(servicer: EnrolmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class AgentServiceStub:
-    """What agents call. The agent always dials out. All calls but Enrol carry the metadata
-    "authorization: Device {device}:{secret}".
+    """What agents call, on the hub's device port, which demands the client certificate that Enrol gave. The agent always
+    dials out.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
-    Enrol: _grpc.UnaryUnaryMultiCallable[_agent_pb2.EnrolRequest, _agent_pb2.EnrolResponse]
-    """Exchanges a join token for an identity. Enrolling again with the same device name and the same enrolment key gives
-    the same identity; with another key it is refused.
-    """
     Connect: _grpc.StreamStreamMultiCallable[_agent_pb2.ConnectRequest, _agent_pb2.ConnectResponse]
     """One long-lived stream: facts up, desired state down. The first message up must be a Hello."""
     FetchBlob: _grpc.UnaryStreamMultiCallable[_agent_pb2.FetchBlobRequest, _agent_pb2.FetchBlobResponse]
@@ -48,15 +87,11 @@ class AgentServiceStub:
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
-    """What agents call. The agent always dials out. All calls but Enrol carry the metadata
-    "authorization: Device {device}:{secret}".
+    """What agents call, on the hub's device port, which demands the client certificate that Enrol gave. The agent always
+    dials out.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Enrol: _aio.UnaryUnaryMultiCallable[_agent_pb2.EnrolRequest, _agent_pb2.EnrolResponse]  # type: ignore[assignment]
-    """Exchanges a join token for an identity. Enrolling again with the same device name and the same enrolment key gives
-    the same identity; with another key it is refused.
-    """
     Connect: _aio.StreamStreamMultiCallable[_agent_pb2.ConnectRequest, _agent_pb2.ConnectResponse]  # type: ignore[assignment]
     """One long-lived stream: facts up, desired state down. The first message up must be a Hello."""
     FetchBlob: _aio.UnaryStreamMultiCallable[_agent_pb2.FetchBlobRequest, _agent_pb2.FetchBlobResponse]  # type: ignore[assignment]
@@ -65,19 +100,9 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What agents call. The agent always dials out. All calls but Enrol carry the metadata
-    "authorization: Device {device}:{secret}".
+    """What agents call, on the hub's device port, which demands the client certificate that Enrol gave. The agent always
+    dials out.
     """
-
-    @_abc_1.abstractmethod
-    def Enrol(
-        self,
-        request: _agent_pb2.EnrolRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_agent_pb2.EnrolResponse, _abc.Awaitable[_agent_pb2.EnrolResponse]]:
-        """Exchanges a join token for an identity. Enrolling again with the same device name and the same enrolment key gives
-        the same identity; with another key it is refused.
-        """
 
     @_abc_1.abstractmethod
     def Connect(

@@ -30,6 +30,8 @@ class _DeviceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceSta
     DEVICE_STATE_ONLINE: _DeviceState.ValueType  # 1
     """Enrolled, and its stream to the hub is open."""
     DEVICE_STATE_OFFLINE: _DeviceState.ValueType  # 2
+    DEVICE_STATE_REVOKED: _DeviceState.ValueType  # 3
+    """Shut out by an operator."""
 
 class DeviceState(_DeviceState, metaclass=_DeviceStateEnumTypeWrapper): ...
 
@@ -37,7 +39,30 @@ DEVICE_STATE_UNSPECIFIED: DeviceState.ValueType  # 0
 DEVICE_STATE_ONLINE: DeviceState.ValueType  # 1
 """Enrolled, and its stream to the hub is open."""
 DEVICE_STATE_OFFLINE: DeviceState.ValueType  # 2
+DEVICE_STATE_REVOKED: DeviceState.ValueType  # 3
+"""Shut out by an operator."""
 Global___DeviceState: _TypeAlias = DeviceState  # noqa: Y015
+
+class _JoinRequestState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JoinRequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JoinRequestState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOIN_REQUEST_STATE_UNSPECIFIED: _JoinRequestState.ValueType  # 0
+    JOIN_REQUEST_STATE_PENDING: _JoinRequestState.ValueType  # 1
+    JOIN_REQUEST_STATE_APPROVED: _JoinRequestState.ValueType  # 2
+    """The machine gets its certificate the next time that it asks."""
+    JOIN_REQUEST_STATE_REFUSED: _JoinRequestState.ValueType  # 3
+
+class JoinRequestState(_JoinRequestState, metaclass=_JoinRequestStateEnumTypeWrapper): ...
+
+JOIN_REQUEST_STATE_UNSPECIFIED: JoinRequestState.ValueType  # 0
+JOIN_REQUEST_STATE_PENDING: JoinRequestState.ValueType  # 1
+JOIN_REQUEST_STATE_APPROVED: JoinRequestState.ValueType  # 2
+"""The machine gets its certificate the next time that it asks."""
+JOIN_REQUEST_STATE_REFUSED: JoinRequestState.ValueType  # 3
+Global___JoinRequestState: _TypeAlias = JoinRequestState  # noqa: Y015
 
 @_typing.final
 class Engine(_message.Message):
@@ -214,6 +239,10 @@ class Device(_message.Message):
     ACTIVE_BUNDLE_FIELD_NUMBER: _builtins.int
     STATUS_MESSAGE_FIELD_NUMBER: _builtins.int
     SERVING_URL_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    KEY_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    REVOKED_AT_FIELD_NUMBER: _builtins.int
+    CLONED_AT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """devices/{device}"""
     device_type: _builtins.str
@@ -235,6 +264,8 @@ class Device(_message.Message):
     """What the device last said about its own work, for people."""
     serving_url: _builtins.str
     """Where the device answers inference requests (on its own loopback), empty while it serves nothing."""
+    key_fingerprint: _builtins.str
+    """Digest of the device's public key."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -243,6 +274,16 @@ class Device(_message.Message):
     def enrolled_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def seen_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def certificate_expires_at(self) -> _timestamp_pb2.Timestamp:
+        """End of its newest certificate."""
+
+    @_builtins.property
+    def revoked_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def cloned_at(self) -> _timestamp_pb2.Timestamp:
+        """When two machines were last seen with the identity of this device; unset for never."""
+
     def __init__(
         self,
         *,
@@ -262,10 +303,14 @@ class Device(_message.Message):
         active_bundle: _builtins.str = ...,
         status_message: _builtins.str = ...,
         serving_url: _builtins.str = ...,
+        certificate_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        key_fingerprint: _builtins.str = ...,
+        revoked_at: _timestamp_pb2.Timestamp | None = ...,
+        cloned_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["enrolled_at", b"enrolled_at", "inventory", b"inventory", "seen_at", b"seen_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "labels", b"labels", "name", b"name", "reported_generation", b"reported_generation", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "reported_generation", b"reported_generation", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,6 +422,84 @@ class JoinToken(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JoinToken: _TypeAlias = JoinToken  # noqa: Y015
+
+@_typing.final
+class JoinRequest(_message.Message):
+    """A machine that asked to join without a token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    KEY_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    SIMULATED_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    REQUESTED_AT_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    device: _builtins.str
+    """The name that it wants."""
+    key_fingerprint: _builtins.str
+    """Digest of its public key; compare it with what `milonga-agent` shows on the machine."""
+    state: Global___JoinRequestState.ValueType
+    simulated: _builtins.bool
+    agent_version: _builtins.str
+    address: _builtins.str
+    """Where it asked from."""
+    @_builtins.property
+    def inventory(self) -> Global___Inventory: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def requested_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        device: _builtins.str = ...,
+        key_fingerprint: _builtins.str = ...,
+        state: Global___JoinRequestState.ValueType = ...,
+        inventory: Global___Inventory | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        simulated: _builtins.bool = ...,
+        agent_version: _builtins.str = ...,
+        address: _builtins.str = ...,
+        requested_at: _timestamp_pb2.Timestamp | None = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "inventory", b"inventory", "requested_at", b"requested_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent_version", b"agent_version", "asked_at", b"asked_at", "device", b"device", "id", b"id", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "requested_at", b"requested_at", "simulated", b"simulated", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JoinRequest: _TypeAlias = JoinRequest  # noqa: Y015
 
 @_typing.final
 class Measurement(_message.Message):
@@ -800,6 +923,170 @@ class DeleteDeviceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDeviceResponse: _TypeAlias = DeleteDeviceResponse  # noqa: Y015
+
+@_typing.final
+class RevokeDeviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeDeviceRequest: _TypeAlias = RevokeDeviceRequest  # noqa: Y015
+
+@_typing.final
+class RevokeDeviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device: ...
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeDeviceResponse: _TypeAlias = RevokeDeviceResponse  # noqa: Y015
+
+@_typing.final
+class ListJoinRequestsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJoinRequestsRequest: _TypeAlias = ListJoinRequestsRequest  # noqa: Y015
+
+@_typing.final
+class ListJoinRequestsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOIN_REQUESTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def join_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___JoinRequest]: ...
+    def __init__(
+        self,
+        *,
+        join_requests: _abc.Iterable[Global___JoinRequest] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["join_requests", b"join_requests", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJoinRequestsResponse: _TypeAlias = ListJoinRequestsResponse  # noqa: Y015
+
+@_typing.final
+class ApproveJoinRequestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id, or the wanted name where only one request has it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveJoinRequestRequest: _TypeAlias = ApproveJoinRequestRequest  # noqa: Y015
+
+@_typing.final
+class ApproveJoinRequestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOIN_REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def join_request(self) -> Global___JoinRequest: ...
+    def __init__(
+        self,
+        *,
+        join_request: Global___JoinRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["join_request", b"join_request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["join_request", b"join_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveJoinRequestResponse: _TypeAlias = ApproveJoinRequestResponse  # noqa: Y015
+
+@_typing.final
+class RefuseJoinRequestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id, or the wanted name where only one request has it."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseJoinRequestRequest: _TypeAlias = RefuseJoinRequestRequest  # noqa: Y015
+
+@_typing.final
+class RefuseJoinRequestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOIN_REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def join_request(self) -> Global___JoinRequest: ...
+    def __init__(
+        self,
+        *,
+        join_request: Global___JoinRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["join_request", b"join_request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["join_request", b"join_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseJoinRequestResponse: _TypeAlias = RefuseJoinRequestResponse  # noqa: Y015
 
 @_typing.final
 class WatchDevicesRequest(_message.Message):

@@ -65,6 +65,26 @@ class DeviceServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_devices__pb2.DeleteDeviceRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_devices__pb2.DeleteDeviceResponse.FromString,
                 _registered_method=True)
+        self.RevokeDevice = channel.unary_unary(
+                '/milonga.v1.DeviceService/RevokeDevice',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.RevokeDeviceRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.RevokeDeviceResponse.FromString,
+                _registered_method=True)
+        self.ListJoinRequests = channel.unary_unary(
+                '/milonga.v1.DeviceService/ListJoinRequests',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.ListJoinRequestsRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.ListJoinRequestsResponse.FromString,
+                _registered_method=True)
+        self.ApproveJoinRequest = channel.unary_unary(
+                '/milonga.v1.DeviceService/ApproveJoinRequest',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.ApproveJoinRequestRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.ApproveJoinRequestResponse.FromString,
+                _registered_method=True)
+        self.RefuseJoinRequest = channel.unary_unary(
+                '/milonga.v1.DeviceService/RefuseJoinRequest',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.RefuseJoinRequestRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.RefuseJoinRequestResponse.FromString,
+                _registered_method=True)
         self.WatchDevices = channel.unary_stream(
                 '/milonga.v1.DeviceService/WatchDevices',
                 request_serializer=milonga_dot_v1_dot_devices__pb2.WatchDevicesRequest.SerializeToString,
@@ -118,8 +138,34 @@ class DeviceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDevice(self, request, context):
-        """Forgets the device and refuses its key from now on.
+        """Forgets the device, ends its connections and refuses its certificate from now on.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeDevice(self, request, context):
+        """Ends the device's connections and refuses its key for as long as the device is not deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJoinRequests(self, request, context):
+        """Machines that asked to join without a token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveJoinRequest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefuseJoinRequest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -174,6 +220,26 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.DeleteDevice,
                     request_deserializer=milonga_dot_v1_dot_devices__pb2.DeleteDeviceRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_devices__pb2.DeleteDeviceResponse.SerializeToString,
+            ),
+            'RevokeDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeDevice,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.RevokeDeviceRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.RevokeDeviceResponse.SerializeToString,
+            ),
+            'ListJoinRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJoinRequests,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.ListJoinRequestsRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.ListJoinRequestsResponse.SerializeToString,
+            ),
+            'ApproveJoinRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveJoinRequest,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.ApproveJoinRequestRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.ApproveJoinRequestResponse.SerializeToString,
+            ),
+            'RefuseJoinRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefuseJoinRequest,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.RefuseJoinRequestRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.RefuseJoinRequestResponse.SerializeToString,
             ),
             'WatchDevices': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDevices,
@@ -354,6 +420,114 @@ class DeviceService(object):
             '/milonga.v1.DeviceService/DeleteDevice',
             milonga_dot_v1_dot_devices__pb2.DeleteDeviceRequest.SerializeToString,
             milonga_dot_v1_dot_devices__pb2.DeleteDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/RevokeDevice',
+            milonga_dot_v1_dot_devices__pb2.RevokeDeviceRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.RevokeDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJoinRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/ListJoinRequests',
+            milonga_dot_v1_dot_devices__pb2.ListJoinRequestsRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.ListJoinRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveJoinRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/ApproveJoinRequest',
+            milonga_dot_v1_dot_devices__pb2.ApproveJoinRequestRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.ApproveJoinRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefuseJoinRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/RefuseJoinRequest',
+            milonga_dot_v1_dot_devices__pb2.RefuseJoinRequestRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.RefuseJoinRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,7 +40,13 @@ class DeviceServiceStub:
     UpdateDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.UpdateDeviceRequest, _devices_pb2.UpdateDeviceResponse]
     """Sets the given labels and keeps the others; an empty value removes its label."""
     DeleteDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.DeleteDeviceRequest, _devices_pb2.DeleteDeviceResponse]
-    """Forgets the device and refuses its key from now on."""
+    """Forgets the device, ends its connections and refuses its certificate from now on."""
+    RevokeDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.RevokeDeviceRequest, _devices_pb2.RevokeDeviceResponse]
+    """Ends the device's connections and refuses its key for as long as the device is not deleted."""
+    ListJoinRequests: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListJoinRequestsRequest, _devices_pb2.ListJoinRequestsResponse]
+    """Machines that asked to join without a token."""
+    ApproveJoinRequest: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ApproveJoinRequestRequest, _devices_pb2.ApproveJoinRequestResponse]
+    RefuseJoinRequest: _grpc.UnaryUnaryMultiCallable[_devices_pb2.RefuseJoinRequestRequest, _devices_pb2.RefuseJoinRequestResponse]
     WatchDevices: _grpc.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]
     ListDeviceTypes: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]
     ListMeasurements: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]
@@ -57,7 +63,13 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     UpdateDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.UpdateDeviceRequest, _devices_pb2.UpdateDeviceResponse]  # type: ignore[assignment]
     """Sets the given labels and keeps the others; an empty value removes its label."""
     DeleteDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.DeleteDeviceRequest, _devices_pb2.DeleteDeviceResponse]  # type: ignore[assignment]
-    """Forgets the device and refuses its key from now on."""
+    """Forgets the device, ends its connections and refuses its certificate from now on."""
+    RevokeDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.RevokeDeviceRequest, _devices_pb2.RevokeDeviceResponse]  # type: ignore[assignment]
+    """Ends the device's connections and refuses its key for as long as the device is not deleted."""
+    ListJoinRequests: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListJoinRequestsRequest, _devices_pb2.ListJoinRequestsResponse]  # type: ignore[assignment]
+    """Machines that asked to join without a token."""
+    ApproveJoinRequest: _aio.UnaryUnaryMultiCallable[_devices_pb2.ApproveJoinRequestRequest, _devices_pb2.ApproveJoinRequestResponse]  # type: ignore[assignment]
+    RefuseJoinRequest: _aio.UnaryUnaryMultiCallable[_devices_pb2.RefuseJoinRequestRequest, _devices_pb2.RefuseJoinRequestResponse]  # type: ignore[assignment]
     WatchDevices: _aio.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]  # type: ignore[assignment]
     ListDeviceTypes: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]  # type: ignore[assignment]
     ListMeasurements: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]  # type: ignore[assignment]
@@ -107,7 +119,37 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _devices_pb2.DeleteDeviceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.DeleteDeviceResponse, _abc.Awaitable[_devices_pb2.DeleteDeviceResponse]]:
-        """Forgets the device and refuses its key from now on."""
+        """Forgets the device, ends its connections and refuses its certificate from now on."""
+
+    @_abc_1.abstractmethod
+    def RevokeDevice(
+        self,
+        request: _devices_pb2.RevokeDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.RevokeDeviceResponse, _abc.Awaitable[_devices_pb2.RevokeDeviceResponse]]:
+        """Ends the device's connections and refuses its key for as long as the device is not deleted."""
+
+    @_abc_1.abstractmethod
+    def ListJoinRequests(
+        self,
+        request: _devices_pb2.ListJoinRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.ListJoinRequestsResponse, _abc.Awaitable[_devices_pb2.ListJoinRequestsResponse]]:
+        """Machines that asked to join without a token."""
+
+    @_abc_1.abstractmethod
+    def ApproveJoinRequest(
+        self,
+        request: _devices_pb2.ApproveJoinRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.ApproveJoinRequestResponse, _abc.Awaitable[_devices_pb2.ApproveJoinRequestResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RefuseJoinRequest(
+        self,
+        request: _devices_pb2.RefuseJoinRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.RefuseJoinRequestResponse, _abc.Awaitable[_devices_pb2.RefuseJoinRequestResponse]]: ...
 
     @_abc_1.abstractmethod
     def WatchDevices(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from milonga_hub.errors import InvalidInput
 from milonga_hub.web.charts.latency import latency
@@ -28,8 +28,30 @@ def router(hub: HubServices) -> APIRouter:
             devices, problem = [], str(error)
         types = everything(lambda token: hub.devices.types(page_token=token))
         return render(
-            request, "devices.html", live="devices/", devices=devices, types=types, selector=selector, problem=problem
+            request,
+            "devices.html",
+            live="devices/,join_requests/",
+            devices=devices,
+            types=types,
+            join_requests=everything(lambda token: hub.devices.join_requests(page_token=token)),
+            selector=selector,
+            problem=problem,
         )
+
+    @pages.post("/join_requests/{id_}/approve")
+    async def approve(id_: str) -> RedirectResponse:
+        hub.devices.approve(id_)
+        return RedirectResponse("/devices", 303)
+
+    @pages.post("/join_requests/{id_}/refuse")
+    async def refuse(id_: str) -> RedirectResponse:
+        hub.devices.refuse(id_)
+        return RedirectResponse("/devices", 303)
+
+    @pages.post("/devices/{name}/revoke")
+    async def revoke(name: str) -> RedirectResponse:
+        device = hub.devices.revoke(name)
+        return RedirectResponse(f"/devices/{device.name}", 303)
 
     @pages.get("/devices/{name}")
     async def one(request: Request, name: str) -> HTMLResponse:

@@ -1,0 +1,53 @@
+"""Make the device's key, in a process of its own: the library for it takes 10 MB that the daemon does without.
+
+python -m milonga_agent.keys FOLDER    writes key.pem, which never leaves the device, and request.der, which the hub signs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from milonga_agent.errors import AgentError
+from milonga_agent.files import write_atomically
+
+KEY = "key.pem"
+REQUEST = "request.der"
+
+
+async def make_request(folder: Path) -> bytes:
+    """Return the request for a certificate of the key in the folder; both are made where they are missing."""
+    path = folder / REQUEST
+    if not path.exists():
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "milonga_agent.keys", str(folder), stderr=asyncio.subprocess.PIPE
+        )
+        _, errors = await process.communicate()
+        if process.returncode:
+            raise AgentError(f"the device's key cannot be made: {errors.decode(errors='replace').strip()[-500:]}")
+    return path.read_bytes()
+
+
+def make(folder: Path) -> None:
+    """Make the key unless it is there, and the request for it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    path = folder / KEY
+    if not path.exists():
+        made = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_atomically(path, made, 0o600)
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise AgentError(f"{path} is no P-256 key; remove it and enrol this device again")
+    # The hub decides on the name; it knows the device by the key.
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    write_atomically(folder / REQUEST, request.public_bytes(serialization.Encoding.DER))
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))
