@@ -57,6 +57,7 @@ class World:
     """One running hub, as far as devices are concerned."""
 
     def __init__(self, folder: Path, policy: MeasuringPolicy) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock()
         self.settings = Settings(data_dir=folder, grpc_port=0)
         self.events = EventBus()
