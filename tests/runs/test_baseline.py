@@ -131,7 +131,7 @@ def test_a_type_that_runs_no_level_in_time_is_told_the_fastest(ended: Ended) -> 
 
 def test_a_level_that_is_not_accurate_enough_is_not_used(ended: Ended) -> None:
     assert "picky" not in ended[2].choices
-    assert "level 5" in ended[2].impossible["picky"] and "100.0% are asked for" in ended[2].impossible["picky"]
+    assert "level 5" in ended[2].impossible["picky"] and "100.0% is asked for" in ended[2].impossible["picky"]
 
 
 def test_people_see_all_levels_with_what_is_known_of_each(ended: Ended, hub: _Hub) -> None:

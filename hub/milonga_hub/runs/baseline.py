@@ -141,8 +141,8 @@ def _with_accuracies(
             choices[name] = replace(choice, candidate=candidate)
         else:
             impossible[name] = (
-                f"level {one['level']}, the most complex that {name} runs within its limits, gets {candidate['accuracy']:.1%}"
-                f" right, {floor:.1%} are asked for; train longer, lower min_accuracy or raise the other limits in the"
+                f"level {one['level']}, the most complex that {name} runs within its limits, reaches"
+                f" {candidate['accuracy']:.1%} {plan.spec.task.measure}, {floor:.1%} is asked for; train longer, lower min_accuracy or raise the other limits in the"
                 " project file, and apply it again"
             )
     if not choices:
