@@ -1,6 +1,6 @@
 """Verify with TUF that a bundle may be installed, in a process of its own: the daemon stays small.
 
-Up (stdout): {"is": "fetch", "name": FILE}, then {"is": "trusted"} or {"is": "refused" | "unreachable", "message": WHY}.
+Up (stdout): {"is": "fetch", "name": FILE}, then {"is": "trusted"} or {"is": "refused" | "unreachable" | "failed", "message": WHY}.
 Down (stdin): the question first, then for each fetch {"content": BASE64} or {"missing": true} or {"unreachable": WHY}.
 """
 
@@ -20,7 +20,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient.fetcher import FetcherInterface
 
-from milonga_agent.errors import Untrusted
+from milonga_agent.errors import AgentError, Untrusted
 from milonga_agent.files import sync_folder, write_atomically
 from milonga_agent.limits import die_with_parent
 
@@ -54,8 +54,8 @@ class Client:
         """Bring root, timestamp, snapshot and targets up to date. Raises Untrusted or DownloadError."""
         try:
             self.updater.refresh()
-        except exceptions.DownloadHTTPError as error:
-            raise Untrusted(f"the signed metadata is incomplete: {error}") from error
+        except (exceptions.DownloadHTTPError, exceptions.DownloadLengthMismatchError) as error:
+            raise Untrusted(f"the signed metadata is incomplete, or larger than it may be: {error}") from error
         except exceptions.RepositoryError as error:
             raise Untrusted(self._words(error)) from error
         finally:
@@ -68,8 +68,8 @@ class Client:
         """Return what is signed of a target. Raises Untrusted or DownloadError."""
         try:
             found = self.updater.get_targetinfo(path)
-        except exceptions.DownloadHTTPError as error:
-            raise Untrusted(f"the signed metadata is incomplete: {error}") from error
+        except (exceptions.DownloadHTTPError, exceptions.DownloadLengthMismatchError) as error:
+            raise Untrusted(f"the signed metadata is incomplete, or larger than it may be: {error}") from error
         except exceptions.RepositoryError as error:
             raise Untrusted(self._words(error)) from error
         finally:
@@ -152,8 +152,11 @@ def main() -> int:
         verify(Path(asked["folder"]), asked["target"], asked["digest"], asked["size_bytes"], fetcher)
     except Untrusted as error:
         _say(out, {"is": "refused", "message": str(error)})
-    except (exceptions.DownloadError, OSError) as error:
+    except exceptions.DownloadError as error:
         _say(out, {"is": "unreachable", "message": str(error)})
+    except (AgentError, OSError) as error:
+        # A full disk, most often.
+        _say(out, {"is": "failed", "message": str(error)})
     else:
         _say(out, {"is": "trusted"})
     return 0

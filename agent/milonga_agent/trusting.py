@@ -34,6 +34,8 @@ class Trust:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._first_root = folder / "first_root.json"
+        # Two processes would write into each other's files.
+        self._asking = asyncio.Lock()
 
     def begin(self, root: bytes) -> None:
         """Trust this root metadata from now on, and nothing from before."""
@@ -61,13 +63,16 @@ class Trust:
             "size_bytes": size_bytes,
         }
         try:
-            said = await asyncio.wait_for(_ask(question, fetch), _SECONDS)
+            async with self._asking:
+                said = await asyncio.wait_for(_ask(question, fetch), _SECONDS)
         except asyncio.TimeoutError as error:
             raise AgentError(f"the signed metadata could not be verified within {_SECONDS:.0f} s") from error
         if said["is"] == "refused":
             raise Untrusted(f"refused: {said['message']}")
+        if said["is"] == "unreachable":
+            raise HubUnreachable(str(said["message"]))
         if said["is"] != "trusted":
-            raise HubUnreachable(str(said.get("message", "the signed metadata could not be fetched")))
+            raise AgentError(f"the signed metadata could not be verified: {said['message']}")
 
 
 async def _ask(question: dict[str, Any], fetch: FetchMetadata) -> dict[str, Any]:

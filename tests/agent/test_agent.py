@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import resource
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -13,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from milonga_agent import daemon, upkeep
+from milonga_agent import daemon, pursuit, upkeep
 from milonga_agent.daemon import Options
+from milonga_agent.limits import Limits
 from milonga_agent.plan import MAX_STARTS
 from milonga_agent.state import Store
 from milonga_hub.devices.models import Device, File
@@ -130,6 +132,28 @@ def test_every_attack_is_refused_told_and_changes_nothing(
                 assert any(step.step == "VERIFY" and step.state == "FAILED" and words in step.message for step in steps)
                 caplog.clear()
                 agent.world.metadata = agent.world.signing.metadata
+
+    run(story())
+
+
+def test_a_bundle_for_which_there_is_too_little_memory_or_time_leaves_the_one_before(
+    tmp_path: Path, versions: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(agent: Running, made: Example, words: str) -> None:
+        agent.sign(made)
+        device = await agent.until(_has_ended(agent.assign(made)))
+        assert device.active_bundle == versions[0].bundle.digest
+        assert re.search(words, device.status_message), device.status_message
+
+    async def story() -> None:
+        async with online(tmp_path) as agent:
+            await agent.serve(versions[0])
+            assert agent.agent._serving is not None
+            agent.agent._serving._limits = Limits(memory_bytes=20_000_000)
+            await refuse(agent, versions[1], "the worker ended|[Mm]emory|alloc|cannot be loaded")
+            agent.agent._serving._limits = Limits()
+            monkeypatch.setattr(pursuit, "slowest_ms", lambda expected_ms: 1e-6)
+            await refuse(agent, versions[2], "are the most that was to be expected")
 
     run(story())
 

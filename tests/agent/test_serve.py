@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from milonga_agent.errors import BadBundle, EngineMissing
+from milonga_agent.pursuit import slowest_ms
 from milonga_agent.runtimes import load
 from milonga_agent.served import Served
 
@@ -162,3 +163,14 @@ def test_a_bundle_that_computes_something_else_fails_its_probe(made: Example) ->
 def test_an_unknown_engine_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineMissing, match="quantum"):
         load("quantum", tmp_path / "x", 1)
+
+
+def test_a_bundle_that_answers_far_slower_than_measured_is_refused(served: Served) -> None:
+    served.demand(60_000.0)
+    with pytest.raises(BadBundle, match="are the most that was to be expected"):
+        served.demand(1e-6)
+
+
+def test_what_was_measured_says_how_slow_is_too_slow() -> None:
+    assert slowest_ms(0.0) is None
+    assert slowest_ms(4.0) == 40.0

@@ -134,6 +134,11 @@ def mixed(victim: Victim) -> Serve:
     return _over(victim, {f"{snapshot}.snapshot.json": victim.signing.metadata(f"{snapshot - 1}.snapshot.json")})
 
 
+def endless(victim: Victim) -> Serve:
+    """A file that fills the device's memory and disk."""
+    return _over(victim, {"timestamp.json": b" " * 1_000_000})
+
+
 class Snapshot:
     """The metadata as it is now, whatever is signed later."""
 
@@ -161,6 +166,7 @@ ATTACKS: Mapping[Callable[[Victim], Serve], str] = {
     altered: "too few trusted keys have signed",
     wrongly_signed: "too few trusted keys have signed",
     other_project: "nobody whom this device trusts has signed",
+    endless: "larger than it may be",
     mixed: "older than, or not of one piece with",
     stolen_online_keys: "too few trusted keys have signed",
     expired: "the signed metadata has expired",

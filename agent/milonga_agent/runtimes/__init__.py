@@ -25,5 +25,11 @@ def load(engine: str, model: Path, threads: int) -> Runtime:
     if engine not in ENGINES:
         raise EngineMissing(f"this agent knows no engine {engine!r}; it knows {', '.join(ENGINES)}; update the agent")
     module = importlib.import_module(f"milonga_agent.runtimes.{engine}")
-    loaded: Runtime = getattr(module, _CLASSES[engine])(model, threads)
+    try:
+        loaded: Runtime = getattr(module, _CLASSES[engine])(model, threads)
+    except EngineMissing as error:
+        if isinstance(error.__cause__, ImportError) and not isinstance(error.__cause__, ModuleNotFoundError):
+            # Want of memory, most often: installing it again would not help.
+            raise EngineMissing(f"{engine} is here, and cannot be loaded: {error.__cause__}") from error
+        raise
     return loaded
