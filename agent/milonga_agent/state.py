@@ -131,8 +131,13 @@ class Store:
 
     def serve_port(self) -> int:
         """Return the port that was served on last, 0 for none: clients find the agent again after a restart."""
-        known = self._read("serving.json")
-        return 0 if known is None else int(known["port"])
+        try:
+            known = self._read("serving.json")
+            return 0 if known is None else int(known["port"])
+        except (AgentError, KeyError, TypeError, ValueError) as error:
+            # Clients must look where it serves now, which beats an agent that does not start.
+            _log.error("%s; serving on another port", error)
+            return 0
 
     def keep_serve_port(self, port: int) -> None:
         self._write("serving.json", {"port": port})

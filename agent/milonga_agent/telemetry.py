@@ -72,8 +72,7 @@ class Boot:
 
     def __init__(self, folder: Path) -> None:
         path = folder / "boots.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"count": 0}
-        self.order = int(known["count"]) + 1
+        self.order = _count(path) + 1
         try:
             write_atomically(path, json.dumps({"count": self.order}).encode("utf-8"))
         except DiskFull as error:
@@ -85,6 +84,15 @@ class Boot:
     def next_sequence(self) -> int:
         self._sequence += 1
         return self._sequence
+
+
+def _count(path: Path) -> int:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["count"]) if path.exists() else 0
+    except (ValueError, KeyError, TypeError) as error:
+        # Windows of this start may go out before those of earlier ones; nothing else depends on it.
+        _log.error("%s is damaged: %s; counting starts anew", path, error)
+        return 0
 
 
 def window_of(counted: dict[str, Any], about: dict[str, Any]) -> telemetry_pb2.TelemetryWindow:

@@ -24,6 +24,7 @@ from milonga_agent.plan import (
     steady,
 )
 from milonga_agent.state import Store
+from milonga_agent.telemetry import Boot
 
 FIRST = Wish(1, "sha256:a", (WantedFile("manifest.json", "sha256:a", 3),), "models/d/versions/1", "d")
 SECOND = Wish(2, "sha256:b", (), "models/d/versions/2", "d")
@@ -203,6 +204,10 @@ def test_a_state_that_cannot_be_read_does_not_stop_the_agent(tmp_path: Path) -> 
     for damaged in (b"", b"{", b"[]", b"\xff\x00", b'{"format": 1}', b'{"format": 9}'):
         path.write_bytes(damaged)
         assert store.state() == State()
+        (tmp_path / "serving.json").write_bytes(damaged)
+        assert store.serve_port() == 0
+        (tmp_path / "boots.json").write_bytes(damaged)
+        assert Boot(tmp_path).order == 1
 
 
 def test_an_older_agent_that_takes_over_again_reads_the_state_of_a_newer_one(tmp_path: Path) -> None:
