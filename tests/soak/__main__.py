@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import random
 import sys
 import tempfile
@@ -49,8 +50,14 @@ class Stage:
         self.stops = stops
         check_recovered(self._folder, self.scenario, 0)
         self._fresh()
-        command = [sys.executable, "-m", "tests.soak.story", str(self._folder), str(seed)]
+        signed = folder / "signed"
+        signed.write_bytes(pickle.dumps(self.scenario.signed))
+        command = [sys.executable, "-m", "tests.soak.story", str(self._folder), str(seed), str(signed)]
         self._log = lost_writes.record(self._folder, command, folder / "log")
+
+    def shuffled(self) -> list[Point]:
+        """Return all points, so that any number of them is a fair sample; the same order every time."""
+        return sorted(self.points(), key=lambda point: random.Random(repr(point)).random())
 
     def points(self) -> Iterator[Point]:
         """Yield every stop; every second one dies while it recovers, too. Then every call that changed the disk, twice."""
@@ -115,7 +122,7 @@ def soak(wanted: int, path: Path, progress: Progress) -> Progress:
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as memory:
         while progress.points < wanted:
             stage = Stage(progress.seed, Path(memory))
-            for number, point in enumerate(stage.points()):
+            for number, point in enumerate(stage.shuffled()):
                 if number < progress.next or progress.points >= wanted:
                     continue
                 try:

@@ -44,6 +44,11 @@ class _File:
         return bytes(data)
 
 
+@dataclass(frozen=True)
+class _Link:
+    target: str
+
+
 @dataclass
 class _Folder:
     durable: dict[str, int] = field(default_factory=dict)
@@ -61,7 +66,7 @@ class Disk:
     """Files and folders below one folder, with what is durable of them and what is not."""
 
     def __init__(self, template: Path) -> None:
-        self._inodes: dict[int, _File | _Folder] = {}
+        self._inodes: dict[int, _File | _Folder | _Link] = {}
         linked: dict[int, int] = {}
         self.root = self._load(template, linked)
         # Descriptor -> inode, name of a folder, and position.
@@ -69,6 +74,8 @@ class Disk:
         self._at: dict[int, int] = {}
 
     def _load(self, path: Path, linked: dict[int, int]) -> int:
+        if path.is_symlink():
+            return self._new(_Link(str(path.readlink())))
         if path.is_dir():
             return self._new(_Folder({each.name: self._load(each, linked) for each in sorted(path.iterdir())}))
         inode = path.stat().st_ino
@@ -76,7 +83,7 @@ class Disk:
             linked[inode] = self._new(_File(path.read_bytes()))
         return linked[inode]
 
-    def _new(self, made: _File | _Folder) -> int:
+    def _new(self, made: _File | _Folder | _Link) -> int:
         self._inodes[len(self._inodes)] = made
         return len(self._inodes) - 1
 
@@ -105,6 +112,9 @@ class Disk:
         elif call in ("unlink", "rmdir"):
             folder, name = self._parent(arguments[0])
             folder.pending.append({name: None})
+        elif call == "symlink":
+            folder, name = self._parent(arguments[1])
+            folder.pending.append({name: self._new(_Link(arguments[0]))})
         elif call == "mkdir":
             folder, name = self._parent(arguments[0])
             folder.pending.append({name: self._new(_Folder())})
@@ -164,6 +174,7 @@ class Disk:
         kept = {
             inode: source.randrange(len(found.pending) + 1) if source.random() < 0.8 else len(found.pending)
             for inode, found in self._inodes.items()
+            if not isinstance(found, _Link)
         }
         self._write(self.root, folder, kept, source, {})
 
@@ -173,6 +184,8 @@ class Disk:
         found = self._inodes[inode]
         if inode in linked:
             os.link(linked[inode], path)
+        elif isinstance(found, _Link):
+            path.symlink_to(found.target)
         elif isinstance(found, _File):
             path.write_bytes(found.content(kept[inode], source.random()))
             linked[inode] = path
@@ -234,6 +247,9 @@ def _relative(
     elif call in ("renameat", "renameat2", "linkat"):
         if found := inside(place(arguments[0], arguments[1]), place(arguments[2], arguments[3])):
             yield ("link" if call == "linkat" else "rename"), found, result
+    elif call == "symlink":
+        if found := inside(place("", arguments[1])):
+            yield call, [arguments[0], *found], result
     elif call in ("unlink", "rmdir", "mkdir"):
         if found := inside(place("", arguments[0])):
             yield call, found, result

@@ -10,20 +10,27 @@ import asyncio
 import hashlib
 import json
 import os
+import pickle
 import random
 import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from milonga_agent import plan
+from milonga_agent import plan, trust
 from milonga_agent.errors import AgentError, BadBundle
 from milonga_agent.files import digest_of_file
 from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
 from milonga_agent.pursuit import Pursuit, outcome_of
 from milonga_agent.state import Store
 from milonga_agent.steps import Depot
+from milonga_agent.trusting import Trust
+from milonga_hub.errors import NotFound
+from milonga_hub.signing.service import SigningService
+
+from tests.signing.attacks import Fetcher
 
 _CHUNK_BYTES = 700
 
@@ -38,18 +45,35 @@ class Scenario:
 
     blobs: dict[str, bytes]
     wishes: tuple[Wish, Wish, Wish]
+    # What the hub has signed when the agent begins, and later: files by their names.
+    signed: tuple[dict[str, bytes], dict[str, bytes]]
 
     @classmethod
-    def of(cls, seed: int) -> Scenario:
+    def of(cls, seed: int, signed: Path | None = None) -> Scenario:
+        """Make the scenario of a seed. Keys are made anew each time, so another process is given the `signed` of this one."""
         source = random.Random(seed)
         blobs: dict[str, bytes] = {}
         shared = source.randbytes(source.randrange(1, 2000))
         wishes = tuple(_wish(number, source, shared, blobs) for number in (1, 2, 3))
-        return cls(blobs, (wishes[0], wishes[1], wishes[2]))
+        metadata = _sign(wishes) if signed is None else pickle.loads(signed.read_bytes())
+        return cls(blobs, (wishes[0], wishes[1], wishes[2]), metadata)
 
     @property
     def bad(self) -> str:
         return self.wishes[2].bundle
+
+
+def _sign(wishes: tuple[Wish, ...]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    states = []
+    with tempfile.TemporaryDirectory() as folder:
+        hub = SigningService(Path(folder))
+        hub.prepare()
+        for some in (wishes[:1], wishes[1:]):
+            hub.sign("digits", {wish.bundle: wish.files[-1].size_bytes for wish in some})
+            states.append({path.name: path.read_bytes() for path in (Path(folder) / "metadata").iterdir()})
+            # A device that was away follows the keys.
+            hub.rotate("root", [], 1)
+    return states[0], states[1]
 
 
 def _wish(generation: int, source: random.Random, shared: bytes, blobs: dict[str, bytes]) -> Wish:
@@ -94,19 +118,20 @@ class _Engine:
 
 def begin(folder: Path, scenario: Scenario) -> None:
     """Make the folder of an agent that serves A."""
-    _live(folder, scenario, scenario.wishes[:1])
+    Trust(folder / "trust").begin(scenario.signed[0]["1.root.json"])
+    _live(folder, scenario, scenario.wishes[:1], scenario.signed[0])
 
 
 def live(folder: Path, scenario: Scenario) -> None:
     """Start the agent and let it do all that the hub wishes."""
-    _live(folder, scenario, scenario.wishes[1:])
+    _live(folder, scenario, scenario.wishes[1:], scenario.signed[1])
 
 
-def _live(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...]) -> None:
-    asyncio.run(_pursue(folder, scenario, wishes))
+def _live(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...], signed: dict[str, bytes]) -> None:
+    asyncio.run(_pursue(folder, scenario, wishes, signed))
 
 
-async def _pursue(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...]) -> None:
+async def _pursue(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...], signed: dict[str, bytes]) -> None:
     store, depot = Store(folder), Depot(folder)
 
     async def fetch(digest: str, offset: int) -> AsyncIterator[bytes]:
@@ -114,11 +139,18 @@ async def _pursue(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...]) ->
         for start in range(offset, len(data), _CHUNK_BYTES):
             yield data[start : start + _CHUNK_BYTES]
 
-    async def signed(wish: Wish) -> None:
-        depot.project(wish)
+    def serve(name: str) -> bytes:
+        if name not in signed:
+            raise NotFound(name)
+        return signed[name]
+
+    async def check(wish: Wish) -> None:
+        # In this process, so that it dies at the system calls of this as well.
+        target = f"{depot.project(wish)}/{wish.bundle.partition(':')[2]}"
+        trust.verify(folder / "trust", target, wish.bundle, wish.files[-1].size_bytes, Fetcher(serve))
 
     engine = _Engine(scenario.bad)
-    pursuit = Pursuit(depot, engine, fetch, signed)
+    pursuit = Pursuit(depot, engine, fetch, check)
 
     def keep(new: State) -> State:
         store.keep_state(new)
@@ -209,4 +241,4 @@ if __name__ == "__main__":
     if os.environ.get("MILONGA_SOAK_FORGETFUL"):
         # For the test of the test: as if somebody had left out what makes writes last.
         setattr(os, "fsync", lambda descriptor: None)  # noqa: B010 -- mypy wants the very name of its argument
-    live(Path(sys.argv[1]), Scenario.of(int(sys.argv[2])))
+    live(Path(sys.argv[1]), Scenario.of(int(sys.argv[2]), Path(sys.argv[3])))

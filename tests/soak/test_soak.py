@@ -15,7 +15,7 @@ from tests.soak.__main__ import MEMORY, Point, Stage
 from tests.soak.story import Broken
 
 # Primes, so that samples of calls that come in rhythm are not all of one kind.
-_KILLS_APART, _POWER_CUTS_APART = 101, 37
+_KILLS_APART, _POWER_CUTS_APART = 211, 61
 
 
 @pytest.fixture(scope="module")
