@@ -97,8 +97,9 @@ def _build(given: argparse.Namespace, target: Target) -> Built:
     evidence = _evidence(given, pictures, manifest["classes"])
     calibration = pictures.inputs[::2]
     return build(
-        given.model, target, given.output, evidence, calibration, manifest, given.max_lost_points, given.threads
-    )
+        given.model, target, given.output, evidence, calibration, manifest, given.max_lost_points, given.threads,
+        tell=lambda words: print(words, file=sys.stderr),
+    )  # fmt: skip
 
 
 def _shapes(path: Path) -> tuple[int, int]:

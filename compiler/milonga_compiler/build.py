@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -40,7 +41,9 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class Built:
-    """How a build ended. A rejected one has a reason and no bundle; a built one has a bundle and no report."""
+    """How a build ended. A rejected one has a reason, and a bundle only where that was asked for and it ran; a built one has a
+    bundle and no report.
+    """
 
     target: Target
     state: State
@@ -53,11 +56,17 @@ class Built:
 class _Tried:
     """One variant: how it ended, and what its outputs are and come to."""
 
+    variant: BuiltModel
     built: Built
     comparison: Comparison
     judge: Judge
     # For the first pictures.
     outputs: Floats
+
+    @property
+    def ran(self) -> bool:
+        """Return whether it answered all pictures with numbers."""
+        return self.built.report is not None and not self.comparison.not_finite
 
 
 def build(
@@ -69,43 +78,68 @@ def build(
     manifest: Mapping[str, Any],
     max_lost_points: float,
     threads: int = 1,
+    tell: Callable[[str], None] = lambda words: None,
+    keep_rejected: bool = False,
 ) -> Built:
     """Return the first variant of the build that holds against the evidence, bundled in `folder`, or why none does.
 
     `manifest` gives what only the caller knows: task, project, model_version, subnet, classes, input, expected_ms; the
     evidence's judge what follows from the build's outputs: output, reference. Engine, files and probe are filled in here.
-    Scratch files lie beside `folder`, named `.bundle-*`; what the engine printed, if anything, is kept there as
-    `<folder>.log`. Raises EngineMissing or UnknownTarget.
+    Each step is told in words. Scratch files lie beside `folder`, named `.bundle-*`; the steps and what the engine printed are
+    kept there as `<folder>.log`. With `keep_rejected`, a build that ran and is refused is bundled as well, for people who know
+    better. Raises EngineMissing or UnknownTarget.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _log_beside(folder) as log, tempfile.TemporaryDirectory(dir=str(folder.parent), prefix=".bundle-") as scratch:
-        engine = backend(target.engine, log)
-        work = Path(scratch)
-        rejected = Built(target, State.REJECTED, f"{target.engine} made nothing of the network")
-        try:
-            with contextlib.closing(engine.build(onnx_path, target, work, calibration)) as variants:
-                for variant in variants:
-                    tried = _try(engine, variant, target, work, evidence, max_lost_points, threads)
-                    if tried.built.state is not State.REJECTED:
-                        whole = {**manifest, **tried.judge.entries(), **_entries(engine, target, variant, tried)}
-                        sources = {**_probe(work, evidence, tried), **{name: work / name for name in variant.files}}
-                        return replace(tried.built, bundle=write_bundle(folder, whole, sources))
-                    rejected = _nearer(rejected, tried.built)
-        except BuildFailed as error:
-            return rejected if rejected.report else Built(target, State.REJECTED, str(error))
-        return rejected
-
-
-@contextlib.contextmanager
-def _log_beside(folder: Path) -> Iterator[Path]:
-    """Give what the engine prints about the build in `folder` a file, which stays where there was anything."""
     log = folder.parent / f"{folder.name}.log"
     log.unlink(missing_ok=True)
+
+    def say(words: str) -> None:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"[{time.strftime('%H:%M:%S')}] {words}\n")
+        tell(words)
+
+    say(f"building {target}")
+    with tempfile.TemporaryDirectory(dir=str(folder.parent), prefix=".bundle-") as scratch:
+        engine, work = backend(target.engine, log), Path(scratch)
+        tried = _best(engine, onnx_path, target, work, evidence, calibration, max_lost_points, threads, say)
+        if not isinstance(tried, _Tried):
+            say(tried.reason)
+            return tried
+        built = tried.built
+        say(f"{built.state}{f': {built.reason}' if built.reason else ''}")
+        if built.state is State.REJECTED and not (keep_rejected and tried.ran):
+            return built
+        whole = {**manifest, **tried.judge.entries(), **_entries(engine, target, tried)}
+        sources = {**_probe(work, evidence, tried), **{name: work / name for name in tried.variant.files}}
+        return replace(built, bundle=write_bundle(folder, whole, sources))
+
+
+def _best(
+    engine: Backend,
+    onnx_path: Path,
+    target: Target,
+    work: Path,
+    evidence: Evidence,
+    calibration: Floats | None,
+    max_lost_points: float,
+    threads: int,
+    say: Callable[[str], None],
+) -> _Tried | Built:
+    """Return the first variant that is not refused, else the one that came closest; where none was made, why."""
+    nearest: _Tried | None = None
     try:
-        yield log
-    finally:
-        if log.exists() and not log.stat().st_size:
-            log.unlink()
+        with contextlib.closing(engine.build(onnx_path, target, work, calibration)) as variants:
+            for variant in variants:
+                say(f"running it on {evidence.count} pictures{f', {variant.note}' if variant.note else ''}")
+                tried = _try(engine, variant, target, work, evidence, max_lost_points, threads)
+                if tried.built.state is not State.REJECTED:
+                    return tried
+                say(f"not this one: {tried.built.reason}")
+                nearest = tried if nearest is None else _nearer(nearest, tried)
+    except BuildFailed as error:
+        if nearest is None or not nearest.built.report:
+            return Built(target, State.REJECTED, str(error))
+    return nearest or Built(target, State.REJECTED, f"{target.engine} made nothing of the network")
 
 
 def _try(
@@ -127,34 +161,35 @@ def _try(
             judge.add(outputs)
             first = outputs[:PROBE_COUNT] if not len(first) else first
     except CannotRunHere as error:
-        return _unseen(target, evidence, str(error))
+        return _unseen(variant, target, evidence, str(error))
     except (BuildFailed, EngineMissing):
         raise
     except Exception as error:  # Engines raise what they like; the build is then simply not usable.
-        return _Tried(Built(target, State.REJECTED, f"it does not run: {error}"), comparison, judge, first)
+        return _Tried(variant, Built(target, State.REJECTED, f"it does not run: {error}"), comparison, judge, first)
     # What is not a number answers nothing.
     accuracy = 0.0 if comparison.not_finite else judge.accuracy()
-    report = Report(accuracy, evidence.subnet_accuracy, comparison.max_abs_error, evidence.count)
+    allowed = comparison.allowed_error(target.precision)
+    report = Report(accuracy, evidence.subnet_accuracy, comparison.max_abs_error, evidence.count, allowed)
     reason = comparison.objection(report, target.precision, max_lost_points, judge.measure)
     if reason is not None:
         told = f"{reason} ({variant.note})" if variant.note else reason
-        return _Tried(Built(target, State.REJECTED, told, report), comparison, judge, first)
-    return _Tried(Built(target, State.VERIFIED, variant.note, report), comparison, judge, first)
+        return _Tried(variant, Built(target, State.REJECTED, told, report), comparison, judge, first)
+    return _Tried(variant, Built(target, State.VERIFIED, variant.note, report), comparison, judge, first)
 
 
-def _unseen(target: Target, evidence: Evidence, reason: str) -> _Tried:
+def _unseen(variant: BuiltModel, target: Target, evidence: Evidence, reason: str) -> _Tried:
     """Return a build that could not be run: the subnet's own outputs stand for its."""
     comparison, judge = Comparison(evidence.expected), evidence.judge()
     comparison.add(evidence.expected)
     judge.add(evidence.expected)
-    return _Tried(Built(target, State.BUILT, reason), comparison, judge, evidence.expected[:PROBE_COUNT])
+    return _Tried(variant, Built(target, State.BUILT, reason), comparison, judge, evidence.expected[:PROBE_COUNT])
 
 
-def _nearer(one: Built, other: Built) -> Built:
+def _nearer(one: _Tried, other: _Tried) -> _Tried:
     """Return the rejected build that came closer to holding: its reason tells people most."""
-    if one.report is None:
+    if one.built.report is None:
         return other
-    return other if other.report and other.report.accuracy > one.report.accuracy else one
+    return other if other.built.report and other.built.report.accuracy > one.built.report.accuracy else one
 
 
 def _probe(work: Path, evidence: Evidence, tried: _Tried) -> dict[str, Path]:
@@ -165,7 +200,7 @@ def _probe(work: Path, evidence: Evidence, tried: _Tried) -> dict[str, Path]:
     return {name: work / name for name in (PROBE_INPUT, PROBE_EXPECTED)}
 
 
-def _entries(engine: Backend, target: Target, variant: BuiltModel, tried: _Tried) -> dict[str, Any]:
+def _entries(engine: Backend, target: Target, tried: _Tried) -> dict[str, Any]:
     span = tried.comparison.high - tried.comparison.low
     share = _PROBE_TOLERANCE.get(target.precision, _PROBE_TOLERANCE["int8"])
     return {
@@ -173,7 +208,7 @@ def _entries(engine: Backend, target: Target, variant: BuiltModel, tried: _Tried
         "engine_requirement": engine.requirement,
         "verification": engine.verification,
         "precision": target.precision,
-        "model_file": variant.model_file,
+        "model_file": tried.variant.model_file,
         "probe": {
             "input_file": PROBE_INPUT,
             "expected_file": PROBE_EXPECTED,

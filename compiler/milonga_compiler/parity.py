@@ -132,12 +132,14 @@ class Report:
     """Figures of a build. Accuracies are from 0 to 1.
 
     `max_abs_error` is the largest difference of any output from the subnet's; infinite where one is not a finite number.
+    `allowed_error` is the most that it may be, None where accuracy alone decides.
     """
 
     accuracy: float
     subnet_accuracy: float
     max_abs_error: float
     count: int
+    allowed_error: float | None = None
 
     @property
     def lost_points(self) -> float:
@@ -173,12 +175,18 @@ class Comparison:
             error = float(np.abs(outputs[: len(wanted)] - wanted).max())
             self.max_abs_error = max(self.max_abs_error, error)
 
+    def allowed_error(self, precision: str) -> float | None:
+        """Return how far outputs of this precision may be from those expected, None where accuracy alone decides."""
+        if precision != Precision.FP32:
+            return None
+        return FP32_RELATIVE_ERROR * max(1.0, float(np.abs(self._expected).max()))
+
     def objection(self, report: Report, precision: str, max_lost_points: float, measure: str) -> str | None:
         """Return why a build must not be used, in figures, or None where it holds."""
         if self.not_finite:
             return f"{self.not_finite} of {self.count} outputs are not finite numbers"
-        allowed = FP32_RELATIVE_ERROR * max(1.0, float(np.abs(self._expected).max()))
-        if precision == Precision.FP32 and report.max_abs_error > allowed:
+        allowed = self.allowed_error(precision)
+        if allowed is not None and report.max_abs_error > allowed:
             return f"its outputs differ by up to {report.max_abs_error:.3g} from the subnet's, {allowed:.3g} allowed"
         # Accuracies are shares of whole pictures, so 1e-9 only forgives the rounding of the subtraction.
         if report.lost_points > max_lost_points + 1e-9:

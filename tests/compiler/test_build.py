@@ -73,6 +73,24 @@ def test_a_build_that_loses_too_much_is_refused_with_figures(
     assert not (tmp_path / "b").exists()
 
 
+def test_a_build_that_lost_too_much_is_kept_for_those_who_ask_and_its_log_tells_each_try(
+    network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path
+) -> None:
+    path, evidence = network
+    dark = pictures.normalised[:4] * np.float32(0.01)
+    told: list[str] = []
+    built = build(
+        path, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, dark, MANIFEST, 0.5,
+        tell=told.append, keep_rejected=True,
+    )  # fmt: skip
+    assert built.state == "REJECTED" and built.bundle is not None and built.report is not None
+    assert verify_bundle(tmp_path / "b").digest == built.bundle.digest
+    assert told[0] == "building onnxruntime/int8" and told[-1] == f"REJECTED: {built.reason}"
+    assert sum(words.startswith("not this one: lost") for words in told) > 1
+    kept = (tmp_path / "b.log").read_text()
+    assert all(words in kept for words in told)
+
+
 def test_int8_without_pictures_says_what_it_needs(network: tuple[Path, Labelled], tmp_path: Path) -> None:
     path, evidence = network
     built = build(path, Target.parse("onnxruntime/int8"), tmp_path / "b", evidence, None, MANIFEST, 0.5)

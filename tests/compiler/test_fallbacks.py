@@ -83,7 +83,8 @@ def test_a_useless_build_is_refused(
     monkeypatch.setattr("milonga_compiler.build.backend", lambda *_: engine())
     built = build(path, FP32, tmp_path / "b", evidence, None, MANIFEST, 0.5)
     assert built.state is State.REJECTED and said in built.reason
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["b.log"]
+    assert said in (tmp_path / "b.log").read_text()
 
 
 def test_a_file_that_is_no_network_is_refused(network: tuple[Path, Labelled], tmp_path: Path) -> None:

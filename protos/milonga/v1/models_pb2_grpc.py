@@ -249,6 +249,41 @@ class BuildServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_models__pb2.ListBuildsRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_models__pb2.ListBuildsResponse.FromString,
                 _registered_method=True)
+        self.StartBuild = channel.unary_unary(
+                '/milonga.v1.BuildService/StartBuild',
+                request_serializer=milonga_dot_v1_dot_models__pb2.StartBuildRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.StartBuildResponse.FromString,
+                _registered_method=True)
+        self.WatchBuild = channel.unary_stream(
+                '/milonga.v1.BuildService/WatchBuild',
+                request_serializer=milonga_dot_v1_dot_models__pb2.WatchBuildRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.WatchBuildResponse.FromString,
+                _registered_method=True)
+        self.OverrideBuild = channel.unary_unary(
+                '/milonga.v1.BuildService/OverrideBuild',
+                request_serializer=milonga_dot_v1_dot_models__pb2.OverrideBuildRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.OverrideBuildResponse.FromString,
+                _registered_method=True)
+        self.ChooseBuild = channel.unary_unary(
+                '/milonga.v1.BuildService/ChooseBuild',
+                request_serializer=milonga_dot_v1_dot_models__pb2.ChooseBuildRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.ChooseBuildResponse.FromString,
+                _registered_method=True)
+        self.GetBuildLog = channel.unary_unary(
+                '/milonga.v1.BuildService/GetBuildLog',
+                request_serializer=milonga_dot_v1_dot_models__pb2.GetBuildLogRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.GetBuildLogResponse.FromString,
+                _registered_method=True)
+        self.GetBuildManifest = channel.unary_unary(
+                '/milonga.v1.BuildService/GetBuildManifest',
+                request_serializer=milonga_dot_v1_dot_models__pb2.GetBuildManifestRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.GetBuildManifestResponse.FromString,
+                _registered_method=True)
+        self.DownloadBuild = channel.unary_stream(
+                '/milonga.v1.BuildService/DownloadBuild',
+                request_serializer=milonga_dot_v1_dot_models__pb2.DownloadBuildRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.DownloadBuildResponse.FromString,
+                _registered_method=True)
 
 
 class BuildServiceServicer(object):
@@ -266,6 +301,54 @@ class BuildServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartBuild(self, request, context):
+        """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchBuild(self, request, context):
+        """Sends the build now and after every change, until it is not in progress.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OverrideBuild(self, request, context):
+        """Allows a build that is not VERIFIED on devices; the record keeps who, when and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChooseBuild(self, request, context):
+        """Makes this the build that devices of its type get, in place of any other of its version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBuildLog(self, request, context):
+        """What was done and what the engine printed; the newest where that is very long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBuildManifest(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadBuild(self, request, context):
+        """Sends the bundle as a zip file, with a program that runs it where there is one for its engine.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BuildServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -278,6 +361,41 @@ def add_BuildServiceServicer_to_server(servicer, server):
                     servicer.ListBuilds,
                     request_deserializer=milonga_dot_v1_dot_models__pb2.ListBuildsRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_models__pb2.ListBuildsResponse.SerializeToString,
+            ),
+            'StartBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartBuild,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.StartBuildRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.StartBuildResponse.SerializeToString,
+            ),
+            'WatchBuild': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchBuild,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.WatchBuildRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.WatchBuildResponse.SerializeToString,
+            ),
+            'OverrideBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.OverrideBuild,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.OverrideBuildRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.OverrideBuildResponse.SerializeToString,
+            ),
+            'ChooseBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChooseBuild,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.ChooseBuildRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.ChooseBuildResponse.SerializeToString,
+            ),
+            'GetBuildLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBuildLog,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.GetBuildLogRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.GetBuildLogResponse.SerializeToString,
+            ),
+            'GetBuildManifest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBuildManifest,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.GetBuildManifestRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.GetBuildManifestResponse.SerializeToString,
+            ),
+            'DownloadBuild': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadBuild,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.DownloadBuildRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.DownloadBuildResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -334,6 +452,195 @@ class BuildService(object):
             '/milonga.v1.BuildService/ListBuilds',
             milonga_dot_v1_dot_models__pb2.ListBuildsRequest.SerializeToString,
             milonga_dot_v1_dot_models__pb2.ListBuildsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.BuildService/StartBuild',
+            milonga_dot_v1_dot_models__pb2.StartBuildRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.StartBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/milonga.v1.BuildService/WatchBuild',
+            milonga_dot_v1_dot_models__pb2.WatchBuildRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.WatchBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OverrideBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.BuildService/OverrideBuild',
+            milonga_dot_v1_dot_models__pb2.OverrideBuildRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.OverrideBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChooseBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.BuildService/ChooseBuild',
+            milonga_dot_v1_dot_models__pb2.ChooseBuildRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.ChooseBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBuildLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.BuildService/GetBuildLog',
+            milonga_dot_v1_dot_models__pb2.GetBuildLogRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.GetBuildLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBuildManifest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.BuildService/GetBuildManifest',
+            milonga_dot_v1_dot_models__pb2.GetBuildManifestRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.GetBuildManifestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/milonga.v1.BuildService/DownloadBuild',
+            milonga_dot_v1_dot_models__pb2.DownloadBuildRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.DownloadBuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

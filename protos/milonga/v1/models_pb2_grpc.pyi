@@ -91,12 +91,38 @@ class BuildServiceStub:
     def __new__(cls, channel: _aio.Channel) -> BuildServiceAsyncStub: ...
     GetBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetBuildRequest, _models_pb2.GetBuildResponse]
     ListBuilds: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListBuildsRequest, _models_pb2.ListBuildsResponse]
+    StartBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.StartBuildRequest, _models_pb2.StartBuildResponse]
+    """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done."""
+    WatchBuild: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchBuildRequest, _models_pb2.WatchBuildResponse]
+    """Sends the build now and after every change, until it is not in progress."""
+    OverrideBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.OverrideBuildRequest, _models_pb2.OverrideBuildResponse]
+    """Allows a build that is not VERIFIED on devices; the record keeps who, when and why."""
+    ChooseBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.ChooseBuildRequest, _models_pb2.ChooseBuildResponse]
+    """Makes this the build that devices of its type get, in place of any other of its version."""
+    GetBuildLog: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetBuildLogRequest, _models_pb2.GetBuildLogResponse]
+    """What was done and what the engine printed; the newest where that is very long."""
+    GetBuildManifest: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetBuildManifestRequest, _models_pb2.GetBuildManifestResponse]
+    DownloadBuild: _grpc.UnaryStreamMultiCallable[_models_pb2.DownloadBuildRequest, _models_pb2.DownloadBuildResponse]
+    """Sends the bundle as a zip file, with a program that runs it where there is one for its engine."""
 
 @_typing.type_check_only
 class BuildServiceAsyncStub(BuildServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.GetBuildRequest, _models_pb2.GetBuildResponse]  # type: ignore[assignment]
     ListBuilds: _aio.UnaryUnaryMultiCallable[_models_pb2.ListBuildsRequest, _models_pb2.ListBuildsResponse]  # type: ignore[assignment]
+    StartBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.StartBuildRequest, _models_pb2.StartBuildResponse]  # type: ignore[assignment]
+    """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done."""
+    WatchBuild: _aio.UnaryStreamMultiCallable[_models_pb2.WatchBuildRequest, _models_pb2.WatchBuildResponse]  # type: ignore[assignment]
+    """Sends the build now and after every change, until it is not in progress."""
+    OverrideBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.OverrideBuildRequest, _models_pb2.OverrideBuildResponse]  # type: ignore[assignment]
+    """Allows a build that is not VERIFIED on devices; the record keeps who, when and why."""
+    ChooseBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.ChooseBuildRequest, _models_pb2.ChooseBuildResponse]  # type: ignore[assignment]
+    """Makes this the build that devices of its type get, in place of any other of its version."""
+    GetBuildLog: _aio.UnaryUnaryMultiCallable[_models_pb2.GetBuildLogRequest, _models_pb2.GetBuildLogResponse]  # type: ignore[assignment]
+    """What was done and what the engine printed; the newest where that is very long."""
+    GetBuildManifest: _aio.UnaryUnaryMultiCallable[_models_pb2.GetBuildManifestRequest, _models_pb2.GetBuildManifestResponse]  # type: ignore[assignment]
+    DownloadBuild: _aio.UnaryStreamMultiCallable[_models_pb2.DownloadBuildRequest, _models_pb2.DownloadBuildResponse]  # type: ignore[assignment]
+    """Sends the bundle as a zip file, with a program that runs it where there is one for its engine."""
 
 class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -112,5 +138,60 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ListBuildsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ListBuildsResponse, _abc.Awaitable[_models_pb2.ListBuildsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StartBuild(
+        self,
+        request: _models_pb2.StartBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.StartBuildResponse, _abc.Awaitable[_models_pb2.StartBuildResponse]]:
+        """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done."""
+
+    @_abc_1.abstractmethod
+    def WatchBuild(
+        self,
+        request: _models_pb2.WatchBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_models_pb2.WatchBuildResponse], _abc.AsyncIterator[_models_pb2.WatchBuildResponse]]:
+        """Sends the build now and after every change, until it is not in progress."""
+
+    @_abc_1.abstractmethod
+    def OverrideBuild(
+        self,
+        request: _models_pb2.OverrideBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.OverrideBuildResponse, _abc.Awaitable[_models_pb2.OverrideBuildResponse]]:
+        """Allows a build that is not VERIFIED on devices; the record keeps who, when and why."""
+
+    @_abc_1.abstractmethod
+    def ChooseBuild(
+        self,
+        request: _models_pb2.ChooseBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ChooseBuildResponse, _abc.Awaitable[_models_pb2.ChooseBuildResponse]]:
+        """Makes this the build that devices of its type get, in place of any other of its version."""
+
+    @_abc_1.abstractmethod
+    def GetBuildLog(
+        self,
+        request: _models_pb2.GetBuildLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.GetBuildLogResponse, _abc.Awaitable[_models_pb2.GetBuildLogResponse]]:
+        """What was done and what the engine printed; the newest where that is very long."""
+
+    @_abc_1.abstractmethod
+    def GetBuildManifest(
+        self,
+        request: _models_pb2.GetBuildManifestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.GetBuildManifestResponse, _abc.Awaitable[_models_pb2.GetBuildManifestResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DownloadBuild(
+        self,
+        request: _models_pb2.DownloadBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_models_pb2.DownloadBuildResponse], _abc.AsyncIterator[_models_pb2.DownloadBuildResponse]]:
+        """Sends the bundle as a zip file, with a program that runs it where there is one for its engine."""
 
 def add_BuildServiceServicer_to_server(servicer: BuildServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
