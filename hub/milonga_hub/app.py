@@ -17,6 +17,7 @@ from typing import Any
 
 from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.rpc import BuildRpc
+from milonga_hub.builds.runner import BuildRunner
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.datasets.service import DatasetService
@@ -92,6 +93,7 @@ class Hub:
         self.triggers = Triggers(self.events, self.projects, self.datasets, self.telemetry, self.runs)
         self.executor = Executor(self.runs, self._work)
         self._cpu = asyncio.Semaphore(1)
+        self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self._cpu)
         self.addresses = Addresses("", "", "", "")
 
     @property
@@ -142,7 +144,13 @@ class Hub:
             self.addresses = Addresses(
                 *(f"{self.settings.host}:{port}" for port in (http, grpc, device, mqtt.port)),
             )
-            for loop in (self.devices.watch_heartbeats, self.rollouts.run, self.executor.run, self.triggers.run):
+            for loop in (
+                self.devices.watch_heartbeats,
+                self.rollouts.run,
+                self.executor.run,
+                self.build_runner.run,
+                self.triggers.run,
+            ):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)
                 task.add_done_callback(_die_with)
                 stack.push_async_callback(_stop, task)
@@ -191,7 +199,7 @@ class Hub:
             ProjectRpc(self.projects, self._start_applied),
             RunRpc(self.runs, self.events),
             ModelRpc(self.models),
-            BuildRpc(self.builds),
+            BuildRpc(self.builds, self.events),
             RolloutRpc(self.rollouts, self.events, self._project_of),
             TelemetryRpc(self.telemetry, self.events),
         ]

@@ -76,7 +76,10 @@ def test_a_rejected_target_is_reported_beside_a_verified_one(spec: dict[str, Any
     )
     (rejected,) = result["builds"]
     assert rejected["state"] == "REJECTED" and "points of accuracy" in rejected["reason"]
-    assert rejected["bundle"] == "" and rejected["files"] == []
+    assert [(gate["name"], gate["passed"]) for gate in rejected["gates"]] == [("parity", True), ("accuracy", False)]
+    # Kept, for a person who allows it all the same.
+    assert verify_bundle(Path(rejected["directory"])).digest == rejected["bundle"]
+    assert f"REJECTED: {rejected['reason']}" in Path(rejected["log"]).read_text()
 
 
 def test_a_missing_engine_costs_its_own_target_until_it_is_there(

@@ -15,8 +15,8 @@ from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.models import BuildState
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.service import BuildService
-from milonga_hub.db import Database
-from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.db import Database, utc_now
+from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.transports import grpc as grpc_transport
 
@@ -56,9 +56,75 @@ def _rejected(precision: str = "int8") -> dict[str, Any]:
 def test_a_rejected_build_is_kept_with_its_reason_and_never_chosen(builds: BuildService) -> None:
     (build,) = builds.record(VERSION, "pi", [_rejected()], None)
     assert (build.state, build.reason, build.bundle) == (BuildState.REJECTED, "loses 3 points", "")
-    with pytest.raises(FailedPrecondition, match="no device may get it: loses 3 points"):
+    with pytest.raises(FailedPrecondition, match=r"no device may get .*: loses 3 points"):
         builds.choose(build.name)
     assert builds.chosen(VERSION) == {}
+
+
+def test_a_build_that_never_ran_goes_out_only_after_a_person_has_said_why(builds: BuildService, tmp_path: Path) -> None:
+    unseen = {**_verified(tmp_path / "a"), "state": "BUILT", "reason": "it is built for aarch64"}
+    (build,) = builds.record(VERSION, "pi", [unseen], None)
+    with pytest.raises(FailedPrecondition, match="it is built, not verified: it is built for aarch64"):
+        builds.choose(build.name)
+    for by, reason in (("ana", " "), (" ", "seen on my desk")):
+        with pytest.raises(InvalidInput, match="say wh"):
+            builds.override(build.name, by, reason)
+    assert builds.get(build.name).override is None
+    allowed = builds.override(build.name, "ana", "seen on my desk").override
+    assert allowed is not None and (allowed.by, allowed.reason) == ("ana", "seen on my desk")
+    assert allowed.at <= utc_now()
+    assert builds.choose(build.name).chosen and builds.get(build.name).override == allowed
+
+
+def test_an_override_holds_for_the_bundle_that_a_person_saw_and_no_other(builds: BuildService, tmp_path: Path) -> None:
+    unseen = {**_verified(tmp_path / "a"), "state": "BUILT"}
+    (build,) = builds.record(VERSION, "pi", [unseen], None)
+    builds.override(build.name, "ana", "why not")
+    (again,) = builds.record(VERSION, "pi", [unseen], None)
+    assert again.override is not None
+    (other,) = builds.record(VERSION, "pi", [{**_verified(tmp_path / "b", weights=b"x"), "state": "BUILT"}], None)
+    assert other.override is None
+
+
+def test_nothing_that_is_verified_or_has_no_files_is_overridden(builds: BuildService, tmp_path: Path) -> None:
+    good, bad = builds.record(VERSION, "pi", [_verified(tmp_path / "a"), _rejected()], None)
+    with pytest.raises(FailedPrecondition, match="it needs no override"):
+        builds.override(good.name, "ana", "to be sure")
+    with pytest.raises(FailedPrecondition, match="nothing to send: loses 3 points"):
+        builds.override(bad.name, "ana", "I like it")
+
+
+def test_the_fastest_that_passes_is_chosen_and_every_other_says_why_not(builds: BuildService, tmp_path: Path) -> None:
+    made = [_verified(tmp_path / "a", precision) for precision in ("fp32", "fp16", "int8")]
+    made[1] = {**made[1], "state": "BUILT", "reason": "not run here"}
+    fp32, fp16, int8 = builds.record(VERSION, "pi", made, None)
+    builds.set_measured(fp32.name, 3.0, 0.1, "pi-1")
+    builds.set_measured(fp16.name, 1.0)
+    builds.set_measured(int8.name, 2.0)
+    best = builds.select(builds.of_type(VERSION, "pi"), latency_ms=2.5, model_bytes=None)
+    assert best is not None and best.name == int8.name and best.chosen
+    told = {build.precision: build.decision for build in builds.of_type(VERSION, "pi")}
+    assert told == {
+        "fp32": "not used: 3 ms, 2.5 ms allowed",
+        "fp16": "not used: it is built, not verified: not run here",
+        "int8": "the fastest that passes its gates",
+    }
+    gates = {gate.name: (gate.found, gate.allowed, gate.passed) for gate in builds.get(fp32.name).gates}
+    assert gates == {"latency": (3.0, 2.5, False), "size": (7.0, None, True)}
+
+
+def test_a_build_that_devices_get_is_not_built_anew_under_them(builds: BuildService, tmp_path: Path) -> None:
+    builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    (build,) = builds.record(VERSION, "pi", [_verified(tmp_path / "a")], None)
+    builds.choose(build.name)
+    with pytest.raises(FailedPrecondition, match="choose another first"):
+        builds.start(VERSION, "pi", "onnxruntime/fp32")
+    with pytest.raises(InvalidInput, match="nothing builds magic/int8"):
+        builds.start(VERSION, "pi", "magic/int8")
+    with pytest.raises(NotFound, match=r"no subnet for device type 'orin'; it has for: pi"):
+        builds.start(VERSION, "orin", "onnxruntime/fp32")
+    with pytest.raises(NotFound, match="milonga runs start"):
+        builds.start("models/d/versions/9", "pi", "onnxruntime/fp32")
 
 
 def test_a_build_made_anew_forgets_what_was_measured_on_the_old_one(builds: BuildService, tmp_path: Path) -> None:
@@ -104,7 +170,7 @@ def test_a_damaged_file_of_an_unpacked_bundle_is_written_again(builds: BuildServ
 
 
 def test_a_missing_build_names_the_command(builds: BuildService) -> None:
-    with pytest.raises(NotFound, match="milonga builds list"):
+    with pytest.raises(NotFound, match="milonga build ls"):
         builds.get(f"{VERSION}/builds/pi:onnxruntime:fp32")
 
 
@@ -114,7 +180,7 @@ def test_builds_are_shown_over_grpc_page_by_page(builds: BuildService, tmp_path:
 
     async def read() -> list[pb.Build]:
         tls = Tls(tmp_path / "authority")
-        server, port = await grpc_transport.serve([BuildRpc(builds)], "127.0.0.1", 0, tls.server())
+        server, port = await grpc_transport.serve([BuildRpc(builds, EventBus())], "127.0.0.1", 0, tls.server())
         found: list[pb.Build] = []
         try:
             async with tls.channel(f"127.0.0.1:{port}") as channel:

@@ -41,7 +41,7 @@ def _servicers(hub: Services) -> list[Any]:
         ProjectRpc(hub.projects, start),
         RunRpc(hub.runs, hub.events),
         ModelRpc(hub.models),
-        BuildRpc(hub.builds),
+        BuildRpc(hub.builds, hub.events),
         RolloutRpc(hub.rollouts, hub.events, project_of),
         TelemetryRpc(hub.telemetry, hub.events),
     ]

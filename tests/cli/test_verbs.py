@@ -43,7 +43,7 @@ READING: dict[str, tuple[str, str]] = {
     "runs candidates projects/digits/runs/2": ("candidates", "(chosen)"),
     "models list": ("models", "digits"),
     "models versions digits": ("model_versions", "projects/digits/runs/2"),
-    "models show digits/1": ("model_version", "milonga builds list digits/1"),
+    "models show digits/1": ("model_version", "milonga build ls digits/1"),
     "builds list digits/1": ("builds", "verified, chosen"),
     f"builds show {BUILD}": ("build", "manifest.json"),
     "rollouts list": ("rollouts", "digits-2"),

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from milonga_hub.builds.models import Build, BuildState
+from milonga_hub.builds.models import Build, BuildOverride, BuildState
 from milonga_hub.db import Database
 from milonga_hub.devices.models import File, Inventory, StepLog
 from milonga_hub.devices.service import DeviceService, Enrolment
@@ -30,10 +30,12 @@ def version_name(version: int) -> str:
 
 
 class KnownBuilds:
-    """One verified build for each version and board."""
+    """One build for each version and board, verified unless a test says otherwise."""
 
     def __init__(self, boards: list[str]) -> None:
         self.boards = boards
+        self.state = BuildState.VERIFIED
+        self.override: BuildOverride | None = None
 
     def chosen(self, model_version: str) -> dict[str, Build]:
         version = int(model_version.rpartition("/")[2])
@@ -43,15 +45,15 @@ class KnownBuilds:
         found = [self._build(version, board) for version in range(1, 5) for board in self.boards]
         return next((build for build in found if build.bundle == digest), None)
 
-    @staticmethod
-    def _build(version: int, board: str) -> Build:
+    def _build(self, version: int, board: str) -> Build:
         return Build(
             name=f"{version_name(version)}/builds/{board}-onnxruntime-int8",
             model_version=version_name(version),
             device_type=board,
             engine="onnxruntime",
             precision="int8",
-            state=BuildState.VERIFIED,
+            state=self.state,
+            override=self.override,
             bundle=bundle_of(version, board),
             files=[File(path="manifest.json", digest=bundle_of(version, board), size_bytes=10)],
             chosen=True,

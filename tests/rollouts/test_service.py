@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from milonga.v1 import projects_pb2, rollouts_pb2
+from milonga_hub.builds.models import BuildOverride, BuildState
 from milonga_hub.devices.values import AgentStatus
 from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.projects.models import Project, ProjectSpec, RolloutSpec
@@ -60,6 +61,14 @@ def test_waves_follow_one_another_after_their_soak(fleet: Fleet) -> None:
     assert done.ended_at == fleet.now
     assert [(w.device_count, w.succeeded_count, w.failed_count) for w in done.waves] == [(1, 1, 0), (2, 2, 0)]
     assert set(fleet.serving().values()) == {bundle_of(1)}
+
+
+def test_a_build_that_is_not_verified_goes_out_only_where_a_person_allowed_it(fleet: Fleet) -> None:
+    fleet.builds.state = BuildState.BUILT
+    with pytest.raises(FailedPrecondition, match=r"it is built, not verified.*milonga build override"):
+        start(fleet)
+    fleet.builds.override = BuildOverride(by="ana", at=fleet.now, reason="seen on my desk")
+    assert start(fleet).state is RolloutState.RUNNING
 
 
 def test_the_service_says_when_to_look_again(fleet: Fleet) -> None:

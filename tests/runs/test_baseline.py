@@ -146,8 +146,10 @@ def test_people_see_all_levels_with_what_is_known_of_each(ended: Ended, hub: _Hu
 
 def test_its_builds_hold_and_its_version_has_no_supernet_to_train_on_from(ended: Ended, hub: _Hub) -> None:
     _, trained, chosen = ended
-    version = hub.run(lambda: hub.stage("build", lambda report: build(hub.work, hub.wanted, trained, chosen, report)))
-    assert version.supernet == ""
+    version, found = hub.run(
+        lambda: hub.stage("build", lambda report: build(hub.work, hub.wanted, trained, chosen, report))
+    )
+    assert version.supernet == "" and found == chosen
     builds = hub.services.builds.chosen(version.name)
     assert builds.keys() == chosen.choices.keys()
     assert builds["small"].precision == "fp16" and builds["small"].model_bytes <= 250_000

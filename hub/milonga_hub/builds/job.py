@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import Built, State, build
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.errors import BundleInvalid, EngineMissing
-from milonga_compiler.parity import Evidence, Judge
+from milonga_compiler.parity import Evidence, Judge, Report
 from milonga_compiler.target import Target
 
 from milonga_hub.jobs import JobContext, write_atomically
@@ -69,10 +69,14 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     calibration = task.calibrating(evidence.seen, spec["calibration_count"], spec["seed"])
     builds = []
     for index, target in enumerate(targets):
-        context.progress((index + 0.1) / (len(targets) + 0.1), f"building {target}")
-        builds.append(_one(target, spec, workdir, evidence, calibration))
+        tell = _teller(context, (index + 0.1) / (len(targets) + 0.1), target)
+        builds.append(_one(target, spec, workdir, evidence, calibration, tell))
     context.progress(1.0, f"{sum(one['state'] == 'VERIFIED' for one in builds)} of {len(builds)} builds hold")
     return {"builds": builds}
+
+
+def _teller(context: JobContext, fraction: float, target: Target) -> Callable[[str], None]:
+    return lambda words: context.progress(fraction, words if str(target) in words else f"{target}: {words}")
 
 
 def _one(
@@ -81,6 +85,7 @@ def _one(
     workdir: Path,
     evidence: TaskEvidence,
     calibration: Floats,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     slug = f"{target.engine}-{target.precision}"
     record, order = workdir / f"{slug}.json", _order(spec)
@@ -97,11 +102,13 @@ def _one(
             _manifest(spec, evidence.seen),
             spec["max_accuracy_loss_points"],
             spec["threads"],
+            tell,
+            keep_rejected=True,
         )
     except EngineMissing as error:
         # Not kept: the engine may be there when the job is run again, and the other targets need not wait for it.
-        return _result(Built(target, State.REJECTED, str(error)))
-    result = _result(built)
+        return _result(Built(target, State.REJECTED, str(error)), workdir, spec)
+    result = _result(built, workdir, spec)
     write_atomically(record, json.dumps({"order": order, "result": result}))
     return result
 
@@ -135,8 +142,9 @@ def _manifest(spec: dict[str, Any], seen: Input) -> dict[str, Any]:
     return {**{key: given[key] for key in fields}, "input": seen.described()}
 
 
-def _result(built: Built) -> dict[str, Any]:
+def _result(built: Built, workdir: Path, spec: dict[str, Any]) -> dict[str, Any]:
     bundle, report = built.bundle, built.report
+    log = workdir / f"{built.target.engine}-{built.target.precision}.log"
     return {
         "engine": built.target.engine,
         "precision": built.target.precision,
@@ -150,4 +158,17 @@ def _result(built: Built) -> dict[str, Any]:
         "subnet_accuracy": report.subnet_accuracy if report else None,
         # JSON knows no infinity.
         "max_abs_error": report.max_abs_error if report and math.isfinite(report.max_abs_error) else None,
+        "log": str(log.absolute()) if log.exists() else "",
+        "gates": _gates(report, spec["max_accuracy_loss_points"]) if report else [],
     }
+
+
+def _gates(report: Report, max_lost_points: float) -> list[dict[str, Any]]:
+    """Return what the build was held to here; the device's own figures come later."""
+    error, allowed = report.max_abs_error, report.allowed_error
+    found = error if math.isfinite(error) else None
+    parity = {"found": found, "allowed": allowed, "passed": found is not None and (allowed is None or error <= allowed)}
+    # 1e-9 forgives the rounding of the subtraction, as the gate does.
+    passed = report.lost_points <= max_lost_points + 1e-9
+    lost = {"unit": "points", "found": report.lost_points, "allowed": max_lost_points, "passed": passed}
+    return [{"name": "parity", **parity}, {"name": "accuracy", **lost}]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from milonga_compiler.bundle import BESIDE_THE_MODEL
+from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 from milonga_hub.devices.models import File
+from milonga_hub.runs.models import Stage
 from milonga_hub.tasks import Task
 
 
@@ -18,6 +21,24 @@ class BuildState(StrEnum):
     BUILT = "BUILT"
     VERIFIED = "VERIFIED"
     REJECTED = "REJECTED"
+
+
+class Gate(BaseModel):
+    """A figure and the most that it may be; None where it is not known, or where there is no limit."""
+
+    name: str
+    unit: str = ""
+    found: float | None = None
+    allowed: float | None = None
+    passed: bool = False
+
+
+class BuildOverride(BaseModel):
+    """Why a build may be used that is not VERIFIED, and who says so."""
+
+    by: str
+    at: datetime
+    reason: str
 
 
 class Build(SQLModel, table=True):
@@ -40,8 +61,43 @@ class Build(SQLModel, table=True):
     chosen: bool = False
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
     task: Task = Task.CLASSIFICATION
+    measured_half_width_ms: float | None = None
+    measured_on: str = ""
+    measuring_error: str = ""
+    gates: list[Gate] = Field(default=[], sa_type=json_of(list[Gate]))
+    # Why it was or was not taken from among the builds of its device type.
+    decision: str = ""
+    override: BuildOverride | None = Field(default=None, sa_type=json_of(BuildOverride | None))
+    # Digest of what was done and what the engine printed.
+    log: str = ""
+    in_progress: bool = Field(default=False, index=True)
+    # Of the last time that it was built outside a run.
+    stages: list[Stage] = Field(default=[], sa_type=json_of(list[Stage]))
 
     @property
     def model_bytes(self) -> int:
         """Return the size of the files that the engine loads: the rest describes and proves them."""
         return sum(file.size_bytes for file in self.files if file.path not in BESIDE_THE_MODEL)
+
+    @property
+    def target(self) -> str:
+        return f"{self.engine}/{self.precision}"
+
+    @property
+    def lost_points(self) -> float | None:
+        """Return the accuracy lost against the subnet, in percentage points; None where the build did not run."""
+        if self.accuracy is None or self.subnet_accuracy is None:
+            return None
+        return (self.subnet_accuracy - self.accuracy) * 100.0
+
+
+class BuildOrder(SQLModel, table=True):
+    """What a run asked its build job for: a subnet and its evidence, from which other targets are built later."""
+
+    __tablename__ = "build_order"
+    # "{model_version}|{device_type}"
+    key: str = Field(primary_key=True)
+    spec: dict[str, Any] = Field(default={}, sa_type=json_of(dict[str, Any]))
+    latency_ms: float | None = None
+    model_bytes: int | None = None
+    predicted_ms: float | None = None

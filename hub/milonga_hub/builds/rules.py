@@ -1,4 +1,4 @@
-"""Which build is used, and whether a new version is better than the one in use."""
+"""Which build is used and why, and whether a new version is better than the one in use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 # Not scipy.stats, which has the whole test: to import it took a quarter of the hub's start.
 from scipy.special import betainc
+
+from milonga_hub.builds.models import Build, BuildOverride, BuildState, Gate
 
 # Below this, chance alone seldom explains a difference: Fisher's customary 5 %.
 SIGNIFICANCE = 0.05
@@ -20,7 +22,8 @@ MAX_UNCLEAR_LOSS_POINTS = 5.0
 class BuildFigures:
     """What the choice among builds looks at. `measured_ms` is None where the device could not run it.
 
-    `model_bytes` are the files that the engine loads, `size_bytes` all that is sent.
+    `model_bytes` are the files that the engine loads, `size_bytes` all that is sent. `objection` is why no device may have
+    it, `measuring_error` why it was not measured.
     """
 
     name: str
@@ -30,6 +33,44 @@ class BuildFigures:
     measured_ms: float | None
     model_bytes: int
     size_bytes: int
+    objection: str = ""
+    measuring_error: str = ""
+
+    @property
+    def target(self) -> str:
+        return f"{self.engine}/{self.precision}"
+
+
+def objection(state: BuildState, reason: str, override: BuildOverride | None, bundle: str) -> str:
+    """Return why no device may have a build, or "": a VERIFIED one may go out, any other only where a person allowed it."""
+    if not bundle:
+        return f"it is {state.lower()}, and there is nothing to send: {reason or 'it was never made'}"
+    if state is BuildState.VERIFIED or override is not None:
+        return ""
+    return f"it is {state.lower()}, not verified: {reason or 'it was never run'}"
+
+
+def objection_to(build: Build) -> str:
+    return objection(build.state, build.reason, build.override, build.bundle)
+
+
+def rejected(build: Build) -> bool:
+    """Return whether measuring a build would be a waste: it may not be used, and nobody waits for its figures."""
+    return not build.bundle or (build.state is BuildState.REJECTED and build.override is None)
+
+
+def figures(build: Build) -> BuildFigures:
+    return BuildFigures(
+        name=build.name,
+        engine=build.engine,
+        precision=build.precision,
+        accuracy=build.accuracy if build.accuracy is not None else 0.0,
+        measured_ms=build.measured_ms,
+        model_bytes=build.model_bytes,
+        size_bytes=build.size_bytes,
+        objection=objection_to(build),
+        measuring_error=build.measuring_error,
+    )
 
 
 def choose_build(
@@ -37,14 +78,15 @@ def choose_build(
 ) -> BuildFigures | None:
     """Return the build that a device type gets, or None where none keeps the limits.
 
-    Give only VERIFIED builds: each has passed its accuracy gate, so none has lost more than the project allows, and the
+    Each without an objection has passed its accuracy gate, so none has lost more than the project allows, and the
     device's own measurement decides. The lowest measured_ms wins; of equally fast ones the more accurate, then the
     smaller, then the first by name. A build that was not measured is not used, and no engine is preferred by its name.
     """
     fitting = [
         (build.measured_ms, -build.accuracy, build.size_bytes, build.name, build)
         for build in builds
-        if build.measured_ms is not None
+        if not build.objection
+        and build.measured_ms is not None
         and (latency_ms is None or build.measured_ms <= latency_ms)
         and (model_bytes is None or build.model_bytes <= model_bytes)
     ]
@@ -54,6 +96,44 @@ def choose_build(
 def chance_of_heads(heads: int, tosses: int) -> float:
     """Return the probability that a fair coin falls heads at least so often (Abramowitz and Stegun 26.5.24)."""
     return float(betainc(heads, tosses - heads + 1, 0.5)) if heads else 1.0
+
+
+def decisions(
+    builds: Sequence[BuildFigures], chosen: BuildFigures | None, latency_ms: float | None, model_bytes: int | None
+) -> dict[str, str]:
+    """Return for each build, by name, why it is the one of its device type or why it is not."""
+    return {build.name: _decision(build, chosen, latency_ms, model_bytes) for build in builds}
+
+
+def _decision(
+    build: BuildFigures, chosen: BuildFigures | None, latency_ms: float | None, model_bytes: int | None
+) -> str:
+    if build.objection:
+        return f"not used: {build.objection}"
+    if build.measured_ms is None:
+        return f"not used: the device did not run it: {build.measuring_error or 'it was not measured'}"
+    if latency_ms is not None and build.measured_ms > latency_ms:
+        return f"not used: {build.measured_ms:.3g} ms, {latency_ms:g} ms allowed"
+    if model_bytes is not None and build.model_bytes > model_bytes:
+        return f"not used: its model has {build.model_bytes} bytes, {model_bytes} allowed"
+    if chosen is None or build == chosen:
+        return "the fastest that passes its gates"
+    if chosen.measured_ms and build.measured_ms > chosen.measured_ms:
+        return f"{build.measured_ms / chosen.measured_ms - 1:.1%} slower than {chosen.target}"
+    return f"as fast as {chosen.target}, which is {'more accurate' if chosen.accuracy > build.accuracy else 'smaller'}"
+
+
+def gates_of(build: Build, latency_ms: float | None, model_bytes: int | None) -> list[Gate]:
+    """Return what a build is held to, those of its proof as they were, with those of its use as it is measured now."""
+    proof = [gate for gate in build.gates if gate.name not in ("latency", "size")]
+    size = float(build.model_bytes) if build.bundle else None
+    allowed = None if model_bytes is None else float(model_bytes)
+    return [*proof, _gate("latency", "ms", build.measured_ms, latency_ms), _gate("size", "bytes", size, allowed)]
+
+
+def _gate(name: str, unit: str, found: float | None, allowed: float | None) -> Gate:
+    passed = found is not None and (allowed is None or found <= allowed)
+    return Gate(name=name, unit=unit, found=found, allowed=allowed, passed=passed)
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from milonga_compiler.errors import UnknownTarget
+from milonga_compiler.target import Target
 from sqlmodel import col, select
 
 from milonga_hub.blobs import BlobStore, digest_of_file
-from milonga_hub.builds.models import Build, BuildState
-from milonga_hub.db import Database
+from milonga_hub.builds import rules
+from milonga_hub.builds.models import Build, BuildOverride, BuildState, Gate
+from milonga_hub.builds.orders import BuildOrders
+from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import File
-from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import write_atomically
 from milonga_hub.paging import page
+from milonga_hub.runs.models import Stage, StageState
 from milonga_hub.tasks import Task
 
+# Of a build that is made outside a run.
+STAGES = ("build", "measure")
 _Builds = list[Build]
+# The end of a log says why a build failed; 4 MB fit into one message.
+MAX_LOG_BYTES = 4_000_000
 
 MANIFEST = "manifest.json"
 
@@ -38,6 +47,67 @@ class BuildService:
         self._blobs = blobs
         self._events = events
         self._signer = signer
+        self.orders = BuildOrders(database)
+        # The runner's ears and the place of its logs; runner.py sets both.
+        self.on_queued: Callable[[], None] = lambda: None
+        self.growing_log: Callable[[Build], Path | None] = lambda build: None
+
+    def start(self, model_version: str, device_type: str, target: str) -> Build:
+        """Queue a build of a device type's subnet for one more target; one that is in progress already is returned as it is.
+
+        What was built for the target before stays as it is until this build has ended.
+        """
+        wanted = _parsed(target)
+        self.orders.get(model_version, device_type)
+        name = f"{model_version}/builds/{device_type}:{wanted.engine}:{wanted.precision}"
+        with self._database.session() as session:
+            build = session.get(Build, name) or Build(
+                name=name,
+                model_version=model_version,
+                device_type=device_type,
+                engine=wanted.engine,
+                precision=wanted.precision,
+            )
+            if build.in_progress:
+                return build
+            if build.chosen:
+                raise FailedPrecondition(
+                    f"{name} is what devices of its type get; choose another first (milonga build choose), or build it in a"
+                    " new version (milonga runs start)"
+                )
+            build.in_progress, build.stages = True, [Stage(name=stage) for stage in STAGES]
+            session.add(build)
+        self._tell(build)
+        self.on_queued()
+        return build
+
+    def queued(self) -> _Builds:
+        """Return what is or waits to be built outside runs, in the order of their names."""
+        with self._database.session() as session:
+            return [*session.exec(select(Build).where(col(Build.in_progress)).order_by(col(Build.name)))]
+
+    def change_stage(self, name: str, stage: str, **values: Any) -> Build:
+        """Set fields of one stage of a build that is made outside a run."""
+        stages = [one.model_copy(update=values) if one.name == stage else one for one in self.get(name).stages]
+        return self._change(name, stages=stages)
+
+    def end(self, name: str, error: str = "") -> Build:
+        """Close a build that was in progress. Where it failed and nothing was built before, it is REJECTED for that."""
+        build, now = self.get(name), utc_now()
+        failed = {"state": StageState.FAILED, "message": error, "ended_at": now}
+        stages = [
+            one.model_copy(update=failed) if error and one.state is StageState.RUNNING else one for one in build.stages
+        ]
+        values: dict[str, Any] = {"in_progress": False, "stages": stages}
+        if error and build.state is BuildState.BUILDING:
+            values |= {"state": BuildState.REJECTED, "reason": error}
+        return self._change(name, **values)
+
+    def of_type(self, model_version: str, device_type: str) -> _Builds:
+        """Return all builds of a device type's subnet."""
+        statement = select(Build).where(Build.model_version == model_version, Build.device_type == device_type)
+        with self._database.session() as session:
+            return [*session.exec(statement.order_by(col(Build.name)))]
 
     def record(
         self,
@@ -53,10 +123,10 @@ class BuildService:
         return builds
 
     def sign(self, builds: Iterable[Build]) -> None:
-        """Have those builds signed that devices may have; for those of others the signatures are waited for."""
+        """Have those builds signed that devices may run, if only to measure them; for others' keys the signatures are waited for."""
         bundles: dict[str, dict[str, int]] = defaultdict(dict)
         for build in builds:
-            if build.state is BuildState.VERIFIED:
+            if not rules.rejected(build):
                 size_bytes = next(file.size_bytes for file in build.files if file.path == MANIFEST)
                 bundles[self._project(build)][build.bundle] = size_bytes
         for project, named in bundles.items():
@@ -65,8 +135,8 @@ class BuildService:
     def sign_all(self) -> None:
         """Have all builds signed that are not yet: those of a hub from before it signed any."""
         with self._database.session() as session:
-            verified = session.exec(select(Build).where(Build.state == BuildState.VERIFIED)).all()
-        self.sign(build for build in verified if self._blobs.exists(build.bundle))
+            known = session.exec(select(Build).where(Build.bundle != "")).all()
+        self.sign(build for build in known if self._blobs.exists(build.bundle))
 
     def demand_signed(self, builds: Iterable[Build]) -> None:
         """Raise FailedPrecondition while a build lacks a signature without which no device runs it."""
@@ -86,7 +156,7 @@ class BuildService:
         name = f"{model_version}/builds/{device_type}:{result['engine']}:{result['precision']}"
         with self._database.session() as session:
             known = session.get(Build, name)
-        if known is not None and known.bundle == result["bundle"]:
+        if known is not None and _like(known, result):
             return known
         files = [File(**file) for file in result["files"]]
         for file in files:
@@ -109,24 +179,95 @@ class BuildService:
             max_abs_error=result["max_abs_error"],
             predicted_ms=predicted_ms,
             task=task,
+            gates=[Gate(**gate) for gate in result.get("gates", [])],
+            log=self._kept_log(result.get("log", "")),
+            in_progress=known.in_progress if known else False,
+            stages=known.stages if known else [],
         )
         with self._database.session() as session:
             session.merge(build)
-        self._events.publish(f"builds/{name}", build)
+        self._tell(build)
         return build
 
     def _subnet(self, result: Mapping[str, Any]) -> str:
         return str(self.manifest(result["bundle"])["subnet"]) if result["bundle"] else ""
 
-    def set_measured(self, name: str, measured_ms: float) -> Build:
-        """Keep the median that a device of the type measured, in milliseconds."""
-        return self._change(name, measured_ms=measured_ms)
+    def _kept_log(self, path: str) -> str:
+        if not path or not Path(path).exists():
+            return ""
+        text = Path(path).read_bytes()
+        return self._blobs.put(text[-MAX_LOG_BYTES:])
+
+    def log(self, name: str) -> str:
+        """Return what was done for the build and what its engine printed; of one in progress, as far as it is."""
+        build = self.get(name)
+        growing = self.growing_log(build) if build.in_progress else None
+        if growing is not None and growing.exists():
+            return growing.read_bytes()[-MAX_LOG_BYTES:].decode(errors="replace")
+        return self._blobs.read(build.log).decode(errors="replace") if build.log else ""
+
+    def set_measured(
+        self,
+        name: str,
+        measured_ms: float | None,
+        half_width_ms: float | None = None,
+        device: str = "",
+        error: str = "",
+    ) -> Build:
+        """Keep the median that a device of the type measured, in milliseconds, or why there is none."""
+        return self._change(
+            name,
+            measured_ms=measured_ms,
+            measured_half_width_ms=half_width_ms,
+            measured_on=device,
+            measuring_error=error,
+        )
+
+    def select(self, builds: Iterable[Build], latency_ms: float | None, model_bytes: int | None) -> Build | None:
+        """Choose the fastest of a device type's builds that passes its gates, and keep with each why it was or was not taken."""
+        figures = [rules.figures(build) for build in builds]
+        best = rules.choose_build(figures, latency_ms, model_bytes)
+        self._keep_decisions(figures, best, latency_ms, model_bytes)
+        return self.choose(best.name) if best else None
+
+    def compare(self, model_version: str, device_type: str) -> Build | None:
+        """Decide anew among a device type's builds, without choosing; return the one that is the fastest within its gates."""
+        order = self.orders.get(model_version, device_type)
+        figures = [rules.figures(build) for build in self.of_type(model_version, device_type)]
+        best = rules.choose_build(figures, order.latency_ms, order.model_bytes)
+        self._keep_decisions(figures, best, order.latency_ms, order.model_bytes)
+        return self.get(best.name) if best else None
+
+    def _keep_decisions(
+        self,
+        figures: Iterable[rules.BuildFigures],
+        best: rules.BuildFigures | None,
+        latency_ms: float | None,
+        model_bytes: int | None,
+    ) -> None:
+        for name, words in rules.decisions(list(figures), best, latency_ms, model_bytes).items():
+            self._change(name, decision=words, gates=rules.gates_of(self.get(name), latency_ms, model_bytes))
+
+    def override(self, name: str, by: str, reason: str) -> Build:
+        """Allow a build on devices that is not VERIFIED, for as long as its bundle stays what it is."""
+        build, by, reason = self.get(name), by.strip(), reason.strip()
+        if not reason:
+            raise InvalidInput(f"say why {name} may be used although it is not verified: give a reason")
+        if not by:
+            raise InvalidInput("say who allows it: give a name")
+        if build.in_progress:
+            raise FailedPrecondition(f"{name} is being built; wait for it: milonga build watch {name}")
+        if build.state is BuildState.VERIFIED:
+            raise FailedPrecondition(f"{name} is verified; it needs no override")
+        if not build.bundle:
+            raise FailedPrecondition(f"{name} cannot be used: {rules.objection_to(build)}")
+        return self._change(name, override=BuildOverride(by=by, at=utc_now(), reason=reason))
 
     def choose(self, name: str) -> Build:
         """Make this the build of its device type and model version, in place of any other."""
         wanted = self.get(name)
-        if wanted.state is not BuildState.VERIFIED:
-            raise FailedPrecondition(f"{name} is {wanted.state}, so no device may get it: {wanted.reason or 'not run'}")
+        if why_not := rules.objection_to(wanted):
+            raise FailedPrecondition(f"no device may get {name}: {why_not}")
         self.sign([wanted])
         self.demand_signed([wanted])
         with self._database.session() as session:
@@ -137,7 +278,7 @@ class BuildService:
                 build.chosen = build.name == name
                 session.add(build)
         chosen = self.get(name)
-        self._events.publish(f"builds/{name}", chosen)
+        self._tell(chosen)
         return chosen
 
     def _change(self, name: str, **values: Any) -> Build:
@@ -147,14 +288,17 @@ class BuildService:
             for field, value in values.items():
                 setattr(build, field, value)
             session.add(build)
-        self._events.publish(f"builds/{name}", build)
+        self._tell(build)
         return build
+
+    def _tell(self, build: Build) -> None:
+        self._events.publish(f"builds/{build.name}", build)
 
     def get(self, name: str) -> Build:
         with self._database.session() as session:
             build = session.get(Build, name)
         if build is None:
-            raise NotFound(f"there is no {name}; list builds with: milonga builds list")
+            raise NotFound(f"there is no {name}; list builds with: milonga build ls")
         return build
 
     def list(self, model_version: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Builds, str]:
@@ -180,6 +324,15 @@ class BuildService:
         manifest: dict[str, Any] = json.loads(self._blobs.read(bundle))
         return manifest
 
+    def manifest_text(self, name: str) -> str:
+        """Return the manifest of a build as it lies in the bundle. Raises FailedPrecondition where there is no bundle."""
+        build = self.get(name)
+        if not build.bundle:
+            raise FailedPrecondition(
+                f"{name} is {build.state.lower()} and has no manifest: {build.reason or 'not done'}"
+            )
+        return self._blobs.read(build.bundle).decode()
+
     def unpack(self, bundle: str, folder: Path) -> Path:
         """Write the bundle's files into the folder and return it; what is there already, and whole, is kept."""
         manifest = self.manifest(bundle)
@@ -190,3 +343,17 @@ class BuildService:
                 path.write_bytes(self._blobs.read(file["digest"]))
         write_atomically(folder / MANIFEST, self._blobs.read(bundle).decode())
         return folder
+
+
+def _parsed(target: str) -> Target:
+    try:
+        return Target.parse(target)
+    except UnknownTarget as error:
+        raise InvalidInput(str(error)) from error
+
+
+def _like(known: Build, result: Mapping[str, Any]) -> bool:
+    """Return whether a result is what is recorded already: the same bundle, or no bundle for the same reason."""
+    if known.bundle or result["bundle"]:
+        return bool(known.bundle == result["bundle"])
+    return (known.reason, str(known.state)) == (result["reason"], result["state"])

@@ -74,7 +74,7 @@ def show_version(
     table(("device type", "subnet", measure(found.task)), rows, right=(measure(found.task),))
     if found.checkpoints:
         say(f"its checkpoints: milonga models checkpoint {version}")
-    say(f"its builds: milonga builds list {version}")
+    say(f"its builds: milonga build ls {version}")
 
 
 @models.command("checkpoint")

@@ -13,6 +13,7 @@ from typing import Protocol
 from sqlmodel import Session, col, select
 
 from milonga_hub.builds.models import Build
+from milonga_hub.builds.rules import objection_to
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import Assignment, Device, DeviceState, File, StepLog
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
@@ -264,6 +265,12 @@ class RolloutService:
 
     def _planned(self, model_version: str, project: str, selector: str, spec: RolloutSpec) -> Rollout:
         builds = self._builds.chosen(model_version)
+        for build in builds.values():
+            if why_not := objection_to(build):
+                raise FailedPrecondition(
+                    f"{build.name} may not go out: {why_not}; choose another (milonga build choose), or allow this one:"
+                    f" milonga build override {build.name} --reason WHY"
+                )
         devices = self._devices.matching(selector)
         if not devices:
             raise FailedPrecondition(f"no device matches {selector!r}; see: milonga devices list")
@@ -271,7 +278,7 @@ class RolloutService:
         if not able:
             types = ", ".join(sorted({device.device_type for device in devices}))
             raise FailedPrecondition(
-                f"{model_version} has no chosen build for {types}; see: milonga builds list --model-version {model_version}"
+                f"{model_version} has no chosen build for {types}; see: milonga build ls {model_version}"
             )
         id = self._next_id(project)
         waves = plan_waves([device.name for device in able], spec.waves, seed=id)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from milonga_hub.builds.models import Build, BuildState
-from milonga_hub.builds.rules import BuildFigures, choose_build
+from milonga_hub.builds.models import Build
+from milonga_hub.builds.rules import BuildFigures, decisions, figures, rejected
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
 from milonga_hub.projects.models import Limits
@@ -22,7 +22,10 @@ from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 
 
-async def build(work: Work, plan: RunPlan, trained: dict[str, Any], found: Specialised, report: Report) -> ModelVersion:
+async def build(
+    work: Work, plan: RunPlan, trained: dict[str, Any], found: Specialised, report: Report
+) -> tuple[ModelVersion, Specialised]:
+    """Return the new version, and what the search found less the device types for which no build can be used."""
     services, choices = work.services, found.choices
     version = services.models.create_version(
         model=work.run.project,
@@ -45,12 +48,14 @@ async def build(work: Work, plan: RunPlan, trained: dict[str, Any], found: Speci
         share = 0.7 / len(choices)
         spec = _build_spec(work, plan, choice, version)
         result = await work.job("build", f"build/{name}", spec, report.of_job(share * index, share * (index + 1)))
-        predicted = choice.candidate.get("predicted_ms")
+        predicted, limits = choice.candidate.get("predicted_ms"), choice.type.limits
+        services.builds.orders.keep(version.name, name, spec, limits.latency_ms, limits.model_bytes, predicted)
         builds[name] = await asyncio.to_thread(
             services.builds.record, version.name, name, result["builds"], predicted, plan.spec.task
         )
-    await _choose_builds(work, choices, builds, report)
-    return version
+    left_out = await _choose_builds(work, choices, builds, report)
+    able = {name: choice for name, choice in choices.items() if name not in left_out}
+    return version, Specialised(able, {**found.impossible, **left_out})
 
 
 def _build_spec(work: Work, plan: RunPlan, choice: Choice, version: ModelVersion) -> dict[str, Any]:
@@ -79,56 +84,39 @@ def _build_spec(work: Work, plan: RunPlan, choice: Choice, version: ModelVersion
 
 async def _choose_builds(
     work: Work, choices: Mapping[str, Choice], builds: Mapping[str, list[Build]], report: Report
-) -> None:
-    verified = {name: [build for build in some if build.state is BuildState.VERIFIED] for name, some in builds.items()}
-    for name, some in verified.items():
-        if not some:
-            reasons = "; ".join(f"{build.engine}/{build.precision}: {build.reason}" for build in builds[name])
-            raise FailedPrecondition(f"no build for {name} passed its gate: {reasons}")
+) -> dict[str, str]:
+    """Have what can be sent measured, and take the fastest that passes its gates; return why types have none."""
+    runnable = {name: [one for one in some if not rejected(one)] for name, some in builds.items()}
     # Devices run nothing that is not signed, not even to measure it.
-    work.services.builds.demand_signed(build for some in verified.values() for build in some)
-    items = {name: [build_item(build) for build in some] for name, some in verified.items()}
+    work.services.builds.demand_signed(build for some in runnable.values() for build in some)
+    items = {name: [build_item(build) for build in some] for name, some in runnable.items() if some}
     measured = await measure_items(work, items, "build", report, start=0.7)
-    words = []
-    for name, some in verified.items():
-        times = {(one.engine, one.precision): one.median_ms for one in measured[name]}
-        for build in some:
-            median = times.get((build.engine, build.precision))
-            if median is not None:
-                work.services.builds.set_measured(build.name, median)
-        figures = [_figures(build, times.get((build.engine, build.precision))) for build in some]
-        limits = choices[name].type.limits
-        best = choose_build(figures, limits.latency_ms, limits.model_bytes)
+    words, left_out = [], {}
+    for name, some in builds.items():
+        results = {(one.engine, one.precision): one for one in measured.get(name, [])}
+        for build in runnable[name]:
+            one = results[build.engine, build.precision]
+            work.services.builds.set_measured(
+                build.name, one.median_ms, one.median_half_width_ms, one.device, one.error
+            )
+        limits, fresh = choices[name].type.limits, [work.services.builds.get(build.name) for build in some]
+        best = work.services.builds.select(fresh, limits.latency_ms, limits.model_bytes)
         if best is None:
-            raise FailedPrecondition(_none_fits(name, figures, limits))
-        work.services.builds.choose(best.name)
-        words.append(f"{name}: {best.engine}/{best.precision}")
-    report(1.0, ", ".join(words), builds=sum(len(some) for some in builds.values()))
+            left_out[name] = _none_fits(work, name, [figures(build) for build in fresh], limits)
+        else:
+            words.append(f"{name}: {best.target}")
+    if not words:
+        raise FailedPrecondition(" ".join(left_out.values()))
+    report(1.0, "; ".join([", ".join(words), *left_out.values()]), builds=sum(len(some) for some in builds.values()))
+    return left_out
 
 
-def _none_fits(device_type: str, figures: Sequence[BuildFigures], limits: Limits) -> str:
-    found = ", ".join(
-        f"{one.engine}/{one.precision} with {one.model_bytes} bytes"
-        + (f" in {one.measured_ms:.3g} ms" if one.measured_ms is not None else ", which the device could not run")
-        for one in figures
-    )
-    wanted = [f"{limits.latency_ms:g} ms"] if limits.latency_ms is not None else []
-    wanted += [f"{limits.model_bytes} bytes of model"] if limits.model_bytes is not None else []
+def _none_fits(work: Work, device_type: str, candidates: Sequence[BuildFigures], limits: Limits) -> str:
+    reasons = decisions(candidates, None, limits.latency_ms, limits.model_bytes)
+    told = "; ".join(f"{one.target} {reasons[one.name]}" for one in candidates)
     return (
-        f"no verified build for {device_type} keeps its limits ({', '.join(wanted) or 'none'}): {found}; raise the limits or"
-        " add targets in the project file, then: milonga apply -f FILE"
-    )
-
-
-def _figures(build: Build, measured_ms: float | None) -> BuildFigures:
-    return BuildFigures(
-        name=build.name,
-        engine=build.engine,
-        precision=build.precision,
-        accuracy=build.accuracy if build.accuracy is not None else 0.0,
-        measured_ms=measured_ms,
-        model_bytes=build.model_bytes,
-        size_bytes=build.size_bytes,
+        f"no build for {device_type} can be used: {told}; raise the limits, or allow one that is not verified (milonga build"
+        f" override), then: milonga runs resume {work.run.name}"
     )
 
 
@@ -150,12 +138,12 @@ async def compare(work: Work, plan: RunPlan, version: ModelVersion, report: Repo
         if result["better"]:
             better.append(name)
         words.append(f"{name}: {result['reason']}")
-        figures = {
+        shares = {
             f"{who} {group['name']} {name}": group[f"{who}_accuracy"]
             for group in [*result["groups"], _together(result["groups"])]
             for who in ("champion", "challenger")
         }
-        report((index + 1) / len(challengers), "; ".join(words), **figures)
+        report((index + 1) / len(challengers), "; ".join(words), **shares)
     if not words:
         report.skip("the first version for these devices: nothing to compare with")
     return better

@@ -38,7 +38,7 @@ async def carry_out(work: Work) -> str:
         trained = await do("train", lambda report: train(work, plan, report))
         profiled = await do("profile", lambda report: profile(work, plan, trained, report))
         found = await do("search", lambda report: search(work, plan, trained, profiled, report))
-    version = await do("build", lambda report: build(work, plan, trained, found, report))
+    version, found = await do("build", lambda report: build(work, plan, trained, found, report))
     better = await do("compare", lambda report: compare(work, plan, version, report))
     if not better:
         return _outcome(f"{version.name} is not better than what the devices run: they keep it", found)

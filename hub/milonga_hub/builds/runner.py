@@ -1,0 +1,159 @@
+"""Makes builds that people ask for outside runs: one at a time, measured where a device of the type is connected."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from milonga_hub.builds import rules
+from milonga_hub.builds.models import Build
+from milonga_hub.builds.service import BuildService
+from milonga_hub.db import utc_now
+from milonga_hub.devices.models import Device, DeviceState, Measurement
+from milonga_hub.devices.service import MeasurementItem
+from milonga_hub.errors import FailedPrecondition, MilongaError
+from milonga_hub.jobs import JobCrashed, Progress, run_job
+from milonga_hub.runs.models import StageState
+
+_log = logging.getLogger(__name__)
+
+# As for runs: a job that dies three times in a row will die again.
+_MAX_CRASHES = 3
+# A device that was connected and is not any more must not hold up the builds behind.
+_MEASURING_SECONDS = 600.0
+# What a build job reads; a run left all of it in its folder.
+_FILES = ("onnx", "expected", "data")
+
+
+class Devices(Protocol):
+    """What builds need of DeviceService."""
+
+    def matching(self, selector: str) -> list[Device]: ...
+    async def measure(
+        self,
+        device_type: str,
+        items: Sequence[MeasurementItem],
+        run: str,
+        purpose: str,
+        on_progress: Callable[[int, int], None],
+    ) -> list[Measurement]: ...
+
+
+class BuildRunner:
+    """`cpu` is what jobs take turns with; `folder` holds a folder for each build."""
+
+    def __init__(self, builds: BuildService, devices: Devices, folder: Path, cpu: asyncio.Semaphore) -> None:
+        self._builds = builds
+        self._devices = devices
+        self._folder = folder
+        self._cpu = cpu
+        builds.growing_log = lambda build: self._place(build) / f"{build.engine}-{build.precision}.log"
+
+    async def run(self) -> None:
+        """Work until cancelled; what is in progress then goes on at the next start."""
+        loop, wake = asyncio.get_running_loop(), asyncio.Event()
+
+        def queued() -> None:
+            loop.call_soon_threadsafe(wake.set)
+
+        self._builds.on_queued = queued
+        while True:
+            wake.clear()
+            for build in self._builds.queued():
+                await self._make(build)
+            await wake.wait()
+
+    async def _make(self, build: Build) -> None:
+        try:
+            await self._attempt(build)
+        except MilongaError as error:
+            self._builds.end(build.name, str(error))
+        except Exception as error:
+            _log.exception("%s failed", build.name)
+            self._builds.end(build.name, f"a fault of the hub ended the build: {error!r}; see its log")
+        else:
+            self._builds.end(build.name)
+
+    async def _attempt(self, build: Build) -> None:
+        order = self._builds.orders.get(build.model_version, build.device_type)
+        if all(stage.attempts == 0 for stage in build.stages):
+            shutil.rmtree(self._place(build), ignore_errors=True)  # Of an earlier build: this one begins from nothing.
+        self._open(build, "build")
+        gone = [order.spec[name] for name in _FILES if not Path(order.spec[name]).exists()]
+        if gone:
+            raise FailedPrecondition(f"{', '.join(gone)} is gone, from which to build; start a run: milonga runs start")
+        result = await self._job(build, {**order.spec, "targets": [build.target]})
+        (made,) = await asyncio.to_thread(
+            self._builds.record,
+            build.model_version,
+            build.device_type,
+            result["builds"],
+            order.predicted_ms,
+            build.task,
+        )
+        self._close(build, "build", StageState.SUCCEEDED, f"{made.state.lower()}{made.reason and f': {made.reason}'}")
+        await self._measure(made)
+
+    async def _job(self, build: Build, spec: dict[str, Any]) -> dict[str, Any]:
+        def tell(progress: Progress) -> None:
+            self._builds.change_stage(build.name, "build", progress=progress.fraction, message=progress.message)
+
+        for crash in range(1, _MAX_CRASHES + 1):
+            try:
+                async with self._cpu:
+                    return await run_job("build", spec, self._place(build), tell)
+            except JobCrashed:
+                if crash == _MAX_CRASHES:
+                    raise
+        raise AssertionError
+
+    async def _measure(self, build: Build) -> None:
+        if rules.rejected(build):
+            self._close(build, "measure", StageState.SKIPPED, "there is nothing to measure")
+        elif not any(one.device_type == build.device_type for one in self._online()):
+            why = f"no device of type {build.device_type} is connected"
+            self._builds.set_measured(build.name, None, error=why)
+            self._close(build, "measure", StageState.SKIPPED, why)
+        else:
+            self._open(build, "measure")
+            self._builds.change_stage(build.name, "measure", message=f"on a device of type {build.device_type}")
+            self._close(build, "measure", *await self._measured(build))
+        best = self._builds.compare(build.model_version, build.device_type)
+        if best is not None and best.name == build.name and not best.chosen:
+            told = f"it is the fastest of its type now; take it with: milonga build choose {build.name}"
+            message = next(stage.message for stage in self._builds.get(build.name).stages if stage.name == "measure")
+            self._builds.change_stage(build.name, "measure", message=f"{message}; {told}")
+
+    async def _measured(self, build: Build) -> tuple[StageState, str]:
+        item = MeasurementItem(build.subnet, build.engine, build.precision, list(build.files))
+        purpose = f"build {build.bundle}"
+        try:
+            async with asyncio.timeout(_MEASURING_SECONDS):
+                (one,) = await self._devices.measure(build.device_type, [item], build.name, purpose, lambda *_: None)
+        except TimeoutError:
+            why = f"no device of type {build.device_type} measured it within {_MEASURING_SECONDS:g} s"
+            self._builds.set_measured(build.name, None, error=why)
+            return StageState.FAILED, why
+        self._builds.set_measured(build.name, one.median_ms, one.median_half_width_ms, one.device, one.error)
+        if one.median_ms is None:
+            return StageState.FAILED, one.error
+        return StageState.SUCCEEDED, f"{one.median_ms:.3g} ms on {one.device}"
+
+    def _online(self) -> list[Device]:
+        return [device for device in self._devices.matching("") if device.state is DeviceState.ONLINE]
+
+    def _open(self, build: Build, stage: str) -> None:
+        known = next(one for one in self._builds.get(build.name).stages if one.name == stage)
+        self._builds.change_stage(
+            build.name, stage, state=StageState.RUNNING, started_at=utc_now(), attempts=known.attempts + 1
+        )
+
+    def _close(self, build: Build, stage: str, state: StageState, message: str) -> None:
+        self._builds.change_stage(build.name, stage, state=state, ended_at=utc_now(), progress=1.0, message=message)
+
+    def _place(self, build: Build) -> Path:
+        return (self._folder / build.name.replace("/", "-").replace(":", "-")).absolute()
