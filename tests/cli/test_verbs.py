@@ -44,8 +44,13 @@ READING: dict[str, tuple[str, str]] = {
     "models list": ("models", "digits"),
     "models versions digits": ("model_versions", "projects/digits/runs/2"),
     "models show digits/1": ("model_version", "milonga build ls digits/1"),
-    "builds list digits/1": ("builds", "verified, chosen"),
-    f"builds show {BUILD}": ("build", "manifest.json"),
+    "build ls digits/1": ("builds", "verified, chosen"),
+    "build list digits/1": ("builds", "verified, chosen"),
+    f"build show {BUILD}": ("build", "manifest.json"),
+    "build show digits/1/raspberry-pi-5/onnxruntime/int8": ("build", "latency: "),
+    f"build show --log {BUILD}": ("text", "building onnxruntime/int8"),
+    "build compare digits/1": ("builds", "chosen: the fastest"),
+    f"build watch {BUILD}": ("build", "verified"),
     "rollouts list": ("rollouts", "digits-2"),
     "rollouts show digits-2": ("rollout", "wave 2"),
     "rollouts watch digits-1": ("rollout", "succeeded"),
@@ -55,9 +60,10 @@ READING: dict[str, tuple[str, str]] = {
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
     "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
-    "keys rotate", "keys renew", "keys sign", "keys publish")  # fmt: skip
+    "keys rotate", "keys renew", "keys sign", "keys publish", "build start", "build override", "build choose",
+    "build example")  # fmt: skip
 HUBLESS = ("up", "trust", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
-ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1")
+ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1", f"build watch {BUILD}")
 
 
 def _verb(command: str) -> str:
@@ -100,6 +106,12 @@ def test_reading_verbs_print_for_people_in_100_columns(cli: Cli, command: str) -
     assert max(len(line) for line in said.out.splitlines()) <= WIDTH
 
 
+def test_a_manifest_is_printed_as_it_lies_in_the_bundle(cli: Cli) -> None:
+    manifest = json.loads(cli("build", "show", "--manifest", BUILD).out)
+    assert manifest["precision"] == "int8"
+    assert json.loads(cli("build", "show", "--manifest", BUILD, "--json").json["json"]) == manifest
+
+
 @pytest.mark.parametrize(
     ("command", "next_step"),
     [
@@ -111,7 +123,7 @@ def test_reading_verbs_print_for_people_in_100_columns(cli: Cli, command: str) -
         ("projects list", "milonga apply"),
         ("runs list", "milonga apply"),
         ("models list", "milonga apply"),
-        ("builds list", "milonga apply"),
+        ("build ls", "milonga apply"),
         ("rollouts list", "milonga rollouts create"),
         ("telemetry list", "milonga devices list"),
         ("telemetry drift", "milonga telemetry list"),
@@ -141,6 +153,12 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("devices list -l ((", 4, "position"),
         ("devices label pi5-1 nonsense", 2, "KEY=VALUE"),
         ("rollouts create digits/1 --waves a,b", 2, "--waves"),
+        ("build show digits/1/pi/onnxruntime/int8", 3, "milonga build ls"),
+        ("build start digits/1 onnxruntime/int8", 2, "TYPE/ENGINE/PRECISION"),
+        ("build start digits/1 raspberry-pi-5/magic/int8", 4, "nothing builds magic/int8"),
+        ("build start digits/1 raspberry-pi-5/openvino/int8", 3, "milonga runs start"),
+        (f"build override {BUILD} --reason because", 4, "it needs no override"),
+        (f"build override {BUILD}", 2, "--reason"),
         ("devices nonsense", 2, "No such command"),
         ("up --http-port 99999", 2, "--http-port"),
         ("up --heartbeat-seconds 0", 2, "--heartbeat-seconds"),

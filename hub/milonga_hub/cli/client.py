@@ -150,6 +150,16 @@ def version_name(text: str) -> str:
     return _full(text, "models", "versions")
 
 
+def build_name(text: str) -> str:
+    """Return the full name of a build: "digits/1/pi5/onnxruntime/int8" is short for
+    models/digits/versions/1/builds/pi5:onnxruntime:int8.
+    """
+    parts = text.split("/")
+    if len(parts) == 5 and parts[1].isdigit():
+        return f"models/{parts[0]}/versions/{parts[1]}/builds/{':'.join(parts[2:])}"
+    return text
+
+
 def _full(text: str, collection: str, items: str) -> str:
     owner, slash, number = text.partition("/")
     return f"{collection}/{owner}/{items}/{number}" if slash and number.isdigit() else text

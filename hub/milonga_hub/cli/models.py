@@ -1,4 +1,4 @@
-"""milonga models, builds."""
+"""milonga models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import typer
 from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
-from milonga_hub.cli.output import NONE, ago, facts, measure, number, percent, print_json, say, short, size, table, word
+from milonga_hub.cli.output import NONE, ago, facts, measure, percent, print_json, say, short, size, table
 
 models = typer.Typer()
-builds = typer.Typer()
 
 
 @models.command("list")
@@ -102,68 +101,3 @@ def download_checkpoint(
         say(dumps({"path": str(output), "size_bytes": output.stat().st_size}))
     else:
         say(f"{output}: {size(output.stat().st_size)}; load it with ultralytics: YOLO({str(output)!r})")
-
-
-@builds.command("list")
-def list_builds(
-    version: Annotated[str, typer.Argument(help="Only of this version, for example MODEL/NUMBER.")] = "",
-    limit: Limit = 0,
-    hub: Hub = None,
-    json: Json = False,
-) -> None:
-    """List builds."""
-    request = pb.ListBuildsRequest(model_version=version_name(version))
-    with Client() as client:
-        response = client.all(client.builds.ListBuilds, request, "builds", limit)
-    if json:
-        print_json(response)
-    elif not response.builds:
-        say("no builds yet; a run makes them: milonga apply -f PROJECT.yaml")
-    else:
-        rows = (
-            (
-                b.model_version.removeprefix("models/").replace("/versions/", "/"),
-                b.device_type,
-                f"{b.engine}/{b.precision}",
-                f"{word(pb.BuildState, b.state)}{', chosen' if b.chosen else ''}",
-                percent(b.accuracy),
-                number(b.measured_ms, "ms"),
-                size(b.size_bytes),
-            )
-            for b in response.builds
-        )
-        accuracy = " or ".join(dict.fromkeys(measure(b.task) for b in response.builds))
-        columns = ("version", "type", "target", "state", accuracy, "measured", "size")
-        table(columns, rows, right=columns[4:])
-
-
-@builds.command("show")
-def show_build(
-    build: Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER/builds/TYPE:ENGINE:PRECISION.")],
-    hub: Hub = None,
-    json: Json = False,
-) -> None:
-    """Show one build with its figures."""
-    with Client() as client:
-        response = client.builds.GetBuild(pb.GetBuildRequest(name=build), timeout=CALL_SECONDS)
-    if json:
-        print_json(response)
-        return
-    found = response.build
-    facts(
-        (
-            ("build", found.name),
-            ("state", word(pb.BuildState, found.state)),
-            ("reason", found.reason),
-            ("chosen", "yes" if found.chosen else "no"),
-            ("subnet", short(found.subnet)),
-            ("bundle", found.bundle),
-            ("size", size(found.size_bytes)),
-            (measure(found.task), f"{percent(found.accuracy)} (subnet {percent(found.subnet_accuracy)})"),
-            ("largest error", number(found.max_abs_error)),
-            ("predicted", number(found.predicted_ms, "ms")),
-            ("measured", number(found.measured_ms, "ms")),
-            ("made", ago(found, "created_at")),
-            *(("file", f"{file.path}  {size(file.size_bytes)}  {short(file.digest)}") for file in found.files),
-        )
-    )

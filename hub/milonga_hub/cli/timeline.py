@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from milonga.v1 import projects_pb2 as pb
@@ -31,6 +31,11 @@ _SHOWN_METRICS = 4
 
 def render_run(run: pb.Run, now: datetime | None = None) -> RenderableType:
     """Return the run's timeline for rich, to print or to show live."""
+    return Group(_title(run), stage_table(run.stages, now), *_end(run))
+
+
+def stage_table(stages: Iterable[pb.Stage], now: datetime | None = None) -> Table:
+    """Return stages with bars, times and figures."""
     now = now or datetime.now(UTC)
     table = Table.grid(padding=(0, 1))
     table.add_column(width=1)
@@ -38,9 +43,9 @@ def render_run(run: pb.Run, now: datetime | None = None) -> RenderableType:
     table.add_column(width=14)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
-    for stage in run.stages:
+    for stage in stages:
         table.add_row(*_row(stage, now))
-    return Group(_title(run), table, *_end(run))
+    return table
 
 
 def _title(run: pb.Run) -> Text:

@@ -6,6 +6,7 @@ import typer
 
 from milonga_hub.cli import (
     bench,
+    builds,
     bundles,
     datasets,
     devices,
@@ -53,10 +54,12 @@ for name, group, words in (
     ("projects", projects.group, "What you want of your fleet."),
     ("runs", runs.group, "Passes of the loop: train, measure, search, build, compare, roll out."),
     ("models", models.models, "The registry of model versions."),
-    ("builds", models.builds, "What was built of a model version."),
+    ("build", builds.group, "What was built of a model version for each device type, engine and precision."),
     ("rollouts", rollouts.group, "Versions on their way to devices."),
     ("keys", keys.group, "Keys that sign what devices install."),
     ("telemetry", telemetry.group, "What devices see and do."),
     ("bench", bench.group, "How well the hub's models do on your own tables."),
 ):
     app.add_typer(group, name=name, help=words, no_args_is_help=True)
+# As the API calls them.
+app.add_typer(builds.group, name="builds", help="The same as build.", no_args_is_help=True, hidden=True)

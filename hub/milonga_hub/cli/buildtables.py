@@ -1,0 +1,128 @@
+"""Builds as people see them in a terminal: one with its gates, several side by side, and one in the making."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from milonga.v1 import models_pb2 as pb
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from milonga_hub.cli.output import (
+    NONE,
+    ago,
+    cell,
+    clean,
+    facts,
+    measure,
+    number,
+    percent,
+    say,
+    short,
+    size,
+    table,
+    word,
+)
+from milonga_hub.cli.timeline import stage_table
+
+
+def latency(build: pb.Build) -> str:
+    """Return the median with its 95 % interval."""
+    median = number(build.measured_ms, "ms")
+    if math.isnan(build.measured_half_width_ms) or not build.measured_half_width_ms:
+        return median
+    return f"{number(build.measured_ms)} ± {number(build.measured_half_width_ms, 'ms', 2)}"
+
+
+def state_of(build: pb.Build) -> str:
+    """Return the state in words, with what else decides on its use."""
+    marks = [word(pb.BuildState, build.state)]
+    marks += ["overridden"] if build.HasField("override") else []
+    marks += ["chosen"] if build.chosen else []
+    marks += ["in progress"] if build.in_progress and build.state != pb.BUILD_STATE_BUILDING else []
+    return ", ".join(marks)
+
+
+def lost(build: pb.Build) -> str:
+    points = (build.subnet_accuracy - build.accuracy) * 100
+    return NONE if math.isnan(points) else f"{points:.2f}"
+
+
+def print_build(build: pb.Build) -> None:
+    facts(
+        (
+            ("build", build.name),
+            ("state", word(pb.BuildState, build.state)),
+            ("reason", build.reason),
+            *_override(build),
+            ("chosen", "yes" if build.chosen else "no"),
+            ("because", build.decision),
+            ("subnet", short(build.subnet)),
+            ("bundle", build.bundle),
+            ("size", size(build.size_bytes)),
+            (measure(build.task), f"{percent(build.accuracy)} (subnet {percent(build.subnet_accuracy)})"),
+            ("largest error", number(build.max_abs_error)),
+            ("predicted", number(build.predicted_ms, "ms")),
+            ("measured", f"{latency(build)}{f' on {build.measured_on}' if build.measured_on else ''}"),
+            ("not measured", build.measuring_error),
+            ("made", ago(build, "created_at")),
+            *(("gate", words) for words in _gates(build)),
+            *(("file", f"{file.path}  {size(file.size_bytes)}  {short(file.digest)}") for file in build.files),
+        )
+    )
+    say(f"its log: milonga build show {build.name} --log")
+
+
+def _override(build: pb.Build) -> Iterator[tuple[str, str]]:
+    if build.HasField("override"):
+        given = build.override
+        yield "allowed", f"by {given.by}, {ago(given, 'at')}: {given.reason}"
+
+
+def _gates(build: pb.Build) -> Iterator[str]:
+    for gate in build.gates:
+        found = _figure(gate, gate.found) if gate.HasField("found") else "not known"
+        allowed = f"{_figure(gate, gate.allowed)} allowed" if gate.HasField("allowed") else "no limit"
+        yield f"{gate.name}: {found}, {allowed}: {'passed' if gate.passed else 'not passed'}"
+
+
+def _figure(gate: pb.Gate, value: float) -> str:
+    return size(value) if gate.unit == "bytes" else number(value, gate.unit)
+
+
+def candidate_table(device_type: str, builds: Sequence[pb.Build]) -> None:
+    """Print the builds of one device type side by side, the chosen one and then the fastest first."""
+
+    def order(build: pb.Build) -> tuple[bool, float, str]:
+        return not build.chosen, math.inf if math.isnan(build.measured_ms) else build.measured_ms, build.name
+
+    say(device_type)
+    rows = (
+        (
+            f"{build.engine}/{build.precision}",
+            word(pb.BuildState, build.state),
+            latency(build),
+            size(build.size_bytes) if build.bundle else NONE,
+            lost(build),
+            number(build.max_abs_error),
+            f"{'chosen: ' if build.chosen else ''}{build.decision or build.reason or NONE}",
+        )
+        for build in sorted(builds, key=order)
+    )
+    columns = ("target", "state", "measured", "size", "lost points", "error", "why")
+    table(columns, rows, right=columns[2:6])
+
+
+def render_build(build: pb.Build) -> RenderableType:
+    """Return a build that is made outside a run, for rich, to print or to show live."""
+    title = Text.assemble((clean(build.name), "bold"), "  ")
+    title.append(cell(word(pb.BuildState, build.state)))
+    lines: list[RenderableType] = [title]
+    if build.stages:
+        lines.append(stage_table(build.stages))
+    if not build.in_progress and build.decision:
+        lines.append(Text(clean(build.decision)))
+    if not build.in_progress:
+        lines.append(Text(f"its log: milonga build show {build.name} --log", style="dim"))
+    return Group(*lines)

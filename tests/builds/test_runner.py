@@ -1,0 +1,97 @@
+"""Builds that people ask for outside runs: made by the real job, measured on a board, kept through restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from milonga_hub.builds.models import Build, BuildState
+from milonga_hub.builds.packing import pack
+from milonga_hub.builds.runner import BuildRunner
+from milonga_hub.runs.models import StageState
+
+from tests.builds.test_job import _spec
+from tests.runs.boards import Board, connected
+from tests.web.filled import Services
+
+VERSION = "models/digits/versions/1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("order")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, folder: Path) -> Services:
+    """Return a hub whose version 1 has a subnet for the device type pi."""
+    hub = Services(tmp_path)
+    hub.builds.orders.keep(VERSION, "pi", _spec(folder), 5.0, None, None)
+    return hub
+
+
+def _make(hub: Services, target: str, board: Board | None = None, seconds: float = 120) -> Build:
+    """Ask for a build and let the runner work until it has ended; the board is connected meanwhile, if any."""
+
+    async def work() -> Build:
+        with hub.events.listen("builds/") as news:
+            runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", asyncio.Semaphore(1))
+            build = hub.builds.start(VERSION, "pi", target)
+            task = asyncio.create_task(runner.run())
+            try:
+                async with asyncio.timeout(seconds):
+                    while hub.builds.get(build.name).in_progress:
+                        await news.next()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        return hub.builds.get(build.name)
+
+    async def with_board() -> Build:
+        async with connected(hub.devices, {board.name: board} if board else {}):
+            return await work()
+
+    return asyncio.run(with_board())
+
+
+def test_a_target_is_built_proved_measured_and_explained(hub: Services, tmp_path: Path) -> None:
+    build = _make(hub, "onnxruntime/fp32", Board("pi", lambda item, count: 2.0))
+    assert (build.state, build.measured_ms, build.measured_on) == (BuildState.VERIFIED, 2.0, "pi")
+    assert [(stage.name, stage.state) for stage in build.stages] == [
+        ("build", StageState.SUCCEEDED),
+        ("measure", StageState.SUCCEEDED),
+    ]
+    assert "milonga build choose" in build.stages[1].message and not build.chosen
+    assert build.decision == "the fastest that passes its gates"
+    assert {gate.name: gate.passed for gate in build.gates} == dict.fromkeys(
+        ("parity", "accuracy", "latency", "size"), True
+    )
+    log = hub.builds.log(build.name)
+    assert "building onnxruntime/fp32" in log and "VERIFIED" in log
+    pack(hub.builds, build.name, tmp_path / "b.zip")
+    with zipfile.ZipFile(io.BytesIO((tmp_path / "b.zip").read_bytes())) as archive:
+        assert {"manifest.json", "model.onnx", "example.py"} <= set(archive.namelist())
+
+
+def test_without_a_device_it_is_built_and_says_why_it_was_not_measured(hub: Services) -> None:
+    build = _make(hub, "reference/fp32")
+    assert build.state is BuildState.VERIFIED and build.measured_ms is None
+    assert [stage.state for stage in build.stages] == [StageState.SUCCEEDED, StageState.SKIPPED]
+    assert build.decision == "not used: the device did not run it: no device of type pi is connected"
+
+
+def test_a_network_that_is_gone_ends_the_build_and_not_the_runner(hub: Services, tmp_path: Path) -> None:
+    order = hub.builds.orders.get(VERSION, "pi")
+    hub.builds.orders.keep(VERSION, "pi", {**order.spec, "onnx": str(tmp_path / "gone.onnx")}, None, None, None)
+    build = _make(hub, "onnxruntime/fp32")
+    assert build.state is BuildState.REJECTED and "gone.onnx is gone" in build.reason
+    assert build.stages[0].state is StageState.FAILED and "milonga runs start" in build.stages[0].message
+
+
+def test_asking_twice_is_asking_once(hub: Services) -> None:
+    first = hub.builds.start(VERSION, "pi", "onnxruntime/fp32")
+    assert hub.builds.start(VERSION, "pi", "onnxruntime/fp32") == first
+    assert [build.name for build in hub.builds.queued()] == [first.name]
