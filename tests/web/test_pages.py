@@ -20,6 +20,7 @@ THINGS = (
     "/runs/digits/3",
     "/models/digits/versions/1",
     "/models/digits/versions/2",
+    "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8",
     "/rollouts/digits-1",
     "/rollouts/digits-2",
     "/telemetry?project=digits&device=pi5-1",

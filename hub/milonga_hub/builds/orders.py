@@ -42,18 +42,22 @@ class BuildOrders:
         """Return the order. Raises NotFound saying for which types there is one."""
         with self._database.session() as session:
             order = session.get(BuildOrder, _key(model_version, device_type))
-            if order is not None:
-                return order
-            known = session.exec(
-                select(BuildOrder.key).where(col(BuildOrder.key).startswith(_key(model_version, "")))
-            ).all()
-        if known:
-            types = ", ".join(sorted(key.partition("|")[2] for key in known))
-            raise NotFound(f"{model_version} has no subnet for device type {device_type!r}; it has for: {types}")
+        if order is not None:
+            return order
+        if known := self.types(model_version):
+            raise NotFound(
+                f"{model_version} has no subnet for device type {device_type!r}; it has for: {', '.join(known)}"
+            )
         raise NotFound(
             f"{model_version} is not there, or an earlier version of the hub made it, which kept no subnets to build from;"
             " start a run: milonga runs start PROJECT"
         )
+
+    def types(self, model_version: str) -> list[str]:
+        """Return the device types for whose subnets there is an order."""
+        of_version = col(BuildOrder.key).startswith(_key(model_version, ""), autoescape=True)
+        with self._database.session() as session:
+            return sorted(key.partition("|")[2] for key in session.exec(select(BuildOrder.key).where(of_version)))
 
 
 def _key(model_version: str, device_type: str) -> str:

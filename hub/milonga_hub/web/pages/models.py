@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
+from milonga_compiler.target import known_targets
 
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
@@ -26,6 +27,8 @@ def router(hub: HubServices) -> APIRouter:
             builds=sorted(builds, key=lambda each: (each.device_type, not each.chosen, each.name)),
             rollouts=rollouts,
             devices=devices,
+            types=hub.builds.orders.types(version.name),
+            targets=known_targets(),
         )
 
     return pages

@@ -1,0 +1,85 @@
+"""What people and programs decide of builds over HTTP: allow, choose, start, download."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from milonga_hub.transports.http import create_app
+
+from tests.agent.bundles import example
+from tests.builds.test_service import _verified
+from tests.web.filled import Services
+
+VERSION = "models/digits/versions/1"
+PLACE = f"/{VERSION}/builds/pi:onnxruntime:fp32"
+API = f"/api/v1{PLACE}"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Services:
+    """Return a hub with one version, of which one build was never run."""
+    hub = Services(tmp_path)
+    hub.models.create_version("digits", "projects/digits/runs/1", "", "", {}, {})
+    unseen = {**_verified(tmp_path / "made"), "state": "BUILT", "reason": "it is built for aarch64"}
+    hub.builds.record(VERSION, "pi", [unseen], None)
+    return hub
+
+
+@pytest.fixture
+def client(hub: Services) -> TestClient:
+    return TestClient(create_app(hub), base_url="http://127.0.0.1")
+
+
+def test_a_build_is_allowed_and_chosen_on_its_page_and_the_page_says_who_and_why(client: TestClient) -> None:
+    text = client.get(PLACE).text
+    assert (
+        "It is built, not verified" in text and f'action="/{VERSION}/builds/pi%3Aonnxruntime%3Afp32/override"' in text
+    )
+    assert "/choose" not in text
+    refused = client.post(f"{PLACE}/override", data={"by": "ana", "reason": " "})
+    assert refused.status_code == 400 and "give a reason" in refused.text
+    answer = client.post(f"{PLACE}/override", data={"by": "ana", "reason": "seen <on> my desk"})
+    assert "Allowed without being verified by ana" in answer.text and "seen &lt;on&gt; my desk" in answer.text
+    assert "chosen</span>" in client.post(f"{PLACE}/choose").text
+    assert "allowed by ana" in client.get(f"/{VERSION}").text
+
+
+def test_a_build_is_allowed_and_chosen_over_rest(client: TestClient) -> None:
+    assert client.post(f"{API}:choose").json()["error"]["code"] == "FAILED_PRECONDITION"
+    assert client.post(f"{API}:override", json={"by": "ana", "reason": ""}).status_code == 400
+    allowed = client.post(f"{API}:override", json={"by": "ana", "reason": "why not"}).json()["override"]
+    assert (allowed["by"], allowed["reason"]) == ("ana", "why not") and allowed["at"]
+    assert client.post(f"{API}:choose").json()["chosen"] is True
+
+
+def test_a_build_is_started_over_rest_and_by_the_page(client: TestClient, hub: Services) -> None:
+    hub.builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    body = {"device_type": "pi", "target": "openvino/int8"}
+    made = client.post(f"/api/v1/{VERSION}/builds", json=body)
+    assert (made.status_code, made.json()["state"], made.json()["in_progress"]) == (201, "BUILDING", True)
+    assert "Build another target" in client.get(f"/{VERSION}").text
+    answer = client.post(f"/{VERSION}/builds", data={**body, "target": "ncnn/fp16"})
+    assert "ncnn/fp16 for pi" in answer.text and "in progress" in answer.text
+    assert [build.target for build in hub.builds.queued()] == ["ncnn/fp16", "openvino/int8"]
+
+
+def test_a_bundle_is_downloaded_with_its_program_its_manifest_and_its_log(
+    client: TestClient, hub: Services, tmp_path: Path
+) -> None:
+    made = example(tmp_path, "onnxruntime").bundle
+    log = tmp_path / "made.log"
+    log.write_text("[10:00:00] building\n")
+    files = [vars(file) for file in made.files]
+    result = {**_verified(tmp_path / "x"), "directory": str(made.folder), "files": files, "bundle": made.digest}
+    hub.builds.record(VERSION, "pi", [{**result, "log": str(log)}], None)
+    program = client.get(f"{API}/example")
+    assert program.headers["content-disposition"].endswith('"example.py"') and "import onnxruntime" in program.text
+    with zipfile.ZipFile(io.BytesIO(client.get(f"{API}/bundle").content)) as packed:
+        assert packed.read("example.py").decode() == program.text
+        assert set(packed.namelist()) == {"example.py", *(file.path for file in made.files)}
+    assert client.get(f"{API}/manifest").json() == made.manifest
+    assert client.get(f"{API}/log").text == "[10:00:00] building\n"
