@@ -118,6 +118,9 @@ class BuildRunner:
             why = f"no device of type {build.device_type} is connected"
             self._builds.set_measured(build.name, None, error=why)
             self._close(build, "measure", StageState.SKIPPED, why)
+        elif unsigned := self._unsigned(build):
+            self._builds.set_measured(build.name, None, error=unsigned)
+            self._close(build, "measure", StageState.SKIPPED, unsigned)
         else:
             self._open(build, "measure")
             self._builds.change_stage(build.name, "measure", message=f"on a device of type {build.device_type}")
@@ -127,6 +130,14 @@ class BuildRunner:
             told = f"it is the fastest of its type now; take it with: milonga build choose {build.name}"
             message = next(stage.message for stage in self._builds.get(build.name).stages if stage.name == "measure")
             self._builds.change_stage(build.name, "measure", message=f"{message}; {told}")
+
+    def _unsigned(self, build: Build) -> str:
+        """Return why no device runs it, not even to measure it; "" where it is signed."""
+        try:
+            self._builds.demand_signed([build])
+        except FailedPrecondition as error:
+            return str(error)
+        return ""
 
     async def _measured(self, build: Build) -> tuple[StageState, str]:
         item = MeasurementItem(build.subnet, build.engine, build.precision, list(build.files))

@@ -261,7 +261,9 @@ class BuildService:
             raise FailedPrecondition(f"{name} is verified; it needs no override")
         if not build.bundle:
             raise FailedPrecondition(f"{name} cannot be used: {rules.objection_to(build)}")
-        return self._change(name, override=BuildOverride(by=by, at=utc_now(), reason=reason))
+        allowed = self._change(name, override=BuildOverride(by=by, at=utc_now(), reason=reason))
+        self.sign([allowed])
+        return allowed
 
     def choose(self, name: str) -> Build:
         """Make this the build of its device type and model version, in place of any other."""
