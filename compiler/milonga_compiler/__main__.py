@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import onnx
 from onnx import TensorProto
 
 from milonga_compiler.backends import backend
+from milonga_compiler.backends.base import Floats
+from milonga_compiler.boxes import Detected, anchor_count
 from milonga_compiler.build import Built, State, build
 from milonga_compiler.bundle import read_bundle
 from milonga_compiler.errors import BuildFailed, CompilerError, PicturesUnusable
@@ -21,7 +24,7 @@ from milonga_compiler.pictures import Pictures, Scaling, load_pictures
 from milonga_compiler.target import Target, known_targets
 
 # Entries that a bundle for another target of the same network shares; its reference is near enough to detect drift.
-_SHARED = ("task", "project", "model_version", "subnet", "classes", "reference")
+_SHARED = ("project", "model_version", "subnet", "reference")
 
 
 def _three(text: str) -> list[float]:
@@ -33,7 +36,12 @@ def _three(text: str) -> list[float]:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="milonga-compiler build", description=__doc__)
-    parser.add_argument("model", type=Path, help="ONNX file with input 'image' (n, 3, H, W) and output 'logits'")
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="ONNX file with input 'image' (n, 3, H, W) and one output: a classifier's (n, classes), or a detector's"
+        " (n, 4 * bins + classes, anchors)",
+    )
     parser.add_argument("--target", required=True, metavar="ENGINE/PRECISION", help=", ".join(known_targets()))
     parser.add_argument(
         "--architecture", default="", help="processor to compile machine code for, as uname -m says (default: this one)"
@@ -41,10 +49,13 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--calibration", type=Path, required=True, metavar="PICTURES",
         help="folder of pictures (sub-folders name their classes) or npz file (x and, if known, y); every other picture"
-        " calibrates, the rest prove the build",
+        " calibrates, the rest prove the build: a detector's by the boxes that it finds itself",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the bundle goes")
     parser.add_argument("--like", type=Path, metavar="BUNDLE", help="take names, classes and scaling from this bundle")
+    parser.add_argument(
+        "--classes", metavar="A,B", help="names in the network's order (default: the folders of pictures)"
+    )
     parser.add_argument("--mean", type=_three, metavar="R,G,B", help="of the training pictures, on the scale 0 to 1")
     parser.add_argument("--std", type=_three, metavar="R,G,B", help="of the training pictures, on the scale 0 to 1")
     parser.add_argument(
@@ -80,56 +91,97 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _build(given: argparse.Namespace, target: Target) -> Built:
-    size_px, classes_count = _shapes(given.model)
     like = read_bundle(given.like).manifest if given.like else {}
-    scaling = _scaling(given, like, size_px)
+    network = _inspected(given.model)
+    scaling = _scaling(given, like, network)
     pictures = load_pictures(given.calibration, scaling)
     if len(pictures.inputs) < 2:
         raise PicturesUnusable(f"{given.calibration} holds one picture; two are the least, some hundred are better")
+    classes = _classes(given, like, network, pictures)
     shared = {key: like[key] for key in _SHARED if key in like}
+    size_px = network.size_px
     manifest = {
-        "task": "classification", "project": "", "model_version": "", "subnet": "", "expected_ms": None,
-        "classes": pictures.classes or [str(index) for index in range(classes_count)],
+        "project": "", "model_version": "", "subnet": "", "expected_ms": None,
         **shared,
+        "task": network.task, "classes": classes,
         "input": {"name": "image", "shape": [1, 3, size_px, size_px], "dtype": "float32",
-                  "mean": list(scaling.mean), "std": list(scaling.std), "size_px": size_px},
+                  "mean": list(scaling.mean), "std": list(scaling.std), "size_px": size_px,
+                  "resize": "letterbox" if scaling.letterbox else "stretch"},
     }  # fmt: skip
-    evidence = _evidence(given, pictures, manifest["classes"])
-    calibration = pictures.inputs[::2]
+    proof = pictures.inputs[1::2]
+    outputs = backend("onnxruntime").run(given.model, proof, given.threads)
+    if network.task == "detection":
+        evidence: Evidence = Detected(proof, outputs, len(classes))
+    else:
+        evidence = _labelled(pictures, proof, outputs, classes)
     return build(
-        given.model, target, given.output, evidence, calibration, manifest, given.max_lost_points, given.threads,
+        given.model, target, given.output, evidence, pictures.inputs[::2], manifest, given.max_lost_points, given.threads,
         tell=lambda words: print(words, file=sys.stderr),
     )  # fmt: skip
 
 
-def _shapes(path: Path) -> tuple[int, int]:
-    """Return the size of the input in pixels and how many classes there are."""
+@dataclass(frozen=True)
+class _Inspected:
+    """What the file says of a network: its task, and how many rows its output has: classes, or sides and classes."""
+
+    task: str
+    size_px: int
+    rows: int
+
+
+def _inspected(path: Path) -> _Inspected:
     try:
         graph = onnx.load(str(path)).graph
     except Exception as error:  # protobuf and onnx raise what they like.
         raise BuildFailed(f"{path} is not an ONNX file: {error}") from error
     values = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
-    image, logits = values.get("image"), values.get("logits")
-    if image is None or logits is None or image.elem_type != TensorProto.FLOAT:
-        raise BuildFailed(f"{path} needs a float input 'image' and an output 'logits'; it has: {', '.join(values)}")
-    size_px, classes_count = image.shape.dim[-1].dim_value, logits.shape.dim[-1].dim_value
-    if not size_px or not classes_count:
-        raise BuildFailed(f"{path} leaves its size in pixels or its number of classes open; export it with both fixed")
-    return int(size_px), int(classes_count)
+    image = values.get("image")
+    if image is None or image.elem_type != TensorProto.FLOAT or not graph.output:
+        raise BuildFailed(f"{path} needs a float input 'image' and one output; it has: {', '.join(values)}")
+    size_px = image.shape.dim[-1].dim_value if image.shape.dim else 0
+    shape = [axis.dim_value for axis in graph.output[0].type.tensor_type.shape.dim][1:]
+    if not size_px or not shape or not all(shape):
+        raise BuildFailed(
+            f"{path} leaves its size in pixels or the sizes of its output open; export it with both fixed"
+        )
+    if len(shape) == 1:
+        return _Inspected("classification", int(size_px), int(shape[0]))
+    if len(shape) == 2 and shape[1] == anchor_count(size_px):
+        return _Inspected("detection", int(size_px), int(shape[0]))
+    raise BuildFailed(
+        f"{path} makes {tuple(shape)} of a picture: classifiers make (classes,), detectors (4 * bins + classes,"
+        f" {anchor_count(size_px)}) at {size_px} px, before boxes are decoded; export it as milonga does"
+    )
 
 
-def _scaling(given: argparse.Namespace, like: dict[str, Any], size_px: int) -> Scaling:
-    described = like.get("input", {})
+def _classes(given: argparse.Namespace, like: dict[str, Any], network: _Inspected, pictures: Pictures) -> list[str]:
+    """Return the names of the classes, as given, of the other bundle, or of the folders of pictures."""
+    named = given.classes.split(",") if given.classes else [str(name) for name in like.get("classes", [])]
+    if network.task == "classification":
+        names = named or pictures.classes or [str(index) for index in range(network.rows)]
+        if given.classes and len(names) != network.rows:
+            raise BuildFailed(f"{given.model} knows {network.rows} classes and --classes names {len(names)}")
+        return names
+    if not named:
+        raise BuildFailed("say what the detector finds: --classes bolt,nut, in its order, or --like a bundle of it")
+    bins, rest = divmod(network.rows - len(named), 4)
+    if bins < 1 or rest:
+        raise BuildFailed(f"an output of {network.rows} rows is not that of a detector of {len(named)} classes")
+    return named
+
+
+def _scaling(given: argparse.Namespace, like: dict[str, Any], network: _Inspected) -> Scaling:
+    detects = network.task == "detection"
+    described = like.get("input") or ({"mean": [0.0] * 3, "std": [1.0] * 3} if detects else {})
     mean, std = given.mean or described.get("mean"), given.std or described.get("std")
     if mean is None or std is None:
         raise PicturesUnusable("say how the network was trained: --mean and --std, or --like a bundle of it")
-    return Scaling(size_px, mean, std)
+    letterbox = described.get("resize", "letterbox" if detects else "stretch") == "letterbox"
+    return Scaling(network.size_px, mean, std, letterbox)
 
 
-def _evidence(given: argparse.Namespace, pictures: Pictures, classes: list[str]) -> Evidence:
+def _labelled(pictures: Pictures, proof: Floats, logits: Floats, classes: list[str]) -> Evidence:
     """Hold the build against the network itself; where labels are unknown, the network's answers stand for them."""
-    proof = pictures.inputs[1::2]
-    logits = backend("onnxruntime").run(given.model, proof, given.threads)
     if pictures.labels is None:
         return Labelled(proof, logits, logits.argmax(axis=1).astype(np.int64))
     index = {name: number for number, name in enumerate(classes)}

@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.errors import PicturesUnusable
 
+# The grey that ultralytics pads with.
+_PAD = 114
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How pictures become inputs: stretched to `size_px`, then (x / 255 - mean) / std for each of three channels."""
+    """How pictures become inputs: brought to `size_px`, then (x / 255 - mean) / std for each of three channels.
+
+    With `letterbox` they keep their proportions and are padded with grey, as milonga.inputs has it; else they are stretched.
+    """
 
     size_px: int
     mean: Sequence[float]
     std: Sequence[float]
+    letterbox: bool = False
 
     def normalise(self, pictures: NDArray[np.uint8]) -> Floats:
         """Return float32 (n, 3, H, W) of uint8 (n, 3, H, W), by the same arithmetic as milonga.pictures.normalise."""
@@ -52,7 +58,7 @@ def _of_folder(folder: Path, scaling: Scaling) -> Pictures:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
         raise PicturesUnusable(f"{folder} holds no pictures ({', '.join(_SUFFIXES)})")
-    pictures = scaling.normalise(np.stack([_decoded(path, scaling.size_px) for path in files]))
+    pictures = scaling.normalise(np.stack([_decoded(path, scaling) for path in files]))
     named = [path.parent.name if path.parent != folder else None for path in files]
     classes = sorted({name for name in named if name is not None})
     if None in named:
@@ -74,14 +80,26 @@ def _of_arrays(path: Path, scaling: Scaling) -> Pictures:
     return Pictures(pictures, labels, [])
 
 
-def _decoded(path: Path, size_px: int) -> NDArray[np.uint8]:
+def _decoded(path: Path, scaling: Scaling) -> NDArray[np.uint8]:
     image_module = _pillow()
     try:
         with image_module.open(str(path)) as image:
-            resized = image.convert("RGB").resize((size_px, size_px), image_module.Resampling.BILINEAR)
-            return np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1)
+            return _placed(image.convert("RGB"), scaling, image_module.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError) as error:
         raise PicturesUnusable(f"{path} is not a picture that can be read; take it out: {error}") from error
+
+
+def _placed(image: Any, scaling: Scaling, smooth: Any) -> NDArray[np.uint8]:
+    """Return the picture as uint8 (3, size_px, size_px)."""
+    size_px = scaling.size_px
+    width = height = size_px
+    if scaling.letterbox:
+        ratio = size_px / max(image.size)
+        width, height = (max(1, round(side * ratio)) for side in image.size)
+    left, top = (size_px - width) // 2, (size_px - height) // 2
+    pixels = np.full((size_px, size_px, 3), _PAD, dtype=np.uint8)
+    pixels[top : top + height, left : left + width] = np.asarray(image.resize((width, height), smooth))
+    return pixels.transpose(2, 0, 1)
 
 
 def _pillow() -> Any:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from milonga_agent.served import Served
+from milonga_compiler.backends import backend
 from milonga_compiler.cli import main
+from milonga_compiler.engines import ENGINES
+from milonga_compiler.environments import interpreter
+from milonga_compiler.examples import example as text_of
 from PIL import Image
 
 from tests.agent.bundles import example
 from tests.agent.test_boxes import _bundle as detector
+from tests.compiler.engines_here import need
 
 # Ours cannot be imported in there: what a user's machine lacks.
 _WITHOUT_OURS = """
@@ -25,9 +32,22 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def _told(program: Path, picture: Path, bundle: Path) -> list[list[str]]:
-    command = [sys.executable, "-c", _WITHOUT_OURS, str(program), str(picture), "--bundle", str(bundle)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def _pillow_alone(folder: Path) -> Path:
+    """Return a folder from which an environment without Pillow can import it."""
+    folder.mkdir()
+    installed = Path(PIL.__file__).parent
+    for part in (installed, installed.parent / "pillow.libs"):
+        if part.exists():
+            (folder / part.name).symlink_to(part)
+    return folder
+
+
+def _told(
+    program: Path, picture: Path, bundle: Path, python: str = sys.executable, packages: Path | None = None
+) -> list[list[str]]:
+    command = [python, "-c", _WITHOUT_OURS, str(program), str(picture), "--bundle", str(bundle)]
+    given = {**os.environ, "PYTHONPATH": str(packages)} if packages else None
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=given)
     assert done.returncode == 0, done.stderr
     return [line.split("\t") for line in done.stdout.splitlines()]
 
@@ -44,6 +64,24 @@ def test_the_program_tells_the_classes_that_the_agent_tells(tmp_path: Path, engi
     assert rows[0][0] == answered["class"][0]
     expected = sorted(answered["probabilities"][0], reverse=True)[:5]
     np.testing.assert_allclose([float(row[1]) for row in rows], expected, atol=2e-6)
+
+
+def test_the_program_for_tvm_tells_what_the_network_does(tmp_path: Path) -> None:
+    need("tvm")
+    made = example(tmp_path, "tvm")
+    program, picture = tmp_path / "example.py", tmp_path / "picture.png"
+    assert main(["example", str(made.bundle.folder), "--output", str(program)]) == 0
+    picture.write_bytes(made.png(3))
+    rows = _told(program, picture, made.bundle.folder, interpreter("tvm"), _pillow_alone(tmp_path / "pillow"))
+    logits = made.pictures.normalised[3:4]
+    powers = np.exp(np.float64(backend("onnxruntime").run(tmp_path / "model.onnx", logits, 1)[0]))
+    expected = np.sort(powers / powers.sum())[::-1][:5]
+    np.testing.assert_allclose([float(row[1]) for row in rows], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_every_engine_has_a_program_that_python_understands(tmp_path: Path, engine: str) -> None:
+    compile(text_of(detector(tmp_path, engine=engine)), "example.py", "exec")
 
 
 @pytest.mark.parametrize(("size", "mode"), [((256, 128), "RGB"), ((64, 64), "RGBA"), ((37, 90), "L")])
@@ -64,6 +102,6 @@ def test_a_broken_bundle_or_an_engine_without_an_example_is_named(
 ) -> None:
     assert main(["example", str(tmp_path)]) == 2
     assert "manifest" in capsys.readouterr().err
-    bundle = detector(tmp_path, engine="tvm")
+    bundle = detector(tmp_path, engine="magic")
     assert main(["example", str(bundle)]) == 2
-    assert "there is no example for tvm; there are for litert, ncnn" in capsys.readouterr().err
+    assert "there is no example for magic; there are for litert, ncnn" in capsys.readouterr().err

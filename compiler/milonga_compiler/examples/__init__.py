@@ -21,6 +21,10 @@ _PACKAGES = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "reference": "onnx",
+    # JetPack brings tensorrt itself.
+    "tensorrt": "tensorrt cuda-python",
+    # These two fit each other.
+    "tvm": "apache-tvm==0.27.0.post1 apache-tvm-ffi==0.1.14.post0",
 }
 _HEAD = '''"""Run {model_version} with {engine} ({precision}) on a picture: python example.py PICTURE
 

@@ -1,0 +1,167 @@
+"""Hold a detector's build against the detector itself: which of its boxes the build finds too. With numpy alone.
+
+A detector's output (4 * bins + classes, anchors) is decoded and suppressed as milonga.detections does it on devices; a test
+holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milonga_compiler.backends.base import Floats
+from milonga_compiler.errors import PicturesUnusable
+from milonga_compiler.parity import Evidence, Judge
+
+# Pixels that a cell of each map is wide (Ultralytics YOLO, nn.modules.head.Detect).
+STRIDES = (8, 16, 32)
+# Which boxes are told: the defaults of ultralytics' predict.
+POSTPROCESS = {"score_threshold": 0.25, "iou_threshold": 0.7, "max_boxes": 300}
+# Boxes that overlap by half are the same object (PASCAL VOC).
+_SAME = 0.5
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Objects in one picture, the surest first: corners (n, 4) in pixels of the input, and classes (n,) by number."""
+
+    corners: Floats
+    classes: NDArray[np.int64]
+
+
+def anchor_count(size_px: int) -> int:
+    """Return how many anchors a detector has for squares of `size_px`."""
+    return sum((size_px // stride) ** 2 for stride in STRIDES)
+
+
+def find(output: Floats, classes: int, size_px: int) -> Boxes:
+    """Return the objects in what a detector made of one picture (4 * bins + classes, anchors)."""
+    logits = output[-classes:]
+    with np.errstate(over="ignore"):
+        scores = 1.0 / (1.0 + np.exp(-logits.max(axis=0)))
+    chosen = np.flatnonzero(scores > POSTPROCESS["score_threshold"])
+    chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+    corners = _corners(output[:-classes][:, chosen], size_px, chosen)
+    numbers = logits[:, chosen].argmax(axis=0)
+    parts = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+    kept = [part[_suppressed(corners[part])] for part in parts]
+    places = np.sort(np.concatenate(kept))[: int(POSTPROCESS["max_boxes"])] if kept else np.empty(0, dtype=np.int64)
+    return Boxes(corners[places], numbers[places])
+
+
+def _corners(maps: Floats, size_px: int, chosen: NDArray[np.int64]) -> Floats:
+    """Return boxes (n, 4) of maps (4 * bins, n): distances from the middles of their cells to the four sides."""
+    middles, widths = [], []
+    for stride in STRIDES:
+        along = np.arange(size_px // stride, dtype=np.float32) + np.float32(0.5)
+        y, x = np.meshgrid(along, along, indexing="ij")
+        middles.append(np.stack([x.ravel(), y.ravel()]))
+        widths.append(np.full(x.size, stride, dtype=np.float32))
+    middle, width = np.concatenate(middles, axis=1)[:, chosen], np.concatenate(widths)[chosen]
+    bins = len(maps) // 4
+    sides = maps
+    if bins > 1:  # A distribution for each side, of which the mean counts.
+        logits = maps.reshape(4, bins, -1)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        sides = (powers * np.arange(bins, dtype=np.float32).reshape(1, bins, 1)).sum(axis=1) / powers.sum(axis=1)
+    return np.asarray((np.concatenate([middle - sides[:2], middle + sides[2:]]) * width).T, dtype=np.float32)
+
+
+def _suppressed(corners: Floats) -> NDArray[np.int64]:
+    """Return the places of boxes, the best first, that no kept box before them overlaps too much."""
+    kept, waiting = [], np.arange(len(corners))
+    while len(waiting):
+        best, waiting = waiting[0], waiting[1:]
+        kept.append(best)
+        waiting = waiting[_overlaps(corners[best], corners[waiting]) <= POSTPROCESS["iou_threshold"]]
+    return np.array(kept, dtype=np.int64)
+
+
+def _overlaps(one: Floats, others: Floats) -> Floats:
+    """Return the intersection over union (n,) of a box (4,) with others (n, 4)."""
+    low, high = np.maximum(one[:2], others[:, :2]), np.minimum(one[2:], others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    union = (one[2:] - one[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), dtype=np.float32)
+
+
+def shared_count(one: Boxes, other: Boxes) -> int:
+    """Return how many boxes of one picture are the same object, each taken once, the surest first."""
+    free, count = np.ones(len(other.classes), dtype=bool), 0
+    for corners, number in zip(one.corners, one.classes):
+        fitting = np.where(free & (other.classes == number), _overlaps(corners, other.corners), 0.0)
+        if len(fitting) and fitting.max() >= _SAME:
+            free[fitting.argmax()] = False
+            count += 1
+    return count
+
+
+class Agreement(Judge):
+    """F1 of a build's boxes against those that the network itself finds in the same pictures."""
+
+    measure = "agreement of boxes"
+
+    def __init__(self, wanted: list[Boxes], classes: int, size_px: int) -> None:
+        """`wanted` are what the network finds in all pictures, in their order."""
+        self._wanted, self._classes, self._size_px = wanted, classes, size_px
+        self._seen = self._found = self._expected = self._shared = 0
+        self._shape: tuple[int, ...] = ()
+
+    def add(self, outputs: Floats) -> None:
+        self._shape = outputs.shape[1:]
+        for output in outputs:
+            found, wanted = find(output, self._classes, self._size_px), self._wanted[self._seen]
+            self._seen += 1
+            self._found += len(found.classes)
+            self._expected += len(wanted.classes)
+            self._shared += shared_count(found, wanted)
+
+    def accuracy(self) -> float:
+        most = self._found + self._expected
+        return 2 * self._shared / most if most else 1.0
+
+    def entries(self) -> Mapping[str, Any]:
+        bins = (self._shape[0] - self._classes) // 4
+        described = {"name": "maps", "shape": [1, *self._shape], "bins": bins, "strides": list(STRIDES)}
+        return {"output": {**described, "activation": "sigmoid"}, "postprocess": dict(POSTPROCESS)}
+
+
+@dataclass(frozen=True)
+class Detected(Evidence):
+    """Evidence on a detector: normalised pictures (n, 3, H, W) and its own outputs (n, 4 * bins + classes, anchors).
+
+    Raises PicturesUnusable where it finds nothing in any of them, which would prove nothing.
+    """
+
+    pictures: Floats
+    outputs: Floats
+    classes: int
+
+    def __post_init__(self) -> None:
+        if not any(len(boxes.classes) for boxes in self._boxes()):
+            raise PicturesUnusable("the network finds nothing in any of the pictures; give some of what it knows")
+
+    def _boxes(self) -> list[Boxes]:
+        return [find(output, self.classes, self.pictures.shape[-1]) for output in self.outputs]
+
+    @property
+    def count(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def expected(self) -> Floats:
+        return self.outputs
+
+    @property
+    def subnet_accuracy(self) -> float:
+        return 1.0
+
+    def parts(self) -> Iterable[Floats]:
+        return [self.pictures]
+
+    def judge(self) -> Judge:
+        return Agreement(self._boxes(), self.classes, self.pictures.shape[-1])
