@@ -1,0 +1,69 @@
+"""The build stage of a run: candidates are measured on the devices, the fastest that passes wins, and all of them are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from milonga_hub.errors import FailedPrecondition
+from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec
+from milonga_hub.runs.candidates import Choice, Specialised
+from milonga_hub.runs.deliver import build
+from milonga_hub.runs.plan import RunPlan
+
+from tests.builds.test_job import _spec
+from tests.runs.boards import Board, Hub
+
+TARGETS = ["onnxruntime/fp32", "reference/fp32"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    hub = Hub(tmp_path / "hub", ProjectSpec(dataset="digits", build=BuildSpec(targets=TARGETS)))
+    hub.boards = {
+        "quick": Board("quick", lambda item, count: {"onnxruntime": 2.0, "reference": 1.5}[item.engine]),
+        "tight": Board("tight", lambda item, count: 9.0),
+    }
+    return hub
+
+
+def _found(hub: Hub, plan: RunPlan, order: dict[str, Any]) -> Specialised:
+    """Return what a search ends with that chose one network for all types."""
+    candidate = {
+        "subnet": "sha256:" + "1" * 64, "accuracy": 0.9, "checkpoint": "", "resolution_px": order["manifest"]["size_px"],
+        **{key: order[key] for key in ("onnx", "expected", "subnet_accuracy")},
+    }  # fmt: skip
+    return Specialised({item.name: Choice(item, candidate, 2.0) for item in plan.types}, {})
+
+
+def _stage(hub: Hub, folder: Path, limits: dict[str, Limits]) -> tuple[Any, Specialised]:
+    order = _spec(folder)
+    (hub.work.folder / "data.npz").write_bytes(Path(order["data"]).read_bytes())
+    plan = hub.plan(limits)
+    found = _found(hub, plan, order)
+    return hub.run(lambda: hub.stage("build", lambda report: build(hub.work, plan, {"checkpoint": ""}, found, report)))
+
+
+def test_each_type_gets_its_fastest_and_one_that_has_none_is_left_out_with_every_reason(
+    hub: Hub, tmp_path: Path
+) -> None:
+    version, able = _stage(hub, tmp_path, {"tight": Limits(latency_ms=5.0)})
+    builds = hub.services.builds
+    assert {name: one.target for name, one in builds.chosen(version.name).items()} == {"quick": "reference/fp32"}
+    assert list(able.choices) == ["quick"]
+    assert "onnxruntime/fp32 not used: 9 ms, 5 ms allowed" in able.impossible["tight"]
+    assert "milonga build override" in able.impossible["tight"]
+    other = builds.get(f"{version.name}/builds/quick:onnxruntime:fp32")
+    assert (other.measured_ms, other.measured_on, other.decision) == (2.0, "quick", "33.3% slower than reference/fp32")
+    assert {gate.name: gate.passed for gate in other.gates} == dict.fromkeys(
+        ("parity", "accuracy", "latency", "size"), True
+    )
+    assert builds.orders.types(version.name) == ["quick", "tight"]
+
+
+def test_a_run_ends_where_no_type_has_a_build_and_the_table_stays(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match=r"no build for quick can be used.*no build for tight"):
+        _stage(hub, tmp_path, dict.fromkeys(hub.boards, Limits(latency_ms=1.0)))
+    builds, _ = hub.services.builds.list()
+    assert {one.decision for one in builds if one.device_type == "tight"} == {"not used: 9 ms, 1 ms allowed"}
