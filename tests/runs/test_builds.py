@@ -20,6 +20,7 @@ TARGETS = ["onnxruntime/fp32", "reference/fp32"]
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Hub:
+    (tmp_path / "hub").mkdir()
     hub = Hub(tmp_path / "hub", ProjectSpec(dataset="digits", build=BuildSpec(targets=TARGETS)))
     hub.boards = {
         "quick": Board("quick", lambda item, count: {"onnxruntime": 2.0, "reference": 1.5}[item.engine]),
