@@ -13,18 +13,8 @@ import typer
 from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.buildtables import candidate_table, print_build, render_build, state_of
-from milonga_hub.cli.client import (
-    CALL_SECONDS,
-    FAILED,
-    USAGE,
-    Client,
-    Hub,
-    Json,
-    Limit,
-    Refused,
-    build_name,
-    version_name,
-)
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, build_name, version_name
+from milonga_hub.cli.failures import FAILED, USAGE, Refused
 from milonga_hub.cli.output import clean, measure, number, percent, print_json, say, size, table
 from milonga_hub.cli.runs import show_updates
 
