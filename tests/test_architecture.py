@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 HUB = ROOT / "hub" / "milonga_hub"
 BENCH = HUB / "cli" / "bench.py"
 NOUNS = (
+    "alerts",
     "devices",
     "datasets",
     "projects",

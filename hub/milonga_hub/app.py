@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from milonga_hub.alerts.facts import Observer
+from milonga_hub.alerts.rpc import AlertRpc
+from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.runner import BuildRunner
@@ -91,6 +94,8 @@ class Hub:
             policy_of=lambda project: self.projects.get(project).spec.drift,
         )
         self.triggers = Triggers(self.events, self.projects, self.datasets, self.telemetry, self.runs)
+        observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
+        self.alerts = AlertService(self.database, self.events, observer)
         self.executor = Executor(self.runs, self._work)
         self._cpu = asyncio.Semaphore(1)
         self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self._cpu)
@@ -150,6 +155,8 @@ class Hub:
                 self.executor.run,
                 self.build_runner.run,
                 self.triggers.run,
+                self.alerts.run,
+                self.alerts.deliveries.run,
             ):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)
                 task.add_done_callback(_die_with)
@@ -202,6 +209,7 @@ class Hub:
             BuildRpc(self.builds, self.events),
             RolloutRpc(self.rollouts, self.events, self._project_of),
             TelemetryRpc(self.telemetry, self.events),
+            AlertRpc(self.alerts),
         ]
         server, port = await grpc_transport.serve(
             servicers, settings.host, settings.grpc_port, grpc_transport.server_credentials(identity)

@@ -81,6 +81,7 @@ class Database:
         SQLModel.metadata.create_all(self.engine)
         self._add_columns()
         self._drop_columns()
+        self._add_indexes()
 
     def _add_columns(self) -> None:
         """Add to tables of an older version the columns that came since, filled with their defaults."""
@@ -103,6 +104,12 @@ class Database:
             if column in {each["name"] for each in known.get_columns(table)}:
                 with self.engine.begin() as connection:
                     connection.execute(text(f'ALTER TABLE "{table}" DROP COLUMN "{column}"'))
+
+    def _add_indexes(self) -> None:
+        """Make the indexes that came since a table was made."""
+        for table in SQLModel.metadata.sorted_tables:
+            for index in table.indexes:
+                index.create(self.engine, checkfirst=True)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

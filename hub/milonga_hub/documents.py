@@ -60,6 +60,15 @@ class Kind(Generic[S]):
         return document["name"], spec
 
 
+def kind_of(path: Path) -> str:
+    """Return the kind that a file says it is, "" where it says none. Raises InvalidInput for what is no YAML."""
+    try:
+        _, document = _read(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {path}: {error}") from error
+    return str(document.get("kind") or "") if isinstance(document, dict) else ""
+
+
 def _read(text: str, source: str) -> tuple[Any, Any]:
     """Return the document as nodes, which know their lines, and as values."""
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from milonga_hub.alerts.rpc import AlertRpc
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.cli import main
 from milonga_hub.datasets.rpc import DatasetRpc
@@ -44,6 +45,7 @@ def _servicers(hub: Services) -> list[Any]:
         BuildRpc(hub.builds, hub.events),
         RolloutRpc(hub.rollouts, hub.events, project_of),
         TelemetryRpc(hub.telemetry, hub.events),
+        AlertRpc(hub.alerts),
     ]
 
 

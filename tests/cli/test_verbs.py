@@ -14,6 +14,7 @@ from milonga_hub.cli.output import WIDTH
 from milonga_hub.runs.models import RunState
 from milonga_hub.settings import Settings
 
+from tests.alerts.receivers import web_receiver
 from tests.cli.conftest import Cli, Said
 from tests.web.filled import HOSTILE, pictures
 
@@ -56,12 +57,18 @@ READING: dict[str, tuple[str, str]] = {
     "rollouts watch digits-1": ("rollout", "succeeded"),
     "telemetry list": ("windows", "confidence"),
     "telemetry drift": ("drift_events", "brightness"),
+    "alerts list": ("alerts", "has drifted"),
+    "alerts ls": ("alerts", "has drifted"),
+    "alerts silences": ("silences", "milonga alerts silence"),
+    "alerts rules": ("rules", "device-offline"),
+    "alerts channels": ("channels", "fleet_configs/alerts"),
 }
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
     "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
-    "keys rotate", "keys renew", "keys sign", "keys publish", "build start", "build override", "build choose",
-    "build example")  # fmt: skip
+    "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
+    "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start",
+    "build override", "build choose", "build example")  # fmt: skip
 HUBLESS = ("up", "trust", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1", f"build watch {BUILD}")
 
@@ -127,6 +134,7 @@ def test_a_manifest_is_printed_as_it_lies_in_the_bundle(cli: Cli) -> None:
         ("rollouts list", "milonga rollouts create"),
         ("telemetry list", "milonga devices list"),
         ("telemetry drift", "milonga telemetry list"),
+        ("alerts list", "milonga alerts rules"),
     ],
 )
 def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step: str) -> None:
@@ -159,6 +167,11 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("build start digits/1 raspberry-pi-5/openvino/int8", 3, "milonga runs start"),
         (f"build override {BUILD} --reason because", 4, "it needs no override"),
         (f"build override {BUILD}", 2, "--reason"),
+        ("alerts show nothing", 3, "milonga alerts list"),
+        ("alerts test pager", 3, "milonga alerts channels"),
+        ("alerts delete-rule drift", 4, "enabled: false"),
+        ("alerts silence --why tired", 2, "--rule"),
+        ("alerts silence --rule drift --for ever --why tired", 2, "30m"),
         ("devices nonsense", 2, "No such command"),
         ("up --http-port 99999", 2, "--http-port"),
         ("up --heartbeat-seconds 0", 2, "--heartbeat-seconds"),
@@ -276,6 +289,40 @@ def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:
     assert cli("rollouts", "resume", made["id"], "--json").json["rollout"]["state"] == "ROLLOUT_STATE_RUNNING"
     assert cli("rollouts", "abort", made["id"], "--yes").code == 0
     assert cli("rollouts", "watch", made["id"]).code == 1
+
+
+def test_alerts_are_shown_acknowledged_and_silenced(cli: Cli) -> None:
+    (alert,) = (one for one in cli("alerts", "list", "--json").json["alerts"] if one["rule"] == "drift")
+    assert "milonga runs start digits" in cli("alerts", "show", alert["id"]).out.replace("\n", " ")
+    assert "acknowledged by ana" in cli("alerts", "ack", alert["id"], "--by", "ana", "--note", "at work").out
+    assert cli("alerts", "show", alert["id"], "--json").json["alert"]["note"] == "at work"
+    made = cli("alerts", "silence", alert["id"], "--for", "3d", "--why", "a fair", "--by", "ana", "--json").json[
+        "silence"
+    ]
+    assert (made["rule"], made["subject"]) == ("drift", "devices/pi5-1")
+    assert "a fair" in cli("alerts", "silences").out
+    assert cli("alerts", "unsilence", made["id"]).code == 0
+
+
+def test_rules_and_channels_are_applied_from_files_and_tested(new: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "alerts.yaml"
+    with web_receiver() as receiver:
+        spec = {"webhook": {"url": receiver.url, "secret": "top secret"}}
+        file.write_text(json.dumps({"kind": "AlertChannel", "name": "pager", "spec": spec}))
+        assert "would change" in new("diff", "-f", str(file)).out
+        assert "milonga alerts test pager" in new("apply", "-f", str(file)).out
+        assert "nothing to do" in new("apply", "-f", str(file)).out
+        assert "HTTP 200" in new("alerts", "test", "pager").out
+    assert len(receiver.bodies) == 1
+    assert "top secret" not in new("alerts", "channels", "--json").out
+    failed = new("alerts", "test", "pager")
+    assert (failed.code, "cannot be reached" in failed.err) == (4, True)
+    rule = {"watch": "ERROR_RATE", "threshold": 0, "for_seconds": 0, "channels": ["pager"], "enabled": False}
+    file.write_text(json.dumps({"kind": "AlertRule", "name": "any-error", "spec": rule}))
+    assert new("apply", "-f", str(file), "--json").json["rule"]["spec"]["threshold"] == 0
+    assert "pager" in new("alerts", "rules").out
+    assert "any-error" in new("alerts", "delete-channel", "pager").err
+    assert new("alerts", "delete-rule", "any-error").code == new("alerts", "delete-channel", "pager").code == 0
 
 
 def test_keys_are_moved_sign_elsewhere_and_come_into_force(run: Run, tmp_path: Path) -> None:

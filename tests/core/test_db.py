@@ -6,7 +6,7 @@ from pathlib import Path
 
 from milonga_hub.db import Database
 from milonga_hub.runs.models import Candidate
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlmodel import select
 
 
@@ -22,3 +22,12 @@ def test_columns_that_came_since_are_added_with_their_defaults(tmp_path: Path) -
     with database.session() as session:
         (kept,) = session.exec(select(Candidate)).all()
     assert (kept.subnet, kept.precision, kept.drawing) == ("s", "fp32", "")
+
+
+def test_indexes_that_came_since_are_made(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'hub.db'}")
+    database.create_tables()
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP INDEX ix_candidate_run"))
+    database.create_tables()
+    assert "ix_candidate_run" in {index["name"] for index in inspect(database.engine).get_indexes("candidate")}

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from milonga.pictures import INPUT_STATISTICS
+from milonga_hub.alerts.facts import Observer
+from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import BlobStore, digest_of
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
@@ -71,6 +73,9 @@ class Services:
             self.database, self.events, self._reference_of, lambda name: self.projects.get(name).spec.drift
         )
 
+        observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
+        self.alerts = AlertService(self.database, self.events, observer)
+
     def _reference_of(self, bundle: str) -> Mapping[str, Any] | None:
         try:
             found: Mapping[str, Any] = self.builds.manifest(bundle)["reference"]
@@ -117,6 +122,7 @@ class _Filling:
         second = self._finished_run(Trigger.DRIFT, f"drift in brightness on pi5-1 {HOSTILE}", 2)
         self._open_rollout(second)
         self._running_run()
+        self.hub.alerts.look()
 
     def _devices(self) -> None:
         _, token = self.hub.devices.create_join_token({"site": "busan"}, uses=8)

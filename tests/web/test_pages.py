@@ -11,7 +11,7 @@ from milonga_hub.rollouts.models import RolloutState
 
 from tests.web.filled import HOSTILE, Services
 
-LISTS = ("/", "/devices", "/datasets", "/projects", "/rollouts", "/telemetry", "/api/docs")
+LISTS = ("/", "/devices", "/datasets", "/projects", "/rollouts", "/telemetry", "/alerts", "/api/docs")
 THINGS = (
     "/devices/pi5-1",
     "/projects/digits",
@@ -151,6 +151,23 @@ def test_the_buttons_of_a_rollout_pause_and_resume_it(client: TestClient, hub: S
     assert "/rollouts/digits-2/resume" in client.get("/rollouts/digits-2").text
     client.post("/rollouts/digits-2/resume")
     assert hub.rollouts.get("digits-2").state is RolloutState.RUNNING
+
+
+def test_an_alert_says_what_to_do_and_is_acknowledged_and_silenced_on_its_page(
+    client: TestClient, hub: Services
+) -> None:
+    (drift,) = (one for one in hub.alerts.list()[0] if one.rule == "drift")
+    path = f"/alerts/{drift.id}"
+    assert path in client.get("/").text and path in client.get("/alerts").text
+    assert "milonga runs start digits" in client.get(path).text
+    assert client.post(f"{path}/silence", data={"hours": "3", "reason": HOSTILE, "by": "ana"}).status_code == 200
+    assert HOSTILE not in client.get("/alerts").text
+    assert client.post(f"{path}/acknowledge", data={"by": "ana"}).status_code == 200
+    Page(text := client.get(path).text)
+    assert "silenced until" in text and "ana" in text and "/acknowledge" not in text
+    (silence,), _ = hub.alerts.silences()
+    client.post(f"/alert_silences/{silence.id}/end")
+    assert "silenced until" not in client.get(path).text
 
 
 def test_what_cannot_be_done_is_said_on_a_page(client: TestClient) -> None:

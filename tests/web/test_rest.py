@@ -35,6 +35,8 @@ API = "/api/v1"
         ("/rollouts", "rollouts", 2),
         ("/telemetry", "windows", 50),
         ("/drift_events", "drift_events", 1),
+        ("/alerts", "alerts", 1),
+        ("/alert_silences", "silences", 0),
     ],
 )
 def test_lists_come_in_pages(client: TestClient, path: str, field: str, count: int) -> None:
@@ -70,9 +72,17 @@ def test_things_are_found_by_their_names(client: TestClient, path: str) -> None:
 
 
 def test_insides_stay_inside(client: TestClient) -> None:
-    for path in ("/devices", "/join_tokens", "/runs", "/rollouts", "/datasets/digits/versions", "/telemetry"):
+    for path in (
+        "/devices",
+        "/join_tokens",
+        "/runs",
+        "/rollouts",
+        "/datasets/digits/versions",
+        "/telemetry",
+        "/alerts",
+    ):
         text = client.get(API + path).text
-        for secret in ("secret_hash", "boot_ids", "request_id", "spec_json", "listing", "received_at"):
+        for secret in ("secret_hash", "boot_ids", "request_id", "spec_json", "listing", "received_at", "told_channels"):
             assert secret not in text, (path, secret)
 
 

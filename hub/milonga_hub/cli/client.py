@@ -8,6 +8,7 @@ import grpc
 import typer
 from milonga.pinning import HUB_NAME
 from milonga.v1 import (
+    alerts_pb2_grpc,
     datasets_pb2_grpc,
     devices_pb2_grpc,
     models_pb2_grpc,
@@ -85,6 +86,7 @@ class Client:
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.builds = models_pb2_grpc.BuildServiceStub(channel)
         self.rollouts = rollouts_pb2_grpc.RolloutServiceStub(channel)
+        self.alerts = alerts_pb2_grpc.AlertServiceStub(channel)
         self.telemetry = telemetry_pb2_grpc.TelemetryServiceStub(channel)
 
     def __enter__(self) -> Client:

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 from milonga.v1 import projects_pb2 as pb
 
+from milonga_hub.cli import alert_definitions
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
 from milonga_hub.cli.failures import NOT_FOUND, Refused
 from milonga_hub.cli.output import NONE, ago, clean, facts, number, print_json, say, size, table
 
 group = typer.Typer()
 
-File = Annotated[Path, typer.Option("--file", "-f", help="Project file, YAML.")]
+File = Annotated[Path, typer.Option("--file", "-f", help="A project, alert rule or alert channel, YAML.")]
 
 
 def _read(path: Path) -> tuple[str, pb.ProjectSpec]:
@@ -23,10 +24,16 @@ def _read(path: Path) -> tuple[str, pb.ProjectSpec]:
     from milonga_hub.bridge import to_proto
     from milonga_hub.projects.models import PROJECT_FILE
 
-    if not path.is_file():
-        raise Refused(f"there is no file {path}; copy one from fleet_configs/projects", NOT_FOUND)
     name, spec = PROJECT_FILE.load(path)
     return name, to_proto(spec, pb.ProjectSpec)
+
+
+def _is_of_alerts(path: Path) -> bool:
+    from milonga_hub.documents import kind_of
+
+    if not path.is_file():
+        raise Refused(f"there is no file {path}; copy one from fleet_configs/projects", NOT_FOUND)
+    return kind_of(path) in alert_definitions.KINDS
 
 
 def _send(path: Path, *, start_run: bool, dry_run: bool) -> pb.ApplyProjectResponse:
@@ -50,7 +57,10 @@ def apply(
     hub: Hub = None,
     json: Json = False,
 ) -> None:
-    """Create a project or change it as its file says; a run starts if anything changed."""
+    """Create a project, alert rule or channel, or change it as its file says; a run starts if a project changed."""
+    if _is_of_alerts(file):
+        alert_definitions.apply(file, dry_run=dry_run, json=json)
+        return
     response = _send(file, start_run=not no_run, dry_run=dry_run)
     if json:
         print_json(response)
@@ -69,6 +79,9 @@ def apply(
 
 def diff(file: File, hub: Hub = None, json: Json = False) -> None:
     """Say what applying the file would change."""
+    if _is_of_alerts(file):
+        alert_definitions.apply(file, dry_run=True, json=json)
+        return
     response = _send(file, start_run=False, dry_run=True)
     if json:
         print_json(response)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from milonga_hub.cli import (
+    alerts,
     bench,
     builds,
     bundles,
@@ -58,6 +59,7 @@ for name, group, words in (
     ("rollouts", rollouts.group, "Versions on their way to devices."),
     ("keys", keys.group, "Keys that sign what devices install."),
     ("telemetry", telemetry.group, "What devices see and do."),
+    ("alerts", alerts.group, "What needs a person: alerts, rules, silences and channels."),
     ("bench", bench.group, "How well the hub's models do on your own tables."),
 ):
     app.add_typer(group, name=name, help=words, no_args_is_help=True)

@@ -264,6 +264,12 @@ class DeviceService:
         with self._database.session() as session:
             return session.get(Assignment, device)
 
+    def expected_latencies(self) -> dict[str, tuple[str, float]]:
+        """Return by device the bundle that it shall serve and the median that was measured of it, 0 for none."""
+        columns = (Assignment.device, Assignment.bundle, Assignment.expected_ms)
+        with self._database.session() as session:
+            return {device: (bundle, expected_ms) for device, bundle, expected_ms in session.exec(select(*columns))}
+
     def steps(self, device: str, generation: int | None = None) -> _Steps:
         """Return what the device reported, oldest first, of one generation or of all."""
         statement = select(StepLog).where(StepLog.device == device).order_by(col(StepLog.id))

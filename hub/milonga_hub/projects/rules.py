@@ -77,18 +77,19 @@ def changes(before: ProjectSpec | None, after: ProjectSpec) -> list[str]:
     """Return what differs as "spec.training.epochs: 30 -> 40", in the order of the fields; empty where nothing does."""
     if before is None:
         return ["new project"]
-    return _differences("spec", before.model_dump(mode="json"), after.model_dump(mode="json"))
+    return differences("spec", before.model_dump(mode="json"), after.model_dump(mode="json"))
 
 
-def _differences(path: str, before: Any, after: Any) -> list[str]:
+def differences(path: str, before: Any, after: Any) -> list[str]:
+    """Return what differs between two JSON values as "path: 30 -> 40", in the order of the fields."""
     if before == after:
         return []
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
-        return [line for key in keys for line in _differences(f"{path}.{key}", before.get(key), after.get(key))]
+        return [line for key in keys for line in differences(f"{path}.{key}", before.get(key), after.get(key))]
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         pairs = zip(before, after, strict=True)
-        return [line for index, (a, b) in enumerate(pairs) for line in _differences(f"{path}[{index}]", a, b)]
+        return [line for index, (a, b) in enumerate(pairs) for line in differences(f"{path}[{index}]", a, b)]
     return [f"{path}: {_short(before)} -> {_short(after)}"]
 
 

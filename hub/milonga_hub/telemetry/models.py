@@ -29,7 +29,7 @@ class TelemetryWindowView(SQLModel):
     boot_id: str
     sequence: int = 0
     started_at: datetime = Field(sa_type=UTC_TIME)
-    ended_at: datetime = Field(sa_type=UTC_TIME)
+    ended_at: datetime = Field(sa_type=UTC_TIME, index=True)
     bundle: str = ""
     model_version: str = ""
     project: str = Field(default="", index=True)

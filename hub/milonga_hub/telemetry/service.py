@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, delete, select
 from sqlmodel import update as update_rows
@@ -19,6 +20,7 @@ from milonga_hub.paging import page
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow, TelemetryWindowView
 from milonga_hub.telemetry.rules import Signal, drifted
+from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +97,14 @@ class TelemetryService:
             statement = statement.where(TelemetryWindow.started_at >= since)
         with self._database.session() as session:
             return page(session, statement, col(TelemetryWindow.id), page_size, page_token, newest_first=True)
+
+    def activity(self, since: datetime) -> dict[str, Activity]:
+        """Return what each device did in the windows that ended since, of the project that it served last."""
+        columns = [getattr(TelemetryWindow, name) for name in ActiveWindow._fields]
+        statement = sa.select(*columns).where(col(TelemetryWindow.ended_at) >= since).order_by(col(TelemetryWindow.id))
+        with self._database.session() as session:
+            rows = session.execute(statement).all()
+        return activity([ActiveWindow(*row) for row in rows])
 
     def drift_events(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[list[DriftEvent], str]:
         """Return drift events, the newest first."""

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from milonga_hub.alerts import web as alerts
 from milonga_hub.builds import web as builds
 from milonga_hub.datasets import web as datasets
 from milonga_hub.devices import web as devices
@@ -98,6 +99,7 @@ def _api(hub: HubServices) -> APIRouter:
         builds.router(hub.builds),
         rollouts.router(hub.rollouts, project_of),
         telemetry.router(hub.telemetry),
+        alerts.router(hub.alerts),
     ):
         api.include_router(router)
     return api

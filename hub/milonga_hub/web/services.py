@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from milonga_hub.alerts.service import AlertService
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
@@ -27,6 +28,7 @@ class HubServices(Protocol):
     builds: BuildService
     rollouts: RolloutService
     telemetry: TelemetryService
+    alerts: AlertService
 
     @property
     def grpc_port(self) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Query
 from pydantic import BaseModel
 
+from milonga_hub.alerts.models import Alert, AlertView
 from milonga_hub.datasets.models import DatasetVersion, DatasetVersionView
 from milonga_hub.devices.models import Device, DeviceView, JoinToken, JoinTokenView
 from milonga_hub.rollouts.models import Rollout, RolloutView
@@ -24,6 +25,7 @@ _VIEWS: dict[type[BaseModel], type[BaseModel]] = {
     Run: RunView,
     Rollout: RolloutView,
     TelemetryWindow: TelemetryWindowView,
+    Alert: AlertView,
 }
 
 PageSize = Annotated[int, Query(ge=0, le=1000, description="0 takes the hub's own size.")]

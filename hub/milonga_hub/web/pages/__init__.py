@@ -7,7 +7,19 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from milonga_hub.web.pages import builds, datasets, devices, docs, models, overview, projects, rollouts, runs, telemetry
+from milonga_hub.web.pages import (
+    alerts,
+    builds,
+    datasets,
+    devices,
+    docs,
+    models,
+    overview,
+    projects,
+    rollouts,
+    runs,
+    telemetry,
+)
 from milonga_hub.web.pages.page import error_page
 from milonga_hub.web.services import HubServices
 
@@ -18,7 +30,7 @@ def mount(app: FastAPI, hub: HubServices) -> None:
     """Add all pages to the application; they are for people and not part of the API."""
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(docs.router(app), include_in_schema=False)
-    for page in (overview, devices, datasets, projects, runs, models, builds, rollouts, telemetry):
+    for page in (overview, devices, datasets, projects, runs, models, builds, rollouts, telemetry, alerts):
         app.include_router(page.router(hub), include_in_schema=False)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from milonga_hub.alerts.models import AlertState
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.rollouts.service import OPEN
@@ -29,7 +30,7 @@ def router(hub: HubServices) -> APIRouter:
         return render(
             request,
             "overview.html",
-            live="devices/,projects/,rollouts/,drift/,datasets/",
+            live="devices/,projects/,rollouts/,drift/,datasets/,alerts/",
             devices=devices,
             online=sum(device.state is DeviceState.ONLINE for device in devices),
             types=_types(devices),
@@ -38,6 +39,7 @@ def router(hub: HubServices) -> APIRouter:
             picture=timeline(runs[0].stages, utc_now()) if runs else "",
             rollouts=[rollout for rollout in rollouts if rollout.state in OPEN],
             drift=drift,
+            alerts=everything(lambda token: hub.alerts.list(AlertState.OPEN, page_token=token)),
             steps=_steps(bool(devices), bool(datasets), bool(projects)),
         )
 

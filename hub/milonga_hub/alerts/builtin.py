@@ -1,0 +1,21 @@
+"""The rules that a hub comes with: what nearly everybody wants to be told. A rule applied under the same name replaces one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from milonga_hub.alerts.models import AlertRuleSpec, AlertSeverity, AlertSignal
+
+BUILT_IN: Mapping[str, AlertRuleSpec] = {
+    # Ten minutes: longer than a restart, an update of the system or a change of address takes.
+    "device-offline": AlertRuleSpec(watch=AlertSignal.DEVICE_OFFLINE, for_seconds=600.0),
+    "drift": AlertRuleSpec(watch=AlertSignal.DRIFT),
+    "run-failed": AlertRuleSpec(watch=AlertSignal.RUN_FAILED, severity=AlertSeverity.CRITICAL),
+    "rollout-paused": AlertRuleSpec(watch=AlertSignal.ROLLOUT_PAUSED, severity=AlertSeverity.CRITICAL),
+    "rolled-back": AlertRuleSpec(watch=AlertSignal.ROLLED_BACK),
+    "error-rate": AlertRuleSpec(watch=AlertSignal.ERROR_RATE, severity=AlertSeverity.CRITICAL),
+    # A median above twice the measured one, for a quarter of an hour: a burst of other work on the device is over by then.
+    "latency": AlertRuleSpec(watch=AlertSignal.LATENCY, for_seconds=900.0),
+    "temperature": AlertRuleSpec(watch=AlertSignal.TEMPERATURE),
+    "telemetry-dropped": AlertRuleSpec(watch=AlertSignal.TELEMETRY_DROPPED, severity=AlertSeverity.INFO),
+}

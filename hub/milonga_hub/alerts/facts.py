@@ -1,0 +1,99 @@
+"""Ask the other services how the fleet is, so that rules can judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from milonga_hub.alerts.rules_findings import DeviceFacts, DriftFacts, Facts, RolloutFacts, RunFacts
+from milonga_hub.devices.models import DeviceState
+from milonga_hub.devices.service import DeviceService
+from milonga_hub.projects.service import ProjectService
+from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.service import RolloutService
+from milonga_hub.runs.models import RunState
+from milonga_hub.runs.service import RunService
+from milonga_hub.telemetry.service import TelemetryService
+
+
+class Observer:
+    """Reads facts. Telemetry is read once for each stretch of it that rules look at."""
+
+    def __init__(
+        self,
+        devices: DeviceService,
+        projects: ProjectService,
+        runs: RunService,
+        rollouts: RolloutService,
+        telemetry: TelemetryService,
+    ) -> None:
+        self._devices = devices
+        self._projects = projects
+        self._runs = runs
+        self._rollouts = rollouts
+        self._telemetry = telemetry
+
+    def facts(self, since: datetime) -> Facts:
+        """Return how the fleet is now, with the telemetry since that time."""
+        projects = [*self._project_names()]
+        return Facts(
+            devices=self._device_facts(since),
+            drift=[fact for project in projects for fact in self._drift(project)],
+            failed_runs=[fact for project in projects for fact in self._failed_run(project)],
+            rollouts=[fact for project in projects for fact in self._rollout(project)],
+        )
+
+    def _project_names(self) -> Iterator[str]:
+        token = ""
+        while True:
+            found, token = self._projects.list(page_size=1000, page_token=token)
+            yield from (project.name for project in found)
+            if not token:
+                return
+
+    def _device_facts(self, since: datetime) -> list[DeviceFacts]:
+        active = self._telemetry.activity(since)
+        expected = self._devices.expected_latencies()
+        found = []
+        for device in self._devices.matching(""):
+            if device.state is DeviceState.REVOKED:
+                continue
+            did = active.get(device.name)
+            bundle, expected_ms = expected.get(device.name, ("", 0.0))
+            found.append(
+                DeviceFacts(
+                    name=device.name,
+                    attributes=self._devices.attributes(device),
+                    online=device.state is DeviceState.ONLINE,
+                    seen_at=device.seen_at,
+                    project=did.project if did else "",
+                    request_count=did.request_count if did else 0,
+                    error_count=did.error_count if did else 0,
+                    median_ms=did.median_ms if did else None,
+                    expected_ms=expected_ms if did and did.bundle == bundle and expected_ms > 0 else None,
+                    temperature_celsius=did.temperature_celsius if did else None,
+                    dropped_count=did.dropped_count if did else 0,
+                )
+            )
+        return found
+
+    def _drift(self, project: str) -> Iterator[DriftFacts]:
+        for event in self._telemetry.unanswered(project):
+            yield DriftFacts(event.device, project, event.signal, event.statistic, event.detected_at)
+
+    def _failed_run(self, project: str) -> Iterator[RunFacts]:
+        run = self._runs.latest(project)
+        if run is not None and run.state is RunState.FAILED:
+            yield RunFacts(run.name, project, run.error, run.ended_at)
+
+    def _rollout(self, project: str) -> Iterator[RolloutFacts]:
+        newest, _ = self._rollouts.list(project, page_size=1)
+        for rollout in newest:
+            yield RolloutFacts(
+                rollout.id,
+                project,
+                rollout.model_version,
+                rollout.state is RolloutState.PAUSED,
+                rollout.reason,
+                {one.device: one.message for one in rollout.devices if one.state is RolloutDeviceState.FAILED},
+            )

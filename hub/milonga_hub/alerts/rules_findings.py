@@ -1,0 +1,255 @@
+"""What is wrong with a fleet, by rule and facts. Pure: each signal has one function that yields its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from milonga_hub.alerts.models import AlertRuleSpec, AlertSignal
+from milonga_hub.devices.selectors import parse
+
+# What a rule without a threshold takes.
+THRESHOLDS: Mapping[AlertSignal, float] = {
+    # Share of requests that failed: one in twenty.
+    AlertSignal.ERROR_RATE: 0.05,
+    # Median in the field over the median that was measured on this device type.
+    AlertSignal.LATENCY: 2.0,
+    # Boards slow themselves down from 80 to 85 degrees on.
+    AlertSignal.TEMPERATURE: 80.0,
+    # Windows lost on the device in the time that is looked at.
+    AlertSignal.TELEMETRY_DROPPED: 0.0,
+}
+# Below this many requests a share or a median says nothing.
+MIN_REQUESTS = 20
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """One device as alerts see it. Figures are of the rule's stretch of telemetry; None where there were none."""
+
+    name: str
+    attributes: Mapping[str, str]
+    online: bool
+    seen_at: datetime | None
+    project: str = ""
+    request_count: int = 0
+    error_count: int = 0
+    median_ms: float | None = None
+    expected_ms: float | None = None
+    temperature_celsius: float | None = None
+    dropped_count: int = 0
+
+
+@dataclass(frozen=True)
+class DriftFacts:
+    """A drift event that no run has answered."""
+
+    device: str
+    project: str
+    signal: str
+    statistic: float
+    detected_at: datetime
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A project's newest run, which failed."""
+
+    name: str
+    project: str
+    error: str
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class RolloutFacts:
+    """A project's newest rollout."""
+
+    id: str
+    project: str
+    model_version: str
+    paused: bool
+    reason: str
+    # Devices that went back to what they had, with what they said.
+    rolled_back: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    devices: Sequence[DeviceFacts] = ()
+    drift: Sequence[DriftFacts] = ()
+    failed_runs: Sequence[RunFacts] = ()
+    rollouts: Sequence[RolloutFacts] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong now."""
+
+    subject: str
+    message: str
+    next_step: str
+    project: str = ""
+    # None: not known; it counts from when it was first seen.
+    since: datetime | None = None
+    value: float | None = None
+
+
+def threshold_of(spec: AlertRuleSpec) -> float | None:
+    return THRESHOLDS.get(spec.watch) if spec.threshold is None else spec.threshold
+
+
+def findings(spec: AlertRuleSpec, facts: Facts) -> list[Finding]:
+    """Return what the rule finds wrong, one finding a subject, in the order of the subjects."""
+    if not spec.enabled:
+        return []
+    wanted = parse(spec.selector)
+    devices = {one.name: one for one in facts.devices if wanted.matches(one.attributes)}
+    found = _FINDERS[spec.watch](spec, facts, devices)
+    return sorted(
+        (one for one in found if not spec.project or one.project == spec.project), key=lambda one: one.subject
+    )
+
+
+_Devices = Mapping[str, DeviceFacts]
+
+
+def _offline(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    for device in devices.values():
+        if not device.online:
+            seen = f"last seen {device.seen_at:%Y-%m-%d %H:%M} UTC" if device.seen_at else "never seen"
+            yield Finding(
+                f"devices/{device.name}",
+                f"{device.name} is offline, {seen}",
+                "see that it has power and network and that its agent runs (on it: systemctl status milonga-agent);"
+                f" if it is gone for good: milonga devices delete {device.name}",
+                device.project,
+                device.seen_at,
+            )
+
+
+def _drift(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    subjects = {(event.device, event.project) for event in facts.drift if event.device in devices}
+    for name, project in sorted(subjects):
+        events = [event for event in facts.drift if (event.device, event.project) == (name, project)]
+        signals = ", ".join(sorted({event.signal for event in events}))
+        yield Finding(
+            f"devices/{name}",
+            f"what {name} sees for {project} has drifted from the validation pictures: {signals}",
+            f"look at it: milonga telemetry drift --project {project}; label new pictures, send them"
+            f" (milonga datasets import), and retrain: milonga runs start {project}",
+            project,
+            min(event.detected_at for event in events),
+            max(event.statistic for event in events),
+        )
+
+
+def _run_failed(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    for run in facts.failed_runs:
+        yield Finding(
+            run.name,
+            f"{run.name} failed: {run.error or 'no reason given'}",
+            f"see what happened: milonga runs show {run.name}; then go on from where it stopped: milonga runs resume {run.name}",
+            run.project,
+            run.ended_at,
+        )
+
+
+def _rollout_paused(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    for rollout in facts.rollouts:
+        if rollout.paused:
+            yield Finding(
+                f"rollouts/{rollout.id}",
+                f"the rollout of {rollout.model_version} is paused: {rollout.reason}",
+                f"see which devices failed: milonga rollouts show {rollout.id}; then milonga rollouts resume"
+                f" {rollout.id} or milonga rollouts abort {rollout.id}",
+                rollout.project,
+            )
+
+
+def _rolled_back(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    for rollout in facts.rollouts:
+        for name, why in rollout.rolled_back.items():
+            if name in devices:
+                yield Finding(
+                    f"devices/{name}",
+                    f"{name} did not take {rollout.model_version} and serves what it had: {why or 'no reason given'}",
+                    f"its steps: milonga devices show {name}; to let it try again: milonga rollouts resume {rollout.id}",
+                    rollout.project,
+                )
+
+
+def _error_rate(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    limit = threshold_of(spec) or 0.0
+    for device in devices.values():
+        if device.request_count < MIN_REQUESTS:
+            continue
+        share = device.error_count / device.request_count
+        if share > limit:
+            yield Finding(
+                f"devices/{device.name}",
+                f"{share:.1%} of {device.request_count} requests on {device.name} failed (allowed {limit:.1%})",
+                "its log says why (on it: journalctl -u milonga-agent); to go back to an earlier version: milonga rollouts"
+                " create MODEL/NUMBER",
+                device.project,
+                value=share,
+            )
+
+
+def _latency(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    limit = threshold_of(spec) or 0.0
+    for device in devices.values():
+        if not device.expected_ms or device.median_ms is None or device.request_count < MIN_REQUESTS:
+            continue
+        ratio = device.median_ms / device.expected_ms
+        if ratio > limit:
+            yield Finding(
+                f"devices/{device.name}",
+                f"an answer of {device.name} takes {device.median_ms:.3g} ms, {ratio:.1f} times the"
+                f" {device.expected_ms:.3g} ms that were measured (allowed {limit:g} times)",
+                "see whether it is hot or does other work: milonga telemetry list --device"
+                f" {device.name}; if this is how it is now, measure again with a new run: milonga runs start"
+                f" {device.project}",
+                device.project,
+                value=ratio,
+            )
+
+
+def _temperature(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    limit = threshold_of(spec) or 0.0
+    for device in devices.values():
+        if device.temperature_celsius is not None and device.temperature_celsius > limit:
+            yield Finding(
+                f"devices/{device.name}",
+                f"{device.name} is at {device.temperature_celsius:.0f} °C (allowed {limit:.0f} °C)",
+                "cool it, or give it less to do: a lower latency_ms in the project's limits makes it compute less",
+                device.project,
+                value=device.temperature_celsius,
+            )
+
+
+def _dropped(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    limit = threshold_of(spec) or 0.0
+    for device in devices.values():
+        if device.dropped_count > limit:
+            yield Finding(
+                f"devices/{device.name}",
+                f"{device.name} had to drop {device.dropped_count} telemetry windows",
+                "it could not reach the broker for long, or its disk is full: milonga devices show" + f" {device.name}",
+                device.project,
+                value=float(device.dropped_count),
+            )
+
+
+_FINDERS: Mapping[AlertSignal, Callable[[AlertRuleSpec, Facts, _Devices], Iterator[Finding]]] = {
+    AlertSignal.DEVICE_OFFLINE: _offline,
+    AlertSignal.DRIFT: _drift,
+    AlertSignal.RUN_FAILED: _run_failed,
+    AlertSignal.ROLLOUT_PAUSED: _rollout_paused,
+    AlertSignal.ROLLED_BACK: _rolled_back,
+    AlertSignal.ERROR_RATE: _error_rate,
+    AlertSignal.LATENCY: _latency,
+    AlertSignal.TEMPERATURE: _temperature,
+    AlertSignal.TELEMETRY_DROPPED: _dropped,
+}
