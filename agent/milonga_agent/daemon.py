@@ -259,7 +259,8 @@ class Agent:
         seconds = refused_seconds(count, self._random)
         _log.error("%s; what is installed is served on, and the hub is asked again in %.0f min", problem, seconds / 60)
         if self._sender is not None:
-            self._sender.stop()
+            # In a thread: it waits for the client's own, which may be trying to connect.
+            await asyncio.get_running_loop().run_in_executor(None, self._sender.stop)
         await asyncio.sleep(seconds)
         if self._sender is not None:
             self._sender.start()

@@ -428,6 +428,21 @@ def test_malformed_messages_are_dropped_and_the_next_ones_are_read(
     assert "dropped a message on milonga/v1/pi-1/telemetry" in caplog.text
 
 
+def test_an_oversized_message_ends_its_connection_and_no_other(
+    loop: Loop, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
+        pi.ready()
+        with device(endpoint, "pi-2") as flood:
+            flood.ready()
+            flood.client.publish("milonga/v1/pi-2/telemetry", bytes(2 << 20), qos=1)
+            flood.ended.get(timeout=PATIENCE_SECONDS)
+        pi.publish(payload(1))
+        assert pi.acknowledged(1) == [1]
+        assert pi.ended.empty()
+    assert "MQTT: refused a message of 2097" in caplog.text
+
+
 def test_sessions_of_clients_that_left_are_not_kept(loop: Loop, database: Database) -> None:
     broker = new_broker()
     endpoint = loop.run(broker.start())

@@ -86,7 +86,7 @@ def test_insides_stay_inside(client: TestClient) -> None:
             assert secret not in text, (path, secret)
 
 
-def test_labels_are_changed_and_devices_deleted(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_devices_are_labelled_approved_revoked_and_deleted(tmp_path_factory: pytest.TempPathFactory) -> None:
     from tests.web.filled import filled
 
     client = TestClient(create_app(filled(tmp_path_factory.mktemp("own"))), base_url="http://127.0.0.1")
@@ -94,6 +94,16 @@ def test_labels_are_changed_and_devices_deleted(tmp_path_factory: pytest.TempPat
     assert changed["labels"] == {"site": "busan", "rack": "2"}
     assert client.delete(f"{API}/devices/pi5-1").status_code == 204
     assert client.get(f"{API}/devices/pi5-1").status_code == 404
+    (asked,) = client.get(f"{API}/join_requests").json()["join_requests"]
+    assert (asked["device"], asked["state"]) == ("wants-in", "PENDING")
+    assert client.post(f"{API}/join_requests/{asked['id']}:refuse").json()["state"] == "REFUSED"
+    assert ">Approve<" in client.get("/devices").text
+    assert ">Approve<" not in client.post(f"/join_requests/{asked['id']}/approve").text
+    (asked,) = client.get(f"{API}/join_requests").json()["join_requests"]
+    assert asked["state"] == "APPROVED"
+    assert client.post(f"{API}/devices/pi5-2:revoke").json()["state"] == "REVOKED"
+    assert "Revoked" in client.get("/devices/pi5-2").text
+    assert "Revoked" in client.post("/devices/pi5-2/revoke").text
     token = client.post(f"{API}/join_tokens", json={"labels": {"a": "b"}, "uses": 2})
     assert (token.status_code, token.json()["join_token"]["uses_left"]) == (201, 2)
     assert token.json()["secret"]

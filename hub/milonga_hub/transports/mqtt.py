@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import Action
 from amqtt.errors import BrokerError, MQTTError
@@ -25,7 +26,7 @@ from amqtt.session import Session
 
 from milonga_hub.authority import Authority, Presented, presented
 from milonga_hub.devices.models import Device
-from milonga_hub.errors import FailedPrecondition, MilongaError, Unauthenticated
+from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, Unauthenticated
 from milonga_hub.telemetry.intake import TOPIC_ROOT, BrokerEndpoint
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ _DOWNWARD = ("ack",)
 # No device can have this name: device names are a-z, 0-9 and "-".
 _HUB_USERNAME = "milonga_hub"
 _STOP_SECONDS = 5.0
+# A window of telemetry has about 2 kB.
+_MAX_MESSAGE_BYTES = 1 << 20
 
 
 class Gate:
@@ -101,8 +104,22 @@ class _Subscriptions(dict[str, list[tuple[Session, int]]]):
         return list(super().items())
 
 
+class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]
+    """Reads from one client, and ends the connection instead of taking in a message of up to 256 MB."""
+
+    def __init__(self, reader: asyncio.StreamReader, address: str) -> None:
+        super().__init__(reader)
+        self._address = address
+
+    async def read(self, n: int = -1) -> bytes:
+        if n > _MAX_MESSAGE_BYTES:
+            _log.warning("MQTT: refused a message of %d bytes from %s", n, self._address)
+            raise InvalidInput(f"a message has {_MAX_MESSAGE_BYTES} bytes at most")
+        return bytes(await super().read(n))
+
+
 class _Broker(Broker):  # type: ignore[misc]
-    """amqtt's broker with five of its habits mended.
+    """amqtt's broker with six of its habits mended.
 
     - It lets in who shows no certificate, and says nothing of handshakes that fail. Here both end in the log.
     - It looks up and may end the old session of a client id before it asks who it is, so that a stranger could put a
@@ -110,6 +127,7 @@ class _Broker(Broker):  # type: ignore[misc]
       never meet.
     - It keeps messages for absent clients in memory without a limit. Here all sessions are clean: devices keep what has
       not been acknowledged themselves.
+    - It takes in messages of any size. Here one that is too large ends its connection.
     - It fails where a client comes or goes while it walks over the subscriptions.
     - It publishes last wills and retained messages without asking who may write or read the topic.
     """
@@ -122,6 +140,13 @@ class _Broker(Broker):  # type: ignore[misc]
 
     def _create_ssl_context(self, listener: Any) -> ssl.SSLContext:
         return self._tls
+
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        host, port, *_ = writer.get_extra_info("peername") or ("?", 0)
+        bounded = _BoundedReader(reader, f"{host}:{port}")
+        await self._client_connected(listener_name, bounded, StreamWriterAdapter(writer))
 
     async def _initialize_client_session(
         self, reader: Any, writer: Any, remote_address: str, remote_port: int
