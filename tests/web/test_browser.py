@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -25,6 +26,10 @@ PATHS = (
     "/devices",
     "/devices/pi5-1",
     "/datasets",
+    "/datasets/digits",
+    "/new/datasets",
+    "/new/projects",
+    "/new/devices",
     "/projects",
     "/projects/digits",
     "/runs/digits/1",
@@ -127,3 +132,39 @@ def test_the_dark_of_the_night_is_respected(page: Page) -> None:
     assert max(ground()) < 60
     page.emulate_media(color_scheme="light")
     assert min(ground()) > 200
+
+
+def test_pictures_become_a_project_and_a_run_without_a_terminal(page: Page, tmp_path: Path) -> None:
+    for index in range(8):
+        # A name that is too long for a plain tar header.
+        path = tmp_path / "parts" / ("bolt", "nut")[index % 2] / f"{'long-' * 24}{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (48, 40), (20 * index, 90, 90)).save(path)
+    page.goto("/datasets")
+    page.get_by_role("link", name="New data set").click()
+    page.locator("#folder").set_input_files(tmp_path / "parts")
+    expect(page.locator("#name")).to_have_value("parts")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("heading", name="Health")).to_be_visible()
+    expect(page.locator(".gallery img")).to_have_count(8)
+    page.get_by_role("link", name="Make a project with it").click()
+    page.get_by_label("Name").fill("No Name")
+    expect(page.locator("#wrong-name")).to_contain_text("is not a project name")
+    page.get_by_label("Name").fill("parts")
+    page.get_by_label("Milliseconds for one picture").fill("40")
+    expect(page.locator("#yaml")).to_contain_text("latency_ms: 40")
+    expect(page.locator("#wrong-name")).to_be_empty()
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("h1")).to_contain_text("Run 1")
+
+
+def test_a_page_with_a_command_follows_who_joins(page: Page, address: str) -> None:
+    page.goto("/new/devices")
+    page.get_by_role("button", name="Make the command").click()
+    command = page.locator("#command").inner_text()
+    assert f"curl -fsSL {address}/install.sh" in command
+    expect(page.locator("#live-state")).to_have_text("live")
+    with page.expect_response(re.compile("/new/devices/t-")):
+        httpx.patch(f"{address}/api/v1/devices/pi5-2", json={"labels": {"shelf": "eight"}}).raise_for_status()
+    expect(page.get_by_role("heading", name="Waiting for the device")).to_be_visible()
+    assert page.locator("#command").inner_text() == command

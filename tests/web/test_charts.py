@@ -12,8 +12,10 @@ from milonga_hub.runs.models import Candidate, Stage, StageState
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import Scale, text
 from milonga_hub.web.charts.histogram import histogram
+from milonga_hub.web.charts.honeycomb import Cell, honeycomb
 from milonga_hub.web.charts.lines import Series, lines
 from milonga_hub.web.charts.pareto import pareto
+from milonga_hub.web.charts.qr import qr
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.charts.training import training
 
@@ -111,3 +113,22 @@ def test_times_on_the_axis_of_a_long_run_are_round() -> None:
 )
 def test_figures_are_said_in_words(said: str, wanted: str) -> None:
     assert said == wanted
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 1000])
+def test_a_honeycomb_has_a_cell_and_a_link_for_each_device(count: int) -> None:
+    picture = honeycomb([Cell(f"pi-{index}", "healthy", "<b>well</b>") for index in range(count)])
+    if not count:
+        assert picture == ""
+        return
+    svg = ElementTree.fromstring(picture)
+    assert [cell.get("href") for cell in svg.findall("a")] == [f"/devices/pi-{index}" for index in range(count)]
+    _, _, width, height = (float(part) for part in svg.get("viewBox", "").split())
+    corners = [point.split(",") for cell in svg.iter("polygon") for point in cell.get("points", "").split()]
+    assert all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in corners)
+
+
+def test_a_code_for_cameras_says_in_words_what_it_is() -> None:
+    svg = ElementTree.fromstring(qr('curl "x"', "a <command>"))
+    assert svg.get("aria-label") == "a <command>"
+    assert svg.get("style") is None

@@ -124,6 +124,10 @@ def test_runs_are_started_cancelled_and_resumed(tmp_path_factory: pytest.TempPat
     assert client.post(f"{API}/rollouts/{made['id']}:pause").json()["state"] == "PAUSED"
     assert client.post(f"{API}/rollouts/{made['id']}:resume").json()["state"] == "RUNNING"
     assert client.post(f"{API}/rollouts/{made['id']}:abort").json()["state"] == "ABORTED"
+    button = {"model_version": "models/digits/versions/1", "request_id": "one"}
+    for _ in range(2):
+        sent = client.post("/new/rollouts", data=button, follow_redirects=False)
+        assert (sent.status_code, sent.headers["location"]) == (303, "/rollouts/digits-4")
 
 
 def test_a_data_set_is_uploaded_and_a_project_applied_to_it(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -163,6 +167,8 @@ def test_pages_from_elsewhere_can_change_nothing(client: TestClient) -> None:
     url = "/rollouts/digits-2/pause"
     assert client.post(url, headers={"Origin": "http://evil.example"}).status_code == 403
     assert client.post(url, headers={"Origin": "null"}).status_code == 403
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 404), ("none", 404)):
+        assert client.post("/rollouts/none/pause", headers={"Sec-Fetch-Site": site}).status_code == status, site
     assert client.get("/devices", headers={"Host": "evil.example"}).status_code == 403
     assert client.get("/devices", headers={"Host": "localhost:8080"}).status_code == 200
 

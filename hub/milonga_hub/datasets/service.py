@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
@@ -11,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from milonga import yolo
+from milonga import pictures, yolo
+from PIL import Image
 from sqlmodel import Session, col, select
 
 from milonga_hub.blobs import BlobStore
@@ -20,6 +22,7 @@ from milonga_hub.datasets.archive import open_archive
 from milonga_hub.datasets.layouts import Read, read
 from milonga_hub.datasets.models import TRAINING_FILES, Dataset, DatasetImport, DatasetVersion, RejectedFile
 from milonga_hub.datasets.rules import Box, Sample
+from milonga_hub.datasets.rules_health import Health, Sizes, health_of, sizes_of
 from milonga_hub.datasets.training_data import write_arrays, write_yolo
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
@@ -31,8 +34,13 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # A page and a terminal show this many; the count is always whole.
 _NAMED_REJECTIONS = 5
 
+# Sizes are read from so many pictures, evenly spread: headers only, some 0.1 ms each.
+_SIZED_PICTURES = 200
+_THUMBNAIL_QUALITY = 85
+
 _Datasets = list[Dataset]
 _Versions = list[DatasetVersion]
+_Samples = list[Sample]
 
 
 class DatasetService:
@@ -42,6 +50,8 @@ class DatasetService:
         self._events = events
         # Versions are numbered one at a time; imports run in threads.
         self._importing = threading.Lock()
+        # The listing that was read last, for pages that turn through it: (blob, samples).
+        self._listed: tuple[str, list[Sample]] = ("", [])
 
     def import_archive(
         self,
@@ -58,8 +68,7 @@ class DatasetService:
         the newest version's makes no new one. Nothing is visible until all is kept. Raises InvalidInput, and
         FailedPrecondition where the data set is for another task.
         """
-        if not _NAME.fullmatch(dataset):
-            raise InvalidInput(f"{dataset!r} is not a data set name; use 1 to 63 of a-z, 0-9 and '-'")
+        self.check_name(dataset)
         known = self._by_request(dataset, request_id)
         if known is not None:
             return known
@@ -72,6 +81,12 @@ class DatasetService:
             version = self._make(dataset, read, append, strict, request_id)
         self._events.publish(f"datasets/{dataset}", version)
         return version
+
+    @staticmethod
+    def check_name(dataset: str) -> None:
+        """Raise InvalidInput for what can be no data set's name."""
+        if not _NAME.fullmatch(dataset):
+            raise InvalidInput(f"{dataset!r} is not a data set name; use 1 to 63 of a-z, 0-9 and '-'")
 
     def _by_request(self, dataset: str, request_id: str) -> DatasetVersion | None:
         if not request_id:
@@ -158,8 +173,12 @@ class DatasetService:
             return session.exec(newest.order_by(col(DatasetVersion.number).desc())).first()
 
     def _samples(self, version: DatasetVersion) -> list[Sample]:
-        lines = self._blobs.read(version.listing).decode().splitlines()
-        return [_sample(json.loads(line)) for line in lines]
+        listing, samples = self._listed
+        if listing != version.listing:
+            lines = self._blobs.read(version.listing).decode().splitlines()
+            samples = [_sample(json.loads(line)) for line in lines]
+            self._listed = (version.listing, samples)
+        return samples
 
     def get(self, name: str) -> Dataset:
         with self._database.session() as session:
@@ -192,6 +211,42 @@ class DatasetService:
         newest = self._newest(dataset)
         assert newest is not None, "a data set is made with its first version"
         return newest
+
+    def health(self, version_name: str) -> tuple[Health, Sizes | None]:
+        """Return how good the version is to learn from, and how large its pictures are."""
+        version = self.get_version(version_name)
+        samples = self._samples(version)
+        step = max(1, len(samples) // _SIZED_PICTURES)
+        sizes = [self._size(sample) for sample in samples[::step]]
+        return health_of(version.task, version.classes, samples, len(version.rejected)), sizes_of(sizes)
+
+    def _size(self, sample: Sample) -> tuple[int, int, int]:
+        path = self._blobs.path(sample.digest)
+        with Image.open(path) as image:
+            return image.width, image.height, path.stat().st_size
+
+    def samples(
+        self, version_name: str, label: str = "", split: str = "", start: int = 0, count: int = 50
+    ) -> tuple[_Samples, int]:
+        """Return some pictures of a version, of one class and split or of all, and how many there are of these."""
+        found = [
+            sample
+            for sample in self._samples(self.get_version(version_name))
+            if split in ("", sample.split)
+            and (label in ("", sample.label) or any(box.label == label for box in sample.boxes))
+        ]
+        return found[start : start + count], len(found)
+
+    def thumbnail(self, digest: str, size_px: int) -> bytes:
+        """Return a picture as a JPEG that fits into a square. Raises NotFound where the blob is no picture."""
+        try:
+            picture = pictures.decode(self._blobs.read(digest))
+        except pictures.PictureError as error:
+            raise NotFound(f"{digest} is not a picture") from error
+        picture.thumbnail((size_px, size_px))
+        packed = io.BytesIO()
+        picture.save(packed, "JPEG", quality=_THUMBNAIL_QUALITY)
+        return packed.getvalue()
 
     def write_training_data(self, version_name: str, resolution_px: int, folder: Path) -> Path:
         """Write what jobs train on into the folder and return its path: see training_data.py.

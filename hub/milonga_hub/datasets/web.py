@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
-from milonga_hub.datasets.models import Dataset, DatasetVersion, DatasetVersionView
+from milonga_hub.datasets.models import Dataset, DatasetVersionView
 from milonga_hub.datasets.service import DatasetService
+from milonga_hub.datasets.uploads import Uploads
+from milonga_hub.errors import InvalidInput
+from milonga_hub.events import EventBus
 from milonga_hub.web.views import PageSize, PageToken, view, views
+
+_CHUNK_BYTES = 1 << 20
+# The archive itself, which no form wraps: it goes to the disk once.
+_RAW: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+class ImportProgress(BaseModel):
+    """Pictures that were read of an archive; sent as events on imports/{request_id}."""
+
+    done: int
+    total: int
 
 
 class DatasetPage(BaseModel):
@@ -26,9 +44,14 @@ class DatasetVersionPage(BaseModel):
     next_page_token: str
 
 
-def router(datasets: DatasetService) -> APIRouter:
+def router(datasets: DatasetService, uploads: Uploads, events: EventBus) -> APIRouter:
     api = APIRouter(tags=["datasets"])
+    _add_reading(api, datasets)
+    _add_imports(api, datasets, uploads, events)
+    return api
 
+
+def _add_reading(api: APIRouter, datasets: DatasetService) -> None:
     @api.get("/datasets")
     async def list_datasets(page_size: PageSize = 0, page_token: PageToken = "") -> DatasetPage:
         found, token = datasets.list(page_size, page_token)
@@ -47,8 +70,29 @@ def router(datasets: DatasetService) -> APIRouter:
     async def get_version(dataset: str, number: int) -> DatasetVersionView:
         return view(DatasetVersionView, datasets.get_version(f"datasets/{dataset}/versions/{number}"))
 
+
+def _add_imports(api: APIRouter, datasets: DatasetService, uploads: Uploads, events: EventBus) -> None:
+    @api.post("/datasets/{dataset}:import", status_code=201, openapi_extra=_RAW)
+    async def import_archive(
+        request: Request, dataset: str, append: bool = False, strict: bool = False, request_id: str = ""
+    ) -> DatasetVersionView:
+        """Send an archive as the whole body (curl --data-binary @pictures.zip); imports/{request_id} tells progress."""
+        datasets.check_name(dataset)
+        with uploads.receiving() as upload:
+            upload.expect(int(request.headers.get("content-length") or 0))
+            try:
+                async for chunk in request.stream():
+                    upload.write(chunk)
+            except ClientDisconnect as error:
+                raise InvalidInput("the upload was cut off; send it again") from error
+            tell = _telling(events, request_id)
+            version = await asyncio.to_thread(
+                datasets.import_archive, dataset, upload.path, append, strict, request_id, tell
+            )
+        return view(DatasetVersionView, version)
+
     @api.post("/datasets/{dataset}/versions", status_code=201)
-    async def import_dataset(
+    async def import_form(
         dataset: str,
         archive: Annotated[
             UploadFile, File(description="zip or tar of CLASS/PICTURE, or of data.yaml, images/ and labels/")
@@ -58,17 +102,20 @@ def router(datasets: DatasetService) -> APIRouter:
         request_id: Annotated[str, Form()] = "",
     ) -> DatasetVersionView:
         """Send an archive of class folders, or in YOLO's layout, as a new version."""
-        version = await asyncio.to_thread(_import, datasets, dataset, archive, append, strict, request_id)
+        with uploads.receiving() as upload:
+            while chunk := await archive.read(_CHUNK_BYTES):
+                upload.write(chunk)
+            version = await asyncio.to_thread(datasets.import_archive, dataset, upload.path, append, strict, request_id)
         return view(DatasetVersionView, version)
 
-    return api
 
+def _telling(events: EventBus, request_id: str) -> Callable[[int, int], None] | None:
+    """Return what publishes each per cent of an import; None where nobody could listen."""
+    if not request_id:
+        return None
 
-def _import(
-    datasets: DatasetService, dataset: str, archive: UploadFile, append: bool, strict: bool, request_id: str
-) -> DatasetVersion:
-    with tempfile.TemporaryDirectory(prefix="milonga-") as folder:
-        path = Path(folder) / "upload"
-        with path.open("wb") as file:
-            shutil.copyfileobj(archive.file, file)
-        return datasets.import_archive(dataset, path, append, strict, request_id)
+    def tell(done: int, total: int) -> None:
+        if done == total or done * 100 // total > (done - 1) * 100 // total:
+            events.publish(f"imports/{request_id}", ImportProgress(done=done, total=total))
+
+    return tell

@@ -39,7 +39,8 @@ def _add_script(routes: APIRouter, grpc_port: Callable[[], int]) -> None:
         return PlainTextResponse(filled, media_type="text/x-shellscript")
 
 
-def _host(request: Request) -> str:
+def host_of(request: Request) -> str:
+    """Return name and port by which the caller reached the hub. Raises InvalidInput for what is not safe in a shell."""
     host = request.headers.get("host", "")
     if not _HOST.fullmatch(host):
         raise InvalidInput("ask for this by the hub's name or address, for example http://HUB:8080/install.sh")
@@ -47,11 +48,11 @@ def _host(request: Request) -> str:
 
 
 def _base(request: Request) -> str:
-    return f"{request.url.scheme}://{_host(request)}"
+    return f"{request.url.scheme}://{host_of(request)}"
 
 
 def _grpc_address(request: Request, port: int) -> str:
-    return f"{re.sub(r':[0-9]+$', '', _host(request))}:{port}"
+    return f"{re.sub(r':[0-9]+$', '', host_of(request))}:{port}"
 
 
 def _add_index(routes: APIRouter) -> None:

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from milonga_hub.alerts import web as alerts
 from milonga_hub.builds import web as builds
 from milonga_hub.datasets import web as datasets
+from milonga_hub.datasets.uploads import Uploads
 from milonga_hub.devices import web as devices
 from milonga_hub.errors import (
     AlreadyExists,
@@ -89,10 +90,11 @@ def _api(hub: HubServices) -> APIRouter:
     def project_of(model_version: str) -> Project:
         return hub.projects.get(hub.models.get_version(model_version).run.split("/")[1])
 
+    uploads = Uploads(hub.settings.data_dir / "uploads-http", hub.settings.max_upload_bytes)
     api = APIRouter()
     for router in (
         devices.router(hub.devices),
-        datasets.router(hub.datasets),
+        datasets.router(hub.datasets, uploads, hub.events),
         projects.router(hub.projects, start),
         runs.router(hub.runs),
         models.router(hub.models),

@@ -7,12 +7,13 @@ changes are refused when they come from another origin, and on loopback every re
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from milonga_hub.install.reach import is_loopback
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -34,7 +35,7 @@ class Safety:
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self._app = app
-        self._loopback = _is_loopback(host)
+        self._loopback = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,18 +58,12 @@ class Safety:
 
     def _why_not(self, method: str, headers: Headers) -> str:
         host = headers.get("host", "")
-        if self._loopback and not _is_loopback(urlsplit(f"//{host}").hostname or ""):
+        if self._loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
             return f"this hub answers only to its own machine, not as {host}; start it with --host to change that"
         origin = headers.get("origin")
         if method not in _HARMLESS and origin is not None and urlsplit(origin).netloc != host:
             return f"a page from {origin} may change nothing here"
+        # Browsers name no origin with some requests, but always say this of them; programs say neither.
+        if method not in _HARMLESS and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return "a page from elsewhere may change nothing here"
         return ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -14,6 +14,8 @@ from milonga_hub.web.pages import (
     devices,
     docs,
     models,
+    new_device,
+    new_project,
     overview,
     projects,
     rollouts,
@@ -30,7 +32,20 @@ def mount(app: FastAPI, hub: HubServices) -> None:
     """Add all pages to the application; they are for people and not part of the API."""
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.include_router(docs.router(app), include_in_schema=False)
-    for page in (overview, devices, datasets, projects, runs, models, builds, rollouts, telemetry, alerts):
+    for page in (
+        overview,
+        devices,
+        new_device,
+        datasets,
+        projects,
+        new_project,
+        runs,
+        models,
+        builds,
+        rollouts,
+        telemetry,
+        alerts,
+    ):
         app.include_router(page.router(hub), include_in_schema=False)
 
 

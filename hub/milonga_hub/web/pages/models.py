@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from milonga_compiler.target import known_targets
@@ -23,6 +25,7 @@ def router(hub: HubServices) -> APIRouter:
             request,
             "model.html",
             live=f"rollouts/,devices/,builds/{version.name}",
+            request_id=secrets.token_hex(16),
             version=version,
             builds=sorted(builds, key=lambda each: (each.device_type, not each.chosen, each.name)),
             rollouts=rollouts,

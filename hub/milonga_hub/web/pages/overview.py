@@ -1,19 +1,51 @@
-"""The first page: what runs now, how the fleet is, and what to do next."""
+"""The first page: what runs now, how the fleet is, what happened, and what to do next."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from milonga_hub.alerts.models import AlertState
 from milonga_hub.db import utc_now
-from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.devices.models import Device, DeviceState, JoinRequestState
 from milonga_hub.rollouts.service import OPEN
+from milonga_hub.web.charts.honeycomb import Cell, honeycomb
 from milonga_hub.web.charts.timeline import timeline
+from milonga_hub.web.feed import feed
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
+from milonga_hub.web.words import state, version
+
+_SHOWN_HAPPENINGS = 12
+# How a device is, the best first: class of style.css and words.
+HEALTH = {
+    "healthy": "serves what it should",
+    "changing": "on its way to another build",
+    "idle": "online, serves nothing",
+    "away": "not online",
+    "troubled": "with an open alert",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step on the way to a first model."""
+
+    done: bool
+    what: str
+    address: str
+
+
+@dataclass(frozen=True)
+class OfType:
+    name: str
+    simulated: bool
+    online: int
+    count: int
 
 
 def router(hub: HubServices) -> APIRouter:
@@ -22,39 +54,72 @@ def router(hub: HubServices) -> APIRouter:
     @pages.get("/")
     async def overview(request: Request) -> HTMLResponse:
         devices = everything(lambda token: hub.devices.list(page_token=token))
+        devices.sort(key=lambda device: (device.device_type, device.name))
         runs, _ = hub.runs.list(page_size=6)
         rollouts, _ = hub.rollouts.list(page_size=20)
         drift, _ = hub.telemetry.drift_events(page_size=5)
         datasets, _ = hub.datasets.list(page_size=1)
         projects, _ = hub.projects.list(page_size=1)
+        asking, _ = hub.devices.join_requests()
+        alerts = everything(lambda token: hub.alerts.list(AlertState.OPEN, page_token=token))
+        troubled = {alert.subject for alert in alerts}
         return render(
             request,
             "overview.html",
-            live="devices/,projects/,rollouts/,drift/,datasets/,alerts/",
+            live="devices/,join_requests/,projects/,rollouts/,drift/,datasets/,alerts/",
             devices=devices,
             online=sum(device.state is DeviceState.ONLINE for device in devices),
+            asking=sum(each.state is JoinRequestState.PENDING for each in asking),
             types=_types(devices),
-            serving=Counter(device.active_version for device in devices),
+            picture=honeycomb([_cell(device, health(device, troubled)) for device in devices]),
+            health=Counter(health(device, troubled) for device in devices),
+            words=HEALTH,
+            serving=Counter(device.active_version for device in devices).most_common(),
             runs=runs,
-            picture=timeline(runs[0].stages, utc_now()) if runs else "",
+            timeline=timeline(runs[0].stages, utc_now()) if runs else "",
             rollouts=[rollout for rollout in rollouts if rollout.state in OPEN],
             drift=drift,
-            alerts=everything(lambda token: hub.alerts.list(AlertState.OPEN, page_token=token)),
+            alerts=alerts,
+            feed=feed(hub, devices, _SHOWN_HAPPENINGS),
             steps=_steps(bool(devices), bool(datasets), bool(projects)),
         )
 
     return pages
 
 
-def _types(devices: list[Device]) -> list[tuple[str, list[Device]]]:
-    names = sorted({device.device_type for device in devices})
-    return [(name, [device for device in devices if device.device_type == name]) for name in names]
+def health(device: Device, troubled: Container[str]) -> str:
+    """Return how the device is: one of HEALTH. `troubled` are the subjects of open alerts."""
+    if f"devices/{device.name}" in troubled:
+        return "troubled"
+    if device.state is not DeviceState.ONLINE:
+        return "away"
+    if device.reported_generation < device.assigned_generation:
+        return "changing"
+    return "healthy" if device.active_version else "idle"
 
 
-def _steps(has_devices: bool, has_dataset: bool, has_project: bool) -> list[tuple[bool, str, str]]:
-    """Return the way to a first model: done or not, what, and the command."""
+def _cell(device: Device, found: str) -> Cell:
+    serves = f", {version(device.active_version)}" if device.active_version else ""
+    simulated = ", simulated" if device.simulated else ""
+    words = state(device.state) if found == "away" else HEALTH[found]
+    return Cell(device.name, found, f"{words}{serves}{simulated}")
+
+
+def _types(devices: Sequence[Device]) -> list[OfType]:
+    """Return the types of the devices, which stand in their order."""
+    found: dict[str, list[Device]] = {}
+    for device in devices:
+        found.setdefault(device.device_type, []).append(device)
     return [
-        (has_devices, "Let a device join", "milonga tokens create"),
-        (has_dataset, "Send labelled pictures", "milonga datasets import FOLDER --name NAME"),
-        (has_project, "Say what you want", "milonga apply -f fleet_configs/projects/pictures.yaml"),
+        OfType(name, of[0].simulated, sum(each.state is DeviceState.ONLINE for each in of), len(of))
+        for name, of in found.items()
+    ]
+
+
+def _steps(has_devices: bool, has_dataset: bool, has_project: bool) -> list[Step]:
+    """Return the way to a first model."""
+    return [
+        Step(has_devices, "Add a device", "/new/devices"),
+        Step(has_dataset, "Send labelled pictures", "/new/datasets"),
+        Step(has_project, "Say what you want", "/new/projects"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,31 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters.update(words.FILTERS)
 
 
-def render(request: Request, template: str, *, live: str = "", status: int = 200, **values: Any) -> HTMLResponse:
-    """Return the page. `live` names the topics of events after which it fetches itself again."""
-    text = _ENVIRONMENT.get_template(template).render(path=request.url.path, live=live, **values)
+@dataclass(frozen=True)
+class Part:
+    """What of a page is fetched again when something changes: an element by its id, from another address."""
+
+    id: str
+    address: str
+
+
+def render(
+    request: Request,
+    template: str,
+    *,
+    live: str = "",
+    live_part: Part | None = None,
+    script: str = "",
+    status: int = 200,
+    **values: Any,
+) -> HTMLResponse:
+    """Return the page.
+
+    `live` names the topics of events after which it fetches itself again, or its `live_part`; `script` what else it runs.
+    """
+    text = _ENVIRONMENT.get_template(template).render(
+        path=request.url.path, live=live, live_part=live_part, script=script, **values
+    )
     # Pages show the state of now; a back button must not show that of then.
     return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+import secrets
+from typing import Annotated
+from urllib.parse import quote
 
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from milonga_hub.runs.models import Trigger
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
@@ -35,6 +40,12 @@ def router(hub: HubServices) -> APIRouter:
             versions=versions,
             rollouts=rollouts,
             drift=drift,
+            request_id=secrets.token_hex(16),
         )
+
+    @pages.post("/projects/{name}/runs")
+    async def start(name: str, request_id: Annotated[str, Form()] = "") -> RedirectResponse:
+        run = hub.runs.start(name, Trigger.MANUAL, "started on the dashboard", request_id)
+        return RedirectResponse(f"/runs/{quote(run.project, safe='')}/{run.number}", status_code=303)
 
     return pages

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from milonga_hub.rollouts.models import LEFT_OUT
@@ -32,6 +33,15 @@ def router(hub: HubServices) -> APIRouter:
             simulated=simulated,
             left_out=[device for device in rollout.devices if device.wave == LEFT_OUT],
         )
+
+    @pages.post("/new/rollouts")
+    async def create(
+        model_version: Annotated[str, Form()], request_id: Annotated[str, Form()] = ""
+    ) -> RedirectResponse:
+        """Send a version to the devices of the project whose run made it."""
+        project = hub.projects.get(hub.models.get_version(model_version).run.split("/")[1])
+        made = hub.rollouts.create(model_version, project.name, project.spec.selector, project.spec.rollout, request_id)
+        return RedirectResponse(f"/rollouts/{quote(made.id, safe='')}", status_code=303)
 
     @pages.post("/rollouts/{id}/{verb}")
     async def change(id: str, verb: str) -> RedirectResponse:

@@ -5,6 +5,9 @@
   const mark = document.getElementById("live-state");
   const topics = content && content.dataset.live;
   if (!topics) return;
+  // Usually all of the page; a page that answers a form names the part that lives, and where it comes from.
+  const part = content.dataset.livePart || content.id;
+  const source = content.dataset.liveFrom || location.href;
   const QUIET_MS = 250; // News of many devices at once is one refresh.
   let waiting = 0;
   let fetching = false;
@@ -15,7 +18,7 @@
   const replace = (fresh) => {
     const opened = openDetails();
     const focused = document.activeElement && document.activeElement.id;
-    content.replaceChildren(...fresh.childNodes);
+    document.getElementById(part).replaceChildren(...fresh.childNodes);
     for (const id of opened) {
       const found = document.getElementById(id);
       if (found) found.open = true;
@@ -28,10 +31,10 @@
     if (fetching) { again = true; return; }
     fetching = true;
     try {
-      const answer = await fetch(location.href, { headers: { "Cache-Control": "no-cache" } });
+      const answer = await fetch(source, { headers: { "Cache-Control": "no-cache" } });
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        const fresh = page.getElementById("content");
+        const fresh = page.getElementById(part);
         if (fresh) replace(fresh);
       }
     } catch {

@@ -1,0 +1,67 @@
+"""Archives on their way in: a folder that holds them, a size that they must keep to, and a disk that may be full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from milonga_hub.errors import ResourceExhausted
+
+
+class Uploads:
+    """A folder for archives while they arrive; nothing in it outlives its upload, or the next start."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.iterdir():
+            left_over.unlink()
+
+    @contextmanager
+    def receiving(self) -> Iterator[Upload]:
+        """Give a file to write to. It is gone when the block ends."""
+        descriptor, name = tempfile.mkstemp(dir=self.folder)
+        upload = Upload(Path(name), descriptor, self.max_bytes)
+        try:
+            yield upload
+        finally:
+            os.close(descriptor)
+            upload.path.unlink(missing_ok=True)
+
+
+class Upload:
+    """One archive that arrives in chunks. Writes are unbuffered: a full disk shows here, where it is explained."""
+
+    def __init__(self, path: Path, descriptor: int, max_bytes: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._max_bytes = max_bytes
+        self._received_bytes = 0
+
+    def expect(self, size_bytes: int) -> None:
+        """Raise ResourceExhausted where so much would be too much."""
+        if size_bytes > self._max_bytes:
+            raise ResourceExhausted(
+                f"the archive is larger than the {self._max_bytes:,} bytes that this hub takes; send it in parts, each"
+                " added to those before (--append), or start the hub with a larger MILONGA_MAX_UPLOAD_BYTES"
+            )
+
+    def write(self, chunk: bytes) -> None:
+        """Keep the next part. Raises ResourceExhausted beyond the limit, and where the disk is full."""
+        self._received_bytes += len(chunk)
+        self.expect(self._received_bytes)
+        try:
+            left = memoryview(chunk)
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise ResourceExhausted(
+                    f"the hub's disk is full; free space under {self.path.parent} and send it again"
+                ) from error
+            raise

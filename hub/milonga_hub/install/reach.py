@@ -1,0 +1,45 @@
+"""By which address other machines reach this hub, for commands that are copied to them."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+# Of a net for documentation (RFC 5737): a route to it shows which of our addresses is used. Nothing is sent.
+_ELSEWHERE = ("203.0.113.1", 9)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether the name or address, without a port, is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address_for_others(asked: str, listens_on: str) -> tuple[str, bool]:
+    """Return "host:port" for other machines, and whether they can reach it.
+
+    `asked` is the address by which a browser reached the hub, which is right unless the browser runs on the hub's own
+    machine; `listens_on` is the hub's setting `host`.
+    """
+    parts = urlsplit(f"//{asked}")
+    if not is_loopback(parts.hostname or ""):
+        return asked, True
+    if is_loopback(listens_on):
+        return asked, False
+    found = _outward_address()
+    return (asked, False) if found is None else (f"{found}:{parts.port}" if parts.port else found, True)
+
+
+def _outward_address() -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ELSEWHERE)
+        except OSError:
+            return None
+        host = str(probe.getsockname()[0])
+    return None if is_loopback(host) or host == "0.0.0.0" else host  # noqa: S104 (compared, not bound)

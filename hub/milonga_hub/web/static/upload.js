@@ -1,0 +1,134 @@
+// Sends a data set: an archive as it is, or a folder packed into a tar, which the browser reads only while it sends it.
+"use strict";
+(() => {
+  const form = document.getElementById("upload");
+  const drop = document.getElementById("drop");
+  const find = (id) => document.getElementById(id);
+  const BLOCK = 512; // bytes, of tar
+  let chosen = null; // { blob, words }
+
+  const size = (bytes) => {
+    const units = ["B", "kB", "MB", "GB", "TB"];
+    let index = 0;
+    for (; bytes >= 1000 && index < units.length - 1; index++) bytes /= 1000;
+    return `${index && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${units[index]}`;
+  };
+
+  const tell = (words) => { find("problem").textContent = words; find("problem").hidden = !words; };
+
+  // A header of POSIX ustar: numbers in octal, and a checksum for which its own field counts as blanks.
+  const header = (name, bytes, type) => {
+    const block = new Uint8Array(BLOCK);
+    const put = (text, at) => block.set(new TextEncoder().encode(text), at);
+    block.set(name.subarray(0, 100), 0);
+    put("0000644\0", 100);
+    put("0000000\0", 108);
+    put("0000000\0", 116);
+    put(`${bytes.toString(8).padStart(11, "0")}\0`, 124);
+    put("00000000000\0", 136);
+    put("        ", 148);
+    put(type, 156);
+    put("ustar  \0", 257);
+    put(`${block.reduce((sum, byte) => sum + byte, 0).toString(8).padStart(6, "0")}\0 `, 148);
+    return block;
+  };
+  const padding = (bytes) => new Uint8Array((BLOCK - (bytes % BLOCK)) % BLOCK);
+
+  const tar = (files) => {
+    const parts = [];
+    for (const { path, file } of files) {
+      const name = new TextEncoder().encode(path);
+      if (name.length > 100) { // GNU's way to longer names: a file of its own before.
+        parts.push(header(new TextEncoder().encode("././@LongLink"), name.length + 1, "L"), name, new Uint8Array(1), padding(name.length + 1));
+      }
+      parts.push(header(name, file.size, "0"), file, padding(file.size));
+    }
+    parts.push(new Uint8Array(2 * BLOCK));
+    return new Blob(parts, { type: "application/x-tar" });
+  };
+
+  const choose = (blob, words) => {
+    const most = Number(form.dataset.maxBytes);
+    tell(blob.size > most ? `This is ${size(blob.size)}; the hub takes ${size(most)} at once. Send it in parts, each added to those before.` : "");
+    chosen = blob.size > most ? null : { blob, words };
+    find("chosen").textContent = `${words}, ${size(blob.size)}`;
+    const name = find("name");
+    if (!name.value) name.value = words.split(/[ ./]/)[0].toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 63);
+  };
+  const chooseFolder = (files) => {
+    if (!files.length) { tell("This folder holds no files."); return; }
+    choose(tar(files), `${files[0].path.split("/")[0]} with ${files.length} ${files.length === 1 ? "file" : "files"}`);
+  };
+
+  find("archive").addEventListener("change", (event) => { const [file] = event.target.files; if (file) choose(file, file.name); });
+  find("folder").addEventListener("change", (event) => chooseFolder([...event.target.files].map((file) => ({ path: file.webkitRelativePath, file }))));
+
+  // What was dropped: one archive, or folders and files in any mixture.
+  const walk = async (entry, path, found) => {
+    if (entry.isFile) {
+      found.push({ path, file: await new Promise((resolve, reject) => entry.file(resolve, reject)) });
+      return;
+    }
+    const reader = entry.createReader();
+    for (;;) { // A reader gives a hundred at a time, and nothing at the end.
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!some.length) return;
+      for (const each of some) await walk(each, `${path}/${each.name}`, found);
+    }
+  };
+  for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    const [file] = event.dataTransfer.files;
+    if (entries.length === 1 && entries[0].isFile) { choose(file, file.name); return; }
+    find("chosen").textContent = "Reading the folder…";
+    const found = [];
+    try {
+      for (const entry of entries) await walk(entry, entry.name, found);
+      chooseFolder(found);
+    } catch (error) {
+      tell(`The browser cannot read this folder: ${error.message}`);
+    }
+  });
+
+  const progress = (share, words) => {
+    find("progress").hidden = false;
+    const bar = find("bar");
+    if (share === null) bar.removeAttribute("value"); else bar.value = share;
+    find("doing").textContent = words;
+  };
+  const busy = (now) => { find("send").disabled = now; find("stop").hidden = !now; if (!now) find("progress").hidden = true; };
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!chosen) { tell("Choose a zip or a folder first."); return; }
+    tell("");
+    const name = find("name").value;
+    const id = form.dataset.requestId + Date.now().toString(36);
+    const query = new URLSearchParams({ append: form.elements.append.checked, strict: form.elements.strict.checked, request_id: id });
+    const news = new EventSource(`/api/v1/events?topics=${encodeURIComponent(`imports/${id}`)}`);
+    const sending = new XMLHttpRequest();
+    const end = (words) => { news.close(); busy(false); tell(words); };
+    news.onmessage = (message) => {
+      const { done, total } = JSON.parse(message.data).payload;
+      progress(done / total, `Reading pictures: ${done.toLocaleString()} of ${total.toLocaleString()}`);
+    };
+    sending.upload.onprogress = ({ loaded, total }) => progress(loaded / total, `Sending ${size(loaded)} of ${size(total)}`);
+    sending.upload.onload = () => progress(null, "Sent. Reading pictures…");
+    sending.onload = () => {
+      if (sending.status < 300) { news.close(); location.href = `/datasets/${encodeURIComponent(name)}`; return; }
+      let words = `The hub answered ${sending.status}.`;
+      try { words = JSON.parse(sending.responseText).error.message; } catch { /* not the hub's own answer */ }
+      end(words);
+    };
+    sending.onerror = () => end("The hub cannot be reached, or cut the upload off. Is it running, and is the archive within its limits?");
+    sending.onabort = () => end("Stopped; the hub kept nothing of it.");
+    find("stop").onclick = () => sending.abort();
+    sending.open("POST", `/api/v1/datasets/${encodeURIComponent(name)}:import?${query}`);
+    busy(true);
+    progress(0, "Sending…");
+    sending.send(chosen.blob);
+  });
+})();
