@@ -212,13 +212,16 @@ class DatasetService:
         assert newest is not None, "a data set is made with its first version"
         return newest
 
-    def health(self, version_name: str) -> tuple[Health, Sizes | None]:
-        """Return how good the version is to learn from, and how large its pictures are."""
+    def health(self, version_name: str) -> Health:
+        """Return how good the version is to learn from."""
         version = self.get_version(version_name)
-        samples = self._samples(version)
+        return health_of(version.task, version.classes, self._samples(version), len(version.rejected))
+
+    def sizes(self, version_name: str) -> Sizes | None:
+        """Return how large the version's pictures are, by some of them; None where there is none."""
+        samples = self._samples(self.get_version(version_name))
         step = max(1, len(samples) // _SIZED_PICTURES)
-        sizes = [self._size(sample) for sample in samples[::step]]
-        return health_of(version.task, version.classes, samples, len(version.rejected)), sizes_of(sizes)
+        return sizes_of([self._size(sample) for sample in samples[::step]])
 
     def _size(self, sample: Sample) -> tuple[int, int, int]:
         path = self._blobs.path(sample.digest)

@@ -50,11 +50,11 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
         return render(request, "datasets.html", live="datasets/", datasets=datasets, newest=newest)
 
     @pages.get("/datasets/{name}")
-    async def one(
+    def one(
         request: Request, name: str, label: str = "", split: str = "", start: Annotated[int, Query(ge=0)] = 0
     ) -> HTMLResponse:
+        """Show the newest version; in a thread of its own, as all of its pictures are counted."""
         newest = hub.datasets.latest(name)
-        health, sizes = hub.datasets.health(newest.name)
         pictures, count = hub.datasets.samples(newest.name, label, split, start, _SHOWN_PICTURES)
         return render(
             request,
@@ -63,8 +63,8 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
             newest=newest,
             versions=hub.datasets.versions(name)[0],
             projects=_projects_on(hub, name),
-            health=health,
-            sizes=sizes,
+            health=hub.datasets.health(newest.name),
+            sizes=hub.datasets.sizes(newest.name),
             detection=newest.task is Task.DETECTION,
             pictures=pictures,
             count=count,

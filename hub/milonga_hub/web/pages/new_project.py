@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -72,7 +73,8 @@ def router(hub: HubServices) -> APIRouter:
     async def answer(request: Request) -> Response:
         """Check the answers, and unless no more is asked for, apply them and start the first run."""
         form = await request.form()
-        read = _read(hub, form)
+        # In a thread: a large data set takes its time to look at.
+        read = await asyncio.to_thread(_read, hub, form)
         if form.get("check"):
             return _page(request, hub, read)
         if read.wrong or read.spec is None:
@@ -117,7 +119,7 @@ def _read(hub: HubServices, form: FormData) -> Read:
     except NotFound:
         read.wrong["dataset"] = "Choose a data set."
         return read
-    _, sizes = hub.datasets.health(hub.datasets.latest(dataset.name).name)
+    sizes = hub.datasets.sizes(hub.datasets.latest(dataset.name).name)
     answers = Answers(
         dataset=dataset.name,
         task=dataset.task,
