@@ -206,6 +206,7 @@ def _status(given: argparse.Namespace) -> int:
             "hub": identity.hub if identity else "",
             "model_version": state.active.model_version,
             "project": state.active.project,
+            "previous_model_version": state.previous.model_version,
             "bundle": state.active.bundle,
             "serving_url": f"http://127.0.0.1:{port}" if port and state.active.bundle else "",
             "step": state.position.step.value if state.position.step else "",
