@@ -94,6 +94,21 @@ def test_a_manifest_that_was_not_assigned_is_refused(made: Example, tmp_path: Pa
         depot.verify(replace(wish, bundle="sha256:" + "1" * 64))
 
 
+def test_a_file_that_the_manifest_does_not_name_is_refused(made: Example, tmp_path: Path) -> None:
+    depot, wish = Depot(tmp_path), made.wish()
+    _download(depot, wish.files, _Source(made.blobs()))
+    with pytest.raises(BadBundle, match="the manifest does not name extra"):
+        depot.verify(replace(wish, files=(*wish.files, replace(wish.files[0], path="extra"))))
+
+
+def test_a_bundle_of_another_project_is_refused(made: Example, tmp_path: Path) -> None:
+    depot, wish = Depot(tmp_path), made.wish()
+    _download(depot, wish.files, _Source(made.blobs()))
+    assert depot.project(wish) == depot.project(replace(wish, project="")) == "digits"
+    with pytest.raises(BadBundle, match="for the project 'digits', and was assigned for 'dogs'"):
+        depot.project(replace(wish, project="dogs"))
+
+
 @pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a/../../b"])
 def test_a_path_that_points_outside_is_refused(made: Example, tmp_path: Path, path: str) -> None:
     depot, wish = Depot(tmp_path), made.wish()
