@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, TextIO
 
 from milonga_compiler.errors import CompilerError
 
+from milonga_hub import counts
 from milonga_hub.errors import MilongaError
 
 KINDS = {
@@ -108,6 +110,7 @@ async def run_job(
     workdir.mkdir(parents=True, exist_ok=True)
     result_path.unlink(missing_ok=True)
     write_atomically(spec_path, text)
+    began = time.monotonic()
     with (workdir / "log.txt").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "milonga_hub.jobs", kind, str(workdir),
@@ -121,6 +124,8 @@ async def run_job(
             code = await process.wait()
         finally:
             await _end(process)
+            counts.job_seconds[kind] += time.monotonic() - began
+    counts.jobs_ended[kind, "succeeded" if result_path.exists() else "failed"] += 1
     if not result_path.exists():
         raise JobCrashed(f"the {kind} job ended with exit code {code}; its log is {workdir / 'log.txt'}")
     return _read_result(result_path)

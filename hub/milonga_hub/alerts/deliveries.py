@@ -110,6 +110,9 @@ class Deliveries:
         with self._database.session() as session:
             session.exec(old)
 
+    def waiting_count(self) -> int:
+        return len(self._pending())
+
     def _pending(self) -> list[AlertDelivery]:
         waiting = select(AlertDelivery).where(AlertDelivery.state == DeliveryState.PENDING)
         with self._database.session() as session:

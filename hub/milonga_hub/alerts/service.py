@@ -118,7 +118,7 @@ class AlertService:
         if not reason.strip():
             raise InvalidInput("reason must say why, so that others know whether it still holds")
         with self._changing, self._database.session() as session:
-            id = request_id or f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+            id = request_id or f"{now:%y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
             known = session.get(Silence, id)
             if known is not None:
                 return known
@@ -270,7 +270,8 @@ def _found(session: Session, id: str) -> Alert:
 
 def _opened(rule: RuleView, finding: Finding, since: datetime, now: datetime) -> Alert:
     return Alert(
-        id=f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}",
+        # Short enough to stand in a table, for people copy it; ordered by time.
+        id=f"{now:%y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}",
         rule=rule.name,
         signal=rule.spec.watch,
         subject=finding.subject,

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from milonga.v1 import telemetry_pb2
 from sqlalchemy.exc import OperationalError
 
+from milonga_hub import counts
 from milonga_hub.bridge import from_proto
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.telemetry.models import TelemetryWindowView
@@ -96,6 +97,7 @@ class TelemetryIntake:
         self._writer: threading.Thread | None = None
         self._subscribed = threading.Event()
         self.refused_count = 0
+        counts.queues["telemetry"] = self._waiting.qsize
 
     async def start(self, endpoint: BrokerEndpoint, timeout_seconds: float = 10.0) -> None:
         """Connect and subscribe; on return no message is missed. Reconnects by itself from then on."""
@@ -161,6 +163,7 @@ class TelemetryIntake:
         except Exception as error:
             # Whatever is wrong with one message, the next ones are read.
             self.refused_count += 1
+            counts.refused_messages["telemetry"] += 1
             _log.warning("dropped a message on %s: %s", message.topic, error)
             return
         try:

@@ -21,6 +21,7 @@ from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow, TelemetryWindowView
 from milonga_hub.telemetry.rules import Signal, drifted
 from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
+from milonga_hub.telemetry.tally import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class TelemetryService:
         self._reference_of = reference_of
         self._policy_of = policy_of
         self._clock = clock
+        self.tally = Tally()
         self._references: dict[str, Mapping[str, Any]] = {}
         # Drift is judged in one thread at a time, so that a device has one open event for a signal.
         self._judging = threading.Lock()
@@ -57,6 +59,7 @@ class TelemetryService:
         When this returns, all of them are on disk. Safe to call from any thread.
         """
         rows = self._insert(windows)
+        self.tally.add(rows)
         for row in rows:
             self._events.publish(f"telemetry/{row.device}", row)
         self._judge_each({(row.device, row.project, row.bundle, row.model_version) for row in rows})

@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from milonga_hub import counts
 from milonga_hub.authority import ServerIdentity
 from milonga_hub.errors import (
     AlreadyExists,
@@ -143,6 +144,7 @@ def _guarded(behaviour: Any, method: str) -> Any:
             try:
                 async for response in behaviour(request, context):
                     yield response
+                counts.grpc_calls[method, "OK"] += 1
             except Exception as error:
                 await _abort(error, method, context)
 
@@ -152,9 +154,11 @@ def _guarded(behaviour: Any, method: str) -> Any:
 
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await behaviour(request, context)
+            answer = await behaviour(request, context)
         except Exception as error:
-            await _abort(error, method, context)
+            return await _abort(error, method, context)
+        counts.grpc_calls[method, "OK"] += 1
+        return answer
 
     return call
 
@@ -162,6 +166,8 @@ def _guarded(behaviour: Any, method: str) -> Any:
 async def _abort(error: Exception, method: str, context: Any) -> None:
     if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError) or context.cancelled():
         raise error
+    code = code_of(error) if isinstance(error, MilongaError) else grpc.StatusCode.INTERNAL
+    counts.grpc_calls[method, code.name] += 1
     if isinstance(error, MilongaError):
         await context.abort(code_of(error), _cut(str(error)))
     number = secrets.token_hex(4)

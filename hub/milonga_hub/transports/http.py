@@ -38,7 +38,7 @@ from milonga_hub.rollouts import web as rollouts
 from milonga_hub.runs import web as runs
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.telemetry import web as telemetry
-from milonga_hub.web import pages, stream
+from milonga_hub.web import metrics, pages, stream
 from milonga_hub.web.safety import Safety
 from milonga_hub.web.services import HubServices
 
@@ -75,11 +75,13 @@ def create_app(hub: HubServices) -> FastAPI:
     app.include_router(
         install.router(hub.settings.data_dir / "wheelhouses", lambda: hub.grpc_port), include_in_schema=False
     )
+    app.include_router(metrics.router(hub), include_in_schema=False)
     pages.mount(app, hub)
     app.add_exception_handler(MilongaError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_thing)
     app.add_middleware(Safety, host=hub.settings.host)
+    app.add_middleware(metrics.Counting)
     return app
 
 

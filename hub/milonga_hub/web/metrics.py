@@ -1,0 +1,143 @@
+"""`/metrics` for Prometheus: the hub and its fleet. Labels are bounded: devices are counted, never named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from milonga_hub import counts
+from milonga_hub.alerts.models import AlertSeverity, AlertState
+from milonga_hub.runs.models import RunState
+from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.rules import latency_percentiles
+from milonga_hub.web.pages.page import everything
+from milonga_hub.web.services import HubServices
+
+# Bins of devices are 20 a decade; four a decade are enough to tell percentiles within a third, and cost a fifth.
+_BINS_PER_BUCKET = 5
+
+
+class Counting:
+    """Middleware that counts requests by method and status; plain ASGI, so that event streams pass through."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                counts.http_requests[_method(str(scope["method"])), str(message["status"])] += 1
+            await send(message)
+
+        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+
+
+def _method(name: str) -> str:
+    """Anybody may send any word for a method; labels must be bounded."""
+    return name if name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
+
+
+def router(hub: HubServices) -> APIRouter:
+    api = APIRouter()
+
+    @api.get("/metrics")
+    async def metrics() -> Response:
+        return await asyncio.to_thread(_exposition, hub)
+
+    return api
+
+
+def _exposition(hub: HubServices) -> Response:
+    # Imported here: a hub that nobody scrapes starts without it.
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(hub))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Collector:
+    """Asks the services when it is scraped; nothing is kept up to date in between."""
+
+    def __init__(self, hub: HubServices) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterator[Any]:
+        yield from self._process()
+        yield from self._fleet()
+        yield from self._served()
+
+    def _process(self) -> Iterator[Any]:
+        yield _counter("milonga_http_requests", "HTTP requests.", ("method", "status"), counts.http_requests)
+        yield _counter("milonga_grpc_calls", "gRPC calls that ended.", ("method", "code"), counts.grpc_calls)
+        yield _counter("milonga_jobs", "Jobs that ended.", ("kind", "result"), counts.jobs_ended)
+        seconds = {(kind,): value for kind, value in counts.job_seconds.items()}
+        yield _counter("milonga_job_seconds", "Time that jobs took.", ("kind",), seconds)
+        refused = {(kind,): value for kind, value in counts.refused_messages.items()}
+        yield _counter("milonga_refused_messages", "Messages that could not be read.", ("kind",), refused)
+        waiting = {(name,): count() for name, count in counts.queues.items()}
+        waiting["runs",] = sum(run.state is RunState.QUEUED for run in self._hub.runs.unfinished())
+        waiting["alert_messages",] = self._hub.alerts.deliveries.waiting_count()
+        yield _gauge("milonga_queue_length", "Things that wait.", ("queue",), waiting)
+
+    def _fleet(self) -> Iterator[Any]:
+        devices = Counter((one.device_type, one.state.lower()) for one in self._hub.devices.matching(""))
+        yield _gauge("milonga_devices", "Devices.", ("device_type", "state"), devices)
+        standing = everything(lambda token: self._hub.alerts.list(AlertState.OPEN, page_token=token), at_most=10_000)
+        severities = Counter(alert.severity for alert in standing)
+        by_severity = {(severity.lower(),): severities[severity] for severity in AlertSeverity}
+        yield _gauge("milonga_alerts", "Alerts that stand.", ("severity",), by_severity)
+
+    def _served(self) -> Iterator[Any]:
+        from prometheus_client.core import HistogramMetricFamily
+
+        labels = ("project", "model_version")
+        totals = {(one.project, one.model_version): one for one in self._hub.telemetry.tally.totals()}
+        windows = {key: one.window_count for key, one in totals.items()}
+        yield _counter("milonga_telemetry_windows", "Telemetry windows that were stored.", labels, windows)
+        requests = {key: one.request_count for key, one in totals.items()}
+        yield _counter("milonga_served_requests", "Requests that devices answered or failed.", labels, requests)
+        errors = {key: one.error_count for key, one in totals.items()}
+        yield _counter("milonga_served_errors", "Requests that failed on devices.", labels, errors)
+        latency = HistogramMetricFamily("milonga_served_latency_seconds", "Engine time of requests.", labels=labels)
+        for key, one in totals.items():
+            if one.log10_latency_ms is not None:
+                latency.add_metric(key, *_buckets(one.log10_latency_ms))
+        yield latency
+
+
+def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """Return cumulative buckets in seconds, and the sum as well as the bins tell it."""
+    width = (histogram.high - histogram.low) / len(histogram.counts)
+    found: list[tuple[str, float]] = []
+    total = 0
+    for index, count in enumerate(histogram.counts, 1):
+        total += count
+        if index % _BINS_PER_BUCKET == 0:
+            found.append((f"{10 ** (histogram.low + index * width) / 1000:.6g}", float(total)))
+    return [*found, ("+Inf", float(total))], latency_percentiles(histogram).mean * total / 1000
+
+
+def _counter(name: str, words: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Any:
+    from prometheus_client.core import CounterMetricFamily
+
+    return _filled(CounterMetricFamily(name, words, labels=labels), values)
+
+
+def _gauge(name: str, words: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Any:
+    from prometheus_client.core import GaugeMetricFamily
+
+    return _filled(GaugeMetricFamily(name, words, labels=labels), values)
+
+
+def _filled(family: Any, values: Mapping[Any, float]) -> Any:
+    # Counted on while it is read, elsewhere.
+    for key, value in sorted(dict(values).items()):
+        family.add_metric([str(part) for part in key], value)
+    return family

@@ -1,0 +1,63 @@
+"""What Prometheus reads, by its own parser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.tally import MAX_VERSIONS, Tally
+from prometheus_client.parser import text_string_to_metric_families as parsed
+
+from tests.telemetry.windows import window
+from tests.web.filled import HOSTILE, Services
+
+DASHBOARD = Path(__file__).parent.parent.parent / "docs" / "grafana" / "milonga.json"
+
+
+def test_the_fleet_is_counted_and_no_device_is_named(client: TestClient, hub: Services) -> None:
+    text = client.get("/metrics").text
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in parsed(text)
+        for sample in family.samples
+    }
+    assert samples["milonga_devices", "online", "raspberry-pi-5"] == 2
+    version = ("digits", "models/digits/versions/1")
+    stored = hub.telemetry.tally.totals()
+    assert samples["milonga_served_requests_total", *version] == sum(one.request_count for one in stored)
+    assert "pi5-1" not in text and HOSTILE not in text
+    assert samples["milonga_alerts", "warning"] >= 1
+    assert client.get("/metrics").text.count("milonga_http_requests_total{") >= 1
+
+
+def test_latencies_are_a_histogram_of_what_devices_measured() -> None:
+    from milonga_hub.web.metrics import _buckets
+
+    counts = [0] * 140
+    counts[40:45] = [1, 2, 3, 2, 2]
+    buckets, total_seconds = _buckets(Histogram(low=-2.0, high=5.0, counts=counts))
+    assert dict(buckets)["0.001"] == 0.0
+    assert dict(buckets)["0.00177828"] == dict(buckets)["+Inf"] == 10.0
+    assert total_seconds == pytest.approx(10 * 0.0013, rel=0.1)
+
+
+def test_versions_that_nobody_serves_any_more_make_room() -> None:
+    tally = Tally()
+    tally.add(window(number, model_version=f"models/digits/versions/{number}") for number in range(MAX_VERSIONS + 5))
+    assert len(tally.totals()) == MAX_VERSIONS
+    assert tally.totals()[0].model_version == "models/digits/versions/5"
+
+
+def test_the_dashboard_for_grafana_asks_only_for_what_there_is(client: TestClient) -> None:
+    known = {family.name for family in parsed(client.get("/metrics").text)}
+    known |= {f"{name}_total" for name in known} | {f"{name}_bucket" for name in known}
+    expressions = [
+        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]
+    ]
+    asked = {name for expression in expressions for name in re.findall(r"milonga_\w+", expression)}
+    assert asked <= known, asked - known
+    assert len(asked) >= 10
