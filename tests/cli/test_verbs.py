@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import milonga_hub.cli
 import pytest
+from milonga_compiler.bundle import verify_bundle
 from milonga_hub.cli.output import WIDTH
 from milonga_hub.runs.models import RunState
 from milonga_hub.settings import Settings
 
+from tests.agent.bundles import example
 from tests.alerts.receivers import web_receiver
+from tests.builds.test_service import _verified
 from tests.cli.conftest import Cli, Said
 from tests.web.filled import HOSTILE, pictures
 
@@ -111,6 +115,37 @@ def test_reading_verbs_print_for_people_in_100_columns(cli: Cli, command: str) -
     assert (said.code, said.err) == (0, "")
     assert READING[command][1] in said.out
     assert max(len(line) for line in said.out.splitlines()) <= WIDTH
+
+
+def test_a_build_is_allowed_chosen_and_tried_from_the_command_line(new: Cli, tmp_path: Path) -> None:
+    bundle = example(tmp_path, "onnxruntime").bundle
+    new.hub.builds.record(
+        "models/digits/versions/1", "pi",
+        [{**_verified(tmp_path / "x"), "state": "BUILT", "directory": str(bundle.folder), "bundle": bundle.digest,
+          "files": [vars(file) for file in bundle.files]}],
+        None,
+    )  # fmt: skip
+    short = "digits/1/pi/onnxruntime/fp32"
+    assert new("build", "choose", short).code == 4
+    assert new("build", "override", short, "--reason", " ").code == 4
+    said = new("build", "override", short, "--reason", "seen on my desk", "--by", "ana")
+    assert said.code == 0 and f"milonga build choose {short}" in said.out
+    assert new("build", "choose", short, "--json").json["build"]["chosen"] is True
+    assert re.search("by ana, .* ago: seen on my desk", new("build", "show", short).out)
+    assert "PICTURE" in new("build", "example", short, "-o", str(tmp_path / "try")).out
+    assert verify_bundle(tmp_path / "try").digest == bundle.digest
+    compile((tmp_path / "try" / "example.py").read_text(), "example.py", "exec")
+    assert "exists already" in new("build", "example", short, "-o", str(tmp_path / "try")).err
+
+
+def test_a_build_is_started_and_queued_from_the_command_line(new: Cli) -> None:
+    new.hub.builds.orders.keep("models/digits/versions/1", "pi", {}, None, None, None)
+    said = new("build", "start", "digits/1", "pi/onnxruntime/int8")
+    assert said.code == 0 and "milonga build watch" in said.out
+    (build,) = new.hub.builds.queued()
+    new.hub.builds.end(build.name, "no network")
+    watched = new("build", "watch", build.name)
+    assert watched.code == 1 and "rejected" in watched.out
 
 
 def test_a_manifest_is_printed_as_it_lies_in_the_bundle(cli: Cli) -> None:

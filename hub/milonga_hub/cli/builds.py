@@ -118,7 +118,7 @@ def start(
     elif json:
         print_json(response)
     else:
-        say(f"{response.build.name} is begun; follow it: milonga build watch {response.build.name}")
+        say(f"{response.build.name} is begun", f"follow it: milonga build watch {response.build.name}")
 
 
 @group.command("watch")
@@ -171,7 +171,7 @@ def override(
     if json:
         print_json(response)
     else:
-        say(f"{response.build.name} may go out; take it: milonga build choose {build}")
+        say(f"{response.build.name} may go out", f"take it: milonga build choose {build}")
 
 
 @group.command("choose")
@@ -183,7 +183,7 @@ def choose(build: Name, hub: Hub = None, json: Json = False) -> None:
         print_json(response)
     else:
         short = response.build.model_version.removeprefix("models/").replace("/versions/", "/")
-        say(f"{response.build.name} is chosen; send it out: milonga rollouts create {short}")
+        say(f"{response.build.name} is chosen", f"send it out: milonga rollouts create {short}")
 
 
 @group.command("example")
@@ -207,6 +207,6 @@ def example(
     if json:
         typer.echo(json_text.dumps({"folder": str(output), "files": names}))
     elif program.exists():
-        say(f"{len(names)} files in {output}; try it: python {program} PICTURE")
+        say(f"{len(names)} files in {output}", f"try it: python {program} PICTURE")
     else:
         say(f"{len(names)} files in {output}; there is no example program for its engine")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from milonga_hub.learning.data import Data, augment
-from milonga_hub.learning.task import PictureJudge, Task, parts
+from milonga_hub.learning.task import PictureJudge, Task, parts, together
 
 LABEL_SMOOTHING = 0.1
 # Classes more unlike in size than this are weighted by the inverse root of their size (Mahajan et al. 2018, section 2.2).
@@ -71,7 +71,7 @@ class Classification(Task):
 
     def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
         chosen = np.random.default_rng(seed).permutation(self.count)[:count]
-        return np.concatenate(list(_inputs(self.data.raw_train[np.sort(chosen)], seen)))
+        return together(_inputs(self.data.raw_train[np.sort(chosen)], seen), seen.size_px)
 
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         return _Judge(self.data, self.names if names is None else names)

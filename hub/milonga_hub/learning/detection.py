@@ -22,7 +22,7 @@ from torch import Tensor
 from milonga_hub.learning import detection_loss, ultralytics_offline  # noqa: F401  must come before ultralytics
 from milonga_hub.learning.detection_data import Detections, Picture, read
 from milonga_hub.learning.detection_judge import DetectionJudge
-from milonga_hub.learning.task import Optimiser, PictureJudge, Task, parts
+from milonga_hub.learning.task import Optimiser, PictureJudge, Task, parts, together
 
 # isort: split
 from ultralytics.cfg import get_cfg
@@ -112,7 +112,7 @@ class Detection(Task):
 
     def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
         chosen = np.random.default_rng(seed).permutation(self.count)[:count]
-        return np.concatenate(list(_inputs([self.data.train[index] for index in np.sort(chosen)], seen)))
+        return together(_inputs([self.data.train[index] for index in np.sort(chosen)], seen), seen.size_px)
 
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         objects = [(one.classes, _corners(one, self._sizes[index], seen)) for index, one in enumerate(self.data.val)]

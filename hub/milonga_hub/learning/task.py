@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -184,6 +184,11 @@ class Mixed(Task):
 
     def newest(self) -> Task | None:
         return self.tasks[0].newest()
+
+
+def together(parts: Iterable[Floats], size_px: int) -> Floats:
+    """Return inputs that come in parts as one array (n, 3, H, W); none where there are none."""
+    return np.concatenate([np.empty((0, 3, size_px, size_px), dtype=np.float32), *parts])
 
 
 def _endless(task: Task, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Any]]:
