@@ -143,7 +143,10 @@ async def _pinned(joining: Joining, store: Store) -> str:
     if kept and (not wanted or fingerprint(_der(kept)) == wanted):
         return kept
     if not wanted and joining.join_token:
-        raise Refused("the join token lacks the hub's fingerprint, which is behind its dot; copy the token whole")
+        raise Refused(
+            "the join token lacks the hub's fingerprint, which is behind its dot; copy the token whole, or make a new"
+            " one: milonga tokens create"
+        )
     if not wanted and not joining.trust_first:
         raise Refused(
             "this device has not joined a hub yet, and nothing says which hub to believe; make a token on the hub"

@@ -78,7 +78,7 @@ def test_a_device_that_was_deleted_is_told_and_keeps_running(loop: Loop) -> None
     agent = system.start_agent("gone", loop.cli("tokens", "create")["secret"])
     system.wait("the agent to be online", lambda: any(d.name == "gone" and d.state == 1 for d in loop.devices()), 90)
     assert _milonga(loop, "devices", "delete", "gone", "--yes").returncode == 0
-    system.wait("the agent to say so", lambda: "enrol again" in agent.log.read_text(), 90)
+    system.wait("the agent to say so", lambda: "enrol it again" in agent.log.read_text(), 90)
     agent.check()
     assert system.agents.pop("gone").stop() == 0
 
