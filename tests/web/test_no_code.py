@@ -155,6 +155,8 @@ def test_answers_are_checked_beside_their_questions_and_nothing_is_made(hub: Ser
 
 def test_answers_start_the_first_run_of_the_project_that_was_shown(hub: Services, client: TestClient) -> None:
     _send(client, pictures(("a", "b")))
+    first_seen = client.get("/new/projects", params={"dataset": "mine"}).text
+    assert _shown(first_seen)[1].dataset == "mine" and not re.search(r'id="wrong-[^>]*>[^<]', first_seen)
     shown = client.post("/new/projects", data={**ANSWERS, "check": "1"}).text
     started = client.post("/new/projects", data=ANSWERS, follow_redirects=False)
     assert (started.status_code, started.headers["location"]) == (303, "/runs/mine/1")

@@ -67,7 +67,10 @@ def router(hub: HubServices) -> APIRouter:
     @pages.get("/new/projects")
     async def new(request: Request, dataset: str = "") -> HTMLResponse:
         given = {"dataset": dataset, "name": dataset, "fast": "100", "small": NONE, "priority": Priority.BALANCED.value}
-        return _page(request, hub, Read(given))
+        read = await asyncio.to_thread(_read, hub, FormData(given))
+        # Nobody has answered anything wrongly yet.
+        read.wrong.clear()
+        return _page(request, hub, read)
 
     @pages.post("/new/projects")
     async def answer(request: Request) -> Response:
