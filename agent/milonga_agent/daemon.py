@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from milonga.v1 import agent_pb2, common_pb2
+from milonga.v1 import agent_pb2, common_pb2, devices_pb2
 
 import milonga_agent
 from milonga_agent import plan
+from milonga_agent.device_builds import Record
+from milonga_agent.engines import Engines
 from milonga_agent.enrolment import Joining, enrol, identity, patiently
 from milonga_agent.errors import AgentError, BadBundle, DiskFull, HubUnreachable, InUse, Refused
 from milonga_agent.files import write_atomically
@@ -120,6 +122,7 @@ class Agent:
         self._lock = _lock(options.data_dir)
         self._depot = Depot(options.data_dir)
         self._trust = Trust(options.data_dir / "trust")
+        self._engines = Engines(options.data_dir / "engines", options.limits, self._tell_build)
         self._boot = Boot(options.data_dir)
         self._spool = Spool(options.data_dir / "spool")
         self._state = self._store.state()
@@ -234,11 +237,11 @@ class Agent:
             self._put_window(wish, counted)
 
         try:
-            return Serving(port, self._options.limits, keep)
+            return Serving(port, self._options.limits, keep, self._engines)
         except InUse:
             if self._options.serve_port:
                 raise
-            return Serving(0, self._options.limits, keep)
+            return Serving(0, self._options.limits, keep, self._engines)
 
     def _backoff_seconds(self, count: int) -> float:
         return backoff_seconds(count, self._random)
@@ -285,6 +288,8 @@ class Agent:
                 for report in self._unsent:
                     self._outgoing.put_nowait(agent_pb2.ConnectRequest(step=report))
                 self._unsent.clear()
+                for record in self._engines.records:
+                    self._tell_build(record)
                 await hub.connect(self._outgoing, handle)
             except AgentError as error:
                 # Not the error itself: its frames would hold the call, and that the connection, which tries on for ever.
@@ -350,6 +355,7 @@ class Agent:
             active_bundle=worker.wish.bundle if worker else "",
             serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
             message=" ".join(filter(None, (switched_back(), self._state.message))),
+            active_engine=worker.choice.target if worker else "",
         )
 
     async def _beat(self) -> None:
@@ -396,6 +402,11 @@ class Agent:
         else:
             self._unsent.append(report)
 
+    def _tell_build(self, record: Record) -> None:
+        """Tell the hub; all are told again when it is back."""
+        if self._connected:
+            self._outgoing.put_nowait(agent_pb2.ConnectRequest(device_build=device_build(record)))
+
     def _tell(self, step: Step | None = None, state: str = "", message: str = "") -> None:
         """Report what upkeep did, and that what is served has changed."""
         if step is not None:
@@ -430,7 +441,7 @@ class Agent:
     async def _pursue(self) -> None:
         """Bring about what the hub wishes, one step after the other."""
         assert self._serving is not None
-        pursuit = Pursuit(self._depot, self._serving, self._courier.fetch, self._check)
+        pursuit = Pursuit(self._depot, self._serving, self._courier.fetch, self._check, self._engines.build)
         self._collect()
         failures = 0
         while True:
@@ -484,7 +495,9 @@ class Agent:
     def _collect(self) -> None:
         """Remove what nobody needs, once it is written down what is needed; an agent without memory removes nothing."""
         if self._kept and self._state.generation:
-            self._depot.collect([*self._state.kept, self._to_measure])
+            kept = [*self._state.kept, self._to_measure]
+            self._depot.collect(kept)
+            self._engines.collect({wish.bundle for wish in kept if wish.bundle})
 
     def _progress(self) -> Callable[[float], None]:
         told = 0.0
@@ -521,6 +534,9 @@ class Agent:
         if manifest:
             await self._check(self._to_measure)
         model = self._depot.model(self._to_measure)
+        if manifest:
+            # What the device builds is measured as built, and never what it would fall back to.
+            model = await self._engines.built(manifest, self._depot.bundle(manifest)) or model
         limits = self._options.limits
         spec = {
             "model": str(model),
@@ -632,6 +648,13 @@ def measurement_result(id_: str, said: dict[str, Any]) -> agent_pb2.MeasurementR
     percentiles = common_pb2.Percentiles.DESCRIPTOR.fields_by_name
     latency = common_pb2.Percentiles(**{name: told.pop(name) for name in percentiles})
     return agent_pb2.MeasurementResult(id=id_, latency_ms=latency, **told)
+
+
+def device_build(record: Record) -> devices_pb2.DeviceBuild:
+    """Return what came of a build, as the hub hears it."""
+    told = {name: value for name, value in vars(record).items() if name != "state" and value is not None}
+    state = devices_pb2.DeviceBuildState.Value(f"DEVICE_BUILD_STATE_{record.state.value}")
+    return devices_pb2.DeviceBuild(state=state, **told)
 
 
 def _wish(assignment: agent_pb2.Assignment) -> Wish:

@@ -24,7 +24,26 @@ def accelerators(root: Path) -> list[devices_pb2.Accelerator]:
         for pair in [*_pairs(root / _USB, "idVendor", "idProduct"), *_pci(root)]
         if pair in _ACCELERATORS
     ]
+    if name := gpu(root):
+        found.append(("gpu", name))
     return [devices_pb2.Accelerator(kind=kind, model=model) for kind, model in sorted(found)]
+
+
+def gpu(root: Path) -> str:
+    """Return the NVIDIA GPU's name, as its driver or the device tree has it; empty where there is none."""
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        for key, _, value in (line.partition(":") for line in _text(path).splitlines()):
+            if key.strip() == "Model":
+                return value.strip()
+    # On a Jetson the GPU is part of the system on chip: "nvidia,tegra234".
+    return next((name for name in compatible(root) if name.startswith("nvidia,tegra")), "")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def compatible(root: Path) -> list[str]:

@@ -15,14 +15,14 @@ from milonga.v1 import devices_pb2
 from milonga_agent import hardware
 from milonga_agent.limits import Limits
 
-# Engine -> (distribution, precisions). One entry for each file in runtimes/; a test compares the two.
+# Engine -> (distribution, precisions); "a|b": either. One entry for each file in runtimes/; a test compares the two.
 ENGINES: dict[str, tuple[str, tuple[str, ...]]] = {
     "litert": ("ai-edge-litert", ("fp32", "int8")),
     "ncnn": ("ncnn", ("fp32", "fp16")),
     "onnxruntime": ("onnxruntime", ("fp32", "fp16", "int8")),
     "openvino": ("openvino", ("fp32", "fp16", "int8")),
     "reference": ("onnx", ("fp32",)),
-    "tensorrt": ("tensorrt", ("fp32", "fp16", "int8")),
+    "tensorrt": ("tensorrt|tensorrt-rtx", ("fp32", "fp16", "int8")),
     "tvm": ("apache-tvm", ("fp32",)),
 }
 # What a file system's root is for tests: a folder that looks like a device's.
@@ -85,14 +85,22 @@ def probe(
 
 
 def _engines(wanted: Sequence[str] | None) -> Iterator[devices_pb2.Engine]:
-    for name, (distribution, precisions) in ENGINES.items():
+    for name, (_, precisions) in ENGINES.items():
         if wanted is not None and name not in wanted:
             continue
+        version = engine_version(name)
+        if version:
+            yield devices_pb2.Engine(name=name, version=version, precisions=list(precisions))
+
+
+def engine_version(engine: str) -> str:
+    """Return the version of the engine that is installed, empty for none."""
+    for distribution in ENGINES[engine][0].split("|"):
         try:
-            version = metadata.version(distribution)
+            return metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-        yield devices_pb2.Engine(name=name, version=version, precisions=list(precisions))
+    return ""
 
 
 def _board() -> str:

@@ -1,6 +1,6 @@
 """What the agent does next. Pure: decided from the state and the wish alone, as one table of transitions.
 
-DOWNLOAD -> VERIFY -> INSTALL -> PROBE -> ACTIVATE -> COMMIT -> done
+DOWNLOAD -> VERIFY -> INSTALL -> BUILD -> PROBE -> ACTIVATE -> COMMIT -> done
 a step that fails is tried again or leads to ROLL_BACK -> done
 
 COMMIT checks that what was activated still answers; only then it becomes `active`, and what was active `previous`.
@@ -19,6 +19,8 @@ class Step(str, Enum):
     DOWNLOAD = "DOWNLOAD"
     VERIFY = "VERIFY"
     INSTALL = "INSTALL"
+    # Make what only this device can make; most bundles have no such part.
+    BUILD = "BUILD"
     PROBE = "PROBE"
     ACTIVATE = "ACTIVATE"
     COMMIT = "COMMIT"
@@ -89,7 +91,8 @@ class State:
 NEXT: dict[Step, Step | None] = {
     Step.DOWNLOAD: Step.VERIFY,
     Step.VERIFY: Step.INSTALL,
-    Step.INSTALL: Step.PROBE,
+    Step.INSTALL: Step.BUILD,
+    Step.BUILD: Step.PROBE,
     Step.PROBE: Step.ACTIVATE,
     Step.ACTIVATE: Step.COMMIT,
     Step.COMMIT: None,
@@ -101,6 +104,8 @@ RETRIES: dict[Step, tuple[int, Step]] = {
     Step.DOWNLOAD: (8, Step.DOWNLOAD),
     Step.VERIFY: (3, Step.DOWNLOAD),
     Step.INSTALL: (3, Step.INSTALL),
+    # An engine that does not build is passed over; only a crash of the agent itself comes here.
+    Step.BUILD: (3, Step.BUILD),
     # A crash while probing or activating may be the bundle's fault: after two, it is.
     Step.PROBE: (2, Step.PROBE),
     Step.ACTIVATE: (2, Step.ACTIVATE),

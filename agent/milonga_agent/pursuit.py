@@ -12,7 +12,7 @@ from milonga_agent.plan import Outcome, State, Step, Wish
 from milonga_agent.steps import Depot, Fetch
 
 # Where a bundle or a refusal will be no better next time.
-_HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.PROBE, Step.COMMIT)
+_HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.BUILD, Step.PROBE, Step.COMMIT)
 
 
 class Server(Protocol):
@@ -33,6 +33,8 @@ class Pursuit:
     fetch: Fetch
     # Raises Untrusted unless the bundle may be installed.
     check: Callable[[Wish], Awaitable[None]]
+    # Makes what only this device can, of the bundle with this digest in this folder.
+    build: Callable[[str, Path], Awaitable[None]]
 
     async def perform(self, state: State, tell: Callable[[float], None]) -> None:
         """Do the step under way; `tell` hears how far a download is. Raises AgentError or OSError."""
@@ -44,6 +46,8 @@ class Pursuit:
             await self.check(wish)
         elif step is Step.INSTALL:
             self.depot.install(wish)
+        elif step is Step.BUILD:
+            await self.build(wish.bundle, self.depot.bundle(wish.bundle))
         elif step is Step.PROBE:
             await self.server.prepare(wish, self.depot.bundle(wish.bundle), slowest_ms(wish.expected_ms))
         elif step is Step.ACTIVATE:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from milonga import pictures
+from milonga.candidates import Candidate, candidates, finished
 from milonga.inputs import Input, Placement
 
 from milonga_agent.answers import Answer, Output, answering
@@ -24,8 +25,11 @@ _PROBE_REPEATS = 5
 class Served:
     """One bundle in one engine."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        """Load the bundle. Raises BadBundle or EngineMissing."""
+    def __init__(self, folder: Path, threads: int, target: str = "", model: Path | None = None) -> None:
+        """Load the bundle in the engine of this target, from `model` where the device built that itself.
+
+        Without a target it is the first engine whose build is in the bundle. Raises BadBundle or EngineMissing.
+        """
         try:
             self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             self.project = str(self.manifest["project"])
@@ -33,12 +37,21 @@ class Served:
             self.input_shape = tuple(int(size) for size in described["shape"][1:])
             self._input = Input.of(described)
             self._answering = answering(self.manifest)
-            model = folder / self.manifest["model_file"]
+            wanted = self._wanted(target)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadBundle(f"{folder / 'manifest.json'} is not a manifest that can be served: {error!r}") from error
-        self._folder = folder
-        self._runtime = load(str(self.manifest["engine"]), model, threads)
+        self._folder, self._target = folder, wanted.target
+        self._runtime = load(wanted.engine, model or folder / wanted.model_file, threads)
         self.window = Window(len(self.manifest["classes"]))
+
+    def _wanted(self, target: str) -> Candidate:
+        if not target:
+            found = finished(self.manifest)
+        else:
+            found = next((one for one in candidates(self.manifest) if one.target == target), None)
+        if found is None:
+            raise ValueError(f"no build for {target or 'an engine that is installed'} is in it")
+        return found
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -52,18 +65,18 @@ class Served:
 
     def probe(self) -> float:
         """Run the bundle's own example and return the largest error. Raises BadBundle where it is too large."""
-        probe = self.manifest["probe"]
-        inputs = np.load(str(self._folder / probe["input_file"]))
-        expected = np.load(str(self._folder / probe["expected_file"]))
+        probe = self._wanted(self._target).probe
+        inputs = np.load(str(self._folder / probe.input_file))
+        expected = np.load(str(self._folder / probe.expected_file))
         logits = self._runtime.run(inputs)
         if logits.shape != expected.shape or not np.isfinite(logits).all():
             raise BadBundle(
                 f"the probe gave {logits.shape} values, some not finite, where {expected.shape} were expected"
             )
         error = float(np.abs(logits - expected).max())
-        if error > probe["max_abs_error"]:
+        if error > probe.max_abs_error:
             raise BadBundle(
-                f"the probe's outputs differ by up to {error:.3g} from those expected, {probe['max_abs_error']:.3g}"
+                f"the probe's outputs differ by up to {error:.3g} from those expected, {probe.max_abs_error:.3g}"
                 " allowed: this engine does not compute what was built"
             )
         return error

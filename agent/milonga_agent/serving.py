@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from milonga_agent.engines import Choice, Engines
 from milonga_agent.errors import BadBundle, InUse
 from milonga_agent.limits import Limits
 from milonga_agent.plan import Wish
@@ -46,22 +47,30 @@ def listening_on(host: str, port: int) -> socket.socket:
 class Worker:
     """One process with one bundle loaded."""
 
-    def __init__(self, wish: Wish, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, wish: Wish, choice: Choice, process: asyncio.subprocess.Process) -> None:
         self.wish = wish
+        self.choice = choice
         self.process = process
 
     @classmethod
     async def start(
-        cls, wish: Wish, bundle: Path, listening: socket.socket, limits: Limits, slowest_ms: float | None = None
+        cls,
+        wish: Wish,
+        bundle: Path,
+        choice: Choice,
+        listening: socket.socket,
+        limits: Limits,
+        slowest_ms: float | None = None,
     ) -> Worker:
         """Start the process and return when it has loaded and probed the bundle. Raises BadBundle saying why not."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "milonga_agent.worker", "--bundle", str(bundle), "--socket", str(listening.fileno()),
-            "--threads", str(limits.threads), "--memory-bytes", str(limits.memory_bytes),
+            sys.executable, "-m", "milonga_agent.worker", "--bundle", str(bundle), "--target", choice.target,
+            "--model", str(choice.model), "--socket", str(listening.fileno()), "--threads", str(limits.threads),
+            "--memory-bytes", str(limits.memory_bytes),
             "--slowest-ms", str(slowest_ms or 0.0),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, pass_fds=[listening.fileno()], limit=1 << 22,
         )  # fmt: skip
-        worker = cls(wish, process)
+        worker = cls(wish, choice, process)
         try:
             said = await worker._hear(_READY_SECONDS)
         except BaseException:
@@ -143,11 +152,14 @@ async def _ready(port: int) -> None:
 class Serving:
     """The socket that clients know, the worker that answers on it, and the one that stands by."""
 
-    def __init__(self, port: int, limits: Limits, keep: Callable[[Wish, dict[str, Any]], None]) -> None:
+    def __init__(
+        self, port: int, limits: Limits, keep: Callable[[Wish, dict[str, Any]], None], engines: Engines
+    ) -> None:
         """`keep(wish, counts)` takes the last counts of a worker that ends. Raises InUse."""
         self._socket = listen(port)
         self._limits = limits
         self._keep = keep
+        self._engines = engines
         self._active: Worker | None = None
         self._standby: Worker | None = None
         # A window is taken from a worker by one at a time.
@@ -169,8 +181,22 @@ class Serving:
             await self._prepare(wish, bundle, slowest_ms)
 
     async def _prepare(self, wish: Wish, bundle: Path, slowest_ms: float | None) -> None:
+        """Load and probe the bundle in the first of its engines that works."""
         await self._drop_standby()
-        self._standby = await Worker.start(wish, bundle, self._socket, self._limits, slowest_ms)
+        problems = []
+        for choice in self._engines.choices(wish.bundle, bundle):
+            # What was measured was the preferred engine.
+            allowed_ms = slowest_ms if choice.preferred else None
+            try:
+                self._standby = await Worker.start(wish, bundle, choice, self._socket, self._limits, allowed_ms)
+            except BadBundle as error:
+                self._engines.note(wish.bundle, choice, str(error))
+                problems.append((choice.target, str(error)))
+            else:
+                self._engines.note(wish.bundle, choice)
+                return
+        told = [f"{target}: {problem}" if len(problems) > 1 else problem for target, problem in problems]
+        raise BadBundle("; ".join(told))
 
     async def activate(self, wish: Wish, bundle: Path) -> None:
         """Let the prepared bundle answer from now on; the old one finishes what it accepted."""

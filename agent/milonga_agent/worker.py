@@ -29,6 +29,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the daemon, which ends its workers.
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--socket", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)
@@ -38,7 +40,7 @@ def main() -> int:
     os.dup2(2, 1)  # What libraries print goes to the log.
     Limits(given.threads, (), given.memory_bytes).apply_memory()
     try:
-        served = Served(given.bundle, given.threads)
+        served = Served(given.bundle, given.threads, given.target, given.model)
         error = served.probe()
         if given.slowest_ms:
             served.demand(given.slowest_ms)

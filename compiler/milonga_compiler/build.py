@@ -202,7 +202,6 @@ def _probe(work: Path, evidence: Evidence, tried: _Tried) -> dict[str, Path]:
 
 def _entries(engine: Backend, target: Target, tried: _Tried) -> dict[str, Any]:
     span = tried.comparison.high - tried.comparison.low
-    share = _PROBE_TOLERANCE.get(target.precision, _PROBE_TOLERANCE["int8"])
     return {
         "engine": target.engine,
         "engine_requirement": engine.requirement,
@@ -212,7 +211,12 @@ def _entries(engine: Backend, target: Target, tried: _Tried) -> dict[str, Any]:
         "probe": {
             "input_file": PROBE_INPUT,
             "expected_file": PROBE_EXPECTED,
-            # Outputs of a small range are held to the range 1, or rounding alone would fail the probe.
-            "max_abs_error": share * max(1.0, span),
+            "max_abs_error": tolerance(target.precision, span),
         },
     }
+
+
+def tolerance(precision: str, span: float) -> float:
+    """Return how far a device's outputs may be from those expected, whose values lie in a range of this width."""
+    # Outputs of a small range are held to the range 1, or rounding alone would fail the probe.
+    return _PROBE_TOLERANCE.get(precision, _PROBE_TOLERANCE["int8"]) * max(1.0, span)

@@ -122,8 +122,13 @@ def _check_names(manifest: Mapping[str, Any], paths: list[str]) -> None:
     """Raise BundleInvalid where a file is listed twice, or one that the manifest relies on is not listed."""
     if len({*paths, MANIFEST}) != len(paths) + 1:
         raise BundleInvalid(f"the manifest lists a file twice, or itself, in {sorted(paths)}")
-    probe = manifest.get("probe") or {}
-    for needed in (manifest.get("model_file"), probe.get("input_file"), probe.get("expected_file")):
+    needing = [manifest, *manifest.get("fallbacks", [])]
+    probes = [one.get("probe") or {} for one in needing]
+    wanted = [one.get("model_file") for one in needing]
+    wanted += [probe.get(key) for probe in probes for key in ("input_file", "expected_file")]
+    # Empty where there is nothing to calibrate on.
+    wanted.append((manifest.get("device_build") or {}).get("calibration_file") or None)
+    for needed in wanted:
         if needed is not None and needed not in paths:
             raise BundleInvalid(f"the manifest needs {needed!r} and does not list it among its files")
 

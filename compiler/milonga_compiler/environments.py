@@ -49,6 +49,11 @@ def usable_engines() -> list[str]:
     return [name for name in ENGINES if usable(name)]
 
 
+def buildable_engines() -> list[str]:
+    """Return the engines that can be built with: those usable here, and those that each device builds for itself."""
+    return [name for name, engine in ENGINES.items() if engine.build_site is BuildSite.DEVICE or usable(name)]
+
+
 def missing_modules(engine: str) -> list[str]:
     """Return what of the engine's cannot be imported in this interpreter; nothing is imported to find out."""
 

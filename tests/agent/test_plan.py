@@ -46,14 +46,14 @@ def test_a_wish_goes_through_all_steps_to_the_end() -> None:
     while state.position.step is not None:
         seen.append(state.position.step)
         state = advance(state, Outcome.SUCCEEDED)
-    assert seen == [Step.DOWNLOAD, Step.VERIFY, Step.INSTALL, Step.PROBE, Step.ACTIVATE, Step.COMMIT]
+    assert seen == [Step.DOWNLOAD, Step.VERIFY, Step.INSTALL, Step.BUILD, Step.PROBE, Step.ACTIVATE, Step.COMMIT]
     assert (state.generation, state.active) == (1, FIRST)
 
 
 def test_hearing_a_wish_twice_changes_nothing() -> None:
     state = accept(State(), FIRST)
     assert accept(state, FIRST) == state
-    done = _through(state, *[Outcome.SUCCEEDED] * 6)
+    done = _through(state, *[Outcome.SUCCEEDED] * 7)
     assert accept(done, FIRST) == done
 
 
@@ -65,8 +65,8 @@ def test_a_newer_wish_replaces_the_one_under_way() -> None:
 
 
 def test_a_bundle_that_fails_its_probe_is_rolled_back_and_the_old_one_stays() -> None:
-    state = accept(_through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6), SECOND)
-    state = _through(state, *[Outcome.SUCCEEDED] * 3, Outcome.HOPELESS)
+    state = accept(_through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 7), SECOND)
+    state = _through(state, *[Outcome.SUCCEEDED] * 4, Outcome.HOPELESS)
     assert state.position.step is Step.ROLL_BACK
     state = advance(state, Outcome.SUCCEEDED)
     assert (state.generation, state.active, state.position.step) == (2, FIRST, None)
@@ -85,14 +85,14 @@ def test_a_damaged_file_is_fetched_again_but_not_for_ever() -> None:
 
 
 def test_an_agent_that_dies_while_probing_gives_up_the_second_time() -> None:
-    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 3)
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 4)
     state = restart(state)
     assert state.position == Position(Step.PROBE, 2)
     assert restart(state).position.step is Step.ROLL_BACK
 
 
 def test_an_empty_wish_stops_serving() -> None:
-    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 7)
     state = _through(accept(state, Wish(generation=2)), Outcome.SUCCEEDED, Outcome.SUCCEEDED)
     assert (state.generation, state.active.bundle) == (2, "")
 
@@ -191,7 +191,7 @@ def test_whatever_happens_there_is_a_good_bundle_once_there_was_one_and_attempts
 
 def test_the_state_on_disk_is_the_state(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for state in (State(), accept(State(), FIRST), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)):
+    for state in (State(), accept(State(), FIRST), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 7)):
         store.keep_state(state)
         assert Store(tmp_path).state() == state
     assert not list(tmp_path.glob(".*.tmp"))

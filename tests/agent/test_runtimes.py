@@ -25,7 +25,7 @@ from tests.compiler.engines_here import need, runs_here
 from tests.compiler.networks import digits, write_network
 
 # What a runtime imports, where that is not the engine's own name.
-MODULES = {"reference": "onnx", "tvm": "tvm_ffi", "litert": "ai_edge_litert"}
+MODULES = {"reference": "onnx", "tvm": "tvm_ffi", "litert": "ai_edge_litert", "tensorrt": "cuda"}
 
 
 def test_agent_and_compiler_know_the_same_engines_and_precisions() -> None:

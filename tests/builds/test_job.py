@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from milonga.candidates import candidates
 from milonga.pictures import BINS
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.builds.rules import BuildFigures, choose_build
@@ -19,6 +20,7 @@ from milonga_hub.jobs import KINDS, JobContext, JobCrashed, JobError, Progress, 
 from tests.compiler.networks import MEAN, SIZE_PX, digits, write_network
 
 TARGETS = ["onnxruntime/fp32", "onnxruntime/int8"]
+ON_DEVICES = "tensorrt/fp16"
 
 
 def _spec(folder: Path, newest: int = 1) -> dict[str, Any]:
@@ -75,14 +77,14 @@ def _run_here(kind: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("builds")
-    spec = _spec(folder)
+    spec = {**_spec(folder), "targets": [ON_DEVICES, *TARGETS]}
     return spec, _run("build", spec, folder / "job"), folder
 
 
 def test_each_target_becomes_a_bundle_that_a_device_can_check(built: tuple[Any, dict[str, Any], Path]) -> None:
     _, result, _ = built
-    assert [f"{one['engine']}/{one['precision']}" for one in result["builds"]] == TARGETS
-    for one in result["builds"]:
+    assert [f"{one['engine']}/{one['precision']}" for one in result["builds"]] == [ON_DEVICES, *TARGETS]
+    for one in result["builds"][1:]:
         assert one["state"] == "VERIFIED", one["reason"]
         bundle = verify_bundle(Path(one["directory"]))
         assert bundle.digest == one["bundle"]
@@ -90,9 +92,20 @@ def test_each_target_becomes_a_bundle_that_a_device_can_check(built: tuple[Any, 
         assert bundle.manifest["input"]["mean"] == MEAN and bundle.manifest["expected_ms"] == 1.5
 
 
+def test_what_devices_build_for_themselves_falls_back_to_the_builds_that_hold(
+    built: tuple[Any, dict[str, Any], Path],
+) -> None:
+    _, result, _ = built
+    one = result["builds"][0]
+    assert one["state"] == "BUILT" and "each device builds it" in one["reason"] and one["accuracy"] is None
+    manifest = verify_bundle(Path(one["directory"])).manifest
+    assert [candidate.target for candidate in candidates(manifest)] == [ON_DEVICES, *TARGETS]
+    assert sum(manifest["reference"]["class_counts"]) == 300
+
+
 def test_the_manifest_says_what_healthy_telemetry_looks_like(built: tuple[Any, dict[str, Any], Path]) -> None:
     _, result, _ = built
-    reference = verify_bundle(Path(result["builds"][0]["directory"])).manifest["reference"]
+    reference = verify_bundle(Path(result["builds"][1]["directory"])).manifest["reference"]
     for name in ("confidence", "brightness", "contrast", "sharpness"):
         assert len(reference[name]) == BINS[name][2]
         assert sum(reference[name]) == reference["sample_count"] == 300
@@ -133,9 +146,12 @@ def test_an_unknown_target_ends_the_job_with_a_message(tmp_path: Path) -> None:
 
 def test_a_version_is_not_better_than_itself(built: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
     spec, result, folder = built
-    same = {one["precision"]: one["directory"] for one in result["builds"]}
+    # What a device builds is judged by what it falls back to: the same network.
+    same = {one["engine"]: one["directory"] for one in result["builds"][:2]}
     said = _run(
-        "compare", {"champion": same["fp32"], "challenger": same["fp32"], "data": spec["data"]}, folder / "compare"
+        "compare",
+        {"champion": same["onnxruntime"], "challenger": same["tensorrt"], "data": spec["data"]},
+        folder / "compare",
     )
     assert not said["better"] and said["p_value"] == 1.0
     assert [group["name"] for group in said["groups"]] == ["old"]

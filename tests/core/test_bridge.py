@@ -12,7 +12,15 @@ from milonga.v1 import datasets_pb2, devices_pb2, models_pb2, projects_pb2, roll
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.builds.models import Build
 from milonga_hub.datasets.models import Dataset, DatasetVersionView
-from milonga_hub.devices.models import DeviceState, DeviceType, DeviceView, Inventory, JoinTokenView, Measurement
+from milonga_hub.devices.models import (
+    DeviceBuild,
+    DeviceState,
+    DeviceType,
+    DeviceView,
+    Inventory,
+    JoinTokenView,
+    Measurement,
+)
 from milonga_hub.errors import InvalidInput
 from milonga_hub.models.models import Model, ModelVersion
 from milonga_hub.projects.models import Project, ProjectSpec, RolloutSpec
@@ -27,6 +35,7 @@ PAIRS: list[tuple[type[Message], type[BaseModel]]] = [
     (devices_pb2.Inventory, Inventory),
     (devices_pb2.JoinToken, JoinTokenView),
     (devices_pb2.Measurement, Measurement),
+    (devices_pb2.DeviceBuild, DeviceBuild),
     (datasets_pb2.Dataset, Dataset),
     (datasets_pb2.DatasetVersion, DatasetVersionView),
     (projects_pb2.Project, Project),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from milonga.v1 import agent_pb2
-from milonga_hub.devices.models import Device, DeviceState
+from milonga.v1 import agent_pb2, devices_pb2
+from milonga_hub.devices.models import Device, DeviceBuildState, DeviceState
 
 from tests.certificates import Key
-from tests.devices.world import Agent, World, hub, run
+from tests.devices.world import Agent, World, hub, people, run
 
 
 def _online(device: Device) -> bool:
@@ -300,5 +300,52 @@ def test_a_device_fetches_only_what_it_is_assigned(tmp_path: Path) -> None:
                     await who.fetch(wanted)
                 assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
             assert await agent.fetch(digest) == [b"model"]
+
+    run(story())
+
+
+def test_what_a_device_built_for_itself_is_kept_and_the_engine_that_really_serves_is_shown(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent, people(world) as stub:
+            await agent.join()
+            file = world.file(b"made of", "manifest.json")
+            generation = world.devices.assign(
+                "pi-1", file.digest, [file], "models/m/versions/1", "digits", "tensorrt/fp16"
+            )
+            failed, verified = devices_pb2.DEVICE_BUILD_STATE_FAILED, devices_pb2.DEVICE_BUILD_STATE_VERIFIED
+            told = devices_pb2.DeviceBuild(
+                device="another", bundle=file.digest, engine="tensorrt", precision="fp16", gpu="Orin", state=failed,
+                seconds=3.5, error="no memory",
+            )  # fmt: skip
+            await agent.stream.write(agent_pb2.ConnectRequest(device_build=told))
+            status = agent_pb2.AgentStatus(
+                generation=generation, active_bundle=file.digest, active_engine="onnxruntime/fp32"
+            )
+            await agent.stream.write(agent_pb2.ConnectRequest(heartbeat=agent_pb2.Heartbeat(status=status)))
+            await world.until_device("pi-1", lambda device: device.active_bundle == file.digest)
+            device = world.devices.get("pi-1")
+            assert (device.active_version, device.active_engine) == ("models/m/versions/1", "onnxruntime/fp32")
+            (kept,) = (await stub.ListDeviceBuilds(devices_pb2.ListDeviceBuildsRequest(device="pi-1"))).device_builds
+            assert (kept.device, kept.state, kept.error) == ("pi-1", failed, "no memory")
+            told.MergeFrom(devices_pb2.DeviceBuild(state=verified, max_abs_error=0.01))
+            told.ClearField("error")
+            with world.events.listen("device_builds/pi-1") as events:
+                await agent.stream.write(agent_pb2.ConnectRequest(device_build=told))
+                await events.next()
+            (last,) = world.devices.device_builds(bundle=file.digest)[0]
+            assert (last.state, last.error, last.max_abs_error) == (DeviceBuildState.VERIFIED, "", 0.01)
+            world.devices.delete("pi-1")
+            assert world.devices.device_builds()[0] == []
+
+    run(story())
+
+
+def test_a_device_build_in_no_known_state_is_refused(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            await agent.stream.write(agent_pb2.ConnectRequest(device_build=devices_pb2.DeviceBuild(engine="x")))
+            with pytest.raises(grpc.aio.AioRpcError, match="does not know"):
+                await agent.stream.read()
 
     run(story())

@@ -19,7 +19,7 @@ from milonga_hub.blobs import BlobStore, digest_of
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
-from milonga_hub.devices.models import Engine, Inventory, StepLog
+from milonga_hub.devices.models import DeviceBuild, DeviceBuildState, Engine, Inventory, StepLog
 from milonga_hub.devices.service import DeviceService, Enrolment
 from milonga_hub.devices.values import AgentStatus, Hello
 from milonga_hub.errors import MilongaError
@@ -335,6 +335,12 @@ class _Filling:
         )
         self.status[name] = status
         self.hub.devices.connections.heartbeat(name, status)
+        self.hub.devices.connections.built(
+            DeviceBuild(
+                device=name, bundle=wish.bundle, engine="tensorrt", precision="fp16", engine_version="10.3", seconds=81.0,
+                state=DeviceBuildState.FAILED, error=f"no memory {HOSTILE}",
+            )
+        )  # fmt: skip
 
     def _step(self, name: str, generation: int, step: str, state: str, message: str) -> None:
         report = StepLog(device=name, generation=generation, step=step, state=state, message=message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ class TensorRt(Runtime):
 
     def __init__(self, model: Path, threads: int) -> None:
         try:
-            import tensorrt
+            tensorrt = _library()
             from cuda.bindings import runtime
         except ImportError as error:
             raise EngineMissing("tensorrt is not installed; run: pip install 'milonga-agent[tensorrt]'") from error
@@ -60,3 +61,11 @@ class TensorRt(Runtime):
         if int(error):
             raise RuntimeError(f"CUDA: {error.name}")
         return values[0] if values else None
+
+
+def _library() -> Any:
+    """Return tensorrt, or TensorRT-RTX where only that is installed: what runs an engine is the same."""
+    try:
+        return importlib.import_module("tensorrt")
+    except ImportError:
+        return importlib.import_module("tensorrt_rtx")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from milonga.candidates import finished
 from milonga.inputs import Input
 from milonga_compiler.backends import backend
 from milonga_compiler.bundle import Bundle, verify_bundle
@@ -70,8 +71,12 @@ def _titles(champion: Bundle, challenger: Bundle) -> tuple[str, str]:
 def _judged(bundle: Bundle, task: Task) -> PictureJudge:
     """Return what the bundle's outputs come to; each bundle sees the pictures in its own size and scaling."""
     seen = Input.of(bundle.manifest["input"])
-    engine = backend(bundle.manifest["engine"])
+    # What only a device can build is judged by what it falls back to: the same network.
+    runnable = finished(bundle.manifest)
+    if runnable is None:
+        raise JobError(f"{_title(bundle)} has no build that runs here; build it for onnxruntime/fp32 too")
+    engine = backend(runnable.engine)
     judge = task.judge(seen, [str(name) for name in bundle.manifest["classes"]])
     for part in task.validation(seen):
-        judge.add(engine.run(bundle.folder / bundle.manifest["model_file"], part, 1))
+        judge.add(engine.run(bundle.folder / runnable.model_file, part, 1))
     return judge

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ import numpy as np
 from milonga.inputs import Input
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import Built, State, build
-from milonga_compiler.bundle import verify_bundle
+from milonga_compiler.bundle import read_bundle, verify_bundle
+from milonga_compiler.deferred import defer
+from milonga_compiler.engines import ENGINES, BuildSite
 from milonga_compiler.errors import BundleInvalid, EngineMissing
 from milonga_compiler.parity import Evidence, Judge, Report
 from milonga_compiler.target import Target
@@ -67,12 +69,37 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     evidence = TaskEvidence(task, task.input(size), np.load(spec["expected"]), spec["subnet_accuracy"])
     # Training pictures, never those that prove the build, chosen alike for equal seeds.
     calibration = task.calibrating(evidence.seen, spec["calibration_count"], spec["seed"])
-    builds = []
-    for index, target in enumerate(targets):
+    made: dict[Target, dict[str, Any]] = {}
+    # What devices build for themselves comes last: it falls back to what holds of the others.
+    for index, target in enumerate(sorted(targets, key=_on_devices)):
         tell = _teller(context, (index + 0.1) / (len(targets) + 0.1), target)
-        builds.append(_one(target, spec, workdir, evidence, calibration, tell))
-    context.progress(1.0, f"{sum(one['state'] == 'VERIFIED' for one in builds)} of {len(builds)} builds hold")
-    return {"builds": builds}
+        if _on_devices(target):
+            tell(f"bundling {target} for devices to build")
+            held = [made[one] for one in targets if one in made and made[one]["state"] == "VERIFIED"]
+            made[target] = _deferred(target, spec, workdir, evidence, calibration, held)
+        else:
+            made[target] = _one(target, spec, workdir, evidence, calibration, tell)
+    context.progress(1.0, f"{sum(one['state'] == 'VERIFIED' for one in made.values())} of {len(made)} builds hold")
+    return {"builds": [made[target] for target in targets]}
+
+
+def _on_devices(target: Target) -> bool:
+    return ENGINES[target.engine].build_site is BuildSite.DEVICE
+
+
+def _deferred(
+    target: Target,
+    spec: dict[str, Any],
+    workdir: Path,
+    evidence: TaskEvidence,
+    calibration: Floats,
+    held: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return a bundle of what devices build of, with the builds that hold to fall back to. It is quickly made again."""
+    fallbacks = [read_bundle(Path(one["directory"])) for one in held]
+    folder, manifest = workdir / f"{target.engine}-{target.precision}", _manifest(spec, evidence.seen)
+    built = defer(Path(spec["onnx"]), target, folder, evidence, calibration, manifest, fallbacks)
+    return _result(built, workdir, spec)
 
 
 def _teller(context: JobContext, fraction: float, target: Target) -> Callable[[str], None]:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from milonga_compiler.bundle import BESIDE_THE_MODEL
+from milonga_compiler.engines import ENGINES, BuildSite
 from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
 
@@ -73,6 +74,12 @@ class Build(SQLModel, table=True):
     in_progress: bool = Field(default=False, index=True)
     # Of the last time that it was built outside a run.
     stages: list[Stage] = Field(default=[], sa_type=json_of(list[Stage]))
+
+    @property
+    def made_on_devices(self) -> bool:
+        """Return whether each device makes it for itself."""
+        known = ENGINES.get(self.engine)
+        return known is not None and known.build_site is BuildSite.DEVICE
 
     @property
     def model_bytes(self) -> int:

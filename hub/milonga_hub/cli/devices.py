@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -144,10 +145,58 @@ def show_device(device: str, hub: Hub = None, json: Json = False) -> None:
     """Show one device with its inventory."""
     with Client() as client:
         response = client.devices.GetDevice(pb.GetDeviceRequest(name=device), timeout=CALL_SECONDS)
+        built = client.all(
+            client.devices.ListDeviceBuilds, pb.ListDeviceBuildsRequest(device=device), "device_builds", 0
+        )
     if json:
         print_json(response)
+        return
+    _show(response.device)
+    if built.device_builds:
+        say("", "Built on the device itself (milonga devices builds lists those of all):")
+        _show_builds(built.device_builds)
+
+
+def _show_builds(builds: Iterable[pb.DeviceBuild]) -> None:
+    rows = (
+        (
+            each.device,
+            f"{each.engine}/{each.precision}",
+            "verified" if each.state == pb.DEVICE_BUILD_STATE_VERIFIED else "not verified on hardware",
+            number(each.seconds, "s"),
+            build_note(each),
+        )
+        for each in builds
+    )
+    table(("device", "target", "state", "took", "note"), rows, right=("took",))
+
+
+def build_note(build: pb.DeviceBuild) -> str:
+    """Return what a build on a device was made with, and what came of it."""
+    made_with = f"{build.engine} {build.engine_version or 'missing'}" + (f", {build.gpu}" if build.gpu else "")
+    if build.state == pb.DEVICE_BUILD_STATE_VERIFIED:
+        return f"error {build.max_abs_error:.2g}{', cached' if build.cached else ''} ({made_with})"
+    return f"{word(pb.DeviceBuildState, build.state)}: {build.error} ({made_with})"
+
+
+@devices.command("builds")
+def list_device_builds(
+    device: Annotated[str, typer.Option(help="Only of this device.")] = "",
+    bundle: Annotated[str, typer.Option(help="Only of the bundle with this digest.")] = "",
+    limit: Limit = 0,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """List what devices built for themselves (engines that fit one GPU only), and what came of it."""
+    request = pb.ListDeviceBuildsRequest(device=device, bundle=bundle)
+    with Client() as client:
+        response = client.all(client.devices.ListDeviceBuilds, request, "device_builds", limit)
+    if json:
+        print_json(response)
+    elif not response.device_builds:
+        say("no device has built anything itself yet; targets such as tensorrt/fp16 make them do so")
     else:
-        _show(response.device)
+        _show_builds(response.device_builds)
 
 
 @devices.command("label")

@@ -13,7 +13,16 @@ from milonga_hub.db import Database
 from milonga_hub.devices import rules
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.measuring import Measuring
-from milonga_hub.devices.models import Assignment, Device, DeviceState, DeviceType, Inventory, KnownBundle, StepLog
+from milonga_hub.devices.models import (
+    Assignment,
+    Device,
+    DeviceBuild,
+    DeviceState,
+    DeviceType,
+    Inventory,
+    KnownBundle,
+    StepLog,
+)
 from milonga_hub.devices.streams import DeviceStream, Streams
 from milonga_hub.devices.values import AgentSettings, AgentStatus, Hello, MeasurementResult
 from milonga_hub.errors import FailedPrecondition, MilongaError, Unauthenticated
@@ -135,6 +144,17 @@ class Connections:
             session.add(report)
         self._events.publish(f"steps/{report.device}", report)
 
+    def built(self, told: DeviceBuild) -> None:
+        """Keep what came of a build on a device, in place of what it told of the same build before."""
+        told.id = f"{told.device}:{told.bundle}:{told.engine}/{told.precision}"
+        # By the hub's clock: a device's may be wrong at boot.
+        told.reported_at = self._clock()
+        with self._database.session() as session:
+            if session.get(Device, told.device) is None:
+                return
+            kept = session.merge(told)
+        self._events.publish(f"device_builds/{told.device}", kept)
+
     def measured(self, device: str, result: MeasurementResult) -> None:
         self._measuring.answered(device, result)
 
@@ -189,6 +209,8 @@ class Connections:
         if status.active_bundle != device.active_bundle:
             known = session.get(KnownBundle, status.active_bundle) if status.active_bundle else None
             version, engine = (known.model_version, known.engine) if known else ("", "")
+        # A bundle may have fallen back to another engine than it was built for.
+        engine = status.active_engine or engine
         new = {
             "reported_generation": status.generation,
             "active_bundle": status.active_bundle,

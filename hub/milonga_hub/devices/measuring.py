@@ -148,7 +148,7 @@ class Measuring:
             raise DeviceLost(f"{device} disconnected")
         key = (device, task.id)
         self._asked[key] = _Asked(task, asyncio.get_running_loop().create_future())
-        seconds = task.policy.budget_seconds + task.policy.slack_seconds
+        seconds = task.item.building_seconds + task.policy.budget_seconds + task.policy.slack_seconds
         try:
             stream.send(f"measurement/{task.id}", task)
             async with asyncio.timeout(seconds):

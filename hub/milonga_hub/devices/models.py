@@ -188,6 +188,34 @@ class StepLog(SQLModel, table=True):
     reported_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 
+class DeviceBuildState(StrEnum):
+    """FAILED: nothing was made; BUILT: made, and it does not run or computes something else; VERIFIED: it ran and is right."""
+
+    FAILED = "FAILED"
+    BUILT = "BUILT"
+    VERIFIED = "VERIFIED"
+
+
+class DeviceBuild(SQLModel, table=True):
+    """The newest that a device told of building one engine of one bundle for itself."""
+
+    __tablename__ = "device_build"
+    id: str = Field(default="", primary_key=True)
+    device: str = Field(default="", index=True)
+    bundle: str = Field(default="", index=True)
+    engine: str
+    precision: str
+    engine_version: str = ""
+    gpu: str = ""
+    state: DeviceBuildState
+    seconds: float = 0.0
+    cached: bool = False
+    error: str = ""
+    # None where it never ran.
+    max_abs_error: float | None = None
+    reported_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
 class Conditions(SQLModel):
     """How a measurement was taken, as the device tells it; None where it has no such sensor or figure."""
 

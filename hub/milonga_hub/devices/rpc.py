@@ -14,7 +14,7 @@ from milonga_hub.authority import presented
 from milonga_hub.blobs import BlobStore
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.db import utc_now
-from milonga_hub.devices.models import Assignment, Device, Inventory, StepLog
+from milonga_hub.devices.models import Assignment, Device, DeviceBuild, Inventory, StepLog
 from milonga_hub.devices.rules import NAME_LENGTH
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.service import DeviceService, Enrolment
@@ -139,6 +139,16 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         )
         return devices_pb2.ListMeasurementsResponse(
             measurements=[to_proto(each, devices_pb2.Measurement) for each in found], next_page_token=following
+        )
+
+    async def ListDeviceBuilds(
+        self, request: devices_pb2.ListDeviceBuildsRequest, context: Any
+    ) -> devices_pb2.ListDeviceBuildsResponse:
+        found, following = self._devices.device_builds(
+            request.device, request.bundle, request.page_size, request.page_token
+        )
+        return devices_pb2.ListDeviceBuildsResponse(
+            device_builds=[to_proto(each, devices_pb2.DeviceBuild) for each in found], next_page_token=following
         )
 
 
@@ -269,6 +279,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                     self._devices.connections.measured(device, result)
                 case "certificate_request":
                     self._devices.renew(device, request.certificate_request.certificate_request)
+                case "device_build":
+                    self._devices.connections.built(_device_build(device, request.device_build))
                 case "hello":
                     raise InvalidInput("only the first message of Connect may be a Hello")
                 case _:
@@ -298,6 +310,15 @@ def _step(device: str, report: agent_pb2.StepReport) -> StepLog:
         # By the hub's clock: a device's may be wrong at boot.
         reported_at=utc_now(),
     )
+
+
+def _device_build(device: str, told: devices_pb2.DeviceBuild) -> DeviceBuild:
+    """Return what the device told, of itself alone whatever it wrote. Raises InvalidInput for a state that is none."""
+    if told.state not in devices_pb2.DeviceBuildState.values()[1:]:
+        raise InvalidInput(f"DeviceBuild.state is {told.state}, which this hub does not know")
+    built = from_proto(told, DeviceBuild)
+    built.device = device
+    return built
 
 
 def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:

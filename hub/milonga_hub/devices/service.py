@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from milonga_compiler.environments import usable_engines
+from milonga_compiler.environments import buildable_engines
 from sqlmodel import col, delete, func, select
 
 from milonga_hub.authority import Authority, Presented
@@ -18,6 +18,7 @@ from milonga_hub.devices.measuring import Measuring, OnProgress
 from milonga_hub.devices.models import (
     Assignment,
     Device,
+    DeviceBuild,
     DeviceState,
     DeviceType,
     File,
@@ -48,6 +49,7 @@ _Tokens = list[JoinToken]
 _Requests = list[JoinRequest]
 _Steps = list[StepLog]
 _Measurements = list[Measurement]
+_DeviceBuilds = list[DeviceBuild]
 
 
 class DeviceService:
@@ -175,6 +177,7 @@ class DeviceService:
             session.exec(delete(Device).where(col(Device.name) == device.name))
             session.exec(delete(Assignment).where(col(Assignment.device) == device.name))
             session.exec(delete(StepLog).where(col(StepLog.device) == device.name))
+            session.exec(delete(DeviceBuild).where(col(DeviceBuild.device) == device.name))
         self._admission.shut_out(device.name)
         self.connections.shut_out(device.name, Unauthenticated(f"device {device.name} was deleted; enrol it again"))
         device.state = DeviceState.OFFLINE
@@ -198,13 +201,13 @@ class DeviceService:
 
     def default_targets(self, inventory: Inventory) -> _Names:
         """Return what to build for such a device where a project names no targets, the preferred first."""
-        return rules.default_targets(inventory, rules.known_type(inventory, shipped()), usable_engines())
+        return rules.default_targets(inventory, rules.known_type(inventory, shipped()), buildable_engines())
 
     def _filled(self, types: _Types) -> _Types:
         """Fill in what is not kept up in the database: how many devices there are, and what is known of their boards."""
         with self._database.session() as session:
             counts = dict(session.exec(select(Device.device_type, func.count()).group_by(Device.device_type)).all())
-        engines = usable_engines()
+        engines = buildable_engines()
         for each in types:
             board = rules.known_type(each.inventory, shipped())
             each.device_count = counts.get(each.name, 0)
@@ -277,6 +280,18 @@ class DeviceService:
             statement = statement.where(StepLog.generation == generation)
         with self._database.session() as session:
             return [*session.exec(statement)]
+
+    def device_builds(
+        self, device: str = "", bundle: str = "", page_size: int = 0, page_token: str = ""
+    ) -> tuple[_DeviceBuilds, str]:
+        """Return what came of builds on devices: of one device or all, of one bundle or all."""
+        statement = select(DeviceBuild)
+        if device:
+            statement = statement.where(DeviceBuild.device == self.get(device).name)
+        if bundle:
+            statement = statement.where(DeviceBuild.bundle == bundle)
+        with self._database.session() as session:
+            return page(session, statement, col(DeviceBuild.id), page_size, page_token)
 
     def may_fetch(self, device: str, digest: str) -> bool:
         """Say whether the file belongs to what the device is assigned, or is asked to measure now."""

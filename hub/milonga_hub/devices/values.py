@@ -49,6 +49,8 @@ class AgentStatus(BaseModel):
     active_bundle: str = ""
     serving_url: str = ""
     message: str = ""
+    # Empty from agents that do not tell: then it is what the bundle was built for.
+    active_engine: str = ""
 
 
 class Hello(BaseModel):
@@ -77,6 +79,8 @@ class MeasurementItem:
     engine: str
     precision: str
     files: Sequence[File]
+    # What the device may take to build it first.
+    building_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

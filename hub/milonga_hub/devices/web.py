@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from milonga_hub.devices.models import DeviceType, DeviceView, JoinRequest, JoinTokenView, Measurement, StepLog
+from milonga_hub.devices.models import DeviceBuild, DeviceType, DeviceView, JoinRequest, JoinTokenView, Measurement, StepLog
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.web.views import PageSize, PageToken, view, views
 
@@ -22,6 +22,11 @@ class DeviceTypePage(BaseModel):
 
 class MeasurementPage(BaseModel):
     measurements: list[Measurement]
+    next_page_token: str
+
+
+class DeviceBuildPage(BaseModel):
+    device_builds: list[DeviceBuild]
     next_page_token: str
 
 
@@ -127,6 +132,14 @@ def _add_others(api: APIRouter, devices: DeviceService) -> None:
     ) -> MeasurementPage:
         found, token = devices.measurements(device_type, run, page_size, page_token)
         return MeasurementPage(measurements=found, next_page_token=token)
+
+    @api.get("/device_builds")
+    async def list_device_builds(
+        device: str = "", bundle: str = "", page_size: PageSize = 0, page_token: PageToken = ""
+    ) -> DeviceBuildPage:
+        """List what devices built for themselves, and what came of it."""
+        found, token = devices.device_builds(device, bundle, page_size, page_token)
+        return DeviceBuildPage(device_builds=found, next_page_token=token)
 
     @api.get("/join_tokens")
     async def list_tokens(page_size: PageSize = 0, page_token: PageToken = "") -> JoinTokenPage:

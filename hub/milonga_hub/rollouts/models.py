@@ -32,6 +32,7 @@ class Step(StrEnum):
     DOWNLOAD = "DOWNLOAD"
     VERIFY = "VERIFY"
     INSTALL = "INSTALL"
+    BUILD = "BUILD"
     PROBE = "PROBE"
     ACTIVATE = "ACTIVATE"
     COMMIT = "COMMIT"

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from milonga_hub.builds.models import Build
+from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.rules import BuildFigures, decisions, figures, rejected
+from milonga_hub.devices.models import Measurement
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
 from milonga_hub.projects.models import Limits
@@ -99,6 +100,8 @@ async def _choose_builds(
             work.services.builds.set_measured(
                 build.name, one.median_ms, one.median_half_width_ms, one.device, one.error
             )
+            if build.state is BuildState.BUILT and build.made_on_devices:
+                prove(work, build, one)
         limits, fresh = choices[name].type.limits, [work.services.builds.get(build.name) for build in some]
         best = work.services.builds.select(fresh, limits.latency_ms, limits.model_bytes)
         if best is None:
@@ -109,6 +112,16 @@ async def _choose_builds(
         raise FailedPrecondition(" ".join(left_out.values()))
     report(1.0, "; ".join([", ".join(words), *left_out.values()]), builds=sum(len(some) for some in builds.values()))
     return left_out
+
+
+def prove(work: Work, build: Build, measured: Measurement) -> Build:
+    """Return a build that each device makes for itself as VERIFIED where one of them made and ran it; else keep why not."""
+    if measured.error:
+        return work.services.builds.failed_on_device(build.name, measured.error)
+    told, _ = work.services.devices.device_builds(measured.device, build.bundle)
+    about = next((one for one in told if (one.engine, one.precision) == (build.engine, build.precision)), None)
+    where = f"{measured.device} ({about.gpu})" if about and about.gpu else measured.device
+    return work.services.builds.ran_on_device(build.name, where, about.max_abs_error if about else None)
 
 
 def _none_fits(work: Work, device_type: str, candidates: Sequence[BuildFigures], limits: Limits) -> str:

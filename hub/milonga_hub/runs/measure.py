@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from milonga_compiler.deferred import MAX_SECONDS
+
 from milonga_hub.builds.models import Build
 from milonga_hub.devices.models import File, Measurement
 from milonga_hub.devices.service import MeasurementItem
@@ -86,4 +88,5 @@ def why_failed(work: Work, measured: Sequence[Measurement]) -> str:
 
 
 def build_item(build: Build) -> MeasurementItem:
-    return MeasurementItem(subnet=build.subnet, engine=build.engine, precision=build.precision, files=list(build.files))
+    building_seconds = MAX_SECONDS if build.made_on_devices else 0.0
+    return MeasurementItem(build.subnet, build.engine, build.precision, list(build.files), building_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from milonga_compiler.engines import ENGINES, BuildSite
 from pydantic import BaseModel
 
 from milonga_hub.jobs import write_atomically
@@ -21,11 +22,13 @@ class TypePlan(BaseModel):
 
     @property
     def engine(self) -> str:
-        return self.targets[0].partition("/")[0]
+        """Return the engine that networks are searched for: the first that the hub builds for, which prepare() sees to."""
+        engines = [target.partition("/")[0] for target in self.targets]
+        return next(name for name in engines if ENGINES[name].build_site is BuildSite.HUB)
 
     @property
     def searched(self) -> list[str]:
-        """Return the targets that a network is searched for: those of the first engine."""
+        """Return the targets that a network is searched for: those of one engine."""
         return [target for target in self.targets if target.partition("/")[0] == self.engine]
 
 

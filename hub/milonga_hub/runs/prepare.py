@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from milonga_compiler.engines import ENGINES, BuildSite
+
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.rules import usable_targets
 from milonga_hub.errors import FailedPrecondition
@@ -71,6 +73,12 @@ def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSp
         raise FailedPrecondition(
             f"no target {named} runs on device type {name}, which has"
             f" {', '.join(engines) or 'no engine'}; install one there, for example: pip install"
+            " 'milonga-agent[onnxruntime]'"
+        )
+    if all(ENGINES[target.partition("/")[0]].build_site is BuildSite.DEVICE for target in targets):
+        raise FailedPrecondition(
+            f"device type {name} would build {', '.join(targets)} itself, with nothing to search by or to fall back to; add a"
+            " target such as onnxruntime/fp32 to the project, and install it there: pip install"
             " 'milonga-agent[onnxruntime]'"
         )
     # Devices of one type have one kind of processor: it is part of what a type is.

@@ -27,7 +27,7 @@ from milonga.v1 import common_pb2 as milonga_dot_v1_dot_common__pb2
 from milonga.v1 import devices_pb2 as milonga_dot_v1_dot_devices__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16milonga/v1/agent.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milonga/v1/common.proto\x1a\x18milonga/v1/devices.proto\"\x9d\x02\n\x0c\x45nrolRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12(\n\tinventory\x18\x03 \x01(\x0b\x32\x15.milonga.v1.Inventory\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x11\n\tsimulated\x18\x05 \x01(\x08\x12\x34\n\x06labels\x18\x06 \x03(\x0b\x32$.milonga.v1.EnrolRequest.LabelsEntry\x12\x1b\n\x13\x63\x65rtificate_request\x18\x08 \x01(\x0c\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x07\x10\x08R\renrolment_key\"\xab\x01\n\rEnrolResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x03 \x01(\t\x12\x11\n\tmqtt_host\x18\x04 \x01(\t\x12\x11\n\tmqtt_port\x18\x05 \x01(\x05\x12\x13\n\x0b\x63\x65rtificate\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65vice_port\x18\x07 \x01(\x05\x12\x17\n\x0fkey_fingerprint\x18\x08 \x01(\tJ\x04\x08\x02\x10\x03R\x06secret\"\x88\x02\n\x0e\x43onnectRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.milonga.v1.HelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.milonga.v1.HeartbeatH\x00\x12&\n\x04step\x18\x03 \x01(\x0b\x32\x16.milonga.v1.StepReportH\x00\x12\x34\n\x0bmeasurement\x18\x04 \x01(\x0b\x32\x1d.milonga.v1.MeasurementResultH\x00\x12=\n\x13\x63\x65rtificate_request\x18\x05 \x01(\x0b\x32\x1e.milonga.v1.CertificateRequestH\x00\x42\t\n\x07message\"\xe3\x01\n\x0f\x43onnectResponse\x12,\n\nassignment\x18\x01 \x01(\x0b\x32\x16.milonga.v1.AssignmentH\x00\x12=\n\x13measurement_request\x18\x02 \x01(\x0b\x32\x1e.milonga.v1.MeasurementRequestH\x00\x12(\n\x08settings\x18\x03 \x01(\x0b\x32\x14.milonga.v1.SettingsH\x00\x12.\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0b\x32\x17.milonga.v1.CertificateH\x00\x42\t\n\x07message\"1\n\x12\x43\x65rtificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"?\n\x0b\x43\x65rtificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\t\x12\x1b\n\x13renew_after_seconds\x18\x02 \x01(\x01\"\x82\x01\n\x05Hello\x12(\n\tinventory\x18\x01 \x01(\x0b\x32\x15.milonga.v1.Inventory\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\'\n\x06status\x18\x04 \x01(\x0b\x32\x17.milonga.v1.AgentStatus\"4\n\tHeartbeat\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.milonga.v1.AgentStatus\"^\n\x0b\x41gentStatus\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x15\n\ractive_bundle\x18\x02 \x01(\t\x12\x13\n\x0bserving_url\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xcb\x01\n\nStepReport\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x1e\n\x04step\x18\x02 \x01(\x0e\x32\x10.milonga.v1.Step\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.milonga.v1.StepState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12/\n\x0breported_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\"\x8e\x01\n\nAssignment\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x1f\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x10.milonga.v1.File\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x13\n\x0b\x65xpected_ms\x18\x06 \x01(\x01\"\xe2\x01\n\x12MeasurementRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x10.milonga.v1.File\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x17\n\x0fwarm_up_repeats\x18\x05 \x01(\x05\x12\x13\n\x0bmin_repeats\x18\x06 \x01(\x05\x12\x13\n\x0bmax_repeats\x18\x07 \x01(\x05\x12\x16\n\x0e\x62udget_seconds\x18\x08 \x01(\x01\x12\r\n\x05\x62\x61tch\x18\t \x01(\t\x12\x12\n\nbatch_size\x18\n \x01(\x05\"\xe3\x03\n\x11MeasurementResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12+\n\nlatency_ms\x18\x03 \x01(\x0b\x32\x17.milonga.v1.Percentiles\x12\x19\n\x11peak_memory_bytes\x18\x04 \x01(\x03\x12\x1b\n\x13temperature_celsius\x18\x05 \x01(\x01\x12\x13\n\x0b\x64rift_ratio\x18\x06 \x01(\x01\x12\x1c\n\x14median_half_width_ms\x18\x07 \x01(\x01\x12\x14\n\x07settled\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tthrottled\x18\t \x01(\x08\x12\x10\n\x08\x64rifting\x18\n \x01(\x08\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x05\x12\x16\n\x0e\x63ooled_seconds\x18\x0c \x01(\x01\x12\x13\n\x0bpinned_cpus\x18\r \x03(\x05\x12!\n\x19temperature_begin_celsius\x18\x0e \x01(\x01\x12\x1f\n\x17temperature_max_celsius\x18\x0f \x01(\x01\x12\x1b\n\x13\x66requency_begin_mhz\x18\x10 \x01(\x01\x12\x19\n\x11\x66requency_min_mhz\x18\x11 \x01(\x01\x12\x19\n\x11\x66requency_end_mhz\x18\x12 \x01(\x01\x42\n\n\x08_settled\"]\n\x08Settings\x12\x19\n\x11heartbeat_seconds\x18\x01 \x01(\x01\x12\x19\n\x11telemetry_seconds\x18\x02 \x01(\x01\x12\x1b\n\x13renew_after_seconds\x18\x03 \x01(\x01\"8\n\x10\x46\x65tchBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\"\"\n\x11\x46\x65tchBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"$\n\x14\x46\x65tchMetadataRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x15\x46\x65tchMetadataResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c*\x9a\x01\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x11\n\rSTEP_DOWNLOAD\x10\x01\x12\x0f\n\x0bSTEP_VERIFY\x10\x02\x12\x10\n\x0cSTEP_INSTALL\x10\x03\x12\x0e\n\nSTEP_PROBE\x10\x04\x12\x11\n\rSTEP_ACTIVATE\x10\x05\x12\x0f\n\x0bSTEP_COMMIT\x10\x06\x12\x12\n\x0eSTEP_ROLL_BACK\x10\x07*p\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEP_STATE_STARTED\x10\x01\x12\x18\n\x14STEP_STATE_SUCCEEDED\x10\x02\x12\x15\n\x11STEP_STATE_FAILED\x10\x03\x32P\n\x10\x45nrolmentService\x12<\n\x05\x45nrol\x12\x18.milonga.v1.EnrolRequest\x1a\x19.milonga.v1.EnrolResponse2\xf8\x01\n\x0c\x41gentService\x12\x46\n\x07\x43onnect\x12\x1a.milonga.v1.ConnectRequest\x1a\x1b.milonga.v1.ConnectResponse(\x01\x30\x01\x12J\n\tFetchBlob\x12\x1c.milonga.v1.FetchBlobRequest\x1a\x1d.milonga.v1.FetchBlobResponse0\x01\x12T\n\rFetchMetadata\x12 .milonga.v1.FetchMetadataRequest\x1a!.milonga.v1.FetchMetadataResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16milonga/v1/agent.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milonga/v1/common.proto\x1a\x18milonga/v1/devices.proto\"\x9d\x02\n\x0c\x45nrolRequest\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12(\n\tinventory\x18\x03 \x01(\x0b\x32\x15.milonga.v1.Inventory\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x11\n\tsimulated\x18\x05 \x01(\x08\x12\x34\n\x06labels\x18\x06 \x03(\x0b\x32$.milonga.v1.EnrolRequest.LabelsEntry\x12\x1b\n\x13\x63\x65rtificate_request\x18\x08 \x01(\x0c\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x07\x10\x08R\renrolment_key\"\xab\x01\n\rEnrolResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_type\x18\x03 \x01(\t\x12\x11\n\tmqtt_host\x18\x04 \x01(\t\x12\x11\n\tmqtt_port\x18\x05 \x01(\x05\x12\x13\n\x0b\x63\x65rtificate\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x65vice_port\x18\x07 \x01(\x05\x12\x17\n\x0fkey_fingerprint\x18\x08 \x01(\tJ\x04\x08\x02\x10\x03R\x06secret\"\xb9\x02\n\x0e\x43onnectRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.milonga.v1.HelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.milonga.v1.HeartbeatH\x00\x12&\n\x04step\x18\x03 \x01(\x0b\x32\x16.milonga.v1.StepReportH\x00\x12\x34\n\x0bmeasurement\x18\x04 \x01(\x0b\x32\x1d.milonga.v1.MeasurementResultH\x00\x12=\n\x13\x63\x65rtificate_request\x18\x05 \x01(\x0b\x32\x1e.milonga.v1.CertificateRequestH\x00\x12/\n\x0c\x64\x65vice_build\x18\x06 \x01(\x0b\x32\x17.milonga.v1.DeviceBuildH\x00\x42\t\n\x07message\"\xe3\x01\n\x0f\x43onnectResponse\x12,\n\nassignment\x18\x01 \x01(\x0b\x32\x16.milonga.v1.AssignmentH\x00\x12=\n\x13measurement_request\x18\x02 \x01(\x0b\x32\x1e.milonga.v1.MeasurementRequestH\x00\x12(\n\x08settings\x18\x03 \x01(\x0b\x32\x14.milonga.v1.SettingsH\x00\x12.\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0b\x32\x17.milonga.v1.CertificateH\x00\x42\t\n\x07message\"1\n\x12\x43\x65rtificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"?\n\x0b\x43\x65rtificate\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\t\x12\x1b\n\x13renew_after_seconds\x18\x02 \x01(\x01\"\x82\x01\n\x05Hello\x12(\n\tinventory\x18\x01 \x01(\x0b\x32\x15.milonga.v1.Inventory\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\'\n\x06status\x18\x04 \x01(\x0b\x32\x17.milonga.v1.AgentStatus\"4\n\tHeartbeat\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.milonga.v1.AgentStatus\"u\n\x0b\x41gentStatus\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x15\n\ractive_bundle\x18\x02 \x01(\t\x12\x13\n\x0bserving_url\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x15\n\ractive_engine\x18\x05 \x01(\t\"\xcb\x01\n\nStepReport\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x1e\n\x04step\x18\x02 \x01(\x0e\x32\x10.milonga.v1.Step\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.milonga.v1.StepState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08progress\x18\x05 \x01(\x01\x12/\n\x0breported_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\"\x8e\x01\n\nAssignment\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x1f\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x10.milonga.v1.File\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x13\n\x0b\x65xpected_ms\x18\x06 \x01(\x01\"\xe2\x01\n\x12MeasurementRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x10.milonga.v1.File\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x17\n\x0fwarm_up_repeats\x18\x05 \x01(\x05\x12\x13\n\x0bmin_repeats\x18\x06 \x01(\x05\x12\x13\n\x0bmax_repeats\x18\x07 \x01(\x05\x12\x16\n\x0e\x62udget_seconds\x18\x08 \x01(\x01\x12\r\n\x05\x62\x61tch\x18\t \x01(\t\x12\x12\n\nbatch_size\x18\n \x01(\x05\"\xe3\x03\n\x11MeasurementResult\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12+\n\nlatency_ms\x18\x03 \x01(\x0b\x32\x17.milonga.v1.Percentiles\x12\x19\n\x11peak_memory_bytes\x18\x04 \x01(\x03\x12\x1b\n\x13temperature_celsius\x18\x05 \x01(\x01\x12\x13\n\x0b\x64rift_ratio\x18\x06 \x01(\x01\x12\x1c\n\x14median_half_width_ms\x18\x07 \x01(\x01\x12\x14\n\x07settled\x18\x08 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tthrottled\x18\t \x01(\x08\x12\x10\n\x08\x64rifting\x18\n \x01(\x08\x12\x10\n\x08\x61ttempts\x18\x0b \x01(\x05\x12\x16\n\x0e\x63ooled_seconds\x18\x0c \x01(\x01\x12\x13\n\x0bpinned_cpus\x18\r \x03(\x05\x12!\n\x19temperature_begin_celsius\x18\x0e \x01(\x01\x12\x1f\n\x17temperature_max_celsius\x18\x0f \x01(\x01\x12\x1b\n\x13\x66requency_begin_mhz\x18\x10 \x01(\x01\x12\x19\n\x11\x66requency_min_mhz\x18\x11 \x01(\x01\x12\x19\n\x11\x66requency_end_mhz\x18\x12 \x01(\x01\x42\n\n\x08_settled\"]\n\x08Settings\x12\x19\n\x11heartbeat_seconds\x18\x01 \x01(\x01\x12\x19\n\x11telemetry_seconds\x18\x02 \x01(\x01\x12\x1b\n\x13renew_after_seconds\x18\x03 \x01(\x01\"8\n\x10\x46\x65tchBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x02 \x01(\x03\"\"\n\x11\x46\x65tchBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"$\n\x14\x46\x65tchMetadataRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x15\x46\x65tchMetadataResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c*\xaa\x01\n\x04Step\x12\x14\n\x10STEP_UNSPECIFIED\x10\x00\x12\x11\n\rSTEP_DOWNLOAD\x10\x01\x12\x0f\n\x0bSTEP_VERIFY\x10\x02\x12\x10\n\x0cSTEP_INSTALL\x10\x03\x12\x0e\n\nSTEP_PROBE\x10\x04\x12\x11\n\rSTEP_ACTIVATE\x10\x05\x12\x0f\n\x0bSTEP_COMMIT\x10\x06\x12\x12\n\x0eSTEP_ROLL_BACK\x10\x07\x12\x0e\n\nSTEP_BUILD\x10\x08*p\n\tStepState\x12\x1a\n\x16STEP_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12STEP_STATE_STARTED\x10\x01\x12\x18\n\x14STEP_STATE_SUCCEEDED\x10\x02\x12\x15\n\x11STEP_STATE_FAILED\x10\x03\x32P\n\x10\x45nrolmentService\x12<\n\x05\x45nrol\x12\x18.milonga.v1.EnrolRequest\x1a\x19.milonga.v1.EnrolResponse2\xf8\x01\n\x0c\x41gentService\x12\x46\n\x07\x43onnect\x12\x1a.milonga.v1.ConnectRequest\x1a\x1b.milonga.v1.ConnectResponse(\x01\x30\x01\x12J\n\tFetchBlob\x12\x1c.milonga.v1.FetchBlobRequest\x1a\x1d.milonga.v1.FetchBlobResponse0\x01\x12T\n\rFetchMetadata\x12 .milonga.v1.FetchMetadataRequest\x1a!.milonga.v1.FetchMetadataResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENROLREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_ENROLREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_STEP']._serialized_start=2816
-  _globals['_STEP']._serialized_end=2970
-  _globals['_STEPSTATE']._serialized_start=2972
-  _globals['_STEPSTATE']._serialized_end=3084
+  _globals['_STEP']._serialized_start=2888
+  _globals['_STEP']._serialized_end=3058
+  _globals['_STEPSTATE']._serialized_start=3060
+  _globals['_STEPSTATE']._serialized_end=3172
   _globals['_ENROLREQUEST']._serialized_start=123
   _globals['_ENROLREQUEST']._serialized_end=408
   _globals['_ENROLREQUEST_LABELSENTRY']._serialized_start=342
@@ -47,39 +47,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLRESPONSE']._serialized_start=411
   _globals['_ENROLRESPONSE']._serialized_end=582
   _globals['_CONNECTREQUEST']._serialized_start=585
-  _globals['_CONNECTREQUEST']._serialized_end=849
-  _globals['_CONNECTRESPONSE']._serialized_start=852
-  _globals['_CONNECTRESPONSE']._serialized_end=1079
-  _globals['_CERTIFICATEREQUEST']._serialized_start=1081
-  _globals['_CERTIFICATEREQUEST']._serialized_end=1130
-  _globals['_CERTIFICATE']._serialized_start=1132
-  _globals['_CERTIFICATE']._serialized_end=1195
-  _globals['_HELLO']._serialized_start=1198
-  _globals['_HELLO']._serialized_end=1328
-  _globals['_HEARTBEAT']._serialized_start=1330
-  _globals['_HEARTBEAT']._serialized_end=1382
-  _globals['_AGENTSTATUS']._serialized_start=1384
-  _globals['_AGENTSTATUS']._serialized_end=1478
-  _globals['_STEPREPORT']._serialized_start=1481
-  _globals['_STEPREPORT']._serialized_end=1684
-  _globals['_ASSIGNMENT']._serialized_start=1687
-  _globals['_ASSIGNMENT']._serialized_end=1829
-  _globals['_MEASUREMENTREQUEST']._serialized_start=1832
-  _globals['_MEASUREMENTREQUEST']._serialized_end=2058
-  _globals['_MEASUREMENTRESULT']._serialized_start=2061
-  _globals['_MEASUREMENTRESULT']._serialized_end=2544
-  _globals['_SETTINGS']._serialized_start=2546
-  _globals['_SETTINGS']._serialized_end=2639
-  _globals['_FETCHBLOBREQUEST']._serialized_start=2641
-  _globals['_FETCHBLOBREQUEST']._serialized_end=2697
-  _globals['_FETCHBLOBRESPONSE']._serialized_start=2699
-  _globals['_FETCHBLOBRESPONSE']._serialized_end=2733
-  _globals['_FETCHMETADATAREQUEST']._serialized_start=2735
-  _globals['_FETCHMETADATAREQUEST']._serialized_end=2771
-  _globals['_FETCHMETADATARESPONSE']._serialized_start=2773
-  _globals['_FETCHMETADATARESPONSE']._serialized_end=2813
-  _globals['_ENROLMENTSERVICE']._serialized_start=3086
-  _globals['_ENROLMENTSERVICE']._serialized_end=3166
-  _globals['_AGENTSERVICE']._serialized_start=3169
-  _globals['_AGENTSERVICE']._serialized_end=3417
+  _globals['_CONNECTREQUEST']._serialized_end=898
+  _globals['_CONNECTRESPONSE']._serialized_start=901
+  _globals['_CONNECTRESPONSE']._serialized_end=1128
+  _globals['_CERTIFICATEREQUEST']._serialized_start=1130
+  _globals['_CERTIFICATEREQUEST']._serialized_end=1179
+  _globals['_CERTIFICATE']._serialized_start=1181
+  _globals['_CERTIFICATE']._serialized_end=1244
+  _globals['_HELLO']._serialized_start=1247
+  _globals['_HELLO']._serialized_end=1377
+  _globals['_HEARTBEAT']._serialized_start=1379
+  _globals['_HEARTBEAT']._serialized_end=1431
+  _globals['_AGENTSTATUS']._serialized_start=1433
+  _globals['_AGENTSTATUS']._serialized_end=1550
+  _globals['_STEPREPORT']._serialized_start=1553
+  _globals['_STEPREPORT']._serialized_end=1756
+  _globals['_ASSIGNMENT']._serialized_start=1759
+  _globals['_ASSIGNMENT']._serialized_end=1901
+  _globals['_MEASUREMENTREQUEST']._serialized_start=1904
+  _globals['_MEASUREMENTREQUEST']._serialized_end=2130
+  _globals['_MEASUREMENTRESULT']._serialized_start=2133
+  _globals['_MEASUREMENTRESULT']._serialized_end=2616
+  _globals['_SETTINGS']._serialized_start=2618
+  _globals['_SETTINGS']._serialized_end=2711
+  _globals['_FETCHBLOBREQUEST']._serialized_start=2713
+  _globals['_FETCHBLOBREQUEST']._serialized_end=2769
+  _globals['_FETCHBLOBRESPONSE']._serialized_start=2771
+  _globals['_FETCHBLOBRESPONSE']._serialized_end=2805
+  _globals['_FETCHMETADATAREQUEST']._serialized_start=2807
+  _globals['_FETCHMETADATAREQUEST']._serialized_end=2843
+  _globals['_FETCHMETADATARESPONSE']._serialized_start=2845
+  _globals['_FETCHMETADATARESPONSE']._serialized_end=2885
+  _globals['_ENROLMENTSERVICE']._serialized_start=3174
+  _globals['_ENROLMENTSERVICE']._serialized_end=3254
+  _globals['_AGENTSERVICE']._serialized_start=3257
+  _globals['_AGENTSERVICE']._serialized_end=3505
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,8 @@ class _StepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Step.ValueType],
     STEP_ACTIVATE: _Step.ValueType  # 5
     STEP_COMMIT: _Step.ValueType  # 6
     STEP_ROLL_BACK: _Step.ValueType  # 7
+    STEP_BUILD: _Step.ValueType  # 8
+    """Between INSTALL and PROBE: makes on the device what only it can make."""
 
 class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
 
@@ -47,6 +49,8 @@ STEP_PROBE: Step.ValueType  # 4
 STEP_ACTIVATE: Step.ValueType  # 5
 STEP_COMMIT: Step.ValueType  # 6
 STEP_ROLL_BACK: Step.ValueType  # 7
+STEP_BUILD: Step.ValueType  # 8
+"""Between INSTALL and PROBE: makes on the device what only it can make."""
 Global___Step: _TypeAlias = Step  # noqa: Y015
 
 class _StepState:
@@ -178,6 +182,7 @@ class ConnectRequest(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     MEASUREMENT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    DEVICE_BUILD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -188,6 +193,10 @@ class ConnectRequest(_message.Message):
     def measurement(self) -> Global___MeasurementResult: ...
     @_builtins.property
     def certificate_request(self) -> Global___CertificateRequest: ...
+    @_builtins.property
+    def device_build(self) -> _devices_pb2.DeviceBuild:
+        """Told once when it is known, and again after every Hello."""
+
     def __init__(
         self,
         *,
@@ -196,12 +205,13 @@ class ConnectRequest(_message.Message):
         step: Global___StepReport | None = ...,
         measurement: Global___MeasurementResult | None = ...,
         certificate_request: Global___CertificateRequest | None = ...,
+        device_build: _devices_pb2.DeviceBuild | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request", "device_build"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -344,6 +354,7 @@ class AgentStatus(_message.Message):
     ACTIVE_BUNDLE_FIELD_NUMBER: _builtins.int
     SERVING_URL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    ACTIVE_ENGINE_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of the last assignment that ended, in success or failure."""
     active_bundle: _builtins.str
@@ -351,6 +362,10 @@ class AgentStatus(_message.Message):
     serving_url: _builtins.str
     """Empty, or "http://127.0.0.1:PORT"."""
     message: _builtins.str
+    active_engine: _builtins.str
+    """Engine and precision that answer now, "onnxruntime/fp32": of the engines of the bundle the first that works here.
+    Empty for none, and from older agents.
+    """
     def __init__(
         self,
         *,
@@ -358,10 +373,11 @@ class AgentStatus(_message.Message):
         active_bundle: _builtins.str = ...,
         serving_url: _builtins.str = ...,
         message: _builtins.str = ...,
+        active_engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "generation", b"generation", "message", b"message", "serving_url", b"serving_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "generation", b"generation", "message", b"message", "serving_url", b"serving_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,6 +64,31 @@ JOIN_REQUEST_STATE_APPROVED: JoinRequestState.ValueType  # 2
 JOIN_REQUEST_STATE_REFUSED: JoinRequestState.ValueType  # 3
 Global___JoinRequestState: _TypeAlias = JoinRequestState  # noqa: Y015
 
+class _DeviceBuildState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeviceBuildStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceBuildState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEVICE_BUILD_STATE_UNSPECIFIED: _DeviceBuildState.ValueType  # 0
+    DEVICE_BUILD_STATE_FAILED: _DeviceBuildState.ValueType  # 1
+    """No engine was made, and the bundle's next engine is used."""
+    DEVICE_BUILD_STATE_BUILT: _DeviceBuildState.ValueType  # 2
+    """An engine was made, and it did not run or did not compute what it should; the bundle's next engine is used."""
+    DEVICE_BUILD_STATE_VERIFIED: _DeviceBuildState.ValueType  # 3
+    """It ran on the device and computes what it should."""
+
+class DeviceBuildState(_DeviceBuildState, metaclass=_DeviceBuildStateEnumTypeWrapper): ...
+
+DEVICE_BUILD_STATE_UNSPECIFIED: DeviceBuildState.ValueType  # 0
+DEVICE_BUILD_STATE_FAILED: DeviceBuildState.ValueType  # 1
+"""No engine was made, and the bundle's next engine is used."""
+DEVICE_BUILD_STATE_BUILT: DeviceBuildState.ValueType  # 2
+"""An engine was made, and it did not run or did not compute what it should; the bundle's next engine is used."""
+DEVICE_BUILD_STATE_VERIFIED: DeviceBuildState.ValueType  # 3
+"""It ran on the device and computes what it should."""
+Global___DeviceBuildState: _TypeAlias = DeviceBuildState  # noqa: Y015
+
 @_typing.final
 class Engine(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -615,6 +640,71 @@ class Measurement(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__settled) -> _WhichOneofReturnType__settled | None: ...
 
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
+
+@_typing.final
+class DeviceBuild(_message.Message):
+    """What came of building an engine on the device that runs it: TensorRT's engines fit one GPU and one version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    ENGINE_VERSION_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    MAX_ABS_ERROR_FIELD_NUMBER: _builtins.int
+    REPORTED_AT_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    bundle: _builtins.str
+    """Digest of the manifest of the bundle that the engine is for."""
+    engine: _builtins.str
+    precision: _builtins.str
+    engine_version: _builtins.str
+    gpu: _builtins.str
+    """What it was built for: "NVIDIA Orin Nano". Empty where the device shows none."""
+    state: Global___DeviceBuildState.ValueType
+    seconds: _builtins.float
+    """What building took, at the time that it was done."""
+    cached: _builtins.bool
+    """Whether an engine that was built before could be used."""
+    error: _builtins.str
+    """Why it failed, empty otherwise."""
+    max_abs_error: _builtins.float
+    """Largest difference from the network's own outputs on the bundle's probe; unset where it never ran."""
+    @_builtins.property
+    def reported_at(self) -> _timestamp_pb2.Timestamp:
+        """By the hub's clock; agents leave it out."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        bundle: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        precision: _builtins.str = ...,
+        engine_version: _builtins.str = ...,
+        gpu: _builtins.str = ...,
+        state: Global___DeviceBuildState.ValueType = ...,
+        seconds: _builtins.float = ...,
+        cached: _builtins.bool = ...,
+        error: _builtins.str = ...,
+        max_abs_error: _builtins.float | None = ...,
+        reported_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_abs_error", b"_max_abs_error", "max_abs_error", b"max_abs_error", "reported_at", b"reported_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_abs_error", b"_max_abs_error", "bundle", b"bundle", "cached", b"cached", "device", b"device", "engine", b"engine", "engine_version", b"engine_version", "error", b"error", "gpu", b"gpu", "max_abs_error", b"max_abs_error", "precision", b"precision", "reported_at", b"reported_at", "seconds", b"seconds", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_abs_error: _TypeAlias = _typing.Literal["max_abs_error"]  # noqa: Y015
+    _WhichOneofArgType__max_abs_error: _TypeAlias = _typing.Literal["_max_abs_error", b"_max_abs_error"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_abs_error) -> _WhichOneofReturnType__max_abs_error | None: ...
+
+Global___DeviceBuild: _TypeAlias = DeviceBuild  # noqa: Y015
 
 @_typing.final
 class CreateJoinTokenRequest(_message.Message):
@@ -1223,3 +1313,55 @@ class ListMeasurementsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMeasurementsResponse: _TypeAlias = ListMeasurementsResponse  # noqa: Y015
+
+@_typing.final
+class ListDeviceBuildsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    device: _builtins.str
+    """Empty for all."""
+    bundle: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        device: _builtins.str = ...,
+        bundle: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "device", b"device", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeviceBuildsRequest: _TypeAlias = ListDeviceBuildsRequest  # noqa: Y015
+
+@_typing.final
+class ListDeviceBuildsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_BUILDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def device_builds(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceBuild]: ...
+    def __init__(
+        self,
+        *,
+        device_builds: _abc.Iterable[Global___DeviceBuild] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_builds", b"device_builds", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeviceBuildsResponse: _TypeAlias = ListDeviceBuildsResponse  # noqa: Y015

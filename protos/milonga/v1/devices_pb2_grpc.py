@@ -100,6 +100,11 @@ class DeviceServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsResponse.FromString,
                 _registered_method=True)
+        self.ListDeviceBuilds = channel.unary_unary(
+                '/milonga.v1.DeviceService/ListDeviceBuilds',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer(object):
@@ -188,6 +193,13 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeviceBuilds(self, request, context):
+        """What devices built for themselves, and what came of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -255,6 +267,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ListMeasurements,
                     request_deserializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsResponse.SerializeToString,
+            ),
+            'ListDeviceBuilds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeviceBuilds,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -609,6 +626,33 @@ class DeviceService(object):
             '/milonga.v1.DeviceService/ListMeasurements',
             milonga_dot_v1_dot_devices__pb2.ListMeasurementsRequest.SerializeToString,
             milonga_dot_v1_dot_devices__pb2.ListMeasurementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeviceBuilds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/ListDeviceBuilds',
+            milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsResponse.FromString,
             options,
             channel_credentials,
             insecure,

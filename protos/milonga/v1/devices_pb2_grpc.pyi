@@ -50,6 +50,8 @@ class DeviceServiceStub:
     WatchDevices: _grpc.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]
     ListDeviceTypes: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]
     ListMeasurements: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]
+    ListDeviceBuilds: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]
+    """What devices built for themselves, and what came of it."""
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
@@ -73,6 +75,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     WatchDevices: _aio.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]  # type: ignore[assignment]
     ListDeviceTypes: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]  # type: ignore[assignment]
     ListMeasurements: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]  # type: ignore[assignment]
+    ListDeviceBuilds: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]  # type: ignore[assignment]
+    """What devices built for themselves, and what came of it."""
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Devices, the types they fall into, and the tokens with which they join."""
@@ -171,5 +175,13 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _devices_pb2.ListMeasurementsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.ListMeasurementsResponse, _abc.Awaitable[_devices_pb2.ListMeasurementsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDeviceBuilds(
+        self,
+        request: _devices_pb2.ListDeviceBuildsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.ListDeviceBuildsResponse, _abc.Awaitable[_devices_pb2.ListDeviceBuildsResponse]]:
+        """What devices built for themselves, and what came of it."""
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,11 +65,12 @@ def router(hub: HubServices) -> APIRouter:
         return render(
             request,
             "device.html",
-            live=f"devices/{device.name},steps/{device.name},telemetry/{device.name}",
+            live=f"devices/{device.name},device_builds/{device.name},steps/{device.name},telemetry/{device.name}",
             device=device,
             type=hub.devices.get_type(device.device_type),
             steps=hub.devices.steps(device.name)[-_SHOWN_STEPS:][::-1],
             assignment=hub.devices.assignment(device.name),
+            device_builds=everything(lambda token: hub.devices.device_builds(device.name, page_token=token)),
             latency=latency({device.name: oldest_first}),
             cpu=lines("Processor", "%", [Series("processor", cpu, 1)]),
             memory=lines("Memory", "MB", [Series("memory", memory, 2)]),
