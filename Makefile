@@ -10,10 +10,10 @@ PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench soak protos clean
+.PHONY: help install demo test test-aarch64 check bench soak protos clean
 
 help: ## Show what can be done
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv with everything in it (the other targets do this by themselves)
 
@@ -29,6 +29,9 @@ demo: $(STAMP) ## Run the whole loop on this machine: hub, three agents, real da
 
 test: $(STAMP) ## Run all tests, several at a time (TEST_ARGS="-k rollouts", PARALLEL= for one at a time)
 	$(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
+
+test-aarch64: $(STAMP) ## Run TVM's cross-build and the agent in an aarch64 user-space, made of Debian's packages and emulated
+	$(BIN)/python -m tests.aarch64 $(TEST_ARGS)
 
 check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 	$(BIN)/ruff format --check .
@@ -48,4 +51,4 @@ protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
 
 clean: ## Remove .venv and what tests and benchmarks wrote
-	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data .aarch64

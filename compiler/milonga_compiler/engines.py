@@ -99,7 +99,7 @@ ENGINES: dict[str, Engine] = {
         precisions=(Precision.FP32,),
         modules=("tvm", "tvm_ffi", "onnxslim"),
         requirement=">=0.27",
-        verification="verified on x86-64, cross-compiled for aarch64; not verified on hardware elsewhere",
+        verification="verified on x86-64, on aarch64 under emulation; not verified on hardware elsewhere",
         own_environment=True,  # Half a gigabyte.
     ),
 }
