@@ -38,7 +38,7 @@ def _built(spec: dict[str, Any]) -> dict[str, Any]:
         from milonga_compiler.target import Target
     except ImportError as error:
         raise EngineMissing(
-            f"this device cannot build for {spec['engine']}: {error}; run: pip install 'milonga-agent[compile]'"
+            f"this device cannot build for {spec['engine']}: {error}; run: pip install 'milonga-compiler[{spec['engine']}]'"
         ) from error
     import numpy as np
 
