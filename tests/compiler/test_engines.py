@@ -42,8 +42,11 @@ def test_all_engines_are_listed_with_what_they_offer_and_need(
     assert "missing; run: milonga-compiler engines add litert" in shown and "not verified on hardware" in shown
 
 
-def test_an_engine_that_is_built_on_devices_says_so_where_it_is_missing(alone: Path) -> None:
+def test_an_engine_that_is_built_on_devices_says_so_where_it_is_missing(
+    alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (name,) = (name for name, engine in ENGINES.items() if engine.build_site is BuildSite.DEVICE)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EngineMissing, match="on the device that runs them"):
         interpreter(name)
 
