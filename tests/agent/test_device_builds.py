@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milonga_agent.daemon import device_build
+from milonga_agent.daemon import Agent, Options, device_build
 from milonga_agent.device_builds import Outcome, Record
 from milonga_agent.engines import Choice, Engines
 from milonga_agent.errors import BadBundle
@@ -24,9 +24,11 @@ from milonga_compiler.bundle import Bundle
 from milonga_compiler.deferred import defer
 from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
+from milonga_hub.devices.models import DeviceBuildState
 
 from tests.agent.bundles import Example, example
 from tests.compiler.engines_here import need, runs_here
+from tests.devices.world import hub, run
 
 
 @dataclass
@@ -212,3 +214,31 @@ def test_a_bundle_that_devices_build_from_is_laid_out_like_any_other(device: Dev
     folder = depot.install(wish)
     assert (folder / "fallback-1" / "model.onnx").is_file()
     assert np.load(folder / "calibration.npy").shape == (64, 3, 16, 16)
+
+
+def test_the_hub_is_told_what_failed_and_which_engine_really_serves(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = device.bundle("tensorrt/fp16")
+    monkeypatch.setenv("MILONGA_ENGINE_TENSORRT_PYTHON", str(device.folder / "no-python"))
+
+    async def story() -> None:
+        (device.folder / "hub").mkdir()
+        async with hub(device.folder / "hub") as world:
+            options = Options(f"127.0.0.1:{world.port}", device.folder / "agent", "orin-1", world.token())
+            working = asyncio.ensure_future(Agent(options).run())
+            await world.until(lambda: bool(world.devices.matching("")))
+            files = [world.file((bundle.folder / one.path).read_bytes(), one.path) for one in bundle.files]
+            version = "models/digits/versions/1"
+            generation = world.devices.assign("orin-1", bundle.digest, files, version, "digits", "tensorrt/fp16")
+            await world.until_device("orin-1", lambda known: known.reported_generation == generation)
+            known = world.devices.get("orin-1")
+            assert (known.active_bundle, known.active_engine) == (bundle.digest, "onnxruntime/fp32")
+            (told,) = world.devices.device_builds("orin-1")[0]
+            assert told.state is DeviceBuildState.FAILED and "which cannot be run" in told.error
+            ended = [step.step for step in world.devices.steps("orin-1") if step.state == "SUCCEEDED"]
+            assert ended[2:4] == ["INSTALL", "BUILD"], "an engine that does not build fails no step"
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    run(story())
