@@ -1,0 +1,190 @@
+"""Trained networks at the sizes that people use, each with the file that they would export of it today."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from milonga import detections
+from milonga_compiler.backends.base import Floats
+from milonga_hub.builds.job import TaskEvidence
+from milonga_hub.learning.checkpoint import Recipe
+from milonga_hub.learning.classification import Classification
+from milonga_hub.learning.data import load
+from milonga_hub.learning.detection import Detection
+from milonga_hub.learning.export import OPSET, export
+from milonga_hub.learning.spaces import Encoding, Space, space
+from milonga_hub.learning.spaces.fixed import Fixed, levels
+from milonga_hub.learning.spaces.yolo import Yolo
+from milonga_hub.learning.task import Task, runner
+from milonga_hub.learning.train import subnet
+from PIL import Image
+from torch import nn
+
+from benchmarks._digits import trained
+from tests.digits_scenes import write
+
+CLASSES = 10
+CLASSIFIED_PX, DETECTED_PX = 224, 320
+_CALIBRATED = 64
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One subnet: of which space and how trained; the fastest build may take `goal` of the time of the default export."""
+
+    title: str
+    family: Callable[[], Space]
+    choose: Callable[[Space], Encoding]
+    epochs: int
+    learning_rate: float
+    goal: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """Both tasks at full size, and how much of their training is done: 1 is what the figures are for."""
+
+    classification: Classification
+    detection: Detection
+    effort: float = 1.0
+
+    def task(self, kind: Kind) -> Task:
+        return self.detection if kind.family().task == "detection" else self.classification
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network: our ONNX file, the default export, and what builds are proved with."""
+
+    kind: Kind
+    onnx: Path
+    default: Path
+    size_px: int
+    evidence: TaskEvidence
+    calibration: Floats
+
+    @property
+    def detects(self) -> bool:
+        return self.evidence.task.measure != "accuracy"
+
+
+def _scaled(ratio: float) -> Callable[[Space], Encoding]:
+    def choose(family: Space) -> Encoding:
+        from benchmarks.detection import scaled
+
+        return scaled(family, ratio)
+
+    return choose
+
+
+# Plain convolutions shall be four times as fast, YOLO one and a half; networks of squeeze-and-excite and hard swish gain nothing
+# by int8, so that there it only must not be slower.
+KINDS: Sequence[Kind] = (
+    Kind("resnet small", lambda: space("resnet", CLASSIFIED_PX), lambda family: levels(family)[0], 6, 0.2, 1 / 4),
+    Kind("resnet middle", lambda: space("resnet", CLASSIFIED_PX), lambda family: levels(family)[2], 4, 0.2, 1 / 4),
+    Kind("mobilenet", lambda: space("mbv3", CLASSIFIED_PX), lambda family: levels(family)[1], 6, 0.2, 1.05),
+    Kind("yolo26n", lambda: Yolo(DETECTED_PX, "yolo26", 0.5), _scaled(0.5), 8, 0.0, 1 / 1.5),
+    Kind("yolo26 wider", lambda: Yolo(DETECTED_PX, "yolo26", 0.5), _scaled(0.75), 6, 0.0, 1 / 1.5),
+)
+
+
+def data(folder: Path, pictures: int, judged: int, effort: float = 1.0) -> Data:
+    """Return digits at 224 px to classify, and digits on photographs at 320 px to find."""
+    scenes = write(folder / "scenes", pictures, judged, 0, DETECTED_PX)
+    detection = Detection(scenes, DETECTED_PX, {"fliplr": 0.0, "mosaic": 0.0})
+    return Data(Classification(load(_digits(folder / "digits.npz", pictures, judged))), detection, effort)
+
+
+def subject(kind: Kind, among: Data, folder: Path) -> Subject:
+    """Train the network by itself, and export it both ways."""
+    folder.mkdir()
+    family, task = kind.family(), among.task(kind)
+    alone = Fixed(family, kind.choose(family))
+    size_px = alone.resolution(alone.largest())
+    epochs = max(1, round(kind.epochs * among.effort))
+    recipe = Recipe(family.name, size_px, epochs, 16, kind.learning_rate, 0, random_subnets=0)
+    supernet = trained(alone, task, recipe, folder, kind.title)
+    network = subnet(supernet, alone.largest(), task)
+    deployed, seen = alone.deployed(network), task.input(size_px)
+    export(deployed, size_px, folder / "network.onnx", family.output)
+    outputs = np.concatenate([runner(deployed)(part) for part in task.validation(seen)])
+    judge = task.judge(seen)
+    judge.add(outputs)
+    evidence = TaskEvidence(task, seen, outputs, judge.accuracy())
+    default = _default(alone, network, size_px, task.names, folder)
+    return Subject(kind, folder / "network.onnx", default, size_px, evidence, task.calibrating(seen, _CALIBRATED, 0))
+
+
+def _default(alone: Space, network: nn.Module, size_px: int, names: Sequence[str], folder: Path) -> Path:
+    """Return what people export: ultralytics' own defaults for its families, else torch's with nothing folded."""
+    path = folder / "default.onnx"
+    if alone.publish(network, names, folder / "default.pt"):
+        from ultralytics import YOLO
+
+        shutil.move(YOLO(folder / "default.pt").export(format="onnx", imgsz=size_px), path)
+        return path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(), (torch.zeros(1, 3, size_px, size_px),), str(path), dynamo=False, opset_version=OPSET,
+            input_names=["image"], output_names=["logits"],
+        )  # fmt: skip
+    return path
+
+
+def boxes_of_default(output: Floats) -> detections.Found:
+    """Return what the default export found in a picture, from either of ultralytics' forms: (300, 6) or (4 + classes, anchors)."""
+    post = detections.Postprocess()
+    if output.shape[-1] == 6:
+        rows = output[output[:, 4] > post.score_threshold]
+        return detections.Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
+    scores = output[4:].max(axis=0)
+    chosen = np.flatnonzero(scores > post.score_threshold)
+    chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
+    centres, sides, classes = output[:2, chosen].T, output[2:4, chosen].T, output[4:, chosen].argmax(axis=0)
+    corners = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
+    # Boxes of different classes never suppress each other: shifted apart, one pass does for all.
+    kept = detections.suppress(corners + classes[:, None] * 1e4, post.iou_threshold)[: post.max_boxes]
+    return detections.Found(corners[kept], scores[chosen][kept], classes[kept])
+
+
+def alike(one: detections.Found, other: detections.Found) -> float:
+    """Return the share of objects that both find, of those that either does: equal class, and boxes that overlap by 0.9."""
+    table = detections.overlaps(one.boxes, other.boxes) * (one.classes[:, None] == other.classes[None, :])
+    shared = 0
+    while table.size and table.max() > 0.9:
+        row, column = np.unravel_index(int(table.argmax()), table.shape)
+        table[row, :] = table[:, column] = 0
+        shared += 1
+    most = len(one.boxes) + len(other.boxes) - shared
+    return shared / most if most else 1.0
+
+
+def _digits(path: Path, train: int, judged: int) -> Path:
+    """Write scikit-learn's digits at 224 px; those to judge by are others than those to learn from."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.images))
+    border = len(order) * 2 // 3
+    arrays: dict[str, np.ndarray] = {"classes": np.array([str(digit) for digit in range(CLASSES)])}
+    for split, chosen in (("train", order[: min(train, border)]), ("val", order[border : border + judged])):
+        large = [_enlarged(found.images[index]) for index in chosen]
+        arrays |= {
+            f"x_{split}": np.stack(large),
+            f"y_{split}": found.target[chosen],
+            f"added_{split}": np.ones(len(chosen)),
+        }
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    grey = Image.fromarray((image * 15.9).astype(np.uint8)).resize((CLASSIFIED_PX,) * 2, Image.Resampling.BICUBIC)
+    return np.repeat(np.asarray(grey)[None], 3, axis=0)
