@@ -110,6 +110,8 @@ def test_the_agent_joins_installs_and_serves_there(userland: Userland, tmp_path:
     async def story() -> None:
         (tmp_path / "hub").mkdir()
         async with hub(tmp_path / "hub") as world:
+            size_bytes = (made.bundle.folder / "manifest.json").stat().st_size
+            world.signing.sign("digits", {made.bundle.digest: size_bytes})
             files = [world.file((made.bundle.folder / one.path).read_bytes(), one.path) for one in made.bundle.files]
             async with _agent(userland, world, tmp_path / "agent"):
                 await world.until(lambda: bool(world.devices.matching("")))

@@ -106,11 +106,9 @@ def test_an_engine_that_the_device_lacks_is_passed_over_and_the_next_one_serves(
 
     async def story() -> str:
         await engines.build(bundle.digest, bundle.folder)
-        serving = Serving(0, Limits(), lambda wish, counted: None)
+        serving = Serving(0, Limits(), lambda wish, counted: None, engines)
         wish = Wish(1, bundle.digest, (), "models/digits/versions/1", "digits")
-        (choice,) = engines.choices(bundle.digest, bundle.folder)
-        await serving.prepare(wish, bundle.folder, choice)
-        await serving.activate()
+        await serving.activate(wish, bundle.folder)
         assert serving.active is not None
         target = serving.active.choice.target
         await serving.close()
@@ -187,7 +185,12 @@ def test_a_bundle_of_one_engine_has_nothing_to_build(device: Device) -> None:
     asyncio.run(engines.build(bundle.digest, bundle.folder))
     (choice,) = engines.choices(bundle.digest, bundle.folder)
     assert choice == Choice(
-        "onnxruntime/fp32", "onnxruntime", bundle.folder / "model.onnx", choice.probe, device_build=False
+        "onnxruntime/fp32",
+        "onnxruntime",
+        bundle.folder / "model.onnx",
+        choice.probe,
+        device_build=False,
+        preferred=True,
     )
     assert not device.told
     (bundle.folder.parent / "empty").mkdir(exist_ok=True)
@@ -228,6 +231,8 @@ def test_the_hub_is_told_what_failed_and_which_engine_really_serves(
             options = Options(f"127.0.0.1:{world.port}", device.folder / "agent", "orin-1", world.token())
             working = asyncio.ensure_future(Agent(options).run())
             await world.until(lambda: bool(world.devices.matching("")))
+            size_bytes = (bundle.folder / "manifest.json").stat().st_size
+            world.signing.sign("digits", {bundle.digest: size_bytes})
             files = [world.file((bundle.folder / one.path).read_bytes(), one.path) for one in bundle.files]
             version = "models/digits/versions/1"
             generation = world.devices.assign("orin-1", bundle.digest, files, version, "digits", "tensorrt/fp16")
