@@ -124,7 +124,7 @@ def test_failing_for_ever_ends_too(outcomes: list[Outcome]) -> None:
 
 
 def test_a_kill_after_activating_activates_again_but_not_for_ever() -> None:
-    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 5)
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)
     kills = 0
     while state.position.step is not Step.ROLL_BACK:
         assert state.position.step is Step.COMMIT
@@ -135,8 +135,8 @@ def test_a_kill_after_activating_activates_again_but_not_for_ever() -> None:
 
 
 def test_a_bundle_that_keeps_ending_gives_way_to_the_one_before_it() -> None:
-    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)
-    state = _through(accept(state, SECOND), *[Outcome.SUCCEEDED] * 6)
+    state = _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 7)
+    state = _through(accept(state, SECOND), *[Outcome.SUCCEEDED] * 7)
     for _ in range(MAX_STARTS):
         state = start(state)
         assert state.active == SECOND
@@ -211,7 +211,7 @@ def test_a_state_that_cannot_be_read_does_not_stop_the_agent(tmp_path: Path) -> 
 
 
 def test_an_older_agent_that_takes_over_again_reads_the_state_of_a_newer_one(tmp_path: Path) -> None:
-    store, state = Store(tmp_path), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 6)
+    store, state = Store(tmp_path), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 7)
     store.keep_state(state)
     path = tmp_path / "state.json"
     newer = json.loads(path.read_text())
