@@ -5,7 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from milonga_hub.devices.models import DeviceBuild, DeviceType, DeviceView, JoinRequest, JoinTokenView, Measurement, StepLog
+from milonga_hub.devices.models import (
+    DeviceBuild,
+    DeviceType,
+    DeviceView,
+    JoinRequest,
+    JoinTokenView,
+    Measurement,
+    StepLog,
+)
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.web.views import PageSize, PageToken, view, views
 
