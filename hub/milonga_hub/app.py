@@ -48,7 +48,9 @@ from milonga_hub.search.service import SearchService
 from milonga_hub.settings import Settings
 from milonga_hub.signing.service import SigningService
 from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
+from milonga_hub.telemetry.retention import Keeper
 from milonga_hub.telemetry.rpc import TelemetryRpc
+from milonga_hub.telemetry.rules_retention import Retention
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transports import grpc as grpc_transport
 from milonga_hub.transports import http as http_transport
@@ -93,6 +95,8 @@ class Hub:
             reference_of=self._reference_of,
             policy_of=lambda project: self.projects.get(project).spec.drift,
         )
+        kept = Retention(settings.telemetry_raw_days, settings.telemetry_minute_days, settings.telemetry_days)
+        self.telemetry_keeper = Keeper(self.database, kept)
         self.triggers = Triggers(self.events, self.projects, self.datasets, self.telemetry, self.runs)
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
         self.alerts = AlertService(self.database, self.events, observer)
@@ -156,6 +160,7 @@ class Hub:
                 self.build_runner.run,
                 self.triggers.run,
                 self.alerts.run,
+                self.telemetry_keeper.run,
                 self.alerts.deliveries.run,
             ):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)

@@ -101,7 +101,7 @@ class Database:
     def _drop_columns(self) -> None:
         known = inspect(self.engine)
         for table, column in _RETIRED:
-            if column in {each["name"] for each in known.get_columns(table)}:
+            if known.has_table(table) and column in {each["name"] for each in known.get_columns(table)}:
                 with self.engine.begin() as connection:
                     connection.execute(text(f'ALTER TABLE "{table}" DROP COLUMN "{column}"'))
 

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=64 << 30, gt=0, description="Largest archive that an import takes.")
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often agents report.")
     telemetry_seconds: float = Field(default=30.0, gt=0, description="Length of a telemetry window.")
+    telemetry_raw_days: float = Field(default=2.0, gt=0, description="How long telemetry stays as it came.")
+    telemetry_minute_days: float = Field(default=14.0, gt=0, description="How long one window a minute is kept.")
+    telemetry_days: float = Field(
+        default=365.0, gt=0, description="How long telemetry is kept at all, from then on one window an hour."
+    )
     # 30 s at the default heartbeat: three missed ones, so one lost packet never alarms.
     missed_heartbeats: int = Field(default=3, ge=1, description="Missed heartbeats until a device counts as offline.")
 

@@ -48,6 +48,13 @@ def up(
         list[str] | None,
         typer.Option(help="Further name in the hub's certificate, for programs that check it; repeatable."),
     ] = None,
+    telemetry_raw_days: Annotated[float | None, typer.Option(help="How long telemetry stays as it came.")] = None,
+    telemetry_minute_days: Annotated[
+        float | None, typer.Option(help="How long telemetry is kept as one window a minute.")
+    ] = None,
+    telemetry_days: Annotated[
+        float | None, typer.Option(help="How long telemetry is kept at all, as one window an hour.")
+    ] = None,
     missed_heartbeats: Annotated[
         int | None, typer.Option(help="Missed heartbeats until a device counts as offline.")
     ] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from pydantic import BaseModel
-from sqlmodel import Field, SQLModel, UniqueConstraint
+from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 
@@ -50,9 +50,14 @@ class TelemetryWindow(TelemetryWindowView, table=True):
     """One row a message; (device, boot_id, sequence) makes a repeat harmless."""
 
     __tablename__ = "telemetry_window"
-    __table_args__ = (UniqueConstraint("device", "boot_id", "sequence"),)
+    __table_args__ = (
+        UniqueConstraint("device", "boot_id", "sequence"),
+        Index("ix_telemetry_window_age", "device", "resolution_seconds", "ended_at"),
+    )
     id: int | None = Field(default=None, primary_key=True)
     received_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    # 0: as it came; else it stands for all of so many seconds. See retention.py.
+    resolution_seconds: int = 0
 
 
 class DriftEvent(SQLModel, table=True):

@@ -1,0 +1,93 @@
+"""Keep telemetry small: old windows are merged, very old ones forgotten, a little at a time beside the intake."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from sqlmodel import col, delete, select, update
+
+from milonga_hub.db import Database, utc_now
+from milonga_hub.telemetry.models import TelemetryWindow
+from milonga_hub.telemetry.rules_retention import Retention, grouped, merged
+
+_log = logging.getLogger(__name__)
+
+# Of one device in one transaction: at 30 seconds a window, 17 hours; the intake waits for milliseconds.
+_BATCH_WINDOWS = 2000
+_PASS_SECONDS = 3600.0
+
+
+class Keeper:
+    """Merges in place: queries find coarser windows where only those are left, and need not know.
+
+    A merged window bears the name of its first. One of the others that came again after so many days, because its
+    acknowledgement was lost and its device has been away since, would be counted twice; devices that stay send again
+    within minutes.
+    """
+
+    def __init__(self, database: Database, retention: Retention, clock: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._retention = retention
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Go through all devices once an hour, until cancelled. What was not done when the hub ends is done later."""
+        while True:
+            try:
+                for device in await asyncio.to_thread(lambda: [*self._devices()]):
+                    while await asyncio.to_thread(self.tidy, device):
+                        pass
+            except Exception:
+                # A database that is busy for long must not end the hub.
+                _log.exception("could not merge old telemetry; trying again in an hour")
+            await asyncio.sleep(_PASS_SECONDS)
+
+    def tidy(self, device: str) -> bool:
+        """Do one batch of what is due for the device; return whether there may be more."""
+        now = self._clock()
+        self._forget(device, self._retention.forgotten_before(now))
+        more = [self._merge(device, seconds, before) for seconds, before in self._retention.levels(now)]
+        return any(more)
+
+    def _devices(self) -> Iterator[str]:
+        """Yield the devices that have telemetry: one look into an index for each, however many windows there are."""
+        last = ""
+        while True:
+            following = select(TelemetryWindow.device).where(col(TelemetryWindow.device) > last)
+            with self._database.session() as session:
+                found = session.exec(following.order_by(col(TelemetryWindow.device)).limit(1)).first()
+            if found is None:
+                return
+            yield found
+            last = found
+
+    def _forget(self, device: str, before: datetime) -> None:
+        old = delete(TelemetryWindow).where(
+            col(TelemetryWindow.device) == device, col(TelemetryWindow.ended_at) < before
+        )
+        with self._database.session() as session:
+            session.exec(old)
+
+    def _merge(self, device: str, seconds: int, before: datetime) -> bool:
+        finer = (
+            select(TelemetryWindow)
+            .where(
+                TelemetryWindow.device == device,
+                col(TelemetryWindow.resolution_seconds) < seconds,
+                col(TelemetryWindow.ended_at) < before,
+            )
+            .order_by(col(TelemetryWindow.ended_at))
+            .limit(_BATCH_WINDOWS)
+        )
+        with self._database.session() as session:
+            windows = [*session.exec(finer)]
+            for group in grouped(windows, seconds):
+                first, *others = sorted(group, key=lambda window: window.id or 0)
+                one = update(TelemetryWindow).where(col(TelemetryWindow.id) == first.id)
+                session.exec(one.values(**merged(group), resolution_seconds=seconds))
+                ids = [window.id for window in others]
+                session.exec(delete(TelemetryWindow).where(col(TelemetryWindow.id).in_(ids)))
+        return len(windows) == _BATCH_WINDOWS
