@@ -64,7 +64,8 @@ def test_each_type_gets_its_fastest_and_one_that_has_none_is_left_out_with_every
 
 
 def test_a_run_ends_where_no_type_has_a_build_and_the_table_stays(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match=r"no build for quick can be used.*no build for tight"):
+    del hub.boards["quick"]
+    with pytest.raises(FailedPrecondition, match=r"no build for tight can be used"):
         _stage(hub, tmp_path, dict.fromkeys(hub.boards, Limits(latency_ms=1.0)))
     builds, _ = hub.services.builds.list()
     assert {one.decision for one in builds if one.device_type == "tight"} == {"not used: 9 ms, 1 ms allowed"}
