@@ -30,7 +30,7 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
         return pb.GetAlertResponse(alert=to_proto(alert, pb.Alert), deliveries=deliveries)
 
     async def AcknowledgeAlert(self, request: pb.AcknowledgeAlertRequest, context: Any) -> pb.AcknowledgeAlertResponse:
-        alert = self._alerts.acknowledge(request.id, request.by, request.note)
+        alert = await asyncio.to_thread(self._alerts.acknowledge, request.id, request.by, request.note)
         return pb.AcknowledgeAlertResponse(alert=to_proto(alert, pb.Alert))
 
     async def CreateSilence(self, request: pb.CreateSilenceRequest, context: Any) -> pb.CreateSilenceResponse:

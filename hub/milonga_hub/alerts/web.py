@@ -105,7 +105,7 @@ def _add_alerts(api: APIRouter, alerts: AlertService) -> None:
     @api.post("/alerts/{alert}:acknowledge")
     async def acknowledge_alert(alert: str, body: Acknowledgement) -> AlertView:
         """Note that somebody looks after it: nothing more is sent until it has resolved."""
-        return view(AlertView, alerts.acknowledge(alert, body.by, body.note))
+        return view(AlertView, await asyncio.to_thread(alerts.acknowledge, alert, body.by, body.note))
 
     @api.get("/alert_silences")
     async def list_silences(page_size: PageSize = 0, page_token: PageToken = "") -> SilencePage:

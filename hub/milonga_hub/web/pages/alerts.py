@@ -51,7 +51,7 @@ def router(hub: HubServices) -> APIRouter:
 
     @pages.post("/alerts/{id}/acknowledge")
     async def acknowledge(id: str, by: str = Form(""), note: str = Form("")) -> RedirectResponse:
-        hub.alerts.acknowledge(id, by, note)
+        await asyncio.to_thread(hub.alerts.acknowledge, id, by, note)
         return RedirectResponse(f"/alerts/{quote(id, safe='')}", status_code=303)
 
     @pages.post("/alerts/{id}/silence")
