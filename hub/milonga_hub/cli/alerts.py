@@ -72,10 +72,10 @@ def list_(
         say("no alerts; what is watched: milonga alerts rules")
     else:
         rows = (
-            (a.id, word(pb.AlertSeverity, a.severity), _state(a), a.subject, ago(a, "opened_at"), a.message)
+            (a.id, word(pb.AlertSeverity, a.severity), _state(a), ago(a, "opened_at"), a.message)
             for a in response.alerts
         )
-        table(("alert", "severity", "state", "subject", "opened", "what"), rows)
+        table(("alert", "severity", "state", "opened", "what"), rows)
 
 
 @group.command("show")
