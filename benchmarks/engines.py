@@ -21,7 +21,7 @@ from statistics import median
 
 import numpy as np
 from milonga import detections
-from milonga_agent.inventory import ENGINES as RUNTIMES
+from milonga_agent.inventory import engine_version
 from milonga_compiler.build import Built, State, build
 from milonga_compiler.bundle import BESIDE_THE_MODEL
 from milonga_compiler.engines import ENGINES, BuildSite
@@ -63,8 +63,8 @@ class Timed:
 def run() -> list[Result]:
     """Train the networks, build them for every target, and time what holds."""
     for name in ENGINES:
-        if name not in _LEFT_OUT and not usable(name):
-            print(f"  {name} is left out; to have it: {adding_line(name)}", file=sys.stderr)
+        if name not in _LEFT_OUT and (lacking := _lacking(name)):
+            print(f"  {name} is left out; to have it: {lacking}", file=sys.stderr)
     effort = float(os.environ.get("MILONGA_BENCH_EFFORT", "1"))
     results = []
     with tempfile.TemporaryDirectory() as place:
@@ -108,9 +108,16 @@ def _built(of: Subject) -> Iterator[Built]:
             print(f"  {of.kind.title} {target}: {built.state} {built.reason}"[:300], file=sys.stderr)
 
 
+def _lacking(engine: str) -> str:
+    """Return the command that adds what the engine lacks here to build and to run; "" for nothing."""
+    if not usable(engine):
+        return adding_line(engine)
+    return "" if engine_version(engine) else f"pip install 'milonga-agent[{engine}]'"
+
+
 def _targets() -> Iterator[Target]:
     for name, engine in ENGINES.items():
-        if name not in _LEFT_OUT and engine.build_site is BuildSite.HUB and usable(name):
+        if name not in _LEFT_OUT and engine.build_site is BuildSite.HUB and not _lacking(name):
             yield from (Target(name, precision) for precision in engine.precisions)
 
 
@@ -152,7 +159,6 @@ def _result(claim: str, one: Timed, goal: float | None) -> Result:
 
 def _timed(of: Subject, held: Mapping[str, Built], engine: str, threads: int, effort: float) -> list[Timed]:
     """Time in a process of its own: engines keep threads and settings until they end."""
-    assert engine in RUNTIMES
     models = {}
     for target, built in held.items():
         if built.target.engine == engine and built.bundle is not None:
