@@ -93,11 +93,11 @@ class Hub:
             self.database,
             self.events,
             reference_of=self._reference_of,
-            policy_of=lambda project: self.projects.get(project).spec.drift,
+            policy_of=lambda project: self.projects.get(project).spec.retraining.drift_policy,
         )
         kept = Retention(settings.telemetry_raw_days, settings.telemetry_minute_days, settings.telemetry_days)
         self.telemetry_keeper = Keeper(self.database, kept)
-        self.triggers = Triggers(self.events, self.projects, self.datasets, self.telemetry, self.runs)
+        self.triggers = Triggers(self.events, self.projects, self.datasets, self.devices, self.telemetry, self.runs)
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
         self.alerts = AlertService(self.database, self.events, observer)
         self.executor = Executor(self.runs, self._work)

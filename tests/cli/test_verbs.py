@@ -13,7 +13,7 @@ import milonga_hub.cli
 import pytest
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.cli.output import WIDTH
-from milonga_hub.runs.models import RunState
+from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.settings import Settings
 
 from tests.agent.bundles import example
@@ -69,7 +69,7 @@ READING: dict[str, tuple[str, str]] = {
     "alerts channels": ("channels", "fleet_configs/alerts"),
 }
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
-    "runs start", "runs cancel", "runs resume", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
+    "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start",
@@ -315,6 +315,24 @@ def test_runs_are_started_watched_cancelled_and_resumed(new: Cli, tmp_path: Path
     assert new("runs", "resume", "mine/1", "--json").json["run"]["state"] == "RUN_STATE_QUEUED"
     new.hub.runs.end("projects/mine/runs/1", RunState.SUCCEEDED, outcome="done")
     assert new("runs", "watch", "mine/1", "--json").code == 0
+
+
+def test_runs_that_wait_for_approval_are_approved_or_refused(new: Cli, tmp_path: Path) -> None:
+    new("datasets", "import", str(_write_pictures(tmp_path)), "--name", "mine")
+    file = tmp_path / "mine.yaml"
+    policy = {"schedule": "0 3 * * sat", "quiet_hours": ["08:00-18:00"], "max_runs_per_week": 2, "approval": True}
+    file.write_text(json.dumps({"kind": "Project", "name": "mine", "spec": {"dataset": "mine", "retraining": policy}}))
+    new("apply", "-f", str(file), "--no-run")
+    shown = new("projects", "show", "mine").out
+    assert all(
+        word in shown for word in ("0 3 * * sat (UTC)", "08:00-18:00", "at most 2 a week", "milonga runs approve")
+    )
+    for _ in range(2):
+        new.hub.runs.start("mine", Trigger.SCHEDULE, "due since Saturday")
+    assert "awaiting approval" in new("runs", "list").out
+    assert new("runs", "approve", "mine/1", "--json").json["run"]["state"] == "RUN_STATE_QUEUED"
+    assert "refused" in new("runs", "refuse", "mine/2").out
+    assert "waits for approval" in new("runs", "approve", "mine/2").err
 
 
 def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:

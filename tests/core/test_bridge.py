@@ -23,7 +23,7 @@ from milonga_hub.devices.models import (
 )
 from milonga_hub.errors import InvalidInput
 from milonga_hub.models.models import Model, ModelVersion
-from milonga_hub.projects.models import Project, ProjectSpec, RolloutSpec
+from milonga_hub.projects.models import DriftPolicy, DriftTrigger, Project, ProjectSpec, RetrainingPolicy, RolloutSpec
 from milonga_hub.rollouts.models import RolloutView
 from milonga_hub.runs.models import Candidate, RunView
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindowView
@@ -40,6 +40,9 @@ PAIRS: list[tuple[type[Message], type[BaseModel]]] = [
     (datasets_pb2.DatasetVersion, DatasetVersionView),
     (projects_pb2.Project, Project),
     (projects_pb2.ProjectSpec, ProjectSpec),
+    (projects_pb2.RetrainingPolicy, RetrainingPolicy),
+    (projects_pb2.DriftTrigger, DriftTrigger),
+    (projects_pb2.DriftPolicy, DriftPolicy),
     (projects_pb2.Run, RunView),
     (projects_pb2.Candidate, Candidate),
     (models_pb2.Model, Model),

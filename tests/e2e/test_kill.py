@@ -29,7 +29,7 @@ TINY = Scale(
         "training": {"epochs": 6},
         "search": {"measured_subnets": 5, "evaluated_subnets": 8, "population": 16, "generations": 6},
         "rollout": {"soak_seconds": 0.5},
-        "drift": {"enabled": False},
+        "retraining": {"drift": {"enabled": False}},
     },
 )
 KILLED_STAGES = ("prepare", "train", "profile", "search", "build", "rollout")

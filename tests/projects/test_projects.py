@@ -23,7 +23,15 @@ from milonga_hub.events import EventBus
 from milonga_hub.learning.spaces import SPACES
 from milonga_hub.learning.spaces.yolo import NAMED
 from milonga_hub.projects import rules
-from milonga_hub.projects.models import PROJECT_FILE, Limits, ProjectSpec, SearchStrategy, TrainingSpec
+from milonga_hub.projects.models import (
+    PROJECT_FILE,
+    DriftTrigger,
+    Limits,
+    ProjectSpec,
+    RetrainingPolicy,
+    SearchStrategy,
+    TrainingSpec,
+)
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.tasks import Task
@@ -87,6 +95,46 @@ def test_the_template_shows_the_defaults() -> None:
 def test_a_mistake_is_named_with_its_line(text: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         PROJECT_FILE.parse(HEAD + text, "p.yaml")
+
+
+def test_a_drift_policy_of_an_earlier_version_is_a_part_of_retraining() -> None:
+    old = "  dataset: d\n  drift: {enabled: true, quorum: 3, cool_down_seconds: 5}\n"
+    _, spec = PROJECT_FILE.parse(HEAD + old, "p.yaml")
+    drift = DriftTrigger(enabled=True, quorum=3)
+    assert spec == ProjectSpec(dataset="d", retraining=RetrainingPolicy(drift=drift, cool_down_seconds=5.0))
+    stored = ProjectSpec.model_validate_json(
+        '{"dataset": "d", "drift": {"enabled": true, "quorum": 3, "cool_down_seconds": 5}}'
+    )
+    sent = from_proto(
+        pb.ProjectSpec(dataset="d", drift=pb.DriftPolicy(enabled=True, quorum=3, cool_down_seconds=5)), ProjectSpec
+    )
+    assert stored == sent == spec == ProjectSpec.model_validate_json(spec.model_dump_json())
+    assert from_proto(to_proto(spec, pb.ProjectSpec), ProjectSpec) == spec
+    with pytest.raises(InvalidInput, match="belongs to retraining now"):
+        PROJECT_FILE.parse(HEAD + old + "  retraining: {new_labels: 3}\n", "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"schedule": "0 3 * *"}, r"retraining\.schedule: '0 3 \* \*' is no schedule; .*weekday"),
+        ({"schedule": "0 3 * * sut"}, r"retraining\.schedule: .*never comes"),
+        ({"schedule": "0 0 30 2 *"}, r"retraining\.schedule: .*never comes"),
+        ({"schedule": "r r * * *"}, r"retraining\.schedule: .*is no schedule"),
+        ({"time_zone": "Asia/Soul"}, r"retraining\.time_zone: .*'Asia/Soul'; write for example"),
+        ({"time_zone": "../etc"}, r"retraining\.time_zone"),
+        ({"quiet_hours": ["8-18"]}, r"quiet_hours\[0\]: '8-18' .*write them as"),
+        ({"quiet_hours": ["08:00-08:00"]}, r"quiet_hours\[0\]: .*ends where it starts"),
+    ],
+)
+def test_times_that_there_are_not_are_named(policy: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        rules.check("d", ProjectSpec(dataset="d", retraining=RetrainingPolicy(**policy)))
+
+
+@pytest.mark.parametrize("schedule", ["0 3 * * sat", "*/15 8-18 * * mon-fri", "0 0 1 mar,sep *", "0 3 * * thu#2"])
+def test_schedules_are_written_as_cron_has_them(schedule: str) -> None:
+    rules.check("d", ProjectSpec(dataset="d", retraining=RetrainingPolicy(schedule=schedule)))
 
 
 def test_brackets_thousands_deep_are_refused() -> None:

@@ -1,9 +1,8 @@
-"""Runs: one at a time for each project, going on after anything; policies start them when drift calls for it."""
+"""Runs: one at a time for each project, going on after anything; some wait for a person first."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,15 @@ from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import JobCrashed
-from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec
+from milonga_hub.projects.models import Limits, ProjectSpec, RetrainingPolicy
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.executor import MAX_CRASHES, Executor
 from milonga_hub.runs.models import Run, RunState, StageState, Trigger
-from milonga_hub.runs.rules import retraining_due, tightest
+from milonga_hub.runs.rules import tightest
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.stages import Report, stage
-from milonga_hub.telemetry.models import DriftEvent
 
 from tests.datasets.test_datasets import _packed, _pictures
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-POLICY = DriftPolicy(enabled=True, quorum=2, min_new_labels=50, cool_down_seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -43,46 +38,8 @@ def runs(tmp_path: Path, pictures: Path) -> RunService:
     projects = ProjectService(database, events, datasets)
     for name in ("digits", "other"):
         projects.apply(name, ProjectSpec(dataset="digits"))
+    projects.apply("careful", ProjectSpec(dataset="digits", retraining=RetrainingPolicy(approval=True)))
     return RunService(database, events, projects)
-
-
-def _event(device: str, signal: str = "brightness") -> DriftEvent:
-    return DriftEvent(
-        id=f"{device}-{signal}", project="digits", device=device, model_version="v", signal=signal,
-        statistic=0.5, threshold=0.25, p_value=1e-9, sample_count=300,
-    )  # fmt: skip
-
-
-def _ended(seconds_ago: float) -> Run:
-    return Run(
-        name="r", project="digits", number=1, state=RunState.SUCCEEDED, ended_at=NOW - timedelta(seconds=seconds_ago)
-    )
-
-
-def test_drift_on_enough_devices_with_new_labels_calls_for_retraining() -> None:
-    due = retraining_due(POLICY, [_event("a"), _event("b")], 50, _ended(61), NOW)
-    assert due is not None and due.event_ids == ("a-brightness", "b-brightness")
-    assert "a, b" in due.reason and "50 new labelled pictures" in due.reason
-
-
-@pytest.mark.parametrize(
-    ("events", "labels", "latest"),
-    [
-        ([], 99, None),
-        ([_event("a"), _event("a", "contrast")], 99, None),
-        ([_event("a"), _event("b")], 49, None),
-        ([_event("a"), _event("b")], 99, _ended(59)),
-        ([_event("a"), _event("b")], 99, Run(name="r", project="digits", number=1, state=RunState.RUNNING)),
-    ],
-    ids=["no drift", "no quorum", "no labels", "cooling down", "a run in progress"],
-)
-def test_retraining_waits(events: list[DriftEvent], labels: int, latest: Run | None) -> None:
-    assert retraining_due(POLICY, events, labels, latest, NOW) is None
-
-
-def test_a_policy_that_is_off_never_retrains() -> None:
-    off = DriftPolicy(enabled=False)
-    assert retraining_due(off, [_event("a")], 99, None, NOW) is None
 
 
 def test_limits_of_a_type_hold_for_each_of_its_devices() -> None:
@@ -215,3 +172,29 @@ def test_an_epoch_that_is_told_twice_stands_once_in_the_curve(runs: RunService) 
     for epoch in (1.0, 2.0, 2.0):
         runs.add_training_point(run.name, {"epoch": epoch, "loss": 1 / epoch})
     assert [point["epoch"] for point in runs.history(run.name)] == [1.0, 2.0]
+
+
+def test_a_run_that_no_person_started_waits_for_approval_where_the_project_demands_it(runs: RunService) -> None:
+    waiting = runs.start("careful", Trigger.DRIFT, "drift in brightness")
+    assert waiting.state is RunState.AWAITING_APPROVAL and runs.unfinished() == []
+    mine = runs.start("careful", Trigger.MANUAL, "")
+    began: list[str] = []
+
+    async def work(run: Run) -> str:
+        began.append(run.name)
+        if run.name == mine.name:
+            assert runs.approve(waiting.name).state is RunState.QUEUED
+        return "done"
+
+    _execute(runs, work, until=2)
+    assert began == [mine.name, waiting.name]
+    with pytest.raises(FailedPrecondition, match="succeeded"):
+        runs.approve(waiting.name)
+
+
+def test_a_refused_run_ends_without_having_begun(runs: RunService) -> None:
+    run = runs.start("careful", Trigger.SCHEDULE, "")
+    refused = runs.refuse(run.name)
+    assert (refused.state, refused.error) == (RunState.CANCELLED, "refused") and refused.ended_at is not None
+    with pytest.raises(FailedPrecondition, match="waits for approval"):
+        runs.refuse(run.name)

@@ -25,7 +25,7 @@ from milonga_hub.devices.values import AgentStatus, Hello
 from milonga_hub.errors import MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.models.service import ModelService
-from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec, RolloutSpec
+from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
@@ -70,7 +70,10 @@ class Services:
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
         self.telemetry = TelemetryService(
-            self.database, self.events, self._reference_of, lambda name: self.projects.get(name).spec.drift
+            self.database,
+            self.events,
+            self._reference_of,
+            lambda name: self.projects.get(name).spec.retraining.drift_policy,
         )
 
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
@@ -174,7 +177,7 @@ class _Filling:
             dataset=PROJECT,
             limits=limits,
             rollout=RolloutSpec(waves=[0.34, 0.66], soak_seconds=0.0),
-            drift=DriftPolicy(enabled=True, min_samples=200),
+            retraining=RetrainingPolicy(drift=DriftTrigger(enabled=True, min_samples=200)),
         )
         self.hub.projects.apply(PROJECT, spec)
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.rollouts.models import RolloutState
+from milonga_hub.runs.models import RunState, Trigger
 
 from tests.web.filled import HOSTILE, Services
 
@@ -211,3 +212,15 @@ def test_what_is_not_there_is_a_page_with_404(client: TestClient, path: str) -> 
     answer = client.get(path)
     assert answer.status_code == 404
     assert "<h1>Not found</h1>" in answer.text
+
+
+def test_a_run_that_waits_is_approved_or_refused_on_its_page(client: TestClient, hub: Services) -> None:
+    run = hub.runs.start("digits", Trigger.SCHEDULE, "due since Saturday")
+    for verb, after in (("approve", RunState.QUEUED), ("refuse", RunState.CANCELLED)):
+        hub.runs.change(run.name, state=RunState.AWAITING_APPROVAL)
+        text = client.get(f"/runs/digits/{run.number}").text
+        assert "due since Saturday" in text and f"/runs/digits/{run.number}/{verb}" in text
+        assert "waits for approval" in client.get("/projects/digits").text
+        client.post(f"/runs/digits/{run.number}/{verb}")
+        assert hub.runs.get(run.name).state is after
+    assert "refused" in client.get(f"/runs/digits/{run.number}").text

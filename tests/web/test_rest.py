@@ -118,6 +118,8 @@ def test_runs_are_started_cancelled_and_resumed(tmp_path_factory: pytest.TempPat
     assert client.post(f"{API}/projects/digits/runs/4:cancel").json()["state"] == "CANCELLED"
     assert client.post(f"{API}/projects/digits/runs/4:resume").json()["state"] == "QUEUED"
     refused = client.post(f"{API}/projects/digits/runs/1:resume")
+    assert client.post(f"{API}/projects/digits/runs/4:approve").status_code == 409
+    assert client.post(f"{API}/projects/digits/runs/4:refuse").status_code == 409
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "FAILED_PRECONDITION")
     made = client.post(f"{API}/rollouts", json={"model_version": "models/digits/versions/1"}).json()
     assert made["project"] == "digits"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -118,6 +119,32 @@ def _limits(limits: pb.Limits) -> str:
     return f"{limits.selector or 'all devices'}: {', '.join(word for word in words if word) or NONE}"
 
 
+def _retraining(policy: pb.RetrainingPolicy) -> Iterator[tuple[str, str]]:
+    """Yield what starts runs and what holds them back, as rows."""
+    drift = policy.drift
+    if drift.enabled:
+        share = f", {drift.quorum_share:.0%} of a type" if drift.HasField("quorum_share") else ""
+        yield "drift", f"retrains from {drift.quorum} drifted device(s) on{share}"
+    else:
+        yield "drift", "is not acted on"
+    if policy.new_labels:
+        yield "new labels", f"retrains with {policy.new_labels} of them"
+    if policy.schedule:
+        yield "schedule", f"{policy.schedule} ({policy.time_zone})"
+    budget = [
+        f"at most {most} {period}"
+        for most, period in ((policy.max_runs_per_day, "a day"), (policy.max_runs_per_week, "a week"))
+        if most
+    ]
+    yield "cool-down", number(policy.cool_down_seconds, "s")
+    if budget:
+        yield "budget", f"{', '.join(budget)} start by themselves"
+    if policy.quiet_hours:
+        yield "quiet hours", f"{', '.join(policy.quiet_hours)} ({policy.time_zone})"
+    if policy.approval:
+        yield "approval", "runs that start by themselves wait for it: milonga runs approve RUN"
+
+
 @group.command("show")
 def show(project: str, hub: Hub = None, json: Json = False) -> None:
     """Show a project's spec."""
@@ -127,7 +154,6 @@ def show(project: str, hub: Hub = None, json: Json = False) -> None:
         print_json(response)
         return
     spec = response.project.spec
-    drift = spec.drift
     facts(
         (
             ("project", response.project.name),
@@ -140,6 +166,6 @@ def show(project: str, hub: Hub = None, json: Json = False) -> None:
             ("builds", ", ".join(spec.build.targets) or "what suits each device type"),
             ("rollout", f"waves of {', '.join(f'{share:.0%}' for share in spec.rollout.waves)}"),
             ("soak", number(spec.rollout.soak_seconds, "s")),
-            ("drift", f"retrains from {drift.quorum} drifted device(s) on" if drift.enabled else "is not acted on"),
+            *_retraining(spec.retraining),
         )
     )

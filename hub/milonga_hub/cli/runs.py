@@ -104,6 +104,22 @@ def resume(run: RunName, hub: Hub = None, json: Json = False) -> None:
     _print_run(response, json)
 
 
+@group.command("approve")
+def approve(run: RunName, hub: Hub = None, json: Json = False) -> None:
+    """Let a run begin that a policy started and that waits for approval."""
+    with Client() as client:
+        response = client.runs.ApproveRun(pb.ApproveRunRequest(name=run_name(run)), timeout=CALL_SECONDS)
+    _print_run(response, json)
+
+
+@group.command("refuse")
+def refuse(run: RunName, hub: Hub = None, json: Json = False) -> None:
+    """End a run that waits for approval."""
+    with Client() as client:
+        response = client.runs.RefuseRun(pb.RefuseRunRequest(name=run_name(run)), timeout=CALL_SECONDS)
+    _print_run(response, json)
+
+
 @group.command("watch")
 def watch(run: RunName, hub: Hub = None, json: Json = False) -> None:
     """Follow a run live until it ends. The exit code is 0 if it succeeded and 1 if not."""

@@ -25,6 +25,7 @@ _STATE_STYLES = {
     pb.RUN_STATE_SUCCEEDED: "green",
     pb.RUN_STATE_FAILED: "red",
     pb.RUN_STATE_CANCELLED: "yellow",
+    pb.RUN_STATE_AWAITING_APPROVAL: "yellow",
 }
 _SHOWN_METRICS = 4
 

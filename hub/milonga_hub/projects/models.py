@@ -18,6 +18,8 @@ from milonga_hub.tasks import Task
 _COUNT = 2**31 - 1
 _BYTES = 2**63 - 1
 _SEED = 2**32 - 1
+# Ten years: later than that is never, and datetimes overflow.
+_SECONDS = 10 * 365 * 86400.0
 
 
 class Limits(Spec):
@@ -81,17 +83,44 @@ class RolloutSpec(Spec):
         return self
 
 
-class DriftPolicy(Spec):
+class DriftTrigger(Spec):
     enabled: bool = False
     min_samples: int = Bound(default=200, ge=1, le=_COUNT)
     threshold: float = Bound(default=0.25, gt=0)
     quorum: int = Bound(default=1, ge=1, le=_COUNT)
-    cool_down_seconds: float = Bound(default=3600.0, ge=0)
+    # Of the devices of one type; the quorum is then of one type, too.
+    quorum_share: Annotated[float, Bound(gt=0, le=1)] | None = None
     min_new_labels: int = Bound(default=0, ge=0, le=_COUNT)
+
+
+class DriftPolicy(DriftTrigger):
+    """What telemetry goes by, and what project files of earlier versions have at `spec.drift`."""
+
+    cool_down_seconds: float = Bound(default=3600.0, ge=0)
+
+
+class RetrainingPolicy(Spec):
+    """When a project retrains by itself: what starts a run, and what holds it back."""
+
+    drift: DriftTrigger = DriftTrigger()
+    # 0 and "": never for this.
+    new_labels: int = Bound(default=0, ge=0, le=_COUNT)
+    schedule: str = ""
+    time_zone: str = "UTC"
+    cool_down_seconds: float = Bound(default=3600.0, ge=0, le=_SECONDS)
+    # 0: any number.
+    max_runs_per_day: int = Bound(default=0, ge=0, le=_COUNT)
+    max_runs_per_week: int = Bound(default=0, ge=0, le=_COUNT)
+    quiet_hours: list[str] = Bound(default=[])
+    approval: bool = False
 
     @property
     def cool_down(self) -> timedelta:
         return timedelta(seconds=self.cool_down_seconds)
+
+    @property
+    def drift_policy(self) -> DriftPolicy:
+        return DriftPolicy(**self.drift.model_dump(), cool_down_seconds=self.cool_down_seconds)
 
 
 class ProjectSpec(Spec):
@@ -104,7 +133,21 @@ class ProjectSpec(Spec):
     search: SearchSpec = SearchSpec()
     build: BuildSpec = BuildSpec()
     rollout: RolloutSpec = RolloutSpec()
-    drift: DriftPolicy = DriftPolicy()
+    # Where files of earlier versions have a part of `retraining`; always None once read.
+    drift: DriftPolicy | None = Bound(default=None, exclude=True)
+    retraining: RetrainingPolicy = RetrainingPolicy()
+
+    @model_validator(mode="after")
+    def _take_drift_for_retraining(self) -> ProjectSpec:
+        if self.drift is None:
+            return self
+        if "retraining" in self.model_fields_set:
+            raise ValueError("drift belongs to retraining now; move what it says there")
+        drift = DriftTrigger(**self.drift.model_dump(exclude={"cool_down_seconds"}))
+        cool_down_seconds = min(self.drift.cool_down_seconds, _SECONDS)
+        self.retraining = RetrainingPolicy(drift=drift, cool_down_seconds=cool_down_seconds)
+        self.drift = None
+        return self
 
 
 PROJECT_FILE = Kind("Project", ProjectSpec, "fleet_configs/projects")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from milonga_compiler.errors import UnknownTarget
@@ -11,8 +12,9 @@ from milonga_compiler.target import Target
 
 from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput
-from milonga_hub.projects.models import Limits, ProjectSpec
+from milonga_hub.projects.models import Limits, ProjectSpec, RetrainingPolicy
 from milonga_hub.tasks import Task
+from milonga_hub.times import check_schedule, hours, zone
 
 # The names in learning/spaces, which the hub's process must not import; a test holds them equal.
 SPACES: Mapping[Task, tuple[str, ...]] = {
@@ -36,6 +38,7 @@ def check(name: str, spec: ProjectSpec) -> None:
     for index, limits in enumerate(spec.limits):
         _check_selector(limits.selector, f"spec.limits[{index}].selector")
     _check_space(spec)
+    _check_times(spec.retraining)
     for target in spec.build.targets:
         try:
             Target.parse(target)
@@ -57,11 +60,29 @@ def _check_space(spec: ProjectSpec) -> None:
         )
 
 
-def _check_selector(selector: str, place: str) -> None:
+def _check_times(policy: RetrainingPolicy) -> None:
+    with _at("spec.retraining.time_zone"):
+        zone(policy.time_zone)
+    with _at("spec.retraining.schedule"):
+        if policy.schedule:
+            check_schedule(policy.schedule, policy.time_zone)
+    for index, text in enumerate(policy.quiet_hours):
+        with _at(f"spec.retraining.quiet_hours[{index}]"):
+            hours(text)
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Say where what is wrong stands."""
     try:
-        parse(selector)
+        yield
     except InvalidInput as error:
         raise InvalidInput(f"{place}: {error}") from error
+
+
+def _check_selector(selector: str, place: str) -> None:
+    with _at(place):
+        parse(selector)
 
 
 def limits_for(spec: ProjectSpec, attributes: Mapping[str, str]) -> Limits:

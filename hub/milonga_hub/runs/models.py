@@ -18,6 +18,8 @@ class RunState(StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    # Started by a policy; begins when a person approves.
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
 
 
 class StageState(StrEnum):
@@ -33,6 +35,7 @@ class Trigger(StrEnum):
     MANUAL = "MANUAL"
     DRIFT = "DRIFT"
     NEW_LABELS = "NEW_LABELS"
+    SCHEDULE = "SCHEDULE"
 
 
 STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout")

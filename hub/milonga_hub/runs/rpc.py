@@ -41,6 +41,12 @@ class RunRpc(projects_pb2_grpc.RunServiceServicer):
     async def ResumeRun(self, request: pb.ResumeRunRequest, context: Any) -> pb.ResumeRunResponse:
         return pb.ResumeRunResponse(run=_message(self._runs.resume(request.name)))
 
+    async def ApproveRun(self, request: pb.ApproveRunRequest, context: Any) -> pb.ApproveRunResponse:
+        return pb.ApproveRunResponse(run=_message(self._runs.approve(request.name)))
+
+    async def RefuseRun(self, request: pb.RefuseRunRequest, context: Any) -> pb.RefuseRunResponse:
+        return pb.RefuseRunResponse(run=_message(self._runs.refuse(request.name)))
+
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.WatchRunResponse]:
         """Send the run now and after every change, until it ends."""
         with self._events.listen(request.name) as news:

@@ -1,53 +1,15 @@
-"""What a run may do next, and when a policy wants one."""
+"""What a run may do next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
-from milonga_hub.projects.models import DriftPolicy, Limits, ProjectSpec, SearchStrategy
-from milonga_hub.runs.models import BASELINE_STAGES, STAGES, Run, RunState, Stage, StageState
-from milonga_hub.telemetry.models import DriftEvent
+from milonga_hub.projects.models import Limits, ProjectSpec, SearchStrategy
+from milonga_hub.runs.models import BASELINE_STAGES, STAGES, RunState, Stage, StageState, Trigger
 
 ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
-
-
-@dataclass(frozen=True)
-class Retraining:
-    """Why a policy starts a run, and the events that it answers."""
-
-    reason: str
-    event_ids: tuple[str, ...]
-
-
-def retraining_due(
-    policy: DriftPolicy,
-    events: Sequence[DriftEvent],
-    new_labels: int,
-    latest: Run | None,
-    now: datetime,
-) -> Retraining | None:
-    """Return the retraining that unanswered drift calls for, or None while it should wait.
-
-    It waits for a quorum of devices, for labels of the new kind (retraining on the old ones would learn nothing of the
-    drift), for the run in progress, and for the cool-down after the last one.
-    """
-    devices = {event.device for event in events}
-    if not policy.enabled or not events or len(devices) < policy.quorum or new_labels < policy.min_new_labels:
-        return None
-    if latest is not None and latest.state not in ENDED:
-        return None
-    if latest is not None and latest.ended_at is not None and now - latest.ended_at < policy.cool_down:
-        return None
-    signals = sorted({event.signal for event in events})
-    names = ", ".join(sorted(devices))
-    strongest = max(event.statistic for event in events)
-    reason = (
-        f"drift in {', '.join(signals)} on {names} (stability index up to {strongest:.2f},"
-        f" {policy.threshold:g} allowed); {new_labels} new labelled pictures"
-    )
-    return Retraining(reason, tuple(event.id for event in events))
+# What starts runs without a person.
+AUTOMATIC = frozenset({Trigger.DRIFT, Trigger.NEW_LABELS, Trigger.SCHEDULE})
 
 
 def tightest(limits: Sequence[Limits]) -> Limits:

@@ -1,11 +1,12 @@
-"""Runs as people and programs see them: start, follow, cancel, resume."""
+"""Runs as people and programs see them: start, approve, follow, cancel, resume."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
-from sqlmodel import col, select
+from sqlmodel import col, or_, select
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, NotFound
@@ -14,7 +15,7 @@ from milonga_hub.paging import page
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
-from milonga_hub.runs.rules import ENDED, reopened, stages_of
+from milonga_hub.runs.rules import AUTOMATIC, ENDED, reopened, stages_of
 
 # RunService.list hides the builtin inside the class.
 _Runs = list[Run]
@@ -36,8 +37,12 @@ class RunService:
         self.on_cancelled: Callable[[str], None] = lambda name: None
 
     def start(self, project: str, trigger: Trigger, reason: str, request_id: str = "") -> Run:
-        """Queue a run with the project's present spec. One runs at a time for each project."""
+        """Queue a run with the project's present spec. One runs at a time for each project.
+
+        One that no person started waits for approval, where the project demands it.
+        """
         spec = self._projects.get(project).spec
+        waits = spec.retraining.approval and trigger in AUTOMATIC
         with self._numbering, self._database.session() as session:
             if request_id:
                 known = session.exec(select(Run).where(Run.request_id == request_id, Run.project == project)).first()
@@ -49,6 +54,7 @@ class RunService:
                 name=f"projects/{project}/runs/{number}",
                 project=project,
                 number=number,
+                state=RunState.AWAITING_APPROVAL if waits else RunState.QUEUED,
                 trigger=trigger,
                 reason=reason,
                 spec_json=spec.model_dump_json(),
@@ -80,10 +86,17 @@ class RunService:
         runs, _ = self.list(project, page_size=1)
         return runs[0] if runs else None
 
-    def unfinished(self) -> _Runs:
-        """Return queued and interrupted runs, oldest first."""
+    def since(self, project: str, moment: datetime) -> _Runs:
+        """Return the project's runs that were made or ended since, or are in progress."""
+        recent = or_(col(Run.created_at) >= moment, col(Run.ended_at) >= moment, col(Run.state).not_in(ENDED))
         with self._database.session() as session:
-            rows = session.exec(select(Run).where(col(Run.state).not_in(ENDED)).order_by(col(Run.created_at)))
+            return [*session.exec(select(Run).where(Run.project == project, recent))]
+
+    def unfinished(self) -> _Runs:
+        """Return queued and interrupted runs, oldest first; those that wait for approval are neither."""
+        idle = {*ENDED, RunState.AWAITING_APPROVAL}
+        with self._database.session() as session:
+            rows = session.exec(select(Run).where(col(Run.state).not_in(idle)).order_by(col(Run.created_at)))
             return [*rows]
 
     def cancel(self, name: str) -> Run:
@@ -94,6 +107,23 @@ class RunService:
         run = self.end(name, RunState.CANCELLED, error="cancelled")
         self.on_cancelled(name)
         return run
+
+    def approve(self, name: str) -> Run:
+        """Queue a run that waits for approval."""
+        self._must_await_approval(name)
+        run = self.change(name, state=RunState.QUEUED)
+        self.on_queued()
+        return run
+
+    def refuse(self, name: str) -> Run:
+        """End a run that waits for approval."""
+        self._must_await_approval(name)
+        return self.end(name, RunState.CANCELLED, error="refused")
+
+    def _must_await_approval(self, name: str) -> None:
+        run = self.get(name)
+        if run.state is not RunState.AWAITING_APPROVAL:
+            raise FailedPrecondition(f"{name} is {run.state.lower()}; only a run that waits for approval can get it")
 
     def resume(self, name: str) -> Run:
         """Queue a failed or cancelled run again; finished stages are kept."""

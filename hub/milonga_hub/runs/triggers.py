@@ -1,23 +1,26 @@
-"""Close the loop: watch drift and new labels, and start the retraining that a project's policy asks for."""
+"""Close the loop: watch drift, new labels and the clock, and start the retraining that a project's policy asks for."""
 
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import utc_now
+from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import MilongaError, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.service import ProjectService
-from milonga_hub.runs.models import Run, Trigger
-from milonga_hub.runs.rules import retraining_due
+from milonga_hub.runs.models import Run
+from milonga_hub.runs.rules import AUTOMATIC
+from milonga_hub.runs.rules_retraining import Evidence, look_back, may_start, retraining_due
 from milonga_hub.runs.service import RunService
 from milonga_hub.telemetry.service import TelemetryService
 
 _log = logging.getLogger(__name__)
 
-# A cool-down ends without an event, so policies are looked at again this often.
+# A cool-down ends and a schedule comes without an event, so policies are looked at again this often.
 _RECHECK_SECONDS = 5.0
 
 
@@ -27,12 +30,14 @@ class Triggers:
         events: EventBus,
         projects: ProjectService,
         datasets: DatasetService,
+        devices: DeviceService,
         telemetry: TelemetryService,
         runs: RunService,
     ) -> None:
         self._events = events
         self._projects = projects
         self._datasets = datasets
+        self._devices = devices
         self._telemetry = telemetry
         self._runs = runs
 
@@ -64,25 +69,45 @@ class Triggers:
         return started
 
     def _look_at(self, project: Project) -> Run | None:
-        policy = project.spec.drift
-        events = self._telemetry.unanswered(project.name) if policy.enabled else []
-        if not events:
+        policy, now = project.spec.retraining, utc_now()
+        if not (policy.drift.enabled or policy.new_labels or policy.schedule):
             return None
-        due = retraining_due(policy, events, self._new_labels(project), self._runs.latest(project.name), utc_now())
+        runs = self._runs.since(project.name, now - look_back(policy))
+        if not may_start(policy, runs, now):
+            return None
+        due = retraining_due(policy, self._evidence(project), runs, now)
         if due is None:
             return None
-        # The oldest event names the run, so that a crash between the two lines below cannot start a second one.
-        run = self._runs.start(project.name, Trigger.DRIFT, due.reason, request_id=f"drift:{due.event_ids[0]}")
-        self._telemetry.answer(list(due.event_ids), run.name)
+        # Its key names the run, so that a crash between the two lines below cannot start a second one.
+        run = self._runs.start(project.name, due.trigger, due.reason, request_id=due.key)
+        self._telemetry.answer(due.event_ids, run.name)
         return run
 
-    def _new_labels(self, project: Project) -> int:
-        """Return how many pictures the data set gained since the last run that learned from it."""
+    def _evidence(self, project: Project) -> Evidence:
         runs, _ = self._runs.list(project.name)
-        used = next((run.dataset_version for run in runs if run.dataset_version), "")
-        try:
-            seen = self._datasets.get_version(used).number if used else 0
-        except NotFound:
-            seen = 0
+        learned = self._number(next((run.dataset_version for run in runs if run.dataset_version), ""))
+        asked_at = next((run.created_at for run in runs if run.trigger in AUTOMATIC), project.created_at)
         versions, _ = self._datasets.versions(project.spec.dataset, page_size=1000)
-        return sum(version.added_count for version in versions if version.number > seen)
+        unlearned = [version for version in versions if version.number > learned]
+        drift = project.spec.retraining.drift
+        return Evidence(
+            since=max([project.updated_at, *(run.created_at for run in runs[:1])]),
+            drift=self._telemetry.unanswered(project.name) if drift.enabled else (),
+            fleet=self._fleet(project) if drift.quorum_share is not None else {},
+            unlearned_labels=sum(version.added_count for version in unlearned),
+            unasked_labels=sum(version.added_count for version in unlearned if version.created_at > asked_at),
+            dataset_version=max(versions, key=lambda version: version.number).name if versions else "",
+        )
+
+    def _number(self, dataset_version: str) -> int:
+        try:
+            return self._datasets.get_version(dataset_version).number if dataset_version else 0
+        except NotFound:
+            return 0
+
+    def _fleet(self, project: Project) -> dict[str, set[str]]:
+        """Return the devices that the project is for, by type."""
+        fleet: dict[str, set[str]] = defaultdict(set)
+        for device in self._devices.matching(project.spec.selector):
+            fleet[device.device_type].add(device.name)
+        return fleet

@@ -76,3 +76,13 @@ def _add_verbs(api: APIRouter, runs: RunService) -> None:
     async def resume_run(project: str, number: int) -> RunView:
         """Go on with a failed or cancelled run from the stage where it ended."""
         return view(RunView, runs.resume(_name(project, number)))
+
+    @api.post("/projects/{project}/runs/{number}:approve")
+    async def approve_run(project: str, number: int) -> RunView:
+        """Let a run begin that a policy started and that waits for a person."""
+        return view(RunView, runs.approve(_name(project, number)))
+
+    @api.post("/projects/{project}/runs/{number}:refuse")
+    async def refuse_run(project: str, number: int) -> RunView:
+        """End a run that waits for a person."""
+        return view(RunView, runs.refuse(_name(project, number)))

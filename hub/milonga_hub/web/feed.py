@@ -8,6 +8,7 @@ from datetime import datetime
 from urllib.parse import quote
 
 from milonga_hub.devices.models import Device
+from milonga_hub.runs.models import RunState
 from milonga_hub.web.services import HubServices
 from milonga_hub.web.words import state, version
 
@@ -35,11 +36,15 @@ def _runs(hub: HubServices) -> Iterator[Happening]:
     for run in hub.runs.list(page_size=_OF_EACH)[0]:
         address = f"/runs/{quote(run.project, safe='')}/{run.number}"
         yield Happening(
-            run.created_at, "run began", f"{version(run.name)}: {run.reason or state(run.trigger)}", address
+            run.created_at, _beginning(run.state), f"{version(run.name)}: {run.reason or state(run.trigger)}", address
         )
         if run.ended_at is not None:
             said = run.outcome or run.error
             yield Happening(run.ended_at, f"run {state(run.state)}", f"{version(run.name)}: {said}", address)
+
+
+def _beginning(run_state: RunState) -> str:
+    return "run awaits approval" if run_state is RunState.AWAITING_APPROVAL else "run began"
 
 
 def _rollouts(hub: HubServices) -> Iterator[Happening]:

@@ -18,6 +18,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _Task:
@@ -52,6 +57,7 @@ class _TriggerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trigger.Value
     TRIGGER_MANUAL: _Trigger.ValueType  # 2
     TRIGGER_DRIFT: _Trigger.ValueType  # 3
     TRIGGER_NEW_LABELS: _Trigger.ValueType  # 4
+    TRIGGER_SCHEDULE: _Trigger.ValueType  # 5
 
 class Trigger(_Trigger, metaclass=_TriggerEnumTypeWrapper): ...
 
@@ -60,6 +66,7 @@ TRIGGER_APPLY: Trigger.ValueType  # 1
 TRIGGER_MANUAL: Trigger.ValueType  # 2
 TRIGGER_DRIFT: Trigger.ValueType  # 3
 TRIGGER_NEW_LABELS: Trigger.ValueType  # 4
+TRIGGER_SCHEDULE: Trigger.ValueType  # 5
 Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
 
 class _SearchStrategy:
@@ -96,6 +103,8 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 3
     RUN_STATE_FAILED: _RunState.ValueType  # 4
     RUN_STATE_CANCELLED: _RunState.ValueType  # 5
+    RUN_STATE_AWAITING_APPROVAL: _RunState.ValueType  # 6
+    """Started by a policy; begins when a person approves."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper): ...
 
@@ -105,6 +114,8 @@ RUN_STATE_RUNNING: RunState.ValueType  # 2
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 3
 RUN_STATE_FAILED: RunState.ValueType  # 4
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
+RUN_STATE_AWAITING_APPROVAL: RunState.ValueType  # 6
+"""Started by a policy; begins when a person approves."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
 class _StageState:
@@ -347,6 +358,8 @@ Global___RolloutSpec: _TypeAlias = RolloutSpec  # noqa: Y015
 
 @_typing.final
 class DriftPolicy(_message.Message):
+    """Where earlier versions kept the policy; RetrainingPolicy has all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENABLED_FIELD_NUMBER: _builtins.int
@@ -391,6 +404,111 @@ class DriftPolicy(_message.Message):
 Global___DriftPolicy: _TypeAlias = DriftPolicy  # noqa: Y015
 
 @_typing.final
+class DriftTrigger(_message.Message):
+    """Which drift starts a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLES_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    QUORUM_SHARE_FIELD_NUMBER: _builtins.int
+    MIN_NEW_LABELS_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    min_samples: _builtins.int
+    """Requests that must be seen since the version went live."""
+    threshold: _builtins.float
+    """Population stability index from which a signal counts as drifted."""
+    quorum: _builtins.int
+    """Devices that must drift before a run starts."""
+    quorum_share: _builtins.float
+    """Share of the devices of one type that must drift, 0 to 1; the quorum is then of one type, too."""
+    min_new_labels: _builtins.int
+    """Wait for at least this many new labelled pictures before retraining."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        min_samples: _builtins.int = ...,
+        threshold: _builtins.float | None = ...,
+        quorum: _builtins.int = ...,
+        quorum_share: _builtins.float | None = ...,
+        min_new_labels: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quorum_share", b"_quorum_share", "_threshold", b"_threshold", "quorum_share", b"quorum_share", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quorum_share", b"_quorum_share", "_threshold", b"_threshold", "enabled", b"enabled", "min_new_labels", b"min_new_labels", "min_samples", b"min_samples", "quorum", b"quorum", "quorum_share", b"quorum_share", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__quorum_share: _TypeAlias = _typing.Literal["quorum_share"]  # noqa: Y015
+    _WhichOneofArgType__quorum_share: _TypeAlias = _typing.Literal["_quorum_share", b"_quorum_share"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quorum_share) -> _WhichOneofReturnType__quorum_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___DriftTrigger: _TypeAlias = DriftTrigger  # noqa: Y015
+
+@_typing.final
+class RetrainingPolicy(_message.Message):
+    """When a project retrains by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRIFT_FIELD_NUMBER: _builtins.int
+    NEW_LABELS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    COOL_DOWN_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_RUNS_PER_DAY_FIELD_NUMBER: _builtins.int
+    MAX_RUNS_PER_WEEK_FIELD_NUMBER: _builtins.int
+    QUIET_HOURS_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    new_labels: _builtins.int
+    """New labelled pictures that start a run without any drift; 0: none do."""
+    schedule: _builtins.str
+    """Cron expression of five fields, for example "0 3 * * sat"; empty: none."""
+    time_zone: _builtins.str
+    """Of schedule and quiet hours, for example "Asia/Seoul"."""
+    cool_down_seconds: _builtins.float
+    """From the end of any run to the start of the next one."""
+    max_runs_per_day: _builtins.int
+    """Runs that start by themselves within 24 hours and 7 days at most; 0: any number."""
+    max_runs_per_week: _builtins.int
+    approval: _builtins.bool
+    """Runs that start by themselves wait until a person approves."""
+    @_builtins.property
+    def drift(self) -> Global___DriftTrigger: ...
+    @_builtins.property
+    def quiet_hours(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Times of day in which no run starts by itself, for example "08:00-18:00" or "22:00-06:00"."""
+
+    def __init__(
+        self,
+        *,
+        drift: Global___DriftTrigger | None = ...,
+        new_labels: _builtins.int = ...,
+        schedule: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        cool_down_seconds: _builtins.float | None = ...,
+        max_runs_per_day: _builtins.int = ...,
+        max_runs_per_week: _builtins.int = ...,
+        quiet_hours: _abc.Iterable[_builtins.str] | None = ...,
+        approval: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "cool_down_seconds", b"cool_down_seconds", "drift", b"drift"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "approval", b"approval", "cool_down_seconds", b"cool_down_seconds", "drift", b"drift", "max_runs_per_day", b"max_runs_per_day", "max_runs_per_week", b"max_runs_per_week", "new_labels", b"new_labels", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cool_down_seconds: _TypeAlias = _typing.Literal["cool_down_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cool_down_seconds: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cool_down_seconds) -> _WhichOneofReturnType__cool_down_seconds | None: ...
+
+Global___RetrainingPolicy: _TypeAlias = RetrainingPolicy  # noqa: Y015
+
+@_typing.final
 class ProjectSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,6 +521,7 @@ class ProjectSpec(_message.Message):
     BUILD_FIELD_NUMBER: _builtins.int
     ROLLOUT_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
+    RETRAINING_FIELD_NUMBER: _builtins.int
     task: Global___Task.ValueType
     dataset: _builtins.str
     selector: _builtins.str
@@ -417,7 +536,12 @@ class ProjectSpec(_message.Message):
     @_builtins.property
     def rollout(self) -> Global___RolloutSpec: ...
     @_builtins.property
-    def drift(self) -> Global___DriftPolicy: ...
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def drift(self) -> Global___DriftPolicy:
+        """Taken for retraining, where that is not given; never sent by the hub."""
+
+    @_builtins.property
+    def retraining(self) -> Global___RetrainingPolicy: ...
     def __init__(
         self,
         *,
@@ -430,10 +554,11 @@ class ProjectSpec(_message.Message):
         build: Global___BuildSpec | None = ...,
         rollout: Global___RolloutSpec | None = ...,
         drift: Global___DriftPolicy | None = ...,
+        retraining: Global___RetrainingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "drift", b"drift", "rollout", b"rollout", "search", b"search", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "drift", b"drift", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "dataset", b"dataset", "drift", b"drift", "limits", b"limits", "rollout", b"rollout", "search", b"search", "selector", b"selector", "task", b"task", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "dataset", b"dataset", "drift", b"drift", "limits", b"limits", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "selector", b"selector", "task", b"task", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1041,6 +1166,84 @@ class ResumeRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class ApproveRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRunRequest: _TypeAlias = ApproveRunRequest  # noqa: Y015
+
+@_typing.final
+class ApproveRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run: ...
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRunResponse: _TypeAlias = ApproveRunResponse  # noqa: Y015
+
+@_typing.final
+class RefuseRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseRunRequest: _TypeAlias = RefuseRunRequest  # noqa: Y015
+
+@_typing.final
+class RefuseRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___Run: ...
+    def __init__(
+        self,
+        *,
+        run: Global___Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseRunResponse: _TypeAlias = RefuseRunResponse  # noqa: Y015
 
 @_typing.final
 class WatchRunRequest(_message.Message):

@@ -221,6 +221,16 @@ class RunServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_projects__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_projects__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
+        self.ApproveRun = channel.unary_unary(
+                '/milonga.v1.RunService/ApproveRun',
+                request_serializer=milonga_dot_v1_dot_projects__pb2.ApproveRunRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_projects__pb2.ApproveRunResponse.FromString,
+                _registered_method=True)
+        self.RefuseRun = channel.unary_unary(
+                '/milonga.v1.RunService/RefuseRun',
+                request_serializer=milonga_dot_v1_dot_projects__pb2.RefuseRunRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_projects__pb2.RefuseRunResponse.FromString,
+                _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/milonga.v1.RunService/WatchRun',
                 request_serializer=milonga_dot_v1_dot_projects__pb2.WatchRunRequest.SerializeToString,
@@ -267,6 +277,20 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApproveRun(self, request, context):
+        """Lets a run begin that a policy started and that waits for a person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefuseRun(self, request, context):
+        """Ends a run that waits for a person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRun(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -307,6 +331,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.ResumeRun,
                     request_deserializer=milonga_dot_v1_dot_projects__pb2.ResumeRunRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_projects__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'ApproveRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRun,
+                    request_deserializer=milonga_dot_v1_dot_projects__pb2.ApproveRunRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_projects__pb2.ApproveRunResponse.SerializeToString,
+            ),
+            'RefuseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefuseRun,
+                    request_deserializer=milonga_dot_v1_dot_projects__pb2.RefuseRunRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_projects__pb2.RefuseRunResponse.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
@@ -454,6 +488,60 @@ class RunService(object):
             '/milonga.v1.RunService/ResumeRun',
             milonga_dot_v1_dot_projects__pb2.ResumeRunRequest.SerializeToString,
             milonga_dot_v1_dot_projects__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.RunService/ApproveRun',
+            milonga_dot_v1_dot_projects__pb2.ApproveRunRequest.SerializeToString,
+            milonga_dot_v1_dot_projects__pb2.ApproveRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefuseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.RunService/RefuseRun',
+            milonga_dot_v1_dot_projects__pb2.RefuseRunRequest.SerializeToString,
+            milonga_dot_v1_dot_projects__pb2.RefuseRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,10 @@ class RunServiceStub:
     CancelRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.CancelRunRequest, _projects_pb2.CancelRunResponse]
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ResumeRunRequest, _projects_pb2.ResumeRunResponse]
     """Goes on with a failed or cancelled run from the stage where it ended."""
+    ApproveRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ApproveRunRequest, _projects_pb2.ApproveRunResponse]
+    """Lets a run begin that a policy started and that waits for a person."""
+    RefuseRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.RefuseRunRequest, _projects_pb2.RefuseRunResponse]
+    """Ends a run that waits for a person."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_projects_pb2.WatchRunRequest, _projects_pb2.WatchRunResponse]
     ListCandidates: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListCandidatesRequest, _projects_pb2.ListCandidatesResponse]
     """Candidates that the search found, with predicted and measured figures."""
@@ -99,6 +103,10 @@ class RunServiceAsyncStub(RunServiceStub):
     CancelRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.CancelRunRequest, _projects_pb2.CancelRunResponse]  # type: ignore[assignment]
     ResumeRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.ResumeRunRequest, _projects_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Goes on with a failed or cancelled run from the stage where it ended."""
+    ApproveRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.ApproveRunRequest, _projects_pb2.ApproveRunResponse]  # type: ignore[assignment]
+    """Lets a run begin that a policy started and that waits for a person."""
+    RefuseRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.RefuseRunRequest, _projects_pb2.RefuseRunResponse]  # type: ignore[assignment]
+    """Ends a run that waits for a person."""
     WatchRun: _aio.UnaryStreamMultiCallable[_projects_pb2.WatchRunRequest, _projects_pb2.WatchRunResponse]  # type: ignore[assignment]
     ListCandidates: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListCandidatesRequest, _projects_pb2.ListCandidatesResponse]  # type: ignore[assignment]
     """Candidates that the search found, with predicted and measured figures."""
@@ -139,6 +147,22 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.ResumeRunResponse, _abc.Awaitable[_projects_pb2.ResumeRunResponse]]:
         """Goes on with a failed or cancelled run from the stage where it ended."""
+
+    @_abc_1.abstractmethod
+    def ApproveRun(
+        self,
+        request: _projects_pb2.ApproveRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projects_pb2.ApproveRunResponse, _abc.Awaitable[_projects_pb2.ApproveRunResponse]]:
+        """Lets a run begin that a policy started and that waits for a person."""
+
+    @_abc_1.abstractmethod
+    def RefuseRun(
+        self,
+        request: _projects_pb2.RefuseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projects_pb2.RefuseRunResponse, _abc.Awaitable[_projects_pb2.RefuseRunResponse]]:
+        """Ends a run that waits for a person."""
 
     @_abc_1.abstractmethod
     def WatchRun(

@@ -64,7 +64,12 @@ def router(hub: HubServices) -> APIRouter:
     @pages.post("/runs/{project}/{number}/{verb}")
     async def change(project: str, number: int, verb: str) -> RedirectResponse:
         name = f"projects/{project}/runs/{number}"
-        verbs = {"cancel": hub.runs.cancel, "resume": hub.runs.resume}
+        verbs = {
+            "cancel": hub.runs.cancel,
+            "resume": hub.runs.resume,
+            "approve": hub.runs.approve,
+            "refuse": hub.runs.refuse,
+        }
         if verb in verbs:
             verbs[verb](name)
         return RedirectResponse(f"/runs/{quote(project, safe='')}/{number}", status_code=303)

@@ -1,0 +1,130 @@
+"""When a policy wants a run, and whether it may have one now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from milonga_hub.projects.models import DriftTrigger, RetrainingPolicy
+from milonga_hub.runs.models import Run, Trigger
+from milonga_hub.runs.rules import AUTOMATIC, ENDED
+from milonga_hub.telemetry.models import DriftEvent
+from milonga_hub.times import is_within, next_time, zone
+
+_DAY = timedelta(days=1)
+_WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What there is to answer: drift that no run has, labels that no run learned from, the time since the last run."""
+
+    # Answers to the schedule begin here: when the project changed last, or its last run was made.
+    since: datetime
+    drift: Sequence[DriftEvent] = ()
+    # The project's devices, by type.
+    fleet: Mapping[str, Collection[str]] = field(default_factory=dict)
+    unlearned_labels: int = 0
+    # Of those, the ones that came since a run last started by itself: one that failed is not started again and again.
+    unasked_labels: int = 0
+    # The newest version of the data set.
+    dataset_version: str = ""
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Why a policy starts a run, and the events that it answers. Equal keys are for one run."""
+
+    trigger: Trigger
+    reason: str
+    key: str
+    event_ids: tuple[str, ...] = ()
+
+
+def retraining_due(
+    policy: RetrainingPolicy, evidence: Evidence, runs: Sequence[Run], now: datetime
+) -> Retraining | None:
+    """Return the run that the policy calls for now, or None while there is nothing to answer or it should wait.
+
+    `runs` are the project's: at least those of the last week, of the cool-down, and in progress.
+    """
+    if not may_start(policy, runs, now):
+        return None
+    found = list(_calls(policy, evidence, now))
+    if not found:
+        return None
+    # One run answers them all.
+    reason = "; ".join(call.reason for call in found)
+    return Retraining(found[0].trigger, reason, found[0].key, tuple(one for call in found for one in call.event_ids))
+
+
+def may_start(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> bool:
+    """Whether a run may start by itself: none is in progress, and neither quiet hours, cool-down nor budget forbid it.
+
+    What is stamped later than now counts as just now: a clock that was set back buys no runs.
+    """
+    if is_within(policy.quiet_hours, policy.time_zone, now):
+        return False
+    if any(run.state not in ENDED for run in runs):
+        return False
+    if any(run.ended_at is not None and now - run.ended_at < policy.cool_down for run in runs):
+        return False
+    budgets = ((policy.max_runs_per_day, _DAY), (policy.max_runs_per_week, _WEEK))
+    return all(not most or _automatic(runs, now - period) < most for most, period in budgets)
+
+
+def look_back(policy: RetrainingPolicy) -> timedelta:
+    """Return how old the runs may be that may_start() has to see."""
+    return max(_WEEK, policy.cool_down)
+
+
+def _automatic(runs: Sequence[Run], since: datetime) -> int:
+    return sum(run.trigger in AUTOMATIC and run.created_at > since for run in runs)
+
+
+def _calls(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Iterator[Retraining]:
+    """Yield what calls for a run, the strongest evidence first."""
+    events = _of_quorum(policy.drift, evidence)
+    if policy.drift.enabled and events and evidence.unlearned_labels >= policy.drift.min_new_labels:
+        words = _drift_in_words(policy.drift, events, evidence)
+        # The oldest event names the run: drift that is told of twice is answered once.
+        yield Retraining(Trigger.DRIFT, words, f"drift:{events[0].id}", tuple(event.id for event in events))
+    if policy.new_labels and evidence.unasked_labels >= policy.new_labels:
+        words = f"{evidence.unasked_labels} new labelled pictures ({policy.new_labels} start a run)"
+        yield Retraining(Trigger.NEW_LABELS, words, f"labels:{evidence.dataset_version}")
+    if policy.schedule:
+        due_at = next_time(policy.schedule, policy.time_zone, evidence.since)
+        if due_at <= now:
+            local = due_at.astimezone(zone(policy.time_zone))
+            words = f"schedule {policy.schedule!r}, due since {local:%Y-%m-%d %H:%M} {policy.time_zone}"
+            yield Retraining(Trigger.SCHEDULE, words, f"schedule:{due_at.isoformat()}")
+
+
+def _of_quorum(trigger: DriftTrigger, evidence: Evidence) -> list[DriftEvent]:
+    """Return the drift if enough devices show it: in all, or with a share asked for, of one type."""
+    drifted = {event.device for event in evidence.drift}
+    if trigger.quorum_share is None:
+        return list(evidence.drift) if len(drifted) >= trigger.quorum else []
+    for devices in evidence.fleet.values():
+        some = drifted.intersection(devices)
+        if devices and len(some) >= max(trigger.quorum, trigger.quorum_share * len(devices)):
+            return list(evidence.drift)
+    return []
+
+
+def _drift_in_words(trigger: DriftTrigger, events: Sequence[DriftEvent], evidence: Evidence) -> str:
+    devices = {event.device for event in events}
+    signals = ", ".join(sorted({event.signal for event in events}))
+    strongest = max(event.statistic for event in events)
+    shares = ""
+    if trigger.quorum_share is not None:
+        counts = {
+            kind: (len(devices.intersection(names)), len(names)) for kind, names in sorted(evidence.fleet.items())
+        }
+        shares = ", ".join(f"{some} of {all_} {kind}" for kind, (some, all_) in counts.items() if some)
+        shares = f" ({shares})"
+    return (
+        f"drift in {signals} on {', '.join(sorted(devices))}{shares} (stability index up to {strongest:.2f},"
+        f" {trigger.threshold:g} allowed); {evidence.unlearned_labels} new labelled pictures"
+    )

@@ -1,0 +1,67 @@
+"""Schedules as cron writes them, and hours of the day, in a time zone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, time
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from milonga_hub.errors import InvalidInput
+
+# Five fields; `h` and `r` would stand for other times whenever they are read.
+_CRON = re.compile(r"(?!.*(?<![a-z])[hr](?![a-z]))[a-z0-9*,/#-]+( [a-z0-9*,/#-]+){4}", re.IGNORECASE)
+_HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+
+
+def zone(name: str) -> ZoneInfo:
+    """Raises InvalidInput for a zone that there is not."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidInput(f"there is no time zone {name!r}; write for example UTC, Asia/Seoul") from error
+
+
+def check_schedule(schedule: str, time_zone: str) -> None:
+    """Raises InvalidInput for what is no schedule, or one that never comes."""
+    next_time(schedule, time_zone, datetime(2000, 1, 1, tzinfo=UTC))
+
+
+def next_time(schedule: str, time_zone: str, after: datetime) -> datetime:
+    """Return the first time of the schedule after a moment. Raises InvalidInput where it has none."""
+    # Here: a hub whose projects have no schedule does without.
+    from croniter import croniter
+    from croniter.croniter import CroniterError
+
+    if not _CRON.fullmatch(schedule):
+        raise InvalidInput(
+            f"{schedule!r} is no schedule; write minute, hour, day, month, weekday, such as '0 3 * * sat'"
+        )
+    try:
+        times = croniter(schedule, after.astimezone(zone(time_zone)))
+        found: datetime = times.get_next(datetime)
+        # When clocks are set back an hour comes twice; the first counts.
+        while found.fold:
+            found = times.get_next(datetime)
+    except (CroniterError, ValueError) as error:
+        raise InvalidInput(f"{schedule!r} is a schedule that never comes: {error}") from error
+    return found.astimezone(UTC)
+
+
+def hours(text: str) -> tuple[time, time]:
+    """Return start and end of "22:00-06:00"; an end that is earlier is on the next day. Raises InvalidInput."""
+    found = _HOURS.fullmatch(text)
+    if found is None:
+        raise InvalidInput(f"{text!r} are no hours of a day; write them as 22:00-06:00")
+    start, end = time(int(found[1]), int(found[2])), time(int(found[3]), int(found[4]))
+    if start == end:
+        raise InvalidInput(f"{text!r} ends where it starts; write other hours, or leave it out")
+    return start, end
+
+
+def is_within(all_hours: Sequence[str], time_zone: str, now: datetime) -> bool:
+    """Whether now is in one of the hours; their end is not."""
+    clock = now.astimezone(zone(time_zone)).time()
+    return any(
+        start <= clock < end if start < end else clock >= start or clock < end for start, end in map(hours, all_hours)
+    )

@@ -1,0 +1,257 @@
+"""Policies start runs on drift, labels and schedule; cool-down, budget and quiet hours hold them back, whatever the clock does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from milonga_hub.blobs import BlobStore
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.db import Database
+from milonga_hub.devices.service import DeviceService
+from milonga_hub.events import EventBus
+from milonga_hub.projects.models import DriftTrigger, ProjectSpec, RetrainingPolicy
+from milonga_hub.projects.service import ProjectService
+from milonga_hub.runs.models import Run, RunState, Trigger
+from milonga_hub.runs.rules import AUTOMATIC, ENDED
+from milonga_hub.runs.rules_retraining import Evidence, Retraining, retraining_due
+from milonga_hub.runs.service import RunService
+from milonga_hub.runs.triggers import Triggers
+from milonga_hub.settings import Settings
+from milonga_hub.telemetry.models import DriftEvent
+from milonga_hub.telemetry.service import TelemetryService
+
+from tests.datasets.test_datasets import _packed, _pictures
+
+# A Thursday.
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+ON_DRIFT = RetrainingPolicy(drift=DriftTrigger(enabled=True, quorum=2, min_new_labels=50), cool_down_seconds=60)
+NIGHTLY = RetrainingPolicy(schedule="0 3 * * *", time_zone="Asia/Seoul")
+NOTHING = Evidence(since=NOW)
+
+
+def _event(device: str, signal: str = "brightness") -> DriftEvent:
+    return DriftEvent(
+        id=f"{device}-{signal}", project="digits", device=device, model_version="v", signal=signal,
+        statistic=0.5, threshold=0.25, p_value=1e-9, sample_count=300,
+    )  # fmt: skip
+
+
+def _ended(seconds_ago: float, trigger: Trigger = Trigger.DRIFT) -> Run:
+    at = NOW - timedelta(seconds=seconds_ago)
+    return Run(
+        name="r", project="digits", number=1, state=RunState.SUCCEEDED, trigger=trigger, created_at=at, ended_at=at
+    )
+
+
+def _drifted(*devices: str, labels: int = 50) -> Evidence:
+    return replace(NOTHING, drift=[_event(device) for device in devices], unlearned_labels=labels)
+
+
+def test_drift_on_enough_devices_with_new_labels_calls_for_retraining() -> None:
+    due = retraining_due(ON_DRIFT, _drifted("a", "b"), [_ended(61)], NOW)
+    assert due is not None and due.trigger is Trigger.DRIFT and due.event_ids == ("a-brightness", "b-brightness")
+    assert "a, b" in due.reason and "50 new labelled pictures" in due.reason
+
+
+@pytest.mark.parametrize(
+    ("evidence", "runs"),
+    [
+        (_drifted(labels=99), []),
+        (replace(_drifted(labels=99), drift=[_event("a"), _event("a", "contrast")]), []),
+        (_drifted("a", "b", labels=49), []),
+        (_drifted("a", "b"), [_ended(59)]),
+        (_drifted("a", "b"), [_ended(-3600)]),
+        (_drifted("a", "b"), [Run(name="r", project="digits", number=1, state=RunState.RUNNING)]),
+        (_drifted("a", "b"), [Run(name="r", project="digits", number=1, state=RunState.AWAITING_APPROVAL)]),
+    ],
+    ids=["no drift", "no quorum", "no labels", "cooling down", "clock set back", "a run in progress", "one to approve"],
+)
+def test_retraining_waits(evidence: Evidence, runs: list[Run]) -> None:
+    assert retraining_due(ON_DRIFT, evidence, runs, NOW) is None
+
+
+def test_a_policy_that_is_off_never_retrains() -> None:
+    evidence = replace(_drifted("a", "b", labels=99), unasked_labels=99)
+    assert retraining_due(RetrainingPolicy(), evidence, [], NOW) is None
+
+
+def test_a_share_of_one_type_must_drift_where_that_is_asked_for() -> None:
+    policy = RetrainingPolicy(drift=DriftTrigger(enabled=True, quorum=2, quorum_share=0.4))
+    fleet = {"pi5": ["a", "b", "c", "d", "e", "f"], "jetson": ["x", "y"]}
+    assert retraining_due(policy, replace(_drifted("a", "b", "x"), fleet=fleet), [], NOW) is None
+    due = retraining_due(policy, replace(_drifted("a", "b", "c"), fleet=fleet), [], NOW)
+    assert due is not None and "(3 of 6 pi5)" in due.reason
+
+
+def test_enough_new_labels_start_a_run_without_drift() -> None:
+    policy = RetrainingPolicy(new_labels=100)
+    assert retraining_due(policy, replace(NOTHING, unasked_labels=99), [], NOW) is None
+    due = retraining_due(policy, replace(NOTHING, unasked_labels=120, dataset_version="v7"), [], NOW)
+    assert due == Retraining(Trigger.NEW_LABELS, "120 new labelled pictures (100 start a run)", "labels:v7")
+
+
+def test_a_schedule_is_of_its_time_zone_and_missed_times_are_one_run() -> None:
+    since = datetime(2025, 12, 28, 18, 0, tzinfo=UTC)  # 03:00 in Seoul, answered.
+    tick = datetime(2025, 12, 29, 18, 0, tzinfo=UTC)
+    evidence = replace(NOTHING, since=since)
+    assert retraining_due(NIGHTLY, evidence, [], tick - timedelta(seconds=1)) is None
+    due = retraining_due(NIGHTLY, evidence, [], NOW)
+    assert due is not None and due.trigger is Trigger.SCHEDULE
+    assert due.reason == "schedule '0 3 * * *', due since 2025-12-30 03:00 Asia/Seoul"
+    assert retraining_due(NIGHTLY, replace(evidence, since=NOW), [], NOW) is None
+
+
+def test_a_time_that_comes_twice_as_clocks_are_set_back_counts_once() -> None:
+    policy = RetrainingPolicy(schedule="30 2 * * *", time_zone="Europe/Berlin")
+    first = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    assert retraining_due(policy, Evidence(since=first - timedelta(seconds=1)), [], first) is not None
+    assert retraining_due(policy, Evidence(since=first), [], first + timedelta(hours=24)) is None
+    assert retraining_due(policy, Evidence(since=first), [], first + timedelta(hours=25)) is not None
+
+
+def test_what_is_due_in_quiet_hours_starts_after_them() -> None:
+    policy = NIGHTLY.model_copy(update={"quiet_hours": ["22:00-06:30"]})
+    evidence = replace(NOTHING, since=NOW)
+    six_in_seoul = datetime(2026, 1, 1, 21, 0, tzinfo=UTC)
+    assert retraining_due(policy, evidence, [], six_in_seoul) is None
+    assert retraining_due(policy, evidence, [], six_in_seoul + timedelta(minutes=30)) is not None
+
+
+def test_one_run_answers_all_that_is_due_and_says_so() -> None:
+    policy = ON_DRIFT.model_copy(update={"new_labels": 10, "schedule": "0 0 * * *"})
+    evidence = replace(_drifted("a", "b"), unasked_labels=50, since=NOW - timedelta(days=1))
+    due = retraining_due(policy, evidence, [], NOW)
+    assert due is not None and due.trigger is Trigger.DRIFT
+    assert all(word in due.reason for word in ("drift in brightness", "10 start a run", "schedule"))
+
+
+def test_the_budget_counts_runs_that_started_by_themselves() -> None:
+    policy = RetrainingPolicy(new_labels=1, cool_down_seconds=0, max_runs_per_day=1, max_runs_per_week=2)
+    evidence = replace(NOTHING, unasked_labels=1)
+    assert retraining_due(policy, evidence, [_ended(3600, Trigger.MANUAL)], NOW) is not None
+    assert retraining_due(policy, evidence, [_ended(3600)], NOW) is None
+    assert retraining_due(policy, evidence, [_ended(90_000)], NOW) is not None
+    assert retraining_due(policy, evidence, [_ended(90_000), _ended(180_000)], NOW) is None
+
+
+# What happens, and how far the clock goes or jumps before.
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 7_200) | st.integers(-200_000, 300_000),
+        st.sampled_from(["drift", "labels", "end", "end", "by hand", "nothing"]),
+    ),
+    max_size=60,
+)
+
+
+@given(
+    STEPS,
+    st.sampled_from([0, 600, 100_000]),
+    st.integers(0, 2),
+    st.integers(0, 4),
+    st.integers(0, 23),
+    st.integers(1, 23),
+)
+def test_nothing_starts_in_quiet_hours_or_the_cool_down_or_beyond_the_budget(
+    steps: list[tuple[int, str]], cool_down: int, a_day: int, a_week: int, quiet_from: int, quiet_hours: int
+) -> None:
+    policy = RetrainingPolicy(
+        drift=DriftTrigger(enabled=True),
+        new_labels=10,
+        schedule="30 */6 * * *",
+        cool_down_seconds=float(cool_down),
+        max_runs_per_day=a_day,
+        max_runs_per_week=a_week,
+        quiet_hours=[f"{quiet_from:02}:00-{(quiet_from + quiet_hours) % 24:02}:00"],
+    )
+    now, runs, labels, events = NOW, list[Run](), 0, list[DriftEvent]()
+    for number, (seconds, what) in enumerate(steps):
+        now += timedelta(seconds=seconds)
+        if what == "drift":
+            events.append(_event(f"d{number}"))
+        elif what == "labels":
+            labels += 10
+        elif what == "by hand":
+            runs.append(_started(number, Trigger.MANUAL, now))
+        elif what == "end":
+            for run in runs:
+                run.state, run.ended_at = RunState.SUCCEEDED, run.ended_at or now
+        since = max((run.created_at for run in runs), default=NOW)
+        due = retraining_due(policy, Evidence(since, events, {}, labels, labels), runs, now)
+        if due is None:
+            continue
+        assert (now.hour - quiet_from) % 24 >= quiet_hours
+        assert all(run.state in ENDED and run.ended_at is not None for run in runs)
+        assert all(now - run.ended_at >= timedelta(seconds=cool_down) for run in runs if run.ended_at)
+        runs.append(_started(number, due.trigger, now))
+        made = [run.created_at for run in runs if run.trigger in AUTOMATIC]
+        assert not a_day or sum(at > now - timedelta(days=1) for at in made) <= a_day
+        assert not a_week or sum(at > now - timedelta(days=7) for at in made) <= a_week
+        events, labels = [], 0
+
+
+def _started(number: int, trigger: Trigger, now: datetime) -> Run:
+    return Run(
+        name=f"r{number}", project="digits", number=number, state=RunState.RUNNING, trigger=trigger, created_at=now
+    )
+
+
+class World:
+    """A hub's policies on real tables, with a data set that grows."""
+
+    def __init__(self, folder: Path) -> None:
+        database = Database(f"sqlite:///{folder / 'test.db'}")
+        database.create_tables()
+        events = EventBus()
+        self.folder = folder
+        self.datasets = DatasetService(database, BlobStore(folder / "blobs"), events)
+        self.label(seed=0)
+        self.projects = ProjectService(database, events, self.datasets)
+        self.runs = RunService(database, events, self.projects)
+        telemetry = TelemetryService(
+            database, events, lambda bundle: None, lambda name: self.projects.get(name).spec.retraining.drift_policy
+        )
+        devices = DeviceService(database, events, Settings(data=folder))
+        self.look = Triggers(events, self.projects, self.datasets, devices, telemetry, self.runs).look
+
+    def label(self, seed: int) -> None:
+        self.datasets.import_archive(
+            "digits", _packed(_pictures(self.folder / str(seed), start=60 * seed)), seed > 0, False
+        )
+
+    def apply(self, policy: RetrainingPolicy) -> None:
+        self.projects.apply("digits", ProjectSpec(dataset="digits", retraining=policy))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_new_labels_start_one_run_until_there_are_as_many_again(world: World) -> None:
+    world.apply(RetrainingPolicy(new_labels=5, cool_down_seconds=0.0, approval=True))
+    assert world.look() == []
+    world.label(seed=1)
+    (run,) = world.look()
+    assert (run.trigger, run.state) == (Trigger.NEW_LABELS, RunState.AWAITING_APPROVAL)
+    assert world.look() == []
+    world.runs.refuse(run.name)
+    assert world.look() == []
+    world.label(seed=2)
+    assert [again.number for again in world.look()] == [2]
+
+
+def test_a_schedule_starts_a_run_when_its_time_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.apply(RetrainingPolicy(schedule="0 3 * * *"))
+    assert world.look() == []
+    later: Callable[[], datetime] = lambda: datetime.now(UTC) + timedelta(days=1)  # noqa: E731
+    monkeypatch.setattr("milonga_hub.runs.triggers.utc_now", later)
+    (run,) = world.look()
+    assert run.trigger is Trigger.SCHEDULE and "0 3 * * *" in run.reason
+    assert world.look() == []
