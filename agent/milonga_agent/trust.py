@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,31 +53,31 @@ class Client:
 
     def refresh(self) -> None:
         """Bring root, timestamp, snapshot and targets up to date. Raises Untrusted or DownloadError."""
-        try:
+        with self._reading():
             self.updater.refresh()
-        except (exceptions.DownloadHTTPError, exceptions.DownloadLengthMismatchError) as error:
-            raise Untrusted(f"the signed metadata is incomplete, or larger than it may be: {error}") from error
-        except exceptions.RepositoryError as error:
-            raise Untrusted(self._words(error)) from error
-        finally:
-            self._sync()
         if self._now > self._latest_time():
             # Only what had not expired came so far, so that no clock ahead of its time is kept.
             write_atomically(self._clock, self._now.isoformat().encode())
 
     def target(self, path: str) -> TargetFile:
         """Return what is signed of a target. Raises Untrusted or DownloadError."""
-        try:
+        with self._reading():
             found = self.updater.get_targetinfo(path)
+        if found is None:
+            raise Untrusted(f"nobody whom this device trusts has signed {path}")
+        return found
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say in plain words why metadata is refused, and make what was written last, refused or not."""
+        try:
+            yield
         except (exceptions.DownloadHTTPError, exceptions.DownloadLengthMismatchError) as error:
             raise Untrusted(f"the signed metadata is incomplete, or larger than it may be: {error}") from error
         except exceptions.RepositoryError as error:
             raise Untrusted(self._words(error)) from error
         finally:
             self._sync()
-        if found is None:
-            raise Untrusted(f"nobody whom this device trusts has signed {path}")
-        return found
 
     @property
     def _clock(self) -> Path:

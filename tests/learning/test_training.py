@@ -146,12 +146,18 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
         Checkpoint.read(tmp_path / "old.pt")
 
 
-def test_a_checkpoint_whose_weights_have_other_names_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_whose_weights_have_other_names_is_refused(
+    task: Classification, trained: Path, tmp_path: Path
+) -> None:
     known = Checkpoint.read(trained)
     name, *_ = known.model
     replace(known, model={**known.model, f"{name}.old": known.model[name]}).write(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="train again"):
         load_supernet(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="train again"):
+        Trainer(task, SPACE, RECIPE, tmp_path / "c.pt", base=tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="train again"):
+        Trainer(task, SPACE, RECIPE, tmp_path / "other.pt")
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_taken_in_pieces(

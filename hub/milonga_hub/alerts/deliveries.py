@@ -111,7 +111,9 @@ class Deliveries:
             session.exec(old)
 
     def waiting_count(self) -> int:
-        return len(self._pending())
+        waiting = sa.select(sa.func.count()).where(col(AlertDelivery.state) == DeliveryState.PENDING)
+        with self._database.session() as session:
+            return int(session.execute(waiting).scalar_one())
 
     def _pending(self) -> list[AlertDelivery]:
         waiting = select(AlertDelivery).where(AlertDelivery.state == DeliveryState.PENDING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,17 @@ def load_supernet(path: str | Path) -> Supernet:
     """
     checkpoint = Checkpoint.read(Path(path))
     supernet = Supernet(rebuilt(checkpoint.space), checkpoint.classes)
-    try:
-        supernet.load_state_dict(checkpoint.model)
-    except RuntimeError as error:
-        raise _of_another_version(path) from error
+    fill(supernet, checkpoint.model, path)
     supernet.to(device())
     return supernet
+
+
+def fill(supernet: Supernet, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load weights that were read from the path. Raises ValueError where they are another version's."""
+    try:
+        supernet.load_state_dict(weights)
+    except RuntimeError as error:
+        raise _of_another_version(path) from error
 
 
 def _of_another_version(path: str | Path) -> ValueError:

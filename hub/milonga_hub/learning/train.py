@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe
+from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe, fill
 from milonga_hub.learning.hardware import Team, autocast, device, is_out_of_memory, moved
 from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.supernet import Supernet, recalibrate
@@ -90,8 +90,8 @@ class Trainer:
 
     def _restore(self) -> None:
         checkpoint = Checkpoint.read(self._path)
-        self._live.load_state_dict(checkpoint.weights)
-        self.supernet.load_state_dict(checkpoint.model)
+        fill(self._live, checkpoint.weights, self._path)
+        fill(self.supernet, checkpoint.model, self._path)
         self._optimiser.load_state_dict(checkpoint.optimiser)
         self._steps, self.history = checkpoint.steps, list(checkpoint.history)
         self._random.setstate(checkpoint.random_state)
@@ -256,7 +256,7 @@ def _start_from(supernet: Supernet, base: Path) -> None:
             f"{base} holds {_text(known.space)} for {known.classes} classes; it cannot go on as {_text(wanted)} for"
             f" {supernet.classes}"
         )
-    supernet.load_state_dict(known.model)
+    fill(supernet, known.model, base)
 
 
 def _text(settings: Mapping[str, Any]) -> str:

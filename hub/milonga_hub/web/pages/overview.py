@@ -63,6 +63,7 @@ def router(hub: HubServices) -> APIRouter:
         asking, _ = hub.devices.join_requests()
         alerts = everything(lambda token: hub.alerts.list(AlertState.OPEN, page_token=token))
         troubled = {alert.subject for alert in alerts}
+        found = [health(device, troubled) for device in devices]
         return render(
             request,
             "overview.html",
@@ -71,8 +72,8 @@ def router(hub: HubServices) -> APIRouter:
             online=sum(device.state is DeviceState.ONLINE for device in devices),
             asking=sum(each.state is JoinRequestState.PENDING for each in asking),
             types=_types(devices),
-            picture=honeycomb([_cell(device, health(device, troubled)) for device in devices]),
-            health=Counter(health(device, troubled) for device in devices),
+            picture=honeycomb([_cell(*pair) for pair in zip(devices, found, strict=True)]),
+            health=Counter(found),
             words=HEALTH,
             serving=Counter(device.active_version for device in devices).most_common(),
             runs=runs,
