@@ -187,7 +187,7 @@ def test_a_full_disk_stops_nothing_that_serves(tmp_path: Path, versions: list[Ex
             again = daemon.Agent(Options(hub=address, data_dir=tmp_path / "agent", name="pi-1"))
             task = asyncio.ensure_future(again.run())
             await _until_it_answers(again, task)
-            assert again._state.active.bundle == versions[0].bundle.digest
+            assert again._memory.state.active.bundle == versions[0].bundle.digest
             task.cancel()
             await asyncio.wait([task])
         finally:
@@ -201,6 +201,6 @@ async def _until_it_answers(agent: daemon.Agent, task: asyncio.Future[None]) -> 
     while not task.done():
         await asyncio.sleep(0.02)
         if agent._serving is not None and agent._serving.active is not None:
-            await agent._serving.demand(agent._state.active)
+            await agent._serving.demand(agent._memory.state.active)
             return
     task.result()

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milonga_agent.daemon import Agent, Options, device_build
+from milonga_agent.daemon import Agent, Options
 from milonga_agent.device_builds import Outcome, Record
 from milonga_agent.engines import Choice, Engines
 from milonga_agent.errors import BadBundle
 from milonga_agent.limits import Limits
 from milonga_agent.plan import Wish
+from milonga_agent.reports import device_build
 from milonga_agent.served import Served
 from milonga_agent.serving import Serving
 from milonga_agent.steps import Depot

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milonga_agent.daemon import Rest, measurement_result
 from milonga_agent.inventory import Reading, fastest_cpus, read_sensors, temperature_celsius
+from milonga_agent.measuring import Rest, measurement_result
 from milonga_agent.profile import (
     Clock,
     Effort,

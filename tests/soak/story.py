@@ -159,7 +159,7 @@ async def _pursue(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...], si
         store.keep_state(new)
         return new
 
-    # In the order in which daemon.py and upkeep.py do it.
+    # In the order in which assignments.py and upkeep.py do it.
     state = keep(plan.restart(store.state()))
     if state.active.bundle:
         state = keep(plan.start(state))

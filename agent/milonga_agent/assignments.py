@@ -1,0 +1,99 @@
+"""Bring about what the hub wishes, one step after the other, and report each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from milonga.v1 import agent_pb2
+
+from milonga_agent import plan
+from milonga_agent.bundles import Bundles
+from milonga_agent.errors import AgentError, DiskFull, HubUnreachable
+from milonga_agent.memory import Memory
+from milonga_agent.patience import backoff_seconds
+from milonga_agent.plan import Outcome, Step, WantedFile, Wish
+from milonga_agent.pursuit import Pursuit, outcome_of
+from milonga_agent.reports import Reports
+from milonga_agent.serving import Serving
+
+_log = logging.getLogger(__name__)
+
+
+class Assignments:
+    """Pursues the newest wish. `await assignments.run()` works until it is cancelled."""
+
+    def __init__(self, memory: Memory, serving: Serving, bundles: Bundles, reports: Reports) -> None:
+        self._memory = memory
+        self._serving = serving
+        self._bundles = bundles
+        self._reports = reports
+        self._random = random.Random()
+        self._work = asyncio.Event()
+        memory.listen(self._work.set)
+
+    def accept(self, assignment: agent_pb2.Assignment) -> None:
+        """Pursue what the hub wishes now, unless that is under way or has ended. Raises DiskFull or OSError."""
+        self._memory.set(plan.accept(self._memory.state, _wish(assignment)))
+
+    async def run(self) -> None:
+        bundles = self._bundles
+        fetch, build = bundles.courier.fetch, bundles.engines.build
+        pursuit = Pursuit(bundles.depot, self._serving, fetch, bundles.check, build)
+        bundles.collect()
+        failures = 0
+        while True:
+            if self._memory.state.position.step is None:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            try:
+                self._memory.set(self._memory.state)
+                await self._step(pursuit)
+                failures = 0
+            except (AgentError, OSError) as error:
+                # The step is done again: nothing of it counts before it is written down.
+                failures += 1
+                _log.error("what the agent does cannot be written down: %s", error)
+                await asyncio.sleep(backoff_seconds(failures, self._random))
+
+    async def _step(self, pursuit: Pursuit) -> None:
+        memory = self._memory
+        step, began = memory.state.position.step, memory.state
+        assert step is not None
+        self._reports.tell(step, "STARTED")
+        try:
+            await pursuit.perform(began, self._reports.progress())
+        except HubUnreachable as error:
+            # The network's absence is nobody's failure; it is waited out.
+            _log.warning("%s: %s", step.value.lower(), error)
+            await asyncio.sleep(backoff_seconds(2, self._random))
+            return
+        except (AgentError, OSError) as error:
+            _log.error("%s failed: %s", step.value.lower(), error)
+            self._reports.tell(step, "FAILED", str(error))
+            if memory.state == began:
+                memory.set(plan.advance(began, outcome_of(step, error), str(error)))
+            if isinstance(error, (DiskFull, OSError)):
+                await asyncio.sleep(backoff_seconds(began.position.attempt, self._random))
+            return
+        if step is Step.ACTIVATE and began.wish.bundle:
+            _log.info("serving %s on port %d", began.wish.model_version, self._serving.port)
+        self._reports.tell(step, "SUCCEEDED", progress=1.0)
+        # A newer wish may have come meanwhile; then this step's success is of no use.
+        if memory.state == began:
+            memory.set(plan.advance(began, Outcome.SUCCEEDED))
+        if memory.state.position.step is None:
+            self._bundles.collect()
+
+
+def _wish(assignment: agent_pb2.Assignment) -> Wish:
+    return Wish(
+        generation=assignment.generation,
+        bundle=assignment.bundle,
+        files=tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in assignment.files),
+        model_version=assignment.model_version,
+        project=assignment.project,
+        expected_ms=assignment.expected_ms,
+    )

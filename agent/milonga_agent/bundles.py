@@ -1,0 +1,35 @@
+"""The bundles on this device: fetched and checked before they are installed, removed when nobody needs them."""
+
+from __future__ import annotations
+
+from milonga_agent.engines import Engines
+from milonga_agent.hub import Courier
+from milonga_agent.memory import Memory
+from milonga_agent.plan import Wish
+from milonga_agent.steps import Depot
+from milonga_agent.trusting import Trust
+
+
+class Bundles:
+    """Where the bundles are, where they come from, and who must have signed them."""
+
+    def __init__(self, depot: Depot, engines: Engines, trust: Trust, courier: Courier, memory: Memory) -> None:
+        self.depot = depot
+        self.engines = engines
+        self._trust = trust
+        self.courier = courier
+        self._memory = memory
+        # What a measurement under way needs: not to be collected.
+        self.to_measure = Wish()
+
+    async def check(self, wish: Wish) -> None:
+        """Return if the bundle is signed for the project that its manifest names. Raises Untrusted."""
+        manifest = next(file for file in wish.files if file.path == "manifest.json")
+        await self._trust.check(self.depot.project(wish), manifest.digest, manifest.size_bytes, self.courier.metadata)
+
+    def collect(self) -> None:
+        """Remove what nobody needs, once it is written down what is needed; an agent without memory removes nothing."""
+        if self._memory.kept and self._memory.state.generation:
+            kept = [*self._memory.state.kept, self.to_measure]
+            self.depot.collect(kept)
+            self.engines.collect({wish.bundle for wish in kept if wish.bundle})

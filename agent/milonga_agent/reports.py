@@ -1,0 +1,55 @@
+"""Tell the hub how each step of a wish goes, and what came of building on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from milonga.v1 import agent_pb2, devices_pb2
+
+from milonga_agent.device_builds import Record
+from milonga_agent.memory import Memory
+from milonga_agent.outbox import Outbox
+from milonga_agent.plan import Step
+
+# Progress of a download is told this often at most.
+_PROGRESS_STEP = 0.1
+
+
+class Reports:
+    """Tells the hub how the steps of the wish go."""
+
+    def __init__(self, memory: Memory, outbox: Outbox) -> None:
+        self._memory = memory
+        self._outbox = outbox
+
+    def tell(self, step: Step, state: str, message: str = "", progress: float = 0.0) -> None:
+        """Report that the step has "STARTED", "SUCCEEDED" or "FAILED"."""
+        report = agent_pb2.StepReport(
+            generation=self._memory.state.wish.generation,
+            step=agent_pb2.Step.Value(f"STEP_{step.value}"),
+            state=agent_pb2.StepState.Value(f"STEP_STATE_{state}"),
+            message=message,
+            progress=progress,
+            attempt=self._memory.state.position.attempt,
+        )
+        report.reported_at.GetCurrentTime()
+        self._outbox.report(report)
+
+    def progress(self) -> Callable[[float], None]:
+        """Return what hears how far a download is."""
+        told = 0.0
+
+        def tell(fraction: float) -> None:
+            nonlocal told
+            if fraction - told >= _PROGRESS_STEP:
+                told = fraction
+                self.tell(Step.DOWNLOAD, "STARTED", progress=fraction)
+
+        return tell
+
+
+def device_build(record: Record) -> devices_pb2.DeviceBuild:
+    """Return what came of a build, as the hub hears it."""
+    told = {name: value for name, value in vars(record).items() if name != "state" and value is not None}
+    state = devices_pb2.DeviceBuildState.Value(f"DEVICE_BUILD_STATE_{record.state.value}")
+    return devices_pb2.DeviceBuild(state=state, **told)
