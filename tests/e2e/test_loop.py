@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
+from milonga_hub.learning.subnets import BYTES_PER_WEIGHT
 
 from tests.e2e.loop import AGENTS, PROJECT, Loop, Scale
 from tests.e2e.processes import System
@@ -63,11 +65,23 @@ def test_every_type_was_measured_on_its_own_device(loop: Loop) -> None:
     assert all(0 < one.median_ms <= one.p90_ms and one.repeats >= 10 for one in profiled)
 
 
-def test_chosen_subnets_differ_where_limits_differ(loop: Loop) -> None:
-    chosen = {one.device_type: one for one in loop.candidates(loop.first_run) if one.chosen}
+def test_each_type_gets_the_most_accurate_subnet_that_keeps_its_limits(loop: Loop) -> None:
+    candidates = loop.candidates(loop.first_run)
+    chosen = {one.device_type: one for one in candidates if one.chosen}
     assert len(chosen) == 3
-    assert len({one.subnet for one in chosen.values()}) > 1
     assert all(one.measured_ms > 0 and one.predicted_ms > 0 and one.accuracy > 0.5 for one in chosen.values())
+    limits = yaml.safe_load(loop.project_file().read_text(encoding="utf-8"))["spec"]["limits"]
+    for limit in limits:
+        best = chosen[limit["selector"].removeprefix("type=")]
+        fitting = [
+            one
+            for one in candidates
+            if one.device_type == best.device_type
+            and one.measured_ms <= limit["latency_ms"]
+            and one.params * BYTES_PER_WEIGHT[one.precision] <= limit["model_bytes"]
+        ]
+        assert best in fitting
+        assert best.accuracy == max(one.accuracy for one in fitting)
 
 
 def test_the_pareto_front_trades_accuracy_for_latency(loop: Loop) -> None:

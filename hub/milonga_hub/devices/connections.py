@@ -181,12 +181,12 @@ class Connections:
                     device.state = DeviceState.OFFLINE
                     silent.append(device)
                 session.add(device)
+        # First: who is silent as well is told what it can do about it.
+        for name in expired:
+            self.shut_out(name, Unauthenticated(f"the certificate of {name} ended and was not renewed; enrol it again"))
         for device in silent:
             self._streams.close(device.name, FailedPrecondition("no heartbeat came for too long; connect again"))
             self._events.publish(f"devices/{device.name}", device)
-
-        for name in expired:
-            self.shut_out(name, Unauthenticated(f"the certificate of {name} ended and was not renewed; enrol it again"))
 
     def type_of(self, session: Session, inventory: Inventory, simulated: bool) -> str:
         """Return the name of the type that the inventory falls into; the first device of a type makes it."""
