@@ -31,7 +31,7 @@ from benchmarks._timing import Session, medians_ms
 Item = TypeVar("Item")
 
 SIZE_PX = 16
-TRAIN, VALIDATION = 2000, 1500
+TRAIN, VALIDATION = 2000, 3000
 
 
 def told(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
