@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
+from milonga_compiler.engines import Precision
 from milonga_hub.learning.subnets import BYTES_PER_WEIGHT
 
 from tests.e2e.loop import AGENTS, PROJECT, Loop, Scale
@@ -78,7 +79,7 @@ def test_each_type_gets_the_most_accurate_subnet_that_keeps_its_limits(loop: Loo
             for one in candidates
             if one.device_type == best.device_type
             and one.measured_ms <= limit["latency_ms"]
-            and one.params * BYTES_PER_WEIGHT[one.precision] <= limit["model_bytes"]
+            and one.params * BYTES_PER_WEIGHT[Precision(one.precision)] <= limit["model_bytes"]
         ]
         assert best in fitting
         assert best.accuracy == max(one.accuracy for one in fitting)

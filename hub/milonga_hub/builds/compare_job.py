@@ -21,7 +21,9 @@ from milonga_hub.learning.tasks import opened
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
     """Return the accuracy of both on old and new pictures, and whether the challenger is better."""
     bundles = {who: verify_bundle(Path(spec[who])) for who in ("champion", "challenger")}
-    task = opened(spec["data"], max(Input.of(one.manifest["input"]).size_px for one in bundles.values()))
+    size_px = max(Input.of(one.manifest["input"]).size_px for one in bundles.values())
+    # Boxes are told alike by both: networks are compared, not thresholds.
+    task = opened(spec["data"], size_px, bundles["challenger"].manifest.get("postprocess"))
     count = len(task.added)
     if not count:
         raise JobError("there are no validation pictures to compare versions on; add some to the data set")

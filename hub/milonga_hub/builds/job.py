@@ -65,7 +65,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     size = spec["manifest"]["size_px"]
     targets = [Target.parse(name, spec.get("architecture", "")) for name in spec["targets"]]
     context.progress(0.0, "reading pictures")
-    task = opened(spec["data"], size)
+    task = opened(spec["data"], size, spec.get("told"))
     evidence = TaskEvidence(task, task.input(size), np.load(spec["expected"]), spec["subnet_accuracy"])
     # Training pictures, never those that prove the build, chosen alike for equal seeds.
     calibration = task.calibrating(evidence.seen, spec["calibration_count"], spec["seed"])

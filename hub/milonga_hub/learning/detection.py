@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from milonga import pictures
+from milonga.detections import Postprocess
 from milonga.inputs import Input, Resize, fitted_size, scaled
 from milonga_compiler.backends.base import Floats
 from numpy.typing import NDArray
@@ -47,14 +48,19 @@ class Detection(Task):
     measure = DetectionJudge.measure
 
     def __init__(
-        self, data: str | Path | Detections, resolution_px: int, augmentation: Mapping[str, float] | None = None
+        self,
+        data: str | Path | Detections,
+        resolution_px: int,
+        augmentation: Mapping[str, float] | None = None,
+        post: Postprocess = Postprocess(),
     ) -> None:
-        """`data` is a data.yaml, or what was read of one; `augmentation` overrides ultralytics' settings (mosaic, fliplr, hsv_h, scale, ...).
+        """`data` is a data.yaml, or what was read of one; `augmentation` overrides ultralytics' settings (mosaic, fliplr, hsv_h, scale, ...);
+        `post` says which boxes devices tell, which mAP does not depend on.
 
         Raises FlawedData for a data set with flaws.
         """
         self.data = data if isinstance(data, Detections) else read(data)
-        self.resolution_px, self._augmentation = resolution_px, augmentation
+        self.resolution_px, self._augmentation, self._post = resolution_px, augmentation, post
         self.names = self.data.names
         self.classes, self.count = len(self.names), len(self.data.train)
         self._settings = get_cfg(overrides={"task": "detect", "mosaic": _MOSAIC_SHARE, **(augmentation or {})})
@@ -117,7 +123,7 @@ class Detection(Task):
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         objects = [(one.classes, _corners(one, self._sizes[index], seen)) for index, one in enumerate(self.data.val)]
         return DetectionJudge(
-            objects, seen, self.names if names is None else names, self.names, lambda: self._reference
+            objects, seen, self.names if names is None else names, self.names, lambda: self._reference, self._post
         )
 
     @cached_property
@@ -133,7 +139,7 @@ class Detection(Task):
         chosen = tuple(one for one in self.data.train if one.added_in == most)
         if len(chosen) in (1, len(self.data.train)):
             return None
-        return Detection(replace(self.data, train=chosen), self.resolution_px, self._augmentation)
+        return Detection(replace(self.data, train=chosen), self.resolution_px, self._augmentation, self._post)
 
     def joined(self, batches: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return several batches as one: boxes belong to pictures by their numbers, which go on."""

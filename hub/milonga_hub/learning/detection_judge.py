@@ -37,11 +37,13 @@ class DetectionJudge(PictureJudge):
         names: Sequence[str],
         known_names: Sequence[str],
         reference: Callable[[], Mapping[str, list[int]]],
+        post: detections.Postprocess = detections.Postprocess(),
     ) -> None:
         """`objects` are for each picture classes (k,), by their place in `known_names`, and boxes (k, 4) in the input.
 
         `names` are the network's classes; objects that it finds of others are wrong. `reference`
-        describes the pictures; it is called for manifests alone, since all pictures must be looked at.
+        describes the pictures; it is called for manifests alone, since all pictures must be looked at. `post` says which
+        boxes devices tell.
         """
         self._objects, self._seen, self._reference = objects, seen, reference
         index = {name: number for number, name in enumerate(known_names)}
@@ -50,7 +52,7 @@ class DetectionJudge(PictureJudge):
             [index.get(name, len(index) + place) for place, name in enumerate(names)], dtype=np.int64
         )
         self._validator = _validator(seen.size_px)
-        self._post = detections.Postprocess()
+        self._post = post
         # Of each picture: right by overlap (m, 10), confidence (m,), class (m,), classes of objects (k,).
         self._stats: list[tuple[NDArray[np.bool_], Floats, Floats, NDArray[np.float32]]] = []
         self._scores: list[float] = []

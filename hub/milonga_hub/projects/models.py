@@ -71,6 +71,14 @@ class BuildSpec(Spec):
     calibration_count: int = Bound(default=128, ge=1, le=_COUNT)
 
 
+class DetectionSpec(Spec):
+    """Which boxes devices tell; the defaults are those of ultralytics' predict."""
+
+    score_threshold: float = Bound(default=0.25, ge=0, lt=1)
+    iou_threshold: float = Bound(default=0.7, gt=0, le=1)
+    max_boxes: int = Bound(default=300, ge=1, le=30_000)
+
+
 class RolloutSpec(Spec):
     waves: list[Annotated[float, Bound(gt=0, le=1)]] = Bound(default=[0.34, 0.66], min_length=1)
     soak_seconds: float = Bound(default=60.0, ge=0)
@@ -132,6 +140,7 @@ class ProjectSpec(Spec):
     training: TrainingSpec = TrainingSpec()
     search: SearchSpec = SearchSpec()
     build: BuildSpec = BuildSpec()
+    detection: DetectionSpec = DetectionSpec()
     rollout: RolloutSpec = RolloutSpec()
     # Where files of earlier versions have a part of `retraining`; always None once read.
     drift: DriftPolicy | None = Bound(default=None, exclude=True)

@@ -78,6 +78,7 @@ def _build_spec(work: Work, plan: RunPlan, choice: Choice, version: ModelVersion
             "size_px": choice.candidate["resolution_px"],
             "expected_ms": choice.measured_ms,
         },
+        "told": plan.spec.detection.model_dump(),
         "seed": plan.spec.training.seed,
         "threads": work.threads(plan),
     }

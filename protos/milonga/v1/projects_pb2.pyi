@@ -321,6 +321,43 @@ class BuildSpec(_message.Message):
 Global___BuildSpec: _TypeAlias = BuildSpec  # noqa: Y015
 
 @_typing.final
+class DetectionSpec(_message.Message):
+    """Which of the boxes that a detector makes are told. Left out: what ultralytics' predict takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    IOU_THRESHOLD_FIELD_NUMBER: _builtins.int
+    MAX_BOXES_FIELD_NUMBER: _builtins.int
+    score_threshold: _builtins.float
+    """Boxes less sure than this are not told, 0 to 1; 0.25 where left out."""
+    iou_threshold: _builtins.float
+    """Of boxes of a class that overlap by more than this (intersection over union) the surest is told; 0.7 where left out."""
+    max_boxes: _builtins.int
+    """The surest boxes of a picture, at most; 300 where left out."""
+    def __init__(
+        self,
+        *,
+        score_threshold: _builtins.float | None = ...,
+        iou_threshold: _builtins.float | None = ...,
+        max_boxes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_score_threshold", b"_score_threshold", "iou_threshold", b"iou_threshold", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold", "_score_threshold", b"_score_threshold", "iou_threshold", b"iou_threshold", "max_boxes", b"max_boxes", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__iou_threshold: _TypeAlias = _typing.Literal["iou_threshold"]  # noqa: Y015
+    _WhichOneofArgType__iou_threshold: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iou_threshold) -> _WhichOneofReturnType__iou_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___DetectionSpec: _TypeAlias = DetectionSpec  # noqa: Y015
+
+@_typing.final
 class RolloutSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -522,6 +559,7 @@ class ProjectSpec(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
     RETRAINING_FIELD_NUMBER: _builtins.int
+    DETECTION_FIELD_NUMBER: _builtins.int
     task: Global___Task.ValueType
     dataset: _builtins.str
     selector: _builtins.str
@@ -542,6 +580,10 @@ class ProjectSpec(_message.Message):
 
     @_builtins.property
     def retraining(self) -> Global___RetrainingPolicy: ...
+    @_builtins.property
+    def detection(self) -> Global___DetectionSpec:
+        """For detection alone."""
+
     def __init__(
         self,
         *,
@@ -555,10 +597,11 @@ class ProjectSpec(_message.Message):
         rollout: Global___RolloutSpec | None = ...,
         drift: Global___DriftPolicy | None = ...,
         retraining: Global___RetrainingPolicy | None = ...,
+        detection: Global___DetectionSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "drift", b"drift", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "detection", b"detection", "drift", b"drift", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "dataset", b"dataset", "drift", b"drift", "limits", b"limits", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "selector", b"selector", "task", b"task", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "dataset", b"dataset", "detection", b"detection", "drift", b"drift", "limits", b"limits", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "selector", b"selector", "task", b"task", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

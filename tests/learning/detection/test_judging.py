@@ -18,6 +18,7 @@ pytest.importorskip("skimage", reason="the pictures are scikit-image's")
 from milonga_hub.learning.detection import Detection
 from milonga_hub.learning.spaces.yolo import Yolo
 from milonga_hub.learning.task import Mixed
+from milonga_hub.learning.tasks import opened
 
 from tests.digits_scenes import write
 
@@ -136,6 +137,17 @@ def _perfect(classes: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         raw[2:4, at] = box[2:] / widths[at] - middles[:, at]
         raw[4 + int(number), at] = 5
     return raw
+
+
+def test_a_device_tells_the_boxes_that_the_project_asks_for_and_map_is_of_all(scenes: Path) -> None:
+    few = opened(scenes, SIZE_PX, {"score_threshold": 0.5, "iou_threshold": 0.6, "max_boxes": 1})
+    judge = few.judge(few.input(SIZE_PX))
+    for classes, boxes in judge._objects:  # type: ignore[attr-defined]
+        judge.add(_perfect(classes, boxes)[None])
+    entries = judge.entries()
+    assert entries["postprocess"] == {"score_threshold": 0.5, "iou_threshold": 0.6, "max_boxes": 1}
+    assert entries["reference"]["sample_count"] == 6 == sum(entries["reference"]["class_counts"])
+    assert judge.accuracy() == pytest.approx(0.995, abs=1e-3)
 
 
 def test_classes_of_another_order_are_matched_by_name_and_unknown_ones_are_wrong(task: Detection) -> None:
