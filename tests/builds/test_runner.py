@@ -11,6 +11,7 @@ import pytest
 from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.runner import BuildRunner
+from milonga_hub.errors import FailedPrecondition
 from milonga_hub.runs.models import StageState
 
 from tests.builds.test_job import _spec
@@ -89,6 +90,34 @@ def test_a_network_that_is_gone_ends_the_build_and_not_the_runner(hub: Services,
     build = _make(hub, "onnxruntime/fp32")
     assert build.state is BuildState.REJECTED and "gone.onnx is gone" in build.reason
     assert build.stages[0].state is StageState.FAILED and "milonga runs start" in build.stages[0].message
+
+
+def test_a_cancelled_build_ends_its_job_and_the_next_is_made(hub: Services) -> None:
+    async def work() -> None:
+        runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", asyncio.Semaphore(1))
+        first, second = (hub.builds.start(VERSION, "pi", target) for target in ("onnxruntime/fp32", "reference/fp32"))
+        with hub.events.listen("builds/") as news:
+            task = asyncio.create_task(runner.run())
+            try:
+                while not hub.builds.get(first.name).stages[0].message:
+                    await news.next()
+                assert hub.builds.cancel(first.name).reason == "cancelled"
+                while hub.builds.get(second.name).in_progress:
+                    await news.next()
+                # A build that waits is taken off the list.
+                waiting = hub.builds.start(VERSION, "pi", "onnxruntime/int8")
+                assert hub.builds.cancel(waiting.name).state is BuildState.REJECTED
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        first, second = hub.builds.get(first.name), hub.builds.get(second.name)
+        assert (first.state, first.in_progress, first.bundle) == (BuildState.REJECTED, False, "")
+        assert first.stages[0].state is StageState.FAILED and first.stages[0].message == "cancelled"
+        assert second.state is BuildState.VERIFIED
+        with pytest.raises(FailedPrecondition, match="is not being built outside a run"):
+            hub.builds.cancel(second.name)
+
+    asyncio.run(work())
 
 
 def test_asking_twice_is_asking_once(hub: Services) -> None:

@@ -72,7 +72,7 @@ CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices de
     "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
-    "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start",
+    "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
     "build override", "build choose", "build example")  # fmt: skip
 HUBLESS = ("up", "trust", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1", f"build watch {BUILD}")
@@ -116,6 +116,17 @@ def test_reading_verbs_print_for_people_in_100_columns(cli: Cli, command: str) -
     assert (said.code, said.err) == (0, "")
     assert READING[command][1] in said.out
     assert max(len(line) for line in said.out.splitlines()) <= WIDTH
+
+
+def test_a_build_that_was_asked_for_is_cancelled_from_the_command_line(new: Cli) -> None:
+    new.hub.builds.orders.keep("models/digits/versions/1", "pi", {}, None, None, None)
+    short = "digits/1/pi/openvino/int8"
+    assert new("build", "start", "digits/1", "pi/openvino/int8").code == 0
+    assert "milonga build start" in new("build", "cancel", short).out
+    assert not new.hub.builds.queued()
+    refused = new("build", "cancel", short)
+    assert refused.code == 4 and "milonga runs cancel" in refused.err
+    assert "cancelled" in new("build", "show", short).out
 
 
 def test_a_build_is_allowed_chosen_and_tried_from_the_command_line(new: Cli, tmp_path: Path) -> None:

@@ -65,6 +65,10 @@ def test_a_build_is_started_over_rest_and_by_the_page(client: TestClient, hub: S
     answer = client.post(f"/{VERSION}/builds", data={**body, "target": "ncnn/fp16"})
     assert "ncnn/fp16 for pi" in answer.text and "in progress" in answer.text
     assert [build.target for build in hub.builds.queued()] == ["ncnn/fp16", "openvino/int8"]
+    place = f"/{VERSION}/builds/pi:ncnn:fp16"
+    assert "in progress" not in client.post(f"{place}/cancel").text
+    assert client.post(f"/api/v1{place}:cancel").json()["error"]["code"] == "FAILED_PRECONDITION"
+    assert [build.target for build in hub.builds.queued()] == ["openvino/int8"]
 
 
 def test_a_bundle_is_downloaded_with_its_program_its_manifest_and_its_log(

@@ -51,6 +51,9 @@ class BuildRpc(models_pb2_grpc.BuildServiceServicer):
                     build = self._builds.get(request.name)
                     yield pb.WatchBuildResponse(build=_message(build))
 
+    async def CancelBuild(self, request: pb.CancelBuildRequest, context: Any) -> pb.CancelBuildResponse:
+        return pb.CancelBuildResponse(build=_message(self._builds.cancel(request.name)))
+
     async def OverrideBuild(self, request: pb.OverrideBuildRequest, context: Any) -> pb.OverrideBuildResponse:
         build = self._builds.override(request.name, request.by, request.reason)
         return pb.OverrideBuildResponse(build=_message(build))

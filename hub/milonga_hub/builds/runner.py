@@ -51,6 +51,7 @@ class BuildRunner:
         self._devices = devices
         self._folder = folder
         self._cpu = cpu
+        self._making: asyncio.Task[None] | None = None
         builds.growing_log = lambda build: self._place(build) / f"{build.engine}-{build.precision}.log"
 
     async def run(self) -> None:
@@ -60,12 +61,27 @@ class BuildRunner:
         def queued() -> None:
             loop.call_soon_threadsafe(wake.set)
 
-        self._builds.on_queued = queued
+        def cancelled(name: str) -> None:
+            loop.call_soon_threadsafe(self._cancel, name)
+
+        self._builds.on_queued, self._builds.on_cancelled = queued, cancelled
         while True:
             wake.clear()
-            for build in self._builds.queued():
-                await self._make(build)
+            while waiting := self._builds.queued():
+                await self._make_cancellably(waiting[0])
             await wake.wait()
+
+    async def _make_cancellably(self, build: Build) -> None:
+        self._making = asyncio.create_task(self._make(build), name=build.name)
+        try:
+            await asyncio.wait([self._making])
+        finally:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+
+    def _cancel(self, name: str) -> None:
+        if self._making is not None and self._making.get_name() == name:
+            self._making.cancel()
 
     async def _make(self, build: Build) -> None:
         try:

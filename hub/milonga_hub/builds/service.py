@@ -50,6 +50,7 @@ class BuildService:
         self.orders = BuildOrders(database)
         # The runner's ears and the place of its logs; runner.py sets both.
         self.on_queued: Callable[[], None] = lambda: None
+        self.on_cancelled: Callable[[str], None] = lambda name: None
         self.growing_log: Callable[[Build], Path | None] = lambda build: None
 
     def start(self, model_version: str, device_type: str, target: str) -> Build:
@@ -87,8 +88,11 @@ class BuildService:
             return [*session.exec(select(Build).where(col(Build.in_progress)).order_by(col(Build.name)))]
 
     def change_stage(self, name: str, stage: str, **values: Any) -> Build:
-        """Set fields of one stage of a build that is made outside a run."""
-        stages = [one.model_copy(update=values) if one.name == stage else one for one in self.get(name).stages]
+        """Set fields of one stage of a build that is made outside a run; of one that has ended nothing changes any more."""
+        build = self.get(name)
+        if not build.in_progress:
+            return build
+        stages = [one.model_copy(update=values) if one.name == stage else one for one in build.stages]
         return self._change(name, stages=stages)
 
     def end(self, name: str, error: str = "") -> Build:
@@ -102,6 +106,16 @@ class BuildService:
         if error and build.state is BuildState.BUILDING:
             values |= {"state": BuildState.REJECTED, "reason": error}
         return self._change(name, **values)
+
+    def cancel(self, name: str) -> Build:
+        """End a build that is made outside a run, also one that waits. What was built before for its target stays as it is."""
+        if not self.get(name).in_progress:
+            raise FailedPrecondition(
+                f"{name} is not being built outside a run; a run is ended by: milonga runs cancel RUN"
+            )
+        build = self.end(name, "cancelled")
+        self.on_cancelled(name)
+        return build
 
     def of_type(self, model_version: str, device_type: str) -> _Builds:
         """Return all builds of a device type's subnet."""

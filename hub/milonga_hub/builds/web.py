@@ -99,6 +99,11 @@ def _add_verbs(api: APIRouter, builds: BuildService) -> None:
         """Build a device type's subnet for one more target, outside a run."""
         return builds.start(f"models/{model}/versions/{number}", body.device_type, body.target)
 
+    @api.post(f"{_ONE}:cancel")
+    async def cancel_build(model: str, number: int, build: str) -> Build:
+        """End a build that is made outside a run."""
+        return builds.cancel(_name(model, number, build))
+
     @api.post(f"{_ONE}:override")
     async def override_build(model: str, number: int, build: str, body: NewOverride) -> Build:
         """Allow a build that is not verified on devices; the record keeps who, when and why."""

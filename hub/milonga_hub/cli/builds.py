@@ -135,6 +135,17 @@ def follow(name: str, json: bool) -> None:
         raise typer.Exit(FAILED)
 
 
+@group.command("cancel")
+def cancel(build: Name, hub: Hub = None, json: Json = False) -> None:
+    """End a build that is made outside a run; what was built for its target before stays as it is."""
+    with Client() as client:
+        response = client.builds.CancelBuild(pb.CancelBuildRequest(name=build_name(build)), timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        say(f"{response.build.name} is cancelled", "ask for it again: milonga build start")
+
+
 @group.command("compare")
 def compare(
     version: Version,

@@ -259,6 +259,11 @@ class BuildServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_models__pb2.WatchBuildRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_models__pb2.WatchBuildResponse.FromString,
                 _registered_method=True)
+        self.CancelBuild = channel.unary_unary(
+                '/milonga.v1.BuildService/CancelBuild',
+                request_serializer=milonga_dot_v1_dot_models__pb2.CancelBuildRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.CancelBuildResponse.FromString,
+                _registered_method=True)
         self.OverrideBuild = channel.unary_unary(
                 '/milonga.v1.BuildService/OverrideBuild',
                 request_serializer=milonga_dot_v1_dot_models__pb2.OverrideBuildRequest.SerializeToString,
@@ -310,6 +315,13 @@ class BuildServiceServicer(object):
 
     def WatchBuild(self, request, context):
         """Sends the build now and after every change, until it is not in progress.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelBuild(self, request, context):
+        """Ends a build that is made outside a run; what was built for the target before stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -371,6 +383,11 @@ def add_BuildServiceServicer_to_server(servicer, server):
                     servicer.WatchBuild,
                     request_deserializer=milonga_dot_v1_dot_models__pb2.WatchBuildRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_models__pb2.WatchBuildResponse.SerializeToString,
+            ),
+            'CancelBuild': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelBuild,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.CancelBuildRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.CancelBuildResponse.SerializeToString,
             ),
             'OverrideBuild': grpc.unary_unary_rpc_method_handler(
                     servicer.OverrideBuild,
@@ -506,6 +523,33 @@ class BuildService(object):
             '/milonga.v1.BuildService/WatchBuild',
             milonga_dot_v1_dot_models__pb2.WatchBuildRequest.SerializeToString,
             milonga_dot_v1_dot_models__pb2.WatchBuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelBuild(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.BuildService/CancelBuild',
+            milonga_dot_v1_dot_models__pb2.CancelBuildRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.CancelBuildResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -95,6 +95,8 @@ class BuildServiceStub:
     """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done."""
     WatchBuild: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchBuildRequest, _models_pb2.WatchBuildResponse]
     """Sends the build now and after every change, until it is not in progress."""
+    CancelBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.CancelBuildRequest, _models_pb2.CancelBuildResponse]
+    """Ends a build that is made outside a run; what was built for the target before stays as it is."""
     OverrideBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.OverrideBuildRequest, _models_pb2.OverrideBuildResponse]
     """Allows a build that is not VERIFIED on devices; the record keeps who, when and why."""
     ChooseBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.ChooseBuildRequest, _models_pb2.ChooseBuildResponse]
@@ -114,6 +116,8 @@ class BuildServiceAsyncStub(BuildServiceStub):
     """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done."""
     WatchBuild: _aio.UnaryStreamMultiCallable[_models_pb2.WatchBuildRequest, _models_pb2.WatchBuildResponse]  # type: ignore[assignment]
     """Sends the build now and after every change, until it is not in progress."""
+    CancelBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.CancelBuildRequest, _models_pb2.CancelBuildResponse]  # type: ignore[assignment]
+    """Ends a build that is made outside a run; what was built for the target before stays as it is."""
     OverrideBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.OverrideBuildRequest, _models_pb2.OverrideBuildResponse]  # type: ignore[assignment]
     """Allows a build that is not VERIFIED on devices; the record keeps who, when and why."""
     ChooseBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.ChooseBuildRequest, _models_pb2.ChooseBuildResponse]  # type: ignore[assignment]
@@ -154,6 +158,14 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.WatchBuildResponse], _abc.AsyncIterator[_models_pb2.WatchBuildResponse]]:
         """Sends the build now and after every change, until it is not in progress."""
+
+    @_abc_1.abstractmethod
+    def CancelBuild(
+        self,
+        request: _models_pb2.CancelBuildRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.CancelBuildResponse, _abc.Awaitable[_models_pb2.CancelBuildResponse]]:
+        """Ends a build that is made outside a run; what was built for the target before stays as it is."""
 
     @_abc_1.abstractmethod
     def OverrideBuild(

@@ -44,6 +44,10 @@ def router(hub: HubServices) -> APIRouter:
     ) -> RedirectResponse:
         return _to(hub.builds.start(f"models/{model}/versions/{number}", device_type, target).name)
 
+    @pages.post("/models/{model}/versions/{number}/builds/{build}/cancel")
+    async def cancel(model: str, number: int, build: str) -> RedirectResponse:
+        return _to(hub.builds.cancel(_name(model, number, build)).name)
+
     @pages.post("/models/{model}/versions/{number}/builds/{build}/override")
     async def override(
         model: str, number: int, build: str, by: Annotated[str, Form()] = "", reason: Annotated[str, Form()] = ""
