@@ -142,7 +142,7 @@ class BuildService:
         for build in builds:
             if not rules.rejected(build):
                 size_bytes = next(file.size_bytes for file in build.files if file.path == MANIFEST)
-                bundles[self._project(build)][build.bundle] = size_bytes
+                bundles[_project(build)][build.bundle] = size_bytes
         for project, named in bundles.items():
             self._signer.sign(project, named)
 
@@ -154,15 +154,12 @@ class BuildService:
 
     def demand_signed(self, builds: Iterable[Build]) -> None:
         """Raise FailedPrecondition while a build lacks a signature without which no device runs it."""
-        waiting = [build.name for build in builds if not self._signer.is_signed(self._project(build), build.bundle)]
+        waiting = [build.name for build in builds if not self._signer.is_signed(_project(build), build.bundle)]
         if waiting:
             raise FailedPrecondition(
                 f"{', '.join(waiting)}: not signed yet by keys that are not on this hub; see milonga keys status, sign what waits,"
                 " then: milonga runs resume RUN"
             )
-
-    def _project(self, build: Build) -> str:
-        return str(self.manifest(build.bundle)["project"])
 
     def _record(
         self, model_version: str, device_type: str, result: Mapping[str, Any], predicted_ms: float | None, task: Task
@@ -368,6 +365,11 @@ class BuildService:
                 path.write_bytes(self._blobs.read(file["digest"]))
         write_atomically(folder / MANIFEST, self._blobs.read(bundle).decode())
         return folder
+
+
+def _project(build: Build) -> str:
+    """Return whose build it is; a project's models have its name."""
+    return build.model_version.removeprefix("models/").partition("/")[0]
 
 
 def _parsed(target: str) -> Target:
