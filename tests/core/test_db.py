@@ -14,14 +14,24 @@ def test_columns_that_came_since_are_added_with_their_defaults(tmp_path: Path) -
     database = Database(f"sqlite:///{tmp_path / 'hub.db'}")
     database.create_tables()
     with database.session() as session:
-        session.add(Candidate(key="k", run="r", device_type="t", subnet="s", precision="int8", drawing="<svg/>"))
+        session.add(
+            Candidate(
+                key="k",
+                run="r",
+                device_type="t",
+                subnet="s",
+                precision="int8",
+                drawing="<svg/>",
+                choices={"depth": "2"},
+            )
+        )
     with database.engine.begin() as connection:
-        for column in ("precision", "drawing"):
+        for column in ("precision", "drawing", "choices"):
             connection.execute(text(f"ALTER TABLE candidate DROP COLUMN {column}"))
     database.create_tables()
     with database.session() as session:
         (kept,) = session.exec(select(Candidate)).all()
-    assert (kept.subnet, kept.precision, kept.drawing) == ("s", "fp32", "")
+    assert (kept.subnet, kept.precision, kept.drawing, kept.choices) == ("s", "fp32", "", {})
 
 
 def test_indexes_that_came_since_are_made(tmp_path: Path) -> None:

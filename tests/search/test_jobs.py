@@ -202,6 +202,7 @@ def test_precision_is_chosen_by_the_search(searched: dict[str, Any]) -> None:
     for name in ("small", "fast"):
         front = searched["types"][name]["front"]
         assert "int8" in {one["precision"] for one in front}
+        assert all(one["drawing"].startswith("<svg") and one["choices"]["resolution"] for one in front)
     assert searched["types"]["small"]["latency_model"]["precisions"].keys() == {"fp32", "fp16", "int8"}
 
 

@@ -248,6 +248,9 @@ class _Filling:
                     measured_ms=measured,
                     macs=2_000_000 + 300_000 * index,
                     params=120_000 + 30_000 * index,
+                    model_bytes=490_000 + 120_000 * index,
+                    choices=_choices(index),
+                    drawing=_DRAWING,
                     on_front=index % 3 != 0,
                     chosen=index == 5,
                 )
@@ -404,6 +407,20 @@ class _Filling:
         self.hub.runs.change(run.name, state=RunState.RUNNING, stages=stages)
         for epoch in range(1, 9):
             self._training_point(run, epoch)
+
+
+# As milonga_hub.learning.drawing makes them, which the hub's own process does not load.
+_DRAWING = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40" width="60" height="40" role="img" aria-label="32 px">'
+    '<rect x="4" y="4" width="20" height="30" fill-opacity="0.25" stroke="currentColor"><title>stage0</title></rect></svg>'
+)
+
+
+def _choices(index: int) -> dict[str, str]:
+    depths = {f"stage{stage}.depth": str(1 + (index + stage * stage) % 3) for stage in range(3)}
+    squeeze = {f"stage{stage}.squeeze": "yes" if (index + stage) % 2 else "no" for stage in range(3)}
+    kernels = {f"stage{stage}.block0.kernel": str(3 + 2 * ((index + stage * stage) % 3)) for stage in range(3)}
+    return {"resolution": str(20 + 4 * (index % 4)), **depths, **squeeze, **kernels}
 
 
 def _stages(began: Any, metrics: dict[str, float]) -> list[Stage]:

@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.runs.models import Candidate, Stage, StageState
 from milonga_hub.web import words
+from milonga_hub.web.axes import Range, axes
+from milonga_hub.web.charts.agreement import agreement, scatter
 from milonga_hub.web.charts.drawing import Scale, text
 from milonga_hub.web.charts.histogram import histogram
 from milonga_hub.web.charts.honeycomb import Cell, honeycomb
 from milonga_hub.web.charts.lines import Series, lines
+from milonga_hub.web.charts.networks import Network
+from milonga_hub.web.charts.parallel import parallel
 from milonga_hub.web.charts.pareto import pareto
 from milonga_hub.web.charts.qr import qr
 from milonga_hub.web.charts.timeline import timeline
@@ -132,3 +136,44 @@ def test_a_code_for_cameras_says_in_words_what_it_is() -> None:
     svg = ElementTree.fromstring(qr('curl "x"', "a <command>"))
     assert svg.get("aria-label") == "a <command>"
     assert svg.get("style") is None
+
+
+def _measured(key: str, predicted: float, measured: float | None, half_width: float = 0.5) -> Candidate:
+    return Candidate(
+        key=key, run="r", device_type="t", subnet=key, accuracy=0.9, predicted_ms=predicted, measured_ms=measured,
+        predicted_low_ms=predicted - half_width, predicted_high_ms=predicted + half_width,
+    )  # fmt: skip
+
+
+def test_predictions_are_held_against_what_devices_measured() -> None:
+    networks = [_measured("a", 2.0, 2.2), _measured("b", 4.0, 5.0), _measured("c", 8.0, None)]
+    found = agreement(networks)
+    assert found is not None
+    assert (found.count, found.inside_count) == (2, 1)
+    assert found.median_relative_error == pytest.approx((0.2 / 2.2 + 0.2) / 2)
+    assert scatter("t", networks, {}).count("<circle") == 2
+    assert agreement(networks[2:]) is None and scatter("t", networks[2:], {}) == ""
+
+
+def test_a_line_of_parallel_coordinates_ends_where_a_figure_is_missing() -> None:
+    networks = [_measured("a", 2.0, 2.2), _measured("b", 4.0, None)]
+    along = axes(networks)
+    shown = {each.key: Network(number, each.key, "/") for number, each in enumerate(networks)}
+    root = ElementTree.fromstring(parallel(along, networks, shown, {"predicted_ms": Range(3.0, None)}))
+    strands = {each.get("data-network"): each.findall("{*}path") for each in root.iter() if each.get("data-network")}
+    points = {number: strand[0].get("d", "").count("L") + 1 for number, strand in strands.items()}
+    assert points == {"0": 3, "1": 2}
+    assert [each.get("class") for each in root.iter() if str(each.get("class")).startswith("band")] == [
+        "band on",
+        "band",
+        "band",
+    ]
+
+
+def test_networks_in_pictures_lead_to_their_pages() -> None:
+    networks = [_measured("a", 2.0, 2.2), _measured("b", 4.0, None)]
+    shown = {"a": Network(0, "a", "/a?<b>"), "b": Network(1, "b", "/b", out=True)}
+    root = ElementTree.fromstring(pareto("t", networks, None, networks=shown))
+    links = {each.get("href"): each.get("class") for each in root.iter() if each.get("href")}
+    assert links == {"/a?<b>": "network", "/b": "network out"}
+    assert root.get("role") == "group"

@@ -33,6 +33,9 @@ THINGS = (
     "/runs/digits/1",
     "/runs/digits/2",
     "/runs/digits/3",
+    "/runs/digits/2/search",
+    "/runs/digits/2/search?accuracy.min=0.94&choice_depth.max=6",
+    "/runs/digits/3/search",
     "/models/digits/versions/1",
     "/models/digits/versions/2",
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8",
@@ -224,3 +227,22 @@ def test_a_run_that_waits_is_approved_or_refused_on_its_page(client: TestClient,
         client.post(f"/runs/digits/{run.number}/{verb}")
         assert hub.runs.get(run.name).state is after
     assert "refused" in client.get(f"/runs/digits/{run.number}").text
+
+
+def test_the_search_page_shows_one_network_of_a_type_and_narrows_the_others(client: TestClient) -> None:
+    page = Page(client.get("/runs/digits/2/search").text)
+    rows = [row for row in page.all("tr") if "data-network" in row]
+    assert len(rows) == 12 and not [row for row in rows if "hidden" in row]
+    (address,) = {each["href"] for each in page.all("a") if each.get("data-network") == "7"}
+    narrowed = client.get(f"{address}&accuracy.min=0.955")
+    rows = [row for row in Page(narrowed.text).all("tr") if "data-network" in row]
+    assert 0 < len([row for row in rows if "hidden" in row]) < 12
+    assert [row["data-network"] for row in rows if row.get("class") == "chosen"] == ["7"]
+    assert "&amp;accuracy.min=0.955" in narrowed.text
+    wrong = client.get("/runs/digits/2/search?accuracy.min=lots")
+    assert "&#39;lots&#39; is not a figure for accuracy" in wrong.text
+    assert client.get("/runs/digits/2/search?type=toaster").status_code == 404
+
+
+def test_the_search_page_of_a_run_that_has_found_nothing_says_so(client: TestClient) -> None:
+    assert "They appear here while the run searches" in client.get("/runs/digits/3/search").text

@@ -24,7 +24,7 @@ def drawing(space: Space, encoding: Sequence[int]) -> str:
     parts, x, whole = list[str](), 4.0, list[str]()
     for stage, dimensions in _stages(space).items():
         if not stage:
-            whole = [f"{one.name} {_said(values[one.name])}" for one in dimensions]
+            whole = [f"{one.name} {said(values[one.name])}" for one in dimensions]
             continue
         drawn, width = _stage(stage, dimensions, values, without, x)
         parts += drawn
@@ -33,7 +33,7 @@ def drawing(space: Space, encoding: Sequence[int]) -> str:
     height = _TOP + _HEIGHT + 3 * _LINE
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {x:.0f} {height}" width="{x:.0f}" height="{height}"'
-        f' role="img" font-family="sans-serif" font-size="10" fill="currentColor"><title>{title}</title>'
+        f' role="img" aria-label="{title}" font-family="sans-serif" font-size="10" fill="currentColor"><title>{title}</title>'
         f"{_text(4, height - 4, ', '.join([space.name, *whole]))}{''.join(parts)}</svg>"
     )
 
@@ -54,13 +54,13 @@ def _stage(
     for one in dimensions:
         if one.name.count(".") > 1:
             blocks.setdefault(one.name.rsplit(".", 1)[0], []).append(one)
-    said = [f"{one.name.rpartition('.')[2]} {_said(values[one.name])}" for one in of_stage if one.name not in without]
-    parts = [_text(left, 10, stage), _text(left, 22, ", ".join(said), faint=True)]
+    chosen = [f"{one.name.rpartition('.')[2]} {said(values[one.name])}" for one in of_stage if one.name not in without]
+    parts = [_text(left, 10, stage), _text(left, 22, ", ".join(chosen), faint=True)]
     x = left
     for name, of_block in blocks.items() or {stage: of_stage}.items():
         parts += _bar(name, of_block, values, without, x)
         x += _BLOCK + _GAP
-    return parts, max(x - left, _LETTER * max(len(stage), len(", ".join(said)), _FEWEST_LETTERS))
+    return parts, max(x - left, _LETTER * max(len(stage), len(", ".join(chosen)), _FEWEST_LETTERS))
 
 
 def _bar(
@@ -70,7 +70,7 @@ def _bar(
         return [_box(x, _TOP, _HEIGHT, 'fill="none" stroke="currentColor" stroke-opacity="0.3" stroke-dasharray="3 3"')]
     shares = [one.choices.index(values[one.name]) / max(1, len(one.choices) - 1) for one in dimensions]
     height = _HEIGHT * (0.25 + 0.75 * sum(shares) / len(shares))
-    label = " x ".join(_said(values[one.name]) for one in dimensions)
+    label = " x ".join(said(values[one.name]) for one in dimensions)
     title = f"<title>{escape(name)}: {escape(label)}</title>"
     box = _box(x, _TOP + _HEIGHT - height, height, 'fill-opacity="0.25" stroke="currentColor"', title)
     # Of a stage without blocks everything stands above already.
@@ -86,7 +86,8 @@ def _text(x: float, y: float, words: str, faint: bool = False) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}"{look}>{escape(words)}</text>'
 
 
-def _said(value: object) -> str:
+def said(value: object) -> str:
+    """Return a choice as people read it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

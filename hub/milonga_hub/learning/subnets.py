@@ -11,6 +11,7 @@ from milonga_compiler.engines import Precision
 from milonga_compiler.target import Target
 
 from milonga_hub.learning.built import built
+from milonga_hub.learning.drawing import said
 from milonga_hub.learning.export import export
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.supernet import Supernet, recalibrate
@@ -24,7 +25,7 @@ _NOISE_PICTURES = 16
 
 
 def described(supernet: Supernet, encoding: Encoding, precision: Precision = Precision.FP32) -> dict[str, Any]:
-    """Return digest, encoding, description and costs of a subnet."""
+    """Return digest, encoding, description, choices by dimension and costs of a subnet."""
     space = supernet.space
     cost = space.cost(encoding, supernet.classes)
     return {
@@ -32,6 +33,7 @@ def described(supernet: Supernet, encoding: Encoding, precision: Precision = Pre
         "encoding": list(encoding),
         "precision": precision,
         "description": space.describe(encoding),
+        "choices": {name: said(value) for name, value in space.effective(encoding).items()},
         "resolution_px": space.resolution(encoding),
         "macs": cost.macs,
         "params": cost.params,

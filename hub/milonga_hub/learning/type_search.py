@@ -100,7 +100,7 @@ class TypeSearch:
         rows = self._figures([*front, *candidates, found.fastest])
         return {
             "latency_model": _quality(self._latency, self._precisions),
-            "front": rows[: len(front)],
+            "front": [self._drawn(row) for row in rows[: len(front)]],
             "candidates": [self._exported(row) for row in rows[len(front) : -1]],
             "fastest": rows[-1],
         }
@@ -190,9 +190,10 @@ class TypeSearch:
         return all(values[name] <= limit for name, limit in self._limits.items())
 
     def _exported(self, row: dict[str, Any]) -> dict[str, Any]:
-        encoding = tuple(row["encoding"])
-        drawn = drawing(self._supernet.space, encoding)
-        return {**row, **self._evaluated.exported(encoding, self._target(row)), "drawing": drawn}
+        return {**self._drawn(row), **self._evaluated.exported(tuple(row["encoding"]), self._target(row))}
+
+    def _drawn(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "drawing": drawing(self._supernet.space, tuple(row["encoding"]))}
 
     def _target(self, row: Mapping[str, Any]) -> Target:
         return self._targets[self._precisions.index(row["precision"])]

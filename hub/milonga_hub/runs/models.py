@@ -100,5 +100,9 @@ class Candidate(SQLModel, table=True):
     on_front: bool = False
     chosen: bool = False
     note: str = ""
-    # The subnet as SVG; empty for those that were only predicted.
+    # The subnet as SVG.
     drawing: str = ""
+    # What it takes of each elastic dimension that has an effect on it.
+    choices: dict[str, str] = Field(default={}, sa_type=json_of(dict[str, str]))
+    # As expected before it was built.
+    model_bytes: int = 0

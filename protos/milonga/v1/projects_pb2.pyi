@@ -781,6 +781,26 @@ class Candidate(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ChoicesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RUN_FIELD_NUMBER: _builtins.int
     DEVICE_TYPE_FIELD_NUMBER: _builtins.int
     SUBNET_FIELD_NUMBER: _builtins.int
@@ -798,6 +818,8 @@ class Candidate(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     DRAWING_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    MODEL_BYTES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     device_type: _builtins.str
     subnet: _builtins.str
@@ -820,7 +842,13 @@ class Candidate(_message.Message):
     precision: _builtins.str
     """"fp32", "fp16" or "int8"."""
     drawing: _builtins.str
-    """The subnet as SVG; empty for those that were only predicted."""
+    """The subnet as SVG."""
+    model_bytes: _builtins.int
+    """As expected before it was built."""
+    @_builtins.property
+    def choices(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it takes of each elastic dimension that has an effect on it: "stage1.depth" is "2"."""
+
     def __init__(
         self,
         *,
@@ -841,10 +869,12 @@ class Candidate(_message.Message):
         note: _builtins.str = ...,
         precision: _builtins.str = ...,
         drawing: _builtins.str = ...,
+        choices: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        model_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "chosen", b"chosen", "description", b"description", "device_type", b"device_type", "drawing", b"drawing", "macs", b"macs", "measured_ms", b"measured_ms", "note", b"note", "on_front", b"on_front", "params", b"params", "precision", b"precision", "predicted_accuracy", b"predicted_accuracy", "predicted_high_ms", b"predicted_high_ms", "predicted_low_ms", b"predicted_low_ms", "predicted_ms", b"predicted_ms", "run", b"run", "subnet", b"subnet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "choices", b"choices", "chosen", b"chosen", "description", b"description", "device_type", b"device_type", "drawing", b"drawing", "macs", b"macs", "measured_ms", b"measured_ms", "model_bytes", b"model_bytes", "note", b"note", "on_front", b"on_front", "params", b"params", "precision", b"precision", "predicted_accuracy", b"predicted_accuracy", "predicted_high_ms", b"predicted_high_ms", "predicted_low_ms", b"predicted_low_ms", "predicted_ms", b"predicted_ms", "run", b"run", "subnet", b"subnet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,6 +104,12 @@ class Space(ABC):
         """Return the choice made in each dimension."""
         return {one.name: one.choices[index] for one, index in zip(self.dimensions, encoding, strict=True)}
 
+    def effective(self, encoding: Sequence[int]) -> dict[str, Choice]:
+        """Return the choices that have an effect on the subnet, by dimension."""
+        values = self.values(self.canonical(encoding))
+        without = set(self.unused(values))
+        return {name: value for name, value in values.items() if name not in without}
+
     def encoded(self, values: Mapping[str, Choice]) -> Encoding:
         """Return the encoding of these choices; dimensions that are not named take their largest."""
         return self.canonical(

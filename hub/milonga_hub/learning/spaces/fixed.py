@@ -59,6 +59,9 @@ class Fixed(Space):
     def describe(self, encoding: Sequence[int]) -> str:
         return self._family.describe(self._encoding)
 
+    def effective(self, encoding: Sequence[int]) -> dict[str, Choice]:
+        return self._family.effective(self._encoding)
+
     def digest(self, encoding: Sequence[int]) -> str:
         return self._family.digest(self._encoding)
 

@@ -93,15 +93,16 @@ def path(points: Sequence[tuple[float, float]], cls: str) -> Markup:
     return element("path", d=steps, cls=cls)
 
 
-def picture(width: int, height: int, words: str, parts: Iterable[Markup]) -> Markup:
-    """Return the whole picture; `words` say what it shows to those who do not see it."""
+def picture(width: int, height: int, words: str, parts: Iterable[Markup], links: bool = False) -> Markup:
+    """Return the whole picture; `words` say what it shows to those who do not see it. Some have `links` in them."""
     return element(
         "svg",
         Markup("").join(parts),
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
         cls="chart",
-        role="img",
+        # To screen readers an image is one thing, and a group holds what it holds.
+        role="group" if links else "img",
         aria_label=words,
     )
 

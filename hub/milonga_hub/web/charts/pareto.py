@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
 from milonga_hub.runs.models import Candidate
 from milonga_hub.web import words
+from milonga_hub.web.axes import accuracy as accuracy_of
 from milonga_hub.web.charts.drawing import (
     Scale,
     bottom_axis,
@@ -20,19 +21,27 @@ from milonga_hub.web.charts.drawing import (
     rect,
     text,
 )
+from milonga_hub.web.charts.networks import Network, linked
 
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
 
 
 def pareto(
-    device_type: str, candidates: Sequence[Candidate], limit_ms: float | None, measure: str = "accuracy"
+    device_type: str,
+    candidates: Sequence[Candidate],
+    limit_ms: float | None,
+    measure: str = "accuracy",
+    networks: Mapping[str, Network] | None = None,
 ) -> Markup:
-    """Return the picture; the front is joined, measured subnets are filled, the chosen one stands out."""
+    """Return the picture; the front is joined, measured subnets are filled, the chosen one stands out.
+
+    Those among `networks`, by a candidate's key, are links.
+    """
     points = [
         (c, accuracy)
         for c in candidates
-        if (c.predicted_ms or c.measured_ms) and (accuracy := _accuracy(c)) is not None
+        if (c.predicted_ms or c.measured_ms) and (accuracy := accuracy_of(c)) is not None
     ]
     if not points:
         return Markup("")
@@ -43,16 +52,12 @@ def pareto(
     if len(front) > 1:
         parts.append(path([(x(ms), y(accuracy)) for ms, accuracy in front], "front"))
     for candidate, accuracy in sorted(points, key=lambda point: (point[0].chosen, point[0].measured_ms is not None)):
-        parts += _point(candidate, x, y(accuracy))
+        parts.append(linked((networks or {}).get(candidate.key), _point(candidate, x, y(accuracy))))
     parts += legend((("front, predicted", "front"), ("measured", "mark measured"), ("chosen", "mark chosen")), LEFT, 20)
     said = f"{words.capital(measure)} against latency on {device_type}: {len(points)} subnets" + (
         f", limit {words.ms(limit_ms)}" if limit_ms is not None else ""
     )
-    return picture(WIDTH, HEIGHT, said, parts)
-
-
-def _accuracy(candidate: Candidate) -> float | None:
-    return candidate.accuracy if candidate.accuracy is not None else candidate.predicted_accuracy
+    return picture(WIDTH, HEIGHT, said, parts, links=bool(networks))
 
 
 def _scales(points: Sequence[tuple[Candidate, float]], limit_ms: float | None) -> tuple[Scale, Scale]:
@@ -84,7 +89,7 @@ def _limit(x: Scale, limit_ms: float | None) -> list[Markup]:
 
 def _point(candidate: Candidate, x: Scale, y: float) -> list[Markup]:
     known = ((candidate.predicted_ms, "predicted"), (candidate.measured_ms, "measured"))
-    said = [words.percent(_accuracy(candidate)), *(f"{how} {words.ms(ms)}" for ms, how in known if ms is not None)]
+    said = [words.percent(accuracy_of(candidate)), *(f"{how} {words.ms(ms)}" for ms, how in known if ms is not None)]
     tip = f"{candidate.description or words.short(candidate.subnet)}: {', '.join(said)}"
     parts = []
     if candidate.measured_ms and candidate.predicted_low_ms and candidate.predicted_high_ms:

@@ -20,6 +20,7 @@ from milonga_hub.web.pages import (
     projects,
     rollouts,
     runs,
+    search,
     telemetry,
 )
 from milonga_hub.web.pages.page import error_page
@@ -40,6 +41,7 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         projects,
         new_project,
         runs,
+        search,
         models,
         builds,
         rollouts,

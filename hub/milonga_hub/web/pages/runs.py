@@ -87,7 +87,7 @@ def _found(hub: HubServices, run: Run, builds: dict[str, Build]) -> list[Found]:
 
 
 def _of_type(hub: HubServices, run: Run, name: str, candidates: list[Candidate], build: Build | None) -> Found:
-    limits = _limits(hub, run, name)
+    limits = limits_of(hub, run, name)
     close = [each for each in candidates if each.measured_ms is not None or each.chosen]
     try:
         device_type: DeviceType | None = hub.devices.get_type(name)
@@ -105,7 +105,7 @@ def _of_type(hub: HubServices, run: Run, name: str, candidates: list[Candidate],
     )
 
 
-def _limits(hub: HubServices, run: Run, device_type: str) -> Limits:
+def limits_of(hub: HubServices, run: Run, device_type: str) -> Limits:
     """Return what held for the type, as its devices of now tell."""
     if not run.spec_json:
         return Limits()
