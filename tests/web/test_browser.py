@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -35,10 +35,13 @@ PATHS = (
     "/runs/digits/1",
     "/runs/digits/2",
     "/runs/digits/3",
+    "/runs/digits/2/search",
     "/models/digits/versions/1",
+    "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8",
     "/rollouts",
     "/rollouts/digits-2",
     "/telemetry",
+    "/alerts",
     "/api/docs",
 )
 
@@ -81,6 +84,29 @@ def test_a_page_opens_without_complaints_and_fits_a_phone(page: Page, path: str)
     expect(page.locator("h1")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 375, "wider than the screen"
     page.set_viewport_size({"width": 1200, "height": 800})
+    assert grave(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert grave(page, rules=["color-contrast"]) == []
+
+
+def grave(page: Page, rules: Sequence[str] = ()) -> list[str]:
+    """Return what axe-core finds of serious and critical impact: rule, help and the first element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="run: make install").Axe()
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = axe.run(page, options=options).response["violations"]
+    return [
+        f"{each['id']}: {each['help']}: {each['nodes'][0]['html']}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+def test_what_screen_readers_and_weak_eyes_cannot_use_is_found(page: Page) -> None:
+    page.goto("/devices")
+    page.evaluate(
+        "document.querySelector('form button').textContent = ''; document.querySelector('h1').style.color = '#ddd'"
+    )
+    assert [each.partition(":")[0] for each in grave(page)] == ["button-name", "color-contrast"]
 
 
 def test_people_find_their_way_by_clicking(page: Page) -> None:
@@ -168,3 +194,29 @@ def test_a_page_with_a_command_follows_who_joins(page: Page, address: str) -> No
         httpx.patch(f"{address}/api/v1/devices/pi5-2", json={"labels": {"shelf": "eight"}}).raise_for_status()
     expect(page.get_by_role("heading", name="Waiting for the device")).to_be_visible()
     assert page.locator("#command").inner_text() == command
+
+
+def test_a_range_drawn_on_an_axis_narrows_networks_down_and_stands_in_the_address(page: Page) -> None:
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.goto("/runs/digits/2/search")
+    strip = page.locator("[data-axis=accuracy] .strip")
+    box = strip.bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2
+    page.mouse.move(middle, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(middle, box["y"] + 2)
+    page.mouse.up()
+    shown = page.locator("[data-shown]")
+    expect(shown).not_to_have_text("12")
+    assert "accuracy.min=0.9" in page.url
+    count = shown.inner_text()
+    assert page.locator("tr[data-network]:visible").count() == int(count)
+    page.reload()
+    expect(shown).to_have_text(count)
+    page.locator("tr[data-network]:visible a").nth(1).click()
+    expect(page.locator("tr.chosen")).to_have_count(1)
+    assert "accuracy.min=0.9" in page.url
+    expect(shown).to_have_text(count)
+    page.locator("[data-axis=accuracy] .strip").click()
+    expect(shown).to_have_text("12")
