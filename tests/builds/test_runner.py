@@ -49,6 +49,7 @@ def _make(hub: Services, target: str, board: Board | None = None, seconds: float
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+                hub.builds.on_queued = lambda: None  # The loop that it wakes ends here.
         return hub.builds.get(build.name)
 
     async def with_board() -> Build:
@@ -90,6 +91,21 @@ def test_a_network_that_is_gone_ends_the_build_and_not_the_runner(hub: Services,
     build = _make(hub, "onnxruntime/fp32")
     assert build.state is BuildState.REJECTED and "gone.onnx is gone" in build.reason
     assert build.stages[0].state is StageState.FAILED and "milonga runs start" in build.stages[0].message
+
+
+def test_what_devices_build_for_themselves_falls_back_to_what_is_proved_and_is_proved_by_a_device(
+    hub: Services,
+) -> None:
+    lonely = _make(hub, "tensorrt/fp16")
+    assert lonely.state is BuildState.REJECTED and "fall back" in lonely.reason
+    _make(hub, "onnxruntime/fp32", Board("pi", lambda item, count: 5.0))
+    build = _make(hub, "tensorrt/fp16", board := Board("pi", lambda item, count: 2.0))
+    assert (build.state, build.measured_ms) == (BuildState.VERIFIED, 2.0)
+    assert "pi" in build.reason and "accuracy is not measured on devices" in build.reason
+    (fallback,) = hub.builds.manifest(build.bundle)["fallbacks"]
+    assert (fallback["engine"], fallback["precision"]) == ("onnxruntime", "fp32")
+    (asked,) = board.asked
+    assert asked.building_seconds > 60
 
 
 def test_a_cancelled_build_ends_its_job_and_the_next_is_made(hub: Services) -> None:

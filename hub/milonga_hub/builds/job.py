@@ -75,8 +75,8 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         tell = _teller(context, (index + 0.1) / (len(targets) + 0.1), target)
         if _on_devices(target):
             tell(f"bundling {target} for devices to build")
-            held = [made[one] for one in targets if one in made and made[one]["state"] == "VERIFIED"]
-            made[target] = _deferred(target, spec, workdir, evidence, calibration, held)
+            held = [made[one]["directory"] for one in targets if one in made and made[one]["state"] == "VERIFIED"]
+            made[target] = _deferred(target, spec, workdir, evidence, calibration, [*held, *spec.get("held", [])])
         else:
             made[target] = _one(target, spec, workdir, evidence, calibration, tell)
     context.progress(1.0, f"{sum(one['state'] == 'VERIFIED' for one in made.values())} of {len(made)} builds hold")
@@ -93,10 +93,10 @@ def _deferred(
     workdir: Path,
     evidence: TaskEvidence,
     calibration: Floats,
-    held: Sequence[dict[str, Any]],
+    held: Sequence[str],
 ) -> dict[str, Any]:
-    """Return a bundle of what devices build of, with the builds that hold to fall back to. It is quickly made again."""
-    fallbacks = [read_bundle(Path(one["directory"])) for one in held]
+    """Return a bundle of what devices build of, with the builds that hold (their folders) to fall back to. It is quickly made again."""
+    fallbacks = [read_bundle(Path(one)) for one in held]
     folder, manifest = workdir / f"{target.engine}-{target.precision}", _manifest(spec, evidence.seen)
     built = defer(Path(spec["onnx"]), target, folder, evidence, calibration, manifest, fallbacks)
     return _result(built, workdir, spec)

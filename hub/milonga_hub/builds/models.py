@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from milonga_compiler.bundle import BESIDE_THE_MODEL
+from milonga_compiler.deferred import MAX_SECONDS
 from milonga_compiler.engines import ENGINES, BuildSite
 from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
@@ -80,6 +81,11 @@ class Build(SQLModel, table=True):
         """Return whether each device makes it for itself."""
         known = ENGINES.get(self.engine)
         return known is not None and known.build_site is BuildSite.DEVICE
+
+    @property
+    def building_seconds(self) -> float:
+        """Return how long a device may take to make it before it measures."""
+        return MAX_SECONDS if self.made_on_devices else 0.0
 
     @property
     def model_bytes(self) -> int:

@@ -17,7 +17,8 @@ from milonga_hub.builds import rules
 from milonga_hub.builds.models import Build, BuildOverride, BuildState, Gate
 from milonga_hub.builds.orders import BuildOrders
 from milonga_hub.db import Database, utc_now
-from milonga_hub.devices.models import File
+from milonga_hub.devices.models import DeviceBuild, File, Measurement
+from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import write_atomically
@@ -276,14 +277,22 @@ class BuildService:
         self.sign([allowed])
         return allowed
 
-    def ran_on_device(self, name: str, where: str, max_abs_error: float | None) -> Build:
-        """Take a build that devices make for themselves as verified: one of them, `where`, made it, ran it and it is right."""
-        reason = f"built and run on {where}: its outputs are right; accuracy is not measured on devices"
-        return self._change(name, state=BuildState.VERIFIED, reason=reason, max_abs_error=max_abs_error)
+    def prove(self, name: str, measured: Measurement, told: Iterable[DeviceBuild]) -> Build:
+        """Take a build that each device makes for itself as VERIFIED where one of them made and ran it; else keep why not.
 
-    def failed_on_device(self, name: str, error: str) -> Build:
-        """Keep why no device could make and run it; it stays BUILT."""
-        return self._change(name, state=BuildState.BUILT, reason=f"not verified on hardware: {error}")
+        `told` is what that device said of its builds.
+        """
+        if measured.error:
+            return self._change(name, state=BuildState.BUILT, reason=f"not verified on hardware: {measured.error}")
+        build = self.get(name)
+        about = next((one for one in told if (one.engine, one.precision) == (build.engine, build.precision)), None)
+        where = f"{measured.device} ({about.gpu})" if about and about.gpu else measured.device
+        return self._change(
+            name,
+            state=BuildState.VERIFIED,
+            reason=f"built and run on {where}: its outputs are right; accuracy is not measured on devices",
+            max_abs_error=about.max_abs_error if about else None,
+        )
 
     def choose(self, name: str) -> Build:
         """Make this the build of its device type and model version, in place of any other."""
@@ -365,6 +374,11 @@ class BuildService:
                 path.write_bytes(self._blobs.read(file["digest"]))
         write_atomically(folder / MANIFEST, self._blobs.read(bundle).decode())
         return folder
+
+
+def item_of(build: Build) -> MeasurementItem:
+    """Return what a device is asked to measure; it gets time to build what only it can."""
+    return MeasurementItem(build.subnet, build.engine, build.precision, list(build.files), build.building_seconds)
 
 
 def _project(build: Build) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 
 from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.rules import BuildFigures, decisions, figures, rejected
-from milonga_hub.devices.models import Measurement
+from milonga_hub.builds.service import item_of
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
 from milonga_hub.projects.models import Limits
 from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
 from milonga_hub.runs.candidates import Choice, Specialised
-from milonga_hub.runs.measure import build_item, measure_items
+from milonga_hub.runs.measure import measure_items
 from milonga_hub.runs.models import RunState
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.prepare import live_rollouts
@@ -91,7 +91,7 @@ async def _choose_builds(
     runnable = {name: [one for one in some if not rejected(one)] for name, some in builds.items()}
     # Devices run nothing that is not signed, not even to measure it.
     work.services.builds.demand_signed(build for some in runnable.values() for build in some)
-    items = {name: [build_item(build) for build in some] for name, some in runnable.items() if some}
+    items = {name: [item_of(build) for build in some] for name, some in runnable.items() if some}
     measured = await measure_items(work, items, "build", report, start=0.7)
     words, left_out = [], {}
     for name, some in builds.items():
@@ -102,7 +102,8 @@ async def _choose_builds(
                 build.name, one.median_ms, one.median_half_width_ms, one.device, one.error
             )
             if build.state is BuildState.BUILT and build.made_on_devices:
-                prove(work, build, one)
+                told, _ = work.services.devices.device_builds(one.device, build.bundle)
+                work.services.builds.prove(build.name, one, told)
         limits, fresh = choices[name].type.limits, [work.services.builds.get(build.name) for build in some]
         best = work.services.builds.select(fresh, limits.latency_ms, limits.model_bytes)
         if best is None:
@@ -113,16 +114,6 @@ async def _choose_builds(
         raise FailedPrecondition(" ".join(left_out.values()))
     report(1.0, "; ".join([", ".join(words), *left_out.values()]), builds=sum(len(some) for some in builds.values()))
     return left_out
-
-
-def prove(work: Work, build: Build, measured: Measurement) -> Build:
-    """Return a build that each device makes for itself as VERIFIED where one of them made and ran it; else keep why not."""
-    if measured.error:
-        return work.services.builds.failed_on_device(build.name, measured.error)
-    told, _ = work.services.devices.device_builds(measured.device, build.bundle)
-    about = next((one for one in told if (one.engine, one.precision) == (build.engine, build.precision)), None)
-    where = f"{measured.device} ({about.gpu})" if about and about.gpu else measured.device
-    return work.services.builds.ran_on_device(build.name, where, about.max_abs_error if about else None)
 
 
 def _none_fits(work: Work, device_type: str, candidates: Sequence[BuildFigures], limits: Limits) -> str:

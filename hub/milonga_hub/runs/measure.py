@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from milonga_compiler.deferred import MAX_SECONDS
-
-from milonga_hub.builds.models import Build
 from milonga_hub.devices.models import File, Measurement
 from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.runs.stages import Report
@@ -85,8 +82,3 @@ def why_failed(work: Work, measured: Sequence[Measurement]) -> str:
     """Return what devices said of measurements that failed, and how to go on."""
     errors = sorted({one.error for one in measured if one.error})
     return f"{'; '.join(errors) or 'no answer'}; see the log of its agent, then: milonga runs resume {work.run.name}"
-
-
-def build_item(build: Build) -> MeasurementItem:
-    building_seconds = MAX_SECONDS if build.made_on_devices else 0.0
-    return MeasurementItem(build.subnet, build.engine, build.precision, list(build.files), building_seconds)

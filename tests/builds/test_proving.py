@@ -9,7 +9,6 @@ import pytest
 from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.devices.models import DeviceBuild, DeviceBuildState, Measurement
 from milonga_hub.projects.models import ProjectSpec
-from milonga_hub.runs.deliver import prove
 
 from tests.runs.boards import Board, Hub, connected
 
@@ -29,6 +28,11 @@ def _bundled(hub: Hub) -> Build:
     }  # fmt: skip
     (build,) = hub.services.builds.record(VERSION, "orin", [result], None)
     return build
+
+
+def _proved(hub: Hub, build: Build, measured: Measurement) -> Build:
+    told, _ = hub.services.devices.device_builds(bundle=build.bundle)
+    return hub.services.builds.prove(build.name, measured, told)
 
 
 def _measured(error: str = "") -> Measurement:
@@ -51,13 +55,13 @@ def test_a_build_that_a_device_made_and_ran_is_verified_with_where_it_ran(hub: H
             hub.services.devices.connections.built(told)
 
     hub.run(tell)
-    known = prove(hub.work, build, _measured())
+    known = _proved(hub, build, _measured())
     assert (known.state, known.max_abs_error) == (BuildState.VERIFIED, 0.02)
     assert "orin-1 (NVIDIA Orin)" in known.reason and "accuracy is not measured" in known.reason
 
 
 def test_one_that_no_device_could_make_stays_built_and_says_why(hub: Hub) -> None:
     build = _bundled(hub)
-    known = prove(hub.work, build, _measured("tensorrt/fp16: no memory"))
+    known = _proved(hub, build, _measured("tensorrt/fp16: no memory"))
     assert known.state is BuildState.BUILT
     assert known.reason == "not verified on hardware: tensorrt/fp16: no memory"
