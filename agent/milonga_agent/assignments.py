@@ -35,7 +35,7 @@ class Assignments:
 
     def accept(self, assignment: agent_pb2.Assignment) -> None:
         """Pursue what the hub wishes now, unless that is under way or has ended. Raises DiskFull or OSError."""
-        self._memory.set(plan.accept(self._memory.state, _wish(assignment)))
+        self._memory.set(plan.accept(self._memory.state, wish_of(assignment)))
 
     async def run(self) -> None:
         bundles = self._bundles
@@ -88,7 +88,8 @@ class Assignments:
             self._bundles.collect()
 
 
-def _wish(assignment: agent_pb2.Assignment) -> Wish:
+def wish_of(assignment: agent_pb2.Assignment) -> Wish:
+    """Return what the hub wishes."""
     return Wish(
         generation=assignment.generation,
         bundle=assignment.bundle,

@@ -89,22 +89,27 @@ async def enrol(joining: Joining, store: Store, *, again: bool = False) -> Ident
             f"waiting for an operator; on the hub: milonga devices approve {joining.name}"
             f" (this machine's key is {answer.key_fingerprint})"
         )
-    host = joining.hub.rpartition(":")[0]
-    found = Identity(
-        device=answer.device,
-        device_type=answer.device_type,
-        hub=joining.hub,
-        device_port=answer.device_port,
-        # A hub that listens everywhere is reached where it answered just now.
-        mqtt_host=host if answer.mqtt_host in ("", "0.0.0.0", "::") else answer.mqtt_host,  # noqa: S104
-        mqtt_port=answer.mqtt_port,
-    )
+    found = identity_of(answer, joining.hub)
     if not again:
         joining.joined()
     store.keep_certificate(answer.certificate)
     store.keep_identity(found)
     _log.info("enrolled at %s as %s, a %s", found.hub, found.device, found.device_type)
     return found
+
+
+def identity_of(answer: agent_pb2.EnrolResponse, hub: str) -> Identity:
+    """Return who the hub at this address says that the device is."""
+    host = hub.rpartition(":")[0]
+    return Identity(
+        device=answer.device,
+        device_type=answer.device_type,
+        hub=hub,
+        device_port=answer.device_port,
+        # A hub that listens everywhere is reached where it answered just now.
+        mqtt_host=host if answer.mqtt_host in ("", "0.0.0.0", "::") else answer.mqtt_host,  # noqa: S104
+        mqtt_port=answer.mqtt_port,
+    )
 
 
 def default_name() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 from milonga_agent.errors import AgentError
 from milonga_agent.files import write_atomically
@@ -31,22 +32,36 @@ async def make_request(folder: Path) -> bytes:
 
 def make(folder: Path) -> None:
     """Make the key unless it is there, and the request for it."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     path = folder / KEY
     if not path.exists():
-        made = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_atomically(path, made, 0o600)
+        write_atomically(path, new_key(), 0o600)
     key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise AgentError(f"{path} is no P-256 key; remove it and enrol this device again")
+    write_atomically(folder / REQUEST, request_for(key))
+
+
+def new_key() -> bytes:
+    """Return a new key as PEM."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def request_for(key: Any) -> bytes:
+    """Return the request (PKCS #10 in DER) for a certificate of a P-256 key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
     # The hub decides on the name; it knows the device by the key.
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    write_atomically(folder / REQUEST, request.public_bytes(serialization.Encoding.DER))
+    return request.public_bytes(serialization.Encoding.DER)
 
 
 if __name__ == "__main__":

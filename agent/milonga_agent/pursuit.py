@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Protocol
 
 from milonga_agent.errors import BadBundle, Refused, Untrusted
-from milonga_agent.plan import Outcome, State, Step, Wish
-from milonga_agent.steps import Depot, Fetch
+from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
+from milonga_agent.steps import Fetch
 
 # Where a bundle or a refusal will be no better next time.
 _HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.BUILD, Step.PROBE, Step.COMMIT)
+
+
+class Depot(Protocol):
+    """What keeps bundles on disk (steps.py)."""
+
+    async def download(self, files: tuple[WantedFile, ...], fetch: Fetch, tell: Callable[[float], None]) -> None: ...
+    def verify(self, wish: Wish) -> None: ...
+    def install(self, wish: Wish) -> object: ...
+    def bundle(self, digest: str) -> Path: ...
 
 
 class Server(Protocol):

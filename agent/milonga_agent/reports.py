@@ -9,7 +9,7 @@ from milonga.v1 import agent_pb2, devices_pb2
 from milonga_agent.device_builds import Record
 from milonga_agent.memory import Memory
 from milonga_agent.outbox import Outbox
-from milonga_agent.plan import Step
+from milonga_agent.plan import State, Step
 
 # Progress of a download is told this often at most.
 _PROGRESS_STEP = 0.1
@@ -24,14 +24,7 @@ class Reports:
 
     def tell(self, step: Step, state: str, message: str = "", progress: float = 0.0) -> None:
         """Report that the step has "STARTED", "SUCCEEDED" or "FAILED"."""
-        report = agent_pb2.StepReport(
-            generation=self._memory.state.wish.generation,
-            step=agent_pb2.Step.Value(f"STEP_{step.value}"),
-            state=agent_pb2.StepState.Value(f"STEP_STATE_{state}"),
-            message=message,
-            progress=progress,
-            attempt=self._memory.state.position.attempt,
-        )
+        report = step_report(self._memory.state, step, state, message, progress)
         report.reported_at.GetCurrentTime()
         self._outbox.report(report)
 
@@ -46,6 +39,20 @@ class Reports:
                 self.tell(Step.DOWNLOAD, "STARTED", progress=fraction)
 
         return tell
+
+
+def step_report(
+    state: State, step: Step, outcome: str, message: str = "", progress: float = 0.0
+) -> agent_pb2.StepReport:
+    """Return what the hub hears of a step under way; when is for the caller to say."""
+    return agent_pb2.StepReport(
+        generation=state.wish.generation,
+        step=agent_pb2.Step.Value(f"STEP_{step.value}"),
+        state=agent_pb2.StepState.Value(f"STEP_STATE_{outcome}"),
+        message=message,
+        progress=progress,
+        attempt=state.position.attempt,
+    )
 
 
 def device_build(record: Record) -> devices_pb2.DeviceBuild:

@@ -112,7 +112,7 @@ def window_of(counted: dict[str, Any], about: dict[str, Any]) -> telemetry_pb2.T
     return window
 
 
-class _HubContext(ssl.SSLContext):
+class HubContext(ssl.SSLContext):
     """Asks every broker for a hub's certificate, wherever it is reached; the authority, which is pinned, tells hubs apart."""
 
     def wrap_socket(self, sock: Any, *args: Any, **options: Any) -> ssl.SSLSocket:
@@ -131,7 +131,7 @@ class Sender:
         self._topic = f"milonga/v1/{identity.device}"
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=f"milonga-agent-{identity.device}")
         self._store = store
-        self._tls = _HubContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tls = HubContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls.load_verify_locations(str(store.authority_path))
         self._load()
         self._client.tls_set_context(self._tls)

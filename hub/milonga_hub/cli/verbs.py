@@ -17,6 +17,7 @@ from milonga_hub.cli import (
     projects,
     rollouts,
     runs,
+    simulate,
     telemetry,
     types,
 )
@@ -42,6 +43,7 @@ def _begin(
 
 app.command("up")(hub.up)
 app.command("status")(hub.status)
+app.command("simulate")(simulate.simulate)
 app.command("trust")(hub.trust)
 app.command("agent-bundle")(bundles.agent_bundle)
 app.command("apply")(projects.apply)
