@@ -254,9 +254,10 @@ class Device:
         self._settings = settings
         if not self._online:
             self._online = True
-            self._tally.online += 1
+            self._tally.came_online()
         self._beat()
         self._after("renew", settings.renew_after_seconds, self._renew)
+        self.attend()
         if "window" not in self._timers:
             # A fleet that was switched on as one does not report as one.
             self._after("window", settings.telemetry_seconds * self._random.uniform(0.1, 1.0), self._observe)

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,11 +33,13 @@ _SPARE_FILES = 200
 class Fleet:
     """`await fleet.run()` ends when the simulation's time is over; cancelled, it takes all devices off line first."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` tells the time by which devices join and faults come, in seconds from anywhere."""
         self.simulation = simulation
         self.tally = Tally(simulation.devices)
         self.devices: list[Device] = []
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock()
 
     async def run(self) -> None:
         """Raises Refused or HubUnreachable where there is no such hub, AgentError where this machine is too small."""
@@ -57,14 +60,14 @@ class Fleet:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await enroller.close()
-                executor.shutdown(wait=True)
+                executor.shutdown(wait=True, cancel_futures=True)
 
     async def _live(self, around: Surroundings, tasks: list[asyncio.Task[None]]) -> None:
         """Let devices join, and wait for the end; a fault of the simulation itself is raised."""
-        self._began = self.tally.began = time.monotonic()
+        self._began, self.tally.began = self._clock(), time.monotonic()
         joined = 0
         while True:
-            seconds = time.monotonic() - self._began
+            seconds = self._clock() - self._began
             due = min(self.simulation.devices, 1 + int(seconds * self.simulation.joins_per_second))
             for index in range(joined, due):
                 device = Device(around, index)
@@ -94,9 +97,9 @@ class Fleet:
         faults = self.simulation.faults
         on = [False] * len(faults)
         rounds = [0] * len(faults)
-        before = time.monotonic()
+        before = self._clock()
         while True:
-            now = time.monotonic()
+            now = self._clock()
             seconds = now - self._began
             for number, fault in enumerate(faults):
                 count, rounds[number] = begun(fault, seconds) - rounds[number], begun(fault, seconds)

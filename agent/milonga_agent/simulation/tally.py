@@ -10,15 +10,18 @@ from typing import Any
 # Different ones; a fleet that fails fails thousands of times alike.
 _MOST_ERRORS = 20
 _LENGTH = 200
+# What goes down again, and is nothing at the end.
+_NOW = ("online", "assigned", "telemetry_online")
 
 
 @dataclass
 class Tally:
-    """Counts of one simulation. Gauges (online, assigned) go up and down, all others only up."""
+    """Counts of one simulation."""
 
     devices: int
     enrolled: int = 0
     online: int = 0
+    most_online: int = 0
     # On their way to what they were told to serve.
     assigned: int = 0
     succeeded: int = 0
@@ -35,6 +38,10 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
     _last: tuple[float, int] = (0.0, 0)
+
+    def came_online(self) -> None:
+        self.online += 1
+        self.most_online = max(self.most_online, self.online)
 
     def error(self, message: str) -> None:
         known = message[:_LENGTH]
@@ -71,7 +78,7 @@ class Tally:
         """Return all counts, and what went wrong how often."""
         return {
             "seconds": round(self.seconds, 1),
-            **self._counts(),
+            **{name: value for name, value in self._counts().items() if name not in _NOW},
             "messages_per_second": round(self.messages / max(self.seconds, 1e-9), 1),
             "errors": dict(self.errors.most_common()),
         }

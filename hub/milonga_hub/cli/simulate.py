@@ -226,7 +226,8 @@ def _tell(summary: dict[str, Any]) -> None:
         (
             (
                 "devices",
-                f"{summary['enrolled']:,} of {summary['devices']:,} joined; {summary['reconnects']:,} reconnects",
+                f"{summary['enrolled']:,} of {summary['devices']:,} joined, {summary['most_online']:,} online at a time,"
+                f" {summary['reconnects']:,} reconnects",
             ),
             ("assignments", f"{summary['succeeded']:,} succeeded, {summary['failed']:,} failed"),
             ("measurements", f"{summary['measured']:,}"),
