@@ -38,6 +38,7 @@ PATHS = (
     "/runs/digits/2/search",
     "/models/digits/versions/1",
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8",
+    "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network",
     "/rollouts",
     "/rollouts/digits-2",
     "/telemetry",
@@ -220,3 +221,11 @@ def test_a_range_drawn_on_an_axis_narrows_networks_down_and_stands_in_the_addres
     expect(shown).to_have_text(count)
     page.locator("[data-axis=accuracy] .strip").click()
     expect(shown).to_have_text("12")
+
+
+def test_a_box_of_a_network_opens_its_operations(page: Page) -> None:
+    page.goto("/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network")
+    expect(page.get_by_text("/classifier/Gemm")).to_be_hidden()
+    page.get_by_role("link", name="classifier: makes 10").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("/classifier/Gemm")).to_be_visible()

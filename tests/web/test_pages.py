@@ -39,6 +39,7 @@ THINGS = (
     "/models/digits/versions/1",
     "/models/digits/versions/2",
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8",
+    "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network",
     "/rollouts/digits-1",
     "/rollouts/digits-2",
     "/telemetry?project=digits&device=pi5-1",
@@ -246,3 +247,26 @@ def test_the_search_page_shows_one_network_of_a_type_and_narrows_the_others(clie
 
 def test_the_search_page_of_a_run_that_has_found_nothing_says_so(client: TestClient) -> None:
     assert "They appear here while the run searches" in client.get("/runs/digits/3/search").text
+
+
+def test_a_network_that_no_file_tells_of_says_what_to_do(client: TestClient, hub: Services) -> None:
+    result = {
+        "engine": "tvm",
+        "precision": "fp32",
+        "state": "REJECTED",
+        "reason": "too large",
+        "directory": "",
+        "files": [],
+    }
+    figures = {
+        "size_bytes": 0,
+        "accuracy": None,
+        "subnet_accuracy": None,
+        "max_abs_error": None,
+        "bundle": "",
+        "log": "",
+    }
+    hub.builds.record("models/digits/versions/1", "toaster", [{**result, **figures, "gates": []}], None)
+    answer = client.get("/models/digits/versions/1/builds/toaster:tvm:fp32/network")
+    assert answer.status_code == 200
+    assert "milonga build start models/digits/versions/1 toaster/onnxruntime/fp32" in answer.text

@@ -364,6 +364,24 @@ class BuildService:
             )
         return self._blobs.read(build.bundle).decode()
 
+    def onnx(self, name: str) -> tuple[Build, Path]:
+        """Return where the network of a build lies as ONNX, and of which build that is.
+
+        A build of an engine with files of its own kind stands for the same subnet as an ONNX build beside it.
+        Raises FailedPrecondition where there is none.
+        """
+        build = self.get(name)
+        alike = [each for each in self.of_type(build.model_version, build.device_type) if each.subnet == build.subnet]
+        for each in (build, *sorted(alike, key=lambda one: (one.precision != build.precision, one.name))):
+            files = sorted((file.path.count("/"), file.path, file.digest) for file in each.files)
+            for _, path, digest in files:
+                if path.endswith(".onnx"):
+                    return each, self._blobs.path(digest)
+        raise FailedPrecondition(
+            f"nothing of {name} is kept as ONNX; build its subnet for onnxruntime/fp32 too:"
+            f" milonga build start {build.model_version} {build.device_type}/onnxruntime/fp32"
+        )
+
     def unpack(self, bundle: str, folder: Path) -> Path:
         """Write the bundle's files into the folder and return it; what is there already, and whole, is kept."""
         manifest = self.manifest(bundle)
