@@ -10,16 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from milonga.pictures import histogram as picture_histogram
 from milonga.v1 import telemetry_pb2
 from milonga_hub.db import Database
 from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.events import EventBus
-from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.projects.models import DriftMethod, DriftPolicy, DriftReference
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.telemetry.service import TelemetryService
 
-from tests.telemetry.windows import BUNDLE, START, beta_counts, plausible_counts, reference_of, window, window_of
+from tests.telemetry.windows import (
+    BUNDLE,
+    START,
+    beta_counts,
+    histogram,
+    plausible_counts,
+    reference_of,
+    window,
+    window_of,
+)
 
 POLICY = DriftPolicy(enabled=True, min_samples=200, threshold=0.25, cool_down_seconds=3600)
 
@@ -28,12 +38,17 @@ class World:
     """A service with a clock that stands still until it is moved."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.policy = POLICY
         self.random = np.random.default_rng(11)
         self.reference: Mapping[str, Any] | None = reference_of(plausible_counts(self.random, 1000))
         self.now = START
         self.events = EventBus()
         self.database = Database(f"sqlite:///{folder / 'test.db'}")
         self.database.create_tables()
+        self.restart()
+
+    def restart(self) -> None:
         self.service = TelemetryService(
             self.database, self.events, lambda bundle: self.reference, self.policy_of, self.clock
         )
@@ -44,7 +59,7 @@ class World:
     def policy_of(self, project: str) -> DriftPolicy:
         if project != "digits":
             raise NotFound(project)
-        return POLICY
+        return self.policy
 
     def dark(self, sequence: int, size: int = 250, **values: Any) -> Any:
         counts = {**plausible_counts(self.random, size), "brightness": beta_counts(self.random, size, 2, 60)}
@@ -109,7 +124,8 @@ def test_drift_raises_one_event_until_it_is_answered_and_the_cool_down_is_over(w
     world.service.store([world.dark(1), world.dark(2)])
     (event,), _ = world.service.drift_events("digits")
     assert (event.device, event.signal, event.triggered_run) == ("pi-1", "brightness", "")
-    assert "pi-1: brightness of the last" in event.message
+    assert "pi-1: brightness of 250 answers is unlike the validation pictures" in event.message
+    assert event.began_at == START
     assert world.service.unanswered("digits") == [event]
 
     world.service.answer([event.id], "projects/digits/runs/2")
@@ -199,3 +215,70 @@ def test_stored_rows_are_telemetry_windows(world: World) -> None:
     (row,) = world.service.store([window(0)])
     assert isinstance(row, TelemetryWindow)
     assert row.received_at == START
+
+
+def test_drift_that_goes_away_ends_its_event_and_asks_for_no_answer(world: World) -> None:
+    world.service.store([world.dark(0)])
+    (event,) = world.service.unanswered("digits")
+    world.now += timedelta(seconds=120)
+    world.service.store([window_of(plausible_counts(world.random, 250), i) for i in range(1, 4)])
+    assert world.service.unanswered("digits") == []
+    (ended,), _ = world.service.drift_events("digits")
+    assert (ended.id, ended.ended_at) == (event.id, world.now)
+    world.service.store([world.dark(4)])
+    assert len(world.service.unanswered("digits")) == 1
+
+
+def test_a_hub_that_starts_again_goes_on_from_what_it_knew(world: World) -> None:
+    faint = [beta_counts(world.random, 40, 9, 13) for _ in range(40)]
+    windows = [
+        window_of({**plausible_counts(world.random, 40), "brightness": one}, place) for place, one in enumerate(faint)
+    ]
+
+    def detected(restarts: bool) -> int:
+        folder = world.folder / str(restarts)
+        folder.mkdir()
+        other = World(folder)
+        for place, one in enumerate(windows):
+            if restarts:
+                other.restart()
+            other.service.store([one])
+            if other.service.drift_events("digits")[0]:
+                return place
+        raise AssertionError("the drift was not found")
+
+    assert detected(restarts=True) == detected(restarts=False) > 0
+
+
+def test_requests_that_become_slow_or_fail_are_told_with_what_is_allowed(world: World) -> None:
+    def served(sequence: int, milliseconds: float, errors: int = 0) -> Any:
+        latencies = list(np.log10(world.random.normal(milliseconds, 0.05 * milliseconds, 100)))
+        counts = histogram("log10_latency_ms", picture_histogram("log10_latency_ms", latencies))
+        given = window_of(plausible_counts(world.random, 100), sequence, log10_latency_ms=counts)
+        return given.model_copy(update={"request_count": 100 + errors, "error_count": errors})
+
+    world.service.store([served(0, 300.0), *(served(i, 20.0) for i in range(1, 8))])
+    assert world.service.drift_events("digits")[0] == []
+    world.service.store([served(8, 40.0, errors=60), served(9, 40.0, errors=60)])
+    events, _ = world.service.drift_events("digits")
+    assert {event.signal for event in events} == {"latency", "errors"}
+    slow = next(event for event in events if event.signal == "latency")
+    assert "of 200 requests took longer than 2" in slow.message
+    assert slow.threshold == 0.25
+
+
+def test_a_device_may_be_held_against_its_own_first_windows(world: World) -> None:
+    world.policy = POLICY.model_copy(update={"reference": DriftReference.FIRST_WINDOWS})
+    world.service.store([world.dark(i, 100) for i in range(30)])
+    assert world.service.drift_events("digits")[0] == []
+    world.service.store([window_of(plausible_counts(world.random, 100), i) for i in range(30, 34)])
+    (event,), _ = world.service.drift_events("digits")
+    assert "unlike those of its first windows" in event.message
+
+
+def test_a_threshold_on_the_newest_windows_can_still_be_had(world: World) -> None:
+    world.policy = POLICY.model_copy(update={"method": DriftMethod.THRESHOLD})
+    world.service.store([world.dark(0)])
+    (event,), _ = world.service.drift_events("digits")
+    assert "pi-1: brightness of the last" in event.message
+    assert event.began_at is None

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from milonga_hub.alerts.models import AlertRuleSpec, AlertSignal
 from milonga_hub.devices.selectors import parse
+from milonga_hub.telemetry.rules import SIGNALS
 
 # What a rule without a threshold takes.
 THRESHOLDS: Mapping[AlertSignal, float] = {
@@ -134,11 +135,22 @@ def _drift(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Fin
     for name, project in sorted(subjects):
         events = [event for event in facts.drift if (event.device, event.project) == (name, project)]
         signals = ", ".join(sorted({event.signal for event in events}))
+        if any(event.signal in SIGNALS for event in events):
+            message = f"what {name} sees for {project} has drifted from the validation pictures: {signals}"
+            next_step = (
+                f"look at it: milonga telemetry drift --project {project}; label new pictures, send them"
+                f" (milonga datasets import), and retrain: milonga runs start {project}"
+            )
+        else:
+            message = f"{name} no longer serves {project} as it did at first: {signals}"
+            next_step = (
+                f"see since when: milonga telemetry drift --project {project}; see what keeps the device busy, its temperature"
+                " and its log (on it: journalctl -u milonga-agent)"
+            )
         yield Finding(
             f"devices/{name}",
-            f"what {name} sees for {project} has drifted from the validation pictures: {signals}",
-            f"look at it: milonga telemetry drift --project {project}; label new pictures, send them"
-            f" (milonga datasets import), and retrain: milonga runs start {project}",
+            message,
+            next_step,
             project,
             min(event.detected_at for event in events),
             max(event.statistic for event in events),

@@ -124,7 +124,10 @@ def _retraining(policy: pb.RetrainingPolicy) -> Iterator[tuple[str, str]]:
     drift = policy.drift
     if drift.enabled:
         share = f", {drift.quorum_share:.0%} of a type" if drift.HasField("quorum_share") else ""
-        yield "drift", f"retrains from {drift.quorum} drifted device(s) on{share}"
+        told = f"beyond an index of {drift.threshold:g}"
+        if drift.method == pb.DRIFT_METHOD_SEQUENTIAL:
+            told += f", {drift.false_alarms_per_month:g} false alarms a month allowed"
+        yield "drift", f"retrains from {drift.quorum} drifted device(s) on{share}; {told}"
     else:
         yield "drift", "is not acted on"
     if policy.new_labels:

@@ -100,8 +100,8 @@ def drift(
                 f"{e.statistic:.2f} ({e.threshold:g} allowed)",
                 e.sample_count,
                 ago(e, "detected_at"),
-                e.triggered_run or "no run yet",
+                e.triggered_run or ("over" if e.HasField("ended_at") else "no run yet"),
             )
             for e in response.drift_events
         )
-        table(("device", "signal", "stability index", "samples", "seen", "answered by"), rows, right=("samples",))
+        table(("device", "signal", "how far", "samples", "seen", "answered by"), rows, right=("samples",))

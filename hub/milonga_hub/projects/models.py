@@ -91,8 +91,27 @@ class RolloutSpec(Spec):
         return self
 
 
+class DriftMethod(StrEnum):
+    """How drift is told from chance: see docs/drift.md."""
+
+    SEQUENTIAL = "SEQUENTIAL"
+    THRESHOLD = "THRESHOLD"
+
+
+class DriftReference(StrEnum):
+    """What devices are held against: the validation pictures, or what each saw first with the bundle."""
+
+    VALIDATION = "VALIDATION"
+    FIRST_WINDOWS = "FIRST_WINDOWS"
+
+
 class DriftTrigger(Spec):
     enabled: bool = False
+    # Not strict: YAML writes them as text.
+    method: DriftMethod = Bound(default=DriftMethod.SEQUENTIAL, strict=False)
+    reference: DriftReference = Bound(default=DriftReference.VALIDATION, strict=False)
+    # Of all devices of the project together, by the sequential method.
+    false_alarms_per_month: float = Bound(default=0.1, gt=0, le=1)
     min_samples: int = Bound(default=200, ge=1, le=_COUNT)
     threshold: float = Bound(default=0.25, gt=0)
     quorum: int = Bound(default=1, ge=1, le=_COUNT)

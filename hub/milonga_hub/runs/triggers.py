@@ -16,6 +16,7 @@ from milonga_hub.runs.models import Run
 from milonga_hub.runs.rules import AUTOMATIC
 from milonga_hub.runs.rules_retraining import Evidence, look_back, may_start, retraining_due
 from milonga_hub.runs.service import RunService
+from milonga_hub.telemetry.rules import SIGNALS
 from milonga_hub.telemetry.service import TelemetryService
 
 _log = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ class Triggers:
         drift = project.spec.retraining.drift
         return Evidence(
             since=max([project.updated_at, *(run.created_at for run in runs[:1])]),
-            drift=self._telemetry.unanswered(project.name) if drift.enabled else (),
+            drift=[event for event in self._telemetry.unanswered(project.name) if event.signal in SIGNALS]
+            if drift.enabled
+            else (),
             fleet=self._fleet(project) if drift.quorum_share is not None else {},
             unlearned_labels=sum(version.added_count for version in unlearned),
             unasked_labels=sum(version.added_count for version in unlearned if version.created_at > asked_at),

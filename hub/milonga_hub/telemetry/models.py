@@ -74,3 +74,5 @@ class DriftEvent(SQLModel, table=True):
     detected_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
     message: str = ""
     triggered_run: str = ""
+    began_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +31,10 @@ MIN_EXPECTED_COUNT = 5.0
 CLASSES = "classes"
 CONFIDENCE = "confidence"
 INPUT_SIGNALS = ("brightness", "contrast", "sharpness")
+# What retraining answers; a slow or failing device it does not.
 SIGNALS = (CONFIDENCE, *INPUT_SIGNALS, CLASSES)
+LATENCY = "latency"
+ERRORS = "errors"
 
 
 class Observed(Protocol):
@@ -56,17 +60,13 @@ class Signal:
     """One thing that has drifted."""
 
     name: str
-    psi: float
+    statistic: float
     threshold: float
     p_value: float
     sample_count: int
-
-    @property
-    def message(self) -> str:
-        return (
-            f"{self.name} of the last {self.sample_count} answers is unlike the validation pictures "
-            f"(stability index {self.psi:.2f}, allowed {self.threshold:.2f}; p = {self.p_value:.1e})"
-        )
+    message: str
+    # None where the method does not tell.
+    began_at: datetime | None = None
 
 
 def compare(reference: Sequence[int], observed: Sequence[int], *, ordered: bool = True) -> Comparison:
@@ -190,8 +190,16 @@ def drifted(policy: DriftPolicy, reference: Mapping[str, Any], windows: Sequence
         length = len(expected) if name != CLASSES else max(len(expected), len(seen))
         result = compare(_padded(expected, length), _padded(seen, length), ordered=name != CLASSES)
         if result.psi > policy.threshold and result.p_value < MAX_P_VALUE:
-            found.append(Signal(name, result.psi, policy.threshold, result.p_value, sum(seen)))
-    return sorted(found, key=lambda signal: -signal.psi)
+            found.append(_signal(name, result, policy.threshold, sum(seen)))
+    return sorted(found, key=lambda signal: -signal.statistic)
+
+
+def _signal(name: str, found: Comparison, threshold: float, count: int) -> Signal:
+    words = (
+        f"{name} of the last {count} answers is unlike the validation pictures "
+        f"(stability index {found.psi:.2f}, allowed {threshold:.2f}; p = {found.p_value:.1e})"
+    )
+    return Signal(name, found.psi, threshold, found.p_value, count, words)
 
 
 def _expected(reference: Mapping[str, Any], name: str) -> list[int]:

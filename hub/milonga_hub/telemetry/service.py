@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,15 +15,11 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.telemetry.judging import Judge
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow, TelemetryWindowView
-from milonga_hub.telemetry.rules import Signal, drifted
 from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
 from milonga_hub.telemetry.tally import Tally
 
-_log = logging.getLogger(__name__)
-
-# Of one device, for one judgement: at 30 seconds a window, four hours.
-_LOOK_BACK_WINDOWS = 500
 # Bound parameters of one statement; SQLite takes 32,766 and a window has about 22.
 _ROWS_PER_STATEMENT = 500
 
@@ -45,13 +38,9 @@ class TelemetryService:
         """`reference_of(bundle)` returns the manifest's reference; `policy_of(project)` what its user wants."""
         self._database = database
         self._events = events
-        self._reference_of = reference_of
-        self._policy_of = policy_of
         self._clock = clock
         self.tally = Tally()
-        self._references: dict[str, Mapping[str, Any]] = {}
-        # Drift is judged in one thread at a time, so that a device has one open event for a signal.
-        self._judging = threading.Lock()
+        self._judge = Judge(database, events, reference_of, policy_of, clock)
 
     def store(self, windows: Sequence[TelemetryWindowView]) -> list[TelemetryWindow]:
         """Keep the windows in one commit and return those that were new; a repeat changes nothing.
@@ -62,7 +51,7 @@ class TelemetryService:
         self.tally.add(rows)
         for row in rows:
             self._events.publish(f"telemetry/{row.device}", row)
-        self._judge_each({(row.device, row.project, row.bundle, row.model_version) for row in rows})
+        self._judge.judge(rows)
         return rows
 
     def _insert(self, windows: Sequence[TelemetryWindowView]) -> list[TelemetryWindow]:
@@ -120,9 +109,11 @@ class TelemetryService:
     def unanswered(self, project: str) -> list[DriftEvent]:
         """Return open events of models that their devices still serve, oldest first.
 
-        An event of a model that has been replaced since needs no answer any more.
+        An event of a model that has been replaced since needs no answer any more, nor does one that is over.
         """
-        statement = select(DriftEvent).where(DriftEvent.project == project, DriftEvent.triggered_run == "")
+        statement = select(DriftEvent).where(
+            DriftEvent.project == project, DriftEvent.triggered_run == "", col(DriftEvent.ended_at).is_(None)
+        )
         with self._database.session() as session:
             found = session.exec(statement.order_by(col(DriftEvent.id))).all()
         return [event for event in found if self._serves(event.device, project) == event.model_version]
@@ -146,74 +137,3 @@ class TelemetryService:
         """Forget windows that ended before; return how many. Drift events stay."""
         with self._database.session() as session:
             return session.exec(delete(TelemetryWindow).where(col(TelemetryWindow.ended_at) < older_than)).rowcount
-
-    # Drift.
-
-    def _judge_each(self, subjects: Iterable[tuple[str, str, str, str]]) -> None:
-        with self._judging:
-            for device, project, bundle, model_version in sorted(subjects):
-                try:
-                    self._judge(device, project, bundle, model_version)
-                except Exception:
-                    # The windows are stored all the same, and the next one is judged again.
-                    _log.exception("could not judge whether %s has drifted", device)
-
-    def _judge(self, device: str, project: str, bundle: str, model_version: str) -> None:
-        policy = self._policy_of(project) if project and bundle else DriftPolicy()
-        reference = self._reference(bundle) if policy.enabled else None
-        if reference is None:
-            return
-        for signal in drifted(policy, reference, self._recent(device, bundle)):
-            self._raise(device, project, model_version, signal, policy)
-
-    def _reference(self, bundle: str) -> Mapping[str, Any] | None:
-        """Manifests never change, so each is read once."""
-        if bundle not in self._references:
-            found = self._reference_of(bundle)
-            if found is None:
-                return None
-            self._references[bundle] = found
-        return self._references[bundle]
-
-    def _recent(self, device: str, bundle: str) -> list[TelemetryWindow]:
-        """Return windows newest first, in the order of the device's clock: a spool may arrive late."""
-        statement = (
-            select(TelemetryWindow)
-            .where(TelemetryWindow.device == device, TelemetryWindow.bundle == bundle)
-            .order_by(col(TelemetryWindow.id).desc())
-            .limit(_LOOK_BACK_WINDOWS)
-        )
-        with self._database.session() as session:
-            return sorted(session.exec(statement), key=lambda window: window.ended_at, reverse=True)
-
-    def _raise(self, device: str, project: str, model_version: str, signal: Signal, policy: DriftPolicy) -> None:
-        now = self._clock()
-        same = select(DriftEvent).where(
-            DriftEvent.device == device,
-            DriftEvent.model_version == model_version,
-            DriftEvent.signal == signal.name,
-        )
-        with self._database.session() as session:
-            last = session.exec(same.order_by(col(DriftEvent.id).desc()).limit(1)).first()
-            if last is not None and _stands(last, now, policy):
-                return
-            event = DriftEvent(
-                id=f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}",
-                project=project,
-                device=device,
-                model_version=model_version,
-                signal=signal.name,
-                statistic=signal.psi,
-                threshold=signal.threshold,
-                p_value=signal.p_value,
-                sample_count=signal.sample_count,
-                detected_at=now,
-                message=f"{device}: {signal.message}",
-            )
-            session.add(event)
-        self._events.publish(f"drift/{project}", event)
-
-
-def _stands(event: DriftEvent, now: datetime, policy: DriftPolicy) -> bool:
-    """One event at a time; after it has been answered, none for the cool-down, since the answer takes its time."""
-    return event.triggered_run == "" or now < event.detected_at + timedelta(seconds=policy.cool_down_seconds)

@@ -91,6 +91,50 @@ SEARCH_STRATEGY_BASELINE: SearchStrategy.ValueType  # 2
 """The most complex of five fixed networks that keeps the limits, trained alone."""
 Global___SearchStrategy: _TypeAlias = SearchStrategy  # noqa: Y015
 
+class _DriftMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DriftMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriftMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRIFT_METHOD_UNSPECIFIED: _DriftMethod.ValueType  # 0
+    DRIFT_METHOD_SEQUENTIAL: _DriftMethod.ValueType  # 1
+    """Evidence is gathered window by window, with a stated rate of false alarms."""
+    DRIFT_METHOD_THRESHOLD: _DriftMethod.ValueType  # 2
+    """The newest windows alone, each time they change."""
+
+class DriftMethod(_DriftMethod, metaclass=_DriftMethodEnumTypeWrapper):
+    """How drift is told from chance."""
+
+DRIFT_METHOD_UNSPECIFIED: DriftMethod.ValueType  # 0
+DRIFT_METHOD_SEQUENTIAL: DriftMethod.ValueType  # 1
+"""Evidence is gathered window by window, with a stated rate of false alarms."""
+DRIFT_METHOD_THRESHOLD: DriftMethod.ValueType  # 2
+"""The newest windows alone, each time they change."""
+Global___DriftMethod: _TypeAlias = DriftMethod  # noqa: Y015
+
+class _DriftReference:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DriftReferenceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriftReference.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DRIFT_REFERENCE_UNSPECIFIED: _DriftReference.ValueType  # 0
+    DRIFT_REFERENCE_VALIDATION: _DriftReference.ValueType  # 1
+    """The pictures that the build was validated on."""
+    DRIFT_REFERENCE_FIRST_WINDOWS: _DriftReference.ValueType  # 2
+    """What each device saw first with the bundle; by the sequential method alone."""
+
+class DriftReference(_DriftReference, metaclass=_DriftReferenceEnumTypeWrapper):
+    """What devices are held against."""
+
+DRIFT_REFERENCE_UNSPECIFIED: DriftReference.ValueType  # 0
+DRIFT_REFERENCE_VALIDATION: DriftReference.ValueType  # 1
+"""The pictures that the build was validated on."""
+DRIFT_REFERENCE_FIRST_WINDOWS: DriftReference.ValueType  # 2
+"""What each device saw first with the bundle; by the sequential method alone."""
+Global___DriftReference: _TypeAlias = DriftReference  # noqa: Y015
+
 class _RunState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -452,9 +496,12 @@ class DriftTrigger(_message.Message):
     QUORUM_FIELD_NUMBER: _builtins.int
     QUORUM_SHARE_FIELD_NUMBER: _builtins.int
     MIN_NEW_LABELS_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    FALSE_ALARMS_PER_MONTH_FIELD_NUMBER: _builtins.int
     enabled: _builtins.bool
     min_samples: _builtins.int
-    """Requests that must be seen since the version went live."""
+    """Requests that the threshold method judges at once, and that make up a reference of first windows."""
     threshold: _builtins.float
     """Population stability index from which a signal counts as drifted."""
     quorum: _builtins.int
@@ -463,6 +510,10 @@ class DriftTrigger(_message.Message):
     """Share of the devices of one type that must drift, 0 to 1; the quorum is then of one type, too."""
     min_new_labels: _builtins.int
     """Wait for at least this many new labelled pictures before retraining."""
+    method: Global___DriftMethod.ValueType
+    reference: Global___DriftReference.ValueType
+    false_alarms_per_month: _builtins.float
+    """False alarms of all devices of the project together that the sequential method allows itself, above 0 and up to 1."""
     def __init__(
         self,
         *,
@@ -472,15 +523,22 @@ class DriftTrigger(_message.Message):
         quorum: _builtins.int = ...,
         quorum_share: _builtins.float | None = ...,
         min_new_labels: _builtins.int = ...,
+        method: Global___DriftMethod.ValueType = ...,
+        reference: Global___DriftReference.ValueType = ...,
+        false_alarms_per_month: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_quorum_share", b"_quorum_share", "_threshold", b"_threshold", "quorum_share", b"quorum_share", "threshold", b"threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_false_alarms_per_month", b"_false_alarms_per_month", "_quorum_share", b"_quorum_share", "_threshold", b"_threshold", "false_alarms_per_month", b"false_alarms_per_month", "quorum_share", b"quorum_share", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quorum_share", b"_quorum_share", "_threshold", b"_threshold", "enabled", b"enabled", "min_new_labels", b"min_new_labels", "min_samples", b"min_samples", "quorum", b"quorum", "quorum_share", b"quorum_share", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_false_alarms_per_month", b"_false_alarms_per_month", "_quorum_share", b"_quorum_share", "_threshold", b"_threshold", "enabled", b"enabled", "false_alarms_per_month", b"false_alarms_per_month", "method", b"method", "min_new_labels", b"min_new_labels", "min_samples", b"min_samples", "quorum", b"quorum", "quorum_share", b"quorum_share", "reference", b"reference", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__false_alarms_per_month: _TypeAlias = _typing.Literal["false_alarms_per_month"]  # noqa: Y015
+    _WhichOneofArgType__false_alarms_per_month: _TypeAlias = _typing.Literal["_false_alarms_per_month", b"_false_alarms_per_month"]  # noqa: Y015
     _WhichOneofReturnType__quorum_share: _TypeAlias = _typing.Literal["quorum_share"]  # noqa: Y015
     _WhichOneofArgType__quorum_share: _TypeAlias = _typing.Literal["_quorum_share", b"_quorum_share"]  # noqa: Y015
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__false_alarms_per_month) -> _WhichOneofReturnType__false_alarms_per_month | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quorum_share) -> _WhichOneofReturnType__quorum_share | None: ...
     @_typing.overload

@@ -240,22 +240,33 @@ class DriftEvent(_message.Message):
     DETECTED_AT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     TRIGGERED_RUN_FIELD_NUMBER: _builtins.int
+    BEGAN_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     project: _builtins.str
     device: _builtins.str
     model_version: _builtins.str
     signal: _builtins.str
-    """"confidence", "brightness", "contrast", "sharpness" or "classes"."""
+    """"confidence", "brightness", "contrast", "sharpness" or "classes"; "latency" or "errors", which no retraining answers."""
     statistic: _builtins.float
-    """Population stability index of the window against the reference."""
+    """Population stability index against the reference; of latency and errors the share of requests that were slow or failed."""
     threshold: _builtins.float
     p_value: _builtins.float
+    """Of the chi-squared test; by the sequential method the chance of so much in a month in which no device drifts."""
     sample_count: _builtins.int
     message: _builtins.str
     triggered_run: _builtins.str
     """projects/{project}/runs/{run} that it triggered, empty for none."""
     @_builtins.property
     def detected_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def began_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began, as far as telemetry tells."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When the device was seen to be as it should be again."""
+
     def __init__(
         self,
         *,
@@ -271,10 +282,12 @@ class DriftEvent(_message.Message):
         detected_at: _timestamp_pb2.Timestamp | None = ...,
         message: _builtins.str = ...,
         triggered_run: _builtins.str = ...,
+        began_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detected_at", b"detected_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "detected_at", b"detected_at", "ended_at", b"ended_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected_at", b"detected_at", "device", b"device", "id", b"id", "message", b"message", "model_version", b"model_version", "p_value", b"p_value", "project", b"project", "sample_count", b"sample_count", "signal", b"signal", "statistic", b"statistic", "threshold", b"threshold", "triggered_run", b"triggered_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_at", b"began_at", "detected_at", b"detected_at", "device", b"device", "ended_at", b"ended_at", "id", b"id", "message", b"message", "model_version", b"model_version", "p_value", b"p_value", "project", b"project", "sample_count", b"sample_count", "signal", b"signal", "statistic", b"statistic", "threshold", b"threshold", "triggered_run", b"triggered_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
