@@ -24,6 +24,7 @@ NOUNS = (
     "telemetry",
     "training",
     "search",
+    "transfers",
 )
 # What each distribution may import of ours.
 ALLOWED = {

@@ -39,8 +39,7 @@ class Assignments:
 
     async def run(self) -> None:
         bundles = self._bundles
-        fetch, build = bundles.courier.fetch, bundles.engines.build
-        pursuit = Pursuit(bundles.depot, self._serving, fetch, bundles.check, build)
+        pursuit = Pursuit(bundles.depot, self._serving, bundles.courier, bundles.check, bundles.engines.build)
         bundles.collect()
         failures = 0
         while True:
@@ -64,7 +63,7 @@ class Assignments:
         assert step is not None
         self._reports.tell(step, "STARTED")
         try:
-            await pursuit.perform(began, self._reports.progress())
+            said = await pursuit.perform(began, self._reports.progress())
         except HubUnreachable as error:
             # The network's absence is nobody's failure; it is waited out.
             _log.warning("%s: %s", step.value.lower(), error)
@@ -80,7 +79,7 @@ class Assignments:
             return
         if step is Step.ACTIVATE and began.wish.bundle:
             _log.info("serving %s on port %d", began.wish.model_version, self._serving.port)
-        self._reports.tell(step, "SUCCEEDED", progress=1.0)
+        self._reports.tell(step, "SUCCEEDED", said, progress=1.0)
         # A newer wish may have come meanwhile; then this step's success is of no use.
         if memory.state == began:
             memory.set(plan.advance(began, Outcome.SUCCEEDED))

@@ -95,6 +95,10 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
         "--trusted-root", type=Path, metavar="FILE",
         help="the hub's signing/metadata/1.root.json: install only what it leads to (default: ask the hub, the first time)",
     )  # fmt: skip
+    verb.add_argument(
+        "--max-download-kbps", type=_rate, default=os.environ.get("MILONGA_AGENT_MAX_DOWNLOAD_KBPS", "0"), metavar="KBPS",
+        help="most that downloads take of the line, in kbit/s; what is said to the hub is not held back (default: no limit)",
+    )  # fmt: skip
     _add_data_dir(verb)
     _add_limits(verb)
 
@@ -136,6 +140,16 @@ def _cpus(text: str) -> tuple[int, ...]:
     return wanted
 
 
+def _rate(text: str) -> float:
+    try:
+        kbps = float(text)
+    except ValueError:
+        kbps = -1.0
+    if not 0 <= kbps < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of kilobits a second such as 2000; 0 is no limit")
+    return kbps
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -167,6 +181,7 @@ def _options(given: argparse.Namespace) -> Any:
         limits=_limits(given),
         engines=given.engines,
         serve_port=given.serve_port,
+        max_download_kbps=given.max_download_kbps,
         trusted_root=given.trusted_root.absolute() if given.trusted_root else None,
     )
 

@@ -59,6 +59,8 @@ class Options:
     engines: tuple[str, ...] | None = None
     serve_port: int = 0
     trusted_root: Path | None = None
+    # 0 for no limit.
+    max_download_kbps: float = 0.0
 
 
 class Agent:
@@ -86,7 +88,8 @@ class Agent:
         self._random = random.Random()
         self._memory = Memory(self._store)
         self._engines = Engines(options.data_dir / "engines", options.limits, self._tell_build)
-        self._bundles = Bundles(Depot(options.data_dir), self._engines, self._trust, Courier(self._store), self._memory)
+        courier = Courier(self._store, options.max_download_kbps)
+        self._bundles = Bundles(Depot(options.data_dir), self._engines, self._trust, courier, self._memory)
         self._reports = Reports(self._memory, self._outbox)
         # These begin with `run`, all but the first once the device has joined.
         self._serving: Serving | None = None

@@ -96,7 +96,7 @@ class Measuring:
         files = tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in request.files)
         manifest = next((file.digest for file in files if file.path == "manifest.json"), "")
         wish = bundles.to_measure = Wish(bundle=manifest, files=files)
-        await depot.download(files, bundles.courier.fetch, lambda fraction: None)
+        await depot.download(files, bundles.courier, lambda fraction: None)
         # What is only measured is run as well.
         depot.verify(wish)
         if manifest:

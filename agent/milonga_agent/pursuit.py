@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from milonga_agent.downloads import Line
 from milonga_agent.errors import BadBundle, Refused, Untrusted
+from milonga_agent.fetching import Moved
 from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
-from milonga_agent.steps import Fetch
 
 # Where a bundle or a refusal will be no better next time.
 _HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.BUILD, Step.PROBE, Step.COMMIT)
@@ -18,7 +19,9 @@ _HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.BUILD, Step.PROBE, Step.COMMIT)
 class Depot(Protocol):
     """What keeps bundles on disk (steps.py)."""
 
-    async def download(self, files: tuple[WantedFile, ...], fetch: Fetch, tell: Callable[[float], None]) -> None: ...
+    async def download(
+        self, files: tuple[WantedFile, ...], line: Line, tell: Callable[[float], None], held: Sequence[str] = ()
+    ) -> Moved: ...
     def verify(self, wish: Wish) -> None: ...
     def install(self, wish: Wish) -> object: ...
     def bundle(self, digest: str) -> Path: ...
@@ -39,18 +42,22 @@ class Pursuit:
 
     depot: Depot
     server: Server
-    fetch: Fetch
+    line: Line
     # Raises Untrusted unless the bundle may be installed.
     check: Callable[[Wish], Awaitable[None]]
     # Makes what only this device can, of the bundle with this digest in this folder.
     build: Callable[[str, Path], Awaitable[None]]
 
-    async def perform(self, state: State, tell: Callable[[float], None]) -> None:
-        """Do the step under way; `tell` hears how far a download is. Raises AgentError or OSError."""
+    async def perform(self, state: State, tell: Callable[[float], None]) -> str:
+        """Do the step under way and return what there is to say of it. Raises AgentError or OSError.
+
+        `tell` hears how far a download is.
+        """
         step, wish = state.position.step, state.wish
         if step is Step.DOWNLOAD:
-            await self.depot.download(wish.files, self.fetch, tell)
-        elif step is Step.VERIFY:
+            held = [each.bundle for each in (state.active, state.previous) if each.bundle]
+            return str(await self.depot.download(wish.files, self.line, tell, held))
+        if step is Step.VERIFY:
             self.depot.verify(wish)
             await self.check(wish)
         elif step is Step.INSTALL:
@@ -65,6 +72,7 @@ class Pursuit:
             await self.server.demand(wish)
         elif step is Step.ROLL_BACK:
             await self._serve(state.active)
+        return ""
 
     async def _serve(self, wish: Wish) -> None:
         if wish.bundle:

@@ -6,16 +6,15 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from milonga_agent.downloads import Line
 from milonga_agent.errors import BadBundle
+from milonga_agent.fetching import Fetching, Moved
 from milonga_agent.files import digest_of_file, disk_errors, sync_folder
 from milonga_agent.plan import WantedFile, Wish
-
-# How a blob is fetched: (digest, offset) -> chunks from there on.
-Fetch = Callable[[str, int], AsyncIterator[bytes]]
 
 
 class Depot:
@@ -26,6 +25,7 @@ class Depot:
         self._bundles = folder / "bundles"
         for path in (self._cache, self._bundles):
             path.mkdir(parents=True, exist_ok=True)
+        self._fetching = Fetching(self.blob)
 
     def bundle(self, digest: str) -> Path:
         """Return the folder of an installed bundle."""
@@ -35,33 +35,27 @@ class Depot:
         """Return where a blob lies once it has been fetched."""
         return self._cache / _hex(digest)
 
-    async def download(self, files: tuple[WantedFile, ...], fetch: Fetch, tell: Callable[[float], None]) -> None:
-        """Fetch what is missing, from where an earlier attempt stopped. Raises DiskFull, or whatever `fetch` raises."""
+    async def download(
+        self, files: tuple[WantedFile, ...], line: Line, tell: Callable[[float], None], held: Sequence[str] = ()
+    ) -> Moved:
+        """Fetch what is missing, from where an earlier attempt stopped. Raises DiskFull, or whatever the line raises.
+
+        `held` are the bundles that lie here whole: a delta may begin from any of their files.
+        """
         total = max(1, sum(file.size_bytes for file in files))
         done = 0
         for file in files:
             before = done
             if not self.blob(file.digest).exists():
-                await self._fetch(file, fetch, lambda size, before=before: tell((before + size) / total))  # type: ignore[misc]
+                await self._fetching.fetch(
+                    file,
+                    line,
+                    held,
+                    lambda size, before=before: tell((before + size) / total),  # type: ignore[misc]
+                )
             done += file.size_bytes
             tell(done / total)
-
-    async def _fetch(self, file: WantedFile, fetch: Fetch, tell: Callable[[int], None]) -> None:
-        part = self._cache / f"{_hex(file.digest)}.part"
-        offset = part.stat().st_size if part.exists() else 0
-        if offset > file.size_bytes:
-            part.unlink()
-            offset = 0
-        if offset < file.size_bytes or not part.exists():
-            with disk_errors(part), part.open("ab") as out:
-                async for chunk in fetch(file.digest, offset):
-                    out.write(chunk)
-                    offset += len(chunk)
-                    tell(offset)
-                out.flush()
-                os.fsync(out.fileno())
-        part.replace(self.blob(file.digest))
-        sync_folder(self._cache)
+        return self._fetching.take_moved(files)
 
     def verify(self, wish: Wish) -> None:
         """Check every file against its digest. Raises BadBundle, after removing what is wrong, naming it."""

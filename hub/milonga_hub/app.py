@@ -52,6 +52,7 @@ from milonga_hub.telemetry.retention import Keeper
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.telemetry.rules_retention import Retention
 from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.transfers.service import TransferService
 from milonga_hub.transports import grpc as grpc_transport
 from milonga_hub.transports import http as http_transport
 from milonga_hub.transports.mqtt import EmbeddedBroker
@@ -81,6 +82,7 @@ class Hub:
         self.events = EventBus()
         self.blobs = BlobStore(self.folder / "blobs")
         self.devices = DeviceService(self.database, self.events, settings)
+        self.transfers = TransferService(self.blobs, self.folder / "deltas", settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
         self.models = ModelService(self.database, self.blobs)
@@ -197,7 +199,7 @@ class Hub:
         identity = self.devices.authority.server(settings.server_names)
         devices_only = grpc_transport.server_credentials(identity, devices_only=True)
         server, device_port = await grpc_transport.serve(
-            [AgentRpc(self.devices, self.blobs, self.signing)],
+            [AgentRpc(self.devices, self.transfers, self.signing)],
             settings.host,
             settings.device_port,
             devices_only,

@@ -34,6 +34,7 @@ KINDS = {
     "search": "milonga_hub.search.job",
     "build": "milonga_hub.builds.job",
     "compare": "milonga_hub.builds.compare_job",
+    "delta": "milonga_hub.transfers.job",
 }
 
 # Threads that wait give their core away. On two cores shared with other work, spinning made training seven times slower.

@@ -41,6 +41,16 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite in the data folder.")
     # 64 GiB: more pictures than one machine trains on in a day.
     max_upload_bytes: int = Field(default=64 << 30, gt=0, description="Largest archive that an import takes.")
+    max_download_kbps: float = Field(
+        default=0.0, ge=0, description="Most that all downloads of devices together take, in kbit/s; 0 for no limit."
+    )
+    max_device_download_kbps: float = Field(
+        default=0.0, ge=0, description="Most that the downloads of each device take, in kbit/s; 0 for no limit."
+    )
+    # The deltas of a few hundred builds.
+    delta_cache_bytes: int = Field(
+        default=2 << 30, ge=0, description="Most that deltas between builds take of the disk; the oldest go first."
+    )
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often agents report.")
     telemetry_seconds: float = Field(default=30.0, gt=0, description="Length of a telemetry window.")
     telemetry_raw_days: float = Field(default=2.0, gt=0, description="How long telemetry stays as it came.")

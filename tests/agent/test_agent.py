@@ -171,6 +171,11 @@ def test_a_bundle_that_keeps_ending_gives_way_to_the_one_before(tmp_path: Path, 
             )
             failed = [step for step in agent.world.devices.steps("pi-1") if step.state == "FAILED"]
             assert [step.step for step in failed] == ["ACTIVATE"]
+            told = [
+                s.message for s in agent.world.devices.steps("pi-1") if (s.step, s.state) == ("DOWNLOAD", "SUCCEEDED")
+            ]
+            # Of the second version only the manifest is new.
+            assert [message.partition(" for ")[0] for message in told] == ["0.06 MB moved", "0.00 MB moved"]
 
     run(story())
 

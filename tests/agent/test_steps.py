@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from milonga_agent.downloads import Offer
 from milonga_agent.errors import BadBundle, DiskFull, HubUnreachable
 from milonga_agent.plan import WantedFile, Wish
 from milonga_agent.steps import Depot
@@ -22,13 +23,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 class _Source:
-    """A hub's blobs behind a line that may break."""
+    """A hub's blobs behind a line that may break. It is from before chunks and deltas."""
 
     def __init__(self, blobs: dict[str, bytes], breaks_after: int | None = None) -> None:
         self.blobs, self.breaks_after = blobs, breaks_after
         self.sent_bytes = 0
 
-    async def fetch(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+    async def fetch(self, digest: str, offset: int, length: int = 0) -> AsyncIterator[bytes]:
         data = self.blobs[digest][offset:]
         for start in range(0, len(data), 1000):
             if self.breaks_after is not None and self.sent_bytes >= self.breaks_after:
@@ -36,9 +37,12 @@ class _Source:
             self.sent_bytes += len(data[start : start + 1000])
             yield data[start : start + 1000]
 
+    async def offer(self, digest: str, held: Sequence[str]) -> Offer:
+        return Offer()
+
 
 def _download(depot: Depot, files: tuple[WantedFile, ...], source: _Source) -> None:
-    asyncio.run(depot.download(files, source.fetch, lambda fraction: None))
+    asyncio.run(depot.download(files, source, lambda fraction: None))
 
 
 def test_a_bundle_is_downloaded_verified_and_installed(made: Example, tmp_path: Path) -> None:

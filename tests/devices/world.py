@@ -19,6 +19,7 @@ from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, Enrolmen
 from milonga_hub.devices.service import DeviceService, MeasuringPolicy
 from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
+from milonga_hub.transfers.service import TransferService
 from milonga_hub.transports.grpc import serve
 
 from tests.certificates import Key, Tls
@@ -64,6 +65,8 @@ class World:
         self.database = Database(self.settings.resolved_database_url)
         self.database.create_tables()
         self.blobs = BlobStore(folder / "blobs")
+        # However busy the machine is, deltas are waited for.
+        self.transfers = TransferService(self.blobs, folder / "deltas", self.settings, delta_seconds=50.0)
         self.tls = Tls(folder / "authority")
         self.devices = DeviceService(self.database, self.events, self.settings, self.clock, policy, self.tls.authority)
         self.signing = signing(folder / "signing")
@@ -101,7 +104,7 @@ async def hub(folder: Path, policy: MeasuringPolicy = MeasuringPolicy()) -> Asyn
     enrolment = EnrolmentRpc(world.devices, lambda: DeviceAddress(world.device_port, "127.0.0.1", 8883))
     servicers = [enrolment, DeviceRpc(world.devices, world.events)]
     server, world.port = await serve(servicers, "127.0.0.1", 0, world.tls.server())
-    agents = [AgentRpc(world.devices, world.blobs, _Metadata(world))]
+    agents = [AgentRpc(world.devices, world.transfers, _Metadata(world))]
     for_devices, world.device_port = await serve(agents, "127.0.0.1", 0, world.tls.server(devices_only=True))
     try:
         yield world

@@ -15,11 +15,12 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from milonga_agent import plan, trust
+from milonga_agent.downloads import Chunks, Offer
 from milonga_agent.errors import AgentError, BadBundle
 from milonga_agent.files import digest_of_file
 from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
@@ -116,6 +117,25 @@ class _Engine:
             raise BadBundle(f"{self._serves!r} serves")
 
 
+class _Line:
+    """Sends blobs in pieces, and says of each chunk what it should be."""
+
+    def __init__(self, blobs: dict[str, bytes]) -> None:
+        self._blobs = blobs
+
+    async def fetch(self, digest: str, offset: int, length: int = 0) -> AsyncIterator[bytes]:
+        data = self._blobs[digest]
+        end = offset + length if length else len(data)
+        for start in range(offset, end, _CHUNK_BYTES):
+            yield data[start : min(end, start + _CHUNK_BYTES)]
+
+    async def offer(self, digest: str, held: Sequence[str]) -> Offer:
+        data = self._blobs[digest]
+        starts = range(0, len(data), _CHUNK_BYTES)
+        digests = tuple(hashlib.sha256(data[start : start + _CHUNK_BYTES]).digest() for start in starts)
+        return Offer(Chunks(len(data), _CHUNK_BYTES, digests))
+
+
 def begin(folder: Path, scenario: Scenario) -> None:
     """Make the folder of an agent that serves A."""
     Trust(folder / "trust").begin(scenario.signed[0]["1.root.json"])
@@ -134,11 +154,6 @@ def _live(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...], signed: di
 async def _pursue(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...], signed: dict[str, bytes]) -> None:
     store, depot = Store(folder), Depot(folder)
 
-    async def fetch(digest: str, offset: int) -> AsyncIterator[bytes]:
-        data = scenario.blobs[digest]
-        for start in range(offset, len(data), _CHUNK_BYTES):
-            yield data[start : start + _CHUNK_BYTES]
-
     def serve(name: str) -> bytes:
         if name not in signed:
             raise NotFound(name)
@@ -153,7 +168,7 @@ async def _pursue(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...], si
         """None of these bundles has anything that only a device can build."""
 
     engine = _Engine(scenario.bad)
-    pursuit = Pursuit(depot, engine, fetch, check, build)
+    pursuit = Pursuit(depot, engine, _Line(scenario.blobs), check, build)
 
     def keep(new: State) -> State:
         store.keep_state(new)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from milonga_agent.downloads import Line
 from milonga_agent.errors import BadBundle
+from milonga_agent.fetching import Moved
 from milonga_agent.plan import WantedFile, Wish
 from milonga_agent.simulation.tally import Tally
-from milonga_agent.steps import Fetch
 from milonga_agent.trusting import FetchMetadata, Trust
 
 _MANIFEST = "manifest.json"
@@ -56,11 +57,13 @@ class Passing:
         self._bundles = bundles
         self._tally = tally
 
-    async def download(self, files: tuple[WantedFile, ...], fetch: Fetch, tell: Callable[[float], None]) -> None:
-        """Fetch all files. Raises BadBundle for one that is not what it should be, or whatever `fetch` raises."""
+    async def download(
+        self, files: tuple[WantedFile, ...], line: Line, tell: Callable[[float], None], held: Sequence[str] = ()
+    ) -> Moved:
+        """Fetch all files. Raises BadBundle for one that is not what it should be, or whatever the line raises."""
         for number, file in enumerate(files, start=1):
             digest, kept = hashlib.sha256(), bytearray()
-            async for chunk in fetch(file.digest, 0):
+            async for chunk in line.fetch(file.digest, 0):
                 digest.update(chunk)
                 self._tally.downloaded_bytes += len(chunk)
                 if file.path == _MANIFEST:
@@ -70,6 +73,8 @@ class Passing:
             if file.path == _MANIFEST:
                 self._bundles.remember(file.digest, bytes(kept))
             tell(number / len(files))
+        whole_bytes = sum(file.size_bytes for file in files)
+        return Moved(whole_bytes, whole_bytes)
 
     def verify(self, wish: Wish) -> None:
         """Nothing is left to do: files are verified as they pass."""

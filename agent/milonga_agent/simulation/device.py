@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from milonga.v1 import agent_pb2, devices_pb2
 import milonga_agent
 from milonga_agent import plan
 from milonga_agent.assignments import wish_of
+from milonga_agent.downloads import Offer
 from milonga_agent.enrolment import identity_of
 from milonga_agent.errors import AgentError, BadBundle, HubUnreachable, Refused
 from milonga_agent.hub import Enroller, Hub
@@ -88,7 +89,7 @@ class Device:
         self._tasks: set[asyncio.Task[None]] = set()
         self._well = asyncio.Event()
         self._well.set()
-        self._pursuit = Pursuit(Passing(around.bundles, around.tally), self, self._fetch, self._check, self._build)
+        self._pursuit = Pursuit(Passing(around.bundles, around.tally), self, self, self._check, self._build)
 
     # joining and staying connected
 
@@ -320,7 +321,7 @@ class Device:
             why = self.condition.why_failing(step)
             if why is not None:
                 raise BadBundle(why)
-            await self._pursuit.perform(began, lambda fraction: None)
+            said = await self._pursuit.perform(began, lambda fraction: None)
         except HubUnreachable:
             # The network's absence is nobody's failure; it is waited out.
             await asyncio.sleep(backoff_seconds(2, self._random))
@@ -330,7 +331,7 @@ class Device:
             if self._state == began:
                 self._become(plan.advance(began, outcome_of(step, error), str(error)))
             return
-        self._report(step, "SUCCEEDED", progress=1.0)
+        self._report(step, "SUCCEEDED", said, progress=1.0)
         if self._state == began:
             self._become(plan.advance(began, Outcome.SUCCEEDED))
 
@@ -343,11 +344,15 @@ class Device:
     def _now_ns(self) -> int:
         return time.time_ns() + int(self.condition.clock_hours * 3600e9)
 
-    async def _fetch(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+    async def fetch(self, digest: str, offset: int, length: int = 0) -> AsyncIterator[bytes]:
         hub = self._connected()
         with self._cut_short(hub):
-            async for chunk in hub.fetch(digest, offset):
+            async for chunk in hub.fetch(digest, offset, length):
                 yield chunk
+
+    async def offer(self, digest: str, held: Sequence[str]) -> Offer:
+        """It holds nothing that a delta could begin from."""
+        return Offer()
 
     async def _check(self, wish: Wish) -> None:
         hub = self._connected()
@@ -398,7 +403,7 @@ class Device:
     async def _measure(self, request: agent_pb2.MeasurementRequest) -> None:
         files = tuple(plan.WantedFile(file.path, file.digest, file.size_bytes) for file in request.files)
         try:
-            await self._pursuit.depot.download(files, self._fetch, lambda fraction: None)
+            await self._pursuit.depot.download(files, self, lambda fraction: None)
         except HubUnreachable:
             return  # The hub asks again when this device is back.
         except AgentError as error:

@@ -36,6 +36,15 @@ def up(
     ] = None,
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; empty: SQLite in the data folder.")] = None,
     max_upload_bytes: Annotated[int | None, typer.Option(help="Largest archive that an import takes.")] = None,
+    max_download_kbps: Annotated[
+        float | None, typer.Option(help="Most that all downloads of devices together take, in kbit/s; 0: no limit.")
+    ] = None,
+    max_device_download_kbps: Annotated[
+        float | None, typer.Option(help="Most that the downloads of each device take, in kbit/s; 0: no limit.")
+    ] = None,
+    delta_cache_bytes: Annotated[
+        int | None, typer.Option(help="Most that deltas between builds take of the disk; the oldest go first.")
+    ] = None,
     heartbeat_seconds: Annotated[float | None, typer.Option(help="How often agents report.")] = None,
     telemetry_seconds: Annotated[float | None, typer.Option(help="Length of a telemetry window.")] = None,
     certificate_days: Annotated[

@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
+from milonga.deltas import FORMAT
 from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devices_pb2_grpc
 
 from milonga_hub.authority import presented
-from milonga_hub.blobs import BlobStore
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Assignment, Device, DeviceBuild, Inventory, StepLog
@@ -29,11 +29,12 @@ from milonga_hub.devices.values import (
 )
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound, PermissionDenied, Unauthenticated
 from milonga_hub.events import EventBus
+from milonga_hub.transfers.rules import Listed
+from milonga_hub.transfers.service import Chunks, TransferService
 from milonga_hub.transports.grpc import address_of, client_certificate
 
 _log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 256 * 1024
 # An inventory has a few kilobytes, and strangers may send one.
 _MAX_ENROLMENT_BYTES = 64 * 1024
 
@@ -212,9 +213,9 @@ class SignedMetadata(Protocol):
 class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
     """AgentService of agent.proto, on a port that lets in only who has a certificate of the hub's authority."""
 
-    def __init__(self, devices: DeviceService, blobs: BlobStore, signing: SignedMetadata) -> None:
+    def __init__(self, devices: DeviceService, transfers: TransferService, signing: SignedMetadata) -> None:
         self._devices = devices
-        self._blobs = blobs
+        self._transfers = transfers
         self._signing = signing
 
     async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: Any) -> None:  # type: ignore[override]
@@ -240,18 +241,30 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
 
     async def FetchBlob(self, request: agent_pb2.FetchBlobRequest, context: Any) -> None:  # type: ignore[override]
         device = self._authenticated(context).name
-        path = self._blobs.path(request.digest) if self._devices.may_fetch(device, request.digest) else None
-        if path is None:
-            raise PermissionDenied(f"{request.digest!r} is not a file that {device} is assigned or asked to measure")
-        size_bytes = path.stat().st_size
-        if not 0 <= request.offset_bytes <= size_bytes:
-            raise InvalidInput(f"offset_bytes must be 0 to {size_bytes}, the size of {request.digest}")
-        with path.open("rb") as file:
-            file.seek(request.offset_bytes)
-            while chunk := await asyncio.to_thread(_read_chunk, file):
-                if self._devices.is_shut_out(device):
-                    raise Unauthenticated(f"device {device} was shut out by an operator")
-                await context.write(agent_pb2.FetchBlobResponse(chunk=chunk))
+        self._demand_may_fetch(device, request.digest)
+        pieces = self._transfers.pieces(
+            device, request.digest, request.offset_bytes, request.length_bytes, request.piece_bytes
+        )
+        async for piece in pieces:
+            if self._devices.is_shut_out(device):
+                raise Unauthenticated(f"device {device} was shut out by an operator")
+            await context.write(agent_pb2.FetchBlobResponse(chunk=piece))
+
+    async def OfferBlob(self, request: agent_pb2.OfferBlobRequest, context: Any) -> agent_pb2.OfferBlobResponse:
+        device = self._authenticated(context).name
+        self._demand_may_fetch(device, request.digest)
+        path, held = self._devices.known_to(device, request.digest, request.held_bundles)
+        offer = await self._transfers.offer(Listed(path, request.digest, 0), held, request.delta_formats)
+        answer = agent_pb2.OfferBlobResponse(chunks=_chunks(offer.chunks))
+        if offer.delta is not None and offer.delta_chunks is not None:
+            answer.delta.digest, answer.delta.base, answer.delta.format = offer.delta.digest, offer.delta.base, FORMAT
+            answer.delta.chunks.CopyFrom(_chunks(offer.delta_chunks))
+        return answer
+
+    def _demand_may_fetch(self, device: str, digest: str) -> None:
+        # A delta may be had by who may have what it makes.
+        if not self._devices.may_fetch(device, self._transfers.wanted_by(digest)):
+            raise PermissionDenied(f"{digest!r} is not a file that {device} is assigned or asked to measure")
 
     async def FetchMetadata(
         self, request: agent_pb2.FetchMetadataRequest, context: Any
@@ -291,8 +304,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
             await context.write(_outgoing(await stream.next()))
 
 
-def _read_chunk(file: BinaryIO) -> bytes:
-    return file.read(_CHUNK_BYTES)
+def _chunks(chunks: Chunks) -> agent_pb2.Chunks:
+    return agent_pb2.Chunks(size_bytes=chunks.size_bytes, chunk_bytes=chunks.chunk_bytes, digests=chunks.digests)
 
 
 def _message(device: Device) -> devices_pb2.Device:

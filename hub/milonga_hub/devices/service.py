@@ -41,6 +41,8 @@ from milonga_hub.settings import Settings
 
 __all__ = ["DeviceService", "Enrolment", "Identity", "MeasurementItem", "MeasuringPolicy"]
 
+# What serves and what served before; a device that names more is not believed.
+_MOST_HELD = 4
 # DeviceService.list hides the builtin inside the class.
 _Devices = list[Device]
 _Types = list[DeviceType]
@@ -299,6 +301,19 @@ class DeviceService:
         if assignment is not None and any(file.digest == digest for file in assignment.files):
             return True
         return digest in self._measuring.digests_for(device)
+
+    def known_to(self, device: str, digest: str, bundles: Sequence[str]) -> tuple[str, _Names]:
+        """Return the path of the file in what the device is assigned, and those of the bundles that it may know of.
+
+        A delta tells of what it begins from: only bundles of the project that the device works for are taken.
+        """
+        assignment = self.assignment(device)
+        if assignment is None:
+            return "", []
+        path = next((file.path for file in assignment.files if file.digest == digest), "")
+        with self._database.session() as session:
+            found = [session.get(KnownBundle, bundle) for bundle in bundles[:_MOST_HELD]]
+        return path, [one.bundle for one in found if one is not None and one.project == assignment.project]
 
     async def watch_heartbeats(self) -> None:
         """Note for ever which devices went silent; the hub runs this beside its servers."""

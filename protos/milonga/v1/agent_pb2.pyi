@@ -635,17 +635,27 @@ class FetchBlobRequest(_message.Message):
 
     DIGEST_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    PIECE_BYTES_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     offset_bytes: _builtins.int
+    length_bytes: _builtins.int
+    """0 for all from the offset on. Older hubs send all."""
+    piece_bytes: _builtins.int
+    """How large the pieces should be that the hub sends, 0 for its own choice: what is under way when a connection breaks is
+    lost, so that small ones suit bad lines.
+    """
     def __init__(
         self,
         *,
         digest: _builtins.str = ...,
         offset_bytes: _builtins.int = ...,
+        length_bytes: _builtins.int = ...,
+        piece_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "offset_bytes", b"offset_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "length_bytes", b"length_bytes", "offset_bytes", b"offset_bytes", "piece_bytes", b"piece_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -669,6 +679,127 @@ class FetchBlobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchBlobResponse: _TypeAlias = FetchBlobResponse  # noqa: Y015
+
+@_typing.final
+class OfferBlobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    HELD_BUNDLES_FIELD_NUMBER: _builtins.int
+    DELTA_FORMATS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    @_builtins.property
+    def held_bundles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of the bundles that the device holds whole: a delta may begin from any of their files."""
+
+    @_builtins.property
+    def delta_formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Formats of deltas that the device can apply; empty for none."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        held_bundles: _abc.Iterable[_builtins.str] | None = ...,
+        delta_formats: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_formats", b"delta_formats", "digest", b"digest", "held_bundles", b"held_bundles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferBlobRequest: _TypeAlias = OfferBlobRequest  # noqa: Y015
+
+@_typing.final
+class OfferBlobResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunks(self) -> Global___Chunks: ...
+    @_builtins.property
+    def delta(self) -> Global___Delta:
+        """Absent where there is none, or where it would not pay."""
+
+    def __init__(
+        self,
+        *,
+        chunks: Global___Chunks | None = ...,
+        delta: Global___Delta | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "delta", b"delta"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "delta", b"delta"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferBlobResponse: _TypeAlias = OfferBlobResponse  # noqa: Y015
+
+@_typing.final
+class Chunks(_message.Message):
+    """A blob in chunks of equal size, the last of which may be shorter, each of which can be verified by itself. What counts in the end
+    is the digest of the whole.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CHUNK_BYTES_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    chunk_bytes: _builtins.int
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SHA-256 of each, 32 bytes long."""
+
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        chunk_bytes: _builtins.int = ...,
+        digests: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "digests", b"digests", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Chunks: _TypeAlias = Chunks  # noqa: Y015
+
+@_typing.final
+class Delta(_message.Message):
+    """A file that makes the wanted blob out of one that the device holds (docs/adr/0018). It is fetched as a blob."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    base: _builtins.str
+    """Digest of the blob that it begins from."""
+    format: _builtins.int
+    @_builtins.property
+    def chunks(self) -> Global___Chunks: ...
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        base: _builtins.str = ...,
+        format: _builtins.int = ...,
+        chunks: Global___Chunks | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "chunks", b"chunks", "digest", b"digest", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delta: _TypeAlias = Delta  # noqa: Y015
 
 @_typing.final
 class FetchMetadataRequest(_message.Message):

@@ -126,6 +126,11 @@ class AgentServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_agent__pb2.FetchBlobRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_agent__pb2.FetchBlobResponse.FromString,
                 _registered_method=True)
+        self.OfferBlob = channel.unary_unary(
+                '/milonga.v1.AgentService/OfferBlob',
+                request_serializer=milonga_dot_v1_dot_agent__pb2.OfferBlobRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_agent__pb2.OfferBlobResponse.FromString,
+                _registered_method=True)
         self.FetchMetadata = channel.unary_unary(
                 '/milonga.v1.AgentService/FetchMetadata',
                 request_serializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataRequest.SerializeToString,
@@ -152,6 +157,13 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OfferBlob(self, request, context):
+        """Says how such a blob can be had: in which chunks, and by which delta from what the device holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchMetadata(self, request, context):
         """Sends one file of the signed metadata (TUF) that says which bundles may be installed.
         """
@@ -171,6 +183,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.FetchBlob,
                     request_deserializer=milonga_dot_v1_dot_agent__pb2.FetchBlobRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_agent__pb2.FetchBlobResponse.SerializeToString,
+            ),
+            'OfferBlob': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferBlob,
+                    request_deserializer=milonga_dot_v1_dot_agent__pb2.OfferBlobRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_agent__pb2.OfferBlobResponse.SerializeToString,
             ),
             'FetchMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.FetchMetadata,
@@ -234,6 +251,33 @@ class AgentService(object):
             '/milonga.v1.AgentService/FetchBlob',
             milonga_dot_v1_dot_agent__pb2.FetchBlobRequest.SerializeToString,
             milonga_dot_v1_dot_agent__pb2.FetchBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.AgentService/OfferBlob',
+            milonga_dot_v1_dot_agent__pb2.OfferBlobRequest.SerializeToString,
+            milonga_dot_v1_dot_agent__pb2.OfferBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,6 +82,8 @@ class AgentServiceStub:
     """One long-lived stream: facts up, desired state down. The first message up must be a Hello."""
     FetchBlob: _grpc.UnaryStreamMultiCallable[_agent_pb2.FetchBlobRequest, _agent_pb2.FetchBlobResponse]
     """Sends a blob that this device has been assigned or asked to measure, from an offset on."""
+    OfferBlob: _grpc.UnaryUnaryMultiCallable[_agent_pb2.OfferBlobRequest, _agent_pb2.OfferBlobResponse]
+    """Says how such a blob can be had: in which chunks, and by which delta from what the device holds."""
     FetchMetadata: _grpc.UnaryUnaryMultiCallable[_agent_pb2.FetchMetadataRequest, _agent_pb2.FetchMetadataResponse]
     """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
 
@@ -96,6 +98,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """One long-lived stream: facts up, desired state down. The first message up must be a Hello."""
     FetchBlob: _aio.UnaryStreamMultiCallable[_agent_pb2.FetchBlobRequest, _agent_pb2.FetchBlobResponse]  # type: ignore[assignment]
     """Sends a blob that this device has been assigned or asked to measure, from an offset on."""
+    OfferBlob: _aio.UnaryUnaryMultiCallable[_agent_pb2.OfferBlobRequest, _agent_pb2.OfferBlobResponse]  # type: ignore[assignment]
+    """Says how such a blob can be had: in which chunks, and by which delta from what the device holds."""
     FetchMetadata: _aio.UnaryUnaryMultiCallable[_agent_pb2.FetchMetadataRequest, _agent_pb2.FetchMetadataResponse]  # type: ignore[assignment]
     """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
 
@@ -119,6 +123,14 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.FetchBlobResponse], _abc.AsyncIterator[_agent_pb2.FetchBlobResponse]]:
         """Sends a blob that this device has been assigned or asked to measure, from an offset on."""
+
+    @_abc_1.abstractmethod
+    def OfferBlob(
+        self,
+        request: _agent_pb2.OfferBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.OfferBlobResponse, _abc.Awaitable[_agent_pb2.OfferBlobResponse]]:
+        """Says how such a blob can be had: in which chunks, and by which delta from what the device holds."""
 
     @_abc_1.abstractmethod
     def FetchMetadata(

@@ -1,0 +1,130 @@
+"""Choose how a blob comes to this device: as a delta from what lies here, or whole where that fails or would not pay."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from milonga_agent.downloads import DeltaOffer, Download, Line, Offer
+from milonga_agent.errors import AgentError, DiskFull, HubUnreachable, Refused
+from milonga_agent.files import disk_errors, sync_folder
+from milonga_agent.patching import patch
+from milonga_agent.plan import WantedFile
+
+_log = logging.getLogger(__name__)
+
+# A file that is here before the hub could answer how it can be had.
+_SMALL_BYTES = 16 << 10
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What was moved to bring so much here; what lay here already, and deltas, make the difference."""
+
+    moved_bytes: int
+    whole_bytes: int
+    deltas: int = 0
+
+    def __str__(self) -> str:
+        deltas = f", {self.deltas} as a delta" if self.deltas else ""
+        return f"{self.moved_bytes / 1e6:.2f} MB moved for {self.whole_bytes / 1e6:.2f} MB{deltas}"
+
+
+class Fetching:
+    """Fetches into one folder, where blobs lie by `place_of(digest)`; half-made files have its name and a suffix."""
+
+    def __init__(self, place_of: Callable[[str], Path]) -> None:
+        self._place_of = place_of
+        # By digest of what is wanted.
+        self._moved: Counter[str] = Counter()
+        self._by_delta: set[str] = set()
+        # How much of what is half here was verified by this process.
+        self._verified: dict[str, int] = {}
+        # Deltas that did not work.
+        self._useless: set[str] = set()
+
+    def take_moved(self, files: Sequence[WantedFile]) -> Moved:
+        """Return what this process moved to bring these files here, and count anew."""
+        sizes = {file.digest: file.size_bytes for file in files}
+        moved_bytes = sum(self._moved.pop(digest, 0) for digest in sizes)
+        deltas = self._by_delta & sizes.keys()
+        self._by_delta -= deltas
+        return Moved(moved_bytes, sum(sizes.values()), len(deltas))
+
+    async def fetch(self, file: WantedFile, line: Line, held: Sequence[str], tell: Callable[[int], None]) -> None:
+        """Bring the file here. Raises DiskFull, HubUnreachable, Refused, or AgentError where it stays damaged."""
+        part = self._beside(file.digest, "part")
+        # What was begun whole goes on so.
+        offer = await self._offer(file, line, () if part.exists() else held)
+        delta = offer.delta
+        if delta is not None and delta.digest not in self._useless and self._place_of(delta.base).exists():
+            try:
+                await self._patch(file, delta, line, tell)
+                return
+            except (HubUnreachable, DiskFull):
+                raise
+            except AgentError as error:
+                self._useless.add(delta.digest)
+                _log.warning("%s comes whole: %s", file.path, error)
+        chunks = offer.chunks
+        described = chunks is not None and chunks.is_sound and chunks.size_bytes == file.size_bytes
+        whole = Download(
+            file.digest, file.size_bytes, part, line, chunks if described else None, self._counting(file.digest), tell
+        )
+        await self._run(whole, self._place_of(file.digest))
+
+    async def _offer(self, file: WantedFile, line: Line, held: Sequence[str]) -> Offer:
+        if file.size_bytes < _SMALL_BYTES:
+            return Offer()
+        try:
+            return await line.offer(file.digest, held)
+        except (HubUnreachable, Refused):
+            raise
+        except AgentError as error:
+            _log.warning("%s comes whole and without chunks: %s", file.path, error)
+            return Offer()
+
+    async def _patch(self, file: WantedFile, delta: DeltaOffer, line: Line, tell: Callable[[int], None]) -> None:
+        name = delta.digest.partition(":")[2][:16]
+        part, whole, made = (self._beside(file.digest, f"{name}.{suffix}") for suffix in ("part", "delta", "made"))
+        size_bytes = delta.chunks.size_bytes
+        if not delta.chunks.is_sound or size_bytes >= file.size_bytes:
+            raise AgentError("the hub offers a delta that is none")
+
+        def told(so_far: int) -> None:
+            tell(so_far * file.size_bytes // max(1, size_bytes))
+
+        if not whole.exists():
+            await self._run(
+                Download(delta.digest, size_bytes, part, line, delta.chunks, self._counting(file.digest), told), whole
+            )
+        try:
+            with disk_errors(made):
+                await patch(whole, self._place_of(delta.base), made, file.digest)
+            made.replace(self._place_of(file.digest))
+            sync_folder(made.parent)
+            self._by_delta.add(file.digest)
+        finally:
+            made.unlink(missing_ok=True)
+            whole.unlink(missing_ok=True)
+
+    async def _run(self, download: Download, place: Path) -> None:
+        download.verified_bytes = self._verified.get(download.digest, 0)
+        try:
+            await download.run(place)
+        finally:
+            self._verified[download.digest] = download.verified_bytes
+        del self._verified[download.digest]
+
+    def _counting(self, digest: str) -> Callable[[int], None]:
+        def count(size_bytes: int) -> None:
+            self._moved[digest] += size_bytes
+
+        return count
+
+    def _beside(self, digest: str, suffix: str) -> Path:
+        place = self._place_of(digest)
+        return place.with_name(f"{place.name}.{suffix}")
