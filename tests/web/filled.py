@@ -380,12 +380,19 @@ class _Filling:
             project=PROJECT,
             request_count=60,
             latency_ms=Percentiles(p50=p50, p90=p50 * 1.3, p99=p50 * 1.9, mean=p50 * 1.1, count=60),
+            error_count=sequence % 7 // 6,
+            log10_latency_ms=histogram("log10_latency_ms", self._latencies(p50)),
+            temperature_celsius=48.0 + 4 * index + sequence / 8,
             confidence=histogram("confidence", counts["confidence"]),
             class_counts=counts["classes"],
             inputs={key: histogram(key, counts[key]) for key in INPUT_STATISTICS},
             cpu_percent=30.0 + 10 * index + float(self.random.normal(0, 3)),
             memory_bytes=90_000_000 + 8_000_000 * index,
         )
+
+    def _latencies(self, p50: float) -> list[int]:
+        values = np.log10(p50) + np.abs(self.random.normal(0.0, 0.12, 60))
+        return [int(n) for n in np.histogram(values, bins=140, range=(-2.0, 5.0))[0]]
 
     def _running_run(self) -> None:
         run = self.hub.runs.start(PROJECT, Trigger.MANUAL, "by hand", request_id="running")

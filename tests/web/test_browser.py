@@ -42,6 +42,7 @@ PATHS = (
     "/rollouts",
     "/rollouts/digits-2",
     "/telemetry",
+    "/telemetry?device=pi5-1,pi5-2",
     "/alerts",
     "/api/docs",
 )

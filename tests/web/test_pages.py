@@ -43,6 +43,8 @@ THINGS = (
     "/rollouts/digits-1",
     "/rollouts/digits-2",
     "/telemetry?project=digits&device=pi5-1",
+    "/telemetry?device=pi5-1,pi5-2&window=6h",
+    "/telemetry?window=24h&until=2026-03-01T12:00",
     "/devices?selector=role%3Dcanary",
 )
 VOID = {"meta", "link", "img", "input", "br"}
@@ -270,3 +272,32 @@ def test_a_network_that_no_file_tells_of_says_what_to_do(client: TestClient, hub
     answer = client.get("/models/digits/versions/1/builds/toaster:tvm:fp32/network")
     assert answer.status_code == 200
     assert "milonga build start models/digits/versions/1 toaster/onnxruntime/fp32" in answer.text
+
+
+def test_devices_are_compared_and_a_fleet_is_shown_by_version(client: TestClient) -> None:
+    fleet = client.get("/telemetry").text
+    for wanted in ("digits v1", "Requests a second", "Latency: median", "Answers by class", "limit", "drifted from"):
+        assert wanted in fleet, wanted
+    both = client.get("/telemetry?device=pi5-1,pi5-2&window=1h").text
+    assert "Latency, p95: pi5-1" in both and "Latency, p95" in both
+    assert 'data-live="telemetry/pi5-1,telemetry/pi5-2,drift/,alerts/"' in both
+
+
+def test_a_time_that_has_passed_is_shown_as_it_was(client: TestClient) -> None:
+    text = client.get("/telemetry?window=6h&until=2026-03-01T12:00%2B09:00").text
+    assert "2026-02-28 21:00:00 UTC to 2026-03-01 03:00:00 UTC" in text
+    assert "No telemetry in this time" in text and "data-live" not in text
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("window=fortnight", "is no window"),
+        ("until=then", "is no time"),
+        ("device=nobody", "there is no device nobody"),
+        ("device=a,b,c,d,e,f,g", "too many to compare"),
+    ],
+)
+def test_what_telemetry_cannot_show_is_said(client: TestClient, query: str, said: str) -> None:
+    answer = client.get(f"/telemetry?{query}")
+    assert answer.status_code == 200 and said in answer.text

@@ -59,6 +59,31 @@ class TelemetryWindow(TelemetryWindowView, table=True):
     # 0: as it came; else it stands for all of so many seconds. See retention.py.
     resolution_seconds: int = 0
 
+    @property
+    def window_count(self) -> int:
+        return 1
+
+
+class TelemetryTotal(SQLModel, table=True):
+    """All windows of a model version that began in one step of time, added up."""
+
+    __tablename__ = "telemetry_total"
+    project: str = Field(primary_key=True)
+    model_version: str = Field(primary_key=True)
+    step_seconds: int = Field(primary_key=True)
+    started_at: datetime = Field(primary_key=True, sa_type=UTC_TIME)
+    window_count: int = 0
+    request_count: int = 0
+    error_count: int = 0
+    log10_latency_ms: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
+    confidence: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
+    class_counts: list[int] = Field(default=[], sa_type=json_of(list[int]))
+    inputs: dict[str, Histogram] = Field(default={}, sa_type=json_of(dict[str, Histogram]))
+    # The mean, the most and the hottest of them.
+    cpu_percent: float | None = None
+    memory_bytes: int = 0
+    temperature_celsius: float | None = None
+
 
 class DriftEvent(SQLModel, table=True):
     __tablename__ = "drift_event"

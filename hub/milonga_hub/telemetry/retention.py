@@ -12,6 +12,7 @@ from sqlmodel import col, delete, select, update
 from milonga_hub.db import Database, utc_now
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules_retention import Retention, grouped, merged
+from milonga_hub.telemetry.totals import forget
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Keeper:
         """Go through all devices once an hour, until cancelled. What was not done when the hub ends is done later."""
         while True:
             try:
+                await asyncio.to_thread(forget, self._database, self._clock(), self._retention.days)
                 for device in await asyncio.to_thread(lambda: [*self._devices()]):
                     while await asyncio.to_thread(self.tidy, device):
                         pass

@@ -142,8 +142,14 @@ def latency_percentiles(histogram: Histogram) -> Percentiles:
     width = (histogram.high - histogram.low) / len(histogram.counts)
     middles = [10 ** (histogram.low + (i + 0.5) * width) for i in range(len(histogram.counts))]
     mean = sum(m * c for m, c in zip(middles, histogram.counts, strict=True)) / total
-    p50, p90, p99 = (10 ** _quantile(histogram, share * total, width) for share in (0.5, 0.9, 0.99))
+    p50, p90, p99 = latency_quantiles(histogram, (0.5, 0.9, 0.99))
     return Percentiles(p50=p50, p90=p90, p99=p99, mean=mean, count=total)
+
+
+def latency_quantiles(histogram: Histogram, shares: Sequence[float]) -> tuple[float, ...]:
+    """Return the milliseconds that these shares of all requests took at most. The histogram is not empty."""
+    total, width = sum(histogram.counts), (histogram.high - histogram.low) / len(histogram.counts)
+    return tuple(10 ** _quantile(histogram, share * total, width) for share in shares)
 
 
 def _quantile(histogram: Histogram, rank: float, width: float) -> float:

@@ -18,7 +18,10 @@ from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.judging import Judge
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow, TelemetryWindowView
 from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
+from milonga_hub.telemetry.rules_retention import HOUR, MINUTE
+from milonga_hub.telemetry.rules_series import Sum, series
 from milonga_hub.telemetry.tally import Tally
+from milonga_hub.telemetry.totals import Totals
 
 # Bound parameters of one statement; SQLite takes 32,766 and a window has about 22.
 _ROWS_PER_STATEMENT = 500
@@ -36,6 +39,7 @@ class TelemetryService:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """`reference_of(bundle)` returns the manifest's reference; `policy_of(project)` what its user wants."""
+        self.totals = Totals(database, events, clock)
         self._database = database
         self._events = events
         self._clock = clock
@@ -69,7 +73,22 @@ class TelemetryService:
                 ]
                 statement = insert(TelemetryWindow).values(values).on_conflict_do_nothing()
                 rows += session.scalars(statement.returning(TelemetryWindow)).all()
+            self.totals.add(session, rows)
+        self.totals.tell({row.project for row in rows})
         return rows
+
+    def series(self, device: str, since: datetime, until: datetime, step_seconds: int) -> list[Sum]:
+        """Return what one device did over time, in even steps."""
+        statement = select(TelemetryWindow).where(
+            TelemetryWindow.device == device,
+            # All there are; named, so that the index finds windows by their age.
+            col(TelemetryWindow.resolution_seconds).in_((0, MINUTE, HOUR)),
+            col(TelemetryWindow.ended_at) >= since,
+            col(TelemetryWindow.started_at) < until,
+        )
+        with self._database.session() as session:
+            windows = session.exec(statement.execution_options(yield_per=500))
+            return series(windows, step_seconds)
 
     def query(
         self,

@@ -28,29 +28,63 @@ class Series:
     dashed: bool = False
 
 
-def lines(title: str, unit: str, series: Sequence[Series], highest: float | None = None) -> Markup:
-    """Return the picture with a legend; lines with a dash are not named again. Empty without points."""
+@dataclass(frozen=True)
+class Span:
+    """The time that a picture shows; a line is broken where nothing was heard for `gap_seconds`."""
+
+    since: datetime
+    until: datetime
+    gap_seconds: float = math.inf
+
+
+def lines(
+    title: str,
+    unit: str,
+    series: Sequence[Series],
+    highest: float | None = None,
+    span: Span | None = None,
+    limit: float | None = None,
+    lowest: float = 0.0,
+) -> Markup:
+    """Return the picture with a legend; lines with a dash are not named again. Empty without points.
+
+    Without a span it shows the time of the points.
+    """
     drawn = [each for each in series if each.points]
     if not drawn:
         return Markup("")
     times = [at.timestamp() for each in drawn for at, _ in each.points]
-    top = highest or max(value for each in drawn for _, value in each.points) * 1.12 or 1.0
-    x = Scale(min(times), max(max(times), min(times) + 1), LEFT, RIGHT)
-    y = Scale(0.0, top, BOTTOM, TOP)
-    parts = [*left_axis(y, LEFT, RIGHT, unit), *_time_axis(x)]
+    values = [value for each in drawn for _, value in each.points]
+    top = highest or max([*values, limit or 0.0]) * 1.12 or 1.0
+    began, ended = (span.since.timestamp(), span.until.timestamp()) if span else (min(times), max(times))
+    x = Scale(began, max(ended, began + 1), LEFT, RIGHT)
+    y = Scale(lowest, top, BOTTOM, TOP)
+    parts = [*left_axis(y, LEFT, RIGHT, unit), *time_axis(x)]
     for each in drawn:
-        points = [(x(at.timestamp()), y(value)) for at, value in each.points]
         colour = f"s{each.colour % COLOURS + 1}"
-        parts.append(path(points, f"line {colour}{' dashed' if each.dashed else ''}"))
-        if not each.dashed:
-            parts.append(circle(*points[-1], 3.2, f"end {colour}"))
+        for stretch in _stretches(each.points, span.gap_seconds if span else math.inf):
+            points = [(x(at.timestamp()), y(value)) for at, value in stretch]
+            parts.append(path(points, f"line {colour}{' dashed' if each.dashed else ''}"))
+            if not each.dashed:
+                parts.append(circle(*points[-1], 3.2, f"end {colour}"))
+    if limit is not None:
+        parts.append(line(LEFT, y(limit), RIGHT, y(limit), "limit"))
     named = [(each.name, f"line s{each.colour % COLOURS + 1}") for each in drawn if not each.dashed]
     parts += legend(named, LEFT, 16)
     last = ", ".join(f"{each.name} {each.points[-1][1]:.3g} {unit}" for each in drawn)
     return picture(WIDTH, HEIGHT, f"{title}: {last}", parts)
 
 
-def _time_axis(x: Scale) -> list[Markup]:
+def _stretches(points: Sequence[tuple[datetime, float]], gap_seconds: float) -> list[list[tuple[datetime, float]]]:
+    found: list[list[tuple[datetime, float]]] = []
+    for at, value in points:
+        if not found or (at - found[-1][-1][0]).total_seconds() > gap_seconds:
+            found.append([])
+        found[-1].append((at, value))
+    return found
+
+
+def time_axis(x: Scale) -> list[Markup]:
     parts = [line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")]
     seconds = x.high - x.low
     form = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 86400 else "%d %b %H:%M"

@@ -1,0 +1,96 @@
+"""What a fleet did over time, added up as windows come in: charts of ten thousand devices read a few hundred rows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import datetime, timedelta
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col, delete, select
+
+from milonga_hub.db import Database, utc_now
+from milonga_hub.events import EventBus
+from milonga_hub.telemetry.models import TelemetryTotal, TelemetryWindow
+from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series, summed
+
+FINE, COARSE = 60, 3600
+# Finer sums are for looking back some days; later the hours are enough.
+_FINE_DAYS = 14.0
+# Pages that look on are told no more often: a large fleet sends hundreds of windows a second.
+_TELL_SECONDS = 5.0
+_Key = tuple[str, str, int, datetime]
+
+
+class Totals:
+    """Sums by project and model version, for each minute and each hour."""
+
+    def __init__(self, database: Database, events: EventBus, clock: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
+        self._events = events
+        self._clock = clock
+        self._told: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, session: Session, windows: Sequence[TelemetryWindow]) -> None:
+        """Add windows that are new, in the transaction that keeps them: none is counted twice, and none is lost."""
+        groups: defaultdict[_Key, list[Summed]] = defaultdict(list)
+        for window in windows:
+            for step in (FINE, COARSE):
+                groups[window.project, window.model_version, step, floored(window.started_at, step)].append(window)
+        # In one order, so that two transactions never wait for each other.
+        for key in sorted(groups):
+            self._add_to(session, key, groups[key])
+
+    def _add_to(self, session: Session, key: _Key, windows: Sequence[Summed]) -> None:
+        project, version, step, started_at = key
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        empty = TelemetryTotal(project=project, model_version=version, step_seconds=step, started_at=started_at)
+        session.execute(insert(TelemetryTotal).values(**empty.model_dump()).on_conflict_do_nothing())
+        row = session.get_one(TelemetryTotal, key, with_for_update=True)
+        total = summed([row, *windows], started_at)
+        for field in fields(total):
+            setattr(row, field.name, getattr(total, field.name))
+        session.add(row)
+
+    def tell(self, projects: set[str]) -> None:
+        """Tell those who look on that there is more, at most every few seconds."""
+        now = time.monotonic()
+        with self._lock:
+            due = [project for project in projects if now - self._told.get(project, -_TELL_SECONDS) >= _TELL_SECONDS]
+            self._told.update(dict.fromkeys(due, now))
+        for project in due:
+            self._events.publish(f"telemetry_totals/{project}", None)
+
+    def series(
+        self, project: str, since: datetime, until: datetime, step_seconds: int
+    ) -> dict[tuple[str, str], list[Sum]]:
+        """Return sums over time by project and model version; of all projects where none is named."""
+        fine = step_seconds < COARSE and since >= self._clock() - timedelta(days=_FINE_DAYS)
+        statement = select(TelemetryTotal).where(
+            TelemetryTotal.step_seconds == (FINE if fine else COARSE),
+            col(TelemetryTotal.started_at) >= floored(since, FINE if fine else COARSE),
+            col(TelemetryTotal.started_at) < until,
+        )
+        if project:
+            statement = statement.where(TelemetryTotal.project == project)
+        found: defaultdict[tuple[str, str], list[Summed]] = defaultdict(list)
+        with self._database.session() as session:
+            for row in session.exec(statement):
+                found[row.project, row.model_version].append(row)
+        step = max(step_seconds, FINE if fine else COARSE)
+        return {key: series(rows, step) for key, rows in sorted(found.items())}
+
+
+def forget(database: Database, now: datetime, days: float) -> None:
+    """Forget sums of minutes after two weeks, and those of hours after so many days."""
+    for step, kept_days in ((FINE, min(days, _FINE_DAYS)), (COARSE, days)):
+        old = delete(TelemetryTotal).where(
+            col(TelemetryTotal.step_seconds) == step,
+            col(TelemetryTotal.started_at) < now - timedelta(days=kept_days),
+        )
+        with database.session() as session:
+            session.exec(old)
