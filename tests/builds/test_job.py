@@ -110,6 +110,10 @@ def test_the_manifest_says_what_healthy_telemetry_looks_like(built: tuple[Any, d
         assert len(reference[name]) == BINS[name][2]
         assert sum(reference[name]) == reference["sample_count"] == 300
     assert sum(reference["class_counts"]) == 300
+    assert 0 < sum(reference["confidence_right"]) <= 300
+    assert all(
+        right <= seen for right, seen in zip(reference["confidence_right"], reference["confidence"], strict=True)
+    )
 
 
 def test_a_killed_build_job_does_not_build_a_finished_target_again(tmp_path: Path) -> None:

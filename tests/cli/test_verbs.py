@@ -62,6 +62,7 @@ READING: dict[str, tuple[str, str]] = {
     "rollouts watch digits-1": ("rollout", "succeeded"),
     "telemetry list": ("windows", "confidence"),
     "telemetry drift": ("drift_events", "brightness"),
+    "telemetry accuracy digits": ("accuracy", "right answers"),
     "alerts list": ("alerts", "drifted"),
     "alerts ls": ("alerts", "drifted"),
     "alerts silences": ("silences", "milonga alerts silence"),

@@ -15,18 +15,19 @@ from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
-from milonga_hub.projects.models import DriftTrigger, ProjectSpec, RetrainingPolicy
+from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, ProjectSpec, RetrainingPolicy
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run, RunState, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
-from milonga_hub.runs.rules_retraining import Evidence, Retraining, retraining_due
+from milonga_hub.runs.rules_retraining import Accuracy, Evidence, Retraining, retraining_due
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.triggers import Triggers
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.models import DriftEvent
+from milonga_hub.telemetry.models import DriftEvent, Estimate, Histogram
 from milonga_hub.telemetry.service import TelemetryService
 
 from tests.datasets.test_datasets import _packed, _pictures
+from tests.telemetry.windows import window
 
 # A Thursday.
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -214,11 +215,14 @@ class World:
         self.label(seed=0)
         self.projects = ProjectService(database, events, self.datasets)
         self.runs = RunService(database, events, self.projects)
-        telemetry = TelemetryService(
-            database, events, lambda bundle: None, lambda name: self.projects.get(name).spec.retraining.drift_policy
+        self.telemetry = TelemetryService(
+            database,
+            events,
+            lambda bundle: {"confidence": [100] * 20, "confidence_right": [5 * i for i in range(20)]},
+            lambda name: self.projects.get(name).spec.retraining.drift_policy,
         )
         devices = DeviceService(database, events, Settings(data=folder))
-        self.look = Triggers(events, self.projects, self.datasets, devices, telemetry, self.runs).look
+        self.look = Triggers(events, self.projects, self.datasets, devices, self.telemetry, self.runs).look
 
     def label(self, seed: int) -> None:
         self.datasets.import_archive(
@@ -254,4 +258,38 @@ def test_a_schedule_starts_a_run_when_its_time_has_come(world: World, monkeypatc
     monkeypatch.setattr("milonga_hub.runs.triggers.utc_now", later)
     (run,) = world.look()
     assert run.trigger is Trigger.SCHEDULE and "0 3 * * *" in run.reason
+    assert world.look() == []
+
+
+def test_accuracy_that_is_too_low_starts_one_run_for_each_state_of_the_data_set(world: World) -> None:
+    world.apply(RetrainingPolicy(accuracy=AccuracyTrigger(below=0.8), cool_down_seconds=0.0, approval=True))
+    unsure = Histogram(low=0.0, high=1.0, counts=[0] * 10 + [500] + [0] * 9)
+    world.telemetry.store([window(0, confidence=unsure, request_count=499)])
+    (run,) = world.look()
+    assert run.trigger is Trigger.ACCURACY
+    assert "about 50.0% of 500 answers of models/digits/versions/1 are right" in run.reason
+    assert "80.0% asked for" in run.reason
+    world.runs.refuse(run.name)
+    assert world.look() == []
+    world.label(seed=1)
+    assert [again.number for again in world.look()] == [2]
+
+
+def test_accuracy_starts_nothing_while_its_interval_reaches_what_is_asked_for() -> None:
+    policy = RetrainingPolicy(accuracy=AccuracyTrigger(below=0.8, min_samples=100), cool_down_seconds=0.0)
+
+    def due(high: float, count: int) -> bool:
+        found = Accuracy("models/digits/versions/1", Estimate(0.7, 0.6, high, count, 0.9))
+        return retraining_due(policy, replace(NOTHING, accuracy=found), [], NOW) is not None
+
+    assert due(0.79, 100)
+    assert not due(0.81, 100)
+    assert not due(0.79, 99)
+
+
+def test_a_slow_or_failing_device_starts_no_run(world: World) -> None:
+    world.apply(RetrainingPolicy(drift=DriftTrigger(enabled=True), cool_down_seconds=0.0))
+    bad = [window(i, request_count=100, error_count=60) for i in range(3)]
+    world.telemetry.store(bad)
+    assert [event.signal for event in world.telemetry.unanswered("digits")] == ["errors"]
     assert world.look() == []

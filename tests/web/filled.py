@@ -276,7 +276,10 @@ class _Filling:
             "device_type": kind,
             "precision": precision,
             "subnet": candidate.subnet,
-            "reference": {name: [int(n) for n in counts] for name, counts in reference_of(self.counts).items()},
+            "reference": {
+                **{name: [int(n) for n in counts] for name, counts in reference_of(self.counts).items()},
+                "confidence_right": [int(0.9 * n) for n in self.counts["confidence"]],
+            },
         }
         network(folder / "model.onnx")
         text = json.dumps(manifest, sort_keys=True).encode()

@@ -130,6 +130,8 @@ def _retraining(policy: pb.RetrainingPolicy) -> Iterator[tuple[str, str]]:
         yield "drift", f"retrains from {drift.quorum} drifted device(s) on{share}; {told}"
     else:
         yield "drift", "is not acted on"
+    if policy.accuracy.HasField("below"):
+        yield "accuracy", f"retrains below {policy.accuracy.below:.1%} right answers"
     if policy.new_labels:
         yield "new labels", f"retrains with {policy.new_labels} of them"
     if policy.schedule:

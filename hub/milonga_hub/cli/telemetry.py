@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from milonga.v1 import telemetry_pb2 as pb
 
-from milonga_hub.cli.client import Client, Hub, Json, Limit
-from milonga_hub.cli.output import NONE, ago, number, print_json, say, size, table
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
+from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table
 
 group = typer.Typer()
 
@@ -105,3 +105,22 @@ def drift(
             for e in response.drift_events
         )
         table(("device", "signal", "how far", "samples", "seen", "answered by"), rows, right=("samples",))
+
+
+@group.command("accuracy")
+def accuracy(project: str, hub: Hub = None, json: Json = False) -> None:
+    """Tell what share of a project's answers is right, by the model's confidence: no labels needed."""
+    request = pb.EstimateAccuracyRequest(project=project)
+    with Client() as client:
+        response = client.telemetry.EstimateAccuracy(request, timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+        return
+    facts(
+        (
+            ("model version", response.model_version),
+            ("right answers", f"{response.accuracy:.1%} (95 % interval {response.low:.1%} to {response.high:.1%})"),
+            ("of", f"{response.answer_count} answers of the last 24 hours"),
+            ("on the validation pictures", f"{response.validated:.1%}"),
+        )
+    )

@@ -113,9 +113,12 @@ class _Judge(Answers, PictureJudge):
 
     def entries(self) -> Mapping[str, Any]:
         """Confidence and classes are those of the build that will serve: int8 is less or more sure of itself."""
+        confidences = np.concatenate(self._confidences)
         reference = {
             **self._data.reference,
-            "confidence": pictures.histogram("confidence", np.concatenate(self._confidences).tolist()),
+            "confidence": pictures.histogram("confidence", confidences.tolist()),
+            # Of those, the right ones: how far the model's confidence can be believed.
+            "confidence_right": pictures.histogram("confidence", confidences[self.scores() > 0].tolist()),
             "class_counts": np.bincount(self.answers, minlength=len(self._known)).tolist(),
             "sample_count": len(self.answers),
         }

@@ -120,6 +120,14 @@ class DriftTrigger(Spec):
     min_new_labels: int = Bound(default=0, ge=0, le=_COUNT)
 
 
+class AccuracyTrigger(Spec):
+    """Starts a run where too few answers are right, by the model's own, calibrated confidence."""
+
+    # None: accuracy starts nothing.
+    below: Annotated[float, Bound(gt=0, le=1)] | None = None
+    min_samples: int = Bound(default=500, ge=1, le=_COUNT)
+
+
 class DriftPolicy(DriftTrigger):
     """What telemetry goes by, and what project files of earlier versions have at `spec.drift`."""
 
@@ -130,6 +138,7 @@ class RetrainingPolicy(Spec):
     """When a project retrains by itself: what starts a run, and what holds it back."""
 
     drift: DriftTrigger = DriftTrigger()
+    accuracy: AccuracyTrigger = AccuracyTrigger()
     # 0 and "": never for this.
     new_labels: int = Bound(default=0, ge=0, le=_COUNT)
     schedule: str = ""

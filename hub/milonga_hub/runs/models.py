@@ -36,6 +36,7 @@ class Trigger(StrEnum):
     DRIFT = "DRIFT"
     NEW_LABELS = "NEW_LABELS"
     SCHEDULE = "SCHEDULE"
+    ACCURACY = "ACCURACY"
 
 
 STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout")

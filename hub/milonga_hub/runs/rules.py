@@ -9,7 +9,7 @@ from milonga_hub.runs.models import BASELINE_STAGES, STAGES, RunState, Stage, St
 
 ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 # What starts runs without a person.
-AUTOMATIC = frozenset({Trigger.DRIFT, Trigger.NEW_LABELS, Trigger.SCHEDULE})
+AUTOMATIC = frozenset({Trigger.DRIFT, Trigger.ACCURACY, Trigger.NEW_LABELS, Trigger.SCHEDULE})
 
 
 def tightest(limits: Sequence[Limits]) -> Limits:

@@ -6,14 +6,24 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from milonga_hub.projects.models import DriftTrigger, RetrainingPolicy
+from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, RetrainingPolicy
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
-from milonga_hub.telemetry.models import DriftEvent
+from milonga_hub.telemetry.models import DriftEvent, Estimate
 from milonga_hub.times import is_within, next_time, zone
 
 _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What share of the answers of a served version is right, and whether a run has been started for it."""
+
+    model_version: str
+    estimate: Estimate
+    # With the data that there is now: it would come to the same.
+    answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Evidence:
     unasked_labels: int = 0
     # The newest version of the data set.
     dataset_version: str = ""
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,9 @@ def _automatic(runs: Sequence[Run], since: datetime) -> int:
 
 def _calls(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Iterator[Retraining]:
     """Yield what calls for a run, the strongest evidence first."""
+    if (low := _too_low(policy.accuracy, evidence.accuracy)) is not None:
+        key = accuracy_key(low.model_version, evidence.dataset_version)
+        yield Retraining(Trigger.ACCURACY, _accuracy_in_words(policy.accuracy, low), key)
     events = _of_quorum(policy.drift, evidence)
     if policy.drift.enabled and events and evidence.unlearned_labels >= policy.drift.min_new_labels:
         words = _drift_in_words(policy.drift, events, evidence)
@@ -111,6 +125,27 @@ def _of_quorum(trigger: DriftTrigger, evidence: Evidence) -> list[DriftEvent]:
         if devices and len(some) >= max(trigger.quorum, trigger.quorum_share * len(devices)):
             return list(evidence.drift)
     return []
+
+
+def accuracy_key(model_version: str, dataset_version: str) -> str:
+    """Return what names the run: one for each version and state of the data set."""
+    return f"accuracy:{model_version}:{dataset_version}"
+
+
+def _too_low(trigger: AccuracyTrigger, found: Accuracy | None) -> Accuracy | None:
+    """Return the accuracy where even the upper end of its interval is too low."""
+    if trigger.below is None or found is None or found.answered:
+        return None
+    low = found.estimate.answer_count >= trigger.min_samples and found.estimate.high < trigger.below
+    return found if low else None
+
+
+def _accuracy_in_words(trigger: AccuracyTrigger, found: Accuracy) -> str:
+    one = found.estimate
+    return (
+        f"about {one.accuracy:.1%} of {one.answer_count} answers of {found.model_version} are right, by its confidence"
+        f" ({one.low:.1%} to {one.high:.1%}; {trigger.below:.1%} asked for, {one.validated:.1%} on the validation pictures)"
+    )
 
 
 def _drift_in_words(trigger: DriftTrigger, events: Sequence[DriftEvent], evidence: Evidence) -> str:

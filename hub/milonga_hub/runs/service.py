@@ -67,6 +67,12 @@ class RunService:
         self.on_queued()
         return run
 
+    def is_known(self, project: str, request_id: str) -> bool:
+        """Whether a run was started by this request."""
+        with self._database.session() as session:
+            same = select(Run.name).where(Run.request_id == request_id, Run.project == project)
+            return session.exec(same).first() is not None
+
     def get(self, name: str) -> Run:
         with self._database.session() as session:
             run = session.get(Run, name)

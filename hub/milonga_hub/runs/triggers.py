@@ -14,7 +14,7 @@ from milonga_hub.projects.models import Project
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run
 from milonga_hub.runs.rules import AUTOMATIC
-from milonga_hub.runs.rules_retraining import Evidence, look_back, may_start, retraining_due
+from milonga_hub.runs.rules_retraining import Accuracy, Evidence, accuracy_key, look_back, may_start, retraining_due
 from milonga_hub.runs.service import RunService
 from milonga_hub.telemetry.rules import SIGNALS
 from milonga_hub.telemetry.service import TelemetryService
@@ -71,7 +71,8 @@ class Triggers:
 
     def _look_at(self, project: Project) -> Run | None:
         policy, now = project.spec.retraining, utc_now()
-        if not (policy.drift.enabled or policy.new_labels or policy.schedule):
+        wanted = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
+        if not wanted:
             return None
         runs = self._runs.since(project.name, now - look_back(policy))
         if not may_start(policy, runs, now):
@@ -91,6 +92,7 @@ class Triggers:
         versions, _ = self._datasets.versions(project.spec.dataset, page_size=1000)
         unlearned = [version for version in versions if version.number > learned]
         drift = project.spec.retraining.drift
+        newest = max(versions, key=lambda version: version.number).name if versions else ""
         return Evidence(
             since=max([project.updated_at, *(run.created_at for run in runs[:1])]),
             drift=[event for event in self._telemetry.unanswered(project.name) if event.signal in SIGNALS]
@@ -99,8 +101,17 @@ class Triggers:
             fleet=self._fleet(project) if drift.quorum_share is not None else {},
             unlearned_labels=sum(version.added_count for version in unlearned),
             unasked_labels=sum(version.added_count for version in unlearned if version.created_at > asked_at),
-            dataset_version=max(versions, key=lambda version: version.number).name if versions else "",
+            accuracy=self._accuracy(project, newest),
+            dataset_version=newest,
         )
+
+    def _accuracy(self, project: Project, dataset_version: str) -> Accuracy | None:
+        found = self._telemetry.estimated_accuracy(project.name)
+        if found is None or project.spec.retraining.accuracy.below is None:
+            return None
+        version, estimate = found
+        answered = self._runs.is_known(project.name, accuracy_key(version, dataset_version))
+        return Accuracy(version, estimate, answered)
 
     def _number(self, dataset_version: str) -> int:
         try:

@@ -66,7 +66,7 @@ class Judge:
     def _judge(self, windows: Sequence[TelemetryWindow]) -> None:
         one = windows[0]
         policy = self._policy_of(one.project)
-        reference = self._reference(one.bundle) if policy.enabled else None
+        reference = self.reference(one.bundle) if policy.enabled else None
         if reference is None:
             self._detectors.forget(one.project, one.device)
             return
@@ -80,7 +80,7 @@ class Judge:
         if seen.calm:
             self._end(one, seen.calm)
 
-    def _reference(self, bundle: str) -> Mapping[str, Any] | None:
+    def reference(self, bundle: str) -> Mapping[str, Any] | None:
         """Manifests never change, so each is read once."""
         if bundle not in self._references:
             found = self._reference_of(bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -101,3 +102,14 @@ class DriftEvent(SQLModel, table=True):
     triggered_run: str = ""
     began_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
     ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Share of answers that are right, with its 95 % interval, and what it was on the validation pictures."""
+
+    accuracy: float
+    low: float
+    high: float
+    answer_count: int
+    validated: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import UTC
 from typing import Any
 
@@ -37,6 +38,12 @@ class TelemetryRpc(telemetry_pb2_grpc.TelemetryServiceServicer):
         return telemetry_pb2.ListDriftEventsResponse(
             drift_events=[to_proto(event, telemetry_pb2.DriftEvent) for event in events], next_page_token=token
         )
+
+    async def EstimateAccuracy(
+        self, request: telemetry_pb2.EstimateAccuracyRequest, context: Any
+    ) -> telemetry_pb2.EstimateAccuracyResponse:
+        version, estimate = self._service.demand_estimated_accuracy(request.project)
+        return telemetry_pb2.EstimateAccuracyResponse(model_version=version, **asdict(estimate))
 
     async def WatchTelemetry(
         self, request: telemetry_pb2.WatchTelemetryRequest, context: Any

@@ -12,11 +12,14 @@ from sqlmodel import col, delete, select
 from sqlmodel import update as update_rows
 
 from milonga_hub.db import Database, utc_now
+from milonga_hub.errors import FailedPrecondition
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.telemetry.confidences import Confidences
 from milonga_hub.telemetry.judging import Judge
-from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow, TelemetryWindowView
+from milonga_hub.telemetry.models import DriftEvent, Estimate, TelemetryWindow, TelemetryWindowView
+from milonga_hub.telemetry.rules_accuracy import estimated, together
 from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
 from milonga_hub.telemetry.rules_retention import HOUR, MINUTE
 from milonga_hub.telemetry.rules_series import Sum, series
@@ -44,6 +47,7 @@ class TelemetryService:
         self._events = events
         self._clock = clock
         self.tally = Tally()
+        self._confidences = Confidences()
         self._judge = Judge(database, events, reference_of, policy_of, clock)
 
     def store(self, windows: Sequence[TelemetryWindowView]) -> list[TelemetryWindow]:
@@ -53,6 +57,7 @@ class TelemetryService:
         """
         rows = self._insert(windows)
         self.tally.add(rows)
+        self._confidences.add(rows)
         for row in rows:
             self._events.publish(f"telemetry/{row.device}", row)
         self._judge.judge(rows)
@@ -146,6 +151,34 @@ class TelemetryService:
         with self._database.session() as session:
             return session.exec(newest.limit(1)).first() or ""
 
+    def estimated_accuracy(self, project: str) -> tuple[str, Estimate] | None:
+        """Return the newest model version that answered within a day, and how many of its answers are right by its confidence.
+
+        None where nothing answered, or no bundle says how far its confidence can be believed (detectors, older bundles).
+        """
+        answered = self._confidences.of(project, self._clock())
+        if not answered:
+            return None
+        newest = max((version for version, _ in answered), key=_number)
+        found = [
+            estimate
+            for (version, bundle), counts in answered.items()
+            if version == newest and (estimate := estimated(self._judge.reference(bundle) or {}, counts)) is not None
+        ]
+        whole = together(found)
+        return None if whole is None else (newest, whole)
+
+    def demand_estimated_accuracy(self, project: str) -> tuple[str, Estimate]:
+        """Return estimated_accuracy(), or raise FailedPrecondition with what is missing."""
+        found = self.estimated_accuracy(project)
+        if found is None:
+            raise FailedPrecondition(
+                f"nothing tells how accurate {project} is in the field: no classifier of it answered within 24 hours (or since the hub"
+                " started), or its bundles are older than this estimate; a new run makes new ones: milonga runs start"
+                f" {project}"
+            )
+        return found
+
     def answer(self, ids: Iterable[str], run_name: str) -> None:
         """Note which run came of these events; they are closed with that."""
         statement = update_rows(DriftEvent).where(col(DriftEvent.id).in_(list(ids))).values(triggered_run=run_name)
@@ -156,3 +189,9 @@ class TelemetryService:
         """Forget windows that ended before; return how many. Drift events stay."""
         with self._database.session() as session:
             return session.exec(delete(TelemetryWindow).where(col(TelemetryWindow.ended_at) < older_than)).rowcount
+
+
+def _number(model_version: str) -> int:
+    """Return 3 for models/digits/versions/3."""
+    last = model_version.rpartition("/")[2]
+    return int(last) if last.isdecimal() else 0

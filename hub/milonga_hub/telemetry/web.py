@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
@@ -20,6 +21,15 @@ class WindowPage(BaseModel):
 class DriftEventPage(BaseModel):
     drift_events: list[DriftEvent]
     next_page_token: str
+
+
+class EstimatedAccuracy(BaseModel):
+    model_version: str
+    accuracy: float
+    low: float
+    high: float
+    answer_count: int
+    validated: float
 
 
 def router(telemetry: TelemetryService) -> APIRouter:
@@ -46,5 +56,11 @@ def router(telemetry: TelemetryService) -> APIRouter:
         """List drift events, the newest first."""
         found, token = telemetry.drift_events(project, page_size, page_token)
         return DriftEventPage(drift_events=found, next_page_token=token)
+
+    @api.get("/telemetry/accuracy")
+    async def estimate_accuracy(project: str) -> EstimatedAccuracy:
+        """Tell what share of a project's answers is right, without labels."""
+        version, estimate = telemetry.demand_estimated_accuracy(project)
+        return EstimatedAccuracy(model_version=version, **asdict(estimate))
 
     return api

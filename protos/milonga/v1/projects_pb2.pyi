@@ -58,6 +58,7 @@ class _TriggerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trigger.Value
     TRIGGER_DRIFT: _Trigger.ValueType  # 3
     TRIGGER_NEW_LABELS: _Trigger.ValueType  # 4
     TRIGGER_SCHEDULE: _Trigger.ValueType  # 5
+    TRIGGER_ACCURACY: _Trigger.ValueType  # 6
 
 class Trigger(_Trigger, metaclass=_TriggerEnumTypeWrapper): ...
 
@@ -67,6 +68,7 @@ TRIGGER_MANUAL: Trigger.ValueType  # 2
 TRIGGER_DRIFT: Trigger.ValueType  # 3
 TRIGGER_NEW_LABELS: Trigger.ValueType  # 4
 TRIGGER_SCHEDULE: Trigger.ValueType  # 5
+TRIGGER_ACCURACY: Trigger.ValueType  # 6
 Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
 
 class _SearchStrategy:
@@ -547,6 +549,36 @@ class DriftTrigger(_message.Message):
 Global___DriftTrigger: _TypeAlias = DriftTrigger  # noqa: Y015
 
 @_typing.final
+class AccuracyTrigger(_message.Message):
+    """Starts a run where too few answers are right, estimated from the model's confidence as far as that was right on the validation
+    pictures; for classification.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BELOW_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLES_FIELD_NUMBER: _builtins.int
+    below: _builtins.float
+    """Share of right answers, above 0 and up to 1; left out: accuracy starts no run."""
+    min_samples: _builtins.int
+    """Answers of the last 24 hours, of all devices together, that there must be."""
+    def __init__(
+        self,
+        *,
+        below: _builtins.float | None = ...,
+        min_samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_below", b"_below", "below", b"below"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_below", b"_below", "below", b"below", "min_samples", b"min_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__below: _TypeAlias = _typing.Literal["below"]  # noqa: Y015
+    _WhichOneofArgType__below: _TypeAlias = _typing.Literal["_below", b"_below"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__below) -> _WhichOneofReturnType__below | None: ...
+
+Global___AccuracyTrigger: _TypeAlias = AccuracyTrigger  # noqa: Y015
+
+@_typing.final
 class RetrainingPolicy(_message.Message):
     """When a project retrains by itself."""
 
@@ -561,6 +593,7 @@ class RetrainingPolicy(_message.Message):
     MAX_RUNS_PER_WEEK_FIELD_NUMBER: _builtins.int
     QUIET_HOURS_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
     new_labels: _builtins.int
     """New labelled pictures that start a run without any drift; 0: none do."""
     schedule: _builtins.str
@@ -580,6 +613,8 @@ class RetrainingPolicy(_message.Message):
     def quiet_hours(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Times of day in which no run starts by itself, for example "08:00-18:00" or "22:00-06:00"."""
 
+    @_builtins.property
+    def accuracy(self) -> Global___AccuracyTrigger: ...
     def __init__(
         self,
         *,
@@ -592,10 +627,11 @@ class RetrainingPolicy(_message.Message):
         max_runs_per_week: _builtins.int = ...,
         quiet_hours: _abc.Iterable[_builtins.str] | None = ...,
         approval: _builtins.bool = ...,
+        accuracy: Global___AccuracyTrigger | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "cool_down_seconds", b"cool_down_seconds", "drift", b"drift"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "accuracy", b"accuracy", "cool_down_seconds", b"cool_down_seconds", "drift", b"drift"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "approval", b"approval", "cool_down_seconds", b"cool_down_seconds", "drift", b"drift", "max_runs_per_day", b"max_runs_per_day", "max_runs_per_week", b"max_runs_per_week", "new_labels", b"new_labels", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds", "accuracy", b"accuracy", "approval", b"approval", "cool_down_seconds", b"cool_down_seconds", "drift", b"drift", "max_runs_per_day", b"max_runs_per_day", "max_runs_per_week", b"max_runs_per_week", "new_labels", b"new_labels", "quiet_hours", b"quiet_hours", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cool_down_seconds: _TypeAlias = _typing.Literal["cool_down_seconds"]  # noqa: Y015
     _WhichOneofArgType__cool_down_seconds: _TypeAlias = _typing.Literal["_cool_down_seconds", b"_cool_down_seconds"]  # noqa: Y015

@@ -398,6 +398,64 @@ class ListDriftEventsResponse(_message.Message):
 Global___ListDriftEventsResponse: _TypeAlias = ListDriftEventsResponse  # noqa: Y015
 
 @_typing.final
+class EstimateAccuracyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateAccuracyRequest: _TypeAlias = EstimateAccuracyRequest  # noqa: Y015
+
+@_typing.final
+class EstimateAccuracyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    ANSWER_COUNT_FIELD_NUMBER: _builtins.int
+    VALIDATED_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """The newest version that answered within 24 hours."""
+    accuracy: _builtins.float
+    """Share of right answers with its 95 % interval, estimated from the model's confidence as far as that was right on the validation
+    pictures.
+    """
+    low: _builtins.float
+    high: _builtins.float
+    answer_count: _builtins.int
+    validated: _builtins.float
+    """On the validation pictures."""
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        accuracy: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+        answer_count: _builtins.int = ...,
+        validated: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "answer_count", b"answer_count", "high", b"high", "low", b"low", "model_version", b"model_version", "validated", b"validated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateAccuracyResponse: _TypeAlias = EstimateAccuracyResponse  # noqa: Y015
+
+@_typing.final
 class WatchTelemetryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

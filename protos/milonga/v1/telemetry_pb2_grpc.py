@@ -45,6 +45,11 @@ class TelemetryServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_telemetry__pb2.ListDriftEventsRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_telemetry__pb2.ListDriftEventsResponse.FromString,
                 _registered_method=True)
+        self.EstimateAccuracy = channel.unary_unary(
+                '/milonga.v1.TelemetryService/EstimateAccuracy',
+                request_serializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyResponse.FromString,
+                _registered_method=True)
         self.WatchTelemetry = channel.unary_stream(
                 '/milonga.v1.TelemetryService/WatchTelemetry',
                 request_serializer=milonga_dot_v1_dot_telemetry__pb2.WatchTelemetryRequest.SerializeToString,
@@ -68,6 +73,13 @@ class TelemetryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateAccuracy(self, request, context):
+        """What share of a project's answers is right, without labels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTelemetry(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -86,6 +98,11 @@ def add_TelemetryServiceServicer_to_server(servicer, server):
                     servicer.ListDriftEvents,
                     request_deserializer=milonga_dot_v1_dot_telemetry__pb2.ListDriftEventsRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_telemetry__pb2.ListDriftEventsResponse.SerializeToString,
+            ),
+            'EstimateAccuracy': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateAccuracy,
+                    request_deserializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyResponse.SerializeToString,
             ),
             'WatchTelemetry': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTelemetry,
@@ -148,6 +165,33 @@ class TelemetryService(object):
             '/milonga.v1.TelemetryService/ListDriftEvents',
             milonga_dot_v1_dot_telemetry__pb2.ListDriftEventsRequest.SerializeToString,
             milonga_dot_v1_dot_telemetry__pb2.ListDriftEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateAccuracy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.TelemetryService/EstimateAccuracy',
+            milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyRequest.SerializeToString,
+            milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class TelemetryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TelemetryServiceAsyncStub: ...
     QueryTelemetry: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.QueryTelemetryRequest, _telemetry_pb2.QueryTelemetryResponse]
     ListDriftEvents: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.ListDriftEventsRequest, _telemetry_pb2.ListDriftEventsResponse]
+    EstimateAccuracy: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.EstimateAccuracyRequest, _telemetry_pb2.EstimateAccuracyResponse]
+    """What share of a project's answers is right, without labels."""
     WatchTelemetry: _grpc.UnaryStreamMultiCallable[_telemetry_pb2.WatchTelemetryRequest, _telemetry_pb2.WatchTelemetryResponse]
 
 @_typing.type_check_only
@@ -44,6 +46,8 @@ class TelemetryServiceAsyncStub(TelemetryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     QueryTelemetry: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.QueryTelemetryRequest, _telemetry_pb2.QueryTelemetryResponse]  # type: ignore[assignment]
     ListDriftEvents: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.ListDriftEventsRequest, _telemetry_pb2.ListDriftEventsResponse]  # type: ignore[assignment]
+    EstimateAccuracy: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.EstimateAccuracyRequest, _telemetry_pb2.EstimateAccuracyResponse]  # type: ignore[assignment]
+    """What share of a project's answers is right, without labels."""
     WatchTelemetry: _aio.UnaryStreamMultiCallable[_telemetry_pb2.WatchTelemetryRequest, _telemetry_pb2.WatchTelemetryResponse]  # type: ignore[assignment]
 
 class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +66,14 @@ class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _telemetry_pb2.ListDriftEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_telemetry_pb2.ListDriftEventsResponse, _abc.Awaitable[_telemetry_pb2.ListDriftEventsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def EstimateAccuracy(
+        self,
+        request: _telemetry_pb2.EstimateAccuracyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_telemetry_pb2.EstimateAccuracyResponse, _abc.Awaitable[_telemetry_pb2.EstimateAccuracyResponse]]:
+        """What share of a project's answers is right, without labels."""
 
     @_abc_1.abstractmethod
     def WatchTelemetry(

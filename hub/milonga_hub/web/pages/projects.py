@@ -29,6 +29,7 @@ def router(hub: HubServices) -> APIRouter:
         runs, _ = hub.runs.list(name, page_size=20)
         versions, _ = hub.models.versions(name, page_size=20)
         rollouts, _ = hub.rollouts.list(name, page_size=10)
+        accuracy = hub.telemetry.estimated_accuracy(name)
         drift, _ = hub.telemetry.drift_events(name, page_size=10)
         return render(
             request,
@@ -40,6 +41,7 @@ def router(hub: HubServices) -> APIRouter:
             versions=versions,
             rollouts=rollouts,
             drift=drift,
+            accuracy=accuracy,
             request_id=secrets.token_hex(16),
         )
 
