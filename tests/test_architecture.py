@@ -13,6 +13,7 @@ HUB = ROOT / "hub" / "milonga_hub"
 BENCH = HUB / "cli" / "bench.py"
 NOUNS = (
     "alerts",
+    "labelling",
     "devices",
     "datasets",
     "projects",

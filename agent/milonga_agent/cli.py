@@ -99,6 +99,14 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
         "--max-download-kbps", type=_rate, default=os.environ.get("MILONGA_AGENT_MAX_DOWNLOAD_KBPS", "0"), metavar="KBPS",
         help="most that downloads take of the line, in kbit/s; what is said to the hub is not held back (default: no limit)",
     )  # fmt: skip
+    verb.add_argument(
+        "--redact", default=os.environ.get("MILONGA_REDACT", ""), metavar="HOW",
+        help="make pictures unrecognisable before they are kept for labelling: blur, downscale=PIXELS, or a command that"
+        " turns a PNG on its input into a picture on its output (default: send them as they are)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--no-samples", action="store_true", help="let no picture leave this device, whatever its project allows"
+    )
     _add_data_dir(verb)
     _add_limits(verb)
 
@@ -183,6 +191,8 @@ def _options(given: argparse.Namespace) -> Any:
         serve_port=given.serve_port,
         max_download_kbps=given.max_download_kbps,
         trusted_root=given.trusted_root.absolute() if given.trusted_root else None,
+        redact=given.redact,
+        samples=not given.no_samples,
     )
 
 

@@ -32,7 +32,10 @@ from milonga_agent.memory import Memory
 from milonga_agent.outbox import Outbox
 from milonga_agent.patience import backoff_seconds
 from milonga_agent.plan import Step, Wish
+from milonga_agent.redaction import redaction
 from milonga_agent.reports import Reports, device_build
+from milonga_agent.sample_folder import SampleFolder
+from milonga_agent.sample_sending import SampleSending
 from milonga_agent.serving import Serving
 from milonga_agent.state import Identity, Store
 from milonga_agent.steps import Depot
@@ -61,12 +64,16 @@ class Options:
     trusted_root: Path | None = None
     # 0 for no limit.
     max_download_kbps: float = 0.0
+    # How pictures are made unrecognisable before they are kept for labelling, and whether any may leave at all.
+    redact: str = ""
+    samples: bool = True
 
 
 class Agent:
     """One device's daemon. `await agent.run()` works until it is cancelled."""
 
     def __init__(self, options: Options) -> None:
+        redaction(options.redact)  # Words that are wrong are refused before anything is served.
         self._options = options
         self._store = Store(options.data_dir)
         self._joining = Joining(
@@ -145,6 +152,7 @@ class Agent:
         windows = self._windows = Windows(identity, serving, self._boot, sender)
         assignments = Assignments(self._memory, serving, self._bundles, self._reports)
         measuring = Measuring(self._options.data_dir, self._options.limits, self._bundles, self._outbox)
+        samples = self._samples(serving)
 
         def hear(message: agent_pb2.ConnectResponse) -> None:
             kind = message.WhichOneof("message")
@@ -155,6 +163,8 @@ class Agent:
             elif kind == "settings":
                 windows.every(message.settings.telemetry_seconds)
                 connection.use(message.settings)
+            elif kind == "sampling":
+                samples.set_policy(message.sampling if self._options.samples else agent_pb2.SamplingPolicy())
             elif kind == "certificate":
                 connection.keep(message.certificate)
 
@@ -162,7 +172,16 @@ class Agent:
         said = Said(self._hello, self._status, self._tell_builds, hear)
         connection = self._connection = Connection(self._store, joining, self._outbox, sender, said)
         sender.start()
-        await _together([connection.run(identity), assignments.run(), measuring.run(), windows.run()])
+        await _together([connection.run(identity), assignments.run(), measuring.run(), windows.run(), samples.run()])
+
+    def _samples(self, serving: Serving) -> SampleSending:
+        folder = self._options.data_dir / "samples"
+
+        async def apply(project: str, policy: dict[str, Any] | None) -> None:
+            told = {"policy": policy, "folder": str(folder), "redact": self._options.redact}
+            await serving.sample(project, told if policy is not None else None)
+
+        return SampleSending(SampleFolder(folder), Courier(self._store), apply)
 
     async def _confirm(self) -> None:
         """Say that this version of the agent works, so that no start of it leads back to the one before."""

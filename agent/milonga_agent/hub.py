@@ -34,6 +34,8 @@ _OFFER_SECONDS = 60.0
 _PIECE_BYTES = 1 << 18
 # What was under way when a line broke is lost: so small a share of what it carried.
 _LOST_SHARE = 1 / 256
+# A few pictures over a slow line; what arrived by then is not sent again.
+_UPLOAD_SECONDS = 600.0
 # What no repetition changes.
 _FINAL = {
     grpc.StatusCode.UNAUTHENTICATED,
@@ -164,6 +166,24 @@ class Hub:
             raise
         return bytes(answer.content)
 
+    async def offer_samples(self, request: agent_pb2.OfferSamplesRequest) -> agent_pb2.OfferSamplesResponse:
+        """Return which pictures the hub wants. Raises Refused or HubUnreachable."""
+        try:
+            answer: agent_pb2.OfferSamplesResponse = await self._stub.OfferSamples(request, timeout=_CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            _raise(error, self.address)
+            raise
+        return answer
+
+    async def upload_samples(self, messages: AsyncIterator[agent_pb2.UploadSamplesRequest]) -> list[str]:
+        """Send pictures and return the digests of those that are done with. Raises Refused or HubUnreachable."""
+        try:
+            answer = await self._stub.UploadSamples(messages, timeout=_UPLOAD_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            _raise(error, self.address)
+            raise
+        return list(answer.done)
+
 
 class Courier:
     """Fetches from the hub beside the stream, on connections of their own, with the identity and certificate of now.
@@ -207,6 +227,22 @@ class Courier:
         hub = self._hub()
         try:
             return await hub.metadata(name)
+        finally:
+            await hub.close()
+
+    async def offer_samples(self, request: agent_pb2.OfferSamplesRequest) -> agent_pb2.OfferSamplesResponse:
+        """Return which pictures the hub wants. Raises Refused or HubUnreachable."""
+        hub = self._hub()
+        try:
+            return await hub.offer_samples(request)
+        finally:
+            await hub.close()
+
+    async def upload_samples(self, messages: AsyncIterator[agent_pb2.UploadSamplesRequest]) -> list[str]:
+        """Send pictures and return the digests of those that are done with. Raises Refused or HubUnreachable."""
+        hub = self._hub()
+        try:
+            return await hub.upload_samples(messages)
         finally:
             await hub.close()
 

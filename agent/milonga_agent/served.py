@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from milonga import pictures
@@ -18,6 +18,9 @@ from milonga_agent.errors import BadBundle, BadRequest
 from milonga_agent.observe import Window
 from milonga_agent.runtimes import load
 from milonga_agent.runtimes.base import Floats
+
+if TYPE_CHECKING:
+    from milonga_agent.sampler import Sampler
 
 _PROBE_REPEATS = 5
 
@@ -43,6 +46,8 @@ class Served:
         self._folder, self._target = folder, wanted.target
         self._runtime = load(wanted.engine, model or folder / wanted.model_file, threads)
         self.window = Window(len(self.manifest["classes"]))
+        # None: no picture is looked at for any other purpose than to answer.
+        self.sampler: Sampler | None = None
 
     def _wanted(self, target: str) -> Candidate:
         if not target:
@@ -111,7 +116,23 @@ class Served:
         placed = [self._input.place(image) for image in decoded]
         seen = [pictures.statistics(image) for image in decoded]
         inputs = self._input.normalise(np.stack([array for array, _ in placed]))
-        return self._run(inputs, [placement for _, placement in placed], seen)
+        answer = self._run(inputs, [placement for _, placement in placed], seen)
+        sampler = self.sampler
+        if sampler is not None:
+            sampler.see(encoded, decoded, [array for array, _ in placed], answer)
+        return answer
+
+    def sample(self, told: Mapping[str, Any] | None) -> None:
+        """Keep pictures for labelling as told from now on, or none. Raises AgentError where the redaction is none."""
+        before, self.sampler = self.sampler, None
+        if before is not None:
+            before.stop()
+        if told is not None:
+            # What it needs is loaded where it is needed.
+            from milonga_agent.sampler import Sampler
+
+            self.sampler = Sampler.told(told, str(self.manifest["model_version"]))
+            self.sampler.start()
 
     def of_tensor(self, inputs: Floats) -> Answer:
         """Answer for normalised pictures (n, 3, H, W); boxes are then in their pixels. Raises BadRequest for another shape."""

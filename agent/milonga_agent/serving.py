@@ -88,6 +88,10 @@ class Worker:
     async def serve(self) -> None:
         await self._tell("serve")
 
+    async def sample(self, told: dict[str, Any] | None) -> None:
+        """Let it keep pictures for labelling as told, or none."""
+        await self._tell("sample", told=told)
+
     async def window(self) -> dict[str, Any]:
         """Return what was counted since the last time. Raises BadBundle where the worker is gone."""
         return await self._counted("window")
@@ -115,10 +119,10 @@ class Worker:
         counted: dict[str, Any] = said["window"]
         return counted
 
-    async def _tell(self, wanted: str) -> None:
+    async def _tell(self, wanted: str, **more: Any) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps({"do": wanted}).encode() + b"\n")
+            self.process.stdin.write(json.dumps({"do": wanted, **more}).encode() + b"\n")
             await self.process.stdin.drain()
         except (ConnectionError, RuntimeError) as error:
             raise BadBundle("the worker ended while serving") from error
@@ -162,6 +166,8 @@ class Serving:
         self._engines = engines
         self._active: Worker | None = None
         self._standby: Worker | None = None
+        # What may be kept for labelling, and of which project; None: nothing.
+        self._sampling: tuple[str, dict[str, Any]] | None = None
         # A window is taken from a worker by one at a time.
         self._taking = asyncio.Lock()
         # One change of what serves at a time: the wishes of the hub, and restarts of what has ended.
@@ -174,6 +180,17 @@ class Serving:
     @property
     def active(self) -> Worker | None:
         return self._active
+
+    async def sample(self, project: str, told: dict[str, Any] | None) -> None:
+        """Let whatever serves this project keep pictures for labelling as told from now on, and all others none."""
+        self._sampling = None if told is None else (project, told)
+        if self._active is not None and self._active.alive:
+            await self._sample(self._active)
+
+    async def _sample(self, worker: Worker) -> None:
+        project, told = self._sampling or ("", None)
+        with contextlib.suppress(BadBundle):  # It has ended; the next one is told.
+            await worker.sample(told if worker.wish.project == project else None)
 
     async def prepare(self, wish: Wish, bundle: Path, slowest_ms: float | None = None) -> None:
         """Load and probe a bundle beside the one that serves. Raises BadBundle, also where an answer takes too long."""
@@ -211,6 +228,8 @@ class Serving:
         if self._standby is None or self._standby.wish.bundle != wish.bundle or not self._standby.alive:
             await self._prepare(wish, bundle, None)
         assert self._standby is not None
+        if self._sampling is not None:
+            await self._sample(self._standby)
         await self._standby.serve()
         async with self._taking:
             old, self._active, self._standby = self._active, self._standby, None

@@ -1,12 +1,13 @@
 """The process that holds the engine and serves. The daemon talks to it in JSON lines and stays small itself.
 
-Down (stdin): {"do": "serve"}, {"do": "window"}, {"do": "drain"}. Up (stdout): {"is": "ready" | "failed" | "window" | "drained"}.
+Down (stdin): {"do": "serve"}, {"do": "window"}, {"do": "sample", "told": {...} | null}, {"do": "drain"}. Up (stdout): {"is": "ready" | "failed" | "window" | "drained"}.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,8 @@ from milonga_agent.errors import AgentError
 from milonga_agent.limits import Limits, die_with_parent
 from milonga_agent.serve import Server
 from milonga_agent.served import Served
+
+_log = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 10.0
 
@@ -56,18 +59,28 @@ def _obey(out: Any, listening: socket.socket, served: Served) -> None:
     server = Server(listening, served)
     serving: threading.Thread | None = None
     for line in sys.stdin:
-        wanted = json.loads(line)["do"]
+        said = json.loads(line)
+        wanted = said["do"]
         if wanted == "serve" and serving is None:
             # A short poll, so that draining is quick.
             serving = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
             serving.start()
         elif wanted == "window":
             _say(out, {"is": "window", "window": served.window.take()})
+        elif wanted == "sample":
+            _sample(served, said["told"])
         elif wanted == "drain":
             if serving is not None:
                 server.drain(_DRAIN_SECONDS)
             _say(out, {"is": "drained", "window": served.window.take()})
             return
+
+
+def _sample(served: Served, told: Any) -> None:
+    try:
+        served.sample(told)
+    except AgentError as error:
+        _log.error("no pictures are kept for labelling: %s", error)
 
 
 def _say(out: Any, message: dict[str, Any]) -> None:

@@ -30,6 +30,9 @@ from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.jobs import write_atomically
+from milonga_hub.labelling.intake import SampleIntake
+from milonga_hub.labelling.rpc import LabellingRpc, SampleReceiver
+from milonga_hub.labelling.service import LabellingService
 from milonga_hub.models.rpc import ModelRpc
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import Project
@@ -85,6 +88,10 @@ class Hub:
         self.transfers = TransferService(self.blobs, self.folder / "deltas", settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
+        self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, self.folder / "samples")
+        self.labelling = LabellingService(
+            self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
+        )
         self.models = ModelService(self.database, self.blobs)
         self.signing = SigningService(self.folder / "signing")
         self.builds = BuildService(self.database, self.blobs, self.events, self.signing)
@@ -161,6 +168,8 @@ class Hub:
                 self.executor.run,
                 self.build_runner.run,
                 self.triggers.run,
+                self.samples.run,
+                self.labelling.run,
                 self.alerts.run,
                 self.telemetry_keeper.run,
                 self.alerts.deliveries.run,
@@ -199,7 +208,7 @@ class Hub:
         identity = self.devices.authority.server(settings.server_names)
         devices_only = grpc_transport.server_credentials(identity, devices_only=True)
         server, device_port = await grpc_transport.serve(
-            [AgentRpc(self.devices, self.transfers, self.signing)],
+            [AgentRpc(self.devices, self.transfers, self.signing, SampleReceiver(self.samples))],
             settings.host,
             settings.device_port,
             devices_only,
@@ -217,6 +226,7 @@ class Hub:
             RolloutRpc(self.rollouts, self.events, self._project_of),
             TelemetryRpc(self.telemetry, self.events),
             AlertRpc(self.alerts),
+            LabellingRpc(self.labelling),
         ]
         server, port = await grpc_transport.serve(
             servicers, settings.host, settings.grpc_port, grpc_transport.server_credentials(identity)

@@ -60,6 +60,10 @@ class BlobStore:
     def read(self, digest: str) -> bytes:
         return self.path(digest).read_bytes()
 
+    def delete(self, digest: str) -> None:
+        """Forget the blob, if it is there."""
+        self._place(digest).unlink(missing_ok=True)
+
     def _place(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise InvalidInput(f"{digest!r} is not a digest; it must be sha256: and 64 hexadecimal digits")

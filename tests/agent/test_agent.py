@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from milonga_agent import daemon, pursuit, upkeep
@@ -40,11 +41,12 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 class Running:
     """An agent in this process, as `milonga-agent run` starts it."""
 
-    def __init__(self, world: World, folder: Path) -> None:
+    def __init__(self, world: World, folder: Path, **said: Any) -> None:
+        """`said` is what its operator says beyond that."""
         self.world, self.folder = world, folder
         token = world.token()
         options = Options(hub=f"127.0.0.1:{world.port}", data_dir=folder, name="pi-1", join_token=token)
-        self.agent = daemon.Agent(replace(options, engines=("onnxruntime",)))
+        self.agent = daemon.Agent(replace(options, engines=("onnxruntime",), **said))
         self.task = asyncio.ensure_future(self.agent.run())
 
     def assign(self, made: Example) -> int:
@@ -93,8 +95,8 @@ def _manifest_size(made: Example) -> int:
 
 
 @asynccontextmanager
-async def running(world: World, folder: Path) -> AsyncIterator[Running]:
-    started = Running(world, folder)
+async def running(world: World, folder: Path, **said: Any) -> AsyncIterator[Running]:
+    started = Running(world, folder, **said)
     try:
         yield started
     finally:

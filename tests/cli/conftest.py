@@ -17,6 +17,7 @@ from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.cli import main
 from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.devices.rpc import DeviceRpc
+from milonga_hub.labelling.rpc import LabellingRpc
 from milonga_hub.models.rpc import ModelRpc
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.rpc import ProjectRpc
@@ -46,6 +47,7 @@ def _servicers(hub: Services) -> list[Any]:
         RolloutRpc(hub.rollouts, hub.events, project_of),
         TelemetryRpc(hub.telemetry, hub.events),
         AlertRpc(hub.alerts),
+        LabellingRpc(hub.labelling),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
 import zipfile
@@ -10,17 +11,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import milonga_hub.cli
+import numpy as np
 import pytest
 from milonga_compiler.bundle import verify_bundle
+from milonga_hub.blobs import digest_of
 from milonga_hub.cli.output import WIDTH
+from milonga_hub.devices.models import Inventory
+from milonga_hub.devices.service import Enrolment
+from milonga_hub.labelling.models import SampleView
+from milonga_hub.projects.models import ProjectSpec, SamplingSpec
 from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.settings import Settings
+from PIL import Image
 
 from tests.agent.bundles import example
 from tests.alerts.receivers import web_receiver
 from tests.builds.test_service import _verified
+from tests.certificates import Key
 from tests.cli.conftest import Cli, Said
-from tests.web.filled import HOSTILE, pictures
+from tests.web.filled import HOSTILE, Services, pictures
 
 Run = Callable[[list[str]], Said]
 
@@ -60,6 +69,9 @@ READING: dict[str, tuple[str, str]] = {
     "rollouts list": ("rollouts", "digits-2"),
     "rollouts show digits-2": ("rollout", "wave 2"),
     "rollouts watch digits-1": ("rollout", "succeeded"),
+    "samples list digits": ("samples", "pi5-1"),
+    "samples ls digits --state all": ("samples", "refused"),
+    "samples status digits": ("labelling", "0.0% to 79.3%"),
     "telemetry list": ("windows", "confidence"),
     "telemetry drift": ("drift_events", "brightness"),
     "telemetry accuracy digits": ("accuracy", "right answers"),
@@ -74,6 +86,7 @@ CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices de
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
+    "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
     "build override", "build choose", "build example")  # fmt: skip
 HUBLESS = ("up", "trust", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1", f"build watch {BUILD}")
@@ -128,6 +141,58 @@ def test_a_build_that_was_asked_for_is_cancelled_from_the_command_line(new: Cli)
     refused = new("build", "cancel", short)
     assert refused.code == 4 and "milonga runs cancel" in refused.err
     assert "cancelled" in new("build", "show", short).out
+
+
+def test_samples_are_labelled_exported_and_added_from_the_command_line(new: Cli, tmp_path: Path) -> None:
+    new.hub.datasets.import_archive("digits", _archive(tmp_path), append=False, strict=False)
+    new.hub.projects.apply("digits", ProjectSpec(dataset="digits", samples=SamplingSpec(enabled=True)))
+    first, second = _received(new.hub, 2)
+    assert new("samples", "label", first).code == 2
+    assert new("samples", "label", first, "9").code == 4
+    assert "'0', '1'" in new("samples", "label", first, "9").err
+    assert new("samples", "label", first, "1", "--by", "ana", "--json").json["sample"]["decided_by"] == "ana"
+    assert "waits again" in new("samples", "undo", first).out
+    assert new("samples", "label", first, "--accept").code == 0
+    assert new("samples", "skip", second).code == 0
+    assert [
+        each["label"] for each in new("samples", "ls", "digits", "--state", "labelled", "--json").json["samples"]
+    ] == ["0"]
+    assert "1 pictures" in new("samples", "export", "digits", str(tmp_path / "out")).out
+    (written,) = (tmp_path / "out" / "0").iterdir()
+    with Image.open(written) as found:
+        assert found.size == (16, 16)
+    assert len(json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]) == 1
+    assert (
+        new("samples", "add", "digits").out == "1 labelled pictures of devices are part of datasets/digits/versions/2\n"
+    )
+    assert "never changes" in new("samples", "undo", first).err
+    assert new("samples", "discard", "digits", "--yes").out == "0 pictures are deleted\n"
+    assert new("samples", "ls", "digits", "--state", "odd").code == 2
+
+
+def _archive(folder: Path) -> Path:
+    path = folder / "digits.zip"
+    path.write_bytes(pictures(("0", "1")))
+    return path
+
+
+def _received(hub: Services, count: int) -> list[str]:
+    """Return short names of pictures that a device sent."""
+    _, token = hub.devices.create_join_token({})
+    hub.devices.enrol(Enrolment(token, "pi", Inventory(machine_id="pi"), "0.1.0", False, {}, Key().request()))
+    hub.devices.assign("pi", "sha256:" + "1" * 64, [], "models/digits/versions/1", "digits", "onnxruntime/fp32")
+    found = []
+    for seed in range(count):
+        packed = io.BytesIO()
+        random = np.random.default_rng(100 + seed).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(random).save(packed, "PNG")
+        data = packed.getvalue()
+        told = SampleView(
+            name="", project="digits", digest=digest_of(data), device="pi", predicted="0", size_bytes=len(data)
+        )
+        sample = hub.samples.receive(hub.devices.get("pi"), told, data)
+        found.append(f"digits/{sample.name.rpartition('/')[2]}")
+    return found
 
 
 def test_a_build_is_allowed_chosen_and_tried_from_the_command_line(new: Cli, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from milonga.v1 import datasets_pb2, devices_pb2, models_pb2, projects_pb2, rollouts_pb2, telemetry_pb2
+from milonga.v1 import datasets_pb2, devices_pb2, labelling_pb2, models_pb2, projects_pb2, rollouts_pb2, telemetry_pb2
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.builds.models import Build
 from milonga_hub.datasets.models import Dataset, DatasetVersionView
@@ -22,8 +22,17 @@ from milonga_hub.devices.models import (
     Measurement,
 )
 from milonga_hub.errors import InvalidInput
+from milonga_hub.labelling.models import LabelledAccuracy, Labelling, SampleBox, SampleView
 from milonga_hub.models.models import Model, ModelVersion
-from milonga_hub.projects.models import DriftPolicy, DriftTrigger, Project, ProjectSpec, RetrainingPolicy, RolloutSpec
+from milonga_hub.projects.models import (
+    DriftPolicy,
+    DriftTrigger,
+    Project,
+    ProjectSpec,
+    RetrainingPolicy,
+    RolloutSpec,
+    SamplingSpec,
+)
 from milonga_hub.rollouts.models import RolloutView
 from milonga_hub.runs.models import Candidate, RunView
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindowView
@@ -37,10 +46,15 @@ PAIRS: list[tuple[type[Message], type[BaseModel]]] = [
     (devices_pb2.Measurement, Measurement),
     (devices_pb2.DeviceBuild, DeviceBuild),
     (datasets_pb2.Dataset, Dataset),
+    (labelling_pb2.Sample, SampleView),
+    (labelling_pb2.SampleBox, SampleBox),
+    (labelling_pb2.Labelling, Labelling),
+    (labelling_pb2.LabelledAccuracy, LabelledAccuracy),
     (datasets_pb2.DatasetVersion, DatasetVersionView),
     (projects_pb2.Project, Project),
     (projects_pb2.ProjectSpec, ProjectSpec),
     (projects_pb2.RetrainingPolicy, RetrainingPolicy),
+    (projects_pb2.SamplingSpec, SamplingSpec),
     (projects_pb2.DriftTrigger, DriftTrigger),
     (projects_pb2.DriftPolicy, DriftPolicy),
     (projects_pb2.Run, RunView),

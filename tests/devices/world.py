@@ -15,7 +15,7 @@ from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devic
 from milonga_hub.blobs import BlobStore
 from milonga_hub.db import Database
 from milonga_hub.devices.models import Device, File
-from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, EnrolmentRpc
+from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, EnrolmentRpc, Samples
 from milonga_hub.devices.service import DeviceService, MeasuringPolicy
 from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
@@ -72,6 +72,8 @@ class World:
         self.signing = signing(folder / "signing")
         # What agents get for metadata; an attacker may serve something else.
         self.metadata: Callable[[str], bytes] = self.signing.metadata
+        # What takes pictures of devices; most tests need none.
+        self.samples: Samples | None = None
         self.port = self.device_port = 0
 
     def file(self, content: bytes, path: str = "model.onnx") -> File:
@@ -99,12 +101,18 @@ class _Metadata:
 
 
 @asynccontextmanager
-async def hub(folder: Path, policy: MeasuringPolicy = MeasuringPolicy()) -> AsyncIterator[World]:
+async def hub(
+    folder: Path,
+    policy: MeasuringPolicy = MeasuringPolicy(),
+    samples: Callable[[World], Samples] | None = None,
+) -> AsyncIterator[World]:
     world = World(folder, policy)
+    if samples is not None:
+        world.samples = samples(world)
     enrolment = EnrolmentRpc(world.devices, lambda: DeviceAddress(world.device_port, "127.0.0.1", 8883))
     servicers = [enrolment, DeviceRpc(world.devices, world.events)]
     server, world.port = await serve(servicers, "127.0.0.1", 0, world.tls.server())
-    agents = [AgentRpc(world.devices, world.transfers, _Metadata(world))]
+    agents = [AgentRpc(world.devices, world.transfers, _Metadata(world), world.samples)]
     for_devices, world.device_port = await serve(agents, "127.0.0.1", 0, world.tls.server(devices_only=True))
     try:
         yield world

@@ -24,8 +24,11 @@ from milonga_hub.devices.service import DeviceService, Enrolment
 from milonga_hub.devices.values import AgentStatus, Hello
 from milonga_hub.errors import MilongaError
 from milonga_hub.events import EventBus
+from milonga_hub.labelling.intake import SampleIntake
+from milonga_hub.labelling.models import SampleReason, SampleView
+from milonga_hub.labelling.service import LabellingService
 from milonga_hub.models.service import ModelService
-from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec
+from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec, SamplingSpec
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
@@ -66,6 +69,10 @@ class Services:
         self.devices = DeviceService(self.database, self.events, self.settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
+        self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, folder / "samples")
+        self.labelling = LabellingService(
+            self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
+        )
         self.models = ModelService(self.database, self.blobs)
         self.builds = BuildService(self.database, self.blobs, self.events, signing(folder / "signing"))
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
@@ -109,6 +116,14 @@ def pictures(classes: tuple[str, ...] = ("0", "1", HOSTILE.replace("/", "")), ea
     return packed.getvalue()
 
 
+def _picture(random: np.random.Generator) -> bytes:
+    """Return a small picture that looks like no other."""
+    packed = io.BytesIO()
+    blocks = random.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(blocks).resize((48, 48), Image.Resampling.BICUBIC).save(packed, "PNG")
+    return packed.getvalue()
+
+
 class _Filling:
     def __init__(self, hub: Services, random: np.random.Generator) -> None:
         self.hub = hub
@@ -126,6 +141,7 @@ class _Filling:
         second = self._finished_run(Trigger.DRIFT, f"drift in brightness on pi5-1 {HOSTILE}", 2)
         self._open_rollout(second)
         self._running_run()
+        self._samples()
         self.hub.alerts.look()
 
     def _devices(self) -> None:
@@ -179,8 +195,31 @@ class _Filling:
             limits=limits,
             rollout=RolloutSpec(waves=[0.34, 0.66], soak_seconds=0.0),
             retraining=RetrainingPolicy(drift=DriftTrigger(enabled=True, min_samples=200)),
+            samples=SamplingSpec(enabled=True),
         )
         self.hub.projects.apply(PROJECT, spec)
+
+    def _samples(self) -> None:
+        """Let devices send nine pictures: one is labelled, one skipped, one was none; the others wait."""
+        device = self.hub.devices.get("pi5-1")
+        reasons = [*SampleReason]
+        names = []
+        for number, data in enumerate([*(_picture(self.random) for _ in range(8)), f"no picture {HOSTILE}".encode()]):
+            told = SampleView(
+                name="",
+                project=PROJECT,
+                digest=digest_of(data),
+                device=device.name,
+                model_version=device.active_version,
+                reason=reasons[number % 3],
+                predicted=("0", "1", HOSTILE)[number % 3],
+                confidence=0.35 + 0.05 * number,
+                size_bytes=len(data),
+            )
+            names.append(self.hub.samples.receive(device, told, data).name)
+        self.hub.labelling.label(names[0], "1", decided_by="ana")
+        self.hub.labelling.label(names[2], "1", decided_by="ana")
+        self.hub.labelling.skip(names[1], "ana")
 
     def _limit(self, device_type: str) -> float:
         return next((ms for board, ms in LIMITS.items() if board in device_type), 5.0)

@@ -1,4 +1,4 @@
-"""Serve a filled (or, with "empty", an empty) hub to look at: python -m tests.web.look PORT [empty]."""
+"""Serve a filled hub to look at, or an empty one, or one that finds objects: python -m tests.web.look PORT [empty | scenes]."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from milonga_hub.transports.http import create_app, serve
 
 from tests.web.filled import Services, filled
+from tests.web.scenes import scenes
 
 
 async def _serve(hub: Services, port: int) -> None:
@@ -20,5 +21,6 @@ async def _serve(hub: Services, port: int) -> None:
 
 if __name__ == "__main__":
     folder = Path(tempfile.mkdtemp(prefix="milonga-pages-"))
-    hub = Services(folder) if "empty" in sys.argv else filled(folder)
+    makers = {"empty": Services, "scenes": scenes}
+    hub = next((make for word, make in makers.items() if word in sys.argv), filled)(folder)
     asyncio.run(_serve(hub, int(sys.argv[1])))

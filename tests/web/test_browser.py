@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -32,6 +33,8 @@ PATHS = (
     "/new/devices",
     "/projects",
     "/projects/digits",
+    "/labelling",
+    "/labelling/digits",
     "/runs/digits/1",
     "/runs/digits/2",
     "/runs/digits/3",
@@ -50,11 +53,20 @@ PATHS = (
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.web.look", "0"]
+    with looking() as address:
+        yield address
+
+
+@contextmanager
+def looking(*words: str) -> Iterator[str]:
+    """Serve a hub to look at in a process of its own."""
+    command = [sys.executable, "-m", "tests.web.look", "0", *words]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +242,76 @@ def test_a_box_of_a_network_opens_its_operations(page: Page) -> None:
     page.get_by_role("link", name="classifier: makes 10").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("/classifier/Gemm")).to_be_visible()
+
+
+def _waiting(page: Page) -> Locator:
+    return page.locator("#standing .value").first
+
+
+def test_pictures_are_labelled_with_the_keyboard_alone(page: Page) -> None:
+    page.goto("/labelling/digits")
+    expect(page.locator("#accept")).to_contain_text("0")
+    expect(_waiting(page)).to_have_text("5")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text("Labelled 0.")
+    # The counts come from the hub, by themselves.
+    expect(_waiting(page)).to_have_text("4")
+    asked = page.locator("#picture").get_attribute("src")
+    page.keyboard.press("2")
+    expect(page.locator("#said")).to_have_text("Labelled 1.")
+    page.keyboard.press("z")
+    expect(page.locator("#said")).to_have_text("Undone.")
+    expect(page.locator("#picture")).to_have_attribute("src", asked or "")
+    for left in (3, 2, 1, 0):
+        page.keyboard.press("s")
+        expect(_waiting(page)).to_have_text(str(left))
+    expect(page.get_by_role("heading", name="Nothing waits")).to_be_visible()
+    page.get_by_role("button", name=re.compile("to the data set now")).click()
+    expect(page.locator("#standing")).to_contain_text("in v3")
+
+
+def test_a_project_that_sends_no_pictures_says_how_to_change_that_and_does(page: Page) -> None:
+    page.goto("/labelling/digits")
+    page.get_by_text("Switch sampling off").click()
+    page.get_by_role("button", name="No more pictures").click()
+    expect(page.get_by_role("heading", name="Sampling is off")).to_be_visible()
+    page.get_by_role("button", name="Switch sampling on").click()
+    expect(page.get_by_text("Switch sampling off")).to_be_visible()
+
+
+@contextmanager
+def leaving(page: Page) -> Iterator[None]:
+    """Leave the hub's pages before it ends: they would complain."""
+    try:
+        yield
+    finally:
+        page.goto("about:blank")
+
+
+def test_boxes_are_drawn_named_moved_and_saved(page: Page) -> None:
+    with looking("scenes") as address, leaving(page):
+        page.goto(f"{address}/labelling/scenes")
+        boxes = page.locator("#boxes li")
+        expect(boxes).to_have_count(3)
+        frame = page.locator("#picture").bounding_box()
+        assert frame is not None
+        corner = (frame["x"] + 0.05 * frame["width"], frame["y"] + 0.05 * frame["height"])
+        page.mouse.move(*corner)
+        page.mouse.down()
+        page.mouse.move(frame["x"] + 0.25 * frame["width"], frame["y"] + 0.35 * frame["height"], steps=5)
+        page.mouse.up()
+        expect(boxes).to_have_text(["1. crate", "2. ball", "3. crate", "4. ball"])
+        page.keyboard.press("2")
+        expect(boxes.last).to_have_text("4. crate")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("+")
+        expect(boxes).to_have_count(5)
+        page.keyboard.press("Delete")
+        expect(boxes).to_have_count(4)
+        with page.expect_response(re.compile(":label$")) as answer:
+            page.keyboard.press("Enter")
+        drawn = answer.value.json()["boxes"][3]
+        assert drawn["label"] == "crate"
+        assert [drawn[side] for side in ("x", "y", "width", "height")] == pytest.approx([0.16, 0.2, 0.2, 0.3], abs=0.02)
+        expect(boxes).to_have_count(3)
+        assert grave(page) == []

@@ -11,6 +11,7 @@ from milonga.v1 import (
     alerts_pb2_grpc,
     datasets_pb2_grpc,
     devices_pb2_grpc,
+    labelling_pb2_grpc,
     models_pb2_grpc,
     projects_pb2_grpc,
     rollouts_pb2_grpc,
@@ -87,6 +88,7 @@ class Client:
         self.builds = models_pb2_grpc.BuildServiceStub(channel)
         self.rollouts = rollouts_pb2_grpc.RolloutServiceStub(channel)
         self.alerts = alerts_pb2_grpc.AlertServiceStub(channel)
+        self.labelling = labelling_pb2_grpc.LabellingServiceStub(channel)
         self.telemetry = telemetry_pb2_grpc.TelemetryServiceStub(channel)
 
     def __enter__(self) -> Client:

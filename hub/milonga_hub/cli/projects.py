@@ -150,6 +150,12 @@ def _retraining(policy: pb.RetrainingPolicy) -> Iterator[tuple[str, str]]:
         yield "approval", "runs that start by themselves wait for it: milonga runs approve RUN"
 
 
+def _samples(sampling: pb.SamplingSpec) -> str:
+    if not sampling.enabled:
+        return "off: no picture leaves a device"
+    return f"at most {sampling.pictures_per_day} pictures and {sampling.megabytes_per_day:g} MB a day leave each device"
+
+
 @group.command("show")
 def show(project: str, hub: Hub = None, json: Json = False) -> None:
     """Show a project's spec."""
@@ -172,5 +178,6 @@ def show(project: str, hub: Hub = None, json: Json = False) -> None:
             ("rollout", f"waves of {', '.join(f'{share:.0%}' for share in spec.rollout.waves)}"),
             ("soak", number(spec.rollout.soak_seconds, "s")),
             *_retraining(spec.retraining),
+            ("samples", _samples(spec.samples)),
         )
     )

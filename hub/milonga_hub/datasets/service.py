@@ -21,7 +21,7 @@ from milonga_hub.datasets import rules
 from milonga_hub.datasets.archive import open_archive
 from milonga_hub.datasets.layouts import Read, read
 from milonga_hub.datasets.models import TRAINING_FILES, Dataset, DatasetImport, DatasetVersion, RejectedFile
-from milonga_hub.datasets.rules import Box, Sample
+from milonga_hub.datasets.rules import Box, Labelled, Sample
 from milonga_hub.datasets.rules_health import Health, Sizes, health_of, sizes_of
 from milonga_hub.datasets.training_data import write_arrays, write_yolo
 from milonga_hub.db import Database
@@ -79,6 +79,18 @@ class DatasetService:
             if known is not None:
                 return known
             version = self._make(dataset, read, append, strict, request_id)
+        self._events.publish(f"datasets/{dataset}", version)
+        return version
+
+    def add(self, dataset: str, labelled: Sequence[Labelled]) -> DatasetVersion:
+        """Make a version with these pictures beside those of the newest one; the blobs must be there already.
+
+        Pictures that are known under another label are left out and listed. Raises NotFound without a newest version.
+        """
+        with self._importing:
+            newest = self.latest(dataset)
+            sent = Read(newest.task, tuple(newest.classes), [*labelled])
+            version = self._make(dataset, sent, append=True, strict=False, request_id="")
         self._events.publish(f"datasets/{dataset}", version)
         return version
 

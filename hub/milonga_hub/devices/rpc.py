@@ -26,6 +26,7 @@ from milonga_hub.devices.values import (
     MeasurementResult,
     MeasurementTask,
     NewCertificate,
+    SamplingPolicy,
 )
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound, PermissionDenied, Unauthenticated
 from milonga_hub.events import EventBus
@@ -210,10 +211,30 @@ class SignedMetadata(Protocol):
     def metadata(self, name: str) -> bytes: ...
 
 
+class Samples(Protocol):
+    """What agents need of labelling/rpc.py's SampleReceiver."""
+
+    def greet(self, device: str) -> SamplingPolicy: ...
+
+    def offer(self, device: str, request: agent_pb2.OfferSamplesRequest) -> agent_pb2.OfferSamplesResponse: ...
+
+    async def receive(
+        self, device: Device, requests: AsyncIterator[agent_pb2.UploadSamplesRequest]
+    ) -> agent_pb2.UploadSamplesResponse: ...
+
+
 class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
     """AgentService of agent.proto, on a port that lets in only who has a certificate of the hub's authority."""
 
-    def __init__(self, devices: DeviceService, transfers: TransferService, signing: SignedMetadata) -> None:
+    def __init__(
+        self,
+        devices: DeviceService,
+        transfers: TransferService,
+        signing: SignedMetadata,
+        samples: Samples | None = None,
+    ) -> None:
+        """Without `samples` the hub takes no pictures, and says nothing of them."""
+        self._samples = samples
         self._devices = devices
         self._transfers = transfers
         self._signing = signing
@@ -224,6 +245,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidInput("the first message of Connect must be a Hello")
         stream = self._devices.connections.open(device, from_proto(first.hello, Hello))
+        if self._samples is not None:
+            stream.send("sampling", self._samples.greet(device))
         sides = [
             asyncio.create_task(self._read(device, request_iterator)),
             asyncio.create_task(self._write(stream, context)),
@@ -272,6 +295,22 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         self._authenticated(context)
         content = await asyncio.to_thread(self._signing.metadata, request.name)
         return agent_pb2.FetchMetadataResponse(content=content)
+
+    async def OfferSamples(
+        self, request: agent_pb2.OfferSamplesRequest, context: Any
+    ) -> agent_pb2.OfferSamplesResponse:
+        device = self._authenticated(context).name
+        return await asyncio.to_thread(self._taking().offer, device, request)
+
+    async def UploadSamples(
+        self, request_iterator: AsyncIterator[agent_pb2.UploadSamplesRequest], context: Any
+    ) -> agent_pb2.UploadSamplesResponse:
+        return await self._taking().receive(self._authenticated(context), request_iterator)
+
+    def _taking(self) -> Samples:
+        if self._samples is None:
+            raise PermissionDenied("this hub takes no pictures")
+        return self._samples
 
     def _authenticated(self, context: Any) -> Device:
         try:
@@ -345,6 +384,8 @@ def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
                 certificate=message.certificate, renew_after_seconds=message.renew_after_seconds
             )
         )
+    if isinstance(message, SamplingPolicy):
+        return agent_pb2.ConnectResponse(sampling=agent_pb2.SamplingPolicy(**vars(message)))
     assert isinstance(message, AgentSettings)
     return agent_pb2.ConnectResponse(
         settings=agent_pb2.Settings(

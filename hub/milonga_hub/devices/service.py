@@ -33,13 +33,13 @@ from milonga_hub.devices.models import (
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.streams import Streams
 from milonga_hub.devices.tokens import HubKey, JoinTokens
-from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy
+from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy, SamplingPolicy
 from milonga_hub.errors import NotFound, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.settings import Settings
 
-__all__ = ["DeviceService", "Enrolment", "Identity", "MeasurementItem", "MeasuringPolicy"]
+__all__ = ["DeviceService", "Enrolment", "Identity", "MeasurementItem", "MeasuringPolicy", "SamplingPolicy"]
 
 # What serves and what served before; a device that names more is not believed.
 _MOST_HELD = 4
@@ -294,6 +294,10 @@ class DeviceService:
             statement = statement.where(DeviceBuild.bundle == bundle)
         with self._database.session() as session:
             return page(session, statement, col(DeviceBuild.id), page_size, page_token)
+
+    def tell_sampling(self, device: str, policy: SamplingPolicy) -> None:
+        """Tell a connected device which pictures it may keep and send; others are told when they connect."""
+        self._streams.send(device, "sampling", policy)
 
     def may_fetch(self, device: str, digest: str) -> bool:
         """Say whether the file belongs to what the device is assigned, or is asked to measure now."""

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 from milonga_hub.devices.models import Assignment
-from milonga_hub.devices.values import AgentSettings, MeasurementTask, NewCertificate
+from milonga_hub.devices.values import AgentSettings, MeasurementTask, NewCertificate, SamplingPolicy
 from milonga_hub.errors import FailedPrecondition, MilongaError
 
-Outgoing = Assignment | MeasurementTask | AgentSettings | NewCertificate
+Outgoing = Assignment | MeasurementTask | AgentSettings | NewCertificate | SamplingPolicy
 
 
 class DeviceLost(MilongaError):

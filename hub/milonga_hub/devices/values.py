@@ -72,6 +72,20 @@ class AgentSettings:
 
 
 @dataclass(frozen=True)
+class SamplingPolicy:
+    """Which pictures a device may keep and send to be labelled; by itself: none."""
+
+    project: str = ""
+    enabled: bool = False
+    least_confident: float = 0.0
+    novel: float = 0.0
+    random: float = 0.0
+    pictures_per_day: int = 0
+    bytes_per_day: int = 0
+    max_side_px: int = 0
+
+
+@dataclass(frozen=True)
 class MeasurementItem:
     """A model to be timed: an ONNX file, or all files of a bundle."""
 

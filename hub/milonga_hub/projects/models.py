@@ -159,6 +159,27 @@ class RetrainingPolicy(Spec):
         return DriftPolicy(**self.drift.model_dump(), cool_down_seconds=self.cool_down_seconds)
 
 
+class SamplingSpec(Spec):
+    """Which pictures leave devices to be labelled. Off unless it is enabled: this is the switch of privacy."""
+
+    enabled: bool = False
+    # Weights; one of 0 is never the reason.
+    least_confident: float = Bound(default=0.5, ge=0, le=1)
+    novel: float = Bound(default=0.25, ge=0, le=1)
+    random: float = Bound(default=0.25, ge=0, le=1)
+    pictures_per_day: int = Bound(default=100, ge=1, le=86_400)
+    megabytes_per_day: float = Bound(default=20.0, gt=0, le=100_000)
+    max_side_px: int = Bound(default=1024, ge=32, le=8192)
+
+    @model_validator(mode="after")
+    def _some(self) -> SamplingSpec:
+        if self.least_confident + self.novel + self.random <= 0:
+            raise ValueError(
+                "one of least_confident, novel and random must be above 0; to send nothing: enabled: false"
+            )
+        return self
+
+
 class ProjectSpec(Spec):
     # Not strict: YAML writes it as text.
     task: Task = Bound(default=Task.CLASSIFICATION, strict=False)
@@ -173,6 +194,7 @@ class ProjectSpec(Spec):
     # Where files of earlier versions have a part of `retraining`; always None once read.
     drift: DriftPolicy | None = Bound(default=None, exclude=True)
     retraining: RetrainingPolicy = RetrainingPolicy()
+    samples: SamplingSpec = SamplingSpec()
 
     @model_validator(mode="after")
     def _take_drift_for_retraining(self) -> ProjectSpec:

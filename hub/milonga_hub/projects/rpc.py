@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.projects.models import ProjectSpec
+from milonga_hub.projects.rules import worth_a_run
 from milonga_hub.projects.service import ProjectService
 
 
@@ -24,7 +25,7 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
         spec = from_proto(request.spec, ProjectSpec)
         project, changes = self._projects.apply(request.name, spec, request.dry_run, request.request_id)
         run = None
-        if request.start_run and changes and not request.dry_run:
+        if request.start_run and worth_a_run(changes) and not request.dry_run:
             # Repeated after a lost answer, or a crash between these lines, the same request finds the same changes and
             # the same run. Without an id it finds no change; then the generation names the run.
             key = request.request_id or f"apply:{project.name}:{project.spec_generation}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,6 +99,11 @@ def changes(before: ProjectSpec | None, after: ProjectSpec) -> list[str]:
     if before is None:
         return ["new project"]
     return differences("spec", before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def worth_a_run(changed: Sequence[str]) -> bool:
+    """Return whether something changed that a network depends on; which pictures are sampled is no such thing."""
+    return any(not line.startswith("spec.samples.") for line in changed)
 
 
 def differences(path: str, before: Any, after: Any) -> list[str]:

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from milonga_hub.projects.models import Project, ProjectSpec
+from milonga_hub.projects.rules import worth_a_run
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run, RunView
 from milonga_hub.web.views import PageSize, PageToken, view
@@ -51,7 +52,7 @@ def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> A
         """Create the project or change its spec; equal specs change nothing."""
         applied, changes = projects.apply(project, body.spec, body.dry_run, body.request_id)
         run = None
-        if body.start_run and changes and not body.dry_run:
+        if body.start_run and worth_a_run(changes) and not body.dry_run:
             key = body.request_id or f"apply:{applied.name}:{applied.spec_generation}"
             run = view(RunView, start(project, "; ".join(changes), key))
         return Applied(project=applied, changes=changes, run=run)

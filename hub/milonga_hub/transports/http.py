@@ -31,6 +31,7 @@ from milonga_hub.errors import (
     Unauthenticated,
 )
 from milonga_hub.install import web as install
+from milonga_hub.labelling import web as labelling
 from milonga_hub.models import web as models
 from milonga_hub.projects import web as projects
 from milonga_hub.projects.models import Project
@@ -104,6 +105,7 @@ def _api(hub: HubServices) -> APIRouter:
         rollouts.router(hub.rollouts, project_of),
         telemetry.router(hub.telemetry),
         alerts.router(hub.alerts),
+        labelling.router(hub.labelling),
     ):
         api.include_router(router)
     return api

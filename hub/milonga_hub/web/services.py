@@ -9,6 +9,7 @@ from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
+from milonga_hub.labelling.service import LabellingService
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.service import RolloutService
@@ -29,6 +30,7 @@ class HubServices(Protocol):
     rollouts: RolloutService
     telemetry: TelemetryService
     alerts: AlertService
+    labelling: LabellingService
 
     @property
     def grpc_port(self) -> int:

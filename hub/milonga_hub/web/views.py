@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from milonga_hub.alerts.models import Alert, AlertView
 from milonga_hub.datasets.models import DatasetVersion, DatasetVersionView
 from milonga_hub.devices.models import Device, DeviceView, JoinToken, JoinTokenView
+from milonga_hub.labelling.models import QueuedSample, SampleView
 from milonga_hub.rollouts.models import Rollout, RolloutView
 from milonga_hub.runs.models import Run, RunView
 from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowView
@@ -26,6 +27,7 @@ _VIEWS: dict[type[BaseModel], type[BaseModel]] = {
     Rollout: RolloutView,
     TelemetryWindow: TelemetryWindowView,
     Alert: AlertView,
+    QueuedSample: SampleView,
 }
 
 PageSize = Annotated[int, Query(ge=0, le=1000, description="0 takes the hub's own size.")]

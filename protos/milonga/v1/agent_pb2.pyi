@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from milonga.v1 import common_pb2 as _common_pb2
 from milonga.v1 import devices_pb2 as _devices_pb2
+from milonga.v1 import labelling_pb2 as _labelling_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -225,6 +226,7 @@ class ConnectResponse(_message.Message):
     MEASUREMENT_REQUEST_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment: ...
     @_builtins.property
@@ -233,6 +235,8 @@ class ConnectResponse(_message.Message):
     def settings(self) -> Global___Settings: ...
     @_builtins.property
     def certificate(self) -> Global___Certificate: ...
+    @_builtins.property
+    def sampling(self) -> Global___SamplingPolicy: ...
     def __init__(
         self,
         *,
@@ -240,12 +244,13 @@ class ConnectResponse(_message.Message):
         measurement_request: Global___MeasurementRequest | None = ...,
         settings: Global___Settings | None = ...,
         certificate: Global___Certificate | None = ...,
+        sampling: Global___SamplingPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate", "sampling"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -839,3 +844,223 @@ class FetchMetadataResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchMetadataResponse: _TypeAlias = FetchMetadataResponse  # noqa: Y015
+
+@_typing.final
+class SamplingPolicy(_message.Message):
+    """Which pictures this device may keep and send to be labelled. Told after every Hello and whenever it changes; a device that
+    was told none keeps and sends none.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    LEAST_CONFIDENT_FIELD_NUMBER: _builtins.int
+    NOVEL_FIELD_NUMBER: _builtins.int
+    RANDOM_FIELD_NUMBER: _builtins.int
+    PICTURES_PER_DAY_FIELD_NUMBER: _builtins.int
+    BYTES_PER_DAY_FIELD_NUMBER: _builtins.int
+    MAX_SIDE_PX_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Pictures that the device keeps of other projects are deleted."""
+    enabled: _builtins.bool
+    """Where it is false, all pictures that the device keeps are deleted."""
+    least_confident: _builtins.float
+    """Shares of the pictures, by why they are chosen; they add up to what is taken for one."""
+    novel: _builtins.float
+    random: _builtins.float
+    pictures_per_day: _builtins.int
+    bytes_per_day: _builtins.int
+    max_side_px: _builtins.int
+    """Larger pictures are made smaller before they are kept."""
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+        least_confident: _builtins.float = ...,
+        novel: _builtins.float = ...,
+        random: _builtins.float = ...,
+        pictures_per_day: _builtins.int = ...,
+        bytes_per_day: _builtins.int = ...,
+        max_side_px: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_day", b"bytes_per_day", "enabled", b"enabled", "least_confident", b"least_confident", "max_side_px", b"max_side_px", "novel", b"novel", "pictures_per_day", b"pictures_per_day", "project", b"project", "random", b"random"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplingPolicy: _TypeAlias = SamplingPolicy  # noqa: Y015
+
+@_typing.final
+class OfferSamplesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    DROPPED_COUNT_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    dropped_count: _builtins.int
+    """Pictures that the device dropped, for want of room or because they could not be made unrecognisable, in its lifetime."""
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        digests: _abc.Iterable[_builtins.str] | None = ...,
+        dropped_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "dropped_count", b"dropped_count", "project", b"project"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferSamplesRequest: _TypeAlias = OfferSamplesRequest  # noqa: Y015
+
+@_typing.final
+class OfferSamplesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WANTED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Send these now."""
+
+    @_builtins.property
+    def done(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Forget these: the hub has them or never wants them. All others wait."""
+
+    def __init__(
+        self,
+        *,
+        wanted: _abc.Iterable[_builtins.str] | None = ...,
+        done: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OfferSamplesResponse: _TypeAlias = OfferSamplesResponse  # noqa: Y015
+
+@_typing.final
+class SampleHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    PREDICTED_BOXES_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    TAKEN_AT_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    size_bytes: _builtins.int
+    project: _builtins.str
+    model_version: _builtins.str
+    reason: _labelling_pb2.SampleReason.ValueType
+    predicted: _builtins.str
+    confidence: _builtins.float
+    @_builtins.property
+    def predicted_boxes(self) -> _containers.RepeatedCompositeFieldContainer[_labelling_pb2.SampleBox]: ...
+    @_builtins.property
+    def taken_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        project: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        reason: _labelling_pb2.SampleReason.ValueType = ...,
+        predicted: _builtins.str = ...,
+        predicted_boxes: _abc.Iterable[_labelling_pb2.SampleBox] | None = ...,
+        confidence: _builtins.float = ...,
+        taken_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["taken_at", b"taken_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "digest", b"digest", "model_version", b"model_version", "predicted", b"predicted", "predicted_boxes", b"predicted_boxes", "project", b"project", "reason", b"reason", "size_bytes", b"size_bytes", "taken_at", b"taken_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleHeader: _TypeAlias = SampleHeader  # noqa: Y015
+
+@_typing.final
+class KeptSample(_message.Message):
+    """One file of those that an agent keeps until the hub has them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
+    picture: _builtins.bytes
+    @_builtins.property
+    def header(self) -> Global___SampleHeader: ...
+    def __init__(
+        self,
+        *,
+        header: Global___SampleHeader | None = ...,
+        picture: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "picture", b"picture"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptSample: _TypeAlias = KeptSample  # noqa: Y015
+
+@_typing.final
+class UploadSamplesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    @_builtins.property
+    def header(self) -> Global___SampleHeader: ...
+    def __init__(
+        self,
+        *,
+        header: Global___SampleHeader | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___UploadSamplesRequest: _TypeAlias = UploadSamplesRequest  # noqa: Y015
+
+@_typing.final
+class UploadSamplesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def done(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of what is kept or refused for ever: the device may forget them."""
+
+    def __init__(
+        self,
+        *,
+        done: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadSamplesResponse: _TypeAlias = UploadSamplesResponse  # noqa: Y015

@@ -136,6 +136,16 @@ class AgentServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataResponse.FromString,
                 _registered_method=True)
+        self.OfferSamples = channel.unary_unary(
+                '/milonga.v1.AgentService/OfferSamples',
+                request_serializer=milonga_dot_v1_dot_agent__pb2.OfferSamplesRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_agent__pb2.OfferSamplesResponse.FromString,
+                _registered_method=True)
+        self.UploadSamples = channel.stream_unary(
+                '/milonga.v1.AgentService/UploadSamples',
+                request_serializer=milonga_dot_v1_dot_agent__pb2.UploadSamplesRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_agent__pb2.UploadSamplesResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
@@ -171,6 +181,20 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OfferSamples(self, request, context):
+        """Asks which pictures the hub takes now. What it has is not sent twice: after a lost connection this is asked again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadSamples(self, request_iterator, context):
+        """Sends pictures to be labelled: of each a header, then its bytes in chunks. Each is kept when its last byte arrived.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +217,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.FetchMetadata,
                     request_deserializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_agent__pb2.FetchMetadataResponse.SerializeToString,
+            ),
+            'OfferSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferSamples,
+                    request_deserializer=milonga_dot_v1_dot_agent__pb2.OfferSamplesRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_agent__pb2.OfferSamplesResponse.SerializeToString,
+            ),
+            'UploadSamples': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadSamples,
+                    request_deserializer=milonga_dot_v1_dot_agent__pb2.UploadSamplesRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_agent__pb2.UploadSamplesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -305,6 +339,60 @@ class AgentService(object):
             '/milonga.v1.AgentService/FetchMetadata',
             milonga_dot_v1_dot_agent__pb2.FetchMetadataRequest.SerializeToString,
             milonga_dot_v1_dot_agent__pb2.FetchMetadataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.AgentService/OfferSamples',
+            milonga_dot_v1_dot_agent__pb2.OfferSamplesRequest.SerializeToString,
+            milonga_dot_v1_dot_agent__pb2.OfferSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadSamples(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/milonga.v1.AgentService/UploadSamples',
+            milonga_dot_v1_dot_agent__pb2.UploadSamplesRequest.SerializeToString,
+            milonga_dot_v1_dot_agent__pb2.UploadSamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,10 @@ class AgentServiceStub:
     """Says how such a blob can be had: in which chunks, and by which delta from what the device holds."""
     FetchMetadata: _grpc.UnaryUnaryMultiCallable[_agent_pb2.FetchMetadataRequest, _agent_pb2.FetchMetadataResponse]
     """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
+    OfferSamples: _grpc.UnaryUnaryMultiCallable[_agent_pb2.OfferSamplesRequest, _agent_pb2.OfferSamplesResponse]
+    """Asks which pictures the hub takes now. What it has is not sent twice: after a lost connection this is asked again."""
+    UploadSamples: _grpc.StreamUnaryMultiCallable[_agent_pb2.UploadSamplesRequest, _agent_pb2.UploadSamplesResponse]
+    """Sends pictures to be labelled: of each a header, then its bytes in chunks. Each is kept when its last byte arrived."""
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -102,6 +106,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Says how such a blob can be had: in which chunks, and by which delta from what the device holds."""
     FetchMetadata: _aio.UnaryUnaryMultiCallable[_agent_pb2.FetchMetadataRequest, _agent_pb2.FetchMetadataResponse]  # type: ignore[assignment]
     """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
+    OfferSamples: _aio.UnaryUnaryMultiCallable[_agent_pb2.OfferSamplesRequest, _agent_pb2.OfferSamplesResponse]  # type: ignore[assignment]
+    """Asks which pictures the hub takes now. What it has is not sent twice: after a lost connection this is asked again."""
+    UploadSamples: _aio.StreamUnaryMultiCallable[_agent_pb2.UploadSamplesRequest, _agent_pb2.UploadSamplesResponse]  # type: ignore[assignment]
+    """Sends pictures to be labelled: of each a header, then its bytes in chunks. Each is kept when its last byte arrived."""
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
     """What agents call, on the hub's device port, which demands the client certificate that Enrol gave. The agent always
@@ -139,5 +147,21 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.FetchMetadataResponse, _abc.Awaitable[_agent_pb2.FetchMetadataResponse]]:
         """Sends one file of the signed metadata (TUF) that says which bundles may be installed."""
+
+    @_abc_1.abstractmethod
+    def OfferSamples(
+        self,
+        request: _agent_pb2.OfferSamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.OfferSamplesResponse, _abc.Awaitable[_agent_pb2.OfferSamplesResponse]]:
+        """Asks which pictures the hub takes now. What it has is not sent twice: after a lost connection this is asked again."""
+
+    @_abc_1.abstractmethod
+    def UploadSamples(
+        self,
+        request_iterator: _MaybeAsyncIterator[_agent_pb2.UploadSamplesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.UploadSamplesResponse, _abc.Awaitable[_agent_pb2.UploadSamplesResponse]]:
+        """Sends pictures to be labelled: of each a header, then its bytes in chunks. Each is kept when its last byte arrived."""
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -640,6 +640,63 @@ class RetrainingPolicy(_message.Message):
 Global___RetrainingPolicy: _TypeAlias = RetrainingPolicy  # noqa: Y015
 
 @_typing.final
+class SamplingSpec(_message.Message):
+    """Which pictures leave devices to be labelled. Off unless it is enabled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    LEAST_CONFIDENT_FIELD_NUMBER: _builtins.int
+    NOVEL_FIELD_NUMBER: _builtins.int
+    RANDOM_FIELD_NUMBER: _builtins.int
+    PICTURES_PER_DAY_FIELD_NUMBER: _builtins.int
+    MEGABYTES_PER_DAY_FIELD_NUMBER: _builtins.int
+    MAX_SIDE_PX_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    least_confident: _builtins.float
+    """Weights of why a picture is chosen: the model is least sure of it, it looks unlike others, chance alone."""
+    novel: _builtins.float
+    random: _builtins.float
+    pictures_per_day: _builtins.int
+    """Of each device."""
+    megabytes_per_day: _builtins.float
+    max_side_px: _builtins.int
+    """Larger pictures are made smaller on the device."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        least_confident: _builtins.float | None = ...,
+        novel: _builtins.float | None = ...,
+        random: _builtins.float | None = ...,
+        pictures_per_day: _builtins.int = ...,
+        megabytes_per_day: _builtins.float | None = ...,
+        max_side_px: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident", "_megabytes_per_day", b"_megabytes_per_day", "_novel", b"_novel", "_random", b"_random", "least_confident", b"least_confident", "megabytes_per_day", b"megabytes_per_day", "novel", b"novel", "random", b"random"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident", "_megabytes_per_day", b"_megabytes_per_day", "_novel", b"_novel", "_random", b"_random", "enabled", b"enabled", "least_confident", b"least_confident", "max_side_px", b"max_side_px", "megabytes_per_day", b"megabytes_per_day", "novel", b"novel", "pictures_per_day", b"pictures_per_day", "random", b"random"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__least_confident: _TypeAlias = _typing.Literal["least_confident"]  # noqa: Y015
+    _WhichOneofArgType__least_confident: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident"]  # noqa: Y015
+    _WhichOneofReturnType__megabytes_per_day: _TypeAlias = _typing.Literal["megabytes_per_day"]  # noqa: Y015
+    _WhichOneofArgType__megabytes_per_day: _TypeAlias = _typing.Literal["_megabytes_per_day", b"_megabytes_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__novel: _TypeAlias = _typing.Literal["novel"]  # noqa: Y015
+    _WhichOneofArgType__novel: _TypeAlias = _typing.Literal["_novel", b"_novel"]  # noqa: Y015
+    _WhichOneofReturnType__random: _TypeAlias = _typing.Literal["random"]  # noqa: Y015
+    _WhichOneofArgType__random: _TypeAlias = _typing.Literal["_random", b"_random"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least_confident) -> _WhichOneofReturnType__least_confident | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__megabytes_per_day) -> _WhichOneofReturnType__megabytes_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__novel) -> _WhichOneofReturnType__novel | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__random) -> _WhichOneofReturnType__random | None: ...
+
+Global___SamplingSpec: _TypeAlias = SamplingSpec  # noqa: Y015
+
+@_typing.final
 class ProjectSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -654,6 +711,7 @@ class ProjectSpec(_message.Message):
     DRIFT_FIELD_NUMBER: _builtins.int
     RETRAINING_FIELD_NUMBER: _builtins.int
     DETECTION_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     task: Global___Task.ValueType
     dataset: _builtins.str
     selector: _builtins.str
@@ -678,6 +736,8 @@ class ProjectSpec(_message.Message):
     def detection(self) -> Global___DetectionSpec:
         """For detection alone."""
 
+    @_builtins.property
+    def samples(self) -> Global___SamplingSpec: ...
     def __init__(
         self,
         *,
@@ -692,10 +752,11 @@ class ProjectSpec(_message.Message):
         drift: Global___DriftPolicy | None = ...,
         retraining: Global___RetrainingPolicy | None = ...,
         detection: Global___DetectionSpec | None = ...,
+        samples: Global___SamplingSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "detection", b"detection", "drift", b"drift", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "detection", b"detection", "drift", b"drift", "retraining", b"retraining", "rollout", b"rollout", "samples", b"samples", "search", b"search", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "dataset", b"dataset", "detection", b"detection", "drift", b"drift", "limits", b"limits", "retraining", b"retraining", "rollout", b"rollout", "search", b"search", "selector", b"selector", "task", b"task", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "dataset", b"dataset", "detection", b"detection", "drift", b"drift", "limits", b"limits", "retraining", b"retraining", "rollout", b"rollout", "samples", b"samples", "search", b"search", "selector", b"selector", "task", b"task", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ from milonga_hub.web.pages import (
     datasets,
     devices,
     docs,
+    labelling,
     models,
     network,
     new_device,
@@ -49,6 +50,7 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         rollouts,
         telemetry,
         alerts,
+        labelling,
     ):
         app.include_router(page.router(hub), include_in_schema=False)
 

@@ -1,0 +1,113 @@
+"""Pictures that devices sent to be labelled, as they are stored and shown."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel
+from sqlmodel import Field, Index, SQLModel
+
+from milonga_hub.db import UTC_TIME, json_of, utc_now
+
+
+class SampleReason(StrEnum):
+    """Why a device chose a picture; only what it chose at RANDOM tells how often it is right."""
+
+    LEAST_CONFIDENT = "LEAST_CONFIDENT"
+    NOVEL = "NOVEL"
+    RANDOM = "RANDOM"
+
+
+class SampleState(StrEnum):
+    WAITING = "WAITING"
+    LABELLED = "LABELLED"
+    SKIPPED = "SKIPPED"
+    REFUSED = "REFUSED"
+
+
+class SampleBox(BaseModel):
+    """One object: its class, and its box as centre, width and height from 0 to 1."""
+
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float = 0.0
+
+
+class SampleView(SQLModel):
+    name: str = Field(primary_key=True)
+    project: str
+    digest: str
+    device: str
+    device_type: str = ""
+    model_version: str = ""
+    reason: SampleReason = SampleReason.RANDOM
+    predicted: str = ""
+    predicted_boxes: list[SampleBox] = Field(default=[], sa_type=json_of(list[SampleBox]))
+    confidence: float = 0.0
+    taken_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    received_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    width: int = 0
+    height: int = 0
+    size_bytes: int = 0
+    state: SampleState = SampleState.WAITING
+    label: str = ""
+    boxes: list[SampleBox] = Field(default=[], sa_type=json_of(list[SampleBox]))
+    decided_by: str = ""
+    decided_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    like: str = ""
+    dataset_version: str = ""
+    message: str = ""
+
+
+class QueuedSample(SampleView, table=True):
+    __tablename__ = "sample"
+    __table_args__ = (
+        Index("ix_sample_queue", "project", "state"),
+        Index("ix_sample_received", "device", "received_at"),
+    )
+    # What it looks like from afar, 192 bytes: see rules.py.
+    look: bytes = b""
+    # Whether the hub still has the picture.
+    kept: bool = True
+    # Order of arrival, to turn pages by.
+    arrival: str = Field(default="", index=True)
+
+
+class SampleSource(SQLModel, table=True):
+    """What a device said of the pictures that it did not send."""
+
+    __tablename__ = "sample_source"
+    device: str = Field(primary_key=True)
+    project: str = Field(primary_key=True)
+    dropped_count: int = 0
+    told_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+
+
+class LabelledAccuracy(BaseModel):
+    """How often devices of one type were right, with the 95 % interval of that share."""
+
+    device_type: str
+    labelled: int
+    right: int
+    accuracy: float
+    low: float
+    high: float
+
+
+class Labelling(BaseModel):
+    """How much waits and is done in one project."""
+
+    project: str
+    enabled: bool
+    waiting: int = 0
+    pending: int = 0
+    labelled: int = 0
+    skipped: int = 0
+    refused: int = 0
+    done_today: int = 0
+    dropped: int = 0
+    accuracies: list[LabelledAccuracy] = []

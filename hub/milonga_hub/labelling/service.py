@@ -1,0 +1,307 @@
+"""The queue of pictures to label: ask, note what people say, and make it part of the next data set version."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlmodel import Session, col, func, select
+
+from milonga_hub.blobs import BlobStore
+from milonga_hub.datasets.rules import Box, Labelled
+from milonga_hub.datasets.service import DatasetService
+from milonga_hub.db import Database, utc_now
+from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, NotFound
+from milonga_hub.events import EventBus
+from milonga_hub.labelling import rules
+from milonga_hub.labelling.models import Labelling, QueuedSample, SampleBox, SampleReason, SampleSource, SampleState
+from milonga_hub.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, page
+from milonga_hub.projects.service import ProjectService
+
+_log = logging.getLogger(__name__)
+
+# Labels become a data set version when nobody has labelled for so long, or when so many wait: until then they can be undone.
+_SETTLED = timedelta(minutes=2)
+_MOST_PENDING = 500
+# What was skipped by mistake can be brought back for so long; then the picture is deleted.
+_SKIPPED_KEPT = timedelta(hours=1)
+_LOOK_SECONDS = 15.0
+# Pictures among which the next ones to ask about are sought.
+_CONSIDERED = 2000
+
+# Devices are judged by so many labels, the newest.
+_JUDGED = 5000
+# A picture that nobody labelled for so long is deleted.
+_WAITING_KEPT = timedelta(days=90)
+
+_Samples = list[QueuedSample]
+
+
+class LabellingService:
+    def __init__(
+        self,
+        database: Database,
+        events: EventBus,
+        projects: ProjectService,
+        datasets: DatasetService,
+        blobs: BlobStore,
+        pictures: BlobStore,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """`pictures` holds those that are not part of a data set; `blobs` is where data sets have theirs."""
+        self._database = database
+        self._events = events
+        self._projects = projects
+        self._datasets = datasets
+        self._blobs = blobs
+        self._pictures = pictures
+        self._clock = clock
+        self._adding = threading.Lock()
+
+    # Look
+
+    def get(self, name: str) -> QueuedSample:
+        with self._database.session() as session:
+            return self._found(session, name)
+
+    def list(
+        self,
+        project: str,
+        state: SampleState | None = None,
+        device: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> tuple[_Samples, str]:
+        """Return samples of a project: those that wait in the order of asking, in one page; others the newest first."""
+        self._projects.get(project)
+        statement = select(QueuedSample).where(QueuedSample.project == project)
+        if device:
+            statement = statement.where(QueuedSample.device == device)
+        with self._database.session() as session:
+            if state is SampleState.WAITING:
+                if page_size < 0:
+                    raise InvalidInput("page_size must not be negative")
+                count = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+                return self._next(session, statement, count), ""
+            if state is not None:
+                statement = statement.where(QueuedSample.state == state)
+            return page(session, statement, col(QueuedSample.arrival), page_size, page_token, newest_first=True)
+
+    @staticmethod
+    def _next(session: Session, statement: Any, count: int) -> _Samples:
+        waiting = statement.where(QueuedSample.state == SampleState.WAITING, QueuedSample.like == "")
+        found = list(session.exec(waiting.order_by(col(QueuedSample.arrival)).limit(_CONSIDERED)))
+        doubts = [rules.Doubt(one.confidence, one.look, one.reason is SampleReason.RANDOM) for one in found]
+        return [found[place] for place in rules.order(doubts, count)]
+
+    def picture(self, name: str) -> tuple[bytes, str]:
+        """Return a picture as it was sent, and its media type. Raises NotFound where it is gone."""
+        sample = self.get(name)
+        store = self._pictures if sample.kept else self._blobs if sample.dataset_version else None
+        if store is None:
+            raise NotFound(f"the picture of {name} was deleted")
+        data = store.read(sample.digest)
+        return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+
+    def classes(self, project: str) -> Sequence[str]:
+        """Return the classes that a label may name, in the order of the data set."""
+        return self._datasets.latest(self._projects.get(project).spec.dataset).classes
+
+    def summary(self, project: str) -> Labelling:
+        """Return how much waits and is done, and how often devices were right."""
+        spec = self._projects.get(project).spec
+        today = self._clock().replace(hour=0, minute=0, second=0, microsecond=0)
+        with self._database.session() as session:
+            counted = select(QueuedSample.state, func.count()).where(
+                QueuedSample.project == project, QueuedSample.like == ""
+            )
+            counts = dict(session.exec(counted.group_by(col(QueuedSample.state))).all())
+            pending = session.exec(
+                select(func.count()).where(*self._pending(project)),
+            ).one()
+            done = session.exec(
+                select(func.count()).where(QueuedSample.project == project, col(QueuedSample.decided_at) >= today)
+            ).one()
+            dropped = session.exec(
+                select(func.coalesce(func.sum(SampleSource.dropped_count), 0)).where(SampleSource.project == project)
+            ).one()
+            by_chance = select(QueuedSample).where(
+                QueuedSample.project == project,
+                QueuedSample.state == SampleState.LABELLED,
+                QueuedSample.reason == SampleReason.RANDOM,
+            )
+            judged = session.exec(by_chance.order_by(col(QueuedSample.decided_at).desc()).limit(_JUDGED)).all()
+        return Labelling(
+            project=project,
+            enabled=spec.samples.enabled,
+            waiting=counts.get(SampleState.WAITING, 0),
+            pending=pending,
+            labelled=counts.get(SampleState.LABELLED, 0),
+            skipped=counts.get(SampleState.SKIPPED, 0),
+            refused=counts.get(SampleState.REFUSED, 0),
+            done_today=done,
+            dropped=int(dropped),
+            accuracies=rules.accuracies(judged),
+        )
+
+    # Decide
+
+    def label(
+        self,
+        name: str,
+        label: str = "",
+        boxes: Sequence[SampleBox] = (),
+        accept: bool = False,
+        decided_by: str = "",
+    ) -> QueuedSample:
+        """Note what the picture shows; `accept` takes the device's answer. A label may be changed until it is added.
+
+        Raises InvalidInput for a class that the data set does not have, FailedPrecondition where it is too late.
+        """
+        sample = self.get(name)
+        project = self._projects.get(sample.project)
+        if accept:
+            if label or boxes:
+                raise InvalidInput("accept takes the device's answer; give no label and no boxes with it")
+            label, boxes = sample.predicted, sample.predicted_boxes
+        rules.check_label(project.spec.task, self.classes(project.name), label, boxes)
+        kept = [box.model_copy(update={"score": 0.0}) for box in boxes]
+        return self._decide(name, SampleState.LABELLED, label, kept, decided_by)
+
+    def skip(self, name: str, decided_by: str = "") -> QueuedSample:
+        """Say that the picture is not worth a label."""
+        return self._decide(name, SampleState.SKIPPED, "", [], decided_by)
+
+    def undo(self, name: str) -> QueuedSample:
+        """Let the picture wait again. Raises FailedPrecondition where it is too late."""
+        return self._decide(name, SampleState.WAITING, "", [], "")
+
+    def _decide(
+        self, name: str, state: SampleState, label: str, boxes: Sequence[SampleBox], decided_by: str
+    ) -> QueuedSample:
+        with self._adding, self._database.session() as session:
+            sample = self._found(session, name)
+            if sample.dataset_version:
+                raise FailedPrecondition(
+                    f"{name} is part of {sample.dataset_version} already, which never changes; import a corrected data set"
+                )
+            if not sample.kept:
+                raise FailedPrecondition(f"the picture of {name} was deleted; there is nothing left to decide")
+            sample.state, sample.label, sample.boxes = state, label, [*boxes]
+            sample.decided_by = decided_by[:100]
+            sample.decided_at = None if state is SampleState.WAITING else self._clock()
+            session.add(sample)
+        self._events.publish(f"samples/{sample.project}", sample)
+        return sample
+
+    def discard(self, project: str) -> int:
+        """Delete the pictures that wait, and return how many there were; devices do not send them again."""
+        self._projects.get(project)
+        with self._database.session() as session:
+            waiting = select(QueuedSample).where(
+                QueuedSample.project == project, QueuedSample.state == SampleState.WAITING
+            )
+            found = list(session.exec(waiting))
+            for sample in found:
+                sample.state, sample.decided_at = SampleState.SKIPPED, self._clock()
+                self._forget(session, sample)
+        if found:
+            self._events.publish(f"samples/{project}", found[-1])
+        return len(found)
+
+    # Make it part of the data set
+
+    async def run(self) -> None:
+        """Add what is labelled to data sets and delete what was skipped, each in its time, until cancelled."""
+        while True:
+            await asyncio.to_thread(self.tidy)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def tidy(self) -> None:
+        """Do what is due now."""
+        now = self._clock()
+        pending = select(QueuedSample.project, func.count(), func.max(QueuedSample.decided_at)).where(*self._pending())
+        with self._database.session() as session:
+            due = [
+                project
+                for project, count, newest in session.exec(pending.group_by(col(QueuedSample.project)))
+                if count >= _MOST_PENDING or (newest is not None and now - newest >= _SETTLED)
+            ]
+            old = select(QueuedSample).where(
+                QueuedSample.state == SampleState.SKIPPED,
+                QueuedSample.kept,
+                col(QueuedSample.decided_at) <= now - _SKIPPED_KEPT,
+            )
+            for sample in list(session.exec(old)):
+                self._forget(session, sample)
+            unanswered = select(QueuedSample).where(
+                QueuedSample.state == SampleState.WAITING,
+                QueuedSample.kept,
+                col(QueuedSample.received_at) <= now - _WAITING_KEPT,
+            )
+            for sample in list(session.exec(unanswered)):
+                sample.state, sample.message = SampleState.SKIPPED, "nobody labelled it in time"
+                self._forget(session, sample)
+        for project in due:
+            try:
+                self.add_labelled(project)
+            except MilongaError as error:
+                _log.error("the labels of %s are kept, and not part of its data set yet: %s", project, error)
+
+    def add_labelled(self, project: str) -> tuple[str, int]:
+        """Make what is labelled part of the project's data set; return the version, "" for nothing, and how many pictures."""
+        found = self._projects.get(project)
+        with self._adding:
+            with self._database.session() as session:
+                pending = list(session.exec(select(QueuedSample).where(*self._pending(project))))
+            if not pending:
+                return "", 0
+            for sample in pending:
+                # It may be there already: from another version, or from before a crash at this very place.
+                if not self._blobs.exists(sample.digest):
+                    self._blobs.put(self._pictures.read(sample.digest))
+            version = self._datasets.add(found.spec.dataset, [_labelled(sample) for sample in pending])
+            refused = {one.path: one.reason for one in version.rejected}
+            with self._database.session() as session:
+                for sample in pending:
+                    sample.dataset_version = version.name
+                    sample.message = refused.get(_path(sample), "")
+                    self._forget(session, sample)
+        self._events.publish(f"samples/{project}", pending[-1])
+        _log.info("%d labelled pictures of devices are part of %s", len(pending), version.name)
+        return version.name, len(pending)
+
+    @staticmethod
+    def _pending(project: str = "") -> tuple[Any, ...]:
+        labelled = (QueuedSample.state == SampleState.LABELLED, QueuedSample.dataset_version == "")
+        return (*labelled, QueuedSample.project == project) if project else labelled
+
+    def _forget(self, session: Session, sample: QueuedSample) -> None:
+        """Delete the picture here, unless another project was sent the same one."""
+        sample.kept = False
+        session.add(sample)
+        session.flush()
+        others = select(QueuedSample.name).where(QueuedSample.digest == sample.digest, QueuedSample.kept)
+        if session.exec(others).first() is None:
+            self._pictures.delete(sample.digest)
+
+    @staticmethod
+    def _found(session: Session, name: str) -> QueuedSample:
+        sample = session.get(QueuedSample, name)
+        if sample is None:
+            raise NotFound(f"there is no {name}; list samples with: milonga samples ls PROJECT")
+        return sample
+
+
+def _path(sample: QueuedSample) -> str:
+    """Return where the picture came from, as the data set tells it."""
+    return f"samples/{sample.device}/{sample.name.rpartition('/')[2]}"
+
+
+def _labelled(sample: QueuedSample) -> Labelled:
+    boxes = tuple(Box(box.label, box.x, box.y, box.width, box.height) for box in sample.boxes)
+    return Labelled(sample.digest, sample.label, _path(sample), boxes)
