@@ -101,9 +101,13 @@ class Authority:
 
     def issue(self, request: bytes, device: str, lifetime: timedelta) -> Issued:
         """Sign the key of a request (PKCS #10, DER) as this device's, for client use alone. Raises InvalidInput."""
+        return self.certify(requested_key(request), device, lifetime)
+
+    def certify(self, key: ec.EllipticCurvePublicKey, device: str, lifetime: timedelta) -> Issued:
+        """Sign a key as this device's, for client use alone; see requested_key for whether it is the device's own."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _DEVICES + device)])
         expires_at = self._clock() + lifetime
-        certificate = self._for_client(subject, requested_key(request), expires_at)
+        certificate = self._for_client(subject, key, expires_at)
         return Issued(_pem(certificate).decode(), expires_at.replace(microsecond=0))
 
     def own_client(self) -> tuple[ssl.SSLContext, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy import ColumnDefault, event, inspect, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import QueuePool
 from sqlmodel import Session, SQLModel, create_engine
 
 # Columns that older versions made and that would refuse rows of this one: table, column.
@@ -72,7 +72,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         sqlite = url.startswith("sqlite")
-        self.engine = create_engine(url, **({"poolclass": NullPool} if sqlite else {}))
+        # Opening SQLite costs as much as ten queries, so that connections are kept: as many as threads use at a time.
+        self.engine = create_engine(url, **({"poolclass": QueuePool, "max_overflow": -1} if sqlite else {}))
+        self._begin = text("BEGIN IMMEDIATE") if sqlite else None
         if sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
 
@@ -117,6 +119,11 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.commit()
+
+    def begin_writing(self, session: Session) -> None:
+        """Let nobody else write until the session ends, so that what it reads still holds when it writes."""
+        if self._begin is not None:
+            session.connection().execute(self._begin)
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlmodel import Session, col, delete, func, select
 
 from milonga_hub.authority import Authority, Presented, key_fingerprint, requested_key
+from milonga_hub.commits import Change, Commits
 from milonga_hub.db import Database
 from milonga_hub.devices import rules
 from milonga_hub.devices.models import Device, DeviceState, Inventory, JoinRequest, JoinRequestState
@@ -43,6 +44,7 @@ class Admission:
     def __init__(
         self,
         database: Database,
+        commits: Commits,
         events: EventBus,
         settings: Settings,
         clock: Callable[[], datetime],
@@ -51,6 +53,7 @@ class Admission:
         type_of: Callable[[Session, Inventory, bool], str],
     ) -> None:
         self._database = database
+        self._commits = commits
         self._events = events
         self._lifetime = timedelta(days=settings.certificate_days)
         self._absence = timedelta(days=settings.absence_days)
@@ -67,35 +70,55 @@ class Admission:
         Raises Unauthenticated for a token that lets nobody in, AlreadyExists for a name that another key has, and
         PermissionDenied for a device or machine that an operator turned away.
         """
+        return self._admit(enrolment, *self._commits.now(self._enrolment(enrolment)))
+
+    async def join(self, enrolment: Enrolment) -> Identity:
+        """As `enrol`, in one commit with others that join at the same time."""
+        return self._admit(enrolment, *await self._commits.soon(self._enrolment(enrolment)))
+
+    def _enrolment(self, enrolment: Enrolment) -> Change[tuple[Identity, Device | None]]:
         rules.check_name(enrolment.device)
-        key = key_fingerprint(requested_key(enrolment.certificate_request))
-        with self._database.session() as session:
+        public_key = requested_key(enrolment.certificate_request)
+        key = key_fingerprint(public_key)
+
+        def change(session: Session) -> tuple[Identity, Device | None]:
             device = session.get(Device, enrolment.device)
             if device is not None:
                 self._check(device, key)
             if device is None or not self._may_return(device):
                 labels = self._admitted(session, enrolment, key)
                 if labels is None:
-                    return Identity(enrolment.device, key)
+                    return Identity(enrolment.device, key), None
                 device = device or self._new(session, enrolment, {**labels, **enrolment.labels})
                 device.key_fingerprint = key
-            issued = self._authority.issue(enrolment.certificate_request, device.name, self._lifetime)
+            issued = self._authority.certify(public_key, device.name, self._lifetime)
             device.certificate_expires_at = issued.expires_at
             session.add(device)
-        self._shut_out.discard(device.name)
-        _log.info("certificate for %s until %s, to %s", device.name, issued.expires_at, enrolment.address or "it")
-        self._events.publish(f"devices/{device.name}", device)
-        return Identity(device.name, key, device.device_type, issued.certificate)
+            return Identity(device.name, key, device.device_type, issued.certificate), device
+
+        return change
+
+    def _admit(self, enrolment: Enrolment, identity: Identity, device: Device | None) -> Identity:
+        if device is not None:
+            self._shut_out.discard(device.name)
+            _log.info(
+                "certificate for %s until %s, to %s",
+                device.name,
+                device.certificate_expires_at,
+                enrolment.address or "it",
+            )
+            self._events.publish(f"devices/{device.name}", device)
+        return identity
 
     def renew(self, name: str, request: bytes) -> NewCertificate:
         """Return a new certificate for the key of a connected device."""
-        key = key_fingerprint(requested_key(request))
+        public_key = requested_key(request)
         with self._database.session() as session:
             device = session.get(Device, name)
             if device is None:
                 raise Unauthenticated(f"device {name} was deleted; enrol it again")
-            self._check(device, key)
-            issued = self._authority.issue(request, name, self._lifetime)
+            self._check(device, key_fingerprint(public_key))
+            issued = self._authority.certify(public_key, name, self._lifetime)
             device.certificate_expires_at = issued.expires_at
             session.add(device)
         _log.info("certificate for %s renewed until %s", name, issued.expires_at)

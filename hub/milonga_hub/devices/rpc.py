@@ -173,15 +173,15 @@ class EnrolmentRpc(agent_pb2_grpc.EnrolmentServiceServicer):
     async def Enrol(self, request: agent_pb2.EnrolRequest, context: Any) -> agent_pb2.EnrolResponse:
         peer = address_of(context)
         try:
-            return self._enrolled(request, peer)
+            return await self._enrolled(request, peer)
         except MilongaError as error:
             _log.warning("refused %s, who wants to be %r: %s", peer, request.device[:NAME_LENGTH], error)
             raise
 
-    def _enrolled(self, request: agent_pb2.EnrolRequest, peer: str) -> agent_pb2.EnrolResponse:
+    async def _enrolled(self, request: agent_pb2.EnrolRequest, peer: str) -> agent_pb2.EnrolResponse:
         if request.ByteSize() > _MAX_ENROLMENT_BYTES:
             raise InvalidInput(f"the request to enrol has {request.ByteSize()} bytes, more than {_MAX_ENROLMENT_BYTES}")
-        identity = self._devices.enrol(
+        identity = await self._devices.join(
             Enrolment(
                 join_token=request.join_token,
                 device=request.device,
@@ -244,7 +244,7 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         first = await anext(aiter(request_iterator), None)
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidInput("the first message of Connect must be a Hello")
-        stream = self._devices.connections.open(device, from_proto(first.hello, Hello))
+        stream = await self._devices.connections.connect(device, from_proto(first.hello, Hello))
         if self._samples is not None:
             stream.send("sampling", self._samples.greet(device))
         sides = [
@@ -256,10 +256,9 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
             for side in done:
                 side.result()
         finally:
-            # Before anything that waits: the work of a device that is gone goes to others at once.
-            self._devices.connections.close(stream)
             for side in sides:
                 side.cancel()
+            await self._devices.connections.disconnect(stream)
             await asyncio.gather(*sides, return_exceptions=True)
 
     async def FetchBlob(self, request: agent_pb2.FetchBlobRequest, context: Any) -> None:  # type: ignore[override]
@@ -320,12 +319,16 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
             raise
 
     async def _read(self, device: str, requests: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
+        connections = self._devices.connections
+        said, status = None, None
         async for request in requests:
             match request.WhichOneof("message"):
                 case "heartbeat":
-                    self._devices.connections.heartbeat(device, from_proto(request.heartbeat.status, AgentStatus))
+                    if request.heartbeat.status != said or status is None:
+                        said, status = request.heartbeat.status, from_proto(request.heartbeat.status, AgentStatus)
+                    await connections.beat(device, status)
                 case "step":
-                    self._devices.connections.step(_step(device, request.step))
+                    await connections.report(_step(device, request.step))
                 case "measurement":
                     result = from_proto(request.measurement, MeasurementResult)
                     self._devices.connections.measured(device, result)

@@ -9,6 +9,7 @@ from milonga_compiler.environments import buildable_engines
 from sqlmodel import col, delete, func, select
 
 from milonga_hub.authority import Authority, Presented
+from milonga_hub.commits import Commits
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules
 from milonga_hub.devices.admission import Admission
@@ -74,9 +75,10 @@ class DeviceService:
         self._tokens = JoinTokens(database, self._key, clock, self.authority.fingerprint)
         self._streams = Streams()
         self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
-        self.connections = Connections(database, events, settings, clock, self._streams, self._measuring)
+        commits = Commits(database)
+        self.connections = Connections(commits, events, settings, clock, self._streams, self._measuring)
         self._admission = Admission(
-            database, events, settings, clock, self.authority, self._tokens, self.connections.type_of
+            database, commits, events, settings, clock, self.authority, self._tokens, self.connections.type_of
         )
         self.connections.renew_after_seconds = self._admission.renew_after_seconds
 
@@ -94,6 +96,10 @@ class DeviceService:
     def enrol(self, enrolment: Enrolment) -> Identity:
         """Return a certificate for the device, or none while an operator has not decided; see admission.py."""
         return self._admission.enrol(enrolment)
+
+    async def join(self, enrolment: Enrolment) -> Identity:
+        """As `enrol`, in one commit with others that join at the same time."""
+        return await self._admission.join(enrolment)
 
     def renew(self, device: str, request: bytes) -> None:
         """Send the connected device a new certificate for its key."""

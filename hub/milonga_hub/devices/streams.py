@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from milonga_hub.devices.models import Assignment
-from milonga_hub.devices.values import AgentSettings, MeasurementTask, NewCertificate, SamplingPolicy
+from milonga_hub.devices.values import AgentSettings, AgentStatus, MeasurementTask, NewCertificate, SamplingPolicy
 from milonga_hub.errors import FailedPrecondition, MilongaError
 
 Outgoing = Assignment | MeasurementTask | AgentSettings | NewCertificate | SamplingPolicy
@@ -25,6 +25,8 @@ class DeviceStream:
         self._waiting: dict[str, Outgoing] = {}
         self._wake = asyncio.Event()
         self._closed: MilongaError | None = None
+        # What the database has of the device, once it has: most heartbeats say the same again.
+        self.status: AgentStatus | None = None
 
     @property
     def closed(self) -> MilongaError | None:
@@ -34,6 +36,17 @@ class DeviceStream:
     def send(self, slot: str, message: Outgoing) -> None:
         """Leave a message for the device. May be called from any thread."""
         self._on_loop(lambda: self._put(slot, message))
+
+    def begin(self, slot: str, message: Outgoing) -> None:
+        """Leave a message before all that wait already."""
+        waiting, self._waiting = self._waiting, {slot: message}
+        self._waiting.update(waiting)
+        self._wake.set()
+
+    def offer(self, slot: str, message: Outgoing) -> None:
+        """Leave a message unless a newer one of its slot waits already."""
+        if slot not in self._waiting:
+            self._put(slot, message)
 
     def close(self, reason: MilongaError) -> None:
         """End the stream: the device is told the reason. May be called from any thread."""

@@ -1,0 +1,181 @@
+"""What the tables keep of connected devices: each change in the session that it is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select, update
+
+from milonga_hub.devices import rules
+from milonga_hub.devices.known import shipped
+from milonga_hub.devices.models import (
+    Assignment,
+    Device,
+    DeviceBuild,
+    DeviceState,
+    DeviceType,
+    Inventory,
+    KnownBundle,
+    StepLog,
+)
+from milonga_hub.devices.values import AgentStatus, Hello
+from milonga_hub.errors import Unauthenticated
+
+_log = logging.getLogger(__name__)
+
+# SQLite takes 32,766 in one statement.
+_NAMES_PER_STATEMENT = 1000
+
+
+class Records:
+    """Devices as they connect, report and go. Safe to use from any thread."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+
+    def opened(self, session: Session, device: str, hello: Hello) -> tuple[Device, Assignment | None]:
+        """Take the device online; return it, and what it is assigned. Raises Unauthenticated where it was deleted."""
+        found = session.get(Device, device)
+        if found is None:
+            raise Unauthenticated(f"device {device} was deleted; enrol it again")
+        if rules.is_clone(found.boot_ids, hello.boot_id):
+            found.cloned_at = self._clock()
+            _log.warning(
+                "two machines have the identity of %s; if it was copied: milonga devices revoke %s", device, device
+            )
+        boots = rules.with_boot(found.boot_ids, hello.boot_id)
+        if boots != found.boot_ids:
+            found.boot_ids = boots
+        if hello.inventory != found.inventory:
+            found.inventory = hello.inventory
+            found.device_type = self.type_of(session, hello.inventory, found.simulated)
+        found.agent_version = hello.agent_version
+        found.state = DeviceState.ONLINE
+        found.seen_at = self._clock()
+        self._apply_status(session, found, hello.status)
+        return found, self._assignment_above(session, found)
+
+    def closed(self, session: Session, device: str, seen_at: datetime | None) -> Device | None:
+        """Take the device offline; return it, None where it was deleted."""
+        found = session.get(Device, device)
+        if found is None:
+            return None
+        if found.revoked_at is None:
+            found.state = DeviceState.OFFLINE
+        found.seen_at = seen_at or found.seen_at
+        return found
+
+    def told(self, session: Session, device: str, status: AgentStatus) -> tuple[Device | None, bool]:
+        """Keep what the device says of itself; return it, None where it is shut out, and whether anything is new."""
+        found = session.get(Device, device)
+        if found is None or found.revoked_at is not None:
+            return None, False
+        changed = self._apply_status(session, found, status) or found.state is not DeviceState.ONLINE
+        if changed:
+            found.state = DeviceState.ONLINE
+            found.seen_at = self._clock()
+        return found, changed
+
+    def stepped(self, session: Session, report: StepLog) -> StepLog | None:
+        """Keep a step report; one that is sent again, or only tells more progress, updates the one that is there."""
+        if session.get(Device, report.device) is None:
+            return None
+        known = session.exec(
+            select(StepLog).where(
+                StepLog.device == report.device,
+                StepLog.generation == report.generation,
+                StepLog.step == report.step,
+                StepLog.state == report.state,
+                StepLog.attempt == report.attempt,
+            )
+        ).first()
+        if known is not None:
+            known.message = report.message
+            return known
+        kept = StepLog(**report.model_dump())
+        session.add(kept)
+        return kept
+
+    def built(self, session: Session, told: DeviceBuild) -> DeviceBuild | None:
+        """Keep what came of a build on a device, in place of what it told of the same build before."""
+        if session.get(Device, told.device) is None:
+            return None
+        return session.merge(told)
+
+    def silent(
+        self, session: Session, seen: Mapping[str, datetime], connected: set[str], now: datetime, longest_seconds: float
+    ) -> tuple[list[Device], list[str]]:
+        """Write the heartbeats down; return who is offline now, for silence or without a stream, and whose certificate ended.
+
+        Only what changes is read and written: a fleet of 10,000 is looked at every few seconds.
+        """
+        if seen:
+            # Matched by name in one statement that is prepared once.
+            statement = sa.update(Device).where(col(Device.name) == sa.bindparam("device"))
+            session.connection().execute(
+                statement.values(seen_at=sa.bindparam("at")),
+                [{"device": device, "at": at} for device, at in seen.items()],
+            )
+        online = select(Device.name, Device.seen_at, Device.certificate_expires_at).where(
+            Device.state == DeviceState.ONLINE
+        )
+        lost, expired = [], []
+        for name, seen_at, expires_at in session.exec(online):
+            if expires_at is not None and expires_at <= now:
+                expired.append(name)
+            if name not in connected or not rules.is_online(seen_at, now, longest_seconds, 1):
+                lost.append(name)
+        gone: list[Device] = []
+        for start in range(0, len(lost), _NAMES_PER_STATEMENT):
+            named = col(Device.name).in_(lost[start : start + _NAMES_PER_STATEMENT])
+            session.exec(update(Device).where(named).values(state=DeviceState.OFFLINE))
+            gone += session.exec(select(Device).where(named))
+        return gone, expired
+
+    def type_of(self, session: Session, inventory: Inventory, simulated: bool) -> str:
+        """Return the name of the type that the inventory falls into; the first device of a type makes it."""
+        fingerprint = rules.fingerprint(inventory, simulated)
+        known = session.exec(select(DeviceType.name).where(DeviceType.fingerprint == fingerprint)).first()
+        if known is not None:
+            return known
+        taken = set(session.exec(select(DeviceType.name)).all())
+        name = rules.type_name(inventory, taken, rules.known_type(inventory, shipped()))
+        session.add(
+            DeviceType(
+                name=name, fingerprint=fingerprint, simulated=simulated, inventory=inventory, created_at=self._clock()
+            )
+        )
+        return name
+
+    def _apply_status(self, session: Session, device: Device, status: AgentStatus) -> bool:
+        """Copy what the agent says of itself to its device; return whether anything is new."""
+        version, engine = device.active_version, device.active_engine
+        if status.active_bundle != device.active_bundle:
+            known = session.get(KnownBundle, status.active_bundle) if status.active_bundle else None
+            version, engine = (known.model_version, known.engine) if known else ("", "")
+        # A bundle may have fallen back to another engine than it was built for.
+        engine = status.active_engine or engine
+        new = {
+            "reported_generation": status.generation,
+            "active_bundle": status.active_bundle,
+            "active_version": version,
+            "active_engine": engine,
+            "serving_url": status.serving_url,
+            "status_message": status.message,
+        }
+        changed = any(getattr(device, field) != value for field, value in new.items())
+        if changed:
+            for field, value in new.items():
+                setattr(device, field, value)
+        return changed
+
+    def _assignment_above(self, session: Session, device: Device) -> Assignment | None:
+        """Return the device's assignment, lifted above what the device has seen (from this hub's lost database)."""
+        assignment = session.get(Assignment, device.name)
+        if assignment is not None and assignment.generation < device.reported_generation:
+            assignment.generation = rules.next_generation(assignment, device.reported_generation)
+            device.assigned_generation = assignment.generation
+        return assignment
