@@ -6,16 +6,16 @@ Unlike simulated devices these do not live: each scenario sends one kind of mess
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from milonga.pinning import authority_of, pin_of
+from milonga.pinning import HUB_NAME, authority_of, pin_of
 from milonga.v1 import agent_pb2, agent_pb2_grpc, devices_pb2
-from milonga_agent.hub import Enroller, Hub
+from milonga_agent.hub import Enroller
 from milonga_agent.keys import new_key, request_for
 from milonga_agent.state import Credentials, Identity
 
@@ -75,11 +75,15 @@ async def enrol(target: Target, prefix: str, made: list[tuple[bytes, bytes]]) ->
 class Stream:
     """One device's stream, by hand."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, address: str = "") -> None:
+        """With an address the stream is opened there, and no certificate is shown."""
         self.member = member
-        self._hub = Hub(member.identity, member.credentials)
-        self.call = agent_pb2_grpc.AgentServiceStub(self._hub._channel).Connect()
-        self.assigned_at = 0.0
+        options = [("grpc.ssl_target_name_override", HUB_NAME), ("grpc.use_local_subchannel_pool", 1)]
+        shown = (None, None) if address else (member.credentials.key, member.credentials.certificate)
+        credentials = grpc.ssl_channel_credentials(member.credentials.authority, *shown)
+        where = address or f"{member.identity.hub.rpartition(':')[0]}:{member.identity.device_port}"
+        self._channel = grpc.aio.secure_channel(where, credentials, options)
+        self.call: Any = agent_pb2_grpc.AgentServiceStub(self._channel).Connect()
 
     async def open(self) -> None:
         """Say hello; on return the hub has let the device in."""
@@ -96,22 +100,9 @@ class Stream:
         last = agent_pb2.Heartbeat(status=agent_pb2.AgentStatus(message=message))
         await self.call.write(agent_pb2.ConnectRequest(heartbeat=last))
 
-    async def step(self, count: int) -> None:
-        """Report the steps of as many assignments as it takes."""
-        for number in range(count):
-            report = agent_pb2.StepReport(generation=1 + number, step=agent_pb2.STEP_DOWNLOAD, state=agent_pb2.STEP_STATE_STARTED, attempt=1)
-            await self.call.write(agent_pb2.ConnectRequest(step=report))
-
-    async def wait_for_assignment(self) -> None:
-        while True:
-            message = await self.call.read()
-            if message is grpc.aio.EOF or message.WhichOneof("message") == "assignment":
-                self.assigned_at = time.monotonic()
-                return
-
     async def close(self) -> None:
         self.call.cancel()
-        await self._hub.close()
+        await self._channel.close()
 
 
 @asynccontextmanager

@@ -77,6 +77,7 @@ class Authority:
             ) from error
         if self._certificate.public_key() != self._key.public_key():
             raise FailedPrecondition(f"{key_path} is not the key of {certificate_path}; restore both from one backup")
+        self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
     @property
     def certificate(self) -> bytes:
@@ -146,8 +147,7 @@ class Authority:
         write_atomically(certificate_path, _pem(certificate).decode())
 
     def _for_client(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, expires_at: datetime) -> x509.Certificate:
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-        return self._signed(self._builder(subject, key, expires_at).add_extension(usage, critical=False))
+        return self._signed(self._builder(subject, key, expires_at).add_extension(_CLIENT, critical=False))
 
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, expires_at: datetime
@@ -155,9 +155,9 @@ class Authority:
         return (
             _dated(x509.CertificateBuilder().subject_name(subject).issuer_name(self._certificate.subject), expires_at)
             .public_key(key)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(_NO_AUTHORITY, critical=True)
+            .add_extension(_SIGNS_ITSELF, critical=True)
+            .add_extension(self._key_identifier, critical=False)
         )
 
     def _signed(self, builder: x509.CertificateBuilder) -> x509.Certificate:
@@ -225,6 +225,12 @@ def _key_usage(signs_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+# The same in every certificate that is no authority's.
+_NO_AUTHORITY = x509.BasicConstraints(ca=False, path_length=None)
+_SIGNS_ITSELF = _key_usage(signs_certificates=False)
+_CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

@@ -62,7 +62,10 @@ class Commits:
         try:
             with self._database.session() as session:
                 self._database.begin_writing(session)
-                outcomes = [(waiting, waiting.change(session)) for waiting in batch]
+                # What is new is written at the end, in one statement for all. Where changes meet over it, they fail here
+                # and are made one after the other below.
+                with session.no_autoflush:
+                    outcomes = [(waiting, waiting.change(session)) for waiting in batch]
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], error)]

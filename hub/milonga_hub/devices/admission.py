@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, delete, func, select
 
 from milonga_hub.authority import Authority, Presented, key_fingerprint, requested_key
@@ -34,6 +35,10 @@ _MOST_REQUESTS = 100
 # Machines that wait ask every few seconds.
 _FORGOTTEN = timedelta(days=1)
 _REFUSED_FORGOTTEN = timedelta(days=30)
+
+# Made once; so is what the database makes of them.
+_NAMED = sa.select(col(Device.name)).where(col(Device.name) == sa.bindparam("device"))
+_FORGET_REQUEST = sa.delete(JoinRequest).where(col(JoinRequest.id) == sa.bindparam("request"))
 
 _Requests = list[JoinRequest]
 
@@ -82,7 +87,7 @@ class Admission:
         key = key_fingerprint(public_key)
 
         def change(session: Session) -> tuple[Identity, Device | None]:
-            device = session.get(Device, enrolment.device)
+            device = self._known(session, enrolment.device)
             if device is not None:
                 self._check(device, key)
             if device is None or not self._may_return(device):
@@ -97,6 +102,12 @@ class Admission:
             return Identity(device.name, key, device.device_type, issued.certificate), device
 
         return change
+
+    @staticmethod
+    def _known(session: Session, name: str) -> Device | None:
+        """Return the device of this name; that there is none, as with most that enrol, is asked in the cheapest way."""
+        named = session.connection().execute(_NAMED, {"device": name}).first()
+        return None if named is None else session.get(Device, name)
 
     def _admit(self, enrolment: Enrolment, identity: Identity, device: Device | None) -> Identity:
         if device is not None:
@@ -209,12 +220,11 @@ class Admission:
         """Return the labels that come with admission, None while an operator has not decided."""
         rules.check_labels(enrolment.labels)
         id_ = "j-" + key.removeprefix("sha256:")[:12]
-        request = session.get(JoinRequest, id_)
         if enrolment.join_token:
-            labels = self._tokens.take(session, enrolment.join_token).labels
-            if request is not None:
-                session.delete(request)
+            labels = self._tokens.take(session, enrolment.join_token)
+            session.connection().execute(_FORGET_REQUEST, {"request": id_})
             return labels
+        request = session.get(JoinRequest, id_)
         if request is None:
             request = self._new_request(session, id_, enrolment, key)
         elif request.state is JoinRequestState.APPROVED and request.device == enrolment.device:

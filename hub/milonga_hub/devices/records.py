@@ -28,6 +28,16 @@ _log = logging.getLogger(__name__)
 
 # SQLite takes 32,766 in one statement.
 _NAMES_PER_STATEMENT = 1000
+# What makes two reports of a step the same.
+_ONE_STEP = ("device", "generation", "step", "state", "attempt")
+# Made once; so is what the database makes of them.
+_NAMED = sa.select(col(Device.name)).where(col(Device.name) == sa.bindparam("device"))
+_SAY = sa.insert(StepLog)
+_SAY_AGAIN = (
+    sa.update(StepLog)
+    .where(*(getattr(StepLog, name) == sa.bindparam(f"same_{name}") for name in _ONE_STEP))
+    .values(message=sa.bindparam("said"))
+)
 
 
 class Records:
@@ -35,6 +45,8 @@ class Records:
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
+        # By fingerprint, as far as they are on disk. Types are never forgotten.
+        self._types: dict[str, str] = {}
 
     def opened(self, session: Session, device: str, hello: Hello) -> tuple[Device, Assignment | None]:
         """Take the device online; return it, and what it is assigned. Raises Unauthenticated where it was deleted."""
@@ -81,23 +93,13 @@ class Records:
 
     def stepped(self, session: Session, report: StepLog) -> StepLog | None:
         """Keep a step report; one that is sent again, or only tells more progress, updates the one that is there."""
-        if session.get(Device, report.device) is None:
+        connection, told = session.connection(), report.model_dump(exclude={"id"})
+        if connection.execute(_NAMED, {"device": report.device}).first() is None:
             return None
-        known = session.exec(
-            select(StepLog).where(
-                StepLog.device == report.device,
-                StepLog.generation == report.generation,
-                StepLog.step == report.step,
-                StepLog.state == report.state,
-                StepLog.attempt == report.attempt,
-            )
-        ).first()
-        if known is not None:
-            known.message = report.message
-            return known
-        kept = StepLog(**report.model_dump())
-        session.add(kept)
-        return kept
+        same = {f"same_{name}": told[name] for name in _ONE_STEP}
+        if not connection.execute(_SAY_AGAIN, {**same, "said": report.message}).rowcount:
+            connection.execute(_SAY, told)
+        return report
 
     def built(self, session: Session, told: DeviceBuild) -> DeviceBuild | None:
         """Keep what came of a build on a device, in place of what it told of the same build before."""
@@ -138,8 +140,13 @@ class Records:
     def type_of(self, session: Session, inventory: Inventory, simulated: bool) -> str:
         """Return the name of the type that the inventory falls into; the first device of a type makes it."""
         fingerprint = rules.fingerprint(inventory, simulated)
+        if fingerprint in self._types:
+            return self._types[fingerprint]
+        made: set[str] = session.info.setdefault("types made", set())
         known = session.exec(select(DeviceType.name).where(DeviceType.fingerprint == fingerprint)).first()
         if known is not None:
+            if known not in made:
+                self._types[fingerprint] = known
             return known
         taken = set(session.exec(select(DeviceType.name)).all())
         name = rules.type_name(inventory, taken, rules.known_type(inventory, shipped()))
@@ -148,6 +155,7 @@ class Records:
                 name=name, fingerprint=fingerprint, simulated=simulated, inventory=inventory, created_at=self._clock()
             )
         )
+        made.add(name)
         return name
 
     def _apply_status(self, session: Session, device: Device, status: AgentStatus) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlmodel import Session, col, select, update
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
 
-from milonga_hub.db import Database
+from milonga_hub.db import UTC_TIME, Database
 from milonga_hub.devices.models import JoinToken
 from milonga_hub.devices.rules import check_labels
 from milonga_hub.errors import InvalidInput, Unauthenticated
@@ -23,6 +24,18 @@ _KEY_BYTES = 32
 _DAY_SECONDS = 24 * 60 * 60
 _MAX_LIFETIME_SECONDS = 366 * _DAY_SECONDS
 _NEW_TOKEN = "make a new one: milonga tokens create"  # noqa: S105 (a hint, not a secret)
+
+# One statement where all is well, made once: a fleet that joins as one asks thousands of times.
+_USE = (
+    sa.update(JoinToken)
+    .where(
+        col(JoinToken.secret_hash) == sa.bindparam("hashed"),
+        col(JoinToken.uses_left) > 0,
+        col(JoinToken.expires_at) > sa.bindparam("now", type_=UTC_TIME),
+    )
+    .values(uses_left=col(JoinToken.uses_left) - 1)
+    .returning(col(JoinToken.labels))
+)
 
 
 def hash_of(secret: str | bytes) -> str:
@@ -109,22 +122,20 @@ class JoinTokens:
         with self._database.session() as session:
             return page(session, select(JoinToken), col(JoinToken.id), page_size, page_token)
 
-    def take(self, session: Session, secret: str) -> JoinToken:
-        """Use the token once, in the caller's transaction. Raises Unauthenticated where it does not let anyone in."""
-        token = session.exec(
-            select(JoinToken).where(JoinToken.secret_hash == hash_of(secret.partition(".")[0]))
-        ).first()
+    def take(self, session: Session, secret: str) -> dict[str, str]:
+        """Use the token once, in the caller's transaction, and return its labels.
+
+        Raises Unauthenticated where it does not let anyone in.
+        """
+        hashed, now = hash_of(secret.partition(".")[0]), self._clock()
+        used = session.connection().execute(_USE, {"hashed": hashed, "now": now}).first()
+        if used is not None:
+            return dict(used.labels)
+        token = session.exec(select(JoinToken).where(JoinToken.secret_hash == hashed)).first()
         if token is None:
             raise Unauthenticated(f"this join token is not one of this hub's; {_NEW_TOKEN}")
-        if token.expires_at <= self._clock():
+        if token.expires_at <= now:
             raise Unauthenticated(
                 f"join token {token.id} expired at {token.expires_at:%Y-%m-%d %H:%M} UTC; {_NEW_TOKEN}"
             )
-        used = session.exec(
-            update(JoinToken)
-            .where(col(JoinToken.id) == token.id, col(JoinToken.uses_left) > 0)
-            .values(uses_left=col(JoinToken.uses_left) - 1)
-        )
-        if used.rowcount == 0:
-            raise Unauthenticated(f"join token {token.id} is used up; {_NEW_TOKEN}")
-        return token
+        raise Unauthenticated(f"join token {token.id} is used up; {_NEW_TOKEN}")
