@@ -14,6 +14,7 @@ from milonga.v1 import devices_pb2
 
 from milonga_agent import hardware
 from milonga_agent.limits import Limits
+from milonga_agent.zone import time_zone
 
 # Engine -> (distribution, precisions); "a|b": either. One entry for each file in runtimes/; a test compares the two.
 ENGINES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -81,6 +82,7 @@ def probe(
         accelerators=hardware.accelerators(_ROOT),
         compatible=[] if board else hardware.compatible(_ROOT),
         thermal_zones=sorted(path.read_text().strip() for path in _thermal_zones()),
+        time_zone=time_zone(),
     )
 
 

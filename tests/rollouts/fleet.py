@@ -75,12 +75,8 @@ class Fleet:
         self.faults: dict[str, tuple[str, str]] = {}
         self.status: dict[str, AgentStatus] = {}
         self._streams: dict[str, DeviceStream] = {}
-        _, token = self.devices.create_join_token({}, uses=len(boards))
         for name, board in boards.items():
-            inventory = Inventory(board=board, machine_id=name)
-            self.devices.enrol(Enrolment(token, name, inventory, "1", True, {}, Key().request()))
-            self.status[name] = AgentStatus()
-            self.connect(name)
+            self.join(name, board)
         self.rollouts = self.restarted()
 
     def clock(self) -> datetime:
@@ -89,6 +85,13 @@ class Fleet:
     def restarted(self) -> RolloutService:
         """Return the service as a hub that has just started has it: nothing but the database."""
         return RolloutService(self.database, self.events, self.devices, self.builds, self.clock)
+
+    def join(self, name: str, board: str) -> None:
+        _, token = self.devices.create_join_token({})
+        inventory = Inventory(board=board, machine_id=name)
+        self.devices.enrol(Enrolment(token, name, inventory, "1", True, {}, Key().request()))
+        self.status[name] = AgentStatus()
+        self.connect(name)
 
     def connect(self, name: str) -> None:
         async def opened() -> DeviceStream:

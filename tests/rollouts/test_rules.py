@@ -17,8 +17,8 @@ from milonga_hub.rollouts.rules import (
     Wait,
     next_action,
     observed,
-    plan_waves,
 )
+from milonga_hub.rollouts.rules_waves import plan_waves
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 BUNDLE = "sha256:new"

@@ -10,7 +10,7 @@ import pytest
 from milonga.v1 import projects_pb2, rollouts_pb2
 from milonga_hub.builds.models import BuildOverride, BuildState
 from milonga_hub.devices.values import AgentStatus
-from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.projects.models import Project, ProjectSpec, RolloutSpec
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState
 from milonga_hub.rollouts.rpc import RolloutRpc
@@ -201,9 +201,9 @@ def test_an_assignment_by_someone_else_is_not_taken_for_success(fleet: Fleet) ->
     fleet.devices.assign(first, bundle_of(3), [], version_name(3), "other", "onnxruntime/int8")
     fleet.obey()
     fleet.rollouts.advance()
-    paused = fleet.rollouts.get(rollout.id)
-    assert paused.state is RolloutState.PAUSED
-    assert "another assignment" in paused.reason
+    (left_out,) = [device for device in fleet.rollouts.get(rollout.id).devices if device.wave == LEFT_OUT]
+    assert (left_out.device, fleet.serving()[first]) == (first, bundle_of(3))
+    assert "a later assignment took the place" in left_out.message
 
 
 def test_a_hub_that_restarts_goes_on_with_every_rollout(fleet: Fleet) -> None:
@@ -348,3 +348,194 @@ def test_watching_a_rollout_ends_with_it(fleet: Fleet) -> None:
         rollouts_pb2.ROLLOUT_STATE_ABORTED,
     )
     assert asyncio.run(asyncio.wait_for(watch(), 20)) == [running, paused, running, aborted]
+
+
+def test_a_wish_that_a_dying_hub_could_not_note_counts_where_it_failed(fleet: Fleet) -> None:
+    rollout = fleet.rollouts.create(version_name(1), "digits", "", RolloutSpec(waves=[1.0], max_concurrent=1))
+    build = fleet.builds.by_bundle(bundle_of(1))
+    assert build is not None
+    fleet.devices.assign("pi-2", build.bundle, build.files, version_name(1), "digits", "onnxruntime/int8")
+    fleet.faults = {"pi-2": ("PROBE", "no")}
+    fleet.obey()
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.PAUSED
+    assert {fleet.devices.get(name).assigned_generation for name in ("pi-1", "pi-3")} == {0}
+
+
+def test_devices_are_on_their_way_in_order_of_priority_and_no_more_than_may_be(fleet: Fleet) -> None:
+    fleet.devices.update_labels("pi-3", {"site": "lab"})
+    spec = RolloutSpec(waves=[1.0], soak_seconds=0, max_concurrent=1, priorities=["site=lab", "name=pi-2"])
+    rollout = start(fleet, spec=spec)
+    order = []
+    for _ in THREE:
+        order += fleet.obey()
+        fleet.rollouts.advance()
+    assert order == ["pi-3", "pi-2", "pi-1"]
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.SUCCEEDED
+
+
+def test_canaries_come_first_then_the_sizes_then_the_shares(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], canaries="name=pi-3", wave_sizes=[1])
+    rollout = start(fleet, spec=spec)
+    assert wave(rollout, 0) == ["pi-3"]
+    assert [len(wave(rollout, index)) for index in range(3)] == [1, 1, 1]
+    with pytest.raises(InvalidInput, match=r"spec\.canaries"):
+        start(fleet, spec=RolloutSpec(waves=[1.0], canaries="=="))
+
+
+def test_devices_begin_in_the_window_of_their_own_time_zone(fleet: Fleet) -> None:
+    # Midnight in UTC is nine in the morning in Seoul.
+    fleet.devices.update_labels("pi-1", {"time_zone": "Asia/Seoul"})
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, windows=["02:00-04:00"]))
+    assert fleet.obey() == []
+    assert "the first opens 2026-03-01 02:00 UTC (pi-2)" in fleet.rollouts.get(rollout.id).reason
+    fleet.disconnect("pi-3")
+    fleet.pass_time(2 * 3600)
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-2"]
+    # Who comes after the window has closed waits for the next one.
+    fleet.pass_time(3 * 3600)
+    fleet.connect("pi-3")
+    fleet.rollouts.advance()
+    assert fleet.obey() == []
+    fleet.pass_time(12 * 3600)
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-1"]
+    fleet.pass_time(9 * 3600)
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-3"]
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.SUCCEEDED
+
+
+def test_a_rollout_that_needs_approval_begins_when_it_is_approved(fleet: Fleet) -> None:
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], approval=True))
+    assert rollout.state is RolloutState.AWAITING_APPROVAL
+    assert fleet.obey() == []
+    fleet.rollouts.approve(rollout.id)
+    fleet.rollouts.advance()
+    assert fleet.obey() == [*THREE]
+    with pytest.raises(FailedPrecondition, match="running, not awaiting_approval"):
+        fleet.rollouts.approve(rollout.id)
+
+
+def test_a_rehearsal_says_who_gets_what_and_does_nothing(fleet: Fleet) -> None:
+    fleet.devices.pin("pi-1", version_name(3))
+    fleet.disconnect("pi-2")
+    spec = RolloutSpec(waves=[1.0], windows=["02:00-04:00"])
+    planned = {each.device: each for each in fleet.rollouts.rehearse(version_name(1), "digits", "", spec).devices}
+    assert planned["pi-1"].wave == LEFT_OUT and "it is pinned to digits/3" in planned["pi-1"].message
+    assert planned["pi-2"].message == "off line; its window opens 2026-03-01 02:00 UTC"
+    assert planned["pi-3"].build == "models/digits/versions/1/builds/pi5-onnxruntime-int8"
+    fleet.rollouts.advance()
+    assert fleet.rollouts.list()[0] == [] and fleet.obey() == []
+
+
+def test_a_pinned_device_keeps_its_version_and_comes_back_when_it_is_let_go(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], soak_seconds=0)
+    start(fleet, 1, spec)
+    fleet.obey()
+    fleet.rollouts.advance()
+    assert fleet.devices.pin("pi-1").pinned_version == version_name(1)
+    second = start(fleet, 2, spec)
+    assert fleet.obey() == ["pi-2", "pi-3"]
+    fleet.rollouts.advance()
+    ended = fleet.rollouts.get(second.id)
+    assert ended.state is RolloutState.SUCCEEDED
+    assert ended.reason == "left out pi-1"
+    fleet.devices.unpin("pi-1")
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-1"]
+    fleet.rollouts.advance()
+    assert set(fleet.serving().values()) == {bundle_of(2)}
+    assert [(w.device_count, w.succeeded_count) for w in fleet.rollouts.get(second.id).waves] == [(2, 2), (1, 1)]
+
+
+def test_only_those_that_failed_try_again(fleet: Fleet) -> None:
+    fleet.faults = {"pi-2": ("PROBE", "no")}
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, max_failure_ratio=0.5))
+    fleet.obey()
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.SUCCEEDED
+    fleet.faults = {}
+    fleet.rollouts.retry(rollout.id)
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-2"]
+    fleet.rollouts.advance()
+    assert state(fleet, rollout, "pi-2") is RolloutDeviceState.SUCCEEDED
+    with pytest.raises(FailedPrecondition, match="no device of rollout digits-1 has failed"):
+        fleet.rollouts.retry(rollout.id)
+
+
+def test_one_that_is_off_line_for_long_holds_nothing_up_and_gets_the_model_when_it_comes(fleet: Fleet) -> None:
+    fleet.disconnect("pi-2")
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, late_after_seconds=600))
+    fleet.obey()
+    fleet.rollouts.advance()
+    assert "pi-2 off line" in fleet.rollouts.get(rollout.id).reason
+    fleet.pass_time(601)
+    fleet.rollouts.advance()
+    ended = fleet.rollouts.get(rollout.id)
+    assert ended.state is RolloutState.SUCCEEDED
+    assert "pi-2 off line for long" in ended.reason
+    fleet.connect("pi-2")
+    assert fleet.obey() == ["pi-2"]
+    fleet.rollouts.advance()
+    assert state(fleet, rollout, "pi-2") is RolloutDeviceState.SUCCEEDED
+    assert fleet.rollouts.get(rollout.id).reason == ""
+
+
+def test_a_wave_that_nobody_tried_holds_up_the_next_one(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], canaries="name=pi-2", soak_seconds=0, late_after_seconds=600)
+    fleet.disconnect("pi-2")
+    fleet.pass_time(1000)
+    rollout = start(fleet, spec=spec)
+    assert fleet.obey() == []
+    assert "waiting for 1 devices, pi-2 off line" in fleet.rollouts.get(rollout.id).reason
+
+
+def test_devices_that_join_later_get_the_version_that_succeeded(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], soak_seconds=0)
+    rollout = fleet.rollouts.create(version_name(1), "digits", "!spare", spec)
+    fleet.rollouts.advance()
+    fleet.obey()
+    fleet.rollouts.advance()
+    fleet.join("pi-4", "pi5")
+    fleet.join("pi-5", "toaster")
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-4"]
+    fleet.rollouts.advance()
+    devices = {each.device: each for each in fleet.rollouts.get(rollout.id).devices}
+    assert devices["pi-4"].state is RolloutDeviceState.SUCCEEDED
+    assert "no chosen build for toaster" in devices["pi-5"].message
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.SUCCEEDED
+
+
+def test_newcomers_that_fail_pause_the_rollout_before_the_next_ones_begin(fleet: Fleet) -> None:
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, max_concurrent=1))
+    for _ in THREE:
+        fleet.obey()
+        fleet.rollouts.advance()
+    fleet.join("pi-4", "pi5")
+    fleet.join("pi-5", "pi5")
+    fleet.faults = {"pi-4": ("PROBE", "no"), "pi-5": ("PROBE", "no")}
+    fleet.rollouts.advance()
+    assert len(fleet.obey()) == 1
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.PAUSED
+    assert fleet.obey() == []
+
+
+def test_of_two_rollouts_over_one_device_the_later_wins(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], soak_seconds=0, max_concurrent=1)
+    older = fleet.rollouts.create(version_name(1), "digits", "", spec)
+    fleet.rollouts.advance()
+    (first,) = fleet.obey()
+    newer = fleet.rollouts.create(version_name(2), "signs", f"name in ({first}, pi-3)", spec)
+    for _ in range(6):
+        fleet.rollouts.advance()
+        fleet.obey()
+    assert fleet.serving() == {**dict.fromkeys(THREE, bundle_of(1)), first: bundle_of(2), "pi-3": bundle_of(2)}
+    assert fleet.rollouts.get(newer.id).state is fleet.rollouts.get(older.id).state is RolloutState.SUCCEEDED
+    left_out = {each.device: each.message for each in fleet.rollouts.get(older.id).devices if each.wave == LEFT_OUT}
+    assert "pi-3" in left_out

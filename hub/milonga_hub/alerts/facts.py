@@ -9,7 +9,7 @@ from milonga_hub.alerts.rules_findings import DeviceFacts, DriftFacts, Facts, Ro
 from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.projects.service import ProjectService
-from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.models import LEFT_OUT, RolloutDeviceState, RolloutState
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import RunState
 from milonga_hub.runs.service import RunService
@@ -95,5 +95,10 @@ class Observer:
                 rollout.model_version,
                 rollout.state is RolloutState.PAUSED,
                 rollout.reason,
-                {one.device: one.message for one in rollout.devices if one.state is RolloutDeviceState.FAILED},
+                {
+                    one.device: one.message
+                    for one in rollout.devices
+                    if one.state is RolloutDeviceState.FAILED and one.wave != LEFT_OUT
+                },
+                rollout.state is RolloutState.AWAITING_APPROVAL,
             )

@@ -74,6 +74,7 @@ class RolloutFacts:
     reason: str
     # Devices that went back to what they had, with what they said.
     rolled_back: Mapping[str, str] = field(default_factory=dict)
+    awaiting_approval: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,14 @@ def _rollout_paused(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Ite
                 f" {rollout.id} or milonga rollouts abort {rollout.id}",
                 rollout.project,
             )
+        elif rollout.awaiting_approval:
+            yield Finding(
+                f"rollouts/{rollout.id}",
+                f"the rollout of {rollout.model_version} waits until a person approves it",
+                f"see what it would do: milonga rollouts show {rollout.id}; then milonga rollouts approve {rollout.id} or"
+                f" milonga rollouts abort {rollout.id}",
+                rollout.project,
+            )
 
 
 def _rolled_back(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
@@ -187,7 +196,7 @@ def _rolled_back(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterat
                 yield Finding(
                     f"devices/{name}",
                     f"{name} did not take {rollout.model_version} and serves what it had: {why or 'no reason given'}",
-                    f"its steps: milonga devices show {name}; to let it try again: milonga rollouts resume {rollout.id}",
+                    f"its steps: milonga devices show {name}; to let it try again: milonga rollouts retry {rollout.id}",
                     rollout.project,
                 )
 

@@ -46,6 +46,8 @@ class Inventory(BaseModel):
     python: str = ""
     # The device tree's list, board first and system on chip last; empty on x86.
     compatible: list[str] = []
+    # Name in the tz database, empty where the machine does not say.
+    time_zone: str = ""
     engines: list[Engine] = []
     accelerators: list[Accelerator] = []
     thermal_zones: list[str] = []
@@ -82,6 +84,8 @@ class DeviceView(SQLModel):
     revoked_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
     # When two machines were last seen with this identity.
     cloned_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    # What an operator keeps the device on: rollouts of other versions leave it out.
+    pinned_version: str = ""
 
 
 class Device(DeviceView, table=True):

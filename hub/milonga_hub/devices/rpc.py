@@ -143,6 +143,21 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
             measurements=[to_proto(each, devices_pb2.Measurement) for each in found], next_page_token=following
         )
 
+    async def PinDevice(self, request: devices_pb2.PinDeviceRequest, context: Any) -> devices_pb2.PinDeviceResponse:
+        version = request.model_version
+        device = self._devices.pin(request.name, version) if version else self._devices.unpin(request.name)
+        return devices_pb2.PinDeviceResponse(device=_message(device))
+
+    async def ListDeviceSteps(
+        self, request: devices_pb2.ListDeviceStepsRequest, context: Any
+    ) -> devices_pb2.ListDeviceStepsResponse:
+        found, following = self._devices.step_log(
+            request.device, request.generation, request.page_size, request.page_token
+        )
+        return devices_pb2.ListDeviceStepsResponse(
+            steps=[to_proto(each, devices_pb2.DeviceStep) for each in found], next_page_token=following
+        )
+
     async def ListDeviceBuilds(
         self, request: devices_pb2.ListDeviceBuildsRequest, context: Any
     ) -> devices_pb2.ListDeviceBuildsResponse:

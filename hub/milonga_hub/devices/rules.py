@@ -18,6 +18,7 @@ NAME_LENGTH = 63
 BUILT_IN_KEYS = ("name", "type", "simulated", "state")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_VERSION = re.compile(r"models/[^/\s]+/versions/[^/\s]+")
 _LABEL_VALUE_LENGTH = 253
 _MIB = 1 << 20
 # Nothing says that a device need not renew.
@@ -32,6 +33,14 @@ def check_name(name: str) -> None:
         raise InvalidInput(
             f"{name!r} cannot be a device's name; use 1 to {NAME_LENGTH} of a-z, 0-9 and '-', "
             "beginning and ending with a letter or digit"
+        )
+
+
+def check_version(name: str) -> None:
+    """Raise InvalidInput for what names no version of a model."""
+    if not _VERSION.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} is no version; write models/MODEL/versions/NUMBER, such as models/digits/versions/3"
         )
 
 

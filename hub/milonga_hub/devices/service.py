@@ -35,7 +35,7 @@ from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.streams import Streams
 from milonga_hub.devices.tokens import HubKey, JoinTokens
 from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy, SamplingPolicy
-from milonga_hub.errors import NotFound, Unauthenticated
+from milonga_hub.errors import FailedPrecondition, NotFound, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.settings import Settings
@@ -170,10 +170,28 @@ class DeviceService:
     def update_labels(self, name: str, labels: Mapping[str, str], request_id: str = "") -> Device:
         """Set these labels and keep the others; an empty value removes its label. Safe to repeat."""
         rules.check_labels(labels)
+        return self._change(name, labels=rules.merged(self.get(name).labels, labels))
+
+    def pin(self, name: str, model_version: str = "") -> Device:
+        """Keep the device on a version, that it serves where none is named: rollouts of others leave it out."""
+        model_version = model_version or self.get(name).active_version
+        if not model_version:
+            raise FailedPrecondition(
+                f"{name} serves nothing; name the version: milonga devices pin {name} MODEL/NUMBER"
+            )
+        rules.check_version(model_version)
+        return self._change(name, pinned_version=model_version)
+
+    def unpin(self, name: str) -> Device:
+        """Let rollouts reach the device again."""
+        return self._change(name, pinned_version="")
+
+    def _change(self, name: str, **values: object) -> Device:
         with self._database.session() as session:
             device = session.get(Device, self.get(name).name)
             assert device is not None
-            device.labels = rules.merged(device.labels, labels)
+            for field, value in values.items():
+                setattr(device, field, value)
             session.add(device)
         self._events.publish(f"devices/{device.name}", device)
         return device
@@ -288,6 +306,16 @@ class DeviceService:
             statement = statement.where(StepLog.generation == generation)
         with self._database.session() as session:
             return [*session.exec(statement)]
+
+    def step_log(
+        self, device: str, generation: int = 0, page_size: int = 0, page_token: str = ""
+    ) -> tuple[_Steps, str]:
+        """Return a page of what the device reported of its steps, oldest first, of one generation or (0) of all."""
+        statement = select(StepLog).where(StepLog.device == self.get(device).name)
+        if generation:
+            statement = statement.where(StepLog.generation == generation)
+        with self._database.session() as session:
+            return page(session, statement, col(StepLog.id), page_size, page_token)
 
     def device_builds(
         self, device: str = "", bundle: str = "", page_size: int = 0, page_token: str = ""

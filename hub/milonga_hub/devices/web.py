@@ -67,6 +67,10 @@ class Labels(BaseModel):
     request_id: str = ""
 
 
+class Pin(BaseModel):
+    model_version: str = ""
+
+
 def router(devices: DeviceService) -> APIRouter:
     api = APIRouter(tags=["devices"])
     _add_devices(api, devices)
@@ -100,6 +104,16 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
     async def revoke_device(device: str) -> DeviceView:
         """Shut the device out: its connections end now, and its key is refused until the device is deleted."""
         return view(DeviceView, devices.revoke(device))
+
+    @api.post("/devices/{device}:pin")
+    async def pin_device(device: str, body: Pin) -> DeviceView:
+        """Keep the device on a version, that it serves where none is named: rollouts of others leave it out."""
+        return view(DeviceView, devices.pin(device, body.model_version))
+
+    @api.post("/devices/{device}:unpin")
+    async def unpin_device(device: str) -> DeviceView:
+        """Let rollouts reach the device again."""
+        return view(DeviceView, devices.unpin(device))
 
     @api.get("/devices/{device}/steps")
     async def list_steps(device: str, generation: int | None = None) -> list[StepLog]:

@@ -83,6 +83,19 @@ class RolloutSpec(Spec):
     waves: list[Annotated[float, Bound(gt=0, le=1)]] = Bound(default=[0.34, 0.66], min_length=1)
     soak_seconds: float = Bound(default=60.0, ge=0)
     max_failure_ratio: float = Bound(default=0.0, ge=0, le=1)
+    # Selector of the devices that make a wave of their own, before all others.
+    canaries: str = ""
+    # How many devices the waves after the canaries have; `waves` divides the rest.
+    wave_sizes: list[Annotated[int, Bound(ge=1, le=_COUNT)]] = Bound(default=[])
+    # Selectors: devices that an earlier one names come earlier.
+    priorities: list[str] = Bound(default=[])
+    # Devices on their way at a time; 0: any number.
+    max_concurrent: int = Bound(default=0, ge=0, le=_COUNT)
+    # When devices may begin, in their own time zone; empty: always.
+    windows: list[str] = Bound(default=[])
+    # Off line for so long, a device holds up its wave no more; None: for ever.
+    late_after_seconds: Annotated[float, Bound(ge=0, le=_SECONDS)] | None = None
+    approval: bool = False
 
     @model_validator(mode="after")
     def _whole(self) -> RolloutSpec:

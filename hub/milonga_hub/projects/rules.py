@@ -12,9 +12,9 @@ from milonga_compiler.target import Target
 
 from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput
-from milonga_hub.projects.models import Limits, ProjectSpec, RetrainingPolicy
+from milonga_hub.projects.models import Limits, ProjectSpec, RetrainingPolicy, RolloutSpec
 from milonga_hub.tasks import Task
-from milonga_hub.times import check_schedule, hours, zone
+from milonga_hub.times import check_schedule, hours, window, zone
 
 # The names in learning/spaces, which the hub's process must not import; a test holds them equal.
 SPACES: Mapping[Task, tuple[str, ...]] = {
@@ -39,6 +39,7 @@ def check(name: str, spec: ProjectSpec) -> None:
         _check_selector(limits.selector, f"spec.limits[{index}].selector")
     _check_space(spec)
     _check_times(spec.retraining)
+    check_rollout(spec.rollout, "spec.rollout")
     for target in spec.build.targets:
         try:
             Target.parse(target)
@@ -69,6 +70,16 @@ def _check_times(policy: RetrainingPolicy) -> None:
     for index, text in enumerate(policy.quiet_hours):
         with _at(f"spec.retraining.quiet_hours[{index}]"):
             hours(text)
+
+
+def check_rollout(spec: RolloutSpec, place: str = "spec") -> None:
+    """Raise InvalidInput for selectors and windows that nobody could read."""
+    _check_selector(spec.canaries, f"{place}.canaries")
+    for index, selector in enumerate(spec.priorities):
+        _check_selector(selector, f"{place}.priorities[{index}]")
+    for index, text in enumerate(spec.windows):
+        with _at(f"{place}.windows[{index}]"):
+            window(text)
 
 
 @contextmanager

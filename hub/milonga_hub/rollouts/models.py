@@ -17,6 +17,12 @@ class RolloutState(StrEnum):
     PAUSED = "PAUSED"
     SUCCEEDED = "SUCCEEDED"
     ABORTED = "ABORTED"
+    # Begins when a person approves.
+    AWAITING_APPROVAL = "AWAITING_APPROVAL"
+
+
+# Those that a person or a newer rollout can still end.
+OPEN = (RolloutState.AWAITING_APPROVAL, RolloutState.RUNNING, RolloutState.PAUSED)
 
 
 class RolloutDeviceState(StrEnum):
@@ -39,7 +45,7 @@ class Step(StrEnum):
     ROLL_BACK = "ROLL_BACK"
 
 
-# The wave of devices that are left out: no build for their type, or deleted meanwhile.
+# The wave of devices that are left out: no build for their type, pinned, deleted meanwhile, or another rollout's.
 LEFT_OUT = -1
 
 
@@ -48,11 +54,19 @@ class RolloutDevice(BaseModel):
     wave: int
     # What it shall serve; kept here, so that choosing another build later changes no rollout under way.
     bundle: str = ""
+    # The name of the build that it comes from.
+    build: str = ""
+    # Rank among the priorities of the spec.
+    priority: int = 0
     state: RolloutDeviceState = RolloutDeviceState.WAITING
     generation: int = 0
+    # The newest generation from before this rollout: a later one for the bundle is its own, noted or not.
+    since_generation: int = 0
     step: Step | None = None
     message: str = ""
     updated_at: datetime | None = None
+    # Off line for so long that its wave goes on without it.
+    late: bool = False
 
 
 class Wave(BaseModel):
@@ -70,6 +84,8 @@ class RolloutView(SQLModel):
     model_version: str
     state: RolloutState = RolloutState.RUNNING
     reason: str = ""
+    # None in rollouts from before it was kept: nobody joins them later.
+    selector: str | None = None
     spec: RolloutSpec = Field(default=RolloutSpec(), sa_type=json_of(RolloutSpec))
     waves: list[Wave] = Field(default=[], sa_type=json_of(list[Wave]))
     devices: list[RolloutDevice] = Field(default=[], sa_type=json_of(list[RolloutDevice]))

@@ -10,8 +10,8 @@ from milonga.v1 import rollouts_pb2, rollouts_pb2_grpc
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import Project, RolloutSpec
-from milonga_hub.rollouts.models import Rollout
-from milonga_hub.rollouts.service import OPEN, RolloutService
+from milonga_hub.rollouts.models import OPEN, Rollout
+from milonga_hub.rollouts.service import RolloutService
 
 
 class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
@@ -27,6 +27,9 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
         project = self._project_of(request.model_version)
         spec = from_proto(request.spec, RolloutSpec) if request.HasField("spec") else project.spec.rollout
         selector = request.selector or project.spec.selector
+        if request.dry_run:
+            planned = self._service.rehearse(request.model_version, project.name, selector, spec)
+            return rollouts_pb2.CreateRolloutResponse(rollout=_message(planned))
         rollout = self._service.create(request.model_version, project.name, selector, spec, request.request_id)
         return rollouts_pb2.CreateRolloutResponse(rollout=_message(rollout))
 
@@ -52,6 +55,16 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
         self, request: rollouts_pb2.ResumeRolloutRequest, context: Any
     ) -> rollouts_pb2.ResumeRolloutResponse:
         return rollouts_pb2.ResumeRolloutResponse(rollout=_message(self._service.resume(request.id)))
+
+    async def ApproveRollout(
+        self, request: rollouts_pb2.ApproveRolloutRequest, context: Any
+    ) -> rollouts_pb2.ApproveRolloutResponse:
+        return rollouts_pb2.ApproveRolloutResponse(rollout=_message(self._service.approve(request.id)))
+
+    async def RetryRollout(
+        self, request: rollouts_pb2.RetryRolloutRequest, context: Any
+    ) -> rollouts_pb2.RetryRolloutResponse:
+        return rollouts_pb2.RetryRolloutResponse(rollout=_message(self._service.retry(request.id)))
 
     async def AbortRollout(
         self, request: rollouts_pb2.AbortRolloutRequest, context: Any

@@ -1,13 +1,15 @@
-"""How a rollout goes forward: which devices in which wave, and what to do next. Pure."""
+"""How a rollout goes forward: what became of its devices, and what to do next. Pure."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, Step, Wave
+from milonga_hub.errors import InvalidInput
+from milonga_hub.projects.models import RolloutSpec
+from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Step, Wave
+from milonga_hub.times import opening, window, zone
 
 ENDED = (RolloutDeviceState.SUCCEEDED, RolloutDeviceState.FAILED)
 _NAMED = 3
@@ -20,15 +22,20 @@ class Report:
     device: str
     online: bool
     assigned_generation: int = 0
+    # Of the newest assignment; looked up only where the rollout may have made it without noting so.
+    assigned_bundle: str = ""
+    assigned_project: str = ""
     reported_generation: int = 0
     active_bundle: str = ""
     step: Step | None = None
     message: str = ""
+    seen_at: datetime | None = None
+    time_zone: str = ""
 
 
 @dataclass(frozen=True)
 class Assign:
-    """Give these devices their build: their wave begins."""
+    """Give these devices their build, now that their wave has been reached."""
 
     wave: int
     devices: tuple[str, ...]
@@ -58,7 +65,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class Succeed:
-    """All waves have ended well."""
+    """All waves have ended well; devices that come late or join later are still looked after."""
 
     reason: str = ""
 
@@ -66,27 +73,9 @@ class Succeed:
 Action = Assign | Wait | EndWave | Pause | Succeed
 
 
-def plan_waves(devices: Sequence[str], shares: Sequence[float], seed: str) -> list[list[str]]:
-    """Return the waves: each device once, the first wave never empty, no wave empty, about the shares asked for.
-
-    Who comes first depends on `seed`, so that it is not the same device that takes the risk every time; the same seed
-    gives the same waves whatever the order of the devices.
-    """
-    order = sorted(set(devices), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
-    waves, taken, share = [], 0, 0.0
-    for index, part in enumerate(shares):
-        share += part
-        end = len(order) if index == len(shares) - 1 else round(share * len(order))
-        end = min(len(order), max(end, 1))
-        if end > taken:
-            waves.append(order[taken:end])
-            taken = end
-    return waves
-
-
 def observed(rollout: Rollout, reports: Mapping[str, Report], now: datetime) -> tuple[list[RolloutDevice], list[Wave]]:
     """Return devices and waves as the reports show them. A device without a report does not exist any more."""
-    devices = [_observed(device, reports.get(device.device), now) for device in rollout.devices]
+    devices = [_observed(rollout, device, reports.get(device.device), now) for device in rollout.devices]
     waves = []
     for wave in rollout.waves:
         states = [device.state for device in devices if device.wave == wave.index]
@@ -99,15 +88,25 @@ def observed(rollout: Rollout, reports: Mapping[str, Report], now: datetime) -> 
     return devices, waves
 
 
-def _observed(device: RolloutDevice, report: Report | None, now: datetime) -> RolloutDevice:
+def _observed(rollout: Rollout, device: RolloutDevice, report: Report | None, now: datetime) -> RolloutDevice:
     if device.wave == LEFT_OUT:
         return device
     if report is None:
-        gone = {"wave": LEFT_OUT, "state": RolloutDeviceState.FAILED, "message": "the device was deleted"}
-        return device.model_copy(update={**gone, "updated_at": now})
-    if device.generation == 0:
+        # A machine that joins under its name begins anew.
+        gone = {"message": "the device was deleted", "generation": 0, "since_generation": 0}
+        return _left_out(device, now, **gone)
+    late = is_late(rollout.spec, report, now)
+    if late != device.late:
+        device = device.model_copy(update={"late": late})
+    if device.generation == 0 and _is_own(rollout, device, report):
+        # The hub ended before it could note this wish; the device may have failed at it since.
+        device = device.model_copy(update={"generation": report.assigned_generation, "updated_at": now})
+    if device.generation == 0 or _has_ended_well(rollout, device):
         return device
-    state, message = _outcome(device, report)
+    outcome = _outcome(device, report)
+    if outcome is None:
+        return _left_out(device, now, message="left out: a later assignment took the place of this one")
+    state, message = outcome
     seen = {"state": state, "message": message, "step": report.step or device.step}
     if all(getattr(device, name) == value for name, value in seen.items()):
         return device
@@ -116,12 +115,36 @@ def _observed(device: RolloutDevice, report: Report | None, now: datetime) -> Ro
     return device.model_copy(update={**seen, "updated_at": updated_at})
 
 
-def _outcome(device: RolloutDevice, report: Report) -> tuple[RolloutDeviceState, str]:
+def _is_own(rollout: Rollout, device: RolloutDevice, report: Report) -> bool:
+    """Whether the newest assignment of the device is one that this rollout made."""
+    wish = report.assigned_bundle, report.assigned_project
+    return report.assigned_generation > device.since_generation and wish == (device.bundle, rollout.project)
+
+
+def _left_out(device: RolloutDevice, now: datetime, **values: object) -> RolloutDevice:
+    left_out = {"wave": LEFT_OUT, "state": RolloutDeviceState.FAILED, "updated_at": now, "late": False}
+    return device.model_copy(update={**left_out, **values})
+
+
+def _has_ended_well(rollout: Rollout, device: RolloutDevice) -> bool:
+    """Whether what the device does from now on is no concern of the rollout any more."""
+    return rollout.state is RolloutState.SUCCEEDED and device.state is RolloutDeviceState.SUCCEEDED
+
+
+def is_late(spec: RolloutSpec, report: Report, now: datetime) -> bool:
+    """Whether the device has been off line for longer than anybody waits; where a clock was set back, it has not."""
+    if report.online or spec.late_after_seconds is None:
+        return False
+    return report.seen_at is None or now - report.seen_at > timedelta(seconds=spec.late_after_seconds)
+
+
+def _outcome(device: RolloutDevice, report: Report) -> tuple[RolloutDeviceState, str] | None:
+    """Return how the device stands, and why; None where a later wish, of a newer rollout, has won."""
     ended = report.reported_generation >= device.generation
     if ended and report.active_bundle == device.bundle:
         return RolloutDeviceState.SUCCEEDED, ""
     if max(report.assigned_generation, report.reported_generation) > device.generation:
-        return RolloutDeviceState.FAILED, "another assignment took the place of this one"
+        return None
     if ended and device.state is RolloutDeviceState.SUCCEEDED and not report.active_bundle:
         # An agent that is just starting serves nothing for a moment.
         return RolloutDeviceState.SUCCEEDED, "serves nothing at the moment"
@@ -133,26 +156,81 @@ def _outcome(device: RolloutDevice, report: Report) -> tuple[RolloutDeviceState,
 
 
 def next_action(rollout: Rollout, reports: Mapping[str, Report], now: datetime) -> Action:
-    """Return what to do for a running rollout whose devices and waves are as observed() says.
+    """Return what to do for a rollout whose devices and waves are as observed() says.
 
     A wave ends when every device of it has reported and those that succeeded have stayed so for `soak_seconds`. One
-    that is off line is waited for: the alternative, a rollout that says it is complete and is not, is worse.
+    that is off line is waited for, unless the spec says when it is late: the alternative, a rollout that says it is
+    complete and is not, is worse. No device begins while a wave has failed.
     """
     failure = _too_many_failures(rollout)
     if failure:
         return Pause(failure)
     wave = next((wave for wave in rollout.waves if wave.soaked_at is None), None)
+    reached = wave.index if wave else len(rollout.waves)
+    behind = [device for device in rollout.devices if 0 <= device.wave <= reached and device.generation == 0]
+    ready = _ready(rollout, behind, reports, now)
+    if ready:
+        return Assign(reached, tuple(device.device for device in ready))
     if wave is None:
         return Succeed(_closing_words(rollout))
-    new = tuple(d.device for d in rollout.devices if 0 <= d.wave <= wave.index and d.generation == 0)
-    if new:
-        return Assign(wave.index, new)
     members = [device for device in rollout.devices if device.wave == wave.index]
     place = f"wave {wave.index + 1} of {len(rollout.waves)}"
     unfinished = [device for device in members if device.state not in ENDED]
-    if unfinished:
-        return Wait(f"{place}: {_waiting_for(unfinished, reports)}")
+    waited_for = [device for device in unfinished if not device.late]
+    if not waited_for and unfinished and not wave.succeeded_count:
+        # A wave that nobody has tried says nothing about the next one.
+        waited_for = unfinished
+    if waited_for:
+        return _wait_for(rollout, waited_for, reports, now, place)
     return _soak(rollout, wave, members, reports, now, place)
+
+
+def _ready(
+    rollout: Rollout, behind: Sequence[RolloutDevice], reports: Mapping[str, Report], now: datetime
+) -> list[RolloutDevice]:
+    """Return those that may begin now: in order of priority, in their windows, within the limit on how many at a time.
+
+    Where there are windows or a limit, only those that are on line begin: others would take a place, or begin out of hours.
+    """
+    spec = rollout.spec
+    ordered = sorted(behind, key=lambda device: (device.priority, device.wave))
+    if not spec.windows and not spec.max_concurrent:
+        return ordered
+    ordered = [
+        device
+        for device in ordered
+        if device.device in reports
+        and reports[device.device].online
+        and opens_at(spec, reports[device.device].time_zone, now) <= now
+    ]
+    if not spec.max_concurrent:
+        return ordered
+    under_way = sum(d.generation > 0 and d.state not in ENDED and not d.late for d in rollout.devices if d.wave >= 0)
+    return ordered[: max(0, spec.max_concurrent - under_way)]
+
+
+def opens_at(spec: RolloutSpec, time_zone: str, now: datetime) -> datetime:
+    """Return when the device may begin: now, or when the next window opens where it stands. Without a zone that is UTC."""
+    if not spec.windows:
+        return now
+    try:
+        where = zone(time_zone or "UTC")
+    except InvalidInput:
+        where = zone("UTC")
+    return opening([window(text) for text in spec.windows], where, now)
+
+
+def _wait_for(
+    rollout: Rollout, devices: Sequence[RolloutDevice], reports: Mapping[str, Report], now: datetime, place: str
+) -> Wait:
+    waiting = [device for device in devices if device.generation == 0 and device.device in reports]
+    openings = {d.device: opens_at(rollout.spec, reports[d.device].time_zone, now) for d in waiting}
+    closed = {name: opens for name, opens in openings.items() if opens > now}
+    if closed and len(closed) == len(devices):
+        first = min(closed, key=lambda name: closed[name])
+        said = f"waiting for the windows of {len(devices)} devices; the first opens {closed[first]:%Y-%m-%d %H:%M} UTC ({first})"
+        return Wait(f"{place}: {said}", closed[first])
+    return Wait(f"{place}: {_waiting_for(devices, reports)}", min(closed.values(), default=None))
 
 
 def _soak(
@@ -163,11 +241,13 @@ def _soak(
     now: datetime,
     place: str,
 ) -> Action:
-    since = max((device.updated_at for device in members if device.updated_at), default=wave.started_at or now)
+    ended = [device.updated_at for device in members if device.updated_at and device.state in ENDED]
+    since = max(ended, default=wave.started_at or now)
     until = since + timedelta(seconds=rollout.spec.soak_seconds)
     if now < until:
         return Wait(f"{place}: soaking until {until:%H:%M:%S} UTC", until)
-    unhealthy = [d for d in members if d.state is RolloutDeviceState.SUCCEEDED and not _healthy(d, reports)]
+    succeeded = [device for device in members if device.state is RolloutDeviceState.SUCCEEDED]
+    unhealthy = [device for device in succeeded if not device.late and not _healthy(device, reports)]
     if unhealthy:
         return Wait(f"{place}: {_names(unhealthy)} must be on line and serving for the wave to end")
     return EndWave(wave.index)
@@ -205,7 +285,9 @@ def _waiting_for(devices: Sequence[RolloutDevice], reports: Mapping[str, Report]
 def _closing_words(rollout: Rollout) -> str:
     left_out = [device for device in rollout.devices if device.wave == LEFT_OUT]
     failed = [d for d in rollout.devices if d.wave != LEFT_OUT and d.state is RolloutDeviceState.FAILED]
+    late = [device for device in rollout.devices if device.wave != LEFT_OUT and device.state not in ENDED]
     parts = [f"{_names(failed)} failed, as many as were allowed"] if failed else []
+    parts += [f"{_names(late)} off line for long; gets the model when it connects"] if late else []
     parts += [f"left out {_names(left_out)}"] if left_out else []
     return "; ".join(parts)
 

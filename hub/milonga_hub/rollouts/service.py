@@ -5,22 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from sqlmodel import Session, col, select
 
-from milonga_hub.builds.models import Build
-from milonga_hub.builds.rules import objection_to
 from milonga_hub.db import Database, utc_now
-from milonga_hub.devices.models import Assignment, Device, DeviceState, File, StepLog
+from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects.models import RolloutSpec
-from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Step, Wave
+from milonga_hub.rollouts.assigning import Assigner
+from milonga_hub.rollouts.models import (
+    LEFT_OUT,
+    OPEN,
+    Rollout,
+    RolloutDevice,
+    RolloutDeviceState,
+    RolloutState,
+    Step,
+    Wave,
+)
+from milonga_hub.rollouts.needs import Builds, Devices
+from milonga_hub.rollouts.planning import Claims, Planner, time_zone_of
 from milonga_hub.rollouts.rules import (
     Assign,
     EndWave,
@@ -30,45 +41,23 @@ from milonga_hub.rollouts.rules import (
     Wait,
     next_action,
     observed,
-    plan_waves,
 )
+from milonga_hub.rollouts.rules_waves import joined
 
 _log = logging.getLogger(__name__)
 
-OPEN = (RolloutState.RUNNING, RolloutState.PAUSED)
+# Devices still come late or join later.
+_LIVE = (RolloutState.RUNNING, RolloutState.SUCCEEDED)
 # Events wake the loop; this is how long a missed one could matter.
 _POLL_SECONDS = 5.0
 # News of many devices at once is looked at together.
 _SETTLE_SECONDS = 0.05
+# After news of devices, rollouts that have succeeded are looked at this often at most; without news, so often.
+_FOLLOW_SECONDS = 5.0
+_FOLLOW_IDLE_SECONDS = 60.0
 
 # RolloutService.list hides the builtin inside the class.
 _Rollouts = list[Rollout]
-
-
-class Devices(Protocol):
-    """What rollouts need of DeviceService."""
-
-    def matching(self, selector: str) -> list[Device]: ...
-    def get(self, name: str) -> Device: ...
-    def assignment(self, device: str) -> Assignment | None: ...
-    def steps(self, device: str, generation: int | None = None) -> list[StepLog]: ...
-    def assign(
-        self,
-        device: str,
-        bundle: str,
-        files: Sequence[File],
-        model_version: str,
-        project: str,
-        engine: str,
-        expected_ms: float = 0.0,
-    ) -> int: ...
-
-
-class Builds(Protocol):
-    """What rollouts need of BuildService."""
-
-    def chosen(self, model_version: str) -> dict[str, Build]: ...
-    def by_bundle(self, digest: str) -> Build | None: ...
 
 
 class RolloutService:
@@ -85,7 +74,8 @@ class RolloutService:
         self._database = database
         self._events = events
         self._devices = devices
-        self._builds = builds
+        self._planner = Planner(devices, builds, clock)
+        self._assigner = Assigner(devices, builds)
         self._clock = clock
         # Each change reads the newest state and writes the next one.
         self._changing = threading.RLock()
@@ -93,7 +83,7 @@ class RolloutService:
     def create(
         self, model_version: str, project: str, selector: str, spec: RolloutSpec, request_id: str = ""
     ) -> Rollout:
-        """Plan the waves and begin. An open rollout of the same project ends here, superseded."""
+        """Plan the waves and begin, or wait for approval. An open rollout of the same project ends here, superseded."""
         with self._changing:
             known = self._requested(request_id)
             if known is not None:
@@ -104,6 +94,10 @@ class RolloutService:
         for each in (*superseded, rollout):
             self._tell(each)
         return rollout
+
+    def rehearse(self, model_version: str, project: str, selector: str, spec: RolloutSpec) -> Rollout:
+        """Return what `create` would make now, and for each device what it would wait for; nothing is kept."""
+        return self._planner.rehearse(self._planned(model_version, project, selector, spec))
 
     def get(self, id: str) -> Rollout:
         with self._database.session() as session:
@@ -124,11 +118,28 @@ class RolloutService:
         """Begin no further wave; devices that have their assignment finish it."""
         return self._change(id, (RolloutState.RUNNING,), state=RolloutState.PAUSED, reason="paused by hand")
 
+    def approve(self, id: str) -> Rollout:
+        """Let a rollout begin that waits for a person."""
+        return self._change(id, (RolloutState.AWAITING_APPROVAL,), state=RolloutState.RUNNING, reason="")
+
     def resume(self, id: str) -> Rollout:
         """Go on, and let devices that failed try again."""
         with self._changing:
             devices = [_tried_again(device) for device in self.get(id).devices]
             return self._change(id, (RolloutState.PAUSED,), state=RolloutState.RUNNING, reason="", devices=devices)
+
+    def retry(self, id: str) -> Rollout:
+        """Let the devices that failed try again, and no others; a paused rollout goes on."""
+        with self._changing:
+            rollout = self.get(id)
+            if rollout.state is RolloutState.PAUSED:
+                return self.resume(id)
+            if rollout.state in _LIVE and rollout.id not in self._live():
+                raise FailedPrecondition(f"a newer rollout of {rollout.project} took the place of {rollout.id}")
+            devices = [_tried_again(device) for device in rollout.devices]
+            if devices == rollout.devices:
+                raise FailedPrecondition(f"no device of rollout {rollout.id} has failed")
+            return self._change(id, _LIVE, devices=devices)
 
     def abort(self, id: str) -> Rollout:
         """End for good. Devices keep what they have, those under way included."""
@@ -141,26 +152,35 @@ class RolloutService:
         with self._events.listen(f"rollouts/{name}") as events:
             while True:
                 rollout = self.get(name)
-                if rollout.state is not RolloutState.RUNNING:
+                if rollout.state not in (RolloutState.RUNNING, RolloutState.AWAITING_APPROVAL):
                     return rollout
                 with contextlib.suppress(TimeoutError):
                     await events.next(_POLL_SECONDS)
 
     async def run(self) -> None:
         """Carry all running rollouts forward, for ever: after any news, and when a soak is over."""
+        news, followed_at = True, -math.inf
         with self._events.listen("devices/", "steps/", "rollouts/") as events:
             while True:
-                wait = self.advance()
+                now = time.monotonic()
+                follow = now - followed_at >= (_FOLLOW_SECONDS if news else _FOLLOW_IDLE_SECONDS)
+                if follow:
+                    news, followed_at = False, now
+                wait = self.advance(follow)
                 with contextlib.suppress(TimeoutError):
                     await events.next(min(wait, _POLL_SECONDS))
+                    news = True
                     await asyncio.sleep(_SETTLE_SECONDS)
 
-    def advance(self) -> float:
-        """Do for every running rollout what can be done now; return the seconds until there may be more."""
-        with self._database.session() as session:
-            ids = session.exec(select(Rollout.id).where(Rollout.state == RolloutState.RUNNING)).all()
+    def advance(self, follow: bool = True) -> float:
+        """Do for every running rollout what can be done now; return the seconds until there may be more.
+
+        With `follow`, look after devices that come late or join later where a project's newest rollout has succeeded, too.
+        """
         waits = [_POLL_SECONDS]
-        for id in ids:
+        for id, state in self._live().items():
+            if state is RolloutState.SUCCEEDED and not follow:
+                continue
             try:
                 until = self._advance(id)
             except Exception:
@@ -185,24 +205,57 @@ class RolloutService:
         self._tell(rollout)
         return until
 
+    def _live(self) -> dict[str, RolloutState]:
+        """Return the rollouts to carry forward: of each project the open one if it runs, else the last that succeeded."""
+        columns = (Rollout.id, Rollout.project, Rollout.state)
+        statement = select(*columns).where(col(Rollout.state) != RolloutState.ABORTED)
+        with self._database.session() as session:
+            found = session.exec(statement.order_by(col(Rollout.created_at))).all()
+        newest = {project: (id, state) for id, project, state in found}
+        return {id: RolloutState(state) for id, state in newest.values() if state in _LIVE}
+
+    def _claims(self, rollout: Rollout) -> Claims:
+        """Return which devices belong to newer rollouts of other projects: of two over one device, the later wins."""
+        statement = select(Rollout).where(
+            col(Rollout.created_at) > rollout.created_at,
+            Rollout.project != rollout.project,
+            col(Rollout.state) != RolloutState.ABORTED,
+        )
+        with self._database.session() as session:
+            newer = session.exec(statement.order_by(col(Rollout.created_at))).all()
+        latest = {each.project: each for each in newer}
+        return {
+            device.device: each.id
+            for each in latest.values()
+            for device in each.devices
+            if device.generation and device.wave != LEFT_OUT
+        }
+
     def _step(self, rollout: Rollout) -> datetime | None:
         """Apply actions until there is one to wait for; return the time to look again."""
-        while rollout.state is RolloutState.RUNNING:
+        # First: what the rollout did and could not note is not to be taken for another's doing.
+        rollout.devices, rollout.waves = observed(rollout, self._reports(rollout), self._clock())
+        if rollout.selector is not None:
+            entrants = self._planner.entrants(rollout, self._claims(rollout))
+            rollout.devices, rollout.waves = joined(rollout, entrants)
+        while rollout.state in _LIVE:
             now = self._clock()
             reports = self._reports(rollout)
             rollout.devices, rollout.waves = observed(rollout, reports, now)
             match next_action(rollout, reports, now):
-                case Assign(wave, names):
-                    self._assign(rollout, wave, names, now)
+                case Assign(_, names):
+                    self._assign(rollout, names, now)
                 case EndWave(wave):
                     rollout.waves = _with_wave(rollout.waves, wave, soaked_at=now)
                 case Wait(reason, until):
                     rollout.reason = reason
                     return until
                 case Pause(reason):
-                    rollout.state, rollout.reason = RolloutState.PAUSED, reason
+                    rollout.state, rollout.reason, rollout.ended_at = RolloutState.PAUSED, reason, None
                 case Succeed(reason):
-                    rollout.state, rollout.reason, rollout.ended_at = RolloutState.SUCCEEDED, reason, now
+                    rollout.state, rollout.reason = RolloutState.SUCCEEDED, reason
+                    rollout.ended_at = rollout.ended_at or now
+                    return None
         return None
 
     def _reports(self, rollout: Rollout) -> dict[str, Report]:
@@ -214,84 +267,42 @@ class RolloutService:
         if each.generation and each.state is not RolloutDeviceState.SUCCEEDED:
             steps = self._devices.steps(device.name, each.generation)
             last = next((s for s in reversed(steps) if s.state == "FAILED"), steps[-1] if steps else None)
+        wish = None
+        if not each.generation and device.assigned_generation > each.since_generation:
+            wish = self._devices.assignment(device.name)
         return Report(
             device=device.name,
             online=device.state is DeviceState.ONLINE,
             assigned_generation=device.assigned_generation,
+            assigned_bundle=wish.bundle if wish else "",
+            assigned_project=wish.project if wish else "",
             reported_generation=device.reported_generation,
             active_bundle=device.active_bundle,
             step=Step(last.step) if last is not None and last.step in Step.__members__ else None,
             message=last.message if last is not None else "",
+            seen_at=device.seen_at,
+            time_zone=time_zone_of(device),
         )
 
-    def _assign(self, rollout: Rollout, wave: int, names: Sequence[str], now: datetime) -> None:
-        # Safe to repeat after a crash: an equal wish keeps its generation.
-        generations = {each.device: self._wish(rollout, each) for each in rollout.devices if each.device in names}
+    def _assign(self, rollout: Rollout, names: Sequence[str], now: datetime) -> None:
+        # Safe to repeat after a crash: a wish that was made keeps its generation.
+        wanted = [each for each in rollout.devices if each.device in names]
+        generations = {each.device: self._assigner.assign(rollout, each) for each in wanted}
         rollout.devices = [
             each.model_copy(update={"generation": generations[each.device], "updated_at": now})
             if each.device in generations
             else each
             for each in rollout.devices
         ]
-        if rollout.waves[wave].started_at is None:
-            rollout.waves = _with_wave(rollout.waves, wave, started_at=now)
-
-    def _wish(self, rollout: Rollout, each: RolloutDevice) -> int:
-        build = self._builds.by_bundle(each.bundle)
-        if build is None:
-            raise FailedPrecondition(f"the build with bundle {each.bundle} is gone; start another rollout")
-        device = self._devices.get(each.device)
-        newest = self._devices.assignment(device.name)
-        if newest is not None and newest.bundle == each.bundle and _gave_up(device, newest):
-            # The device has ended this wish in failure and would not look at it again. Wishing first for what it has
-            # gives the old wish a new number, without changing what it serves.
-            self._wish_for_what_it_has(device)
-        engine = f"{build.engine}/{build.precision}"
-        # Builds that device types share were measured on one of them, which need not be this one.
-        expected_ms = build.measured_ms or 0.0 if build.device_type == device.device_type else 0.0
-        return self._devices.assign(
-            device.name, build.bundle, build.files, rollout.model_version, rollout.project, engine, expected_ms
-        )
-
-    def _wish_for_what_it_has(self, device: Device) -> None:
-        had = self._builds.by_bundle(device.active_bundle) if device.active_bundle else None
-        if had is not None:
-            engine = f"{had.engine}/{had.precision}"
-            self._devices.assign(device.name, had.bundle, had.files, had.model_version, "", engine)
-        elif not device.active_bundle:
-            self._devices.assign(device.name, "", [], "", "", "")
+        for wave in {each.wave for each in wanted}:
+            if rollout.waves[wave].started_at is None:
+                rollout.waves = _with_wave(rollout.waves, wave, started_at=now)
 
     # Making and changing.
 
     def _planned(self, model_version: str, project: str, selector: str, spec: RolloutSpec) -> Rollout:
-        builds = self._builds.chosen(model_version)
-        for build in builds.values():
-            if why_not := objection_to(build):
-                raise FailedPrecondition(
-                    f"{build.name} may not go out: {why_not}; choose another (milonga build choose), or allow this one:"
-                    f" milonga build override {build.name} --reason WHY"
-                )
-        devices = self._devices.matching(selector)
-        if not devices:
-            raise FailedPrecondition(f"no device matches {selector!r}; see: milonga devices list")
-        able = [device for device in devices if device.device_type in builds]
-        if not able:
-            types = ", ".join(sorted({device.device_type for device in devices}))
-            raise FailedPrecondition(
-                f"{model_version} has no chosen build for {types}; see: milonga build ls {model_version}"
-            )
-        id = self._next_id(project)
-        waves = plan_waves([device.name for device in able], spec.waves, seed=id)
-        wave_of = {name: index for index, wave in enumerate(waves) for name in wave}
-        return Rollout(
-            id=id,
-            project=project,
-            model_version=model_version,
-            spec=spec,
-            waves=[Wave(index=index, device_count=len(wave)) for index, wave in enumerate(waves)],
-            devices=[self._member(device, wave_of, builds) for device in devices],
-            created_at=self._later_than_all(),
-        )
+        id, created_at = self._next_id(project), self._later_than_all()
+        return self._planner.plan(id, model_version, project, selector, spec, created_at)
 
     def _later_than_all(self) -> datetime:
         """Rollouts are listed by this time: no two may share it, and a clock set back must not shuffle them."""
@@ -299,14 +310,6 @@ class RolloutService:
             newest = session.exec(select(Rollout.created_at).order_by(col(Rollout.created_at).desc()).limit(1)).first()
         now = self._clock()
         return now if newest is None else max(now, newest + timedelta(microseconds=1))
-
-    @staticmethod
-    def _member(device: Device, wave_of: dict[str, int], builds: dict[str, Build]) -> RolloutDevice:
-        if device.name in wave_of:
-            bundle = builds[device.device_type].bundle
-            return RolloutDevice(device=device.name, wave=wave_of[device.name], bundle=bundle)
-        message = f"left out: there is no chosen build for {device.device_type}"
-        return RolloutDevice(device=device.name, wave=LEFT_OUT, state=RolloutDeviceState.FAILED, message=message)
 
     def _next_id(self, project: str) -> str:
         if not project:
@@ -357,11 +360,7 @@ def _tried_again(device: RolloutDevice) -> RolloutDevice:
     if device.wave == LEFT_OUT or device.state is not RolloutDeviceState.FAILED:
         return device
     fresh = {"state": RolloutDeviceState.WAITING, "generation": 0, "step": None, "message": ""}
-    return device.model_copy(update=fresh)
-
-
-def _gave_up(device: Device, wish: Assignment) -> bool:
-    return device.reported_generation >= wish.generation and device.active_bundle != wish.bundle
+    return device.model_copy(update={**fresh, "since_generation": device.generation})
 
 
 def _with_wave(waves: Sequence[Wave], index: int, **values: datetime) -> list[Wave]:

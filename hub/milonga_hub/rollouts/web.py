@@ -24,6 +24,8 @@ class NewRollout(BaseModel):
     selector: str = ""
     spec: RolloutSpec | None = None
     request_id: str = ""
+    # Say what would happen, and do nothing.
+    dry_run: bool = False
 
 
 def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> APIRouter:
@@ -38,10 +40,12 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
 
     @api.post("/rollouts", status_code=201)
     async def create_rollout(body: NewRollout) -> RolloutView:
-        """Send a model version to devices, wave by wave."""
+        """Send a model version to devices, wave by wave; with `dry_run` say what would happen, and do nothing."""
         project = project_of(body.model_version)
         spec = body.spec or project.spec.rollout
         selector = body.selector or project.spec.selector
+        if body.dry_run:
+            return view(RolloutView, rollouts.rehearse(body.model_version, project.name, selector, spec))
         made = rollouts.create(body.model_version, project.name, selector, spec, body.request_id)
         return view(RolloutView, made)
 
@@ -58,6 +62,16 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
     async def resume_rollout(rollout: str) -> RolloutView:
         """Go on, and let devices that failed try again."""
         return view(RolloutView, rollouts.resume(rollout))
+
+    @api.post("/rollouts/{rollout}:approve")
+    async def approve_rollout(rollout: str) -> RolloutView:
+        """Let a rollout begin that waits for a person."""
+        return view(RolloutView, rollouts.approve(rollout))
+
+    @api.post("/rollouts/{rollout}:retry")
+    async def retry_rollout(rollout: str) -> RolloutView:
+        """Let the devices that failed try again, and no others."""
+        return view(RolloutView, rollouts.retry(rollout))
 
     @api.post("/rollouts/{rollout}:abort")
     async def abort_rollout(rollout: str) -> RolloutView:

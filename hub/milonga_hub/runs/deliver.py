@@ -195,11 +195,11 @@ async def roll_out(work: Work, plan: RunPlan, version: ModelVersion, types: Sequ
                 RolloutState.ABORTED,
             ):
                 done = sum(device.state is RolloutDeviceState.SUCCEEDED for device in rollout.devices)
-                paused = rollout.state is RolloutState.PAUSED
-                message = f"{done} of {len(rollout.devices)} devices" + (
-                    f"; paused: {rollout.reason}; go on with: milonga rollouts resume {rollout.id}" if paused else ""
-                )
-                report(done / max(1, len(rollout.devices)), message)
+                hint = {
+                    RolloutState.PAUSED: f"; paused: {rollout.reason}; go on with: milonga rollouts resume {rollout.id}",
+                    RolloutState.AWAITING_APPROVAL: f"; waits for approval: milonga rollouts approve {rollout.id}",
+                }.get(rollout.state, "")
+                report(done / max(1, len(rollout.devices)), f"{done} of {len(rollout.devices)} devices{hint}")
                 await news.next()
     except asyncio.CancelledError:
         if work.services.runs.get(work.run.name).state is RunState.CANCELLED:

@@ -166,6 +166,7 @@ class Inventory(_message.Message):
     ACCELERATORS_FIELD_NUMBER: _builtins.int
     THERMAL_ZONES_FIELD_NUMBER: _builtins.int
     COMPATIBLE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     machine_id: _builtins.str
     """Stable for one machine, shared by agents on the same host."""
@@ -183,6 +184,8 @@ class Inventory(_message.Message):
     os: _builtins.str
     kernel: _builtins.str
     python: _builtins.str
+    time_zone: _builtins.str
+    """Name in the tz database, "Asia/Seoul"; empty where the machine does not say."""
     @_builtins.property
     def cpu_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -215,10 +218,11 @@ class Inventory(_message.Message):
         accelerators: _abc.Iterable[Global___Accelerator] | None = ...,
         thermal_zones: _abc.Iterable[_builtins.str] | None = ...,
         compatible: _abc.Iterable[_builtins.str] | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "architecture", b"architecture", "board", b"board", "compatible", b"compatible", "cores", b"cores", "cpu_features", b"cpu_features", "cpu_model", b"cpu_model", "disk_free_bytes", b"disk_free_bytes", "engines", b"engines", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "memory_bytes", b"memory_bytes", "os", b"os", "python", b"python", "thermal_zones", b"thermal_zones", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accelerators", b"accelerators", "architecture", b"architecture", "board", b"board", "compatible", b"compatible", "cores", b"cores", "cpu_features", b"cpu_features", "cpu_model", b"cpu_model", "disk_free_bytes", b"disk_free_bytes", "engines", b"engines", "hostname", b"hostname", "kernel", b"kernel", "machine_id", b"machine_id", "memory_bytes", b"memory_bytes", "os", b"os", "python", b"python", "thermal_zones", b"thermal_zones", "threads", b"threads", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +272,7 @@ class Device(_message.Message):
     KEY_FINGERPRINT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     CLONED_AT_FIELD_NUMBER: _builtins.int
+    PINNED_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """devices/{device}"""
     device_type: _builtins.str
@@ -291,6 +296,8 @@ class Device(_message.Message):
     """Where the device answers inference requests (on its own loopback), empty while it serves nothing."""
     key_fingerprint: _builtins.str
     """Digest of the device's public key."""
+    pinned_version: _builtins.str
+    """models/{model}/versions/{version} that an operator keeps the device on, empty for none."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -332,10 +339,11 @@ class Device(_message.Message):
         key_fingerprint: _builtins.str = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         cloned_at: _timestamp_pb2.Timestamp | None = ...,
+        pinned_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "reported_generation", b"reported_generation", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "reported_generation", b"reported_generation", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -705,6 +713,49 @@ class DeviceBuild(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_abs_error) -> _WhichOneofReturnType__max_abs_error | None: ...
 
 Global___DeviceBuild: _TypeAlias = DeviceBuild  # noqa: Y015
+
+@_typing.final
+class DeviceStep(_message.Message):
+    """One step of an assignment, as the device reported it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    REPORTED_AT_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    generation: _builtins.int
+    step: _builtins.str
+    """As in the enumerations Step and StepState, without their prefix."""
+    state: _builtins.str
+    message: _builtins.str
+    attempt: _builtins.int
+    @_builtins.property
+    def reported_at(self) -> _timestamp_pb2.Timestamp:
+        """By the hub's clock."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        step: _builtins.str = ...,
+        state: _builtins.str = ...,
+        message: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        reported_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reported_at", b"reported_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "device", b"device", "generation", b"generation", "message", b"message", "reported_at", b"reported_at", "state", b"state", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceStep: _TypeAlias = DeviceStep  # noqa: Y015
 
 @_typing.final
 class CreateJoinTokenRequest(_message.Message):
@@ -1313,6 +1364,103 @@ class ListMeasurementsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMeasurementsResponse: _TypeAlias = ListMeasurementsResponse  # noqa: Y015
+
+@_typing.final
+class PinDeviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    model_version: _builtins.str
+    """Empty lets go of it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinDeviceRequest: _TypeAlias = PinDeviceRequest  # noqa: Y015
+
+@_typing.final
+class PinDeviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device: ...
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinDeviceResponse: _TypeAlias = PinDeviceResponse  # noqa: Y015
+
+@_typing.final
+class ListDeviceStepsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    page_token: _builtins.str
+    device: _builtins.str
+    generation: _builtins.int
+    """Only of this assignment; 0 for all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        device: _builtins.str = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "generation", b"generation", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeviceStepsRequest: _TypeAlias = ListDeviceStepsRequest  # noqa: Y015
+
+@_typing.final
+class ListDeviceStepsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceStep]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___DeviceStep] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeviceStepsResponse: _TypeAlias = ListDeviceStepsResponse  # noqa: Y015
 
 @_typing.final
 class ListDeviceBuildsRequest(_message.Message):

@@ -100,6 +100,16 @@ class DeviceServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsResponse.FromString,
                 _registered_method=True)
+        self.PinDevice = channel.unary_unary(
+                '/milonga.v1.DeviceService/PinDevice',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.PinDeviceRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.PinDeviceResponse.FromString,
+                _registered_method=True)
+        self.ListDeviceSteps = channel.unary_unary(
+                '/milonga.v1.DeviceService/ListDeviceSteps',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsResponse.FromString,
+                _registered_method=True)
         self.ListDeviceBuilds = channel.unary_unary(
                 '/milonga.v1.DeviceService/ListDeviceBuilds',
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsRequest.SerializeToString,
@@ -193,6 +203,20 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PinDevice(self, request, context):
+        """Keeps the device on a version: rollouts of others leave it out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeviceSteps(self, request, context):
+        """What a device reported of every step of its assignments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeviceBuilds(self, request, context):
         """What devices built for themselves, and what came of it.
         """
@@ -267,6 +291,16 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ListMeasurements,
                     request_deserializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_devices__pb2.ListMeasurementsResponse.SerializeToString,
+            ),
+            'PinDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinDevice,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.PinDeviceRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.PinDeviceResponse.SerializeToString,
+            ),
+            'ListDeviceSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeviceSteps,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsResponse.SerializeToString,
             ),
             'ListDeviceBuilds': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeviceBuilds,
@@ -626,6 +660,60 @@ class DeviceService(object):
             '/milonga.v1.DeviceService/ListMeasurements',
             milonga_dot_v1_dot_devices__pb2.ListMeasurementsRequest.SerializeToString,
             milonga_dot_v1_dot_devices__pb2.ListMeasurementsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/PinDevice',
+            milonga_dot_v1_dot_devices__pb2.PinDeviceRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.PinDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeviceSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/ListDeviceSteps',
+            milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.ListDeviceStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

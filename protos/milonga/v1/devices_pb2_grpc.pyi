@@ -50,6 +50,10 @@ class DeviceServiceStub:
     WatchDevices: _grpc.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]
     ListDeviceTypes: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]
     ListMeasurements: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]
+    PinDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.PinDeviceRequest, _devices_pb2.PinDeviceResponse]
+    """Keeps the device on a version: rollouts of others leave it out."""
+    ListDeviceSteps: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]
+    """What a device reported of every step of its assignments."""
     ListDeviceBuilds: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]
     """What devices built for themselves, and what came of it."""
 
@@ -75,6 +79,10 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     WatchDevices: _aio.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]  # type: ignore[assignment]
     ListDeviceTypes: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]  # type: ignore[assignment]
     ListMeasurements: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]  # type: ignore[assignment]
+    PinDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.PinDeviceRequest, _devices_pb2.PinDeviceResponse]  # type: ignore[assignment]
+    """Keeps the device on a version: rollouts of others leave it out."""
+    ListDeviceSteps: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]  # type: ignore[assignment]
+    """What a device reported of every step of its assignments."""
     ListDeviceBuilds: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]  # type: ignore[assignment]
     """What devices built for themselves, and what came of it."""
 
@@ -175,6 +183,22 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _devices_pb2.ListMeasurementsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.ListMeasurementsResponse, _abc.Awaitable[_devices_pb2.ListMeasurementsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PinDevice(
+        self,
+        request: _devices_pb2.PinDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.PinDeviceResponse, _abc.Awaitable[_devices_pb2.PinDeviceResponse]]:
+        """Keeps the device on a version: rollouts of others leave it out."""
+
+    @_abc_1.abstractmethod
+    def ListDeviceSteps(
+        self,
+        request: _devices_pb2.ListDeviceStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.ListDeviceStepsResponse, _abc.Awaitable[_devices_pb2.ListDeviceStepsResponse]]:
+        """What a device reported of every step of its assignments."""
 
     @_abc_1.abstractmethod
     def ListDeviceBuilds(

@@ -410,12 +410,39 @@ class RolloutSpec(_message.Message):
     WAVES_FIELD_NUMBER: _builtins.int
     SOAK_SECONDS_FIELD_NUMBER: _builtins.int
     MAX_FAILURE_RATIO_FIELD_NUMBER: _builtins.int
+    CANARIES_FIELD_NUMBER: _builtins.int
+    WAVE_SIZES_FIELD_NUMBER: _builtins.int
+    PRIORITIES_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    LATE_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
     soak_seconds: _builtins.float
     max_failure_ratio: _builtins.float
     """Share of a wave's devices that may fail before the rollout pauses."""
+    canaries: _builtins.str
+    """Selector of the devices that make a wave of their own before all others."""
+    max_concurrent: _builtins.int
+    """Devices that may be on their way at a time, 0 for any number."""
+    late_after_seconds: _builtins.float
+    """How long a device may be off line before its wave goes on without it; unset: for ever."""
+    approval: _builtins.bool
+    """Begin when a person approves."""
     @_builtins.property
     def waves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Shares of the devices of each wave, adding up to 1, for example 0.34, 0.66."""
+
+    @_builtins.property
+    def wave_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of devices of the waves after the canaries, for example 1, 10; `waves` divides the rest."""
+
+    @_builtins.property
+    def priorities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Selectors; devices that an earlier one names come earlier."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """When devices may begin, in their own time zone: "sat,sun 02:00-05:00", "mon-fri 22:00-06:00", "01:00-04:00". Empty: always."""
 
     def __init__(
         self,
@@ -423,15 +450,26 @@ class RolloutSpec(_message.Message):
         waves: _abc.Iterable[_builtins.float] | None = ...,
         soak_seconds: _builtins.float | None = ...,
         max_failure_ratio: _builtins.float | None = ...,
+        canaries: _builtins.str = ...,
+        wave_sizes: _abc.Iterable[_builtins.int] | None = ...,
+        priorities: _abc.Iterable[_builtins.str] | None = ...,
+        max_concurrent: _builtins.int = ...,
+        windows: _abc.Iterable[_builtins.str] | None = ...,
+        late_after_seconds: _builtins.float | None = ...,
+        approval: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "max_failure_ratio", b"max_failure_ratio", "soak_seconds", b"soak_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "late_after_seconds", b"late_after_seconds", "max_failure_ratio", b"max_failure_ratio", "soak_seconds", b"soak_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "max_failure_ratio", b"max_failure_ratio", "soak_seconds", b"soak_seconds", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "approval", b"approval", "canaries", b"canaries", "late_after_seconds", b"late_after_seconds", "max_concurrent", b"max_concurrent", "max_failure_ratio", b"max_failure_ratio", "priorities", b"priorities", "soak_seconds", b"soak_seconds", "wave_sizes", b"wave_sizes", "waves", b"waves", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__late_after_seconds: _TypeAlias = _typing.Literal["late_after_seconds"]  # noqa: Y015
+    _WhichOneofArgType__late_after_seconds: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds"]  # noqa: Y015
     _WhichOneofReturnType__max_failure_ratio: _TypeAlias = _typing.Literal["max_failure_ratio"]  # noqa: Y015
     _WhichOneofArgType__max_failure_ratio: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio"]  # noqa: Y015
     _WhichOneofReturnType__soak_seconds: _TypeAlias = _typing.Literal["soak_seconds"]  # noqa: Y015
     _WhichOneofArgType__soak_seconds: _TypeAlias = _typing.Literal["_soak_seconds", b"_soak_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late_after_seconds) -> _WhichOneofReturnType__late_after_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failure_ratio) -> _WhichOneofReturnType__max_failure_ratio | None: ...
     @_typing.overload

@@ -32,7 +32,10 @@ class _RolloutStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutS
     ROLLOUT_STATE_RUNNING: _RolloutState.ValueType  # 1
     ROLLOUT_STATE_PAUSED: _RolloutState.ValueType  # 2
     ROLLOUT_STATE_SUCCEEDED: _RolloutState.ValueType  # 3
+    """Devices that come back late or join the selector later still get the version."""
     ROLLOUT_STATE_ABORTED: _RolloutState.ValueType  # 4
+    ROLLOUT_STATE_AWAITING_APPROVAL: _RolloutState.ValueType  # 5
+    """Begins when a person approves."""
 
 class RolloutState(_RolloutState, metaclass=_RolloutStateEnumTypeWrapper): ...
 
@@ -40,7 +43,10 @@ ROLLOUT_STATE_UNSPECIFIED: RolloutState.ValueType  # 0
 ROLLOUT_STATE_RUNNING: RolloutState.ValueType  # 1
 ROLLOUT_STATE_PAUSED: RolloutState.ValueType  # 2
 ROLLOUT_STATE_SUCCEEDED: RolloutState.ValueType  # 3
+"""Devices that come back late or join the selector later still get the version."""
 ROLLOUT_STATE_ABORTED: RolloutState.ValueType  # 4
+ROLLOUT_STATE_AWAITING_APPROVAL: RolloutState.ValueType  # 5
+"""Begins when a person approves."""
 Global___RolloutState: _TypeAlias = RolloutState  # noqa: Y015
 
 class _RolloutDeviceState:
@@ -75,12 +81,23 @@ class RolloutDevice(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     wave: _builtins.int
     state: Global___RolloutDeviceState.ValueType
     generation: _builtins.int
     step: _agent_pb2.Step.ValueType
     message: _builtins.str
+    bundle: _builtins.str
+    """Digest of the manifest of the bundle that it shall serve, and the resource name of the build."""
+    build: _builtins.str
+    priority: _builtins.int
+    """Rank among the priorities of the spec: 0 comes first."""
+    late: _builtins.bool
+    """It was off line for so long that its wave goes on without it."""
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -93,10 +110,14 @@ class RolloutDevice(_message.Message):
         step: _agent_pb2.Step.ValueType = ...,
         message: _builtins.str = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        bundle: _builtins.str = ...,
+        build: _builtins.str = ...,
+        priority: _builtins.int = ...,
+        late: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "generation", b"generation", "message", b"message", "state", b"state", "step", b"step", "updated_at", b"updated_at", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "bundle", b"bundle", "device", b"device", "generation", b"generation", "late", b"late", "message", b"message", "priority", b"priority", "state", b"state", "step", b"step", "updated_at", b"updated_at", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,11 +173,14 @@ class Rollout(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     project: _builtins.str
     model_version: _builtins.str
     state: Global___RolloutState.ValueType
     reason: _builtins.str
+    selector: _builtins.str
+    """Which devices; unset in rollouts of before it was kept."""
     @_builtins.property
     def spec(self) -> _projects_pb2.RolloutSpec: ...
     @_builtins.property
@@ -180,12 +204,15 @@ class Rollout(_message.Message):
         devices: _abc.Iterable[Global___RolloutDevice] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
+        selector: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "created_at", b"created_at", "ended_at", b"ended_at", "selector", b"selector", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "devices", b"devices", "ended_at", b"ended_at", "id", b"id", "model_version", b"model_version", "project", b"project", "reason", b"reason", "spec", b"spec", "state", b"state", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "created_at", b"created_at", "devices", b"devices", "ended_at", b"ended_at", "id", b"id", "model_version", b"model_version", "project", b"project", "reason", b"reason", "selector", b"selector", "spec", b"spec", "state", b"state", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__selector: _TypeAlias = _typing.Literal["selector"]  # noqa: Y015
+    _WhichOneofArgType__selector: _TypeAlias = _typing.Literal["_selector", b"_selector"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__selector) -> _WhichOneofReturnType__selector | None: ...
 
 Global___Rollout: _TypeAlias = Rollout  # noqa: Y015
 
@@ -197,10 +224,13 @@ class CreateRolloutRequest(_message.Message):
     SELECTOR_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     selector: _builtins.str
     """Empty takes the project's."""
     request_id: _builtins.str
+    dry_run: _builtins.bool
+    """Say what would happen, and do nothing."""
     @_builtins.property
     def spec(self) -> _projects_pb2.RolloutSpec: ...
     def __init__(
@@ -210,10 +240,11 @@ class CreateRolloutRequest(_message.Message):
         selector: _builtins.str = ...,
         spec: _projects_pb2.RolloutSpec | None = ...,
         request_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "request_id", b"request_id", "selector", b"selector", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "model_version", b"model_version", "request_id", b"request_id", "selector", b"selector", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,6 +434,84 @@ class ResumeRolloutResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeRolloutResponse: _TypeAlias = ResumeRolloutResponse  # noqa: Y015
+
+@_typing.final
+class ApproveRolloutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRolloutRequest: _TypeAlias = ApproveRolloutRequest  # noqa: Y015
+
+@_typing.final
+class ApproveRolloutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout: ...
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveRolloutResponse: _TypeAlias = ApproveRolloutResponse  # noqa: Y015
+
+@_typing.final
+class RetryRolloutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRolloutRequest: _TypeAlias = RetryRolloutRequest  # noqa: Y015
+
+@_typing.final
+class RetryRolloutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout: ...
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRolloutResponse: _TypeAlias = RetryRolloutResponse  # noqa: Y015
 
 @_typing.final
 class AbortRolloutRequest(_message.Message):

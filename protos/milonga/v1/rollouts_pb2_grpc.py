@@ -60,6 +60,16 @@ class RolloutServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_rollouts__pb2.ResumeRolloutRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_rollouts__pb2.ResumeRolloutResponse.FromString,
                 _registered_method=True)
+        self.ApproveRollout = channel.unary_unary(
+                '/milonga.v1.RolloutService/ApproveRollout',
+                request_serializer=milonga_dot_v1_dot_rollouts__pb2.ApproveRolloutRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_rollouts__pb2.ApproveRolloutResponse.FromString,
+                _registered_method=True)
+        self.RetryRollout = channel.unary_unary(
+                '/milonga.v1.RolloutService/RetryRollout',
+                request_serializer=milonga_dot_v1_dot_rollouts__pb2.RetryRolloutRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_rollouts__pb2.RetryRolloutResponse.FromString,
+                _registered_method=True)
         self.AbortRollout = channel.unary_unary(
                 '/milonga.v1.RolloutService/AbortRollout',
                 request_serializer=milonga_dot_v1_dot_rollouts__pb2.AbortRolloutRequest.SerializeToString,
@@ -106,6 +116,20 @@ class RolloutServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApproveRollout(self, request, context):
+        """Lets a rollout begin that waits for a person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRollout(self, request, context):
+        """Lets the devices that failed try again, and no others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AbortRollout(self, request, context):
         """Stops for good; devices that have not been reached keep what they have.
         """
@@ -146,6 +170,16 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.ResumeRollout,
                     request_deserializer=milonga_dot_v1_dot_rollouts__pb2.ResumeRolloutRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_rollouts__pb2.ResumeRolloutResponse.SerializeToString,
+            ),
+            'ApproveRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRollout,
+                    request_deserializer=milonga_dot_v1_dot_rollouts__pb2.ApproveRolloutRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_rollouts__pb2.ApproveRolloutResponse.SerializeToString,
+            ),
+            'RetryRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRollout,
+                    request_deserializer=milonga_dot_v1_dot_rollouts__pb2.RetryRolloutRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_rollouts__pb2.RetryRolloutResponse.SerializeToString,
             ),
             'AbortRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.AbortRollout,
@@ -294,6 +328,60 @@ class RolloutService(object):
             '/milonga.v1.RolloutService/ResumeRollout',
             milonga_dot_v1_dot_rollouts__pb2.ResumeRolloutRequest.SerializeToString,
             milonga_dot_v1_dot_rollouts__pb2.ResumeRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.RolloutService/ApproveRollout',
+            milonga_dot_v1_dot_rollouts__pb2.ApproveRolloutRequest.SerializeToString,
+            milonga_dot_v1_dot_rollouts__pb2.ApproveRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.RolloutService/RetryRollout',
+            milonga_dot_v1_dot_rollouts__pb2.RetryRolloutRequest.SerializeToString,
+            milonga_dot_v1_dot_rollouts__pb2.RetryRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

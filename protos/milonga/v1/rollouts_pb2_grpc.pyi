@@ -38,6 +38,10 @@ class RolloutServiceStub:
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.ListRolloutsRequest, _rollouts_pb2.ListRolloutsResponse]
     PauseRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.PauseRolloutRequest, _rollouts_pb2.PauseRolloutResponse]
     ResumeRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.ResumeRolloutRequest, _rollouts_pb2.ResumeRolloutResponse]
+    ApproveRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.ApproveRolloutRequest, _rollouts_pb2.ApproveRolloutResponse]
+    """Lets a rollout begin that waits for a person."""
+    RetryRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.RetryRolloutRequest, _rollouts_pb2.RetryRolloutResponse]
+    """Lets the devices that failed try again, and no others."""
     AbortRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.AbortRolloutRequest, _rollouts_pb2.AbortRolloutResponse]
     """Stops for good; devices that have not been reached keep what they have."""
     WatchRollout: _grpc.UnaryStreamMultiCallable[_rollouts_pb2.WatchRolloutRequest, _rollouts_pb2.WatchRolloutResponse]
@@ -52,6 +56,10 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     ListRollouts: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.ListRolloutsRequest, _rollouts_pb2.ListRolloutsResponse]  # type: ignore[assignment]
     PauseRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.PauseRolloutRequest, _rollouts_pb2.PauseRolloutResponse]  # type: ignore[assignment]
     ResumeRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.ResumeRolloutRequest, _rollouts_pb2.ResumeRolloutResponse]  # type: ignore[assignment]
+    ApproveRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.ApproveRolloutRequest, _rollouts_pb2.ApproveRolloutResponse]  # type: ignore[assignment]
+    """Lets a rollout begin that waits for a person."""
+    RetryRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.RetryRolloutRequest, _rollouts_pb2.RetryRolloutResponse]  # type: ignore[assignment]
+    """Lets the devices that failed try again, and no others."""
     AbortRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.AbortRolloutRequest, _rollouts_pb2.AbortRolloutResponse]  # type: ignore[assignment]
     """Stops for good; devices that have not been reached keep what they have."""
     WatchRollout: _aio.UnaryStreamMultiCallable[_rollouts_pb2.WatchRolloutRequest, _rollouts_pb2.WatchRolloutResponse]  # type: ignore[assignment]
@@ -93,6 +101,22 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollouts_pb2.ResumeRolloutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollouts_pb2.ResumeRolloutResponse, _abc.Awaitable[_rollouts_pb2.ResumeRolloutResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ApproveRollout(
+        self,
+        request: _rollouts_pb2.ApproveRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_pb2.ApproveRolloutResponse, _abc.Awaitable[_rollouts_pb2.ApproveRolloutResponse]]:
+        """Lets a rollout begin that waits for a person."""
+
+    @_abc_1.abstractmethod
+    def RetryRollout(
+        self,
+        request: _rollouts_pb2.RetryRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_pb2.RetryRolloutResponse, _abc.Awaitable[_rollouts_pb2.RetryRolloutResponse]]:
+        """Lets the devices that failed try again, and no others."""
 
     @_abc_1.abstractmethod
     def AbortRollout(

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from milonga_hub.alerts.models import AlertState
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceState, JoinRequestState
-from milonga_hub.rollouts.service import OPEN
+from milonga_hub.rollouts.models import OPEN
 from milonga_hub.web.charts.honeycomb import Cell, honeycomb
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.feed import feed

@@ -1,0 +1,151 @@
+"""Plan a rollout: which devices take part, with which build, in which wave, and why others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from milonga_hub.builds.models import Build
+from milonga_hub.builds.rules import objection_to
+from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.devices.selectors import Selector, parse
+from milonga_hub.errors import FailedPrecondition
+from milonga_hub.projects.models import RolloutSpec
+from milonga_hub.projects.rules import check_rollout
+from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutState, Wave
+from milonga_hub.rollouts.needs import Builds, Devices
+from milonga_hub.rollouts.rules import opens_at
+from milonga_hub.rollouts.rules_waves import Entrant, plan_waves
+
+# By device, the rollout of another project that is newer than this one and has taken it.
+Claims = Mapping[str, str]
+
+
+class Planner:
+    def __init__(self, devices: Devices, builds: Builds, clock: Callable[[], datetime]) -> None:
+        self._devices = devices
+        self._builds = builds
+        self._clock = clock
+
+    def plan(
+        self, id: str, model_version: str, project: str, selector: str, spec: RolloutSpec, created_at: datetime
+    ) -> Rollout:
+        """Return the rollout before its first step. Raises FailedPrecondition where no device could take part."""
+        check_rollout(spec)
+        builds = self._builds.chosen(model_version)
+        for build in builds.values():
+            if why_not := objection_to(build):
+                raise FailedPrecondition(
+                    f"{build.name} may not go out: {why_not}; choose another (milonga build choose), or allow this one:"
+                    f" milonga build override {build.name} --reason WHY"
+                )
+        devices = self._devices.matching(selector)
+        if not devices:
+            raise FailedPrecondition(f"no device matches {selector!r}; see: milonga devices list")
+        found = self._found(devices, builds, model_version, spec, {})
+        able = [each for each in found if not each.why_not]
+        if not able:
+            reasons = "; ".join(sorted({each.why_not for each in found}))
+            raise FailedPrecondition(
+                f"no device can take {model_version}: {reasons}; see: milonga build ls {model_version}"
+            )
+        canary = parse(spec.canaries) if spec.canaries.strip() else None
+        waves = plan_waves(
+            [each.device for each in able],
+            spec.waves,
+            id,
+            spec.wave_sizes,
+            [d.name for d in devices if canary is not None and canary.matches(self._devices.attributes(d))],
+            {each.device: each.priority for each in able},
+        )
+        wave_of = {name: index for index, wave in enumerate(waves) for name in wave}
+        return Rollout(
+            id=id,
+            project=project,
+            model_version=model_version,
+            state=RolloutState.AWAITING_APPROVAL if spec.approval else RolloutState.RUNNING,
+            reason="begins when a person approves" if spec.approval else "",
+            selector=selector,
+            spec=spec,
+            waves=[Wave(index=index, device_count=len(wave)) for index, wave in enumerate(waves)],
+            devices=[each.member(wave_of.get(each.device, LEFT_OUT)) for each in found],
+            created_at=created_at,
+        )
+
+    def rehearse(self, rollout: Rollout) -> Rollout:
+        """Return the plan with what each device would wait for, for people to read."""
+        known = {device.name: device for device in self._devices.matching("")}
+        rollout.devices = [
+            each if each.wave == LEFT_OUT else each.model_copy(update={"message": self._wait(rollout, each, known)})
+            for each in rollout.devices
+        ]
+        return rollout
+
+    def _wait(self, rollout: Rollout, each: RolloutDevice, known: Mapping[str, Device]) -> str:
+        device = known[each.device]
+        now = self._clock()
+        parts = []
+        if device.active_bundle == each.bundle:
+            parts.append("serves it already")
+        if device.state is not DeviceState.ONLINE:
+            parts.append("off line")
+        if (opens := opens_at(rollout.spec, time_zone_of(device), now)) > now:
+            parts.append(f"its window opens {opens:%Y-%m-%d %H:%M} UTC")
+        return "; ".join(parts)
+
+    def entrants(self, rollout: Rollout, claims: Claims) -> dict[str, Entrant]:
+        """Return every device that the rollout's selector names now."""
+        assert rollout.selector is not None
+        builds = self._builds.chosen(rollout.model_version)
+        devices = self._devices.matching(rollout.selector)
+        found = self._found(devices, builds, rollout.model_version, rollout.spec, claims)
+        return {each.device: each for each in found}
+
+    def _found(
+        self,
+        devices: Sequence[Device],
+        builds: Mapping[str, Build],
+        model_version: str,
+        spec: RolloutSpec,
+        claims: Claims,
+    ) -> list[Entrant]:
+        priorities = [parse(selector) for selector in spec.priorities]
+        return [self._entrant(device, builds, model_version, priorities, claims) for device in devices]
+
+    def _entrant(
+        self,
+        device: Device,
+        builds: Mapping[str, Build],
+        model_version: str,
+        priorities: Sequence[Selector],
+        claims: Claims,
+    ) -> Entrant:
+        build = builds.get(device.device_type)
+        attributes = self._devices.attributes(device)
+        ranks = (rank for rank, selector in enumerate(priorities) if selector.matches(attributes))
+        return Entrant(
+            device=device.name,
+            bundle=build.bundle if build else "",
+            build=build.name if build else "",
+            priority=next(ranks, len(priorities)),
+            generation=device.assigned_generation,
+            why_not=_why_not(device, build, model_version, claims),
+        )
+
+
+def _why_not(device: Device, build: Build | None, model_version: str, claims: Claims) -> str:
+    if device.pinned_version not in ("", model_version):
+        pinned = device.pinned_version.removeprefix("models/").replace("/versions/", "/")
+        return f"it is pinned to {pinned}; let go of it: milonga devices unpin {device.name}"
+    if build is None:
+        return f"there is no chosen build for {device.device_type}"
+    if why_not := objection_to(build):
+        return f"{build.name} may not go out: {why_not}"
+    if device.name in claims:
+        return f"the newer rollout {claims[device.name]} took it"
+    return ""
+
+
+def time_zone_of(device: Device) -> str:
+    """Return the zone in which the device's hours count: what its label says, else what its machine says."""
+    return device.labels.get("time_zone") or device.inventory.time_zone
