@@ -66,6 +66,7 @@ READING: dict[str, tuple[str, str]] = {
     f"build show --log {BUILD}": ("text", "building onnxruntime/int8"),
     "build compare digits/1": ("builds", "chosen: the fastest"),
     f"build watch {BUILD}": ("build", "verified"),
+    "devices steps pi5-1": ("steps", "commit"),
     "rollouts list": ("rollouts", "digits-2"),
     "rollouts show digits-2": ("rollout", "wave 2"),
     "rollouts watch digits-1": ("rollout", "succeeded"),
@@ -82,7 +83,7 @@ READING: dict[str, tuple[str, str]] = {
     "alerts channels": ("channels", "fleet_configs/alerts"),
 }
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
-    "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts pause", "rollouts resume", "rollouts abort",
+    "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts approve", "rollouts retry", "devices pin", "devices unpin", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
@@ -419,6 +420,14 @@ def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:
     assert f"milonga rollouts resume {made['id']}" in cli("rollouts", "show", made["id"]).out.replace("\n", " ")
     assert cli("rollouts", "resume", made["id"], "--json").json["rollout"]["state"] == "ROLLOUT_STATE_RUNNING"
     assert cli("rollouts", "abort", made["id"], "--yes").code == 0
+    rehearsed = cli("rollouts", "create", "digits/1", "--window", "02:00-03:00", "--max-concurrent", "2", "--dry-run")
+    assert "not begun" in rehearsed.out and "nothing was done" in rehearsed.out
+    waiting = cli("rollouts", "create", "digits/1", "--approval", "--json").json["rollout"]
+    assert waiting["spec"]["approval"]
+    assert f"milonga rollouts approve {waiting['id']}" in cli("rollouts", "show", waiting["id"]).out.replace("\n", " ")
+    assert cli("rollouts", "approve", waiting["id"], "--json").json["rollout"]["state"] == "ROLLOUT_STATE_RUNNING"
+    assert "no device of rollout" in cli("rollouts", "retry", waiting["id"]).err
+    assert cli("rollouts", "abort", waiting["id"], "--yes").code == 0
     assert cli("rollouts", "watch", made["id"]).code == 1
 
 

@@ -23,10 +23,10 @@ group = typer.Typer()
 Id = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Its id; see: milonga rollouts list.")]
 
 
-def render_rollout(rollout: pb.Rollout) -> RenderableType:
-    """Return the rollout's waves and devices for rich, to print or to show live."""
+def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableType:
+    """Return the rollout's waves and devices for rich, to print or to show live; rehearsed, with their builds."""
     title = Text.assemble((rollout.id, "bold"), f"  {clean(rollout.model_version)}  ")
-    title.append(cell(word(pb.RolloutState, rollout.state)))
+    title.append("not begun" if rehearsed else cell(word(pb.RolloutState, rollout.state)))
     if rollout.reason:
         title.append(f"  {clean(rollout.reason)}", style="dim")
     grid = Table.grid(padding=(0, 2))
@@ -36,23 +36,38 @@ def render_rollout(rollout: pb.Rollout) -> RenderableType:
         wave = f"wave {device.wave + 1}" if device.wave >= 0 else "left out"
         step = word(agent_pb2.Step, device.step) if device.step else ""
         state = cell(word(pb.RolloutDeviceState, device.state) if device.wave >= 0 else NONE)
-        grid.add_row(wave, clean(device.device), state, clean(f"{step} {device.message}".strip()))
-    hint = []
+        late = "late" if device.late else ""
+        build = device.build.rpartition("/")[2] if rehearsed else ""
+        said = " ".join(filter(None, (step, late, build, device.message)))
+        grid.add_row(wave, clean(device.device), state, clean(said))
+    hint: list[Text] = []
+    if rehearsed:
+        return Group(title, grid)
+    end = f"or end it: milonga rollouts abort {rollout.id}"
     if rollout.state == pb.ROLLOUT_STATE_PAUSED:
-        hint.append(
-            Text(f"go on: milonga rollouts resume {rollout.id}, or end it: milonga rollouts abort {rollout.id}")
-        )
+        hint.append(Text(f"go on: milonga rollouts resume {rollout.id}, {end}"))
+    if rollout.state == pb.ROLLOUT_STATE_AWAITING_APPROVAL:
+        hint.append(Text(f"let it begin: milonga rollouts approve {rollout.id}, {end}"))
     return Group(title, grid, *hint)
 
 
-def _spec(waves: str, soak_seconds: float | None, max_failure_ratio: float | None) -> RolloutSpec | None:
-    if not waves and soak_seconds is None and max_failure_ratio is None:
+def _spec(waves: str, wave_sizes: str, **values: Any) -> RolloutSpec | None:
+    """Return the spec of the options that were given, None where none was."""
+    given = {name: value for name, value in values.items() if value is not None and value not in ("", [])}
+    if not (waves or wave_sizes or given.get("approval") or given.keys() - {"approval"}):
         return None
+    return RolloutSpec(
+        waves=_numbers("--waves", waves, float, "shares such as 0.1,0.9"),
+        wave_sizes=_numbers("--wave-sizes", wave_sizes, int, "numbers of devices such as 1,10"),
+        **given,
+    )
+
+
+def _numbers(option: str, text: str, kind: Any, example: str) -> list[Any]:
     try:
-        shares = [float(share) for share in waves.split(",") if share.strip()]
+        return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError as error:
-        raise Refused(f"--waves takes shares such as 0.1,0.9; {waves!r} is not that", USAGE) from error
-    return RolloutSpec(waves=shares, soak_seconds=soak_seconds, max_failure_ratio=max_failure_ratio)
+        raise Refused(f"{option} takes {example}; {text!r} is not that", USAGE) from error
 
 
 def _print(response: Any, json: bool) -> None:
@@ -71,16 +86,50 @@ def create(
     max_failure_ratio: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of a wave that may fail before it pauses.")
     ] = None,
+    canaries: Annotated[str, typer.Option(help="Selector of the devices that make a wave of their own, first.")] = "",
+    wave_sizes: Annotated[str, typer.Option(help="Devices of the next waves, for example 1,10.")] = "",
+    priority: Annotated[
+        list[str], typer.Option(help="Selector of devices that come earlier; repeatable, the first comes first.")
+    ] = [],  # noqa: B006
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="Devices on their way at a time.")] = None,
+    window: Annotated[
+        list[str],
+        typer.Option(help='When devices may begin, in their own time zone: "sat,sun 02:00-05:00"; repeatable.'),
+    ] = [],  # noqa: B006
+    late_after_seconds: Annotated[
+        float | None, typer.Option(min=0, help="How long a device may be off line before its wave goes on without it.")
+    ] = None,
+    approval: Annotated[bool, typer.Option("--approval", help="Begin when a person approves.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     hub: Hub = None,
     json: Json = False,
 ) -> None:
     """Send a model version to devices, wave by wave."""
-    spec = _spec(waves, soak_seconds, max_failure_ratio)
+    spec = _spec(
+        waves,
+        wave_sizes,
+        soak_seconds=soak_seconds,
+        max_failure_ratio=max_failure_ratio,
+        canaries=canaries,
+        priorities=priority,
+        max_concurrent=max_concurrent,
+        windows=window,
+        late_after_seconds=late_after_seconds,
+        approval=approval,
+    )
     request = pb.CreateRolloutRequest(
-        model_version=version_name(version), selector=selector, spec=spec, request_id=uuid.uuid4().hex
+        model_version=version_name(version),
+        selector=selector,
+        spec=spec,
+        request_id=uuid.uuid4().hex,
+        dry_run=dry_run,
     )
     with Client() as client:
         response = client.rollouts.CreateRollout(request, timeout=CALL_SECONDS)
+    if dry_run and not json:
+        console().print(render_rollout(response.rollout, rehearsed=True))
+        say("nothing was done; leave out --dry-run to begin")
+        return
     _print(response, json)
     if not json:
         say(f"follow it: milonga rollouts watch {response.rollout.id}")
@@ -137,6 +186,22 @@ def resume(rollout: Id, hub: Hub = None, json: Json = False) -> None:
     """Go on, and let devices that failed try again."""
     with Client() as client:
         response = client.rollouts.ResumeRollout(pb.ResumeRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+    _print(response, json)
+
+
+@group.command("approve")
+def approve(rollout: Id, hub: Hub = None, json: Json = False) -> None:
+    """Let a rollout begin that waits for a person."""
+    with Client() as client:
+        response = client.rollouts.ApproveRollout(pb.ApproveRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+    _print(response, json)
+
+
+@group.command("retry")
+def retry(rollout: Id, hub: Hub = None, json: Json = False) -> None:
+    """Let the devices that failed try again, and no others; also where the rollout has succeeded."""
+    with Client() as client:
+        response = client.rollouts.RetryRollout(pb.RetryRolloutRequest(id=rollout), timeout=CALL_SECONDS)
     _print(response, json)
 
 

@@ -10,6 +10,7 @@ from milonga_hub.cli import (
     builds,
     bundles,
     datasets,
+    device_versions,
     devices,
     hub,
     keys,
@@ -41,6 +42,9 @@ def _begin(
 ) -> None:
     remember_hub(hub_address)
 
+
+# They add their verbs to those of devices.
+_MORE = (device_versions,)
 
 app.command("up")(hub.up)
 app.command("status")(hub.status)

@@ -53,6 +53,17 @@ def router(hub: HubServices) -> APIRouter:
         device = hub.devices.revoke(name)
         return RedirectResponse(f"/devices/{device.name}", 303)
 
+    @pages.post("/devices/{name}/pin")
+    async def pin(name: str) -> RedirectResponse:
+        """Keep the device on the version that it serves."""
+        device = hub.devices.pin(name)
+        return RedirectResponse(f"/devices/{device.name}", 303)
+
+    @pages.post("/devices/{name}/unpin")
+    async def unpin(name: str) -> RedirectResponse:
+        device = hub.devices.unpin(name)
+        return RedirectResponse(f"/devices/{device.name}", 303)
+
     @pages.get("/devices/{name}")
     async def one(request: Request, name: str) -> HTMLResponse:
         device = hub.devices.get(name)

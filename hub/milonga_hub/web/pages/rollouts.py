@@ -1,4 +1,4 @@
-"""Rollouts: waves as columns, and buttons to pause, resume and abort."""
+"""Rollouts: waves as columns, and buttons to approve, pause, resume, retry and abort."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def router(hub: HubServices) -> APIRouter:
             live=f"rollouts/{rollout.id}",
             rollout=rollout,
             simulated=simulated,
+            newest=hub.rollouts.list(rollout.project, page_size=1)[0][0].id == rollout.id,
             left_out=[device for device in rollout.devices if device.wave == LEFT_OUT],
         )
 
@@ -45,7 +46,14 @@ def router(hub: HubServices) -> APIRouter:
 
     @pages.post("/rollouts/{id}/{verb}")
     async def change(id: str, verb: str) -> RedirectResponse:
-        verbs = {"pause": hub.rollouts.pause, "resume": hub.rollouts.resume, "abort": hub.rollouts.abort}
+        rollouts = hub.rollouts
+        verbs = {
+            "approve": rollouts.approve,
+            "pause": rollouts.pause,
+            "resume": rollouts.resume,
+            "retry": rollouts.retry,
+            "abort": rollouts.abort,
+        }
         if verb in verbs:
             verbs[verb](id)
         return RedirectResponse(f"/rollouts/{quote(id, safe='')}", status_code=303)
