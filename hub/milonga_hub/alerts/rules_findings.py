@@ -196,7 +196,7 @@ def _rolled_back(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterat
                 yield Finding(
                     f"devices/{name}",
                     f"{name} did not take {rollout.model_version} and serves what it had: {why or 'no reason given'}",
-                    f"its steps: milonga devices show {name}; to let it try again: milonga rollouts retry {rollout.id}",
+                    f"its steps: milonga devices steps {name}; to let it try again: milonga rollouts retry {rollout.id}",
                     rollout.project,
                 )
 
