@@ -79,7 +79,9 @@ class SampleFolder:
         return sample
 
     def clear(self, but_of: str = "") -> None:
-        """Delete all pictures but those of one project."""
+        """Delete all pictures but those of one project, and what was half written when the power went."""
+        for left in self.folder.glob(f".*{_ENDING}.tmp"):
+            left.unlink(missing_ok=True)
         for path in self._paths():
             sample = self.read(path) if but_of else None
             if sample is None or sample.header.project != but_of:

@@ -7,6 +7,8 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from milonga_hub.errors import InvalidInput, NotFound, ResourceExhausted
@@ -59,6 +61,12 @@ class BlobStore:
 
     def read(self, digest: str) -> bytes:
         return self.path(digest).read_bytes()
+
+    def older_than(self, moment: datetime) -> Iterator[str]:
+        """Yield the digests of the blobs that were kept before then."""
+        for place in self.root.glob("??/*"):
+            if not place.name.startswith(".") and place.stat().st_mtime < moment.timestamp():
+                yield f"sha256:{place.parent.name}{place.name}"
 
     def delete(self, digest: str) -> None:
         """Forget the blob, if it is there."""

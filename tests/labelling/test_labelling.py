@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from milonga_hub.datasets.rules import Sample
+from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.service import MeasuringPolicy
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
@@ -159,6 +160,16 @@ def test_a_picture_that_nobody_labels_is_deleted_in_the_end(hub: Floor) -> None:
     hub.world.clock.advance(timedelta(days=90).total_seconds())
     hub.labelling.tidy()
     assert not hub.pictures() and not hub.samples(SampleState.WAITING)
+
+
+def test_a_picture_that_arrived_when_the_hub_ended_does_not_stay_behind(hub: Floor) -> None:
+    sample = _arrived(hub, 1)
+    hub.intake.pictures.put(picture(2))
+    later = utc_now() + timedelta(hours=1)
+    hub.labelling.sweep(later - timedelta(hours=2))
+    assert len(hub.pictures()) == 2
+    hub.labelling.sweep(later)
+    assert len(hub.pictures()) == 1 and hub.labelling.picture(sample.name)[0] == picture(1)
 
 
 def test_pictures_that_wait_can_be_deleted_at_once_and_are_not_taken_again(hub: Floor) -> None:

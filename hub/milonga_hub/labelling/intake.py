@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -57,6 +58,7 @@ class SampleIntake:
         self._projects = projects
         self.pictures = BlobStore(folder)
         self._clock = clock
+        self._keeping = threading.Lock()
         self._told: dict[str, SamplingPolicy] = {}
 
     # What devices may do
@@ -181,8 +183,12 @@ class SampleIntake:
             sample.kept = not sample.like
         if sample.kept:
             self.pictures.put(data)
-        with self._database.session() as session:
-            sample = session.merge(sample)
+        with self._keeping, self._database.session() as session:
+            # Another device may have sent the same picture meanwhile, and somebody labelled it.
+            known = session.get(QueuedSample, sample.name)
+            if known is not None:
+                return known
+            session.add(sample)
         self._events.publish(f"samples/{sample.project}", sample)
         return sample
 

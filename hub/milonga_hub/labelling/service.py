@@ -33,6 +33,8 @@ _LOOK_SECONDS = 15.0
 # Pictures among which the next ones to ask about are sought.
 _CONSIDERED = 2000
 
+# A picture that came so lately may be about to get its row.
+_ARRIVING = timedelta(hours=1)
 # Devices are judged by so many labels, the newest.
 _JUDGED = 5000
 # A picture that nobody labelled for so long is deleted.
@@ -217,9 +219,19 @@ class LabellingService:
 
     async def run(self) -> None:
         """Add what is labelled to data sets and delete what was skipped, each in its time, until cancelled."""
+        await asyncio.to_thread(self.sweep, utc_now() - _ARRIVING)
         while True:
             await asyncio.to_thread(self.tidy)
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def sweep(self, before: datetime) -> None:
+        """Delete the pictures from before then that no sample is about: the hub ended while they arrived or left."""
+        for digest in list(self._pictures.older_than(before)):
+            with self._database.session() as session:
+                about = select(QueuedSample.name).where(QueuedSample.digest == digest, QueuedSample.kept)
+                known = session.exec(about).first()
+            if known is None:
+                self._pictures.delete(digest)
 
     def tidy(self) -> None:
         """Do what is due now."""
