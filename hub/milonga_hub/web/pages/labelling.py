@@ -58,7 +58,8 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
             done=_done(hub, name),
             detection=detection,
             classes=classes,
-            keyed=list(zip(KEYS, classes, strict=False)),
+            # N goes to the next box.
+            keyed=list(zip(KEYS.replace("n", "") if detection else KEYS, classes, strict=False)),
         )
 
     @pages.get("/labelling/{name}/standing")
