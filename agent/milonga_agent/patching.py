@@ -1,6 +1,6 @@
 """Apply a delta in a process of its own: `python -m milonga_agent.patching DELTA BASE TARGET DIGEST`.
 
-The daemon stays small: numpy and zstandard are loaded here alone. A wrong delta costs nothing but time.
+The daemon stays small: numpy, zstandard and lzma are loaded here alone. A wrong delta costs nothing but time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = 1
 
 def formats() -> tuple[int, ...]:
     """Return the formats of deltas that this device can apply."""
-    return (FORMAT,) if all(importlib.util.find_spec(name) for name in ("numpy", "zstandard")) else ()
+    return (FORMAT,) if all(importlib.util.find_spec(name) for name in ("lzma", "numpy", "zstandard")) else ()
 
 
 async def patch(delta: Path, base: Path, target: Path, digest: str) -> None:

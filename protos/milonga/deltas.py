@@ -1,6 +1,6 @@
 """Read a delta: a file that makes one model file out of another (docs/adr/0018). Needs numpy and zstandard.
 
-    b"MILONGA DELTA 1\\n", length of the header (4 bytes, little-endian), header (JSON, zstd), streams (zstd each)
+    b"MILONGA DELTA 1\\n", length of the header (4 bytes, little-endian), header (JSON, zstd), streams (each zstd or xz)
 
 The header says which file the delta begins from, which it makes, and by which parts; each part gives the next bytes of the
 target: some of the base as they are, some of the stream "new", or a tensor, foretold by one of the base, with what is left of it
@@ -9,7 +9,9 @@ in the streams of its kind, one for each byte of an element. Streams are read si
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
 import math
 import mmap
 import struct
@@ -129,11 +131,13 @@ class _Reading:
             raise DeltaInvalid("it begins from another file")
         self._streams = {}
         at = begin + size
-        for name, stream_bytes in self._header["streams"]:
-            self._streams[name] = self._opened(name, packed[at : at + stream_bytes])
+        for name, codec, stream_bytes in self._header["streams"]:
+            self._streams[name] = self._opened(name, codec, packed[at : at + stream_bytes])
             at += stream_bytes
 
-    def _opened(self, name: str, content: bytes) -> Any:
+    def _opened(self, name: str, codec: str, content: bytes) -> Any:
+        if codec == "xz":
+            return lzma.LZMAFile(io.BytesIO(content))
         dictionary = self._dictionary() if name == "new" else None
         decompressor = self._zstd.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW_BYTES)
         return decompressor.stream_reader(content)
@@ -199,6 +203,6 @@ class _Reading:
                 if not more:
                     raise DeltaInvalid(f"its stream {name!r} ends early")
                 content += more
-        except self._zstd.ZstdError as error:
+        except (self._zstd.ZstdError, lzma.LZMAError, EOFError) as error:
             raise DeltaInvalid(str(error)) from error
         return content

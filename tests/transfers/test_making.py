@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from milonga.deltas import DeltaInvalid, apply
 from milonga.residuals import joined, planes, residual, restored
-from milonga_hub.transfers.layout import tensors
+from milonga_hub.transfers.layout import floats, tensors
 from milonga_hub.transfers.making import make
+from onnx import TensorProto, helper
 
-from tests.transfers.networks import retrained, weights, write
+from tests.transfers.networks import Weights, retrained, weights, write
 
 
 def _made(delta: bytes, base: Path, folder: Path) -> bytes:
@@ -66,6 +67,20 @@ def test_int8_is_foretold_by_the_floats_and_its_scales(base: Path, tmp_path: Pat
         held[f"{name}_quantized"] = np.clip(np.rint(one / scale), -128, 127).astype(np.int8)
         held[f"{name}_scale"] = np.array([scale])
     assert _share(base, write(tmp_path / "int8.onnx", held), tmp_path) < 0.08
+
+
+def test_int8_that_was_trained_on_is_foretold_across_a_change_of_scale(tmp_path: Path) -> None:
+    def quantised(known: Weights, scale: float) -> dict[str, Any]:
+        held: dict[str, Any] = {}
+        for name, one in known.items():
+            held[f"{name}_quantized"] = np.clip(np.rint(one / np.float32(scale)), -128, 127).astype(np.int8)
+            held[f"{name}_scale"] = np.array([scale], dtype=np.float32)
+        return held
+
+    old = write(tmp_path / "old.onnx", quantised(weights(), 0.0017))
+    new = write(tmp_path / "new.onnx", quantised(retrained(weights()), 0.0021))
+    # Without the scales, 0.6 of it would be left.
+    assert _share(old, new, tmp_path) < 0.25
 
 
 def test_weights_are_found_in_the_file_of_another_engine(base: Path, tmp_path: Path) -> None:
@@ -134,6 +149,14 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, byte
 @given(st.binary(max_size=400))
 def test_the_layout_of_no_network_is_empty(content: bytes) -> None:
     tensors(content)
+
+
+def test_floats_are_read_in_both_ways_that_onnx_writes_them(tmp_path: Path) -> None:
+    values = [0.5 * number for number in range(20)]
+    held = helper.make_tensor("scale", TensorProto.FLOAT, [20], values)
+    assert held.float_data and not held.raw_data
+    graph = helper.make_graph([], "network", [], [], [held])
+    assert floats(helper.make_model(graph).SerializeToString())["scale"].tolist() == values
 
 
 def test_the_layout_of_a_network_names_its_weights(base: Path) -> None:

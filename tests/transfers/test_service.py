@@ -123,6 +123,24 @@ def test_a_delta_is_for_devices_that_may_have_what_it_makes(tmp_path: Path) -> N
     run(story())
 
 
+def test_pieces_grow_to_what_the_device_asks_for_and_stay_within_the_limits(tmp_path: Path) -> None:
+    async def sizes(here: Line, **limits: float) -> list[int]:
+        settings = here.world.settings.model_copy(update=limits)
+        service = TransferService(here.world.blobs, tmp_path / "deltas", settings)
+        digest = here.world.blobs.put(noise(2_500_000))
+        return [len(piece) async for piece in service.pieces("pi-1", digest, 0, piece_bytes=1 << 20)]
+
+    async def story() -> None:
+        async with line(tmp_path) as here:
+            found = await sizes(here)
+            assert found[:3] == [262_144, 524_288, 1_048_576] and sum(found) == 2_500_000
+            # A quarter of a second for each piece, at 20 Mbit/s.
+            assert max(await sizes(here, max_download_kbps=20_000)) == 625_000
+            assert max(await sizes(here, max_device_download_kbps=20_000)) == 625_000
+
+    run(story())
+
+
 def test_deltas_that_were_used_longest_ago_make_room(tmp_path: Path) -> None:
     async def story() -> None:
         async with line(tmp_path) as here:

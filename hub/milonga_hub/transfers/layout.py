@@ -1,7 +1,7 @@
 """Where the weights lie in model files, read from the bytes themselves: nothing is loaded, and no engine is needed.
 
 ONNX is a protocol buffer (onnx.proto): ModelProto.graph = 7, GraphProto.initializer = 5, GraphProto.node = 1,
-NodeProto.attribute = 5, AttributeProto.t = 5, TensorProto.dims = 1, .data_type = 2, .name = 8, .raw_data = 9.
+NodeProto.attribute = 5, AttributeProto.t = 5, TensorProto.dims = 1, .data_type = 2, .float_data = 4, .name = 8, .raw_data = 9.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def _tensor(content: Any, at: int, end: int) -> Iterator[Tensor]:
             dtype = start
         elif number == 8 and stop is not None:
             name = bytes(content[start:stop]).decode("utf-8", "replace")
-        elif number == 9 and stop is not None:
+        elif number in (4, 9) and stop is not None:
+            # Packed float_data has the bytes that raw_data would have.
             raw = (start, stop)
     if raw is None or dtype not in _ONNX:
         return

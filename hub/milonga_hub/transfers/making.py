@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import struct
 from collections import defaultdict
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from milonga.deltas import (
     MAGIC,
     MAX_DICTIONARY_BYTES,
@@ -23,12 +23,17 @@ from milonga.deltas import (
 )
 from milonga.residuals import Foretelling, bits_of, foretold, planes, residual, width_of
 
-from milonga_hub.transfers.layout import SMALLEST_BYTES, floats, tensors
-from milonga_hub.transfers.matching import Match, best_match
+from milonga_hub.transfers.layout import SMALLEST_BYTES, tensors
+from milonga_hub.transfers.matching import Match, Weights, best_match
 
 # Bytes without order are not made smaller by trying harder; text and structure are.
 _PLANE_LEVEL, _NEW_LEVEL = 9, 19
 _LARGE_BYTES = 8 << 20
+# Where the bytes are nearly random, nothing else helps either.
+_LITTLE_ORDER_SHARE = 0.9
+_SMALLER_SHARE = 0.97
+# Bytes that do not depend on their neighbours.
+_RANGE_CODER = {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20, "lc": 0, "lp": 0, "pb": 0}
 # Weights are found in a file of another engine by so many of their first bytes.
 _KEY_BYTES = 48
 
@@ -50,34 +55,17 @@ def make(base: Path, target: Path) -> bytes:
 
 def _plans(old: bytes, new: bytes) -> list[list[_Placed]]:
     """Return the ways to try: by tensors where they are known, and without any."""
-    known, wanted = tensors(old), tensors(new)
+    known, wanted = Weights.of(old), Weights.of(new)
     plans: list[list[_Placed]] = []
-    if wanted:
-        plans.append(_matched(old, new, known, wanted))
-    elif known:
-        plans.append(_found(old, new, known))
+    if wanted.tensors:
+        plans.append([_Placed(one, best_match(one, wanted, known)) for one in wanted.tensors])
+    elif known.tensors:
+        plans.append(_found(old, new, known.tensors))
     elif len(old) == len(new):
         plans.append(_aligned(old, new))
     if len(old) <= MAX_DICTIONARY_BYTES:
         plans.append([])
     return plans or [[]]
-
-
-def _matched(old: bytes, new: bytes, known: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[_Placed]:
-    scales = _scales(new, wanted)
-    return [_Placed(one, best_match(one, new, known, old, scales.get(one.name))) for one in wanted]
-
-
-def _scales(new: bytes, wanted: Sequence[Tensor]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return by the name of a quantised weight its scales, as ONNX Runtime's quantiser names them."""
-    known = floats(new)
-    return {
-        one.name: known[f"{stem}_scale"]
-        for one in wanted
-        if one.dtype == "i1"
-        for stem in [one.name.removesuffix("_quantized")]
-        if f"{stem}_scale" in known
-    }
 
 
 def _found(old: bytes, new: bytes, known: Sequence[Tensor]) -> list[_Placed]:
@@ -110,7 +98,7 @@ def _aligned(old: bytes, new: bytes) -> list[_Placed]:
     for dtype in ("f4", "f2", "i1"):
         count = len(new) // width_of(dtype)
         tensor = Tensor("", 0, dtype, (count,))
-        match = best_match(tensor, new, [tensor], old, None)
+        match = best_match(tensor, Weights(new, [tensor]), Weights(old, [tensor]))
         matches.append((match.bits / width_of(dtype), _Placed(tensor, match)))
     _, best = min(matches, key=lambda pair: pair[0])
     return [best] if best.tensor.size_bytes >= SMALLEST_BYTES else []
@@ -134,12 +122,12 @@ def _packed(old: bytes, new: bytes, placed: Sequence[_Placed]) -> bytes:
         "target_bytes": len(new),
         "dictionary": ranges,
         "parts": parts,
-        "streams": [(name, len(content)) for name, content in packed.items()],
+        "streams": [(name, codec, len(content)) for name, (codec, content) in packed.items()],
     }
     import zstandard
 
     text = zstandard.ZstdCompressor(level=_NEW_LEVEL).compress(json.dumps(header, separators=(",", ":")).encode())
-    return MAGIC + struct.pack("<I", len(text)) + text + b"".join(packed.values())
+    return MAGIC + struct.pack("<I", len(text)) + text + b"".join(content for _, content in packed.values())
 
 
 def _add_new(content: bytes, parts: list[dict[str, Any]], streams: defaultdict[str, bytearray]) -> None:
@@ -186,7 +174,8 @@ def _outside(size: int, known: Sequence[Tensor]) -> list[tuple[int, int]]:
     return ranges
 
 
-def _compressed(name: str, content: bytes, old: bytes, ranges: Sequence[tuple[int, int]]) -> bytes:
+def _compressed(name: str, content: bytes, old: bytes, ranges: Sequence[tuple[int, int]]) -> tuple[str, bytes]:
+    """Return what the stream is compressed by, and what it becomes."""
     import zstandard
 
     level = _NEW_LEVEL if name == "new" and len(content) <= _LARGE_BYTES else _PLANE_LEVEL
@@ -195,4 +184,9 @@ def _compressed(name: str, content: bytes, old: bytes, ranges: Sequence[tuple[in
     window = min(math.ceil(math.log2(reach)), 27) if name == "new" else 20
     parameters = zstandard.ZstdCompressionParameters.from_level(level, window_log=max(10, window))
     shared = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if dictionary else None
-    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=shared).compress(content)
+    packed: bytes = zstandard.ZstdCompressor(compression_params=parameters, dict_data=shared).compress(content)
+    if dictionary or len(content) > _LARGE_BYTES or len(packed) > _LITTLE_ORDER_SHARE * len(content):
+        return "zstd", packed
+    # zstd spends a whole bit on what takes less; a range coder does not, and takes longer.
+    smaller = lzma.compress(content, format=lzma.FORMAT_XZ, filters=[_RANGE_CODER])
+    return ("xz", smaller) if len(smaller) < _SMALLER_SHARE * len(packed) else ("zstd", packed)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from milonga.deltas import Tensor, cut
-from milonga.residuals import Foretelling, bits_of, foretold, residual, width_of
+from milonga.residuals import Foretelling, bits_of, foretold, planes, residual
 from numpy.typing import NDArray
+
+from milonga_hub.transfers.layout import floats, tensors
 
 # Tensors are compared by so many of their first elements.
 _SAMPLE_ELEMENTS = 4096
@@ -22,6 +24,26 @@ _WORTH_SHARE = 0.97
 _MOST_CANDIDATES = 400
 
 _FLOAT = ("f4", "f2")
+
+
+_QUANTISED = "_quantized"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file's content, where its weights lie in it, and its small float tensors by name."""
+
+    content: Any
+    tensors: Sequence[Tensor]
+    floats: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, content: Any) -> Weights:
+        return cls(content, tensors(content), floats(content))
+
+    def scales(self, tensor: Tensor) -> NDArray[Any] | None:
+        """Return the scales of a quantised weight by output channel, as ONNX Runtime's quantiser names them."""
+        return self.floats.get(f"{_stem(tensor)}_scale") if tensor.dtype == "i1" else None
 
 
 @dataclass(frozen=True)
@@ -36,24 +58,43 @@ class Match:
     bits: float = math.inf
 
 
-def best_match(
-    target: Tensor, content: Any, bases: Sequence[Tensor], base_content: Any, scales: NDArray[Any] | None
-) -> Match:
-    """Return the match that leaves the fewest bits. `scales` are those of a quantised tensor, by output channel."""
-    values = target.values(content)
-    nothing = Match(Foretelling.NONE, bits=_own_bits(values, target.dtype))
-    fitting = [base for base in bases if _fits(base, target)]
-    fitting.sort(key=lambda base: (base.name != target.name, base.shape != target.shape))
+def best_match(target: Tensor, new: Weights, old: Weights) -> Match:
+    """Return the match that leaves the fewest bits of a tensor of the new file."""
+    values = target.values(new.content)
+    nothing = Match(Foretelling.NONE, bits=_bits(bits_of(_rows(values), target.dtype)))
+    fitting = [base for base in old.tensors if _fits(base, target)]
+    fitting.sort(key=lambda base: (_stem(base) != _stem(target), base.shape != target.shape))
     best = nothing
     for number, base in enumerate(fitting[:_MOST_CANDIDATES]):
-        for match in _matches(target, values, base, base_content, scales):
+        scales = _ratios(new.scales(target), old.scales(base), base.dtype)
+        for match in _matches(target, values, base, old.content, scales):
             if match.bits < best.bits * _WORTH_SHARE:
                 best = match
-        if number == 0 and base.name == target.name and best.bits < _GOOD_SHARE * nothing.bits:
+        if number == 0 and _stem(base) == _stem(target) and best.bits < _GOOD_SHARE * nothing.bits:
             break
         if best.bits <= 0.01:
             break
-    return _with_all_factors(best, values, base_content, scales)
+    if best.base is None or best.how not in (Foretelling.SCALED, Foretelling.QUANTISED):
+        return best
+    part = cut(best.base.values(old.content), best.begin, values.shape)
+    scales = _ratios(new.scales(target), old.scales(best.base), best.base.dtype)
+    return replace(best, factors=_factors(best.how, values, part, best.axis, scales))
+
+
+def _stem(tensor: Tensor) -> str:
+    return tensor.name.removesuffix(_QUANTISED)
+
+
+def _ratios(new: NDArray[Any] | None, old: NDArray[Any] | None, base_dtype: str) -> NDArray[Any] | None:
+    """Return by what the base's elements are divided; None where the scales do not say."""
+    if base_dtype != "i1" or new is None:
+        return new
+    if old is None:
+        return None
+    count = min(new.size, old.size)
+    with np.errstate(all="ignore"):
+        ratios = new[:count].astype(np.float64) / old[:count]
+    return np.where(np.isfinite(ratios) & (ratios > 0), ratios, 1.0).astype(np.float32)
 
 
 def _fits(base: Tensor, target: Tensor) -> bool:
@@ -74,7 +115,7 @@ def _matches(
         part = _rows(cut(whole, begin, target.shape))
         sample = _rows(values)
         for how in _ways(base.dtype, target.dtype, scales is not None):
-            for axis in _axes(target, how):
+            for axis in _axes(target, how, scales):
                 factors = _factors(how, sample, part, axis, scales)
                 expected = foretold(part, target.dtype, how, factors)
                 left = residual(bits_of(sample, target.dtype), expected, target.dtype)
@@ -83,17 +124,19 @@ def _matches(
 
 
 def _ways(base: str, target: str, scaled: bool) -> list[Foretelling]:
+    quantised = [Foretelling.QUANTISED] if scaled and target == "i1" else []
     if base == target:
-        return [Foretelling.EQUAL, Foretelling.SCALED] if target in _FLOAT else [Foretelling.EQUAL]
-    if target == "i1":
-        return [Foretelling.QUANTISED] if scaled else []
-    return [Foretelling.CAST]
+        return [Foretelling.EQUAL, *quantised, *([Foretelling.SCALED] if target in _FLOAT else [])]
+    return quantised if target == "i1" else [Foretelling.CAST]
 
 
-def _axes(target: Tensor, how: Foretelling) -> Sequence[int]:
+def _axes(target: Tensor, how: Foretelling, scales: NDArray[Any] | None) -> Sequence[int]:
     # Output channels are the first dimension of a convolution; of a matrix product either.
+    axes = (0, 1) if len(target.shape) == 2 else (0,)
     if how is Foretelling.SCALED:
-        return (0, 1) if len(target.shape) == 2 else (0,)
+        return axes
+    if how is Foretelling.QUANTISED and scales is not None and scales.size > 1:
+        return [axis for axis in axes if target.shape[axis] <= scales.size]
     return (0,)
 
 
@@ -129,27 +172,11 @@ def _factors(
     return np.where(np.isfinite(ratios), ratios, 1.0).astype(np.float32).reshape(along)
 
 
-def _with_all_factors(match: Match, values: Any, base_content: Any, scales: NDArray[Any] | None) -> Match:
-    if match.base is None or match.how not in (Foretelling.SCALED, Foretelling.QUANTISED):
-        return match
-    part = cut(match.base.values(base_content), match.begin, values.shape)
-    factors = _factors(match.how, values, part, match.axis, scales)
-    return Match(match.how, match.base, match.begin, match.axis, factors, match.bits)
-
-
-def _bits(left: Any) -> float:
-    """Estimate how many bits an element of this takes: those that are not zero, and what says how many they are."""
-    counts = np.log2(left.reshape(-1).astype(np.float64) + 1.0)
-    return float(counts.mean() + min(1.0, counts.mean())) if counts.size else 0.0
-
-
-def _own_bits(values: Any, dtype: str) -> float:
-    """Estimate how many bits an element takes by itself; signs and exponents of weights are much alike."""
-    width = width_of(dtype)
-    split = np.ascontiguousarray(_rows(values)).reshape(-1).view(np.uint8).reshape(-1, width)
+def _bits(values: Any) -> float:
+    """Return how many bits an element takes, each of its bytes coded by itself."""
     total = 0.0
-    for index in range(width):
-        counts = np.bincount(split[:, index], minlength=256)
-        shares = counts[counts > 0] / counts.sum()
+    for plane in planes(values):
+        counts = np.bincount(np.frombuffer(plane, dtype=np.uint8), minlength=256)
+        shares = counts[counts > 0] / max(1, counts.sum())
         total -= float((shares * np.log2(shares)).sum())
     return total

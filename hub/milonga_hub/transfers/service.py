@@ -21,8 +21,10 @@ from milonga_hub.transfers.deltas import Delta, Deltas
 
 __all__ = ["Chunks", "Offer", "TransferService"]
 
+# Pieces begin so large, and double up to what the device asks for: a line that breaks early loses little.
 _PIECE_BYTES = 256 << 10
-_MAX_PIECE_BYTES = 1 << 20
+_MAX_PIECE_BYTES = 2 << 20
+_AHEAD_BYTES = 2 << 20
 # How long a device waits for a delta that is being made: it could have fetched 20 MB over a slow line meanwhile.
 _DELTA_SECONDS = 20.0
 
@@ -93,17 +95,24 @@ class TransferService:
             piece_bytes or _PIECE_BYTES, self._all.piece_bytes or _MAX_PIECE_BYTES, own.piece_bytes or _MAX_PIECE_BYTES
         )
         size = max(SMALLEST_PIECE_BYTES, min(_MAX_PIECE_BYTES, size))
-        left = length or size_bytes - offset
+        left, now = length or size_bytes - offset, min(size, _PIECE_BYTES)
         with path.open("rb") as file:
             file.seek(offset)
             while left > 0:
-                piece = await asyncio.to_thread(_read, file, min(size, left))
-                if not piece:
+                # Going to a thread and back costs as much as sending a piece. Where pieces are small the line is bad, and what the
+                # device has not yet taken when it breaks is lost: the hub does not hurry there.
+                wanted = now if size < _PIECE_BYTES else max(now, _AHEAD_BYTES)
+                ahead = await asyncio.to_thread(_read, file, min(wanted, left))
+                if not ahead:
                     return
-                left -= len(piece)
-                await own.take(len(piece))
-                await self._all.take(len(piece))
-                yield piece
+                left -= len(ahead)
+                at = 0
+                while at < len(ahead):
+                    piece = ahead[at : at + now]
+                    at, now = at + len(piece), min(size, 2 * now)
+                    await own.take(len(piece))
+                    await self._all.take(len(piece))
+                    yield piece
 
     def _throttle_of(self, device: str) -> Throttle:
         if not self._device_kbps:
