@@ -238,10 +238,10 @@ def test_a_range_drawn_on_an_axis_narrows_networks_down_and_stands_in_the_addres
 
 def test_a_box_of_a_network_opens_its_operations(page: Page) -> None:
     page.goto("/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network")
-    expect(page.get_by_text("/classifier/Gemm")).to_be_hidden()
+    expect(page.locator("code", has_text="/classifier/Gemm")).to_be_hidden()
     page.get_by_role("link", name="classifier: makes 10").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_text("/classifier/Gemm")).to_be_visible()
+    expect(page.locator("code", has_text="/classifier/Gemm")).to_be_visible()
 
 
 def _waiting(page: Page) -> Locator:
@@ -315,3 +315,19 @@ def test_boxes_are_drawn_named_moved_and_saved(page: Page) -> None:
         assert [drawn[side] for side in ("x", "y", "width", "height")] == pytest.approx([0.16, 0.2, 0.2, 0.3], abs=0.02)
         expect(boxes).to_have_count(3)
         assert grave(page) == []
+
+
+def test_every_picture_can_be_taken_along(page: Page, tmp_path: Path) -> None:
+    page.goto("/runs/digits/2/search")
+    figure = page.locator("figure", has=page.locator("svg.chart")).first
+    for kind, begins in (("CSV", b"\xef\xbb\xbfsubnet,precision"), ("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        with page.expect_download() as download:
+            figure.get_by_role("button", name=f"{kind} of").click()
+        assert download.value.suggested_filename.endswith(
+            f"accuracy-against-latency-on-jetson-orin-nano.{kind.lower()}"
+        )
+        download.value.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_bytes().startswith(begins)
+    assert "class=" not in (tmp_path / "SVG").read_text(encoding="utf-8").partition(">")[2]
+    with Image.open(tmp_path / "PNG") as picture:
+        assert picture.width == 1120 and len(picture.getcolors(1 << 24) or []) > 20

@@ -15,11 +15,13 @@ from milonga_hub.web.charts.agreement import agreement, scatter
 from milonga_hub.web.charts.drawing import Scale, text
 from milonga_hub.web.charts.histogram import histogram
 from milonga_hub.web.charts.honeycomb import Cell, honeycomb
+from milonga_hub.web.charts.lineage import Box, lineage
 from milonga_hub.web.charts.lines import Series, lines
 from milonga_hub.web.charts.networks import Network
 from milonga_hub.web.charts.parallel import parallel
 from milonga_hub.web.charts.pareto import pareto
 from milonga_hub.web.charts.qr import qr
+from milonga_hub.web.charts.table import as_csv
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.charts.training import training
 
@@ -90,7 +92,7 @@ def test_what_was_measured_without_a_prediction_is_drawn_where_it_was_measured()
     assert [each.get("class") for each in dots] == ["dot measured", "dot chosen"]
     places = [float(each.get("cx", "0")) for each in dots]
     assert float(limit.get("x1", "0")) == pytest.approx(sum(places) / 2, abs=0.1)
-    tips = " ".join(each.text or "" for each in root.iter())
+    tips = " ".join(each.text or "" for each in root.iter() if not each.tag.endswith("metadata"))
     assert "measured 4 ms" in tips and "predicted" not in tips.replace("front, predicted", "")
 
 
@@ -177,3 +179,25 @@ def test_networks_in_pictures_lead_to_their_pages() -> None:
     links = {each.get("href"): each.get("class") for each in root.iter() if each.get("href")}
     assert links == {"/a?<b>": "network", "/b": "network out"}
     assert root.get("role") == "group"
+
+
+def test_a_lineage_joins_each_box_to_those_before_it_that_are_there() -> None:
+    columns = [
+        ("data set", [Box("d", "parts <1>", address="/datasets/parts")]),
+        ("nothing", []),
+        ("run", [Box("r", "run 1", after=["d", "gone"]), Box("s", "run 2", after=["d"])]),
+    ]
+    root = ElementTree.fromstring(lineage(columns))
+    assert len([each for each in root.iter() if each.get("class") == "wire"]) == 2
+    assert [each.get("href") for each in root.iter() if each.get("href")] == ["/datasets/parts"]
+    assert root.get("aria-label") == "Lineage. data set: parts <1>; run: run 1, run 2"
+    assert lineage([("data set", [])]) == ""
+
+
+def test_figures_behind_a_picture_are_inside_it() -> None:
+    root = ElementTree.fromstring(lines("Latency", "ms", [Series("<pi>", [(NOW, 1.5)], 0)]))
+    assert root.findtext("{*}metadata") == "time,line,Latency ms\n2026-03-01T12:00:00+00:00,<pi>,1.5\n"
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet() -> None:
+    assert as_csv([["=cmd()", -1.0, None, True, 'a "b", c']]) == '\'=cmd(),-1,,yes,"a ""b"", c"\n'

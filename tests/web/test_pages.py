@@ -40,6 +40,7 @@ THINGS = (
     "/runs/digits/3/search",
     "/models/digits/versions/1",
     "/models/digits/versions/2",
+    "/models/digits/versions/1?against=2",
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8",
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network",
     "/rollouts/digits-1",
@@ -303,3 +304,20 @@ def test_a_time_that_has_passed_is_shown_as_it_was(client: TestClient) -> None:
 def test_what_telemetry_cannot_show_is_said(client: TestClient, query: str, said: str) -> None:
     answer = client.get(f"/telemetry?{query}")
     assert answer.status_code == 200 and said in answer.text
+
+
+def test_a_version_shows_where_it_comes_from_and_how_it_stands_against_another(client: TestClient) -> None:
+    text = client.get("/models/digits/versions/2").text
+    for wanted in (
+        "Lineage. data set: digits v2; run: digits run 2; supernet:",
+        "digits-2, running",
+        "onnxruntime/int8",
+    ):
+        assert wanted in text, wanted
+    assert '<th scope="col" class="num">v1</th><th scope="col" class="num">v2</th>' in text, "the one before"
+    assert (
+        '<th scope="col" class="num">v2</th><th scope="col" class="num">v1</th>'
+        in client.get("/models/digits/versions/1?against=2").text
+    )
+    assert "It is the first; choose a later one" in client.get("/models/digits/versions/1").text
+    assert client.get("/models/digits/versions/1?against=9").status_code == 404

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from milonga_hub.runs.models import Candidate
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import Scale, bottom_axis, circle, left_axis, legend, line, path, picture
-from milonga_hub.web.charts.networks import Network, linked
+from milonga_hub.web.charts.networks import Network, linked, network_rows
 
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
@@ -65,4 +65,4 @@ def scatter(device_type: str, candidates: Sequence[Candidate], networks: Mapping
     names = (("predicted as measured", "diagonal"), ("interval", "mark interval"), ("chosen", "mark chosen"))
     parts += legend(names, LEFT, 20)
     said = f"Predicted against measured latency on {device_type}: {len(rows)} networks"
-    return picture(WIDTH, HEIGHT, said, parts, links=bool(networks))
+    return picture(WIDTH, HEIGHT, said, parts, network_rows(c for c, _, _ in rows), links=bool(networks))

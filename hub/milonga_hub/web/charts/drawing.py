@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from milonga_hub.web.charts.table import Cell, as_csv
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -93,11 +95,21 @@ def path(points: Sequence[tuple[float, float]], cls: str) -> Markup:
     return element("path", d=steps, cls=cls)
 
 
-def picture(width: int, height: int, words: str, parts: Iterable[Markup], links: bool = False) -> Markup:
-    """Return the whole picture; `words` say what it shows to those who do not see it. Some have `links` in them."""
+def picture(
+    width: float,
+    height: float,
+    words: str,
+    parts: Iterable[Markup],
+    data: Iterable[Sequence[Cell]],
+    links: bool = False,
+) -> Markup:
+    """Return the whole picture; `words` say what it shows to those who do not see it. Some have `links` in them.
+
+    `data` are the figures behind it, the first row their names.
+    """
     return element(
         "svg",
-        Markup("").join(parts),
+        Markup("").join(parts) + element("metadata", escape(as_csv(data))),
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
         cls="chart",

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from milonga_hub.builds.graph import Part, Shape
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import element, line, picture, rect, text, titled
+from milonga_hub.web.charts.table import Cell
 
 WIDTH, ROW, TOP = 720, 32, 34
 # Arcs have the room left of the boxes, bars that right of them.
@@ -35,7 +36,17 @@ def flow(input_shape: Shape, parts: Sequence[Part]) -> Markup:
     # Without arcs there is nothing left of the boxes.
     spare = 0 if any(source != part.number - 1 for part in parts for source in part.reads) else _LEFT - 6
     moved = element("g", Markup("").join(drawn), transform=f"translate({-spare} 0)")
-    return picture(WIDTH - spare, TOP + ROW * len(parts) + 4, said, [moved], links=True)
+    return picture(WIDTH - spare, TOP + ROW * len(parts) + 4, said, [moved], _data(parts), links=True)
+
+
+def _data(parts: Sequence[Part]) -> list[list[Cell]]:
+    rows: list[list[Cell]] = [["module", "operation", "name", "makes", "multiply-adds", "weights"]]
+    for part in parts:
+        rows += [
+            [part.name, one.kind, one.name, "x".join(map(str, one.makes)), one.macs, one.params]
+            for one in part.operations
+        ]
+    return rows
 
 
 def shape(value: Shape) -> str:

@@ -29,9 +29,14 @@ def histogram(name: str, low: float, high: float, counts: Sequence[int], referen
     if expected:
         parts.append(path(_outline(expected, y), "reference"))
     parts += bottom_axis(x, BOTTOM)
-    names = [("devices", "mark bin")] + ([("validation pictures", "reference")] if expected else [])
-    parts += legend(names, LEFT, 16)
-    return picture(WIDTH, HEIGHT, f"Distribution of {name} over {total} requests", parts)
+    marks = [("devices", "mark bin")] + ([("validation pictures", "reference")] if expected else [])
+    parts += legend(marks, LEFT, 16)
+    data = [
+        [low + (high - low) * index / len(counts), count, *([reference[index]] if expected else [])]
+        for index, count in enumerate(counts)
+    ]
+    names = [f"{name} from", "devices", *(["validation pictures"] if expected else [])]
+    return picture(WIDTH, HEIGHT, f"Distribution of {name} over {total} requests", parts, [names, *data])
 
 
 def _outline(shares: Sequence[float], y: Scale) -> list[tuple[float, float]]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from milonga_hub.web.charts.drawing import Scale, circle, left_axis, legend, line, path, picture, text
+from milonga_hub.web.charts.table import Cell
 
 WIDTH, HEIGHT = 560, 236
 LEFT, RIGHT, TOP, BOTTOM = 52, 546, 46, 200
@@ -72,7 +73,8 @@ def lines(
     named = [(each.name, f"line s{each.colour % COLOURS + 1}") for each in drawn if not each.dashed]
     parts += legend(named, LEFT, 16)
     last = ", ".join(f"{each.name} {each.points[-1][1]:.3g} {unit}" for each in drawn)
-    return picture(WIDTH, HEIGHT, f"{title}: {last}", parts)
+    rows: list[list[Cell]] = [[at, each.name, value] for each in drawn for at, value in each.points]
+    return picture(WIDTH, HEIGHT, f"{title}: {last}", parts, [["time", "line", f"{title} {unit}".strip()], *rows])
 
 
 def _stretches(points: Sequence[tuple[datetime, float]], gap_seconds: float) -> list[list[tuple[datetime, float]]]:

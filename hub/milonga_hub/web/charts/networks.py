@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from milonga_hub.runs.models import Candidate
 from milonga_hub.web.charts.drawing import element
+from milonga_hub.web.charts.table import Cell
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,15 @@ class Network:
     @property
     def cls(self) -> str:
         return "network" + (" out" if self.out else "") + (" selected" if self.selected else "")
+
+
+def network_rows(candidates: Iterable[Candidate]) -> list[list[Cell]]:
+    """Return all figures of networks, for the data behind a picture."""
+    names = (
+        "subnet", "precision", "description", "accuracy", "predicted_accuracy", "predicted_ms", "predicted_low_ms",
+        "predicted_high_ms", "measured_ms", "macs", "params", "model_bytes", "on_front", "chosen",
+    )  # fmt: skip
+    return [[*names], *([getattr(each, name) for name in names] for each in candidates)]
 
 
 def linked(network: Network | None, parts: Iterable[Markup]) -> Markup:

@@ -37,7 +37,9 @@ def parallel(
         ),
     ]
     said = f"{len(candidates)} networks along {', '.join(axis.words for axis in axes)}"
-    return picture(WIDTH, HEIGHT, said, parts)
+    data = [["network", *(axis.words for axis in axes)]]
+    rows = [[networks[each.key].name, *(axis.value(each) for axis in axes)] for each in candidates]
+    return picture(WIDTH, HEIGHT, said, parts, [*data, *rows])
 
 
 def _scale(axis: Axis, candidates: Sequence[Candidate]) -> Scale:

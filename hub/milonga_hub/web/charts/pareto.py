@@ -21,7 +21,7 @@ from milonga_hub.web.charts.drawing import (
     rect,
     text,
 )
-from milonga_hub.web.charts.networks import Network, linked
+from milonga_hub.web.charts.networks import Network, linked, network_rows
 
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
@@ -57,7 +57,7 @@ def pareto(
     said = f"{words.capital(measure)} against latency on {device_type}: {len(points)} subnets" + (
         f", limit {words.ms(limit_ms)}" if limit_ms is not None else ""
     )
-    return picture(WIDTH, HEIGHT, said, parts, links=bool(networks))
+    return picture(WIDTH, HEIGHT, said, parts, network_rows(c for c, _ in points), links=bool(networks))
 
 
 def _scales(points: Sequence[tuple[Candidate, float]], limit_ms: float | None) -> tuple[Scale, Scale]:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from milonga_hub.telemetry.rules import add_counts
 from milonga_hub.web.charts.drawing import Scale, left_axis, legend, picture, rect
 from milonga_hub.web.charts.lines import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Span, time_axis
+from milonga_hub.web.charts.table import Cell
 
 # The most frequent are named; all others together are one.
 _NAMED = COLOURS - 1
@@ -58,7 +59,9 @@ def shares(
     parts += legend(marks, LEFT, 16)
     whole = sum(totals)
     said = ", ".join(f"{_name(names, index)} {totals[index] / whole:.0%}" for index in shown if index < length)
-    return picture(WIDTH, HEIGHT, f"{title}: {said}", parts)
+    header: list[Cell] = ["time", *(_name(names, index) for index in range(length))]
+    rows: list[list[Cell]] = [[at, *counts, *([0] * (length - len(counts)))] for at, counts in steps]
+    return picture(WIDTH, HEIGHT, f"{title}: {said}", parts, [header, *rows])
 
 
 def _name(names: Sequence[str], index: int) -> str:

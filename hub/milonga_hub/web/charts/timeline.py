@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from markupsafe import Markup
@@ -10,6 +10,7 @@ from markupsafe import Markup
 from milonga_hub.runs.models import Stage, StageState
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import Scale, line, picture, rect, text
+from milonga_hub.web.charts.table import Cell
 
 WIDTH, ROW, LEFT, RIGHT, TOP = 1080, 28, 84, 980, 6
 
@@ -31,7 +32,13 @@ def timeline(stages: Sequence[Stage], now: datetime) -> Markup:
     for index, stage in enumerate(stages):
         parts += _row(stage, TOP + ROW * index, x, began, now)
     said = "Stages: " + ", ".join(f"{stage.name} {words.state(stage.state)}" for stage in stages)
-    return picture(WIDTH, bottom + 24, said, parts)
+    return picture(WIDTH, bottom + 24, said, parts, _data(stages))
+
+
+def _data(stages: Sequence[Stage]) -> Iterator[list[Cell]]:
+    yield ["stage", "state", "started", "ended", "attempts", "message"]
+    for each in stages:
+        yield [each.name, words.state(each.state), each.started_at, each.ended_at, each.attempts, each.message]
 
 
 def _ticks(total_seconds: float) -> list[float]:

@@ -40,7 +40,8 @@ def training(history: Sequence[Mapping[str, float]], measure: str = "accuracy") 
     said = (
         f"Training, {len(points)} epochs; {measure} of the largest subnet {words.percent(last.get('accuracy_largest'))}"
     )
-    return picture(WIDTH, HEIGHT, said, parts)
+    names = sorted({name for point in points for name in point})
+    return picture(WIDTH, HEIGHT, said, parts, [names, *([point.get(name) for name in names] for point in points)])
 
 
 def _line(points: Sequence[tuple[float, float]], x: Scale, y: Scale, cls: str) -> list[Markup]:
