@@ -27,6 +27,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.models import SampleReason, SampleView
 from milonga_hub.labelling.service import LabellingService
+from milonga_hub.learning.judged import of_answers
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec, SamplingSpec
 from milonga_hub.projects.service import ProjectService
@@ -315,6 +316,8 @@ class _Filling:
             "device_type": kind,
             "precision": precision,
             "subnet": candidate.subnet,
+            "classes": [HOSTILE, *"123456789"],
+            "judged": self._judged(),
             "reference": {
                 **{name: [int(n) for n in counts] for name, counts in reference_of(self.counts).items()},
                 "confidence_right": [int(0.9 * n) for n in self.counts["confidence"]],
@@ -344,6 +347,12 @@ class _Filling:
             "log": str(log),
             "gates": [{"name": "accuracy", "unit": "points", "found": 0.2, "allowed": 0.5, "passed": True}],
         }
+
+    def _judged(self) -> dict[str, Any]:
+        labels = self.random.integers(0, 10, 400)
+        answers = np.where(self.random.random(400) < 0.93, labels, self.random.integers(0, 10, 400))
+        confidences = np.where(labels == answers, 0.9, 0.6) + self.random.normal(0, 0.1, 400)
+        return of_answers(labels, answers, confidences.astype(np.float32), 10)
 
     def _finished_rollout(self, version: str) -> None:
         self._connect("zero2-1", self.hub.devices.get("zero2-1").inventory)

@@ -12,6 +12,7 @@ from milonga_hub.runs.models import Candidate, Stage, StageState
 from milonga_hub.web import words
 from milonga_hub.web.axes import Range, axes
 from milonga_hub.web.charts.agreement import agreement, scatter
+from milonga_hub.web.charts.confusion import confusion
 from milonga_hub.web.charts.drawing import Scale, text
 from milonga_hub.web.charts.histogram import histogram
 from milonga_hub.web.charts.honeycomb import Cell, honeycomb
@@ -20,6 +21,7 @@ from milonga_hub.web.charts.lines import Series, lines
 from milonga_hub.web.charts.networks import Network
 from milonga_hub.web.charts.parallel import parallel
 from milonga_hub.web.charts.pareto import pareto
+from milonga_hub.web.charts.precision import precision_recall
 from milonga_hub.web.charts.qr import qr
 from milonga_hub.web.charts.table import as_csv
 from milonga_hub.web.charts.timeline import timeline
@@ -201,3 +203,12 @@ def test_figures_behind_a_picture_are_inside_it() -> None:
 
 def test_a_name_is_no_formula_in_a_spreadsheet() -> None:
     assert as_csv([["=cmd()", -1.0, None, True, 'a "b", c']]) == '\'=cmd(),-1,,yes,"a ""b"", c"\n'
+
+
+def test_a_confusion_has_a_square_for_each_pair_and_says_how_many_are_right() -> None:
+    root = ElementTree.fromstring(confusion([[8, 2], [1, 9]], ["<bolt>", "nut"]))
+    assert len([each for each in root.iter() if str(each.get("class")).startswith("pair")]) == 4
+    assert root.get("aria-label") == "Confusion of 2 classes: 17 of 20 pictures answered rightly"
+    assert root.findtext("{*}metadata") == "shown,<bolt>,nut\n<bolt>,8,2\nnut,1,9\n"
+    assert confusion([], []) == confusion([[0]], ["x"]) == ""
+    assert precision_recall({"recall": [0.5], "precision": [1.0]}) == ""

@@ -321,3 +321,9 @@ def test_a_version_shows_where_it_comes_from_and_how_it_stands_against_another(c
     )
     assert "It is the first; choose a later one" in client.get("/models/digits/versions/1").text
     assert client.get("/models/digits/versions/1?against=9").status_code == 404
+
+
+def test_a_build_shows_how_it_answers_class_by_class(client: TestClient) -> None:
+    text = client.get("/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8").text
+    for wanted in ("Confusion of 10 classes", "Precision against recall", "All 10 classes, the worst first"):
+        assert wanted in text, wanted

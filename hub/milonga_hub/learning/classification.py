@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from milonga_hub.learning.data import Data, augment
+from milonga_hub.learning.judged import of_answers
 from milonga_hub.learning.task import PictureJudge, Task, parts, together
 
 LABEL_SMOOTHING = 0.1
@@ -122,7 +123,9 @@ class _Judge(Answers, PictureJudge):
             "class_counts": np.bincount(self.answers, minlength=len(self._known)).tolist(),
             "sample_count": len(self.answers),
         }
-        return {**super().entries(), "reference": reference}
+        labels = self._data.y_val.numpy().astype(np.int64)[: len(self.answers)]
+        judged = of_answers(labels, self.answers, confidences, len(self._known))
+        return {**super().entries(), "reference": reference, "judged": judged}
 
 
 def _weights(labels: Tensor, classes: int) -> Tensor:

@@ -15,6 +15,7 @@ from milonga_compiler.backends.base import Floats
 from numpy.typing import NDArray
 
 from milonga_hub.learning import ultralytics_offline  # noqa: F401  must come before ultralytics
+from milonga_hub.learning.judged import of_boxes
 from milonga_hub.learning.task import PictureJudge
 
 # isort: split
@@ -105,11 +106,17 @@ class DetectionJudge(PictureJudge):
 
     def accuracy_of(self, chosen: NDArray[np.bool_]) -> float:
         """Return mAP50-95, the mean over the classes that the chosen pictures show; 0 where they show none."""
-        some = [stats for stats, taken in zip(self._stats, chosen, strict=True) if taken]
+        figures, _ = self._figures([stats for stats, taken in zip(self._stats, chosen, strict=True) if taken])
+        return 0.0 if figures is None else float(figures[5].mean())
+
+    def _figures(self, some: Sequence[Any]) -> tuple[Any, NDArray[np.float32]]:
+        """Return what ultralytics says of these pictures, None where nothing is right, and the classes of all objects."""
         right, confidence, predicted, target = (np.concatenate(parts) for parts in zip(*some, strict=True))
-        if not right.any():
-            return 0.0
-        return float(ap_per_class(right, confidence, predicted, target)[5].mean())
+        return (ap_per_class(right, confidence, predicted, target) if right.any() else None), target
+
+    def _judged(self) -> dict[str, Any]:
+        figures, target = self._figures(self._stats)
+        return {} if figures is None else of_boxes(figures, target.astype(np.int64), len(self._known))
 
     def entries(self) -> Mapping[str, Any]:
         bins = (self._shape[0] - len(self._known)) // 4
@@ -122,6 +129,7 @@ class DetectionJudge(PictureJudge):
                 "activation": "sigmoid",
             },
             "postprocess": self._post.described(),
+            "judged": self._judged(),
             "reference": {
                 **self._reference(),
                 "confidence": pictures.histogram("confidence", self._confidences),

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
+from markupsafe import Markup
 
 from milonga_hub.builds.rules import objection_to
+from milonga_hub.web.charts.confusion import confusion
+from milonga_hub.web.charts.precision import precision_recall
 from milonga_hub.web.pages.page import render
 from milonga_hub.web.services import HubServices
 
 # The end of a log is what people look for; all of it can be downloaded.
 _SHOWN_LETTERS = 20_000
+# Of many classes the worst are shown.
+_SHOWN_CLASSES = 100
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    name: str
+    count: int
+    precision: float | None
+    recall: float | None
+    average_precision: float | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How a build answers on the validation pictures: classes, how many there are, and pictures."""
+
+    classes: Sequence[ClassFigures]
+    class_count: int
+    confusion: Markup
+    curve: Markup
+    of_boxes: bool
 
 
 def router(hub: HubServices) -> APIRouter:
@@ -33,6 +60,7 @@ def router(hub: HubServices) -> APIRouter:
             model=model,
             number=number,
             objection=objection_to(found),
+            answers=_answers(manifest or {}),
             log=log[-_SHOWN_LETTERS:],
             log_is_cut=len(log) > _SHOWN_LETTERS,
             manifest=json.dumps(manifest, indent=1, ensure_ascii=False)[:_SHOWN_LETTERS] if manifest else "",
@@ -59,6 +87,30 @@ def router(hub: HubServices) -> APIRouter:
         return _to(hub.builds.choose(_name(model, number, build)).name)
 
     return pages
+
+
+def _answers(manifest: Mapping[str, Any]) -> Answers | None:
+    """Return how the build answers, as its manifest tells; None where an earlier version of the hub made it."""
+    judged = manifest.get("judged") or {}
+    names = [str(name) for name in manifest.get("classes") or ()]
+    support = judged.get("support") or []
+    if not support:
+        return None
+    columns = [judged.get(figure) or [None] * len(support) for figure in ("precision", "recall", "average_precision")]
+    rows = [
+        ClassFigures(
+            names[place] if place < len(names) else f"class {place}", count, *(column[place] for column in columns)
+        )
+        for place, count in enumerate(support)
+    ]
+    return Answers(
+        # The worst first: those are what people look for.
+        sorted(rows, key=lambda row: (row.recall is None, row.recall or 0.0))[:_SHOWN_CLASSES],
+        len(rows),
+        confusion(judged.get("confusion") or [], names),
+        precision_recall(judged.get("curve") or {}),
+        "average_precision" in judged,
+    )
 
 
 def _name(model: str, number: int, build: str) -> str:
