@@ -56,6 +56,9 @@ def test_a_much_better_version_wins_and_the_reason_names_both(good: tuple[Path, 
     assert said["better"] and said["p_value"] < 0.001
     assert said["reason"].startswith("better: v1 answers") and "pictures better than v7" in said["reason"]
     assert [group["name"] for group in said["groups"]] == ["old", "new"]
+    assert [group["name"] for group in said["classes"]] == [str(digit) for digit in range(10)]
+    for key in ("count", "gained", "lost"):
+        assert sum(group[key] for group in said["classes"]) == sum(group[key] for group in said["groups"])
     lost = _compare(bundle, worse, data, tmp_path / "lost")
     assert not lost["better"] and "on old pictures" in lost["reason"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from milonga_hub.builds.rules import BuildFigures, Group, chance_of_heads, choose_build, judge
+from milonga_hub.builds.rules import BuildFigures, Group, chance_of_heads, choose_build, forgotten, judge
 from scipy.stats import binomtest
 
 figures = st.builds(
@@ -140,3 +140,26 @@ def test_champion_and_challenger_are_never_both_better(gained: int, lost: int) -
     one, other = judge([_old(gained, lost, 1000)]), judge([_old(lost, gained, 1000)])
     assert not (one.better and other.better)
     assert one.p_value == pytest.approx(other.p_value)
+
+
+def test_a_class_that_is_forgotten_holds_a_better_version_back() -> None:
+    classes = [_group("3", 60, 55, gained=0, lost=12), _group("4", 60, 30, gained=25, lost=0)]
+    verdict = judge([_old(40, 5), NEW], classes=classes)
+    assert not verdict.better
+    assert "20.0 points on 3, 5 allowed for a class" in verdict.reason
+    assert judge([_old(40, 5), NEW], classes=classes, max_class_loss_points=25).better
+
+
+def test_a_few_pictures_of_one_class_of_many_are_no_loss() -> None:
+    classes = [_group(str(number), 20, 15, gained=1, lost=4 if number == 7 else 1) for number in range(50)]
+    assert judge([_old(40, 5), NEW], classes=classes).better
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=8), st.floats(0, 50), st.floats(0, 50))
+def test_the_more_a_class_may_lose_the_fewer_are_forgotten(
+    changes: list[tuple[int, int]], allowed: float, more: float
+) -> None:
+    classes = [_group(str(place), 100, 50, gained, lost) for place, (gained, lost) in enumerate(changes)]
+    fewer, found = forgotten(classes, allowed + more), forgotten(classes, allowed)
+    assert {one.name for one in fewer} <= {one.name for one in found}
+    assert all(one.lost > one.gained for one in found)

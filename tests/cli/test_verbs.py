@@ -53,6 +53,7 @@ READING: dict[str, tuple[str, str]] = {
     "projects list": ("projects", "all devices"),
     "projects show digits": ("project", "retrains from 1 drifted device(s) on"),
     "runs list": ("runs", "digits/2"),
+    "runs show digits/2": ("run", "v2 is better than v1"),
     "runs show digits/1": ("run", "8 subnets measured on each of 3 types"),
     "runs watch digits/1": ("run", "v1 is better on both validation sets"),
     "runs candidates projects/digits/runs/2": ("candidates", "(chosen)"),

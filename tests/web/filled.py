@@ -32,7 +32,7 @@ from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec, SamplingSpec
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.service import RolloutService
-from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
+from milonga_hub.runs.models import Candidate, ComparedGroup, Comparison, Run, RunState, Stage, StageState, Trigger
 from milonga_hub.runs.service import RunService
 from milonga_hub.settings import Settings
 from milonga_hub.telemetry.models import Percentiles, TelemetryWindowView
@@ -252,6 +252,9 @@ class _Filling:
         )
         for kind, candidate in chosen.items():
             self._builds(version.name, kind, candidate)
+        if number > 1:
+            for kind in chosen:
+                self.hub.runs.keep_comparison(run.name, _comparison(kind, number))
         self.hub.runs.end(
             run.name, RunState.SUCCEEDED, outcome=f"v{number} is better on both validation sets; rolled out"
         )
@@ -484,6 +487,22 @@ def _choices(index: int) -> dict[str, str]:
     squeeze = {f"stage{stage}.squeeze": "yes" if (index + stage) % 2 else "no" for stage in range(3)}
     kernels = {f"stage{stage}.block0.kernel": str(3 + 2 * ((index + stage * stage) % 3)) for stage in range(3)}
     return {"resolution": str(20 + 4 * (index % 4)), **depths, **squeeze, **kernels}
+
+
+def _comparison(kind: str, number: int) -> Comparison:
+    def group(name: str, before: float, now: float) -> ComparedGroup:
+        return ComparedGroup(name=name, count=100, champion_accuracy=before, challenger_accuracy=now, gained=20, lost=3)
+
+    return Comparison(
+        device_type=kind,
+        champion=f"models/{PROJECT}/versions/{number - 1}",
+        challenger=f"models/{PROJECT}/versions/{number}",
+        better=True,
+        p_value=0.001,
+        reason="better",
+        groups=[group("old", 0.95, 0.96), group("new", 0.6, 0.9)],
+        classes=[group(str(digit), 0.9, 0.95) for digit in range(12)],
+    )
 
 
 def _stages(began: Any, metrics: dict[str, float]) -> list[Stage]:

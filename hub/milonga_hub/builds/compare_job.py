@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from milonga_compiler.backends import backend
 from milonga_compiler.bundle import Bundle, verify_bundle
 from numpy.typing import NDArray
 
-from milonga_hub.builds.rules import Group, judge
+from milonga_hub.builds.rules import MAX_CLASS_LOSS_POINTS, Group, judge
 from milonga_hub.jobs import JobContext, JobError
 from milonga_hub.learning.task import PictureJudge, Task
 from milonga_hub.learning.tasks import opened
@@ -31,20 +32,34 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     for index, (who, bundle) in enumerate(bundles.items()):
         context.progress(index / 2, f"running {_title(bundle)} ({who}) on {count} pictures")
         judges[who] = _judged(bundle, task)
-    groups = _groups(judges["champion"], judges["challenger"], task.added)
-    verdict = judge(groups, *_titles(bundles["champion"], bundles["challenger"]), measure=task.measure)
+    by_age = _groups(judges["champion"], judges["challenger"], _by_age(task.added))
+    by_class = _groups(judges["champion"], judges["challenger"], zip(task.names, task.shown.T, strict=True))
+    verdict = judge(
+        by_age,
+        *_titles(bundles["champion"], bundles["challenger"]),
+        measure=task.measure,
+        classes=by_class,
+        max_class_loss_points=spec.get("max_class_loss_points", MAX_CLASS_LOSS_POINTS),
+    )
     context.progress(1.0, verdict.reason)
     return {
-        "groups": [vars(group) for group in groups],
+        "groups": [vars(group) for group in by_age],
+        "classes": [vars(group) for group in by_class],
         "better": verdict.better,
         "p_value": verdict.p_value,
         "reason": verdict.reason,
     }
 
 
-def _groups(champion: PictureJudge, challenger: PictureJudge, added: NDArray[np.int64]) -> list[Group]:
-    """Count by age: "new" pictures came with the newest data set version, unless it is the first."""
+def _by_age(added: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Return the pictures by age: "new" ones came with the newest data set version, unless it is the first."""
     newest = (added == added.max()) & (added > 1)
+    return [("old", ~newest), ("new", newest)]
+
+
+def _groups(
+    champion: PictureJudge, challenger: PictureJudge, kinds: Iterable[tuple[str, NDArray[np.bool_]]]
+) -> list[Group]:
     gain = challenger.scores() - champion.scores()
     return [
         Group(
@@ -55,7 +70,7 @@ def _groups(champion: PictureJudge, challenger: PictureJudge, added: NDArray[np.
             gained=int((gain > 0)[mask].sum()),
             lost=int((gain < 0)[mask].sum()),
         )
-        for name, mask in (("old", ~newest), ("new", newest))
+        for name, mask in kinds
         if mask.any()
     ]
 

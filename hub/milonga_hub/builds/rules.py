@@ -16,6 +16,8 @@ SIGNIFICANCE = 0.05
 MAX_GROUP_LOSS_POINTS = 1.0
 # ... and never more than this: a few pictures cannot tell a loss from chance, and must not excuse any loss.
 MAX_UNCLEAR_LOSS_POINTS = 5.0
+# Of the pictures of one class, what it may lose more than chance explains; a project may say otherwise.
+MAX_CLASS_LOSS_POINTS = 5.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _gate(name: str, unit: str, found: float | None, allowed: float | None) -> G
 
 @dataclass(frozen=True)
 class Group:
-    """Validation pictures of one kind, "old" or "new", with the accuracy of both versions on them.
+    """Validation pictures of one kind, "old" or "new" or of one class, with the accuracy of both versions on them.
 
     `gained` pictures the challenger answers better, `lost` the champion: where a picture has one answer, right or wrong;
     where objects are detected, by how many are found in their places.
@@ -168,6 +170,19 @@ class Group:
         return chance <= SIGNIFICANCE or self.loss_points > MAX_UNCLEAR_LOSS_POINTS
 
 
+def forgotten(classes: Sequence[Group], max_loss_points: float) -> list[Group]:
+    """Return the classes on whose pictures the challenger loses more than is allowed and than chance explains.
+
+    The more classes there are, the less often may chance look like this for one of them (Bonferroni's correction).
+    """
+    return [
+        one
+        for one in classes
+        if one.loss_points > max_loss_points + 1e-9
+        and chance_of_heads(one.lost, one.gained + one.lost) <= SIGNIFICANCE / len(classes)
+    ]
+
+
 @dataclass(frozen=True)
 class Verdict:
     better: bool
@@ -180,10 +195,13 @@ def judge(
     champion: str = "the old version",
     challenger: str = "the new one",
     measure: str = "accuracy",
+    classes: Sequence[Group] = (),
+    max_class_loss_points: float = MAX_CLASS_LOSS_POINTS,
 ) -> Verdict:
     """Return whether the challenger is better than the champion, in figures and in words.
 
-    It is better where it answers more pictures better than chance explains, and forgets no group (see Group.forgets).
+    It is better where it answers more pictures better than chance explains, and forgets no group (see Group.forgets) and no
+    class (see forgotten); `classes` are the same pictures again, by what they show.
     Chance is the exact two-sided McNemar test: if the versions were equally good, the pictures on which they differ
     would fall to either like the sides of a coin (Dietterich 1998, "Approximate statistical tests", section 3.1).
     """
@@ -197,6 +215,10 @@ def judge(
     if worse := [group for group in groups if group.forgets]:
         named = " and ".join(f"{group.loss_points:.1f} points on {group.name} pictures" for group in worse)
         allowed = f"{MAX_GROUP_LOSS_POINTS:g} allowed"
+        return Verdict(False, p_value, f"not better: {challenger} loses {named}, {allowed}; {words}")
+    if lost_classes := forgotten(classes, max_class_loss_points):
+        named = ", ".join(f"{group.loss_points:.1f} points on {group.name}" for group in lost_classes)
+        allowed = f"{max_class_loss_points:g} allowed for a class"
         return Verdict(False, p_value, f"not better: {challenger} loses {named}, {allowed}; {words}")
     # Where one picture holds many objects, more pictures may be answered better and the whole still be worse.
     lower = _mean(groups, "challenger_accuracy") < _mean(groups, "champion_accuracy") - 1e-9

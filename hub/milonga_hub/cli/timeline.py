@@ -28,11 +28,31 @@ _STATE_STYLES = {
     pb.RUN_STATE_AWAITING_APPROVAL: "yellow",
 }
 _SHOWN_METRICS = 4
+# Of a comparison, those that lost the most.
+_SHOWN_CLASSES = 10
 
 
 def render_run(run: pb.Run, now: datetime | None = None) -> RenderableType:
     """Return the run's timeline for rich, to print or to show live."""
-    return Group(_title(run), stage_table(run.stages, now), *_end(run))
+    return Group(_title(run), stage_table(run.stages, now), *map(_comparison, run.comparisons), *_end(run))
+
+
+def _comparison(compared: pb.Comparison) -> RenderableType:
+    """The groups of pictures and, of the classes, those that changed most."""
+    before, now = (name.rpartition("/")[2] for name in (compared.champion, compared.challenger))
+    title = (
+        f"{clean(compared.device_type)}: v{now} {'is better than' if compared.better else 'does not replace'} v{before}"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for heading in ("pictures", "count", f"v{before}", f"v{now}", "better", "worse"):
+        table.add_column(heading, justify="left" if heading == "pictures" else "right")
+    classes = sorted(compared.classes, key=lambda one: one.challenger_accuracy - one.champion_accuracy)
+    for one in (*compared.groups, *classes[:_SHOWN_CLASSES]):
+        figures = (f"{one.champion_accuracy:.1%}", f"{one.challenger_accuracy:.1%}", str(one.gained), str(one.lost))
+        table.add_row(clean(one.name), str(one.count), *figures)
+    if len(classes) > _SHOWN_CLASSES:
+        table.add_row(f"... {len(classes) - _SHOWN_CLASSES} more classes: --json", style="dim")
+    return table
 
 
 def stage_table(stages: Iterable[pb.Stage], now: datetime | None = None) -> Table:

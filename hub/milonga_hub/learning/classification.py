@@ -65,6 +65,10 @@ class Classification(Task):
     def added(self) -> NDArray[np.int64]:
         return self.data.added_val
 
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        return np.asarray(self.data.y_val.numpy()[:, None] == np.arange(self.classes))
+
     def validation(self, seen: Input) -> Iterator[Floats]:
         if seen.size_px not in self._scaled:
             self._scaled[seen.size_px] = pictures.scaled(self.data.raw_val, seen.size_px)

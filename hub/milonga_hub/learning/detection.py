@@ -113,6 +113,10 @@ class Detection(Task):
     def added(self) -> NDArray[np.int64]:
         return np.array([one.added_in for one in self.data.val], dtype=np.int64)
 
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        return np.array([np.isin(np.arange(self.classes), one.classes) for one in self.data.val], dtype=bool)
+
     def validation(self, seen: Input) -> Iterator[Floats]:
         return _inputs(self.data.val, seen)
 

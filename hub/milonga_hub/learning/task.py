@@ -93,6 +93,11 @@ class Task(ABC):
     def added(self) -> NDArray[np.int64]:
         """Return which version of the data set brought each validation picture (n,)."""
 
+    @property
+    @abstractmethod
+    def shown(self) -> NDArray[np.bool_]:
+        """Return which classes each validation picture shows (n, classes)."""
+
     @abstractmethod
     def validation(self, seen: Input) -> Iterator[Floats]:
         """Yield the validation pictures in parts, as devices make inputs of them."""
@@ -172,6 +177,10 @@ class Mixed(Task):
     @property
     def added(self) -> NDArray[np.int64]:
         return self.tasks[0].added
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        return self.tasks[0].shown
 
     def validation(self, seen: Input) -> Iterator[Floats]:
         return self.tasks[0].validation(seen)

@@ -68,6 +68,7 @@ class BuildSpec(Spec):
     # Empty: those of each device's type.
     targets: list[str] = Bound(default=[])
     max_accuracy_loss_points: float = Bound(default=0.5, ge=0)
+    max_class_loss_points: float = Bound(default=5.0, ge=0)
     calibration_count: int = Bound(default=128, ge=1, le=_COUNT)
 
 

@@ -16,7 +16,7 @@ from milonga_hub.projects.models import Limits
 from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
 from milonga_hub.runs.candidates import Choice, Specialised
 from milonga_hub.runs.measure import measure_items
-from milonga_hub.runs.models import RunState
+from milonga_hub.runs.models import Comparison, RunState
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.prepare import live_rollouts
 from milonga_hub.runs.stages import Report
@@ -138,11 +138,19 @@ async def compare(work: Work, plan: RunPlan, version: ModelVersion, report: Repo
             "champion": str(builds.unpack(champions[name].bundle, folder / "champion").absolute()),
             "challenger": str(builds.unpack(challengers[name].bundle, folder / "challenger").absolute()),
             "data": work.data(plan),
+            "max_class_loss_points": plan.spec.build.max_class_loss_points,
         }
         result = await work.job("compare", f"compare/{name}/job", spec, report.of_job())
         if result["better"]:
             better.append(name)
         words.append(f"{name}: {result['reason']}")
+        compared = Comparison(
+            device_type=name,
+            champion=champions[name].model_version,
+            challenger=version.name,
+            **{key: result[key] for key in ("better", "p_value", "reason", "groups", "classes")},
+        )
+        work.services.runs.keep_comparison(work.run.name, compared)
         shares = {
             f"{who} {group['name']} {name}": group[f"{who}_accuracy"]
             for group in [*result["groups"], _together(result["groups"])]

@@ -39,6 +39,28 @@ class Trigger(StrEnum):
     ACCURACY = "ACCURACY"
 
 
+class ComparedGroup(BaseModel):
+    name: str
+    count: int = 0
+    champion_accuracy: float = 0.0
+    challenger_accuracy: float = 0.0
+    gained: int = 0
+    lost: int = 0
+
+
+class Comparison(BaseModel):
+    """A new version against the one that a device type used: what made it better or not."""
+
+    device_type: str
+    champion: str = ""
+    challenger: str = ""
+    better: bool = False
+    p_value: float = 1.0
+    reason: str = ""
+    groups: list[ComparedGroup] = []
+    classes: list[ComparedGroup] = []
+
+
 STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout")
 # A baseline is chosen by latency, which needs no weights, and trained then.
 BASELINE_STAGES = ("prepare", "profile", "search", "train", "build", "compare", "rollout")
@@ -72,6 +94,7 @@ class RunView(SQLModel):
     ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
     outcome: str = ""
     task: Task = Task.CLASSIFICATION
+    comparisons: list[Comparison] = Field(default=[], sa_type=json_of(list[Comparison]))
 
 
 class Run(RunView, table=True):

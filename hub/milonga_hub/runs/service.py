@@ -14,7 +14,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.projects.service import ProjectService
-from milonga_hub.runs.models import Candidate, Run, RunState, Stage, StageState, Trigger
+from milonga_hub.runs.models import Candidate, Comparison, Run, RunState, Stage, StageState, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED, reopened, stages_of
 
 # RunService.list hides the builtin inside the class.
@@ -191,6 +191,11 @@ class RunService:
         """Add an epoch to the curve; an epoch that is told twice stands once."""
         history = [known for known in self.get(name).history if known.get("epoch") != point.get("epoch")]
         self.change(name, history=sorted([*history, point], key=lambda item: item.get("epoch", 0.0)))
+
+    def keep_comparison(self, name: str, comparison: Comparison) -> None:
+        """Keep the comparison in place of an earlier one for its device type."""
+        others = [one for one in self.get(name).comparisons if one.device_type != comparison.device_type]
+        self.change(name, comparisons=sorted([*others, comparison], key=lambda one: one.device_type))
 
     def keep_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Store or replace candidates by their key."""

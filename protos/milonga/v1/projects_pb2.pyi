@@ -341,10 +341,15 @@ class BuildSpec(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     MAX_ACCURACY_LOSS_POINTS_FIELD_NUMBER: _builtins.int
     CALIBRATION_COUNT_FIELD_NUMBER: _builtins.int
+    MAX_CLASS_LOSS_POINTS_FIELD_NUMBER: _builtins.int
     max_accuracy_loss_points: _builtins.float
     """Accuracy that a build may lose against its subnet, in percentage points."""
     calibration_count: _builtins.int
     """Training pictures that calibrate int8."""
+    max_class_loss_points: _builtins.float
+    """Accuracy that a new version may lose on the pictures of one class against the one in use, in percentage points, where that
+    is more than chance explains.
+    """
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Engines and precisions to try, for example "onnxruntime/fp32", "onnxruntime/int8". Empty: those of each device type."""
@@ -355,14 +360,20 @@ class BuildSpec(_message.Message):
         targets: _abc.Iterable[_builtins.str] | None = ...,
         max_accuracy_loss_points: _builtins.float | None = ...,
         calibration_count: _builtins.int = ...,
+        max_class_loss_points: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "max_accuracy_loss_points", b"max_accuracy_loss_points"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "calibration_count", b"calibration_count", "max_accuracy_loss_points", b"max_accuracy_loss_points", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "calibration_count", b"calibration_count", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_accuracy_loss_points: _TypeAlias = _typing.Literal["max_accuracy_loss_points"]  # noqa: Y015
     _WhichOneofArgType__max_accuracy_loss_points: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points"]  # noqa: Y015
+    _WhichOneofReturnType__max_class_loss_points: _TypeAlias = _typing.Literal["max_class_loss_points"]  # noqa: Y015
+    _WhichOneofArgType__max_class_loss_points: _TypeAlias = _typing.Literal["_max_class_loss_points", b"_max_class_loss_points"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_accuracy_loss_points) -> _WhichOneofReturnType__max_accuracy_loss_points | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_class_loss_points) -> _WhichOneofReturnType__max_class_loss_points | None: ...
 
 Global___BuildSpec: _TypeAlias = BuildSpec  # noqa: Y015
 
@@ -920,6 +931,7 @@ class Run(_message.Message):
     ENDED_AT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    COMPARISONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """projects/{project}/runs/{number}"""
     project: _builtins.str
@@ -942,6 +954,10 @@ class Run(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def comparisons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Comparison]:
+        """New versions against those in use, one of each device type that had one."""
+
     def __init__(
         self,
         *,
@@ -959,14 +975,97 @@ class Run(_message.Message):
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         outcome: _builtins.str = ...,
         task: Global___Task.ValueType = ...,
+        comparisons: _abc.Iterable[Global___Comparison] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_run", b"base_run", "created_at", b"created_at", "dataset_version", b"dataset_version", "ended_at", b"ended_at", "error", b"error", "name", b"name", "number", b"number", "outcome", b"outcome", "project", b"project", "reason", b"reason", "stages", b"stages", "state", b"state", "task", b"task", "trigger", b"trigger"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_run", b"base_run", "comparisons", b"comparisons", "created_at", b"created_at", "dataset_version", b"dataset_version", "ended_at", b"ended_at", "error", b"error", "name", b"name", "number", b"number", "outcome", b"outcome", "project", b"project", "reason", b"reason", "stages", b"stages", "state", b"state", "task", b"task", "trigger", b"trigger"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_TYPE_FIELD_NUMBER: _builtins.int
+    CHAMPION_FIELD_NUMBER: _builtins.int
+    CHALLENGER_FIELD_NUMBER: _builtins.int
+    BETTER_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    device_type: _builtins.str
+    champion: _builtins.str
+    """models/{model}/versions/{version}"""
+    challenger: _builtins.str
+    better: _builtins.bool
+    p_value: _builtins.float
+    """Of the exact McNemar test over all validation pictures."""
+    reason: _builtins.str
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedGroup]: ...
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedGroup]:
+        """The same pictures by the classes that they show."""
+
+    def __init__(
+        self,
+        *,
+        device_type: _builtins.str = ...,
+        champion: _builtins.str = ...,
+        challenger: _builtins.str = ...,
+        better: _builtins.bool = ...,
+        p_value: _builtins.float = ...,
+        reason: _builtins.str = ...,
+        groups: _abc.Iterable[Global___ComparedGroup] | None = ...,
+        classes: _abc.Iterable[Global___ComparedGroup] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["better", b"better", "challenger", b"challenger", "champion", b"champion", "classes", b"classes", "device_type", b"device_type", "groups", b"groups", "p_value", b"p_value", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
+class ComparedGroup(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    CHAMPION_ACCURACY_FIELD_NUMBER: _builtins.int
+    CHALLENGER_ACCURACY_FIELD_NUMBER: _builtins.int
+    GAINED_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"old", "new" or a class."""
+    count: _builtins.int
+    champion_accuracy: _builtins.float
+    challenger_accuracy: _builtins.float
+    gained: _builtins.int
+    """Pictures that the challenger answers better, and worse."""
+    lost: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        count: _builtins.int = ...,
+        champion_accuracy: _builtins.float = ...,
+        challenger_accuracy: _builtins.float = ...,
+        gained: _builtins.int = ...,
+        lost: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenger_accuracy", b"challenger_accuracy", "champion_accuracy", b"champion_accuracy", "count", b"count", "gained", b"gained", "lost", b"lost", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedGroup: _TypeAlias = ComparedGroup  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):

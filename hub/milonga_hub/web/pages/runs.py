@@ -122,4 +122,7 @@ def _comparison(run: Run, device_type: str) -> list[tuple[str, float | None, flo
         now = metrics.get(f"challenger {group} {device_type}")
         if before is not None or now is not None:
             rows.append((words, before, now))
+    kept = next((one for one in run.comparisons if one.device_type == device_type), None)
+    if kept is not None:
+        rows += [(f"class {one.name}", one.champion_accuracy, one.challenger_accuracy) for one in kept.classes]
     return rows
