@@ -248,6 +248,13 @@ def test_twenty_pictures_of_one_class_in_unlike_sizes_and_modes_are_enough(tmp_p
     assert not list((tmp_path / "data").rglob("*.cache"))
 
 
+def test_pictures_are_told_by_all_classes_that_they_show(trained: Trained) -> None:
+    shown = trained.task.shown
+    assert shown.shape == (8, 3)
+    for row, one in zip(shown, trained.task.data.val, strict=True):
+        assert set(np.flatnonzero(row)) == {int(each) for each in one.classes}
+
+
 def test_a_missing_ultralytics_names_the_extra(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['ultralytics'] = None\n"
