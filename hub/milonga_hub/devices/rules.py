@@ -7,11 +7,12 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from milonga_compiler.engines import ENGINES
 
 from milonga_hub.devices.known import KnownType, Match
-from milonga_hub.devices.models import Assignment, DeviceView, Engine, Inventory, Verification
+from milonga_hub.devices.models import Assignment, DeviceState, DeviceView, Engine, Inventory, Verification
 from milonga_hub.errors import InvalidInput
 
 NAME_LENGTH = 63
@@ -91,7 +92,22 @@ def merged(labels: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, s
     return {key: value for key, value in {**labels, **changes}.items() if value}
 
 
-def attributes(device: DeviceView) -> dict[str, str]:
+class Named(Protocol):
+    """What selectors ask of a device."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device_type(self) -> str: ...
+    @property
+    def state(self) -> DeviceState: ...
+    @property
+    def simulated(self) -> bool: ...
+    @property
+    def labels(self) -> dict[str, str]: ...
+
+
+def attributes(device: Named) -> dict[str, str]:
     """Return what selectors see of a device: its labels and the built-in keys."""
     return {
         **device.labels,

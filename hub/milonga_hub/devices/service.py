@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+import sqlalchemy as sa
 from milonga_compiler.environments import buildable_engines
 from sqlmodel import col, delete, func, select
 
@@ -34,7 +35,7 @@ from milonga_hub.devices.models import (
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.streams import Streams
 from milonga_hub.devices.tokens import HubKey, JoinTokens
-from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy, SamplingPolicy
+from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy, Outline, SamplingPolicy
 from milonga_hub.errors import FailedPrecondition, NotFound, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
@@ -46,6 +47,7 @@ __all__ = ["DeviceService", "Enrolment", "Identity", "MeasurementItem", "Measuri
 _MOST_HELD = 4
 # DeviceService.list hides the builtin inside the class.
 _Devices = list[Device]
+_Outlines = list[Outline]
 _Types = list[DeviceType]
 _Names = list[str]
 _Tokens = list[JoinToken]
@@ -148,20 +150,27 @@ class DeviceService:
         """Return a page of the devices that the selector matches, by name."""
         statement = select(Device)
         if selector.strip():
-            names = [device.name for device in self._matching(selector)]
+            # Few columns of all devices, but all columns of a page alone.
+            names = [each.name for each in self.outlines(selector)]
             statement = statement.where(col(Device.name).in_(names))
         with self._database.session() as session:
             return page(session, statement, col(Device.name), page_size, page_token)
 
+    def outlines(self, selector: str = "") -> _Outlines:
+        """Return as much of the devices that the selector matches as counts and pictures of a fleet take, by name."""
+        wanted = parse(selector)
+        columns = [col(getattr(Device, name)) for name in Outline._fields]
+        with self._database.session() as session:
+            found = session.connection().execute(sa.select(*columns).order_by(col(Device.name)))
+            outlines = [Outline(*row) for row in found]
+        return [each for each in outlines if wanted.matches(rules.attributes(each))] if selector.strip() else outlines
+
     def matching(self, selector: str) -> _Devices:
         """Return all devices that the selector matches, by name, without those that were revoked."""
-        return [device for device in self._matching(selector) if device.revoked_at is None]
-
-    def _matching(self, selector: str) -> _Devices:
         wanted = parse(selector)
         with self._database.session() as session:
-            devices = session.exec(select(Device).order_by(col(Device.name))).all()
-        return [device for device in devices if wanted.matches(self.attributes(device))]
+            devices = session.exec(select(Device).where(col(Device.revoked_at).is_(None)).order_by(col(Device.name)))
+            return [device for device in devices if wanted.matches(self.attributes(device))]
 
     def attributes(self, device: Device) -> dict[str, str]:
         """Return what selectors see of the device."""

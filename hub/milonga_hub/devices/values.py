@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from milonga_hub.devices.models import Conditions, File, Inventory
+from milonga_hub.devices.models import Conditions, DeviceState, File, Inventory
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,20 @@ class NewCertificate:
 
     certificate: str
     renew_after_seconds: float
+
+
+class Outline(NamedTuple):
+    """As much of a device as its place in the fleet takes; thousands are read at a time."""
+
+    name: str
+    device_type: str
+    state: DeviceState
+    simulated: bool
+    labels: dict[str, str]
+    enrolled_at: datetime
+    assigned_generation: int
+    reported_generation: int
+    active_version: str
 
 
 class AgentStatus(BaseModel):

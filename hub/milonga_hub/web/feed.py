@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import nlargest
 from urllib.parse import quote
 
-from milonga_hub.devices.models import Device
+from milonga_hub.devices.values import Outline
 from milonga_hub.runs.models import RunState
 from milonga_hub.web.services import HubServices
 from milonga_hub.web.words import state, version
@@ -26,7 +27,7 @@ class Happening:
     address: str
 
 
-def feed(hub: HubServices, devices: Sequence[Device], at_most: int) -> list[Happening]:
+def feed(hub: HubServices, devices: Sequence[Outline], at_most: int) -> list[Happening]:
     """Return what happened, the newest first."""
     found = [*_runs(hub), *_rollouts(hub), *_drift(hub), *_datasets(hub), *_joined(devices)]
     return sorted(found, key=lambda each: each.at, reverse=True)[:at_most]
@@ -70,7 +71,7 @@ def _datasets(hub: HubServices) -> Iterator[Happening]:
         yield Happening(newest.created_at, "data set", words, f"/datasets/{quote(dataset.name, safe='')}")
 
 
-def _joined(devices: Sequence[Device]) -> Iterator[Happening]:
-    for device in sorted(devices, key=lambda each: each.enrolled_at, reverse=True)[:_OF_EACH]:
+def _joined(devices: Sequence[Outline]) -> Iterator[Happening]:
+    for device in nlargest(_OF_EACH, devices, key=lambda each: each.enrolled_at):
         words = f"{device.name}, {device.device_type}"
         yield Happening(device.enrolled_at, "device joined", words, f"/devices/{quote(device.name, safe='')}")

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from milonga_hub import counts
 from milonga_hub.alerts.models import AlertSeverity, AlertState
+from milonga_hub.devices.models import DeviceState
 from milonga_hub.runs.models import RunState
 from milonga_hub.telemetry.models import Histogram
 from milonga_hub.telemetry.rules import latency_percentiles
@@ -87,7 +88,8 @@ class _Collector:
         yield _gauge("milonga_queue_length", "Things that wait.", ("queue",), waiting)
 
     def _fleet(self) -> Iterator[Any]:
-        devices = Counter((one.device_type, one.state.lower()) for one in self._hub.devices.matching(""))
+        known = (one for one in self._hub.devices.outlines() if one.state is not DeviceState.REVOKED)
+        devices = Counter((one.device_type, one.state.lower()) for one in known)
         yield _gauge("milonga_devices", "Devices.", ("device_type", "state"), devices)
         standing = everything(lambda token: self._hub.alerts.list(AlertState.OPEN, page_token=token), at_most=10_000)
         severities = Counter(alert.severity for alert in standing)

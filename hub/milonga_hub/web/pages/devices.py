@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
@@ -11,6 +13,7 @@ from milonga_hub.web.charts.lines import Series, lines
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
+_SHOWN_DEVICES = 100
 _SHOWN_STEPS = 40
 _SHOWN_WINDOWS = 200
 _SHOWN_MEASUREMENTS = 20
@@ -20,10 +23,10 @@ def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
     @pages.get("/devices")
-    async def fleet(request: Request, selector: str = "") -> HTMLResponse:
-        problem = ""
+    async def fleet(request: Request, selector: str = "", page_token: str = "") -> HTMLResponse:
+        problem, following = "", ""
         try:
-            devices = everything(lambda token: hub.devices.list(selector, page_token=token))
+            devices, following = hub.devices.list(selector, _SHOWN_DEVICES, page_token)
         except InvalidInput as error:
             devices, problem = [], str(error)
         types = everything(lambda token: hub.devices.types(page_token=token))
@@ -32,6 +35,9 @@ def router(hub: HubServices) -> APIRouter:
             "devices.html",
             live="devices/,join_requests/",
             devices=devices,
+            count=len(hub.devices.outlines("" if problem else selector)) if following or page_token else len(devices),
+            more=urlencode({"selector": selector, "page_token": following}) if following else "",
+            first=not page_token,
             types=types,
             join_requests=everything(lambda token: hub.devices.join_requests(page_token=token)),
             selector=selector,

@@ -11,7 +11,8 @@ from fastapi.responses import HTMLResponse
 
 from milonga_hub.alerts.models import AlertState
 from milonga_hub.db import utc_now
-from milonga_hub.devices.models import Device, DeviceState, JoinRequestState
+from milonga_hub.devices.models import DeviceState, JoinRequestState
+from milonga_hub.devices.values import Outline
 from milonga_hub.rollouts.models import OPEN
 from milonga_hub.web.charts.honeycomb import Cell, honeycomb
 from milonga_hub.web.charts.timeline import timeline
@@ -21,6 +22,8 @@ from milonga_hub.web.services import HubServices
 from milonga_hub.web.words import state, version
 
 _SHOWN_HAPPENINGS = 12
+# More cannot be told apart, and take a browser long.
+_MOST_CELLS = 500
 # How a device is, the best first: class of style.css and words.
 HEALTH = {
     "healthy": "serves what it should",
@@ -29,6 +32,7 @@ HEALTH = {
     "away": "not online",
     "troubled": "with an open alert",
 }
+_BY_EASE = ("healthy", "idle", "changing", "away", "troubled")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def router(hub: HubServices) -> APIRouter:
 
     @pages.get("/")
     async def overview(request: Request) -> HTMLResponse:
-        devices = everything(lambda token: hub.devices.list(page_token=token))
+        devices = hub.devices.outlines()
         devices.sort(key=lambda device: (device.device_type, device.name))
         runs, _ = hub.runs.list(page_size=6)
         rollouts, _ = hub.rollouts.list(page_size=20)
@@ -72,7 +76,8 @@ def router(hub: HubServices) -> APIRouter:
             online=sum(device.state is DeviceState.ONLINE for device in devices),
             asking=sum(each.state is JoinRequestState.PENDING for each in asking),
             types=_types(devices),
-            picture=honeycomb([_cell(*pair) for pair in zip(devices, found, strict=True)]),
+            picture=honeycomb([_cell(*pair) for pair in _pictured(devices, found)]),
+            left_out=max(0, len(devices) - _MOST_CELLS),
             health=Counter(found),
             words=HEALTH,
             serving=Counter(device.active_version for device in devices).most_common(),
@@ -88,7 +93,16 @@ def router(hub: HubServices) -> APIRouter:
     return pages
 
 
-def health(device: Device, troubled: Container[str]) -> str:
+def _pictured(devices: Sequence[Outline], found: Sequence[str]) -> list[tuple[Outline, str]]:
+    """Return the devices with their health that a picture has room for: of a large fleet those that are worst off."""
+    pairs = list(zip(devices, found, strict=True))
+    if len(pairs) <= _MOST_CELLS:
+        return pairs
+    worst_first = {health: -rank for rank, health in enumerate(_BY_EASE)}
+    return sorted(pairs, key=lambda pair: worst_first[pair[1]])[:_MOST_CELLS]
+
+
+def health(device: Outline, troubled: Container[str]) -> str:
     """Return how the device is: one of HEALTH. `troubled` are the subjects of open alerts."""
     if f"devices/{device.name}" in troubled:
         return "troubled"
@@ -99,16 +113,16 @@ def health(device: Device, troubled: Container[str]) -> str:
     return "healthy" if device.active_version else "idle"
 
 
-def _cell(device: Device, found: str) -> Cell:
+def _cell(device: Outline, found: str) -> Cell:
     serves = f", {version(device.active_version)}" if device.active_version else ""
     simulated = ", simulated" if device.simulated else ""
     words = state(device.state) if found == "away" else HEALTH[found]
     return Cell(device.name, found, f"{words}{serves}{simulated}")
 
 
-def _types(devices: Sequence[Device]) -> list[OfType]:
+def _types(devices: Sequence[Outline]) -> list[OfType]:
     """Return the types of the devices, which stand in their order."""
-    found: dict[str, list[Device]] = {}
+    found: dict[str, list[Outline]] = {}
     for device in devices:
         found.setdefault(device.device_type, []).append(device)
     return [

@@ -24,7 +24,7 @@ def router(hub: HubServices) -> APIRouter:
     @pages.get("/rollouts/{id}")
     async def one(request: Request, id: str) -> HTMLResponse:
         rollout = hub.rollouts.get(id)
-        simulated = {device.name for device in hub.devices.matching("") if device.simulated}
+        simulated = {device.name for device in hub.devices.outlines() if device.simulated}
         return render(
             request,
             "rollout.html",
