@@ -331,3 +331,12 @@ def test_every_picture_can_be_taken_along(page: Page, tmp_path: Path) -> None:
     assert "class=" not in (tmp_path / "SVG").read_text(encoding="utf-8").partition(">")[2]
     with Image.open(tmp_path / "PNG") as picture:
         assert picture.width == 1120 and len(picture.getcolors(1 << 24) or []) > 20
+
+
+def test_times_are_those_of_the_readers_zone(browser: Browser, address: str) -> None:
+    with browser.new_context(base_url=address, timezone_id="Asia/Seoul") as context:
+        page = context.new_page()
+        page.goto("/telemetry?window=6h&until=2026-03-01T12:00")
+        expect(page.locator("#until-hint time").last).to_have_text(re.compile("Mar 1, 2026, 9:00:00.PM GMT.9"))
+        page.goto("/rollouts")
+        expect(page.locator("time").first).to_have_attribute("title", re.compile("GMT.9"))
