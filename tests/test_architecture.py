@@ -1,17 +1,25 @@
-"""The dependency rule of docs/adr/0001-packaging.md, read from the imports themselves."""
+"""The dependency rule of docs/adr/0001-packaging.md, read from the imports themselves, and that every door has its rule."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from milonga_hub.accounts.rules_access import GRPC, HTTP
+from milonga_hub.transports.http import create_app
+from starlette.routing import Mount
+
+from tests.web.filled import Services
 
 ROOT = Path(__file__).parent.parent
 HUB = ROOT / "hub" / "milonga_hub"
 BENCH = HUB / "cli" / "bench.py"
 NOUNS = (
+    "accounts",
     "alerts",
     "labelling",
     "devices",
@@ -141,3 +149,42 @@ def test_a_noun_asks_the_service_of_another_and_never_selects_from_its_tables(no
             arguments = {argument.id for argument in call.args if isinstance(argument, ast.Name)}
             named = arguments & foreign if called in ("select", "delete", "update", "insert") else {called} & foreign
             assert not named, f"{path.relative_to(ROOT)} touches the table {named}; call its service"
+
+
+def test_every_grpc_method_has_a_rule_of_who_may_call_it_and_no_rule_is_left_over() -> None:
+    """A method that is not in hub/milonga_hub/accounts/rules_access.py is refused to everybody."""
+    served = {
+        f"/{service.full_name}/{method.name}"
+        for path in (ROOT / "protos/milonga/v1").glob("*.proto")
+        for service in _descriptor(path.stem).services_by_name.values()
+        for method in service.methods
+        # At a port of its own, which asks for a device's certificate.
+        if service.name != "AgentService"
+    }
+    ruled = {method for method in GRPC if method.startswith("/milonga.")}
+    assert ruled == served, "add it to GRPC in accounts/rules_access.py"
+
+
+def _descriptor(name: str) -> Any:
+    return importlib.import_module(f"milonga.v1.{name}_pb2").DESCRIPTOR
+
+
+def test_every_route_and_page_has_a_rule_of_who_may_use_it_and_no_rule_is_left_over(tmp_path: Path) -> None:
+    """A route that is not in hub/milonga_hub/accounts/rules_access.py is refused to everybody but people who look."""
+    served = {
+        f"{method} {path}"
+        for methods, path in _routes(create_app(Services(tmp_path)).routes)
+        for method in methods - {"HEAD"}
+    }
+    assert set(HTTP) == served, "add it to HTTP in accounts/rules_access.py"
+
+
+def _routes(routes: Any) -> Iterator[tuple[set[str], str]]:
+    for route in routes:
+        # FastAPI keeps routers that were included whole, or did not, by its version.
+        if hasattr(route, "effective_route_contexts"):
+            yield from _routes(route.effective_route_contexts())
+        elif isinstance(route, Mount):
+            yield {"GET"}, f"{route.path}/{{path:path}}"
+        else:
+            yield set(route.methods), route.path

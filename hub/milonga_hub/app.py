@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from milonga_hub.accounts.gate import Gate
+from milonga_hub.accounts.rpc import AccountRpc
+from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.facts import Observer
 from milonga_hub.alerts.rpc import AlertRpc
 from milonga_hub.alerts.service import AlertService
@@ -29,6 +32,7 @@ from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, Enrolmen
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.events import EventBus
+from milonga_hub.install.reach import address_for_others
 from milonga_hub.jobs import write_atomically
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.rpc import LabellingRpc, SampleReceiver
@@ -80,12 +84,15 @@ class Hub:
         self.settings = settings
         self.folder = _usable_folder(settings.data_dir)
         self._lock = _lock(self.folder)
+        if not settings.database_url:
+            _keep_private(self.folder / "milonga.db")
         self.database = Database(settings.resolved_database_url)
         self.database.create_tables()
         self.events = EventBus()
         self.blobs = BlobStore(self.folder / "blobs")
         self.devices = DeviceService(self.database, self.events, settings)
         self.transfers = TransferService(self.blobs, self.folder / "deltas", settings)
+        self.accounts = AccountService(self.database, self.folder, self.devices.authority.fingerprint, settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
         self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, self.folder / "samples")
@@ -120,6 +127,14 @@ class Hub:
         if not self.addresses.grpc:
             raise FailedPrecondition("the hub is starting; ask again in a second")
         return int(self.addresses.grpc.rpartition(":")[2])
+
+    @property
+    def set_up_link(self) -> str:
+        """Return the address with which a browser makes the first account, as others reach it; "" once there is one."""
+        path = self.accounts.set_up_path
+        port = self.addresses.http.rpartition(":")[2]
+        address, _ = address_for_others(f"127.0.0.1:{port}", self.settings.host)
+        return f"http://{address}{path}" if path else ""
 
     def _reference_of(self, bundle: str) -> dict[str, Any] | None:
         """Return the histograms that a bundle's manifest keeps of its validation pictures."""
@@ -173,6 +188,7 @@ class Hub:
                 self.alerts.run,
                 self.telemetry_keeper.run,
                 self.alerts.deliveries.run,
+                self.accounts.audit.run,
             ):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)
                 task.add_done_callback(_die_with)
@@ -213,6 +229,7 @@ class Hub:
             settings.device_port,
             devices_only,
             "--device-port",
+            gate=None,
         )
         stack.push_async_callback(server.stop, 1.0)
         servicers = [
@@ -227,9 +244,14 @@ class Hub:
             TelemetryRpc(self.telemetry, self.events),
             AlertRpc(self.alerts),
             LabellingRpc(self.labelling),
+            AccountRpc(self.accounts),
         ]
         server, port = await grpc_transport.serve(
-            servicers, settings.host, settings.grpc_port, grpc_transport.server_credentials(identity)
+            servicers,
+            settings.host,
+            settings.grpc_port,
+            grpc_transport.server_credentials(identity),
+            gate=Gate(self.accounts),
         )
         stack.push_async_callback(server.stop, 1.0)
         return device_port, port
@@ -273,6 +295,13 @@ def _usable_folder(folder: Path) -> Path:
     return folder
 
 
+def _keep_private(database: Path) -> None:
+    """Let only the hub's user read the database, with the hashes of passwords; SQLite gives its other files the same mode."""
+    database.touch(mode=0o600)
+    for path in (database, *database.parent.glob(f"{database.name}-*")):
+        path.chmod(0o600)
+
+
 def _lock(folder: Path) -> int:
     """Hold the folder for this process alone. The kernel lets go of it when the process ends, however it ends."""
     descriptor = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -295,6 +324,8 @@ async def _serve(settings: Settings) -> None:
     try:
         async with hub.running() as addresses:
             print(f"Milonga is up. Dashboard: http://{addresses.http}", flush=True)
+            if hub.set_up_link:
+                print(f"Make the first account there: {hub.set_up_link}", flush=True)
             print(
                 f"gRPC {addresses.grpc}, for devices {addresses.device} and MQTT {addresses.mqtt}, data in {hub.folder}.",
                 flush=True,

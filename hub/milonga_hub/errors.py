@@ -33,3 +33,7 @@ class PermissionDenied(MilongaError):
 
 class ResourceExhausted(MilongaError):
     """A disk, quota or limit is full."""
+
+
+class TooOften(ResourceExhausted):
+    """The caller has to wait before the next try."""

@@ -36,7 +36,8 @@ class Settings(BaseSettings):
         description="How long after its certificate a device may come back by itself; then an operator is asked.",
     )
     server_names: list[str] = Field(
-        default=[], description="Further names in the hub's certificate, for programs that check them (a JSON list)."
+        default=[],
+        description="Further names of the hub, in its certificate and for a proxy on its machine (a JSON list).",
     )
     database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite in the data folder.")
     # 64 GiB: more pictures than one machine trains on in a day.
@@ -60,6 +61,9 @@ class Settings(BaseSettings):
     )
     # 30 s at the default heartbeat: three missed ones, so one lost packet never alarms.
     missed_heartbeats: int = Field(default=3, ge=1, description="Missed heartbeats until a device counts as offline.")
+
+    session_days: float = Field(default=7.0, gt=0, le=366, description="How long a browser stays signed in.")
+    audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
     @property
     def resolved_database_url(self) -> str:

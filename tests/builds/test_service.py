@@ -180,7 +180,9 @@ def test_builds_are_shown_over_grpc_page_by_page(builds: BuildService, tmp_path:
 
     async def read() -> list[pb.Build]:
         tls = Tls(tmp_path / "authority")
-        server, port = await grpc_transport.serve([BuildRpc(builds, EventBus())], "127.0.0.1", 0, tls.server())
+        server, port = await grpc_transport.serve(
+            [BuildRpc(builds, EventBus())], "127.0.0.1", 0, tls.server(), gate=None
+        )
         found: list[pb.Build] = []
         try:
             async with tls.channel(f"127.0.0.1:{port}") as channel:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from milonga_hub.accounts.gate import Gate
+from milonga_hub.accounts.rpc import AccountRpc
 from milonga_hub.alerts.rpc import AlertRpc
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.cli import main
@@ -48,6 +50,7 @@ def _servicers(hub: Services) -> list[Any]:
         TelemetryRpc(hub.telemetry, hub.events),
         AlertRpc(hub.alerts),
         LabellingRpc(hub.labelling),
+        AccountRpc(hub.accounts),
     ]
 
 
@@ -58,7 +61,8 @@ def served(hub: Services) -> Iterator[str]:
     found: list[Any] = []
 
     async def run() -> None:
-        server, port = await serve(_servicers(hub), "127.0.0.1", 0, server_credentials(hub.devices.authority.server()))
+        credentials = server_credentials(hub.devices.authority.server())
+        server, port = await serve(_servicers(hub), "127.0.0.1", 0, credentials, gate=Gate(hub.accounts))
         ending = asyncio.Event()
         found.extend((port, asyncio.get_running_loop(), ending))
         started.set()

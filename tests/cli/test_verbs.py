@@ -82,6 +82,10 @@ READING: dict[str, tuple[str, str]] = {
     "alerts silences": ("silences", "milonga alerts silence"),
     "alerts rules": ("rules", "device-offline"),
     "alerts channels": ("channels", "fleet_configs/alerts"),
+    "whoami": ("caller", "by the local key"),
+    "users ls": ("accounts", "milonga users add"),
+    "api-keys ls": ("api_keys", "milonga api-keys create"),
+    "audit ls": ("audit_entries", ""),
 }
 CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
     "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts approve", "rollouts retry", "devices pin", "devices unpin", "rollouts pause", "rollouts resume", "rollouts abort",
@@ -89,14 +93,23 @@ CHANGING = ("up", "apply", "diff", "tokens create", "devices label", "devices de
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
     "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
-    "build override", "build choose", "build example")  # fmt: skip
-HUBLESS = ("up", "trust", "bench latency", "types known", *(verb for verb in CHANGING if verb.startswith("keys ")))
+    "build override", "build choose", "build example", "login", "logout", "users add", "users set-role", "users password",
+    "users remove", "users sign-out", "api-keys create", "api-keys delete")  # fmt: skip
+HUBLESS = (
+    "up",
+    "trust",
+    "login",
+    "logout",
+    "bench latency",
+    "types known",
+    *(verb for verb in CHANGING if verb.startswith("keys ")),
+)
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1", f"build watch {BUILD}")
 
 
 def _verb(command: str) -> str:
     words = command.split()
-    return words[0] if words[0] in ("status", "trust") else " ".join(words[:2])
+    return words[0] if words[0] in ("status", "trust", "login", "logout", "whoami") else " ".join(words[:2])
 
 
 @pytest.mark.parametrize("verb", sorted({_verb(command) for command in READING} | set(CHANGING)))
@@ -115,7 +128,7 @@ def test_no_verb_is_forgotten_here(run: Run) -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 decorated += sum("command(" in ast.unparse(each) for each in node.decorator_list)
-    assert decorated + 5 == len({_verb(command) for command in READING} | set(CHANGING))
+    assert decorated + 8 == len({_verb(command) for command in READING} | set(CHANGING))
 
 
 @pytest.mark.parametrize("command", READING)
@@ -152,7 +165,7 @@ def test_samples_are_labelled_exported_and_added_from_the_command_line(new: Cli,
     assert new("samples", "label", first).code == 2
     assert new("samples", "label", first, "9").code == 4
     assert "'0', '1'" in new("samples", "label", first, "9").err
-    assert new("samples", "label", first, "1", "--by", "ana", "--json").json["sample"]["decided_by"] == "ana"
+    assert new("samples", "label", first, "1", "--by", "ana", "--json").json["sample"]["decided_by"] == "ana (local)"
     assert "waits again" in new("samples", "undo", first).out
     assert new("samples", "label", first, "--accept").code == 0
     assert new("samples", "skip", second).code == 0
@@ -211,7 +224,7 @@ def test_a_build_is_allowed_chosen_and_tried_from_the_command_line(new: Cli, tmp
     said = new("build", "override", short, "--reason", "seen on my desk", "--by", "ana")
     assert said.code == 0 and f"milonga build choose {short}" in said.out
     assert new("build", "choose", short, "--json").json["build"]["chosen"] is True
-    assert re.search("by ana, .* ago: seen on my desk", new("build", "show", short).out)
+    assert re.search("by ana \\(local\\), .* ago: seen on my desk", new("build", "show", short).out)
     assert "PICTURE" in new("build", "example", short, "-o", str(tmp_path / "try")).out
     assert verify_bundle(tmp_path / "try").digest == bundle.digest
     compile((tmp_path / "try" / "example.py").read_text(), "example.py", "exec")
@@ -435,7 +448,7 @@ def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:
 def test_alerts_are_shown_acknowledged_and_silenced(cli: Cli) -> None:
     (alert,) = (one for one in cli("alerts", "list", "--json").json["alerts"] if one["rule"] == "drift")
     assert "milonga runs start digits" in cli("alerts", "show", alert["id"]).out.replace("\n", " ")
-    assert "acknowledged by ana" in cli("alerts", "ack", alert["id"], "--by", "ana", "--note", "at work").out
+    assert "acknowledged by ana (local)" in cli("alerts", "ack", alert["id"], "--by", "ana", "--note", "at work").out
     assert cli("alerts", "show", alert["id"], "--json").json["alert"]["note"] == "at work"
     made = cli("alerts", "silence", alert["id"], "--for", "3d", "--why", "a fair", "--by", "ana", "--json").json[
         "silence"

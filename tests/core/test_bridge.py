@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from milonga.v1 import datasets_pb2, devices_pb2, labelling_pb2, models_pb2, projects_pb2, rollouts_pb2, telemetry_pb2
+from milonga.v1 import (
+    accounts_pb2,
+    datasets_pb2,
+    devices_pb2,
+    labelling_pb2,
+    models_pb2,
+    projects_pb2,
+    rollouts_pb2,
+    telemetry_pb2,
+)
+from milonga_hub.accounts.models import AccountView, ApiKeyView, AuditEntry, CallerView
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.builds.models import Build
 from milonga_hub.datasets.models import Dataset, DatasetVersionView
@@ -39,6 +49,10 @@ from milonga_hub.telemetry.models import DriftEvent, TelemetryWindowView
 from pydantic import BaseModel
 
 PAIRS: list[tuple[type[Message], type[BaseModel]]] = [
+    (accounts_pb2.Account, AccountView),
+    (accounts_pb2.ApiKey, ApiKeyView),
+    (accounts_pb2.AuditEntry, AuditEntry),
+    (accounts_pb2.Caller, CallerView),
     (devices_pb2.Device, DeviceView),
     (devices_pb2.DeviceType, DeviceType),
     (devices_pb2.Inventory, Inventory),

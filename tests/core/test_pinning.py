@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def _asked(tls: Tls, ask: Callable[[int], Awaitable[T]]) -> T:
     async def story() -> T:
-        server, port = await serve([], "127.0.0.1", 0, tls.server())
+        server, port = await serve([], "127.0.0.1", 0, tls.server(), gate=None)
         try:
             return await ask(port)
         finally:

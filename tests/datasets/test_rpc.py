@@ -40,7 +40,7 @@ def service(tmp_path: Path) -> DatasetService:
 
 @asynccontextmanager
 async def _serving(rpc: DatasetRpc) -> AsyncIterator[Any]:
-    server, port = await grpc_transport.serve([rpc], "127.0.0.1", 0, TLS.server())
+    server, port = await grpc_transport.serve([rpc], "127.0.0.1", 0, TLS.server(), gate=None)
     try:
         async with TLS.channel(f"127.0.0.1:{port}") as channel:
             yield datasets_pb2_grpc.DatasetServiceStub(channel)

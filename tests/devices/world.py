@@ -111,9 +111,9 @@ async def hub(
         world.samples = samples(world)
     enrolment = EnrolmentRpc(world.devices, lambda: DeviceAddress(world.device_port, "127.0.0.1", 8883))
     servicers = [enrolment, DeviceRpc(world.devices, world.events)]
-    server, world.port = await serve(servicers, "127.0.0.1", 0, world.tls.server())
+    server, world.port = await serve(servicers, "127.0.0.1", 0, world.tls.server(), gate=None)
     agents = [AgentRpc(world.devices, world.transfers, _Metadata(world), world.samples)]
-    for_devices, world.device_port = await serve(agents, "127.0.0.1", 0, world.tls.server(devices_only=True))
+    for_devices, world.device_port = await serve(agents, "127.0.0.1", 0, world.tls.server(devices_only=True), gate=None)
     try:
         yield world
     finally:

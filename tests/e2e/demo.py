@@ -228,6 +228,10 @@ def _finish(console: Console, arguments: argparse.Namespace, loop: Loop, timelin
     _print_summary(console, rows)
     console.print(f"{seconds:.0f} s in all; drift was detected {loop.drift_seconds:.1f} s after it began.")
     console.print(f"Dashboard: http://{loop.system.addresses['http']}")
+    if loop.system.set_up_link:
+        # On a line of its own, so that a terminal makes one link of it.
+        console.print("It lets in who has an account; make the first one here:")
+        console.print(loop.system.set_up_link, soft_wrap=True, markup=False)
     if arguments.summary:
         summary = {
             "seconds": round(seconds, 2),

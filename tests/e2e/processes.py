@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,9 +153,29 @@ class System:
             self._api.channel.close()
         authority = (self.folder / "hub" / "authority" / "authority.pem").read_bytes()
         options = [("grpc.ssl_target_name_override", HUB_NAME)]
-        credentials = grpc.ssl_channel_credentials(authority)
+        credentials = grpc.composite_channel_credentials(
+            grpc.ssl_channel_credentials(authority), grpc.access_token_call_credentials(self.key)
+        )
         self._api = Api(grpc.secure_channel(self.addresses["grpc"], credentials, options))
         return self.addresses
+
+    @property
+    def key(self) -> str:
+        """Return the hub's local key: who may read its data folder is its admin. It is new at each start."""
+        return (self.folder / "hub" / "local.key").read_text(encoding="utf-8").partition(".")[0]
+
+    @property
+    def set_up_link(self) -> str:
+        """Return the link with which a browser makes the first account, as the hub printed it at its last start."""
+        lines = self.hub.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        links = [line.partition(": ")[2] for line in lines if line.startswith("Make the first account there: ")]
+        return links[-1] if links else ""
+
+    def fetch(self, path: str) -> bytes:
+        """Return what the hub answers over HTTP."""
+        url, headers = f"http://{self.addresses['http']}{path}", {"Authorization": f"Bearer {self.key}"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            return bytes(answer.read())
 
     @staticmethod
     def _read_addresses(path: Path) -> dict[str, str] | None:

@@ -146,15 +146,12 @@ def test_the_chosen_subnet_is_downloaded_as_ultralytics_loads_it(served: Served,
 
     model = YOLO(str(path))
     assert list(model.names.values()) == [f"digit {number}" for number in range(CLASSES)]
-    url = f"http://{served.system.addresses['http']}/api/v1/models/{PROJECT}/versions/1"
-    with urllib.request.urlopen(url) as response:
-        (device_type,) = json.load(response)["checkpoints"]
-    with urllib.request.urlopen(f"{url}/checkpoints/{device_type}") as response:
-        assert response.read() == path.read_bytes()
+    url = f"/api/v1/models/{PROJECT}/versions/1"
+    (device_type,) = json.loads(served.system.fetch(url))["checkpoints"]
+    assert served.system.fetch(f"{url}/checkpoints/{device_type}") == path.read_bytes()
 
 
 def test_pages_name_the_measure(served: Served) -> None:
     for path in (f"/models/{PROJECT}/versions/1", f"/runs/{PROJECT}/1"):
-        with urllib.request.urlopen(f"http://{served.system.addresses['http']}{path}") as response:
-            text = response.read().decode()
+        text = served.system.fetch(path).decode()
         assert "mAP50-95" in text and "ccuracy" not in text.replace("accuracy predictor", "")

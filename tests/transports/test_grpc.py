@@ -84,7 +84,7 @@ KINDS = [_unary_unary, _unary_stream, _stream_unary, _stream_stream]
 @asynccontextmanager
 async def _served(error: Exception) -> AsyncIterator[grpc.aio.Channel]:
     servicers = [Failing(error), FailingEnrolment(error), FailingUpload(error)]  # type: ignore[abstract]
-    server, port = await serve(servicers, "127.0.0.1", 0, TLS.server())
+    server, port = await serve(servicers, "127.0.0.1", 0, TLS.server(), gate=None)
     try:
         async with TLS.channel(f"127.0.0.1:{port}") as channel:
             yield channel
@@ -181,13 +181,13 @@ def test_an_unknown_method_is_unimplemented() -> None:
 
 def test_a_port_in_use_is_named_with_the_flag_that_changes_it() -> None:
     async def story() -> None:
-        server, port = await serve([], "127.0.0.1", 0, TLS.server())
+        server, port = await serve([], "127.0.0.1", 0, TLS.server(), gate=None)
         try:
             with pytest.raises(PortInUse, match=rf"port {port} .*--grpc-port"):
-                await serve([], "127.0.0.1", port, TLS.server())
+                await serve([], "127.0.0.1", port, TLS.server(), gate=None)
         finally:
             await server.stop(None)
-        again, same = await serve([], "127.0.0.1", port, TLS.server())
+        again, same = await serve([], "127.0.0.1", port, TLS.server(), gate=None)
         await again.stop(None)
         assert same == port
 
@@ -196,14 +196,14 @@ def test_a_port_in_use_is_named_with_the_flag_that_changes_it() -> None:
 
 def test_an_address_of_another_machine_is_named_with_the_flag_that_changes_it() -> None:
     with pytest.raises(errors.InvalidInput, match=r"192\.0\.2\.1.*--host"):
-        run(serve([], "192.0.2.1", 0, TLS.server()))
+        run(serve([], "192.0.2.1", 0, TLS.server(), gate=None))
 
 
 def test_agents_may_ping_often() -> None:
     """gRPC's default answers a third ping within five minutes with GOAWAY."""
 
     async def story() -> None:
-        server, port = await serve([], "127.0.0.1", 0, TLS.server())
+        server, port = await serve([], "127.0.0.1", 0, TLS.server(), gate=None)
         context = ssl.create_default_context(cadata=TLS.authority.certificate.decode())
         context.set_alpn_protocols(["h2"])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=HUB_NAME)

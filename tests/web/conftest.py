@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi.testclient import TestClient
-from milonga_hub.transports.http import create_app
 
 from tests.web.filled import Services, filled
+from tests.web.people import signed_in
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Services:
 
 @pytest.fixture(scope="module")
 def client(hub: Services) -> Iterator[TestClient]:
-    with TestClient(create_app(hub), base_url="http://127.0.0.1", raise_server_exceptions=True) as client:
+    with signed_in(hub) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     hub = Services(tmp_path_factory.mktemp("empty"))
-    with TestClient(create_app(hub), base_url="http://127.0.0.1") as client:
+    with signed_in(hub) as client:
         yield client

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from milonga.pictures import INPUT_STATISTICS
+from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.facts import Observer
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import BlobStore, digest_of
@@ -39,6 +40,7 @@ from milonga_hub.telemetry.models import Percentiles, TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
 from PIL import Image
 
+from tests.accounts.quick import quick_passwords
 from tests.builds.networks import network
 from tests.certificates import Key
 from tests.signing.ready import signing
@@ -68,6 +70,9 @@ class Services:
         self.events = EventBus()
         self.blobs = BlobStore(folder / "blobs")
         self.devices = DeviceService(self.database, self.events, self.settings)
+        self.accounts = AccountService(
+            self.database, folder, self.devices.authority.fingerprint, self.settings, passwords=quick_passwords()
+        )
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
         self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, folder / "samples")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from milonga_hub.transports.http import create_app
 
 from tests.agent.bundles import example
 from tests.builds.test_service import _verified
 from tests.web.filled import Services
+from tests.web.people import signed_in
 
 VERSION = "models/digits/versions/1"
 PLACE = f"/{VERSION}/builds/pi:onnxruntime:fp32"
@@ -31,7 +31,7 @@ def hub(tmp_path: Path) -> Services:
 
 @pytest.fixture
 def client(hub: Services) -> TestClient:
-    return TestClient(create_app(hub), base_url="http://127.0.0.1")
+    return signed_in(hub)
 
 
 def test_a_build_is_allowed_and_chosen_on_its_page_and_the_page_says_who_and_why(client: TestClient) -> None:
@@ -40,9 +40,9 @@ def test_a_build_is_allowed_and_chosen_on_its_page_and_the_page_says_who_and_why
         "It is built, not verified" in text and f'action="/{VERSION}/builds/pi%3Aonnxruntime%3Afp32/override"' in text
     )
     assert "/choose" not in text
-    refused = client.post(f"{PLACE}/override", data={"by": "ana", "reason": " "})
+    refused = client.post(f"{PLACE}/override", data={"reason": " "})
     assert refused.status_code == 400 and "give a reason" in refused.text
-    answer = client.post(f"{PLACE}/override", data={"by": "ana", "reason": "seen <on> my desk"})
+    answer = client.post(f"{PLACE}/override", data={"reason": "seen <on> my desk"})
     assert "Allowed without being verified by ana" in answer.text and "seen &lt;on&gt; my desk" in answer.text
     assert "chosen</span>" in client.post(f"{PLACE}/choose").text
     assert "allowed by ana" in client.get(f"/{VERSION}").text
@@ -50,8 +50,8 @@ def test_a_build_is_allowed_and_chosen_on_its_page_and_the_page_says_who_and_why
 
 def test_a_build_is_allowed_and_chosen_over_rest(client: TestClient) -> None:
     assert client.post(f"{API}:choose").json()["error"]["code"] == "FAILED_PRECONDITION"
-    assert client.post(f"{API}:override", json={"by": "ana", "reason": ""}).status_code == 400
-    allowed = client.post(f"{API}:override", json={"by": "ana", "reason": "why not"}).json()["override"]
+    assert client.post(f"{API}:override", json={"by": "ben", "reason": ""}).status_code == 400
+    allowed = client.post(f"{API}:override", json={"by": "ben", "reason": "why not"}).json()["override"]
     assert (allowed["by"], allowed["reason"]) == ("ana", "why not") and allowed["at"]
     assert client.post(f"{API}:choose").json()["chosen"] is True
 

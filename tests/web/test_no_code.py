@@ -23,6 +23,7 @@ from PIL import Image
 
 from tests.certificates import Key
 from tests.web.filled import Services, pictures
+from tests.web.people import ADDRESS, cookie_of, signed_in
 
 HOSTILE_PATH = "a/<img src=x onerror=alert(1)>.png"
 ANSWERS = {"name": "mine", "dataset": "mine", "fast": "100", "small": "own", "model_mb": "2", "priority": "BALANCED"}
@@ -35,7 +36,7 @@ def hub(tmp_path: Path) -> Services:
 
 @pytest.fixture
 def client(hub: Services) -> Iterator[TestClient]:
-    with TestClient(create_app(hub), base_url="http://127.0.0.1") as client:
+    with signed_in(hub) as client:
         yield client
 
 
@@ -69,7 +70,9 @@ def test_an_archive_as_the_body_becomes_a_version_and_tells_how_far_it_is(hub: S
     async def scenario() -> list[ImportProgress]:
         transport = httpx.ASGITransport(create_app(hub))
         with hub.events.listen("imports/r1") as news:
-            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url=ADDRESS, cookies=cookie_of(hub), headers={"Origin": ADDRESS}
+            ) as client:
                 url = "/api/v1/datasets/mine:import?request_id=r1"
                 made = await client.post(url, content=pictures(("a", "b")))
                 again = await client.post(url, content=pictures(("a", "b")))
@@ -90,7 +93,7 @@ def test_what_is_no_archive_or_too_large_or_badly_named_is_explained(hub: Servic
         answer = _send(client, data, name)
         assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
     hub.settings = Settings(data_dir=hub.folder, max_upload_bytes=100)
-    small = TestClient(create_app(hub), base_url="http://127.0.0.1")
+    small = signed_in(hub)
     for content in (bytes(101), iter([bytes(60), bytes(60)])):
         refused = small.post("/api/v1/datasets/mine:import", content=content)
         assert (refused.status_code, "100 bytes" in refused.json()["error"]["message"]) == (507, True)

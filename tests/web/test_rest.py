@@ -13,6 +13,7 @@ from milonga_hub.errors import MilongaError
 from milonga_hub.transports.http import ANSWERS, PortInUse, create_app, serve
 
 from tests.web.filled import Services, pictures
+from tests.web.people import ADDRESS, cookie_of, signed_in
 
 API = "/api/v1"
 
@@ -89,7 +90,7 @@ def test_insides_stay_inside(client: TestClient) -> None:
 def test_devices_are_labelled_approved_revoked_and_deleted(tmp_path_factory: pytest.TempPathFactory) -> None:
     from tests.web.filled import filled
 
-    client = TestClient(create_app(filled(tmp_path_factory.mktemp("own"))), base_url="http://127.0.0.1")
+    client = signed_in(filled(tmp_path_factory.mktemp("own")))
     changed = client.patch(f"{API}/devices/pi5-1", json={"labels": {"role": "", "rack": "2"}}).json()
     assert changed["labels"] == {"site": "busan", "rack": "2"}
     assert client.delete(f"{API}/devices/pi5-1").status_code == 204
@@ -112,7 +113,7 @@ def test_devices_are_labelled_approved_revoked_and_deleted(tmp_path_factory: pyt
 def test_runs_are_started_cancelled_and_resumed(tmp_path_factory: pytest.TempPathFactory) -> None:
     from tests.web.filled import filled
 
-    client = TestClient(create_app(filled(tmp_path_factory.mktemp("own"))), base_url="http://127.0.0.1")
+    client = signed_in(filled(tmp_path_factory.mktemp("own")))
     run = client.post(f"{API}/projects/digits/runs", json={"reason": "why not"}).json()
     assert (run["name"], run["trigger"]) == ("projects/digits/runs/4", "MANUAL")
     assert client.post(f"{API}/projects/digits/runs/4:cancel").json()["state"] == "CANCELLED"
@@ -133,7 +134,7 @@ def test_runs_are_started_cancelled_and_resumed(tmp_path_factory: pytest.TempPat
 
 
 def test_a_data_set_is_uploaded_and_a_project_applied_to_it(tmp_path_factory: pytest.TempPathFactory) -> None:
-    client = TestClient(create_app(Services(tmp_path_factory.mktemp("new"))), base_url="http://127.0.0.1")
+    client = signed_in(Services(tmp_path_factory.mktemp("new")))
     files = {"archive": ("pictures.zip", pictures(("a", "b")))}
     made = client.post(f"{API}/datasets/mine/versions", files=files, data={"append": "false"})
     assert made.status_code == 201, made.text
@@ -195,7 +196,7 @@ def test_changes_reach_listeners_as_events_and_a_stop_ends_their_streams(hub: Se
     async def scenario() -> dict[str, object]:
         app = create_app(hub)
         server, port = await serve(app, "127.0.0.1", 0)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"{ADDRESS}:{port}", cookies=cookie_of(hub), timeout=20) as client:
             async with client.stream("GET", f"{API}/events?topics=devices/pi5-1") as stream:
                 lines = stream.aiter_lines()
                 assert await anext(lines) == "retry: 2000"

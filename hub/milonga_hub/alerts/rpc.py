@@ -12,6 +12,7 @@ from milonga.v1 import alerts_pb2_grpc
 from milonga_hub.alerts.models import AlertChannelSpec, AlertRuleSpec, AlertState
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.callers import leave_unrecorded, signature
 from milonga_hub.errors import InvalidInput
 
 
@@ -30,7 +31,7 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
         return pb.GetAlertResponse(alert=to_proto(alert, pb.Alert), deliveries=deliveries)
 
     async def AcknowledgeAlert(self, request: pb.AcknowledgeAlertRequest, context: Any) -> pb.AcknowledgeAlertResponse:
-        alert = await asyncio.to_thread(self._alerts.acknowledge, request.id, request.by, request.note)
+        alert = await asyncio.to_thread(self._alerts.acknowledge, request.id, signature(request.by), request.note)
         return pb.AcknowledgeAlertResponse(alert=to_proto(alert, pb.Alert))
 
     async def CreateSilence(self, request: pb.CreateSilenceRequest, context: Any) -> pb.CreateSilenceResponse:
@@ -42,7 +43,7 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
             request.subject,
             request.until.ToDatetime(tzinfo=UTC),
             request.reason,
-            request.created_by,
+            signature(request.created_by),
             request.request_id,
         )
         return pb.CreateSilenceResponse(silence=to_proto(silence, pb.Silence))
@@ -62,6 +63,7 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
 
     async def ApplyAlertRule(self, request: pb.ApplyAlertRuleRequest, context: Any) -> pb.ApplyAlertRuleResponse:
         spec = from_proto(request.spec, AlertRuleSpec)
+        leave_unrecorded(request.dry_run)
         rule, changes = self._alerts.definitions.apply_rule(request.name, spec, request.dry_run)
         return pb.ApplyAlertRuleResponse(rule=to_proto(rule, pb.AlertRule), changes=changes)
 
@@ -79,6 +81,7 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
         self, request: pb.ApplyAlertChannelRequest, context: Any
     ) -> pb.ApplyAlertChannelResponse:
         spec = from_proto(request.spec, AlertChannelSpec)
+        leave_unrecorded(request.dry_run)
         channel, changes = self._alerts.definitions.apply_channel(request.name, spec, request.dry_run)
         return pb.ApplyAlertChannelResponse(channel=to_proto(channel, pb.AlertChannel), changes=changes)
 

@@ -19,6 +19,7 @@ from milonga_hub.alerts.models import (
     Silence,
 )
 from milonga_hub.alerts.service import AlertService
+from milonga_hub.callers import leave_unrecorded, signature
 from milonga_hub.web.views import PageSize, PageToken, view, views
 
 
@@ -33,7 +34,8 @@ class AlertWithMessages(BaseModel):
 
 
 class Acknowledgement(BaseModel):
-    by: str
+    # Who is signed in, unless the hub's local key is used.
+    by: str = ""
     note: str = ""
 
 
@@ -105,7 +107,7 @@ def _add_alerts(api: APIRouter, alerts: AlertService) -> None:
     @api.post("/alerts/{alert}:acknowledge")
     async def acknowledge_alert(alert: str, body: Acknowledgement) -> AlertView:
         """Note that somebody looks after it: nothing more is sent until it has resolved."""
-        return view(AlertView, await asyncio.to_thread(alerts.acknowledge, alert, body.by, body.note))
+        return view(AlertView, await asyncio.to_thread(alerts.acknowledge, alert, signature(body.by), body.note))
 
     @api.get("/alert_silences")
     async def list_silences(page_size: PageSize = 0, page_token: PageToken = "") -> SilencePage:
@@ -118,7 +120,7 @@ def _add_alerts(api: APIRouter, alerts: AlertService) -> None:
         """Send nothing about these alerts for a time; they open and resolve all the same."""
         until = body.until if body.until.tzinfo is not None else body.until.replace(tzinfo=UTC)
         return await asyncio.to_thread(
-            alerts.silence, body.rule, body.subject, until, body.reason, body.created_by, body.request_id
+            alerts.silence, body.rule, body.subject, until, body.reason, signature(body.created_by), body.request_id
         )
 
     @api.post("/alert_silences/{silence}:end")
@@ -134,6 +136,7 @@ def _add_definitions(api: APIRouter, alerts: AlertService) -> None:
 
     @api.post("/alert_rules/{rule}:apply")
     async def apply_alert_rule(rule: str, body: RuleApplication) -> AppliedRule:
+        leave_unrecorded(body.dry_run)
         applied, changes = alerts.definitions.apply_rule(rule, body.spec, body.dry_run)
         return AppliedRule(rule=applied, changes=changes)
 
@@ -150,6 +153,7 @@ def _add_definitions(api: APIRouter, alerts: AlertService) -> None:
     @api.post("/alert_channels/{channel}:apply")
     async def apply_alert_channel(channel: str, body: ChannelApplication) -> AppliedChannel:
         """Create or change a channel; a secret that is left out stays as it is."""
+        leave_unrecorded(body.dry_run)
         applied, changes = alerts.definitions.apply_channel(channel, body.spec, body.dry_run)
         return AppliedChannel(channel=applied, changes=changes)
 

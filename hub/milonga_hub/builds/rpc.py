@@ -15,6 +15,7 @@ from milonga_hub.bridge import to_proto
 from milonga_hub.builds.models import Build
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.service import BuildService
+from milonga_hub.callers import signature
 from milonga_hub.events import EventBus
 
 _CHUNK_BYTES = 1 << 20
@@ -55,7 +56,7 @@ class BuildRpc(models_pb2_grpc.BuildServiceServicer):
         return pb.CancelBuildResponse(build=_message(self._builds.cancel(request.name)))
 
     async def OverrideBuild(self, request: pb.OverrideBuildRequest, context: Any) -> pb.OverrideBuildResponse:
-        build = self._builds.override(request.name, request.by, request.reason)
+        build = self._builds.override(request.name, signature(request.by), request.reason)
         return pb.OverrideBuildResponse(build=_message(build))
 
     async def ChooseBuild(self, request: pb.ChooseBuildRequest, context: Any) -> pb.ChooseBuildResponse:

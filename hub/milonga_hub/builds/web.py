@@ -16,6 +16,7 @@ from starlette.background import BackgroundTask
 from milonga_hub.builds.models import Build
 from milonga_hub.builds.packing import example_of, pack
 from milonga_hub.builds.service import BuildService
+from milonga_hub.callers import signature
 from milonga_hub.web.views import PageSize, PageToken
 
 _ONE = "/models/{model}/versions/{number}/builds/{build}"
@@ -33,7 +34,8 @@ class NewBuild(BaseModel):
 
 
 class NewOverride(BaseModel):
-    by: str
+    # Who is signed in, unless the hub's local key is used.
+    by: str = ""
     reason: str
 
 
@@ -107,7 +109,7 @@ def _add_verbs(api: APIRouter, builds: BuildService) -> None:
     @api.post(f"{_ONE}:override")
     async def override_build(model: str, number: int, build: str, body: NewOverride) -> Build:
         """Allow a build that is not verified on devices; the record keeps who, when and why."""
-        return builds.override(_name(model, number, build), body.by, body.reason)
+        return builds.override(_name(model, number, build), signature(body.by), body.reason)
 
     @api.post(f"{_ONE}:choose")
     async def choose_build(model: str, number: int, build: str) -> Build:

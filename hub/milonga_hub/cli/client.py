@@ -6,8 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 import grpc
 import typer
-from milonga.pinning import HUB_NAME
 from milonga.v1 import (
+    accounts_pb2_grpc,
     alerts_pb2_grpc,
     datasets_pb2_grpc,
     devices_pb2_grpc,
@@ -18,8 +18,10 @@ from milonga.v1 import (
     telemetry_pb2_grpc,
 )
 
+from milonga_hub.cli.channel import open_channel
 from milonga_hub.cli.failures import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, Refused
-from milonga_hub.cli.trust import credentials, unreachable
+from milonga_hub.cli.identity import key_for
+from milonga_hub.cli.trust import trusted_authority, unreachable
 
 HUB_VARIABLE = "MILONGA_HUB"
 
@@ -36,7 +38,6 @@ _EXIT_CODES = {
 }
 # Far above what any call takes that does not send files; a hub that hangs is told of.
 CALL_SECONDS = 60.0
-_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
 M = TypeVar("M")
 
@@ -69,17 +70,13 @@ Limit = Annotated[int, typer.Option("--limit", min=0, help="How many at most; 0 
 class Client:
     """Stubs of all services on one channel. Use it in a `with` block."""
 
-    def __init__(self) -> None:
-        # A proxy of the environment is for the web; hubs are on the local network.
-        options = [
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            # Every hub's certificate bears this name; the authority tells hubs apart.
-            ("grpc.ssl_target_name_override", HUB_NAME),
-        ]
+    def __init__(self, key: str | None = None) -> None:
+        """Calls bear `key`; None takes the one that this machine has for the hub, "" makes a stranger."""
         self.address = _address
-        self._channel = grpc.secure_channel(self.address, credentials(self.address), options)
-        channel = self._channel
+        self.authority = trusted_authority(self.address)
+        key = key_for(self.address, self.authority) if key is None else key
+        self._channel = channel = open_channel(self.address, self.authority, key)
+        self.accounts = accounts_pb2_grpc.AccountServiceStub(channel)
         self.devices = devices_pb2_grpc.DeviceServiceStub(channel)
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(channel)
         self.projects = projects_pb2_grpc.ProjectServiceStub(channel)
@@ -141,6 +138,9 @@ def _explain_call(error: Any) -> tuple[str, int]:
         return unreachable(_address), code
     if status is grpc.StatusCode.UNIMPLEMENTED:
         return f"the hub at {_address} does not know this call; update it, or check --hub", code
+    if status is grpc.StatusCode.UNAUTHENTICATED:
+        # The hub cannot know by which address it is called.
+        return (error.details() or status.name).replace("HOST:PORT", _address), code
     return error.details() or status.name, code
 
 

@@ -55,7 +55,7 @@ def up(
     ] = None,
     server_names: Annotated[
         list[str] | None,
-        typer.Option(help="Further name in the hub's certificate, for programs that check it; repeatable."),
+        typer.Option(help="Further name of the hub, in its certificate and for a proxy on its machine; repeatable."),
     ] = None,
     telemetry_raw_days: Annotated[float | None, typer.Option(help="How long telemetry stays as it came.")] = None,
     telemetry_minute_days: Annotated[
@@ -64,6 +64,8 @@ def up(
     telemetry_days: Annotated[
         float | None, typer.Option(help="How long telemetry is kept at all, as one window an hour.")
     ] = None,
+    session_days: Annotated[float | None, typer.Option(help="How long a browser stays signed in.")] = None,
+    audit_days: Annotated[float | None, typer.Option(help="How long the audit log keeps an entry.")] = None,
     missed_heartbeats: Annotated[
         int | None, typer.Option(help="Missed heartbeats until a device counts as offline.")
     ] = None,

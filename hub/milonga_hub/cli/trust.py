@@ -7,17 +7,11 @@ import json
 import os
 from pathlib import Path
 
-import grpc
 from milonga.pinning import NotPinned, authority_of
 
 from milonga_hub.cli.failures import UNREACHABLE, USAGE, Refused
 
 FINGERPRINT_VARIABLE = "MILONGA_HUB_FINGERPRINT"
-
-
-def credentials(address: str) -> grpc.ChannelCredentials:
-    """Return what a channel to the hub is made with. Raises Refused for a hub that nobody has vouched for."""
-    return grpc.ssl_channel_credentials(_authority(address).encode())
 
 
 def shown_authority(address: str, wanted: str = "") -> str:
@@ -45,14 +39,15 @@ def unreachable(address: str) -> str:
     return f"no answer from a hub at {address}; start one with: milonga up, or name yours with --hub or MILONGA_HUB"
 
 
-def _authority(address: str) -> str:
+def trusted_authority(address: str) -> str:
+    """Return the authority (PEM) of the hub. Raises Refused for a hub that nobody has vouched for."""
     wanted = os.environ.get(FINGERPRINT_VARIABLE, "")
     if wanted:
         return shown_authority(address, wanted)
     kept = _kept().get(address)
     if kept:
         return kept
-    if not _is_loopback(address.rpartition(":")[0]):
+    if not is_loopback(address.rpartition(":")[0]):
         raise Refused(
             f"nobody has vouched for the hub at {address} on this machine; compare its fingerprint with the one that"
             f" `milonga up` printed there: milonga trust {address}"
@@ -70,11 +65,16 @@ def _kept() -> dict[str, str]:
 
 
 def _path() -> Path:
+    return config_folder() / "hubs.json"
+
+
+def config_folder() -> Path:
+    """Return where the command line keeps what it knows of hubs."""
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) / "milonga" / "hubs.json"
+    return Path(home) / "milonga"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from milonga_hub.cli import (
+    accounts,
     alerts,
     bench,
     builds,
@@ -50,6 +51,9 @@ app.command("up")(hub.up)
 app.command("status")(hub.status)
 app.command("simulate")(simulate.simulate)
 app.command("trust")(hub.trust)
+app.command("login")(accounts.login)
+app.command("logout")(accounts.logout)
+app.command("whoami")(accounts.whoami)
 app.command("agent-bundle")(bundles.agent_bundle)
 app.command("apply")(projects.apply)
 app.command("diff")(projects.diff)
@@ -68,6 +72,9 @@ for name, group, words in (
     ("samples", samples.group, "Pictures that devices sent to be labelled."),
     ("telemetry", telemetry.group, "What devices see and do."),
     ("alerts", alerts.group, "What needs a person: alerts, rules, silences and channels."),
+    ("users", accounts.users, "People who may sign in, and what they may."),
+    ("api-keys", accounts.api_keys, "Keys with which programs call the hub."),
+    ("audit", accounts.audit, "Who changed what."),
     ("bench", bench.group, "How well the hub's models do on your own tables."),
 ):
     app.add_typer(group, name=name, help=words, no_args_is_help=True)

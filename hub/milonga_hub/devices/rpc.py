@@ -32,7 +32,8 @@ from milonga_hub.errors import InvalidInput, MilongaError, NotFound, PermissionD
 from milonga_hub.events import EventBus
 from milonga_hub.transfers.rules import Listed
 from milonga_hub.transfers.service import Chunks, TransferService
-from milonga_hub.transports.grpc import address_of, client_certificate
+from milonga_hub.transports.grpc import client_certificate
+from milonga_hub.transports.grpc_calls import address_of
 
 _log = logging.getLogger(__name__)
 

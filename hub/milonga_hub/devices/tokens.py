@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import os
 import secrets
@@ -18,6 +17,7 @@ from milonga_hub.db import UTC_TIME, Database
 from milonga_hub.devices.models import JoinToken
 from milonga_hub.devices.rules import check_labels
 from milonga_hub.errors import InvalidInput, Unauthenticated
+from milonga_hub.hashes import hash_of
 from milonga_hub.paging import page
 
 _KEY_BYTES = 32
@@ -36,11 +36,6 @@ _USE = (
     .values(uses_left=col(JoinToken.uses_left) - 1)
     .returning(col(JoinToken.labels))
 )
-
-
-def hash_of(secret: str | bytes) -> str:
-    """Return what is stored of a secret. They are 256 random bits each, so one round of sha256 is enough."""
-    return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).hexdigest()
 
 
 class HubKey:

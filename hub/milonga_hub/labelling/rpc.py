@@ -11,6 +11,7 @@ from milonga.v1 import agent_pb2, labelling_pb2_grpc
 from milonga.v1 import labelling_pb2 as pb
 
 from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.callers import signature
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.service import SamplingPolicy
@@ -46,12 +47,12 @@ class LabellingRpc(labelling_pb2_grpc.LabellingServiceServicer):
     async def LabelSample(self, request: pb.LabelSampleRequest, context: Any) -> pb.LabelSampleResponse:
         boxes = [from_proto(box, SampleBox) for box in request.boxes]
         sample = await asyncio.to_thread(
-            self._labelling.label, request.name, request.label, boxes, request.accept, request.decided_by
+            self._labelling.label, request.name, request.label, boxes, request.accept, signature(request.decided_by)
         )
         return pb.LabelSampleResponse(sample=_message(sample))
 
     async def SkipSample(self, request: pb.SkipSampleRequest, context: Any) -> pb.SkipSampleResponse:
-        sample = await asyncio.to_thread(self._labelling.skip, request.name, request.decided_by)
+        sample = await asyncio.to_thread(self._labelling.skip, request.name, signature(request.decided_by))
         return pb.SkipSampleResponse(sample=_message(sample))
 
     async def UndoSample(self, request: pb.UndoSampleRequest, context: Any) -> pb.UndoSampleResponse:

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel
 
+from milonga_hub.callers import signature
 from milonga_hub.labelling.models import Labelling, SampleBox, SampleState, SampleView
 from milonga_hub.labelling.service import LabellingService
 from milonga_hub.web.views import PageSize, PageToken, view, views
@@ -86,11 +87,11 @@ def _add_deciding(api: APIRouter, labelling: LabellingService) -> None:
     @api.post("/projects/{project}/samples/{sample}:label")
     def label_sample(project: str, sample: str, body: Label) -> SampleView:
         name = _name(project, sample)
-        return view(SampleView, labelling.label(name, body.label, body.boxes, body.accept, body.decided_by))
+        return view(SampleView, labelling.label(name, body.label, body.boxes, body.accept, signature(body.decided_by)))
 
     @api.post("/projects/{project}/samples/{sample}:skip")
     def skip_sample(project: str, sample: str, body: Skip) -> SampleView:
-        return view(SampleView, labelling.skip(_name(project, sample), body.decided_by))
+        return view(SampleView, labelling.skip(_name(project, sample), signature(body.decided_by)))
 
     @api.post("/projects/{project}/samples/{sample}:undo")
     def undo_sample(project: str, sample: str) -> SampleView:

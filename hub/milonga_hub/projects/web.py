@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from milonga_hub.callers import leave_unrecorded
 from milonga_hub.projects.models import Project, ProjectSpec
 from milonga_hub.projects.rules import worth_a_run
 from milonga_hub.projects.service import ProjectService
@@ -50,6 +51,7 @@ def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> A
     @api.post("/projects/{project}:apply")
     async def apply_project(project: str, body: Application) -> Applied:
         """Create the project or change its spec; equal specs change nothing."""
+        leave_unrecorded(body.dry_run)
         applied, changes = projects.apply(project, body.spec, body.dry_run, body.request_id)
         run = None
         if body.start_run and worth_a_run(changes) and not body.dry_run:

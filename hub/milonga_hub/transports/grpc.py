@@ -10,37 +10,20 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from milonga_hub import counts
+from milonga_hub.accounts.gate import Gate
 from milonga_hub.authority import ServerIdentity
-from milonga_hub.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidInput,
-    MilongaError,
-    NotFound,
-    PermissionDenied,
-    ResourceExhausted,
-    Unauthenticated,
-)
+from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, Unauthenticated
+from milonga_hub.transports.grpc_calls import code_of
+from milonga_hub.transports.grpc_door import Door
 
 _LOG = logging.getLogger(__name__)
-
-CODES: dict[type[MilongaError], grpc.StatusCode] = {
-    InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
-    NotFound: grpc.StatusCode.NOT_FOUND,
-    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
-    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
-    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
-    ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    MilongaError: grpc.StatusCode.FAILED_PRECONDITION,
-}
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 # Status details travel percent-encoded in a header, and peers accept 8 KiB of headers.
@@ -71,12 +54,14 @@ async def serve(
     port: int,
     credentials: grpc.ServerCredentials,
     option: str = "--grpc-port",
+    *,
+    gate: Gate | None,
 ) -> tuple[grpc.aio.Server, int]:
     """Start a server with the servicers, health and reflection; return it and its port (a free one for port 0).
 
-    `option` is what changes the port on the command line. Raises PortInUse, or InvalidInput where the host is not an address of this machine.
+    `gate` decides who may call what; None is for servicers that look at the client's certificate themselves. `option` is what changes the port on the command line. Raises PortInUse, or InvalidInput where the host is not an address of this machine.
     """
-    server = grpc.aio.server(interceptors=[ErrorMapping()], options=OPTIONS)
+    server = grpc.aio.server(interceptors=[ErrorMapping(gate)], options=OPTIONS)
     names = [_register(servicer, server) for servicer in servicers]
     await _register_health(names, server)
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -106,18 +91,13 @@ def client_certificate(context: Any) -> bytes:
     return bytes(certificates[0])
 
 
-def address_of(context: Any) -> str:
-    """Return where the call came from: "192.0.2.7:5000"."""
-    return unquote(str(context.peer()).removeprefix("ipv4:").removeprefix("ipv6:"))
-
-
-def code_of(error: MilongaError) -> grpc.StatusCode:
-    """Return the status code of the error, or of its nearest base."""
-    return next(CODES[base] for base in type(error).__mro__ if base in CODES)
-
-
 class ErrorMapping(grpc.aio.ServerInterceptor):
-    """Turns domain errors into status codes with their message; of anything else the caller learns only a number."""
+    """Lets calls through the gate, and turns domain errors into status codes with their message; of anything else the
+    caller learns only a number.
+    """
+
+    def __init__(self, gate: Gate | None) -> None:
+        self._gate = gate
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -133,28 +113,32 @@ class ErrorMapping(grpc.aio.ServerInterceptor):
             (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
         }
         attribute, make = kinds[handler.request_streaming, handler.response_streaming]
-        behaviour = _guarded(getattr(handler, attribute), method)
+        door = Door(self._gate, method, lasts=handler.response_streaming)
+        behaviour = _guarded(getattr(handler, attribute), method, door)
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
-def _guarded(behaviour: Any, method: str) -> Any:
+def _guarded(behaviour: Any, method: str, door: Door) -> Any:
     if inspect.isasyncgenfunction(behaviour):
 
         async def generate(request: Any, context: Any) -> Any:
             try:
-                async for response in behaviour(request, context):
-                    yield response
+                async with door.passed(request, context):
+                    async for response in behaviour(request, context):
+                        yield response
                 counts.grpc_calls[method, "OK"] += 1
             except Exception as error:
                 await _abort(error, method, context)
 
         return generate
     if not inspect.iscoroutinefunction(behaviour):
+        door.check_open()
         return behaviour  # Only gRPC's own services are not async.
 
     async def call(request: Any, context: Any) -> Any:
         try:
-            answer = await behaviour(request, context)
+            async with door.passed(request, context):
+                answer = await door.while_valid(behaviour(request, context), context)
         except Exception as error:
             return await _abort(error, method, context)
         counts.grpc_calls[method, "OK"] += 1

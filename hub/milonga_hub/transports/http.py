@@ -15,8 +15,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from milonga_hub.accounts import web as accounts
+from milonga_hub.accounts.gate import Gate
 from milonga_hub.alerts import web as alerts
 from milonga_hub.builds import web as builds
+from milonga_hub.callers import leave_unrecorded, tell_problem
 from milonga_hub.datasets import web as datasets
 from milonga_hub.datasets.uploads import Uploads
 from milonga_hub.devices import web as devices
@@ -28,6 +31,7 @@ from milonga_hub.errors import (
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    TooOften,
     Unauthenticated,
 )
 from milonga_hub.install import web as install
@@ -40,6 +44,7 @@ from milonga_hub.runs import web as runs
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.telemetry import web as telemetry
 from milonga_hub.web import metrics, pages, stream
+from milonga_hub.web.gate import Gated
 from milonga_hub.web.safety import Safety
 from milonga_hub.web.services import HubServices
 
@@ -51,6 +56,7 @@ ANSWERS: dict[type[MilongaError], tuple[int, str]] = {
     FailedPrecondition: (409, "FAILED_PRECONDITION"),
     Unauthenticated: (401, "UNAUTHENTICATED"),
     PermissionDenied: (403, "PERMISSION_DENIED"),
+    TooOften: (429, "RESOURCE_EXHAUSTED"),
     ResourceExhausted: (507, "RESOURCE_EXHAUSTED"),
     MilongaError: (409, "FAILED_PRECONDITION"),
 }
@@ -81,7 +87,8 @@ def create_app(hub: HubServices) -> FastAPI:
     app.add_exception_handler(MilongaError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_thing)
-    app.add_middleware(Safety, host=hub.settings.host)
+    app.add_middleware(Gated, gate=Gate(hub.accounts), refuse=_refused)
+    app.add_middleware(Safety, host=hub.settings.host, names=hub.settings.server_names)
     app.add_middleware(metrics.Counting)
     return app
 
@@ -106,6 +113,7 @@ def _api(hub: HubServices) -> APIRouter:
         telemetry.router(hub.telemetry),
         alerts.router(hub.alerts),
         labelling.router(hub.labelling),
+        accounts.router(hub.accounts),
     ):
         api.include_router(router)
     return api
@@ -113,12 +121,16 @@ def _api(hub: HubServices) -> APIRouter:
 
 async def _refused(request: Request, error: Exception) -> Response:
     status, code = next(ANSWERS[base] for base in type(error).__mro__ if base in ANSWERS)
+    tell_problem(f"{code}: {error}")
+    if isinstance(error, TooOften):
+        leave_unrecorded()
     return _answer(request, status, code, str(error))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     words = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors())
+    tell_problem(f"INVALID_ARGUMENT: {words}")
     return _answer(request, 400, "INVALID_ARGUMENT", words)
 
 

@@ -1,12 +1,13 @@
 """Keep other people's pages out: what browsers may load here, and who may send.
 
-The API asks nobody who they are yet, so a page from elsewhere must not be able to use a visitor's browser against it:
-changes are refused when they come from another origin, and on loopback every request whose Host is not this machine
-(DNS rebinding).
+A page from elsewhere must not be able to use a browser in which somebody is signed in, nor sign it in as somebody else:
+changes are refused when they come from another origin or, with a cookie, from who knows where; and on loopback every request
+whose Host is not this machine (DNS rebinding).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,9 +34,11 @@ _HARMLESS = ("GET", "HEAD", "OPTIONS")
 class Safety:
     """Middleware for all answers; plain ASGI, so that event streams pass through."""
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
+    def __init__(self, app: ASGIApp, host: str, names: Sequence[str] = ()) -> None:
+        """`host` is what the hub listens on, `names` what a proxy on its machine may call it."""
         self._app = app
         self._loopback = is_loopback(host)
+        self._names = {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,12 +61,28 @@ class Safety:
 
     def _why_not(self, method: str, headers: Headers) -> str:
         host = headers.get("host", "")
-        if self._loopback and not is_loopback(urlsplit(f"//{host}").hostname or ""):
-            return f"this hub answers only to its own machine, not as {host}; start it with --host to change that"
+        name = _name_of(host)
+        if self._loopback and not (is_loopback(name) or name in self._names):
+            return (
+                f"this hub answers only to its own machine, not as {host}; start it with --host to change that, or with"
+                " --server-names where a proxy on its machine asks"
+            )
         origin = headers.get("origin")
         if method not in _HARMLESS and origin is not None and urlsplit(origin).netloc != host:
             return f"a page from {origin} may change nothing here"
         # Browsers name no origin with some requests, but always say this of them; programs say neither.
         if method not in _HARMLESS and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return "a page from elsewhere may change nothing here"
+        if method not in _HARMLESS and "cookie" in headers and origin is None and "sec-fetch-site" not in headers:
+            return (
+                "this browser does not say which page asks; update it, or let programs send an API key and no cookies"
+            )
+        return ""
+
+
+def _name_of(host: str) -> str:
+    """Return the name in the header Host, "" for what is none."""
+    try:
+        return "" if set(host) & set("/?#@\\") else urlsplit(f"//{host}").hostname or ""
+    except ValueError:
         return ""

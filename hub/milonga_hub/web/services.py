@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
@@ -31,6 +32,7 @@ class HubServices(Protocol):
     telemetry: TelemetryService
     alerts: AlertService
     labelling: LabellingService
+    accounts: AccountService
 
     @property
     def grpc_port(self) -> int:

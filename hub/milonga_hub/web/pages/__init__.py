@@ -23,6 +23,8 @@ from milonga_hub.web.pages import (
     rollouts,
     runs,
     search,
+    settings,
+    sign_in,
     telemetry,
 )
 from milonga_hub.web.pages.page import error_page
@@ -51,6 +53,8 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         telemetry,
         alerts,
         labelling,
+        settings,
+        sign_in,
     ):
         app.include_router(page.router(hub), include_in_schema=False)
 

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from milonga_hub.alerts.models import AlertState
 from milonga_hub.alerts.rules_findings import threshold_of
+from milonga_hub.callers import signature
 from milonga_hub.db import utc_now
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
@@ -50,17 +51,17 @@ def router(hub: HubServices) -> APIRouter:
         )
 
     @pages.post("/alerts/{id}/acknowledge")
-    async def acknowledge(id: str, by: str = Form(""), note: str = Form("")) -> RedirectResponse:
-        await asyncio.to_thread(hub.alerts.acknowledge, id, by, note)
+    async def acknowledge(id: str, note: str = Form("")) -> RedirectResponse:
+        await asyncio.to_thread(hub.alerts.acknowledge, id, signature(""), note)
         return RedirectResponse(f"/alerts/{quote(id, safe='')}", status_code=303)
 
     @pages.post("/alerts/{id}/silence")
     async def silence(
-        id: str, by: str = Form(""), reason: str = Form(""), hours: float = Form(2.0, gt=0, le=_LONGEST_HOURS)
+        id: str, reason: str = Form(""), hours: float = Form(2.0, gt=0, le=_LONGEST_HOURS)
     ) -> RedirectResponse:
         alert = hub.alerts.get(id)
         until = utc_now() + timedelta(hours=hours)
-        await asyncio.to_thread(hub.alerts.silence, alert.rule, alert.subject, until, reason, by)
+        await asyncio.to_thread(hub.alerts.silence, alert.rule, alert.subject, until, reason, signature(""))
         return RedirectResponse(f"/alerts/{quote(id, safe='')}", status_code=303)
 
     @pages.post("/alert_silences/{id}/end")

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 
 from milonga_hub.builds.rules import objection_to
+from milonga_hub.callers import signature
 from milonga_hub.web.charts.confusion import confusion
 from milonga_hub.web.charts.precision import precision_recall
 from milonga_hub.web.pages.page import render
@@ -77,10 +78,8 @@ def router(hub: HubServices) -> APIRouter:
         return _to(hub.builds.cancel(_name(model, number, build)).name)
 
     @pages.post("/models/{model}/versions/{number}/builds/{build}/override")
-    async def override(
-        model: str, number: int, build: str, by: Annotated[str, Form()] = "", reason: Annotated[str, Form()] = ""
-    ) -> RedirectResponse:
-        return _to(hub.builds.override(_name(model, number, build), by, reason).name)
+    async def override(model: str, number: int, build: str, reason: Annotated[str, Form()] = "") -> RedirectResponse:
+        return _to(hub.builds.override(_name(model, number, build), signature(""), reason).name)
 
     @pages.post("/models/{model}/versions/{number}/builds/{build}/choose")
     async def choose(model: str, number: int, build: str) -> RedirectResponse:

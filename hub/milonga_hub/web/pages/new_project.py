@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import FormData
 
+from milonga_hub.callers import leave_unrecorded
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound
@@ -79,6 +80,7 @@ def router(hub: HubServices) -> APIRouter:
         # In a thread: a large data set takes its time to look at.
         read = await asyncio.to_thread(_read, hub, form)
         if form.get("check"):
+            leave_unrecorded()
             return _page(request, hub, read)
         if read.wrong or read.spec is None:
             return _page(request, hub, read, status=400)

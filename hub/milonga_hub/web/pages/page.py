@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from milonga_hub import callers
 from milonga_hub.web import words
 
 T = TypeVar("T")
@@ -48,7 +49,12 @@ def render(
     `live` names the topics of events after which it fetches itself again, or its `live_part`; `script` what else it runs.
     """
     text = _ENVIRONMENT.get_template(template).render(
-        path=request.url.path, live=live, live_part=live_part, script=script, **values
+        path=request.url.path,
+        live=live,
+        live_part=live_part,
+        script=script,
+        signed_in=callers.current(),
+        **values,
     )
     # Pages show the state of now; a back button must not show that of then.
     return HTMLResponse(text, status, headers={"Cache-Control": "no-store"})

@@ -32,6 +32,7 @@
     fetching = true;
     try {
       const answer = await fetch(source, { headers: { "Cache-Control": "no-cache" } });
+      if (answer.status === 401) { location.reload(); return; } // Signed out: the page asks to sign in, and comes back.
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.getElementById(part);
@@ -64,6 +65,7 @@
   };
   stream.onerror = () => {
     lost = true;
+    if (stream.readyState === EventSource.CLOSED) later(); // The hub refused: find out why.
     mark.hidden = false;
     mark.textContent = "hub unreachable";
     mark.classList.remove("on");

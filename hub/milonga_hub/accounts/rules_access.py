@@ -1,0 +1,353 @@
+"""Who may do what: the one table of all gRPC methods, REST routes and pages. What is not in it is refused to everybody.
+
+Devices have rules of their own: their certificates let them in at another port, and join tokens at the open method Enrol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from milonga_hub.callers import Role
+
+
+@dataclass(frozen=True)
+class Access:
+    """What one operation asks for."""
+
+    # None: everybody may, without saying who they are.
+    least: Role | None
+    # Whether it changes something, and is therefore written to the audit log.
+    changes: bool = False
+
+
+_SEES, _CHANGES = Access(Role.VIEWER), Access(Role.OPERATOR, changes=True)
+# What everybody may change who is signed in: what is their own. The service looks at whose it is.
+_OWN = Access(Role.VIEWER, changes=True)
+_ADMIN_SEES, _ADMIN_CHANGES = Access(Role.ADMIN), Access(Role.ADMIN, changes=True)
+_OPEN, _OPEN_CHANGES = Access(None), Access(None, changes=True)
+
+
+def _methods(service: str, rules: Mapping[Access, str]) -> dict[str, Access]:
+    return {f"/{service}/{name}": access for access, names in rules.items() for name in names.split()}
+
+
+GRPC: Mapping[str, Access] = {
+    **_methods(
+        "milonga.v1.AccountService",
+        {
+            _OPEN: "DescribeSignIn",
+            _OPEN_CHANGES: "SignIn",
+            _SEES: "GetCaller ListApiKeys",
+            _OWN: "SetPassword EndSessions CreateApiKey DeleteApiKey",
+            _ADMIN_SEES: "ListAccounts ListAuditEntries",
+            _ADMIN_CHANGES: "CreateAccount SetAccountRole DeleteAccount",
+        },
+    ),
+    **_methods(
+        "milonga.v1.DeviceService",
+        {
+            _SEES: "ListJoinTokens GetDevice ListDevices ListJoinRequests WatchDevices ListDeviceTypes ListMeasurements"
+            " ListDeviceBuilds ListDeviceSteps",
+            _CHANGES: "CreateJoinToken UpdateDevice DeleteDevice RevokeDevice PinDevice ApproveJoinRequest"
+            " RefuseJoinRequest",
+        },
+    ),
+    **_methods("milonga.v1.EnrolmentService", {_OPEN: "Enrol"}),
+    **_methods(
+        "milonga.v1.DatasetService",
+        {_SEES: "GetDataset ListDatasets ListDatasetVersions", _CHANGES: "ImportDataset"},
+    ),
+    **_methods("milonga.v1.ProjectService", {_SEES: "GetProject ListProjects", _CHANGES: "ApplyProject"}),
+    **_methods(
+        "milonga.v1.RunService",
+        {
+            _SEES: "GetRun ListRuns WatchRun ListCandidates",
+            _CHANGES: "StartRun CancelRun ResumeRun ApproveRun RefuseRun",
+        },
+    ),
+    **_methods("milonga.v1.ModelService", {_SEES: "ListModels GetModelVersion ListModelVersions DownloadCheckpoint"}),
+    **_methods(
+        "milonga.v1.BuildService",
+        {
+            _SEES: "GetBuild ListBuilds WatchBuild GetBuildLog GetBuildManifest DownloadBuild",
+            _CHANGES: "StartBuild CancelBuild OverrideBuild ChooseBuild",
+        },
+    ),
+    **_methods(
+        "milonga.v1.RolloutService",
+        {
+            _SEES: "GetRollout ListRollouts WatchRollout",
+            _CHANGES: "CreateRollout ApproveRollout PauseRollout ResumeRollout RetryRollout AbortRollout",
+        },
+    ),
+    **_methods(
+        "milonga.v1.TelemetryService", {_SEES: "QueryTelemetry ListDriftEvents EstimateAccuracy WatchTelemetry"}
+    ),
+    **_methods(
+        "milonga.v1.LabellingService",
+        {
+            _SEES: "ListSamples GetSamplePicture GetLabelling",
+            _CHANGES: "LabelSample SkipSample UndoSample AddLabelledSamples DiscardSamples",
+        },
+    ),
+    **_methods(
+        "milonga.v1.AlertService",
+        {
+            _SEES: "ListAlerts GetAlert ListSilences ListAlertRules ListAlertChannels",
+            _CHANGES: "AcknowledgeAlert CreateSilence EndSilence ApplyAlertRule DeleteAlertRule ApplyAlertChannel"
+            " DeleteAlertChannel TestAlertChannel",
+        },
+    ),
+    **_methods("grpc.health.v1.Health", {_OPEN: "Check Watch List"}),
+    **_methods("grpc.reflection.v1alpha.ServerReflection", {_OPEN: "ServerReflectionInfo"}),
+}
+
+
+def _routes(access: Access, prefix: str, lines: str) -> dict[str, Access]:
+    """Return entries of lines like "POST DELETE /devices/{name}", GET where no method is named."""
+    found = {}
+    for line in lines.split("\n"):
+        *methods, path = line.split() or [""]
+        found.update({f"{method} {prefix}{path}": access for method in methods or ["GET"] if path})
+    return found
+
+
+# Patterns of paths as routes have them, after the method. Where several fit a request, the strictest holds.
+HTTP: Mapping[str, Access] = {
+    **_routes(
+        _OPEN,
+        "",
+        """
+        /healthz
+        /static/{path:path}
+        /sign-in
+        /setup
+        /install.sh
+        /simple/
+        /simple/{distribution}/
+        /simple/{distribution}/{file_name}
+        /wheelhouses/{platform}/{python}/
+        /wheelhouses/{platform}/{python}/{file_name}
+        """,
+    ),
+    **_routes(
+        _OPEN_CHANGES,
+        "",
+        """
+        POST /sign-in
+        POST /setup
+        """,
+    ),
+    **_routes(
+        _OWN,
+        "",
+        """
+        POST /sign-out
+        POST /settings/password
+        POST /settings/sessions/end
+        POST /settings/api_keys
+        POST /settings/api_keys/{id}/delete
+        DELETE /api/v1/api_keys/{id}
+        POST /api/v1/api_keys
+        POST /api/v1/accounts/{name}:set_password
+        POST /api/v1/accounts/{name}:end_sessions
+        """,
+    ),
+    **_routes(
+        _ADMIN_SEES,
+        "",
+        """
+        /settings/audit
+        /settings/users
+        /api/v1/accounts
+        /api/v1/audit_entries
+        """,
+    ),
+    **_routes(
+        _ADMIN_CHANGES,
+        "",
+        """
+        POST /settings/users
+        POST /settings/users/{name}/role
+        POST /settings/users/{name}/password
+        POST /settings/users/{name}/delete
+        POST /api/v1/accounts
+        POST /api/v1/accounts/{name}:set_role
+        DELETE /api/v1/accounts/{name}
+        """,
+    ),
+    **_routes(
+        _SEES,
+        "",
+        """
+        /
+        /api/docs
+        /api/openapi.json
+        /metrics
+        /settings
+        /devices
+        /devices/{name}
+        /datasets
+        /datasets/{name}
+        /datasets/{name}/pictures/{digest}
+        /projects
+        /projects/{name}
+        /labelling
+        /labelling/{name}
+        /labelling/{name}/standing
+        /runs/{project}/{number}
+        /runs/{project}/{number}/search
+        /models/{model}/versions/{number}
+        /models/{model}/versions/{number}/builds/{build}
+        /models/{model}/versions/{number}/builds/{build}/network
+        /rollouts
+        /rollouts/{id}
+        /telemetry
+        /alerts
+        /alerts/{id}
+        """,
+    ),
+    # Pages that only lead to changes ask for what the change asks for.
+    **_routes(
+        Access(Role.OPERATOR),
+        "",
+        """
+        /new/devices
+        /new/devices/{id}
+        /new/datasets
+        /new/projects
+        """,
+    ),
+    **_routes(
+        _CHANGES,
+        "",
+        """
+        POST /join_requests/{id_}/approve
+        POST /join_requests/{id_}/refuse
+        POST /devices/{name}/revoke
+        POST /devices/{name}/pin
+        POST /devices/{name}/unpin
+        POST /new/devices
+        POST /new/projects
+        POST /new/rollouts
+        POST /projects/{name}/runs
+        POST /labelling/{name}/add
+        POST /labelling/{name}/sampling/{state}
+        POST /runs/{project}/{number}/{verb}
+        POST /models/{model}/versions/{number}/builds
+        POST /models/{model}/versions/{number}/builds/{build}/override
+        POST /models/{model}/versions/{number}/builds/{build}/choose
+        POST /models/{model}/versions/{number}/builds/{build}/cancel
+        POST /rollouts/{id}/{verb}
+        POST /alerts/{id}/acknowledge
+        POST /alerts/{id}/silence
+        POST /alert_silences/{id}/end
+        """,
+    ),
+    **_routes(
+        _SEES,
+        "/api/v1",
+        """
+        /me
+        /api_keys
+        /events
+        /devices
+        /devices/{device}
+        /devices/{device}/steps
+        /join_requests
+        /join_tokens
+        /device_types
+        /device_types/{device_type}
+        /device_builds
+        /measurements
+        /datasets
+        /datasets/{dataset}
+        /datasets/{dataset}/versions
+        /datasets/{dataset}/versions/{number}
+        /projects
+        /projects/{project}
+        /projects/{project}/labelling
+        /projects/{project}/samples
+        /projects/{project}/samples/{sample}
+        /projects/{project}/samples/{sample}/picture
+        /projects/{project}/runs/{number}
+        /projects/{project}/runs/{number}/candidates
+        /projects/{project}/runs/{number}/history
+        /runs
+        /models
+        /models/{model}/versions
+        /models/{model}/versions/{number}
+        /models/{model}/versions/{number}/checkpoints/{device_type}
+        /builds
+        /models/{model}/versions/{number}/builds/{build}
+        /models/{model}/versions/{number}/builds/{build}/log
+        /models/{model}/versions/{number}/builds/{build}/manifest
+        /models/{model}/versions/{number}/builds/{build}/example
+        /models/{model}/versions/{number}/builds/{build}/bundle
+        /rollouts
+        /rollouts/{rollout}
+        /telemetry
+        /telemetry/accuracy
+        /drift_events
+        /alerts
+        /alerts/{alert}
+        /alert_silences
+        /alert_rules
+        /alert_channels
+        """,
+    ),
+    **_routes(
+        _CHANGES,
+        "/api/v1",
+        """
+        PATCH DELETE /devices/{device}
+        POST /devices/{device}:revoke
+        POST /devices/{device}:pin
+        POST /devices/{device}:unpin
+        POST /join_requests/{request}:approve
+        POST /join_requests/{request}:refuse
+        POST /join_tokens
+        POST /datasets/{dataset}:import
+        POST /datasets/{dataset}/versions
+        POST /projects/{project}:apply
+        POST /projects/{project}/labelling:add
+        POST /projects/{project}/labelling:discard
+        POST /projects/{project}/samples/{sample}:label
+        POST /projects/{project}/samples/{sample}:skip
+        POST /projects/{project}/samples/{sample}:undo
+        POST /projects/{project}/runs
+        POST /projects/{project}/runs/{number}:cancel
+        POST /projects/{project}/runs/{number}:resume
+        POST /projects/{project}/runs/{number}:approve
+        POST /projects/{project}/runs/{number}:refuse
+        POST /models/{model}/versions/{number}/builds
+        POST /models/{model}/versions/{number}/builds/{build}:override
+        POST /models/{model}/versions/{number}/builds/{build}:choose
+        POST /models/{model}/versions/{number}/builds/{build}:cancel
+        POST /rollouts
+        POST /rollouts/{rollout}:approve
+        POST /rollouts/{rollout}:pause
+        POST /rollouts/{rollout}:retry
+        POST /rollouts/{rollout}:resume
+        POST /rollouts/{rollout}:abort
+        POST /alerts/{alert}:acknowledge
+        POST /alert_silences
+        POST /alert_silences/{silence}:end
+        POST /alert_rules/{rule}:apply
+        DELETE /alert_rules/{rule}
+        POST /alert_channels/{channel}:apply
+        DELETE /alert_channels/{channel}
+        POST /alert_channels/{channel}:test
+        """,
+    ),
+}
+
+
+def strictest(found: list[Access]) -> Access | None:
+    """Return the access that asks for most, None where there is none."""
+    return max(found, key=lambda access: (access.least is not None, _rank(access), access.changes), default=None)
+
+
+def _rank(access: Access) -> int:
+    return -1 if access.least is None else list(Role).index(access.least)

@@ -1,0 +1,124 @@
+"""Who asks: the caller of the request that is being answered, set once at the door and known to all that it calls."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import StrEnum
+
+from milonga_hub.errors import Unauthenticated
+
+
+class Role(StrEnum):
+    """What one may do; each may all that the one before it may."""
+
+    VIEWER = "VIEWER"
+    OPERATOR = "OPERATOR"
+    ADMIN = "ADMIN"
+
+    def may(self, least: Role) -> bool:
+        """Return whether this role is at least `least`."""
+        return _ORDER.index(self) >= _ORDER.index(least)
+
+
+_ORDER = list(Role)
+
+
+class CallerKind(StrEnum):
+    """How a caller proved who it is."""
+
+    ACCOUNT = "ACCOUNT"
+    API_KEY = "API_KEY"
+    # By the key in the hub's own data folder.
+    LOCAL = "LOCAL"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody who has proved who they are."""
+
+    name: str
+    kind: CallerKind
+    role: Role
+    # Of an API key, "" for others.
+    key_id: str = ""
+    # The account that it acts for; "" for the hub's own machine and keys that were made there.
+    account: str = ""
+
+
+@dataclass
+class Asking:
+    """One request: who asks, and what those who answer it have to say for the audit log."""
+
+    caller: Caller | None
+    # Who somebody says they are that is about to prove it.
+    claimed: str = ""
+    # Why it was refused.
+    problem: str = ""
+    # Nothing was changed: a look at what would change, or one guess too many.
+    is_unrecorded: bool = False
+
+
+_CURRENT: ContextVar[Asking | None] = ContextVar("asking", default=None)
+
+
+def ask(caller: Caller | None) -> Asking:
+    """Let `caller` be who asks from now on in this task and all that it starts."""
+    asking = Asking(caller)
+    _CURRENT.set(asking)
+    return asking
+
+
+def current() -> Caller | None:
+    """Return who asks, None outside of a request and where nobody has signed in."""
+    asking = _CURRENT.get()
+    return None if asking is None else asking.caller
+
+
+def caller() -> Caller:
+    """Return who asks. Raises Unauthenticated where nobody has signed in."""
+    found = current()
+    if found is None:
+        raise Unauthenticated("sign in first")
+    return found
+
+
+def claim(name: str) -> None:
+    """Tell the audit log who somebody says they are."""
+    asking = _CURRENT.get()
+    if asking is not None:
+        asking.claimed = name
+
+
+def prove(caller: Caller) -> None:
+    """Tell the audit log who somebody has just proved to be."""
+    asking = _CURRENT.get()
+    if asking is not None:
+        asking.caller = caller
+
+
+def tell_problem(text: str) -> None:
+    """Tell the audit log why a request is refused."""
+    asking = _CURRENT.get()
+    if asking is not None:
+        asking.problem = text
+
+
+def leave_unrecorded(is_so: bool = True) -> None:
+    """Keep this request out of the audit log: nothing was changed by a look at what would, or by one guess too many."""
+    asking = _CURRENT.get()
+    if asking is not None:
+        asking.is_unrecorded = is_so
+
+
+def signature(said: str) -> str:
+    """Return the name for the record: who is signed in, whatever they said.
+
+    The hub's local key proves only that somebody may read the hub's data folder; what they call themselves is added.
+    """
+    found = current()
+    if found is None:
+        return said
+    if found.kind is CallerKind.LOCAL and said.strip():
+        return f"{said.strip()} ({found.name})"
+    return found.name
