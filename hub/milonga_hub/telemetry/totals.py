@@ -17,7 +17,9 @@ from milonga_hub.events import EventBus
 from milonga_hub.telemetry.models import TelemetryTotal, TelemetryWindow
 from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series, summed
 
-FINE, COARSE = 60, 3600
+# Seconds, the finest first: a chart reads the coarsest that is fine enough for it.
+LEVELS = (60, 900, 3600)
+COARSE = LEVELS[-1]
 # Finer sums are for looking back some days; later the hours are enough.
 _FINE_DAYS = 14.0
 # Pages that look on are told no more often: a large fleet sends hundreds of windows a second.
@@ -26,7 +28,7 @@ _Key = tuple[str, str, int, datetime]
 
 
 class Totals:
-    """Sums by project and model version, for each minute and each hour."""
+    """Sums by project and model version, for each minute, quarter of an hour and hour."""
 
     def __init__(self, database: Database, events: EventBus, clock: Callable[[], datetime] = utc_now) -> None:
         self._database = database
@@ -39,7 +41,7 @@ class Totals:
         """Add windows that are new, in the transaction that keeps them: none is counted twice, and none is lost."""
         groups: defaultdict[_Key, list[Summed]] = defaultdict(list)
         for window in windows:
-            for step in (FINE, COARSE):
+            for step in LEVELS:
                 groups[window.project, window.model_version, step, floored(window.started_at, step)].append(window)
         # In one order, so that two transactions never wait for each other.
         for key in sorted(groups):
@@ -69,10 +71,12 @@ class Totals:
         self, project: str, since: datetime, until: datetime, step_seconds: int
     ) -> dict[tuple[str, str], list[Sum]]:
         """Return sums over time by project and model version; of all projects where none is named."""
-        fine = step_seconds < COARSE and since >= self._clock() - timedelta(days=_FINE_DAYS)
+        level = COARSE
+        if since >= self._clock() - timedelta(days=_FINE_DAYS):
+            level = max((each for each in LEVELS if each <= step_seconds), default=LEVELS[0])
         statement = select(TelemetryTotal).where(
-            TelemetryTotal.step_seconds == (FINE if fine else COARSE),
-            col(TelemetryTotal.started_at) >= floored(since, FINE if fine else COARSE),
+            TelemetryTotal.step_seconds == level,
+            col(TelemetryTotal.started_at) >= floored(since, level),
             col(TelemetryTotal.started_at) < until,
         )
         if project:
@@ -81,13 +85,13 @@ class Totals:
         with self._database.session() as session:
             for row in session.exec(statement):
                 found[row.project, row.model_version].append(row)
-        step = max(step_seconds, FINE if fine else COARSE)
-        return {key: series(rows, step) for key, rows in sorted(found.items())}
+        return {key: series(rows, max(step_seconds, level)) for key, rows in sorted(found.items())}
 
 
 def forget(database: Database, now: datetime, days: float) -> None:
-    """Forget sums of minutes after two weeks, and those of hours after so many days."""
-    for step, kept_days in ((FINE, min(days, _FINE_DAYS)), (COARSE, days)):
+    """Forget sums after so many days, and all but those of hours after two weeks."""
+    for step in LEVELS:
+        kept_days = days if step == COARSE else min(days, _FINE_DAYS)
         old = delete(TelemetryTotal).where(
             col(TelemetryTotal.step_seconds) == step,
             col(TelemetryTotal.started_at) < now - timedelta(days=kept_days),
