@@ -130,12 +130,12 @@ class _Reading:
         if self._header["base_bytes"] != len(base):
             raise DeltaInvalid("it begins from another file")
         self._streams = {}
-        at = begin + size
+        at, view = begin + size, memoryview(packed)
         for name, codec, stream_bytes in self._header["streams"]:
-            self._streams[name] = self._opened(name, codec, packed[at : at + stream_bytes])
+            self._streams[name] = self._opened(name, codec, view[at : at + stream_bytes])
             at += stream_bytes
 
-    def _opened(self, name: str, codec: str, content: bytes) -> Any:
+    def _opened(self, name: str, codec: str, content: memoryview) -> Any:
         if codec == "xz":
             return lzma.LZMAFile(io.BytesIO(content))
         dictionary = self._dictionary() if name == "new" else None

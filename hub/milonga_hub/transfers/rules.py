@@ -8,8 +8,8 @@ from posixpath import splitext
 
 # A smaller file is sent before a delta of it is asked for.
 SMALLEST_BYTES = 16 << 10
-# Of larger ones a delta would take the hub more memory than it may have.
-LARGEST_BYTES = 512 << 20
+# Making a delta takes eleven times as much memory.
+LARGEST_BYTES = 128 << 20
 # A delta costs the device time, and a second way to fail.
 _WORTH_SHARE = 0.9
 # From which files a delta may begin: each takes as long to try as the first.
