@@ -113,7 +113,9 @@ class Hub:
         )
         kept = Retention(settings.telemetry_raw_days, settings.telemetry_minute_days, settings.telemetry_days)
         self.telemetry_keeper = Keeper(self.database, kept)
-        self.triggers = Triggers(self.events, self.projects, self.datasets, self.devices, self.telemetry, self.runs)
+        self.triggers = Triggers(
+            self.events, self.projects, self.datasets, self.devices, self.telemetry, self.labelling, self.runs
+        )
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
         self.alerts = AlertService(self.database, self.events, observer)
         self.executor = Executor(self.runs, self._work)

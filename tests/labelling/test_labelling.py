@@ -234,6 +234,11 @@ def test_accuracy_is_told_of_pictures_chosen_by_chance_alone_with_its_interval(h
     assert (accuracy.device_type, accuracy.labelled, accuracy.right) == ("raspberry-pi-5", 10, 8)
     # The interval of Wilson for 8 of 10, as statsmodels gives it.
     assert [accuracy.low, accuracy.high] == pytest.approx([0.4902, 0.9433], abs=1e-4)
+    version = hub.labelling.get(sample.name).model_version
+    of_version = hub.labelling.accuracy("parts", version)
+    assert of_version is not None
+    assert (of_version.labelled, of_version.right, of_version.high) == (10, 8, accuracy.high)
+    assert hub.labelling.accuracy("parts", f"{version}0") is None
 
 
 def test_what_waits_and_is_done_is_counted(hub: Floor) -> None:

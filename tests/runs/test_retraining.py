@@ -15,6 +15,9 @@ from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
+from milonga_hub.labelling.intake import SampleIntake
+from milonga_hub.labelling.models import LabelledAccuracy
+from milonga_hub.labelling.service import LabellingService
 from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, ProjectSpec, RetrainingPolicy
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run, RunState, Trigger
@@ -222,7 +225,12 @@ class World:
             lambda name: self.projects.get(name).spec.retraining.drift_policy,
         )
         devices = DeviceService(database, events, Settings(data=folder))
-        self.look = Triggers(events, self.projects, self.datasets, devices, self.telemetry, self.runs).look
+        blobs, intake = (
+            BlobStore(folder / "blobs"),
+            SampleIntake(database, events, devices, self.projects, folder / "samples"),
+        )
+        labelling = LabellingService(database, events, self.projects, self.datasets, blobs, intake.pictures)
+        self.look = Triggers(events, self.projects, self.datasets, devices, self.telemetry, labelling, self.runs).look
 
     def label(self, seed: int) -> None:
         self.datasets.import_archive(
@@ -285,6 +293,27 @@ def test_accuracy_starts_nothing_while_its_interval_reaches_what_is_asked_for() 
     assert due(0.79, 100)
     assert not due(0.81, 100)
     assert not due(0.79, 99)
+
+
+def test_labels_decide_where_there_are_enough_of_them() -> None:
+    policy = RetrainingPolicy(accuracy=AccuracyTrigger(below=0.8), cool_down_seconds=0.0)
+
+    def reason(right: int, labelled: int, estimated_high: float) -> str:
+        labels = LabelledAccuracy(
+            device_type="",
+            labelled=labelled,
+            right=right,
+            accuracy=right / labelled,
+            low=0.0,
+            high=right / labelled + 0.1,
+        )
+        found = Accuracy("models/digits/versions/1", Estimate(0.7, 0.6, estimated_high, 1000, 0.9), labels)
+        due = retraining_due(policy, replace(NOTHING, accuracy=found), [], NOW)
+        return due.reason if due is not None else ""
+
+    assert reason(30, 50, 0.9).startswith("30 of 50 labelled answers of models/digits/versions/1 are right")
+    assert reason(45, 50, 0.7) == ""
+    assert "by its confidence" in reason(45, 49, 0.7)
 
 
 def test_a_slow_or_failing_device_starts_no_run(world: World) -> None:

@@ -198,6 +198,12 @@ def accuracies(samples: Sequence[SampleView]) -> list[LabelledAccuracy]:
     return [_accuracy(name, outcomes) for name, outcomes in sorted(by_type.items())]
 
 
+def accuracy(samples: Sequence[SampleView]) -> LabelledAccuracy | None:
+    """Return how often devices of all types were right on labelled pictures; None without any."""
+    outcomes = [was_right(sample) for sample in samples]
+    return _accuracy("", outcomes) if outcomes else None
+
+
 def _accuracy(device_type: str, outcomes: Sequence[bool]) -> LabelledAccuracy:
     count, right = len(outcomes), sum(outcomes)
     share = right / count

@@ -18,7 +18,15 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.labelling import rules
-from milonga_hub.labelling.models import Labelling, QueuedSample, SampleBox, SampleReason, SampleSource, SampleState
+from milonga_hub.labelling.models import (
+    LabelledAccuracy,
+    Labelling,
+    QueuedSample,
+    SampleBox,
+    SampleReason,
+    SampleSource,
+    SampleState,
+)
 from milonga_hub.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, page
 from milonga_hub.projects.service import ProjectService
 
@@ -112,6 +120,18 @@ class LabellingService:
     def classes(self, project: str) -> Sequence[str]:
         """Return the classes that a label may name, in the order of the data set."""
         return self._datasets.latest(self._projects.get(project).spec.dataset).classes
+
+    def accuracy(self, project: str, model_version: str) -> LabelledAccuracy | None:
+        """Return how often a version was right on all devices, by labels of pictures chosen by chance; None without any."""
+        by_chance = select(QueuedSample).where(
+            QueuedSample.project == project,
+            QueuedSample.model_version == model_version,
+            QueuedSample.state == SampleState.LABELLED,
+            QueuedSample.reason == SampleReason.RANDOM,
+        )
+        with self._database.session() as session:
+            judged = session.exec(by_chance.order_by(col(QueuedSample.decided_at).desc()).limit(_JUDGED)).all()
+        return rules.accuracy(judged)
 
     def summary(self, project: str) -> Labelling:
         """Return how much waits and is done, and how often devices were right."""

@@ -135,11 +135,13 @@ class DriftTrigger(Spec):
 
 
 class AccuracyTrigger(Spec):
-    """Starts a run where too few answers are right, by the model's own, calibrated confidence."""
+    """Starts a run where too few answers are right, by labels or by the model's own, calibrated confidence."""
 
     # None: accuracy starts nothing.
     below: Annotated[float, Bound(gt=0, le=1)] | None = None
     min_samples: int = Bound(default=500, ge=1, le=_COUNT)
+    # Labelled pictures that devices chose by chance; from so many on labels decide, not confidence.
+    min_labels: int = Bound(default=50, ge=1, le=_COUNT)
 
 
 class DriftPolicy(DriftTrigger):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from milonga_hub.labelling.models import LabelledAccuracy
 from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, RetrainingPolicy
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
@@ -21,7 +22,8 @@ class Accuracy:
     """What share of the answers of a served version is right, and whether a run has been started for it."""
 
     model_version: str
-    estimate: Estimate
+    estimate: Estimate | None = None
+    labelled: LabelledAccuracy | None = None
     # With the data that there is now: it would come to the same.
     answered: bool = False
 
@@ -133,18 +135,27 @@ def accuracy_key(model_version: str, dataset_version: str) -> str:
 
 
 def _too_low(trigger: AccuracyTrigger, found: Accuracy | None) -> Accuracy | None:
-    """Return the accuracy where even the upper end of its interval is too low."""
+    """Return the accuracy where even the upper end of its interval is too low; labels are asked first."""
     if trigger.below is None or found is None or found.answered:
         return None
-    low = found.estimate.answer_count >= trigger.min_samples and found.estimate.high < trigger.below
-    return found if low else None
+    labelled, estimate = found.labelled, found.estimate
+    if labelled is not None and labelled.labelled >= trigger.min_labels:
+        return replace(found, estimate=None) if labelled.high < trigger.below else None
+    enough = estimate is not None and estimate.answer_count >= trigger.min_samples
+    return replace(found, labelled=None) if enough and estimate and estimate.high < trigger.below else None
 
 
 def _accuracy_in_words(trigger: AccuracyTrigger, found: Accuracy) -> str:
-    one = found.estimate
+    labelled, estimate = found.labelled, found.estimate
+    if labelled is not None:
+        right = f"{labelled.right} of {labelled.labelled} labelled answers of {found.model_version} are right"
+        return f"{right} ({labelled.low:.1%} to {labelled.high:.1%}; {trigger.below:.1%} asked for)"
+    if estimate is None:
+        raise ValueError("accuracy is told by labels or by confidence")
     return (
-        f"about {one.accuracy:.1%} of {one.answer_count} answers of {found.model_version} are right, by its confidence"
-        f" ({one.low:.1%} to {one.high:.1%}; {trigger.below:.1%} asked for, {one.validated:.1%} on the validation pictures)"
+        f"about {estimate.accuracy:.1%} of {estimate.answer_count} answers of {found.model_version} are right, by its confidence"
+        f" ({estimate.low:.1%} to {estimate.high:.1%}; {trigger.below:.1%} asked for, {estimate.validated:.1%} on the validation"
+        " pictures)"
     )
 
 

@@ -10,6 +10,7 @@ from milonga_hub.db import utc_now
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import MilongaError, NotFound
 from milonga_hub.events import EventBus
+from milonga_hub.labelling.service import LabellingService
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run
@@ -33,6 +34,7 @@ class Triggers:
         datasets: DatasetService,
         devices: DeviceService,
         telemetry: TelemetryService,
+        labelling: LabellingService,
         runs: RunService,
     ) -> None:
         self._events = events
@@ -40,6 +42,7 @@ class Triggers:
         self._datasets = datasets
         self._devices = devices
         self._telemetry = telemetry
+        self._labelling = labelling
         self._runs = runs
 
     async def run(self) -> None:
@@ -106,12 +109,16 @@ class Triggers:
         )
 
     def _accuracy(self, project: Project, dataset_version: str) -> Accuracy | None:
-        found = self._telemetry.estimated_accuracy(project.name)
-        if found is None or project.spec.retraining.accuracy.below is None:
+        version = self._telemetry.newest_version(project.name)
+        if not version or project.spec.retraining.accuracy.below is None:
             return None
-        version, estimate = found
-        answered = self._runs.is_known(project.name, accuracy_key(version, dataset_version))
-        return Accuracy(version, estimate, answered)
+        found = self._telemetry.estimated_accuracy(project.name)
+        return Accuracy(
+            version,
+            found[1] if found is not None else None,
+            self._labelling.accuracy(project.name, version),
+            self._runs.is_known(project.name, accuracy_key(version, dataset_version)),
+        )
 
     def _number(self, dataset_version: str) -> int:
         try:

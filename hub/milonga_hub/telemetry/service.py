@@ -151,6 +151,10 @@ class TelemetryService:
         with self._database.session() as session:
             return session.exec(newest.limit(1)).first() or ""
 
+    def newest_version(self, project: str) -> str:
+        """Return the newest model version that answered within a day; "" for none."""
+        return max((version for version, _ in self._confidences.of(project, self._clock())), key=_number, default="")
+
     def estimated_accuracy(self, project: str) -> tuple[str, Estimate] | None:
         """Return the newest model version that answered within a day, and how many of its answers are right by its confidence.
 

@@ -599,27 +599,31 @@ Global___DriftTrigger: _TypeAlias = DriftTrigger  # noqa: Y015
 
 @_typing.final
 class AccuracyTrigger(_message.Message):
-    """Starts a run where too few answers are right, estimated from the model's confidence as far as that was right on the validation
-    pictures; for classification.
+    """Starts a run where too few answers are right: by labels of pictures that devices chose by chance, or else estimated from the model's
+    confidence as far as that was right on the validation pictures (for classification).
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BELOW_FIELD_NUMBER: _builtins.int
     MIN_SAMPLES_FIELD_NUMBER: _builtins.int
+    MIN_LABELS_FIELD_NUMBER: _builtins.int
     below: _builtins.float
     """Share of right answers, above 0 and up to 1; left out: accuracy starts no run."""
     min_samples: _builtins.int
     """Answers of the last 24 hours, of all devices together, that there must be."""
+    min_labels: _builtins.int
+    """Labels of the version that there must be; with so many the estimate is not asked."""
     def __init__(
         self,
         *,
         below: _builtins.float | None = ...,
         min_samples: _builtins.int = ...,
+        min_labels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_below", b"_below", "below", b"below"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_below", b"_below", "below", b"below", "min_samples", b"min_samples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_below", b"_below", "below", b"below", "min_labels", b"min_labels", "min_samples", b"min_samples"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__below: _TypeAlias = _typing.Literal["below"]  # noqa: Y015
     _WhichOneofArgType__below: _TypeAlias = _typing.Literal["_below", b"_below"]  # noqa: Y015
