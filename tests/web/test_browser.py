@@ -358,8 +358,8 @@ def test_every_picture_can_be_taken_along(page: Page, tmp_path: Path) -> None:
         assert picture.width == 1120 and len(picture.getcolors(1 << 24) or []) > 20
 
 
-def test_times_are_those_of_the_readers_zone(browser: Browser, address: str) -> None:
-    with browser.new_context(base_url=address, timezone_id="Asia/Seoul") as context:
+def test_times_are_those_of_the_readers_zone(browser: Browser, address: str, signed_in: Any) -> None:
+    with browser.new_context(base_url=address, storage_state=signed_in, timezone_id="Asia/Seoul") as context:
         page = context.new_page()
         page.goto("/telemetry?window=6h&until=2026-03-01T12:00")
         expect(page.locator("#until-hint time").last).to_have_text(re.compile("Mar 1, 2026, 9:00:00.PM GMT.9"))
