@@ -42,6 +42,12 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "join the hub if need be, and work until stopped", _run, _add_run),
         ("enrol", "join a hub and stop", _enrol, _add_enrol),
         ("status", "what this agent is and serves, from its data folder", _status, _add_status),
+        (
+            "doctor",
+            "what is wrong with this device and its way to the hub, and what to do about it",
+            _doctor,
+            _add_doctor,
+        ),
         ("inventory", "what the agent finds on this machine", _inventory, _add_limits),
         ("measure", "time an ONNX file on this machine", _measure, _add_measure),
         ("serve", "answer with a bundle, without a hub, until stopped", _serve, _add_serve),
@@ -123,6 +129,14 @@ def _add_status(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _add_doctor(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--hub", default="", metavar="HOST:PORT", help="look for a hub there (default: the one that was joined)"
+    )
+    _add_data_dir(verb)
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _add_measure(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", type=Path, help="ONNX file")
     verb.add_argument("--engine", default="onnxruntime", help="default: %(default)s")
@@ -200,7 +214,9 @@ def _run(given: argparse.Namespace) -> int:
     from milonga_agent import daemon
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    asyncio.run(daemon.run(_options(given)))
+    if asyncio.run(daemon.run(_options(given))):
+        # In place of this process: a supervisor sees no end of it.
+        os.execv(sys.executable, [sys.executable, "-m", "milonga_agent", *sys.argv[1:]])  # noqa: S606
     return 0
 
 
@@ -241,6 +257,23 @@ def _status(given: argparse.Namespace) -> int:
         given.json,
     )
     return 0
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    """Return 1 where a check failed: what does not hold anything up is only a warning."""
+    from milonga_agent import doctor
+
+    checks = doctor.examine(given.data_dir, given.hub)
+    worst = doctor.worst(checks)
+    if given.json:
+        print(json.dumps({"result": worst, "checks": [asdict(check) for check in checks]}, indent=1))
+        return int(worst == doctor.FAILED)
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        print(f"{check.result:<8}  {check.name:<{width}}  {check.found}")
+        if check.next_step:
+            print(f"{'':<8}  {'':<{width}}  -> {check.next_step}")
+    return int(worst == doctor.FAILED)
 
 
 def _inventory(given: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import random
 import signal
@@ -19,15 +20,18 @@ import milonga_agent
 from milonga_agent import plan
 from milonga_agent.assignments import Assignments
 from milonga_agent.bundles import Bundles
+from milonga_agent.care import Caring, StartAnew
 from milonga_agent.connection import Connection, Said, wait_refused
 from milonga_agent.device_builds import Record
 from milonga_agent.engines import Engines
 from milonga_agent.enrolment import Joining, enrol, identity, patiently
 from milonga_agent.errors import AgentError, DiskFull, InUse
+from milonga_agent.helping import Helping
 from milonga_agent.hub import Courier
 from milonga_agent.inventory import probe
+from milonga_agent.journal import Journal
 from milonga_agent.limits import Limits
-from milonga_agent.measuring import Measuring
+from milonga_agent.measuring import Measuring, profile_request
 from milonga_agent.memory import Memory
 from milonga_agent.outbox import Outbox
 from milonga_agent.patience import backoff_seconds
@@ -91,6 +95,7 @@ class Agent:
         self._trust = Trust(options.data_dir / "trust")
         self._boot = Boot(options.data_dir)
         self._spool = Spool(options.data_dir / "spool")
+        self.journal = Journal(options.data_dir, self._boot.id)
         self._outbox = Outbox()
         self._random = random.Random()
         self._memory = Memory(self._store)
@@ -151,7 +156,14 @@ class Agent:
         sender = self._sender = Sender(identity, self._boot.id, self._spool, self._store)
         windows = self._windows = Windows(identity, serving, self._boot, sender)
         assignments = Assignments(self._memory, serving, self._bundles, self._reports)
-        measuring = Measuring(self._options.data_dir, self._options.limits, self._bundles, self._outbox)
+        folder = self._options.data_dir
+        measuring = Measuring(folder, self._options.limits, self._bundles, self._outbox)
+        helping = Helping(folder, self.journal, self._outbox, (self._options.join_token,))
+
+        async def profile(number: int) -> None:
+            await self._profile(number, measuring)
+
+        caring = Caring(self._store, profile, self._tell)
         samples = self._samples(serving)
 
         def hear(message: agent_pb2.ConnectResponse) -> None:
@@ -167,12 +179,25 @@ class Agent:
                 samples.set_policy(message.sampling if self._options.samples else agent_pb2.SamplingPolicy())
             elif kind == "certificate":
                 connection.keep(message.certificate)
+            elif kind == "help_request":
+                helping.ask(message.help_request)
+            elif kind == "care":
+                caring.want(message.care)
 
         joining = replace(self._joining, name=identity.device)
         said = Said(self._hello, self._status, self._tell_builds, hear)
         connection = self._connection = Connection(self._store, joining, self._outbox, sender, said)
         sender.start()
-        await _together([connection.run(identity), assignments.run(), measuring.run(), windows.run(), samples.run()])
+        loops = (
+            connection.run(identity),
+            assignments.run(),
+            measuring.run(),
+            windows.run(),
+            helping.run(),
+            caring.run(),
+            samples.run(),
+        )
+        await _together(loops)
 
     def _samples(self, serving: Serving) -> SampleSending:
         folder = self._options.data_dir / "samples"
@@ -237,14 +262,25 @@ class Agent:
     def _status(self) -> agent_pb2.AgentStatus:
         assert self._serving is not None
         worker = self._serving.active if self._serving.active and self._serving.active.alive else None
-        state = self._memory.state
+        state, care = self._memory.state, self._store.care()
         return agent_pb2.AgentStatus(
             generation=state.generation,
             active_bundle=worker.wish.bundle if worker else "",
             serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
             message=" ".join(filter(None, (switched_back(), state.message))),
             active_engine=worker.choice.target if worker else "",
+            restarts=care.restarts,
+            profiles=care.profiles,
         )
+
+    async def _profile(self, number: int, measuring: Measuring) -> None:
+        """Probe the machine again, time what is served, and tell the hub."""
+        active, engine = self._memory.state.active, self._status().active_engine
+        told = agent_pb2.Profile(number=number, inventory=self._inventory(), bundle=active.bundle, engine=engine)
+        if active.bundle:
+            request = profile_request(number, active, engine.partition("/")[0])
+            told.measurement.CopyFrom(await measuring.measure(request))
+        self._outbox.send(profile=told)
 
     def _tell_build(self, record: Record) -> None:
         """Tell the hub; all are told again when it is back."""
@@ -290,20 +326,29 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-async def run(options: Options) -> None:
-    """Run an agent until SIGINT or SIGTERM. Raises AgentError where it cannot go on."""
+async def run(options: Options) -> bool:
+    """Run an agent until SIGINT or SIGTERM. Raises AgentError where it cannot go on; returns whether it shall start anew."""
     options.limits.apply_cpus()
     agent = Agent(options)
+    logging.getLogger().addHandler(agent.journal)
     alive = asyncio.ensure_future(keep_alive())
     working = asyncio.ensure_future(agent.run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, working.cancel)
+    anew = False
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await working
-        # Stopped by its operator: no start that failed.
-        confirm_start()
+    except StartAnew as wanted:
+        logging.getLogger(__name__).info("%s", wanted)
+        anew = True
     finally:
         alive.cancel()
-        notify("STOPPING=1")
+        logging.getLogger().removeHandler(agent.journal)
+        if not anew:
+            # To a supervisor that hears nothing, this process goes on.
+            notify("STOPPING=1")
+    # Stopped by an operator, here or from afar: no start that failed.
+    confirm_start()
+    return anew

@@ -93,6 +93,16 @@ class Enroller:
             raise
         return answer
 
+    async def time(self) -> float:
+        """Return the hub's time in seconds since 1970. Raises Refused, HubUnreachable, or AgentError where it does not tell."""
+        stub: Any = agent_pb2_grpc.EnrolmentServiceStub(self._channel)
+        try:
+            answer = await stub.GetTime(agent_pb2.GetTimeRequest(), timeout=_ENROL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            _raise(error, self.address)
+            raise
+        return float(answer.now.ToNanoseconds()) / 1e9
+
 
 class Hub:
     """The hub as a device sees it. Use it inside an event loop and close it."""

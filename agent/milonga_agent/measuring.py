@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import sys
@@ -52,6 +53,7 @@ class Measuring:
         self._bundles = bundles
         self._outbox = outbox
         self._asked: asyncio.Queue[agent_pb2.MeasurementRequest] = asyncio.Queue()
+        self._one_at_a_time = asyncio.Lock()
         self._rest = Rest()
 
     def ask(self, request: agent_pb2.MeasurementRequest) -> None:
@@ -60,13 +62,18 @@ class Measuring:
     async def run(self) -> None:
         while True:
             request = await self._asked.get()
+            with contextlib.suppress(HubUnreachable):  # The hub asks again when it is back.
+                self._outbox.send(measurement=await self.measure(request))
+
+    async def measure(self, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
+        """Return what was measured, once no other measurement is under way. Raises HubUnreachable."""
+        async with self._one_at_a_time:
             try:
-                result = await self._measured(request)
+                return await self._measured(request)
             except HubUnreachable:
-                continue  # The hub asks again when it is back.
+                raise
             except (AgentError, OSError) as error:
-                result = agent_pb2.MeasurementResult(id=request.id, error=str(error))
-            self._outbox.send(measurement=result)
+                return agent_pb2.MeasurementResult(id=request.id, error=str(error))
 
     async def _measured(self, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
         model = await self._model(request)
@@ -136,3 +143,16 @@ def measurement_result(id_: str, said: dict[str, Any]) -> agent_pb2.MeasurementR
     percentiles = common_pb2.Percentiles.DESCRIPTOR.fields_by_name
     latency = common_pb2.Percentiles(**{name: told.pop(name) for name in percentiles})
     return agent_pb2.MeasurementResult(id=id_, latency_ms=latency, **told)
+
+
+def profile_request(number: int, wish: Wish, engine: str) -> agent_pb2.MeasurementRequest:
+    """Return what this device asks of itself to time a bundle as thoroughly as the hub would."""
+    return agent_pb2.MeasurementRequest(
+        id=f"profile/{number}",
+        files=[common_pb2.File(path=file.path, digest=file.digest, size_bytes=file.size_bytes) for file in wish.files],
+        engine=engine,
+        warm_up_repeats=5,
+        min_repeats=20,
+        max_repeats=300,
+        budget_seconds=10.0,
+    )

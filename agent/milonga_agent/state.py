@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from milonga_agent.errors import AgentError
 from milonga_agent.files import write_atomically
@@ -32,6 +32,13 @@ class Identity:
     device_port: int
     mqtt_host: str
     mqtt_port: int
+
+
+class CareDone(NamedTuple):
+    """How often this device has started anew and profiled itself again because operators wanted it."""
+
+    restarts: int = 0
+    profiles: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,18 @@ class Store:
 
     def keep_serve_port(self, port: int) -> None:
         self._write("serving.json", {"port": port})
+
+    def care(self) -> CareDone:
+        """Return how often this device has done what operators wanted; none where that was lost."""
+        try:
+            known = self._read("care.json")
+            return CareDone() if known is None else CareDone(int(known["restarts"]), int(known["profiles"]))
+        except (AgentError, KeyError, TypeError, ValueError) as error:
+            _log.error("%s; what operators wanted is done once more", error)
+            return CareDone()
+
+    def keep_care(self, done: CareDone) -> None:
+        self._write("care.json", done._asdict())
 
     def _read(self, name: str) -> dict[str, Any] | None:
         known = self._parsed(name)

@@ -11,6 +11,7 @@ from milonga_hub.cli import (
     builds,
     bundles,
     datasets,
+    device_help,
     device_versions,
     devices,
     hub,
@@ -45,7 +46,7 @@ def _begin(
 
 
 # They add their verbs to those of devices.
-_MORE = (device_versions,)
+_MORE = (device_help, device_versions)
 
 app.command("up")(hub.up)
 app.command("status")(hub.status)

@@ -7,8 +7,11 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
+from sqlmodel import Session
+
 from milonga_hub.commits import Change, Commits
 from milonga_hub.devices import rules
+from milonga_hub.devices.helping import Helping
 from milonga_hub.devices.measuring import Measuring
 from milonga_hub.devices.models import (
     Assignment,
@@ -18,7 +21,7 @@ from milonga_hub.devices.models import (
 )
 from milonga_hub.devices.records import Records
 from milonga_hub.devices.streams import DeviceStream, Streams
-from milonga_hub.devices.values import AgentSettings, AgentStatus, Hello, MeasurementResult
+from milonga_hub.devices.values import AgentSettings, AgentStatus, Hello, HelpAnswer, MeasurementResult, Profile
 from milonga_hub.errors import FailedPrecondition, MilongaError, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
@@ -37,12 +40,14 @@ class Connections:
         clock: Callable[[], datetime],
         streams: Streams,
         measuring: Measuring,
+        helping: Helping,
     ) -> None:
         self._events = events
         self._settings = settings
         self._clock = clock
         self._streams = streams
         self._measuring = measuring
+        self._helping = helping
         self._records = Records(clock)
         self._commits = commits
         self.type_of = self._records.type_of
@@ -74,7 +79,9 @@ class Connections:
 
     def _begin(self, device: str) -> DeviceStream:
         stream = self._streams.open(device)
-        self._measuring.lost(device)  # Of an older stream, if there was one.
+        # Of an older stream, if there was one.
+        self._measuring.lost(device)
+        self._helping.lost(device)
         return stream
 
     def _welcome(
@@ -86,6 +93,7 @@ class Connections:
         if assignment is not None and rules.is_behind(assignment, hello.status.generation, hello.status.active_bundle):
             # A newer one may have been left while this one was read.
             stream.offer("assignment", assignment)
+        self._helping.send(found)
         self._events.publish(f"devices/{stream.device}", found)
         return stream
 
@@ -112,6 +120,7 @@ class Connections:
         if not self._streams.forget(stream):
             return False
         self._measuring.lost(stream.device)
+        self._helping.lost(stream.device)
         return True
 
     def heartbeat(self, device: str, status: AgentStatus) -> None:
@@ -165,6 +174,21 @@ class Connections:
         kept = self._commits.now(lambda session: self._records.built(session, told))
         if kept is not None:
             self._events.publish(f"device_builds/{told.device}", kept)
+
+    def helped(self, device: str, answer: HelpAnswer) -> None:
+        self._helping.answered(device, answer)
+
+    def profiled(self, device: str, profile: Profile) -> None:
+        """Keep what a device found when it profiled itself again."""
+
+        def change(session: Session) -> Device | None:
+            found = session.get(Device, device)
+            if found is not None:
+                found.device_type = self.type_of(session, profile.inventory, found.simulated)
+                self._helping.profiled(session, found, profile)
+            return found
+
+        self._tell(self._commits.now(change))
 
     def measured(self, device: str, result: MeasurementResult) -> None:
         self._measuring.answered(device, result)

@@ -173,6 +173,8 @@ class Records:
             "active_engine": engine,
             "serving_url": status.serving_url,
             "status_message": status.message,
+            "restarts": status.restarts,
+            "profiles": status.profiles,
         }
         changed = any(getattr(device, field) != value for field, value in new.items())
         if changed:

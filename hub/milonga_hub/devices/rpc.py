@@ -22,10 +22,14 @@ from milonga_hub.devices.streams import DeviceStream, Outgoing
 from milonga_hub.devices.values import (
     AgentSettings,
     AgentStatus,
+    Care,
     Hello,
+    HelpAnswer,
+    HelpTask,
     MeasurementResult,
     MeasurementTask,
     NewCertificate,
+    Profile,
     SamplingPolicy,
 )
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound, PermissionDenied, Unauthenticated
@@ -144,6 +148,27 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
             measurements=[to_proto(each, devices_pb2.Measurement) for each in found], next_page_token=following
         )
 
+    async def GetDeviceLog(
+        self, request: devices_pb2.GetDeviceLogRequest, context: Any
+    ) -> devices_pb2.GetDeviceLogResponse:
+        answer = await self._devices.log(request.name, request.cursor, request.max_bytes)
+        return devices_pb2.GetDeviceLogResponse(text=answer.content.decode("utf-8", "replace"), cursor=answer.cursor)
+
+    async def DiagnoseDevice(
+        self, request: devices_pb2.DiagnoseDeviceRequest, context: Any
+    ) -> devices_pb2.DiagnoseDeviceResponse:
+        return devices_pb2.DiagnoseDeviceResponse(content=await self._devices.diagnose(request.name))
+
+    async def RestartDevice(
+        self, request: devices_pb2.RestartDeviceRequest, context: Any
+    ) -> devices_pb2.RestartDeviceResponse:
+        return devices_pb2.RestartDeviceResponse(device=_message(self._devices.restart(request.name)))
+
+    async def ProfileDevice(
+        self, request: devices_pb2.ProfileDeviceRequest, context: Any
+    ) -> devices_pb2.ProfileDeviceResponse:
+        return devices_pb2.ProfileDeviceResponse(device=_message(self._devices.profile(request.name)))
+
     async def PinDevice(self, request: devices_pb2.PinDeviceRequest, context: Any) -> devices_pb2.PinDeviceResponse:
         version = request.model_version
         device = self._devices.pin(request.name, version) if version else self._devices.unpin(request.name)
@@ -193,6 +218,11 @@ class EnrolmentRpc(agent_pb2_grpc.EnrolmentServiceServicer):
         except MilongaError as error:
             _log.warning("refused %s, who wants to be %r: %s", peer, request.device[:NAME_LENGTH], error)
             raise
+
+    async def GetTime(self, request: agent_pb2.GetTimeRequest, context: Any) -> agent_pb2.GetTimeResponse:
+        answer = agent_pb2.GetTimeResponse()
+        answer.now.FromDatetime(utc_now())
+        return answer
 
     async def _enrolled(self, request: agent_pb2.EnrolRequest, peer: str) -> agent_pb2.EnrolResponse:
         if request.ByteSize() > _MAX_ENROLMENT_BYTES:
@@ -352,6 +382,10 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                     self._devices.renew(device, request.certificate_request.certificate_request)
                 case "device_build":
                     self._devices.connections.built(_device_build(device, request.device_build))
+                case "help_answer":
+                    self._devices.connections.helped(device, from_proto(request.help_answer, HelpAnswer))
+                case "profile":
+                    self._devices.connections.profiled(device, from_proto(request.profile, Profile))
                 case "hello":
                     raise InvalidInput("only the first message of Connect may be a Hello")
                 case _:
@@ -397,6 +431,15 @@ def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
         return agent_pb2.ConnectResponse(assignment=to_proto(message, agent_pb2.Assignment))
     if isinstance(message, MeasurementTask):
         return agent_pb2.ConnectResponse(measurement_request=_measurement_request(message))
+    if isinstance(message, HelpTask):
+        kind = agent_pb2.HelpKind.Value(f"HELP_KIND_{message.kind.value}")
+        return agent_pb2.ConnectResponse(
+            help_request=agent_pb2.HelpRequest(
+                id=message.id, kind=kind, cursor=message.cursor, max_bytes=message.max_bytes
+            )
+        )
+    if isinstance(message, Care):
+        return agent_pb2.ConnectResponse(care=agent_pb2.Care(restarts=message.restarts, profiles=message.profiles))
     if isinstance(message, NewCertificate):
         return agent_pb2.ConnectResponse(
             certificate=agent_pb2.Certificate(

@@ -15,6 +15,7 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules
 from milonga_hub.devices.admission import Admission
 from milonga_hub.devices.connections import Connections
+from milonga_hub.devices.helping import Helping
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.measuring import Measuring, OnProgress
 from milonga_hub.devices.models import (
@@ -35,7 +36,16 @@ from milonga_hub.devices.models import (
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.streams import Streams
 from milonga_hub.devices.tokens import HubKey, JoinTokens
-from milonga_hub.devices.values import Enrolment, Identity, MeasurementItem, MeasuringPolicy, Outline, SamplingPolicy
+from milonga_hub.devices.values import (
+    Enrolment,
+    HelpAnswer,
+    HelpKind,
+    Identity,
+    MeasurementItem,
+    MeasuringPolicy,
+    Outline,
+    SamplingPolicy,
+)
 from milonga_hub.errors import FailedPrecondition, NotFound, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
@@ -77,8 +87,9 @@ class DeviceService:
         self._tokens = JoinTokens(database, self._key, clock, self.authority.fingerprint)
         self._streams = Streams()
         self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
+        self._helping = Helping(database, self._streams, clock)
         commits = Commits(database)
-        self.connections = Connections(commits, events, settings, clock, self._streams, self._measuring)
+        self.connections = Connections(commits, events, settings, clock, self._streams, self._measuring, self._helping)
         self._admission = Admission(
             database, commits, events, settings, clock, self.authority, self._tokens, self.connections.type_of
         )
@@ -202,6 +213,33 @@ class DeviceService:
             for field, value in values.items():
                 setattr(device, field, value)
             session.add(device)
+        self._events.publish(f"devices/{device.name}", device)
+        return device
+
+    # Help from afar
+
+    async def log(self, name: str, cursor: str = "", max_bytes: int = 0) -> HelpAnswer:
+        """Return what a connected device's agent logged, the newest or since a cursor."""
+        return await self._helping.ask(self.get(name).name, HelpKind.LOG, cursor, max_bytes)
+
+    async def diagnose(self, name: str) -> bytes:
+        """Return log, state, inventory, versions and checks of a connected device as a .tar.gz, without secrets."""
+        return (await self._helping.ask(self.get(name).name, HelpKind.DIAGNOSTICS)).content
+
+    def restart(self, name: str) -> Device:
+        """Want the device's agent to start anew, now or when it connects."""
+        return self._want(name, restart=True)
+
+    def profile(self, name: str) -> Device:
+        """Want the device to probe its hardware and time its model again, now or when it connects."""
+        return self._want(name, profile=True)
+
+    def _want(self, name: str, *, restart: bool = False, profile: bool = False) -> Device:
+        with self._database.session() as session:
+            device = session.get(Device, self.get(name).name)
+            assert device is not None
+            self._helping.want(session, device, restart=restart, profile=profile)
+        self._helping.send(device)
         self._events.publish(f"devices/{device.name}", device)
         return device
 

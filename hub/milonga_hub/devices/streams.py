@@ -6,10 +6,18 @@ import asyncio
 from collections.abc import Callable
 
 from milonga_hub.devices.models import Assignment
-from milonga_hub.devices.values import AgentSettings, AgentStatus, MeasurementTask, NewCertificate, SamplingPolicy
+from milonga_hub.devices.values import (
+    AgentSettings,
+    AgentStatus,
+    Care,
+    HelpTask,
+    MeasurementTask,
+    NewCertificate,
+    SamplingPolicy,
+)
 from milonga_hub.errors import FailedPrecondition, MilongaError
 
-Outgoing = Assignment | MeasurementTask | AgentSettings | NewCertificate | SamplingPolicy
+Outgoing = Assignment | MeasurementTask | AgentSettings | NewCertificate | SamplingPolicy | HelpTask | Care
 
 
 class DeviceLost(MilongaError):

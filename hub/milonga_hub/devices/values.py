@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 
 from pydantic import BaseModel
@@ -67,6 +68,41 @@ class AgentStatus(BaseModel):
     message: str = ""
     # Empty from agents that do not tell: then it is what the bundle was built for.
     active_engine: str = ""
+    # How often it has started anew and profiled itself again because operators wanted it.
+    restarts: int = 0
+    profiles: int = 0
+
+
+class HelpKind(StrEnum):
+    """What an operator wants to see of a device."""
+
+    LOG = "LOG"
+    DIAGNOSTICS = "DIAGNOSTICS"
+
+
+@dataclass(frozen=True)
+class HelpTask:
+    """One look into a device."""
+
+    id: str
+    kind: HelpKind
+    cursor: str = ""
+    max_bytes: int = 0
+
+
+class HelpAnswer(BaseModel):
+    id: str
+    content: bytes = b""
+    cursor: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Care:
+    """How often operators wanted a device to start anew and to profile itself again, in all."""
+
+    restarts: int
+    profiles: int
 
 
 class Hello(BaseModel):
@@ -150,3 +186,14 @@ class MeasurementResult(Conditions):
     id: str
     error: str = ""
     latency_ms: Latency | None = None
+
+
+class Profile(BaseModel):
+    """What a device found when it profiled itself again."""
+
+    number: int
+    inventory: Inventory = Inventory()
+    measurement: MeasurementResult | None = None
+    bundle: str = ""
+    # Engine and precision.
+    engine: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from milonga_hub.devices.models import (
@@ -67,6 +67,12 @@ class Labels(BaseModel):
     request_id: str = ""
 
 
+class DeviceLog(BaseModel):
+    text: str
+    # For what is logged from here on.
+    cursor: str
+
+
 class Pin(BaseModel):
     model_version: str = ""
 
@@ -114,6 +120,29 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
     async def unpin_device(device: str) -> DeviceView:
         """Let rollouts reach the device again."""
         return view(DeviceView, devices.unpin(device))
+
+    @api.get("/devices/{device}/log")
+    async def get_log(device: str, cursor: str = "", max_bytes: int = 0) -> DeviceLog:
+        """Return what a connected device's agent logged, the newest or since a cursor."""
+        answer = await devices.log(device, cursor, max_bytes)
+        return DeviceLog(text=answer.content.decode("utf-8", "replace"), cursor=answer.cursor)
+
+    @api.get("/devices/{device}/diagnostics", response_class=Response)
+    async def diagnose_device(device: str) -> Response:
+        """Return log, state, inventory, versions and checks of a connected device as a .tar.gz, without secrets."""
+        name = f'attachment; filename="{devices.get(device).name}-diagnostics.tar.gz"'
+        content = await devices.diagnose(device)
+        return Response(content, media_type="application/gzip", headers={"Content-Disposition": name})
+
+    @api.post("/devices/{device}:restart")
+    async def restart_device(device: str) -> DeviceView:
+        """Want the device's agent to start anew, now or when it connects."""
+        return view(DeviceView, devices.restart(device))
+
+    @api.post("/devices/{device}:profile")
+    async def profile_device(device: str) -> DeviceView:
+        """Want the device to probe its hardware and time its model again, now or when it connects."""
+        return view(DeviceView, devices.profile(device))
 
     @api.get("/devices/{device}/steps")
     async def list_steps(device: str, generation: int | None = None) -> list[StepLog]:

@@ -23,6 +23,28 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _HelpKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HelpKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HelpKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HELP_KIND_UNSPECIFIED: _HelpKind.ValueType  # 0
+    HELP_KIND_LOG: _HelpKind.ValueType  # 1
+    """The agent's own log, as text."""
+    HELP_KIND_DIAGNOSTICS: _HelpKind.ValueType  # 2
+    """Log, state, inventory, versions and checks as a .tar.gz, without keys, certificates and tokens."""
+
+class HelpKind(_HelpKind, metaclass=_HelpKindEnumTypeWrapper):
+    """What an operator wants to see of a device. It reads and changes nothing."""
+
+HELP_KIND_UNSPECIFIED: HelpKind.ValueType  # 0
+HELP_KIND_LOG: HelpKind.ValueType  # 1
+"""The agent's own log, as text."""
+HELP_KIND_DIAGNOSTICS: HelpKind.ValueType  # 2
+"""Log, state, inventory, versions and checks as a .tar.gz, without keys, certificates and tokens."""
+Global___HelpKind: _TypeAlias = HelpKind  # noqa: Y015
+
 class _Step:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -72,6 +94,41 @@ STEP_STATE_STARTED: StepState.ValueType  # 1
 STEP_STATE_SUCCEEDED: StepState.ValueType  # 2
 STEP_STATE_FAILED: StepState.ValueType  # 3
 Global___StepState: _TypeAlias = StepState  # noqa: Y015
+
+@_typing.final
+class GetTimeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTimeRequest: _TypeAlias = GetTimeRequest  # noqa: Y015
+
+@_typing.final
+class GetTimeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        now: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTimeResponse: _TypeAlias = GetTimeResponse  # noqa: Y015
 
 @_typing.final
 class EnrolRequest(_message.Message):
@@ -184,6 +241,8 @@ class ConnectRequest(_message.Message):
     MEASUREMENT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
     DEVICE_BUILD_FIELD_NUMBER: _builtins.int
+    HELP_ANSWER_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -198,6 +257,10 @@ class ConnectRequest(_message.Message):
     def device_build(self) -> _devices_pb2.DeviceBuild:
         """Told once when it is known, and again after every Hello."""
 
+    @_builtins.property
+    def help_answer(self) -> Global___HelpAnswer: ...
+    @_builtins.property
+    def profile(self) -> Global___Profile: ...
     def __init__(
         self,
         *,
@@ -207,12 +270,14 @@ class ConnectRequest(_message.Message):
         measurement: Global___MeasurementResult | None = ...,
         certificate_request: Global___CertificateRequest | None = ...,
         device_build: _devices_pb2.DeviceBuild | None = ...,
+        help_answer: Global___HelpAnswer | None = ...,
+        profile: Global___Profile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "measurement", b"measurement", "message", b"message", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request", "device_build"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request", "device_build", "help_answer", "profile"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -227,6 +292,8 @@ class ConnectResponse(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
+    HELP_REQUEST_FIELD_NUMBER: _builtins.int
+    CARE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment: ...
     @_builtins.property
@@ -237,6 +304,10 @@ class ConnectResponse(_message.Message):
     def certificate(self) -> Global___Certificate: ...
     @_builtins.property
     def sampling(self) -> Global___SamplingPolicy: ...
+    @_builtins.property
+    def help_request(self) -> Global___HelpRequest: ...
+    @_builtins.property
+    def care(self) -> Global___Care: ...
     def __init__(
         self,
         *,
@@ -245,16 +316,143 @@ class ConnectResponse(_message.Message):
         settings: Global___Settings | None = ...,
         certificate: Global___Certificate | None = ...,
         sampling: Global___SamplingPolicy | None = ...,
+        help_request: Global___HelpRequest | None = ...,
+        care: Global___Care | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "certificate", b"certificate", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate", "sampling"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate", "sampling", "help_request", "care"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ConnectResponse: _TypeAlias = ConnectResponse  # noqa: Y015
+
+@_typing.final
+class HelpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    kind: Global___HelpKind.ValueType
+    cursor: _builtins.str
+    """Of an earlier answer: what was logged since then. Empty for the newest."""
+    max_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___HelpKind.ValueType = ...,
+        cursor: _builtins.str = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "id", b"id", "kind", b"kind", "max_bytes", b"max_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HelpRequest: _TypeAlias = HelpRequest  # noqa: Y015
+
+@_typing.final
+class HelpAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    content: _builtins.bytes
+    cursor: _builtins.str
+    error: _builtins.str
+    """Empty on success."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        cursor: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "cursor", b"cursor", "error", b"error", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HelpAnswer: _TypeAlias = HelpAnswer  # noqa: Y015
+
+@_typing.final
+class Care(_message.Message):
+    """How often operators have wanted this of the device in all. Desired state: an agent whose own counts are as high does nothing,
+    and one that is behind by several does it once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
+    restarts: _builtins.int
+    """Start the agent, and with it the model's process, anew."""
+    profiles: _builtins.int
+    """Probe the hardware again, and time the model that is served."""
+    def __init__(
+        self,
+        *,
+        restarts: _builtins.int = ...,
+        profiles: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profiles", b"profiles", "restarts", b"restarts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Care: _TypeAlias = Care  # noqa: Y015
+
+@_typing.final
+class Profile(_message.Message):
+    """What came of profiling again, as Care wanted it. Told until AgentStatus says that it is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    INVENTORY_FIELD_NUMBER: _builtins.int
+    MEASUREMENT_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Of Care."""
+    bundle: _builtins.str
+    engine: _builtins.str
+    """Engine and precision, "onnxruntime/fp32"."""
+    @_builtins.property
+    def inventory(self) -> _devices_pb2.Inventory: ...
+    @_builtins.property
+    def measurement(self) -> Global___MeasurementResult:
+        """Of the bundle that is served; absent where none is."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        inventory: _devices_pb2.Inventory | None = ...,
+        measurement: Global___MeasurementResult | None = ...,
+        bundle: _builtins.str = ...,
+        engine: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory", "measurement", b"measurement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "engine", b"engine", "inventory", b"inventory", "measurement", b"measurement", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
 @_typing.final
 class CertificateRequest(_message.Message):
@@ -360,6 +558,8 @@ class AgentStatus(_message.Message):
     SERVING_URL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     ACTIVE_ENGINE_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of the last assignment that ended, in success or failure."""
     active_bundle: _builtins.str
@@ -371,6 +571,9 @@ class AgentStatus(_message.Message):
     """Engine and precision that answer now, "onnxruntime/fp32": of the engines of the bundle the first that works here.
     Empty for none, and from older agents.
     """
+    restarts: _builtins.int
+    """What of Care has been done."""
+    profiles: _builtins.int
     def __init__(
         self,
         *,
@@ -379,10 +582,12 @@ class AgentStatus(_message.Message):
         serving_url: _builtins.str = ...,
         message: _builtins.str = ...,
         active_engine: _builtins.str = ...,
+        restarts: _builtins.int = ...,
+        profiles: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "generation", b"generation", "message", b"message", "serving_url", b"serving_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "generation", b"generation", "message", b"message", "profiles", b"profiles", "restarts", b"restarts", "serving_url", b"serving_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,6 +41,11 @@ class EnrolmentServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_agent__pb2.EnrolRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_agent__pb2.EnrolResponse.FromString,
                 _registered_method=True)
+        self.GetTime = channel.unary_unary(
+                '/milonga.v1.EnrolmentService/GetTime',
+                request_serializer=milonga_dot_v1_dot_agent__pb2.GetTimeRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_agent__pb2.GetTimeResponse.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServiceServicer(object):
@@ -56,6 +61,13 @@ class EnrolmentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTime(self, request, context):
+        """Tells the hub's time: a device's clock may be wrong, and then it takes no certificate and no signature.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +75,11 @@ def add_EnrolmentServiceServicer_to_server(servicer, server):
                     servicer.Enrol,
                     request_deserializer=milonga_dot_v1_dot_agent__pb2.EnrolRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_agent__pb2.EnrolResponse.SerializeToString,
+            ),
+            'GetTime': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTime,
+                    request_deserializer=milonga_dot_v1_dot_agent__pb2.GetTimeRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_agent__pb2.GetTimeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +111,33 @@ class EnrolmentService(object):
             '/milonga.v1.EnrolmentService/Enrol',
             milonga_dot_v1_dot_agent__pb2.EnrolRequest.SerializeToString,
             milonga_dot_v1_dot_agent__pb2.EnrolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.EnrolmentService/GetTime',
+            milonga_dot_v1_dot_agent__pb2.GetTimeRequest.SerializeToString,
+            milonga_dot_v1_dot_agent__pb2.GetTimeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class EnrolmentServiceStub:
     """Exchanges a join token, or the approval of an operator, for a client certificate. Asking again with the same device
     name and the same key needs no token and gives a new certificate; with another key it is refused.
     """
+    GetTime: _grpc.UnaryUnaryMultiCallable[_agent_pb2.GetTimeRequest, _agent_pb2.GetTimeResponse]
+    """Tells the hub's time: a device's clock may be wrong, and then it takes no certificate and no signature."""
 
 @_typing.type_check_only
 class EnrolmentServiceAsyncStub(EnrolmentServiceStub):
@@ -51,6 +53,8 @@ class EnrolmentServiceAsyncStub(EnrolmentServiceStub):
     """Exchanges a join token, or the approval of an operator, for a client certificate. Asking again with the same device
     name and the same key needs no token and gives a new certificate; with another key it is refused.
     """
+    GetTime: _aio.UnaryUnaryMultiCallable[_agent_pb2.GetTimeRequest, _agent_pb2.GetTimeResponse]  # type: ignore[assignment]
+    """Tells the hub's time: a device's clock may be wrong, and then it takes no certificate and no signature."""
 
 class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """How machines become devices, on the hub's gRPC port: TLS shows the hub's certificate, and asks for none. The agent goes
@@ -66,6 +70,14 @@ class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Exchanges a join token, or the approval of an operator, for a client certificate. Asking again with the same device
         name and the same key needs no token and gives a new certificate; with another key it is refused.
         """
+
+    @_abc_1.abstractmethod
+    def GetTime(
+        self,
+        request: _agent_pb2.GetTimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.GetTimeResponse, _abc.Awaitable[_agent_pb2.GetTimeResponse]]:
+        """Tells the hub's time: a device's clock may be wrong, and then it takes no certificate and no signature."""
 
 def add_EnrolmentServiceServicer_to_server(servicer: EnrolmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -273,6 +273,10 @@ class Device(_message.Message):
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     CLONED_AT_FIELD_NUMBER: _builtins.int
     PINNED_VERSION_FIELD_NUMBER: _builtins.int
+    WANTED_RESTARTS_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    WANTED_PROFILES_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """devices/{device}"""
     device_type: _builtins.str
@@ -298,6 +302,11 @@ class Device(_message.Message):
     """Digest of the device's public key."""
     pinned_version: _builtins.str
     """models/{model}/versions/{version} that an operator keeps the device on, empty for none."""
+    wanted_restarts: _builtins.int
+    """How often operators wanted the agent to start anew and to profile itself again, and how often it has."""
+    restarts: _builtins.int
+    wanted_profiles: _builtins.int
+    profiles: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -340,10 +349,14 @@ class Device(_message.Message):
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         cloned_at: _timestamp_pb2.Timestamp | None = ...,
         pinned_version: _builtins.str = ...,
+        wanted_restarts: _builtins.int = ...,
+        restarts: _builtins.int = ...,
+        wanted_profiles: _builtins.int = ...,
+        profiles: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "reported_generation", b"reported_generation", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "profiles", b"profiles", "reported_generation", b"reported_generation", "restarts", b"restarts", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message", "wanted_profiles", b"wanted_profiles", "wanted_restarts", b"wanted_restarts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1364,6 +1377,172 @@ class ListMeasurementsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListMeasurementsResponse: _TypeAlias = ListMeasurementsResponse  # noqa: Y015
+
+@_typing.final
+class GetDeviceLogRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    cursor: _builtins.str
+    """Of an earlier answer: what was logged since then. Empty for the newest."""
+    max_bytes: _builtins.int
+    """0 for 64 kB; 512 kB at most."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "max_bytes", b"max_bytes", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceLogRequest: _TypeAlias = GetDeviceLogRequest  # noqa: Y015
+
+@_typing.final
+class GetDeviceLogResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    cursor: _builtins.str
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceLogResponse: _TypeAlias = GetDeviceLogResponse  # noqa: Y015
+
+@_typing.final
+class DiagnoseDeviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseDeviceRequest: _TypeAlias = DiagnoseDeviceRequest  # noqa: Y015
+
+@_typing.final
+class DiagnoseDeviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """A .tar.gz."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiagnoseDeviceResponse: _TypeAlias = DiagnoseDeviceResponse  # noqa: Y015
+
+@_typing.final
+class RestartDeviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartDeviceRequest: _TypeAlias = RestartDeviceRequest  # noqa: Y015
+
+@_typing.final
+class RestartDeviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device: ...
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartDeviceResponse: _TypeAlias = RestartDeviceResponse  # noqa: Y015
+
+@_typing.final
+class ProfileDeviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileDeviceRequest: _TypeAlias = ProfileDeviceRequest  # noqa: Y015
+
+@_typing.final
+class ProfileDeviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device: ...
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileDeviceResponse: _TypeAlias = ProfileDeviceResponse  # noqa: Y015
 
 @_typing.final
 class PinDeviceRequest(_message.Message):

@@ -105,6 +105,26 @@ class DeviceServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_devices__pb2.PinDeviceRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_devices__pb2.PinDeviceResponse.FromString,
                 _registered_method=True)
+        self.GetDeviceLog = channel.unary_unary(
+                '/milonga.v1.DeviceService/GetDeviceLog',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.GetDeviceLogRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.GetDeviceLogResponse.FromString,
+                _registered_method=True)
+        self.DiagnoseDevice = channel.unary_unary(
+                '/milonga.v1.DeviceService/DiagnoseDevice',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.DiagnoseDeviceRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.DiagnoseDeviceResponse.FromString,
+                _registered_method=True)
+        self.RestartDevice = channel.unary_unary(
+                '/milonga.v1.DeviceService/RestartDevice',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.RestartDeviceRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.RestartDeviceResponse.FromString,
+                _registered_method=True)
+        self.ProfileDevice = channel.unary_unary(
+                '/milonga.v1.DeviceService/ProfileDevice',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceResponse.FromString,
+                _registered_method=True)
         self.ListDeviceSteps = channel.unary_unary(
                 '/milonga.v1.DeviceService/ListDeviceSteps',
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.SerializeToString,
@@ -210,6 +230,34 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDeviceLog(self, request, context):
+        """What the agent of a connected device logged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiagnoseDevice(self, request, context):
+        """Log, state, inventory, versions and checks of a connected device in one file, without secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartDevice(self, request, context):
+        """Wants the device's agent to start anew, now or when it connects.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProfileDevice(self, request, context):
+        """Wants the device to probe its hardware and time its model again, now or when it connects.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeviceSteps(self, request, context):
         """What a device reported of every step of its assignments.
         """
@@ -296,6 +344,26 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.PinDevice,
                     request_deserializer=milonga_dot_v1_dot_devices__pb2.PinDeviceRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_devices__pb2.PinDeviceResponse.SerializeToString,
+            ),
+            'GetDeviceLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeviceLog,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.GetDeviceLogRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.GetDeviceLogResponse.SerializeToString,
+            ),
+            'DiagnoseDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiagnoseDevice,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.DiagnoseDeviceRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.DiagnoseDeviceResponse.SerializeToString,
+            ),
+            'RestartDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartDevice,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.RestartDeviceRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.RestartDeviceResponse.SerializeToString,
+            ),
+            'ProfileDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProfileDevice,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceResponse.SerializeToString,
             ),
             'ListDeviceSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeviceSteps,
@@ -687,6 +755,114 @@ class DeviceService(object):
             '/milonga.v1.DeviceService/PinDevice',
             milonga_dot_v1_dot_devices__pb2.PinDeviceRequest.SerializeToString,
             milonga_dot_v1_dot_devices__pb2.PinDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeviceLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/GetDeviceLog',
+            milonga_dot_v1_dot_devices__pb2.GetDeviceLogRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.GetDeviceLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiagnoseDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/DiagnoseDevice',
+            milonga_dot_v1_dot_devices__pb2.DiagnoseDeviceRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.DiagnoseDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/RestartDevice',
+            milonga_dot_v1_dot_devices__pb2.RestartDeviceRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.RestartDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProfileDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/ProfileDevice',
+            milonga_dot_v1_dot_devices__pb2.ProfileDeviceRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.ProfileDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,14 @@ class DeviceServiceStub:
     ListMeasurements: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]
     PinDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.PinDeviceRequest, _devices_pb2.PinDeviceResponse]
     """Keeps the device on a version: rollouts of others leave it out."""
+    GetDeviceLog: _grpc.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceLogRequest, _devices_pb2.GetDeviceLogResponse]
+    """What the agent of a connected device logged."""
+    DiagnoseDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.DiagnoseDeviceRequest, _devices_pb2.DiagnoseDeviceResponse]
+    """Log, state, inventory, versions and checks of a connected device in one file, without secrets."""
+    RestartDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.RestartDeviceRequest, _devices_pb2.RestartDeviceResponse]
+    """Wants the device's agent to start anew, now or when it connects."""
+    ProfileDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ProfileDeviceRequest, _devices_pb2.ProfileDeviceResponse]
+    """Wants the device to probe its hardware and time its model again, now or when it connects."""
     ListDeviceSteps: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]
     """What a device reported of every step of its assignments."""
     ListDeviceBuilds: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]
@@ -81,6 +89,14 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     ListMeasurements: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]  # type: ignore[assignment]
     PinDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.PinDeviceRequest, _devices_pb2.PinDeviceResponse]  # type: ignore[assignment]
     """Keeps the device on a version: rollouts of others leave it out."""
+    GetDeviceLog: _aio.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceLogRequest, _devices_pb2.GetDeviceLogResponse]  # type: ignore[assignment]
+    """What the agent of a connected device logged."""
+    DiagnoseDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.DiagnoseDeviceRequest, _devices_pb2.DiagnoseDeviceResponse]  # type: ignore[assignment]
+    """Log, state, inventory, versions and checks of a connected device in one file, without secrets."""
+    RestartDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.RestartDeviceRequest, _devices_pb2.RestartDeviceResponse]  # type: ignore[assignment]
+    """Wants the device's agent to start anew, now or when it connects."""
+    ProfileDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.ProfileDeviceRequest, _devices_pb2.ProfileDeviceResponse]  # type: ignore[assignment]
+    """Wants the device to probe its hardware and time its model again, now or when it connects."""
     ListDeviceSteps: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]  # type: ignore[assignment]
     """What a device reported of every step of its assignments."""
     ListDeviceBuilds: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]  # type: ignore[assignment]
@@ -191,6 +207,38 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.PinDeviceResponse, _abc.Awaitable[_devices_pb2.PinDeviceResponse]]:
         """Keeps the device on a version: rollouts of others leave it out."""
+
+    @_abc_1.abstractmethod
+    def GetDeviceLog(
+        self,
+        request: _devices_pb2.GetDeviceLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.GetDeviceLogResponse, _abc.Awaitable[_devices_pb2.GetDeviceLogResponse]]:
+        """What the agent of a connected device logged."""
+
+    @_abc_1.abstractmethod
+    def DiagnoseDevice(
+        self,
+        request: _devices_pb2.DiagnoseDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.DiagnoseDeviceResponse, _abc.Awaitable[_devices_pb2.DiagnoseDeviceResponse]]:
+        """Log, state, inventory, versions and checks of a connected device in one file, without secrets."""
+
+    @_abc_1.abstractmethod
+    def RestartDevice(
+        self,
+        request: _devices_pb2.RestartDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.RestartDeviceResponse, _abc.Awaitable[_devices_pb2.RestartDeviceResponse]]:
+        """Wants the device's agent to start anew, now or when it connects."""
+
+    @_abc_1.abstractmethod
+    def ProfileDevice(
+        self,
+        request: _devices_pb2.ProfileDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.ProfileDeviceResponse, _abc.Awaitable[_devices_pb2.ProfileDeviceResponse]]:
+        """Wants the device to probe its hardware and time its model again, now or when it connects."""
 
     @_abc_1.abstractmethod
     def ListDeviceSteps(

@@ -1,0 +1,60 @@
+"""Do what operators want of this device beside its model: start anew, profile again. Counts, so that nothing is done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from milonga.v1 import agent_pb2
+
+from milonga_agent.errors import AgentError
+from milonga_agent.state import Store
+
+_log = logging.getLogger(__name__)
+
+
+class StartAnew(Exception):
+    """An operator wants the agent to start anew; it stops in order first."""
+
+
+class Caring:
+    """Brings the counts on this device up to those that are wanted. `await caring.run()` works until it is cancelled."""
+
+    def __init__(
+        self, store: Store, profile: Callable[[int], Awaitable[None]], tell_status: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._profile = profile
+        self._tell_status = tell_status
+        self._wanted = agent_pb2.Care()
+        self._woken = asyncio.Event()
+
+    def want(self, care: agent_pb2.Care) -> None:
+        """Hear how often operators have wanted what, in all."""
+        self._wanted = care
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Raises StartAnew when the agent shall start anew."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self._catch_up(self._wanted)
+            except (AgentError, OSError) as error:
+                # Undone, it is wanted again at the next connection.
+                _log.error("what an operator wants could not be done: %s", error)
+
+    async def _catch_up(self, wanted: agent_pb2.Care) -> None:
+        done = self._store.care()
+        if wanted.profiles > done.profiles:
+            _log.info("profiling again, as an operator wants")
+            await self._profile(wanted.profiles)
+            self._store.keep_care(done._replace(profiles=wanted.profiles))
+            self._tell_status()
+        done = self._store.care()
+        if wanted.restarts > done.restarts:
+            # First: an agent that dies here must not start anew for ever.
+            self._store.keep_care(done._replace(restarts=wanted.restarts))
+            raise StartAnew("an operator wants the agent to start anew")
