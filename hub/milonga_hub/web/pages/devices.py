@@ -65,6 +65,16 @@ def router(hub: HubServices) -> APIRouter:
         device = hub.devices.pin(name)
         return RedirectResponse(f"/devices/{device.name}", 303)
 
+    @pages.post("/devices/{name}/restart")
+    async def restart(name: str) -> RedirectResponse:
+        device = hub.devices.restart(name)
+        return RedirectResponse(f"/devices/{device.name}", 303)
+
+    @pages.post("/devices/{name}/profile")
+    async def profile(name: str) -> RedirectResponse:
+        device = hub.devices.profile(name)
+        return RedirectResponse(f"/devices/{device.name}", 303)
+
     @pages.post("/devices/{name}/unpin")
     async def unpin(name: str) -> RedirectResponse:
         device = hub.devices.unpin(name)
