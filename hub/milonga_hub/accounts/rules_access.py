@@ -50,10 +50,12 @@ GRPC: Mapping[str, Access] = {
             _SEES: "ListJoinTokens GetDevice ListDevices ListJoinRequests WatchDevices ListDeviceTypes ListMeasurements"
             " ListDeviceBuilds ListDeviceSteps",
             _CHANGES: "CreateJoinToken UpdateDevice DeleteDevice RevokeDevice PinDevice ApproveJoinRequest"
-            " RefuseJoinRequest",
+            " RefuseJoinRequest RestartDevice ProfileDevice"
+            # Logs may tell more than viewers need to know, and who looked is written down.
+            " GetDeviceLog DiagnoseDevice",
         },
     ),
-    **_methods("milonga.v1.EnrolmentService", {_OPEN: "Enrol"}),
+    **_methods("milonga.v1.EnrolmentService", {_OPEN: "Enrol GetTime"}),
     **_methods(
         "milonga.v1.DatasetService",
         {_SEES: "GetDataset ListDatasets ListDatasetVersions", _CHANGES: "ImportDataset"},
@@ -228,6 +230,8 @@ HTTP: Mapping[str, Access] = {
         POST /devices/{name}/revoke
         POST /devices/{name}/pin
         POST /devices/{name}/unpin
+        POST /devices/{name}/restart
+        POST /devices/{name}/profile
         POST /new/devices
         POST /new/projects
         POST /new/rollouts
@@ -305,6 +309,10 @@ HTTP: Mapping[str, Access] = {
         POST /devices/{device}:revoke
         POST /devices/{device}:pin
         POST /devices/{device}:unpin
+        POST /devices/{device}:restart
+        POST /devices/{device}:profile
+        /devices/{device}/log
+        /devices/{device}/diagnostics
         POST /join_requests/{request}:approve
         POST /join_requests/{request}:refuse
         POST /join_tokens
