@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -65,6 +66,9 @@ from milonga_hub.transports import http as http_transport
 from milonga_hub.transports.mqtt import EmbeddedBroker
 
 _log = logging.getLogger(__name__)
+
+# Half a million devices; some systems set no limit, and programs that the hub starts go through them all.
+_MOST_FILES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -343,5 +347,14 @@ def main(settings: Settings) -> int:
     """Run a hub until Ctrl-C or SIGTERM. Returns the exit code; raises MilongaError where it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("amqtt").setLevel(logging.ERROR)
+    _allow_connections()
     asyncio.run(_serve(settings))
     return 0
+
+
+def _allow_connections() -> None:
+    """Take as many open files as the system allows: each device has two connections, and most systems begin with 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

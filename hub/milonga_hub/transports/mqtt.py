@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import ssl
+from asyncio import sslproto
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ _HUB_USERNAME = "milonga_hub"
 _STOP_SECONDS = 5.0
 # A window of telemetry has about 2 kB.
 _MAX_MESSAGE_BYTES = 1 << 20
+_TLS_BUFFER_BYTES = 16 * 1024
 
 
 class Gate:
@@ -222,6 +224,8 @@ class EmbeddedBroker:
                 f"{name}.TopicKeeper": {"gate": self._gate},
             },
         }
+        # asyncio would fill 256 KiB for each connection to read into; a record of TLS has 16 at most.
+        sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
         broker = _Broker(config, self._gate, self._tls(names))
         _quieten_amqtt()
         try:
