@@ -151,7 +151,7 @@ def test_a_class_that_is_forgotten_holds_a_better_version_back() -> None:
 
 
 def test_a_few_pictures_of_one_class_of_many_are_no_loss() -> None:
-    classes = [_group(str(number), 20, 15, gained=1, lost=4 if number == 7 else 1) for number in range(50)]
+    classes = [_group(str(number), 20, 15, gained=1, lost=7 if number == 7 else 1) for number in range(50)]
     assert judge([_old(40, 5), NEW], classes=classes).better
 
 
