@@ -87,13 +87,18 @@ def signed_in(browser: Browser, address: str) -> Any:
     """Return what a browser keeps of having signed in: through the page, and back to the page that was asked for."""
     page = browser.new_page(base_url=address)
     page.goto("/devices?selector=site=busan")
-    page.get_by_label("Name").fill("ana")
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Sign in").click()
+    _sign_in(page)
     expect(page).to_have_url(f"{address}/devices?selector=site=busan")
     state = page.context.storage_state()
     page.close()
     return state
+
+
+def _sign_in(page: Page) -> None:
+    """Fill in the form that a page led to."""
+    page.get_by_label("Name").fill("ana")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
 
 
 @pytest.fixture
@@ -316,6 +321,7 @@ def leaving(page: Page) -> Iterator[None]:
 def test_boxes_are_drawn_named_moved_and_saved(page: Page) -> None:
     with looking("scenes") as address, leaving(page):
         page.goto(f"{address}/labelling/scenes")
+        _sign_in(page)
         boxes = page.locator("#boxes li")
         expect(boxes).to_have_count(3)
         frame = page.locator("#picture").bounding_box()
