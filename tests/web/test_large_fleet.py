@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from milonga_hub.devices.models import Device, DeviceState
-from milonga_hub.transports.http import create_app
 
 from tests.web.filled import Services
+from tests.web.people import signed_in
 
 COUNT = 1203
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """Every tenth of the devices is offline, and every third in Busan."""
     hub = Services(Path(tmp_path_factory.mktemp("large")))
     devices = [
@@ -31,7 +32,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     ]
     with hub.database.session() as session:
         session.connection().execute(sa.insert(Device), devices)
-    return TestClient(create_app(hub), base_url="http://127.0.0.1")
+    with signed_in(hub) as client:
+        yield client
 
 
 def _names(text: str) -> list[str]:
