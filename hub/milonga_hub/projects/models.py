@@ -127,7 +127,8 @@ class DriftTrigger(Spec):
     # Of all devices of the project together, by the sequential method.
     false_alarms_per_month: float = Bound(default=0.1, gt=0, le=1)
     min_samples: int = Bound(default=200, ge=1, le=_COUNT)
-    threshold: float = Bound(default=0.25, gt=0)
+    # Small, since the rate of false alarms is held apart from it; 0.25 is usual with THRESHOLD.
+    threshold: float = Bound(default=0.1, gt=0)
     quorum: int = Bound(default=1, ge=1, le=_COUNT)
     # Of the devices of one type; the quorum is then of one type, too.
     quorum_share: Annotated[float, Bound(gt=0, le=1)] | None = None
