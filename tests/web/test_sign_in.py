@@ -143,6 +143,14 @@ def test_strangers_get_nothing_but_what_is_open(browser: TestClient) -> None:
         assert browser.get(path).status_code in (303, 401), path
 
 
+def test_what_no_rule_knows_shows_nothing_and_takes_changes_from_admins_alone(hub: Services) -> None:
+    operator, admin = (signed_in(hub, role.lower(), role) for role in (Role.OPERATOR, Role.ADMIN))
+    assert [operator.get("/nowhere").status_code, operator.post("/nowhere").status_code] == [404, 403]
+    assert admin.post("/nowhere").status_code == 404
+    entries, _ = hub.accounts.audit.page()
+    assert [(entry.caller, entry.operation) for entry in entries] == [("admin", "POST ?"), ("operator", "POST ?")]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1/healthz?", "x@127.0.0.1/static/", "["])
 def test_a_host_that_is_none_opens_no_door(hub: Services, host: str) -> None:
     # What is asked for is the path of the request line, whatever a header makes of it.

@@ -1,4 +1,5 @@
-"""Who may do what: the one table of all gRPC methods, REST routes and pages. What is not in it is refused to everybody.
+"""Who may do what: the one table of all gRPC methods, REST routes and pages. A gRPC method that is not
+in it is refused to everybody; an address without a rule shows nothing to who is signed in, and takes changes from admins alone.
 
 Devices have rules of their own: their certificates let them in at another port, and join tokens at the open method Enrol.
 """

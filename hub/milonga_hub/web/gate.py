@@ -22,8 +22,8 @@ from milonga_hub.web.cookies import session_of
 # A stream ends so long after its listener was signed out.
 _VALID_SECONDS = 15.0
 _MAX_STRANGERS_BYTES = 16 * 1024
-# What no route answers: a page that says so, for those who are signed in.
-_NOWHERE = Access(Role.VIEWER)
+# What no rule knows: looking leads those who are signed in to a page that says so, changing is for admins alone.
+_NOWHERE, _NOTHING_TO_CHANGE = Access(Role.VIEWER), Access(Role.ADMIN, changes=True)
 
 Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -46,7 +46,7 @@ class Routes:
         found = {operation: access for pattern, operation, access in there if pattern.match(path)}
         access = strictest(list(found.values()))
         if access is None:
-            return "", _NOWHERE
+            return f"{method} ?", _NOWHERE if method in ("GET", "HEAD") else _NOTHING_TO_CHANGE
         return next(operation for operation, each in found.items() if each == access), access
 
 
