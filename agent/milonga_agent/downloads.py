@@ -116,15 +116,19 @@ class Download:
             self.verified_bytes = offset + length
 
     async def _append(self, file: IO[bytes]) -> None:
-        """Fetch what is missing at the end. A line that breaks is dialled again at once as long as something comes."""
-        position = file.seek(0, os.SEEK_END)
+        """Fetch what is missing at the end. A line that breaks is dialled again at once as long as something comes.
+
+        Once also where nothing came: a break may take a large piece with it that had arrived, and the next are small.
+        """
+        position, empty = file.seek(0, os.SEEK_END), 0
         while position < self.size_bytes:
             before = position
             try:
                 position = await self._stream(file, position)
             except HubUnreachable:
                 position = file.seek(0, os.SEEK_END)
-                if position == before:
+                empty = empty + 1 if position == before else 0
+                if empty > 1:
                     raise
             else:
                 if position == before:

@@ -31,8 +31,8 @@ def test_a_line_that_is_cut_every_megabyte_brings_each_byte_once(tmp_path: Path)
             assert here.depot.blob(wish.files[0].digest).read_bytes() == content
             assert here.proxy.connections > 8
             assert moved.moved_bytes <= 1.01 * moved.whole_bytes
-            # With all that TLS and HTTP/2 add, and what was under way: the first cut finds large pieces.
-            assert here.proxy.down_bytes < 1.15 * moved.whole_bytes
+            # With all that TLS and HTTP/2 add, and what was under way: the first cut finds large pieces and may take them all.
+            assert here.proxy.down_bytes < 1.1 * moved.whole_bytes + _MB
 
     run(story())
 
@@ -87,7 +87,8 @@ def test_a_hub_that_nobody_reaches_is_unreachable_and_keeps_what_came(tmp_path: 
     content = noise(2 * _MB)
 
     async def story() -> None:
-        async with line(tmp_path, lambda n: NO_FAULT if n < 1 else Fault(cut_after_bytes=_MB if n == 1 else 0)) as here:
+        # The first cut may take with it all that came; the pieces after it are small.
+        async with line(tmp_path, lambda n: Fault(cut_after_bytes=_MB if n < 3 else 0) if n else NO_FAULT) as here:
             wish = here.assign({"model.onnx": content})
             with pytest.raises(HubUnreachable):
                 await here.depot.download(wish.files, here.courier, _nothing)
@@ -117,13 +118,13 @@ def test_damage_is_not_forgotten_where_the_line_breaks_before_it_is_mended(tmp_p
     content = noise(2 * _MB)
 
     async def story() -> None:
-        # Only the question what there is gets through at first: then nothing comes, twice.
-        broken = {1, 3}
+        # Only the question what there is gets through at first: then nothing comes, nor when it is dialled again; and so twice.
+        broken = {1, 2, 4, 5}
         async with line(tmp_path, lambda n: Fault(cut_after_bytes=0) if n in broken else NO_FAULT) as here:
             wish = here.assign({"model.onnx": content})
             part = here.folder / "cache" / f"{wish.files[0].digest.partition(':')[2]}.part"
             part.write_bytes(bytes(CHUNK_BYTES))
-            for _ in broken:
+            for _ in range(2):
                 with pytest.raises(HubUnreachable):
                     await here.depot.download(wish.files[:1], here.courier, _nothing)
             await here.depot.download(wish.files[:1], here.courier, _nothing)
