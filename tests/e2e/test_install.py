@@ -69,9 +69,13 @@ def test_a_device_installs_joins_runs_upgrades_and_is_removed(
     root = tmp_path / "device"
     options = ["--root", str(root), "--engines", ENGINE]
 
+    trusted = system.folder / "hub" / "signing" / "metadata" / "1.root.json"
+    options += ["--trusted-root", str(trusted)]
     done = _install(system, *options, "--token", _token(system), "--name", "board-1", "--label", "site=busan")
     assert done.returncode == 0, done.stderr
     command = _exec_start(root)
+    pinned = root / "var/lib/milonga-agent/trusted-root.json"
+    assert command[-2:] == ["--trusted-root", str(pinned)] and pinned.read_bytes() == trusted.read_bytes()
     listening, told = tmp_path / "notify", set()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(listening))
@@ -100,6 +104,7 @@ def test_a_device_installs_joins_runs_upgrades_and_is_removed(
     assert again.returncode == 0, again.stderr
     assert (root / "opt/milonga-agent/current").readlink() == Path("b"), "an upgrade goes beside what runs"
     assert ENGINE in again.stdout, "an upgrade keeps the engines"
+    assert _exec_start(root) == command, "an upgrade keeps what is trusted"
     assert (root / "var/lib/milonga-agent/identity.json").read_bytes() == identity
 
     gone = _install(system, "--root", str(root), "--uninstall")

@@ -7,12 +7,14 @@ HUB_URL='@HUB_URL@'
 HUB_GRPC='@HUB_GRPC@'
 USER_NAME=milonga-agent
 UNIT=milonga-agent.service
+PINNED=trusted-root.json
 
 usage() {
     cat <<END
 Installs the agent of the Milonga hub at $HUB_URL.
   --token TOKEN       join token (on the hub: milonga tokens create); needed the first time
   --fingerprint F     in place of a token: what milonga up prints on the hub; an operator then approves the device
+  --trusted-root FILE root metadata (1.root.json of the hub's signing) that builds must be signed under, had by other means
   --engines A,B       engines to install (default: those installed before, else onnxruntime)
   --name NAME         name of this device (default: its host name)
   --label KEY=VALUE   label of this device; may be repeated
@@ -34,14 +36,15 @@ fail() {
 
 read_options() {
     TOKEN='' ENGINES='' OFFLINE='' SYSTEM_PACKAGES='' PYTHON=python3 USER_MODE='' FOREGROUND='' ROOT='' UNINSTALL='' PURGE=''
-    NAME='' LABELS='' FINGERPRINT=''
+    NAME='' LABELS='' FINGERPRINT='' TRUSTED_ROOT=''
     while [ $# -gt 0 ]; do
         case $1 in
-            --token | --fingerprint | --engines | --name | --label | --python | --root)
+            --token | --fingerprint | --trusted-root | --engines | --name | --label | --python | --root)
                 [ $# -ge 2 ] || fail "$1 needs a value; see --help"
                 case $1 in
                     --token) TOKEN=$2 ;;
                     --fingerprint) FINGERPRINT=$2 ;;
+                    --trusted-root) TRUSTED_ROOT=$2 ;;
                     --engines) ENGINES=$2 ;;
                     --name) NAME=$2 ;;
                     --label) add_label "$2" ;;
@@ -61,6 +64,7 @@ read_options() {
         esac
         shift
     done
+    [ -z "$TRUSTED_ROOT" ] || [ -r "$TRUSTED_ROOT" ] || fail "--trusted-root: cannot read $TRUSTED_ROOT"
     case $ENGINES in *[!a-z,]*) fail "--engines takes names separated by commas, such as onnxruntime,ncnn" ;; esac
 }
 
@@ -189,7 +193,11 @@ as_agent() {
 join() {
     mkdir -p "$STATE"
     chmod 700 "$STATE"
-    if [ -n "$SYSTEM" ]; then chown "$USER_NAME:" "$STATE"; fi
+    if [ -n "$TRUSTED_ROOT" ]; then cp "$TRUSTED_ROOT" "$STATE/$PINNED"; fi
+    if [ -n "$SYSTEM" ]; then
+        chown "$USER_NAME:" "$STATE"
+        [ ! -f "$STATE/$PINNED" ] || chown "$USER_NAME:" "$STATE/$PINNED"
+    fi
     [ ! -f "$STATE/certificate.pem" ] || return 0
     # The token stands in the environment: everybody may read command lines.
     # shellcheck disable=SC2086 # each label is two words, and holds no blanks
@@ -197,6 +205,12 @@ join() {
         --data-dir "$STATE" ${FINGERPRINT:+--fingerprint "$FINGERPRINT"} ${NAME:+--name "$NAME"} $LABELS >/dev/null ||
         # 8: an operator has not approved yet; the agent goes on asking.
         [ $? = 8 ] || fail "this device has not joined; see above, then run this again"
+}
+
+# What the agent is started with; root metadata that was given once stays pinned over upgrades.
+run_options() {
+    printf '%s' "run --hub $HUB_GRPC --data-dir $STATE"
+    if [ -f "$STATE/$PINNED" ]; then printf '%s' " --trusted-root $STATE/$PINNED"; fi
 }
 
 # A rename, so that there is always a current environment, also when power dies.
@@ -256,7 +270,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
-ExecStart=$PREFIX/start run --hub $HUB_GRPC --data-dir $STATE
+ExecStart=$PREFIX/start $(run_options)
 User=$USER_NAME
 Restart=always
 RestartSec=2
@@ -292,7 +306,7 @@ END
 }
 
 start() {
-    command="$PREFIX/start run --hub $HUB_GRPC --data-dir $STATE"
+    command="$PREFIX/start $(run_options)"
     if [ -n "$SYSTEM" ]; then
         systemctl daemon-reload
         systemctl enable "$UNIT"
