@@ -151,8 +151,17 @@ def _fresh_folder(folder: Path) -> Path:
     return folder.absolute()
 
 
-def _play(loop: Loop, timeline: Timeline) -> None:
+def _say_where(console: Console, loop: Loop) -> None:
+    console.print(f"Dashboard: http://{loop.system.addresses['http']}")
+    if loop.system.set_up_link:
+        # On a line of its own, so that a terminal makes one link of it.
+        console.print("It lets in who has an account; make the first one here:")
+        console.print(loop.system.set_up_link, soft_wrap=True, markup=False)
+
+
+def _play(console: Console, loop: Loop, timeline: Timeline) -> None:
     timeline.stage("hub", loop.start_hub)
+    _say_where(console, loop)
     timeline.stage("devices", loop.enrol)
     timeline.stage("data set", loop.import_known)
     timeline.stage("project", loop.apply)
@@ -209,7 +218,7 @@ def main() -> int:
             loop = Loop(system, Scale())
             try:
                 with Timeline(console) as timeline:
-                    _play(loop, timeline)
+                    _play(console, loop, timeline)
                 _finish(console, arguments, loop, timeline)
             finally:
                 loop.stop_traffic()
@@ -227,11 +236,6 @@ def _finish(console: Console, arguments: argparse.Namespace, loop: Loop, timelin
     seconds = time.monotonic() - timeline.began
     _print_summary(console, rows)
     console.print(f"{seconds:.0f} s in all; drift was detected {loop.drift_seconds:.1f} s after it began.")
-    console.print(f"Dashboard: http://{loop.system.addresses['http']}")
-    if loop.system.set_up_link:
-        # On a line of its own, so that a terminal makes one link of it.
-        console.print("It lets in who has an account; make the first one here:")
-        console.print(loop.system.set_up_link, soft_wrap=True, markup=False)
     if arguments.summary:
         summary = {
             "seconds": round(seconds, 2),
@@ -241,8 +245,10 @@ def _finish(console: Console, arguments: argparse.Namespace, loop: Loop, timelin
         }
         arguments.summary.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     if arguments.keep:
+        _say_where(console, loop)
         console.print("Everything keeps running, and the devices keep serving. Ctrl-C stops it.")
         signal.pause()
+    console.print(f"Look around again with: .venv/bin/milonga up --data-dir {arguments.data_dir}/hub", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ def test_ctrl_c_stops_everything_and_the_hub_goes_on_from_there(tmp_path: Path) 
             left.kill()
     said = " ".join((tmp_path / "demo.log").read_text().split())
     assert "milonga up --data-dir" in said and "Traceback" not in said
+    assert "/setup?code=" in said, "who watches needs an account from the beginning on"
 
     with System(folder) as system:
         system.start_hub()
