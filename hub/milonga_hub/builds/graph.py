@@ -53,11 +53,10 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A whole network, in an order in which it may run."""
+class _Counted:
+    """Operations, and what they cost together."""
 
     operations: tuple[Operation, ...]
-    input_shape: Shape
 
     @property
     def macs(self) -> int:
@@ -69,22 +68,20 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Part:
+class Graph(_Counted):
+    """A whole network, in an order in which it may run."""
+
+    input_shape: Shape
+
+
+@dataclass(frozen=True)
+class Part(_Counted):
     """Operations that stand in one module, one after the other: a block, or a stage of blocks."""
 
     number: int
     name: str
-    operations: tuple[Operation, ...]
     # Numbers of the parts before it that it reads from; -1 is the input.
     reads: tuple[int, ...] = ()
-
-    @property
-    def macs(self) -> int:
-        return sum(one.macs for one in self.operations)
-
-    @property
-    def params(self) -> int:
-        return sum(one.params for one in self.operations)
 
     @property
     def takes(self) -> Shape:
@@ -130,9 +127,9 @@ def parts(graph: Graph) -> list[Part]:
     home = {one.number: index for index, (_, operations) in enumerate(groups) for one in operations}
     return [
         Part(
+            tuple(operations),
             index,
             name,
-            tuple(operations),
             tuple(
                 sorted(
                     {home.get(number, -1) for one in operations for number in one.reads if number in hands_on} - {index}
