@@ -60,6 +60,8 @@ class SampleIntake:
         self._clock = clock
         self._keeping = threading.Lock()
         self._told: dict[str, SamplingPolicy] = {}
+        # Of the assignment that a device was last looked at with: most news of devices concerns no policy.
+        self._generations: dict[str, int] = {}
 
     # What devices may do
 
@@ -102,6 +104,10 @@ class SampleIntake:
     def _concerned(self, event: Event) -> list[str]:
         kind, _, name = event.topic.partition("/")
         if kind == "devices":
+            generation = event.payload.assigned_generation
+            if self._generations.get(name) == generation:
+                return []
+            self._generations[name] = generation
             return [name]
         if "/" in name:
             return []  # News of a run.
