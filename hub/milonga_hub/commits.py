@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,8 @@ T = TypeVar("T")
 _AT_ONCE = 200
 
 Change = Callable[[Session], T]
+
+_log = logging.getLogger(__name__)
 
 
 class Commits:
@@ -35,12 +38,13 @@ class Commits:
         with self._database.session() as session:
             return change(session)
 
-    async def soon(self, change: Change[T]) -> T:
+    async def soon(self, change: Change[T], then: Callable[[T], None] | None = None) -> T:
         """As `now`, in one commit with all changes that come while the one before is written. Changes keep their order.
 
-        It is made even where the caller is cancelled meanwhile.
+        It is made, and `then` called on the event loop with what it returned, even where the caller is cancelled meanwhile:
+        a stream that breaks cancels who reads it, and others wait for the news.
         """
-        waiting = _Waiting(change, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(change, then, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit())
@@ -75,11 +79,19 @@ class Commits:
 
 
 class _Waiting(Generic[T]):
-    def __init__(self, change: Change[T], done: asyncio.Future[T]) -> None:
+    def __init__(self, change: Change[T], then: Callable[[T], None] | None, done: asyncio.Future[T]) -> None:
         self.change = change
+        self._then = then
         self.done = done
 
     def tell(self, outcome: Any) -> None:
+        if self._then is not None and not isinstance(outcome, Exception):
+            try:
+                self._then(outcome)
+            except Exception as error:
+                # It stays one change's failure: others wait behind this one.
+                _log.exception("what follows a change failed")
+                outcome = error
         if self.done.done():
             return  # Nobody waits any more.
         if isinstance(outcome, Exception):

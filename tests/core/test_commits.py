@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from milonga_hub.commits import Change, Commits
@@ -77,8 +78,10 @@ def test_a_change_is_made_where_nobody_waits_for_it_any_more(kept: Kept) -> None
         began.wait(10)
         session.add(KnownBundle(bundle="late"))
 
+    told: list[list[str]] = []
+
     async def story() -> None:
-        waiting = asyncio.create_task(kept.commits.soon(slow))
+        waiting = asyncio.create_task(kept.commits.soon(slow, then=lambda _: told.append(kept.names())))
         await asyncio.sleep(0)
         waiting.cancel()
         began.set()
@@ -86,6 +89,20 @@ def test_a_change_is_made_where_nobody_waits_for_it_any_more(kept: Kept) -> None
 
     asyncio.run(story())
     assert kept.names() == ["after", "late"]
+    assert "late" in told[0]
+
+
+def test_what_follows_a_change_fails_for_who_made_it_alone(kept: Kept) -> None:
+    async def story() -> Any:
+        return await asyncio.gather(
+            kept.commits.soon(_adding("a"), then=lambda name: kept.names().remove("z")),
+            kept.commits.soon(_adding("b")),
+            return_exceptions=True,
+        )
+
+    first, second = asyncio.run(story())
+    assert isinstance(first, ValueError) and second == "b"
+    assert kept.names() == ["a", "b"]
 
 
 def test_changes_keep_their_order(kept: Kept) -> None:

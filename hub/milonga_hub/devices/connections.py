@@ -113,8 +113,9 @@ class Connections:
         """As `close`, in one commit with others that go at the same time. What it measured goes to others at once."""
         if self._end(stream):
             seen_at = self._seen_at.pop(stream.device, None)
-            gone = await self._commits.soon(lambda session: self._records.closed(session, stream.device, seen_at))
-            self._tell(gone)
+            await self._commits.soon(
+                lambda session: self._records.closed(session, stream.device, seen_at), then=self._tell
+            )
 
     def _end(self, stream: DeviceStream) -> bool:
         if not self._streams.forget(stream):
@@ -131,8 +132,10 @@ class Connections:
     async def beat(self, device: str, status: AgentStatus) -> None:
         """As `heartbeat`, in one commit with others that have news at the same time."""
         if not self._is_known(device, status):
-            told = await self._commits.soon(lambda session: self._records.told(session, device, status))
-            self._told(device, status, *told)
+            await self._commits.soon(
+                lambda session: self._records.told(session, device, status),
+                then=lambda told: self._told(device, status, *told),
+            )
 
     def _is_known(self, device: str, status: AgentStatus) -> bool:
         """Say whether this is but a sign of life: the database says the same of the device already."""
@@ -160,7 +163,7 @@ class Connections:
 
     async def report(self, report: StepLog) -> None:
         """As `step`, in one commit with others that report at the same time."""
-        self._tell_step(await self._commits.soon(lambda session: self._records.stepped(session, report)))
+        await self._commits.soon(lambda session: self._records.stepped(session, report), then=self._tell_step)
 
     def _tell_step(self, kept: StepLog | None) -> None:
         if kept is not None:
@@ -196,7 +199,7 @@ class Connections:
     async def watch_heartbeats(self) -> None:
         """Check again and again, as often as agents report."""
         while True:
-            self._dismiss(*await self._commits.soon(self._silent()))
+            await self._commits.soon(self._silent(), then=lambda found: self._dismiss(*found))
             await asyncio.sleep(self._settings.heartbeat_seconds)
 
     def check_heartbeats(self) -> None:
