@@ -10,7 +10,7 @@ PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-aarch64 check bench soak protos clean
+.PHONY: help install demo test test-aarch64 check bench soak fuzz protos clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ bench: $(STAMP) ## Run the benchmarks, or one: make bench NAME=agent
 
 soak: $(STAMP) ## Kill an agent at every system call and cut its power, 10,000 times (SOAK_ARGS="--points 1000 --again")
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
+fuzz: $(STAMP) ## Offer a million inputs that nobody means well at every door of hub and agent (FUZZ_ARGS="--inputs 10000")
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)

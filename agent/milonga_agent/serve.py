@@ -16,6 +16,7 @@ from milonga_agent.tensors import encode, parse
 _MAX_BODY_BYTES = 64 << 20
 # A client that sends nothing for this long is gone.
 _IDLE_SECONDS = 60
+_MOST_DIGITS = 19
 
 
 class Server(ThreadingHTTPServer):
@@ -58,6 +59,11 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
+
+
+def _is_size(text: str) -> bool:
+    # "²" is a digit, too, and 5,000 of them are a number that int() refuses.
+    return text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -125,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _infer(self, body: bytes) -> None:
         served = self.server.served
         length = self.headers.get("Inference-Header-Content-Length")
-        if length is not None and not length.isdigit():
+        if length is not None and not _is_size(length):
             raise BadRequest(f"Inference-Header-Content-Length is {length!r}, not a number")
         request = parse(body, None if length is None else int(length), tuple(one.name for one in served.outputs))
         if request.pictures is not None:
@@ -142,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes | None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not _is_size(length):
             self.close_connection = True
             self._send(411, {"error": "the request needs a Content-Length"})
             return None

@@ -41,7 +41,7 @@ class Served:
             self._input = Input.of(described)
             self._answering = answering(self.manifest)
             wanted = self._wanted(target)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
             raise BadBundle(f"{folder / 'manifest.json'} is not a manifest that can be served: {error!r}") from error
         self._folder, self._target = folder, wanted.target
         self._runtime = load(wanted.engine, model or folder / wanted.model_file, threads)

@@ -72,13 +72,20 @@ def _input(entry: dict[str, Any], binary: _Binary) -> tuple[list[bytes] | None, 
         raise BadRequest(f"the shape of {name!r} must be a list of sizes, not {shape!r}")
     if shape and shape[0] > MAX_BATCH:
         raise BadRequest(f"{name!r} has a batch of {shape[0]}; at most {MAX_BATCH} are taken, send several requests")
-    size = (entry.get("parameters") or {}).get("binary_data_size")
+    size = _parameters(entry).get("binary_data_size")
     raw = None if size is None else binary.take(size)
     if (name, datatype) == ("picture", "BYTES"):
         return _pictures(shape, entry, raw), None
     if (name, datatype) == ("image", "FP32"):
         return None, _image(shape, entry, raw)
     raise BadRequest(f'there is no input {name!r} of {datatype!r}; send "picture" as BYTES or "image" as FP32')
+
+
+def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
+    found = entry.get("parameters") or {}
+    if not isinstance(found, dict):
+        raise BadRequest(f"parameters must be an object, not {found!r}")
+    return found
 
 
 def _pictures(shape: list[int], entry: dict[str, Any], raw: bytes | None) -> list[bytes]:
@@ -108,7 +115,8 @@ def _decoded(data: Any) -> list[bytes]:
         raise BadRequest("the data of picture must be a list of base64 strings")
     try:
         return [base64.b64decode(one, validate=True) for one in data]
-    except binascii.Error as error:
+    except (binascii.Error, ValueError) as error:
+        # Letters that are not ASCII are a ValueError.
         raise BadRequest(f"the data of picture is not base64: {error}") from error
 
 
@@ -127,7 +135,7 @@ def _image(shape: list[int], entry: dict[str, Any], raw: bytes | None) -> NDArra
 
 
 def _outputs(said: dict[str, Any], known: tuple[str, ...]) -> dict[str, bool]:
-    default = bool((said.get("parameters") or {}).get("binary_data_output", False))
+    default = bool(_parameters(said).get("binary_data_output", False))
     wanted = said.get("outputs")
     if wanted is None:
         return dict.fromkeys(known, default)
@@ -136,7 +144,7 @@ def _outputs(said: dict[str, Any], known: tuple[str, ...]) -> dict[str, bool]:
         name = one.get("name") if isinstance(one, dict) else None
         if name not in known:
             raise BadRequest(f"there is no output {name!r}; there are: {', '.join(known)}")
-        names[name] = bool((one.get("parameters") or {}).get("binary_data", default))
+        names[name] = bool(_parameters(one).get("binary_data", default))
     return names
 
 

@@ -41,7 +41,11 @@ def from_proto(message: Message, model_class: type[B]) -> B:
         value = getattr(message, field.name)
         if _takes_default(field, value):
             continue
-        values[field.name] = _get(field, value, info.annotation)
+        try:
+            values[field.name] = _get(field, value, info.annotation)
+        except ValueError as error:
+            # A time before the year 1 or after 9999.
+            raise InvalidInput(f"{field.name}: {error}") from error
     try:
         return model_class.model_validate(values)
     except ValueError as error:
@@ -138,7 +142,10 @@ def _one(field: Any, value: Any, annotation: Any) -> Any:
         return from_proto(value, annotation)
     if field.enum_type is not None:
         return _enum(field.enum_type, value, annotation)
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float) and not math.isfinite(value):
+        if math.isinf(value):
+            # It has no JSON: it could be stored, but never read again.
+            raise InvalidInput(f"{field.name} must be a finite number")
         return None
     return value
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from milonga_hub.errors import InvalidInput
 
 _TOP = ("kind", "name", "spec")
+_MOST_VALUES = 20_000
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -72,7 +73,9 @@ def kind_of(path: Path) -> str:
 def _read(text: str, source: str) -> tuple[Any, Any]:
     """Return the document as nodes, which know their lines, and as values."""
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _demand_bounded(node, source)
+        return node, yaml.safe_load(text)
     except (ValueError, RecursionError) as error:
         # A date with a 13th month, or brackets thousands deep.
         raise InvalidInput(f"{source}: not YAML that can be read: {error}") from error
@@ -80,6 +83,22 @@ def _read(text: str, source: str) -> tuple[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InvalidInput(f"{source}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _demand_bounded(node: Any, source: str) -> None:
+    """Refuse a few lines of aliases that stand for millions of values, or for themselves."""
+    waiting, count = [node], 0
+    while waiting:
+        one = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise InvalidInput(
+                f"{source}: it has more than {_MOST_VALUES:,} values, or an alias that stands for itself; write values out"
+            )
+        if isinstance(one, yaml.SequenceNode):
+            waiting += one.value
+        elif isinstance(one, yaml.MappingNode):
+            waiting += [part for pair in one.value for part in pair]
 
 
 def _flaws(document: dict[Any, Any], node: Any, source: str, kind: str) -> Iterator[str]:

@@ -110,6 +110,8 @@ def test_the_server_describes_itself(client: httpx.Client) -> None:
         ([{"name": "image", "shape": [999, 3, 16, 16], "datatype": "FP32", "data": []}], "at most 256"),
         ([{"name": "tensor", "shape": [1], "datatype": "FP32", "data": [1]}], "no input 'tensor'"),
         (["x"], "object"),
+        ([{**_picture(b"x"), "parameters": [1]}], "parameters must be an object"),
+        ([{"name": "picture", "shape": [1], "datatype": "BYTES", "data": ["é"]}], "base64"),
     ],
 )
 def test_bad_input_is_answered_with_what_is_wrong(client: httpx.Client, inputs: Any, said: str) -> None:
@@ -124,6 +126,16 @@ def test_other_mistakes_are_answered_too(client: httpx.Client, made: Example) ->
     assert client.get("/v2/nothing").status_code == 404
     wanted = _ask(client, [_picture(made.png(700))], outputs=[{"name": "boxes"}])
     assert wanted.status_code == 400 and "class, probabilities, logits" in wanted.json()["error"]
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "-1"])
+def test_a_length_that_is_no_number_is_answered(client: httpx.Client, length: str) -> None:
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 0)
+    connection.putrequest("POST", "/v2/models/digits/infer")
+    connection.putheader("Content-Length", length.encode("latin-1"))
+    connection.endheaders()
+    assert connection.getresponse().status == 411
+    connection.close()
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: httpx.Client) -> None:

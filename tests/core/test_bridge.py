@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from milonga.v1 import (
     accounts_pb2,
+    common_pb2,
     datasets_pb2,
     devices_pb2,
     labelling_pb2,
@@ -120,3 +122,16 @@ def test_a_value_out_of_bounds_is_named() -> None:
     message = projects_pb2.ProjectSpec(dataset="digits", training=projects_pb2.TrainingSpec(resolution_px=33))
     with pytest.raises(InvalidInput, match="resolution_px"):
         from_proto(message, ProjectSpec)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        telemetry_pb2.TelemetryWindow(cpu_percent=math.inf),
+        telemetry_pb2.TelemetryWindow(inputs={"brightness": common_pb2.Histogram(high=-math.inf)}),
+        telemetry_pb2.TelemetryWindow(started_at=Timestamp(seconds=1 << 62)),
+    ],
+)
+def test_what_could_be_stored_but_not_read_again_is_refused(said: Message) -> None:
+    with pytest.raises(InvalidInput, match=r"high|cpu_percent|started_at"):
+        from_proto(said, TelemetryWindowView)

@@ -56,11 +56,14 @@ def test_an_assignment_reaches_the_device_and_its_steps_come_back(tmp_path: Path
                     generation=generation, step=agent_pb2.STEP_DOWNLOAD, state=state, message=message
                 )
                 await agent.stream.write(agent_pb2.ConnectRequest(step=step))
+            unknown = agent_pb2.StepReport.FromString(b"\x08\x01\x10\x63\x18\x01")  # Step 99.
+            await agent.stream.write(agent_pb2.ConnectRequest(step=unknown))
             await agent.heartbeat(generation, assignment.bundle)
             await world.until_device("pi-1", lambda device: device.reported_generation == generation)
             device = world.devices.get("pi-1")
             assert (device.active_version, device.active_engine) == ("models/m/versions/1", "onnxruntime/int8")
             steps = world.devices.steps("pi-1", generation)
+            # One of a newer agent's is passed over.
             assert [(step.step, step.state, step.message) for step in steps] == [
                 ("DOWNLOAD", "STARTED", "2 of 2"),
                 ("DOWNLOAD", "SUCCEEDED", "done"),

@@ -142,6 +142,18 @@ def test_brackets_thousands_deep_are_refused() -> None:
         PROJECT_FILE.parse("[" * 5000, "p.yaml")
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "&s {limits: [*s]}",
+        "{a: &a [1, 1, 1, 1, 1, 1, 1, 1], b: &b [*a, *a, *a, *a, *a, *a, *a, *a], c: &c [*b, *b, *b, *b, *b, *b, *b, *b], d: &d [*c, *c, *c, *c, *c, *c, *c, *c], e: [*d, *d, *d, *d, *d, *d, *d, *d]}",
+    ],
+)
+def test_aliases_that_stand_for_themselves_or_for_a_world_of_values_are_refused(spec: str) -> None:
+    with pytest.raises(InvalidInput, match="write values out"):
+        PROJECT_FILE.parse(f"kind: Project\nname: a\nspec: {spec}", "p.yaml")
+
+
 _YAML = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),

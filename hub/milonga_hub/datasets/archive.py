@@ -94,7 +94,8 @@ class Archive:
     def _members(self) -> Iterator[tuple[str, bool, zipfile.ZipInfo | tarfile.TarInfo]]:
         if isinstance(self._source, zipfile.ZipFile):
             for item in self._source.infolist():
-                yield _safe(item.filename), item.is_dir(), item
+                # Not is_dir(): it fails on a name that is empty.
+                yield _safe(item.filename), item.filename.endswith("/"), item
         else:
             for member in self._source:
                 yield _safe(member.name), member.isdir(), member

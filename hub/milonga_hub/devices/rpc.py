@@ -374,7 +374,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                         said, status = request.heartbeat.status, from_proto(request.heartbeat.status, AgentStatus)
                     await connections.beat(device, status)
                 case "step":
-                    await connections.report(_step(device, request.step))
+                    if (step := _step(device, request.step)) is not None:
+                        await connections.report(step)
                 case "measurement":
                     result = from_proto(request.measurement, MeasurementResult)
                     self._devices.connections.measured(device, result)
@@ -404,7 +405,10 @@ def _message(device: Device) -> devices_pb2.Device:
     return to_proto(device, devices_pb2.Device)
 
 
-def _step(device: str, report: agent_pb2.StepReport) -> StepLog:
+def _step(device: str, report: agent_pb2.StepReport) -> StepLog | None:
+    """Return what the device reports, None for a step or a state that a newer agent knows."""
+    if report.step not in agent_pb2.Step.values() or report.state not in agent_pb2.StepState.values():
+        return None
     return StepLog(
         device=device,
         generation=report.generation,
