@@ -29,6 +29,7 @@ from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
+from milonga_hub.devices.known_bundles import KnownBundles
 from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, EnrolmentRpc
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
@@ -114,6 +115,7 @@ class Hub:
             self.events,
             reference_of=self._reference_of,
             policy_of=lambda project: self.projects.get(project).spec.retraining.drift_policy,
+            served_as=KnownBundles(self.database).served_as,
         )
         kept = Retention(settings.telemetry_raw_days, settings.telemetry_minute_days, settings.telemetry_days)
         self.telemetry_keeper = Keeper(self.database, kept)
@@ -219,7 +221,7 @@ class Hub:
         endpoint = await broker.start(self.settings.host, self.settings.mqtt_port, self.settings.server_names)
         self.devices.on_shut_out(broker.disconnect)
         stack.push_async_callback(broker.stop)
-        intake = TelemetryIntake(self.telemetry.store)
+        intake = TelemetryIntake(self.telemetry.store, self.telemetry.examine, self.telemetry.refusals)
         await intake.start(endpoint)
         stack.push_async_callback(intake.stop)
         return endpoint

@@ -168,7 +168,7 @@ class Doors:
     def _store(self, data: bytes) -> None:
         hub = self._hub
         service = TelemetryService(hub.database, hub.events, lambda bundle: None, lambda project: DriftPolicy())
-        service.store([self._window(data)])
+        service.store([service.examine(self._window(data))])
 
     def _said(self, data: bytes) -> None:
         agents = AgentRpc(self._hub.devices, self._hub.transfers, self._hub.signing)

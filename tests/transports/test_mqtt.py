@@ -59,8 +59,8 @@ def context_of(authority: Authority, name: str, key: Key | None, lifetime: timed
     return context
 
 
-def payload(sequence: int, device: str = "pi-1") -> bytes:
-    return bytes(to_proto(window(sequence, device=device), telemetry_pb2.TelemetryWindow).SerializeToString())
+def payload(sequence: int, device: str = "pi-1", **values: Any) -> bytes:
+    return bytes(to_proto(window(sequence, device=device, **values), telemetry_pb2.TelemetryWindow).SerializeToString())
 
 
 class Device:
@@ -174,10 +174,12 @@ def stored(database: Database) -> list[int]:
 
 
 @contextmanager
-def hub(loop: Loop, store: Any, port: int = 0) -> Iterator[tuple[BrokerEndpoint, TelemetryIntake]]:
+def hub(
+    loop: Loop, store: Any, port: int = 0, examine: Any = lambda window: window
+) -> Iterator[tuple[BrokerEndpoint, TelemetryIntake]]:
     broker = new_broker()
     endpoint = loop.run(broker.start("127.0.0.1", port))
-    intake = TelemetryIntake(store)
+    intake = TelemetryIntake(store, examine)
     loop.run(intake.start(endpoint))
     try:
         yield endpoint, intake
@@ -424,8 +426,22 @@ def test_malformed_messages_are_dropped_and_the_next_ones_are_read(
             pi.publish(junk)
         pi.publish(payload(5))
         assert pi.acknowledged(1) == [5]
-        assert intake.refused_count == 3
-    assert "dropped a message on milonga/v1/pi-1/telemetry" in caplog.text
+        refused = intake.refusals.of("pi-1")
+        assert refused is not None and refused.count == 3
+    assert "refused of pi-1: a message could not be read" in caplog.text
+
+
+def test_a_window_that_cannot_be_true_is_refused_counted_and_let_go_of(loop: Loop, database: Database) -> None:
+    kept = service(database)
+    with hub(loop, kept.store, examine=kept.examine) as (endpoint, intake), device(endpoint, "pi-1") as pi:
+        pi.ready()
+        pi.publish(payload(4, request_count=-1))
+        assert pi.acknowledged(1) == [4]
+        pi.publish(payload(5))
+        assert pi.acknowledged(1) == [5]
+        refused = intake.refusals.of("pi-1")
+        assert refused is not None and "request_count is -1" in refused.reason
+    assert [one.sequence for one in kept.query(device="pi-1")[0]] == [5]
 
 
 def test_an_oversized_message_ends_its_connection_and_no_other(

@@ -24,6 +24,8 @@ from milonga_hub import counts
 from milonga_hub.bridge import from_proto
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.telemetry.models import TelemetryWindowView
+from milonga_hub.telemetry.refusals import Refusals
+from milonga_hub.telemetry.rules_intake import Allowance
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class BrokerEndpoint:
 
 def parse_window(topic: str, payload: bytes) -> TelemetryWindowView:
     """Return the window that a device published. Raises InvalidInput for anything that cannot be stored."""
-    device = topic.removeprefix(f"{TOPIC_ROOT}/").removesuffix("/telemetry")
+    device = _device_of(topic)
     message = telemetry_pb2.TelemetryWindow()
     try:
         message.ParseFromString(payload)
@@ -68,6 +70,10 @@ def parse_window(topic: str, payload: bytes) -> TelemetryWindowView:
         # A window without requests has no latencies.
         message.ClearField("latency_ms")
     return from_proto(message, TelemetryWindowView)
+
+
+def _device_of(topic: str) -> str:
+    return topic.removeprefix(f"{TOPIC_ROOT}/").removesuffix("/telemetry")
 
 
 def _figures(percentiles: Any) -> tuple[float, ...]:
@@ -84,11 +90,17 @@ class TelemetryIntake:
     def __init__(
         self,
         store: Callable[[Sequence[TelemetryWindowView]], object],
+        examine: Callable[[TelemetryWindowView], TelemetryWindowView] = lambda window: window,
+        refusals: Refusals | None = None,
         *,
         batch_size: int = 500,
         batch_seconds: float = 0.05,
         waiting_limit: int = 20_000,
     ) -> None:
+        """`examine` returns the window that is to be stored, or raises InvalidInput for one that must not be."""
+        self._examine = examine
+        self.refusals = refusals or Refusals()
+        self._allowances: dict[str, Allowance] = {}
         self._store = store
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
@@ -96,7 +108,6 @@ class TelemetryIntake:
         self._client: Any = None
         self._writer: threading.Thread | None = None
         self._subscribed = threading.Event()
-        self.refused_count = 0
         counts.queues["telemetry"] = self._waiting.qsize
 
     async def start(self, endpoint: BrokerEndpoint, timeout_seconds: float = 10.0) -> None:
@@ -158,18 +169,33 @@ class TelemetryIntake:
             _log.warning("lost the MQTT broker (%s); connecting again", reason)
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        device = _device_of(message.topic)
+        now = time.monotonic()
+        if not self._allowances.setdefault(device, Allowance.full(now)).take(now):
+            # Not acknowledged: whoever is honest sends it again.
+            self._refuse(device, "telemetry_flood", "it sends more telemetry than a device can make")
+            return
         try:
             window = parse_window(message.topic, message.payload)
         except Exception as error:
             # Whatever is wrong with one message, the next ones are read.
-            self.refused_count += 1
-            counts.refused_messages["telemetry"] += 1
-            _log.warning("dropped a message on %s: %s", message.topic, error)
+            self._refuse(device, "telemetry", f"a message could not be read: {error}")
+            return
+        try:
+            window = self._examine(window)
+        except InvalidInput as error:
+            self._refuse(device, "telemetry_implausible", f"telemetry that cannot be true: {error}")
+            # The device may let go of it: it would be refused again.
+            self._acknowledge(client, [window])
             return
         try:
             self._waiting.put_nowait(window)
         except queue.Full:
             _log.warning("too many windows wait for the database; %s will send its again", window.device)
+
+    def _refuse(self, device: str, kind: str, reason: str) -> None:
+        if self.refusals.note(device, kind, reason):
+            _log.warning("refused of %s: %s", device, reason)
 
     # Called in the writer's thread.
 

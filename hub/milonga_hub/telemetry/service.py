@@ -12,15 +12,17 @@ from sqlmodel import col, delete, select
 from sqlmodel import update as update_rows
 
 from milonga_hub.db import Database, utc_now
-from milonga_hub.errors import FailedPrecondition
+from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.confidences import Confidences
 from milonga_hub.telemetry.judging import Judge
 from milonga_hub.telemetry.models import DriftEvent, Estimate, TelemetryWindow, TelemetryWindowView
+from milonga_hub.telemetry.refusals import Refusals
 from milonga_hub.telemetry.rules_accuracy import estimated, together
 from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
+from milonga_hub.telemetry.rules_intake import flaw, righted
 from milonga_hub.telemetry.rules_retention import HOUR, MINUTE
 from milonga_hub.telemetry.rules_series import Sum, series
 from milonga_hub.telemetry.tally import Tally
@@ -40,8 +42,14 @@ class TelemetryService:
         reference_of: Callable[[str], Mapping[str, Any] | None],
         policy_of: Callable[[str], DriftPolicy],
         clock: Callable[[], datetime] = utc_now,
+        served_as: Callable[[str], tuple[str, str] | None] | None = None,
     ) -> None:
-        """`reference_of(bundle)` returns the manifest's reference; `policy_of(project)` what its user wants."""
+        """`reference_of(bundle)` returns the manifest's reference; `policy_of(project)` what its user wants.
+
+        `served_as(bundle)` returns project and model version of what was ever assigned; without it, devices are believed.
+        """
+        self.refusals = Refusals(clock)
+        self._served_as = served_as
         self.totals = Totals(database, events, clock)
         self._database = database
         self._events = events
@@ -49,6 +57,23 @@ class TelemetryService:
         self.tally = Tally()
         self._confidences = Confidences()
         self._judge = Judge(database, events, reference_of, policy_of, clock)
+
+    def examine(self, window: TelemetryWindowView) -> TelemetryWindowView:
+        """Return the window as it may be stored. Raises InvalidInput for one that no honest device sends."""
+        problem = flaw(window) or self._foreign(window)
+        if problem:
+            raise InvalidInput(problem)
+        return righted(window, self._clock())
+
+    def _foreign(self, window: TelemetryWindowView) -> str:
+        """Return how the window speaks of what its device was never given, "" where it does not."""
+        if self._served_as is None:
+            return ""
+        told = (window.project, window.model_version)
+        known = self._served_as(window.bundle) if window.bundle else ("", "")
+        if known is None:
+            return f"no device was ever assigned the bundle {window.bundle[:19]!r}"
+        return "" if told == known else f"the bundle {window.bundle[:19]!r} is not {told[1]!r} of {told[0]!r}"
 
     def store(self, windows: Sequence[TelemetryWindowView]) -> list[TelemetryWindow]:
         """Keep the windows in one commit and return those that were new; a repeat changes nothing.

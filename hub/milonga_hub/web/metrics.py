@@ -81,7 +81,7 @@ class _Collector:
         seconds = {(kind,): value for kind, value in counts.job_seconds.items()}
         yield _counter("milonga_job_seconds", "Time that jobs took.", ("kind",), seconds)
         refused = {(kind,): value for kind, value in counts.refused_messages.items()}
-        yield _counter("milonga_refused_messages", "Messages that could not be read.", ("kind",), refused)
+        yield _counter("milonga_refused_messages", "Messages of devices that were not taken.", ("kind",), refused)
         waiting = {(name,): count() for name, count in counts.queues.items()}
         waiting["runs",] = sum(run.state is RunState.QUEUED for run in self._hub.runs.unfinished())
         waiting["alert_messages",] = self._hub.alerts.deliveries.waiting_count()

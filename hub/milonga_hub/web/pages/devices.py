@@ -94,6 +94,7 @@ def router(hub: HubServices) -> APIRouter:
             "device.html",
             live=f"devices/{device.name},device_builds/{device.name},steps/{device.name},telemetry/{device.name}",
             device=device,
+            refused=hub.telemetry.refusals.of(device.name),
             type=hub.devices.get_type(device.device_type),
             steps=hub.devices.steps(device.name)[-_SHOWN_STEPS:][::-1],
             assignment=hub.devices.assignment(device.name),

@@ -1,0 +1,41 @@
+"""What was not taken from devices since the hub started: counted, and shown where people look at the device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from milonga_hub import counts
+from milonga_hub.db import utc_now
+
+
+@dataclass(frozen=True)
+class Refused:
+    """How many messages of one device, and the last of them."""
+
+    count: int
+    reason: str
+    at: datetime
+
+
+class Refusals:
+    """Safe to use from several threads. Only devices that a broker let in are in it, so that it stays small."""
+
+    def __init__(self, clock: Callable[[], datetime] = utc_now) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._by_device: dict[str, Refused] = {}
+
+    def note(self, device: str, kind: str, reason: str) -> bool:
+        """Count one message; return whether it is news, so that a flood does not fill the log as well."""
+        counts.refused_messages[kind] += 1
+        with self._lock:
+            before = self._by_device.get(device)
+            self._by_device[device] = Refused(before.count + 1 if before else 1, reason, self._clock())
+        return before is None or before.reason != reason
+
+    def of(self, device: str) -> Refused | None:
+        with self._lock:
+            return self._by_device.get(device)
