@@ -32,6 +32,8 @@ class Answer:
     values: Mapping[str, Any]
     confidences: Floats
     classes: NDArray[np.int64]
+    # How long the engine took.
+    milliseconds: float = 0.0
 
 
 class Answering(ABC):

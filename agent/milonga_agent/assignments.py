@@ -6,15 +6,15 @@ import asyncio
 import logging
 import random
 
-from milonga.v1 import agent_pb2
+from milonga.v1 import agent_pb2, common_pb2
 
 from milonga_agent import plan
 from milonga_agent.bundles import Bundles
-from milonga_agent.errors import AgentError, DiskFull, HubUnreachable
+from milonga_agent.errors import AgentError, DiskFull, HubUnreachable, Superseded
 from milonga_agent.memory import Memory
 from milonga_agent.patience import backoff_seconds
-from milonga_agent.plan import Outcome, Step, WantedFile, Wish
-from milonga_agent.pursuit import Pursuit, outcome_of
+from milonga_agent.plan import Outcome, Shadow, State, Step, WantedFile, Wish
+from milonga_agent.pursuit import Pursuit, Tell, outcome_of
 from milonga_agent.reports import Reports
 from milonga_agent.serving import Serving
 
@@ -63,7 +63,10 @@ class Assignments:
         assert step is not None
         self._reports.tell(step, "STARTED")
         try:
-            said = await pursuit.perform(began, self._reports.progress())
+            said = await pursuit.perform(began, self._progress(began))
+        except Superseded as error:
+            _log.info("%s: %s", step.value.lower(), error)
+            return
         except HubUnreachable as error:
             # The network's absence is nobody's failure; it is waited out.
             _log.warning("%s: %s", step.value.lower(), error)
@@ -72,8 +75,8 @@ class Assignments:
         except (AgentError, OSError) as error:
             _log.error("%s failed: %s", step.value.lower(), error)
             self._reports.tell(step, "FAILED", str(error))
-            if memory.state == began:
-                memory.set(plan.advance(began, outcome_of(step, error), str(error)))
+            if self._goes_on(began):
+                memory.set(plan.advance(memory.state, outcome_of(step, error), str(error)))
             if isinstance(error, (DiskFull, OSError)):
                 await asyncio.sleep(backoff_seconds(began.position.attempt, self._random))
             return
@@ -81,10 +84,28 @@ class Assignments:
             _log.info("serving %s on port %d", began.wish.model_version, self._serving.port)
         self._reports.tell(step, "SUCCEEDED", said, progress=1.0)
         # A newer wish may have come meanwhile; then this step's success is of no use.
-        if memory.state == began:
-            memory.set(plan.advance(began, Outcome.SUCCEEDED))
+        if self._goes_on(began):
+            memory.set(plan.advance(memory.state, Outcome.SUCCEEDED))
         if memory.state.position.step is None:
             self._bundles.collect()
+
+    def _goes_on(self, began: State) -> bool:
+        """Say whether the step is still wanted. What serves may have ended meanwhile, or have become steady."""
+        now = self._memory.state
+        return (now.wish, now.position) == (began.wish, began.position)
+
+    def _progress(self, began: State) -> Tell:
+        step = began.position.step
+        assert step is not None
+        report = self._reports.progress(step)
+
+        def tell(fraction: float, said: str = "") -> None:
+            # Half an hour is too long to wait for the end of what nobody wants any more.
+            if step is Step.SHADOW and not self._goes_on(began):
+                raise Superseded("the hub wishes something newer")
+            report(fraction, said)
+
+        return tell
 
 
 def wish_of(assignment: agent_pb2.Assignment) -> Wish:
@@ -96,4 +117,12 @@ def wish_of(assignment: agent_pb2.Assignment) -> Wish:
         model_version=assignment.model_version,
         project=assignment.project,
         expected_ms=assignment.expected_ms,
+        shadow=_shadow_of(assignment.shadow) if assignment.HasField("shadow") else None,
     )
+
+
+def _shadow_of(spec: common_pb2.ShadowSpec) -> Shadow:
+    given = {name: getattr(spec, name) for name in ("minutes", "max_disagreement", "share") if spec.HasField(name)}
+    if spec.min_requests:
+        given["min_requests"] = spec.min_requests
+    return Shadow(**given, go_on=spec.too_few_requests == common_pb2.TOO_FEW_REQUESTS_GO_ON)

@@ -47,6 +47,10 @@ class Untrusted(BadBundle):
     """A bundle for which the signatures that this device demands are missing, old or wrong."""
 
 
+class Superseded(AgentError):
+    """What was under way is wanted no more: the hub wishes something newer."""
+
+
 class BadRequest(AgentError):
     """An inference request that cannot be answered."""
 

@@ -1,9 +1,9 @@
 """What the agent does next. Pure: decided from the state and the wish alone, as one table of transitions.
 
-DOWNLOAD -> VERIFY -> INSTALL -> BUILD -> PROBE -> ACTIVATE -> COMMIT -> done
+DOWNLOAD -> VERIFY -> INSTALL -> BUILD -> PROBE -> SHADOW -> ACTIVATE -> COMMIT -> done
 a step that fails is tried again or leads to ROLL_BACK -> done
 
-COMMIT checks that what was activated still answers; only then it becomes `active`, and what was active `previous`.
+SHADOW is left out unless the wish asks for it. COMMIT checks that what was activated still answers; only then it becomes `active`, and what was active `previous`.
 Both stay on disk: where `active` does not keep serving, `previous` takes its place.
 """
 
@@ -22,6 +22,8 @@ class Step(str, Enum):
     # Make what only this device can make; most bundles have no such part.
     BUILD = "BUILD"
     PROBE = "PROBE"
+    # Run beside what serves, and be compared with it.
+    SHADOW = "SHADOW"
     ACTIVATE = "ACTIVATE"
     COMMIT = "COMMIT"
     ROLL_BACK = "ROLL_BACK"
@@ -45,6 +47,18 @@ class WantedFile:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """How a bundle runs beside the one that serves before it may serve itself, as the protocol's ShadowSpec says it."""
+
+    minutes: float = 30.0
+    min_requests: int = 50
+    max_disagreement: float = 0.1
+    share: float = 1.0
+    # Whether a shadow that saw too few requests may serve all the same.
+    go_on: bool = False
+
+
+@dataclass(frozen=True)
 class Wish:
     """The state that the hub wants. An empty bundle means: serve nothing."""
 
@@ -55,6 +69,8 @@ class Wish:
     project: str = ""
     # Median of one answer as measured on this type of device, 0 where nobody has.
     expected_ms: float = 0.0
+    # None: serve at once.
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,8 @@ NEXT: dict[Step, Step | None] = {
     Step.VERIFY: Step.INSTALL,
     Step.INSTALL: Step.BUILD,
     Step.BUILD: Step.PROBE,
-    Step.PROBE: Step.ACTIVATE,
+    Step.PROBE: Step.SHADOW,
+    Step.SHADOW: Step.ACTIVATE,
     Step.ACTIVATE: Step.COMMIT,
     Step.COMMIT: None,
     Step.ROLL_BACK: None,
@@ -108,6 +125,8 @@ RETRIES: dict[Step, tuple[int, Step]] = {
     Step.BUILD: (3, Step.BUILD),
     # A crash while probing or activating may be the bundle's fault: after two, it is.
     Step.PROBE: (2, Step.PROBE),
+    # A restart begins the comparison again. A device that goes down under two models each time does not get both.
+    Step.SHADOW: (3, Step.SHADOW),
     Step.ACTIVATE: (2, Step.ACTIVATE),
     # After a restart the former bundle serves, so that the new one must be activated again.
     Step.COMMIT: (3, Step.ACTIVATE),
@@ -159,6 +178,8 @@ def _after(state: State, step: Step) -> State:
     if step is Step.ROLL_BACK:
         # The message stays: it says why.
         return replace(state, generation=state.wish.generation, position=Position())
+    if following is Step.SHADOW and state.wish.shadow is None:
+        following = NEXT[following]
     assert following is not None
     # A step that is tried again from an earlier one keeps its count over the detour.
     attempt = state.position.attempt if step in (Step.DOWNLOAD, Step.ACTIVATE) else 1

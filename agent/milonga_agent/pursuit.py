@@ -7,13 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from milonga_agent.comparing import nothing_to_compare
 from milonga_agent.downloads import Line
 from milonga_agent.errors import BadBundle, Refused, Untrusted
 from milonga_agent.fetching import Moved
 from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
 
 # Where a bundle or a refusal will be no better next time.
-_HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.BUILD, Step.PROBE, Step.COMMIT)
+_HOPELESS = (Step.DOWNLOAD, Step.INSTALL, Step.BUILD, Step.PROBE, Step.SHADOW, Step.COMMIT)
+
+
+class Tell(Protocol):
+    """Hears how far a step is, 0 to 1, and what there is to say of it. Raises Superseded where that is wanted no more."""
+
+    def __call__(self, fraction: float, said: str = "") -> None: ...
 
 
 class Depot(Protocol):
@@ -31,6 +38,7 @@ class Server(Protocol):
     """What serves one bundle, and loads another beside it (serving.py)."""
 
     async def prepare(self, wish: Wish, bundle: Path, slowest_ms: float | None = None) -> None: ...
+    async def shadow(self, wish: Wish, bundle: Path, tell: Tell) -> str: ...
     async def activate(self, wish: Wish, bundle: Path) -> None: ...
     async def clear(self) -> None: ...
     async def demand(self, wish: Wish) -> None: ...
@@ -48,10 +56,10 @@ class Pursuit:
     # Makes what only this device can, of the bundle with this digest in this folder.
     build: Callable[[str, Path], Awaitable[None]]
 
-    async def perform(self, state: State, tell: Callable[[float], None]) -> str:
+    async def perform(self, state: State, tell: Tell) -> str:
         """Do the step under way and return what there is to say of it. Raises AgentError or OSError.
 
-        `tell` hears how far a download is.
+        `tell` hears how far a download or a shadow is, and may end a shadow by raising.
         """
         step, wish = state.position.step, state.wish
         if step is Step.DOWNLOAD:
@@ -66,6 +74,9 @@ class Pursuit:
             await self.build(wish.bundle, self.depot.bundle(wish.bundle))
         elif step is Step.PROBE:
             await self.server.prepare(wish, self.depot.bundle(wish.bundle), slowest_ms(wish.expected_ms))
+        elif step is Step.SHADOW:
+            bundle = self.depot.bundle(wish.bundle)
+            return nothing_to_compare(state) or await self.server.shadow(wish, bundle, tell)
         elif step is Step.ACTIVATE:
             await self._serve(wish)
         elif step is Step.COMMIT:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from milonga.v1 import agent_pb2, devices_pb2
 
 from milonga_agent.device_builds import Record
 from milonga_agent.memory import Memory
 from milonga_agent.outbox import Outbox
 from milonga_agent.plan import State, Step
+from milonga_agent.pursuit import Tell
 
-# Progress of a download is told this often at most.
+# Progress is told this often at most.
 _PROGRESS_STEP = 0.1
 
 
@@ -28,15 +27,15 @@ class Reports:
         report.reported_at.GetCurrentTime()
         self._outbox.report(report)
 
-    def progress(self) -> Callable[[float], None]:
-        """Return what hears how far a download is."""
+    def progress(self, step: Step) -> Tell:
+        """Return what hears how far the step is."""
         told = 0.0
 
-        def tell(fraction: float) -> None:
+        def tell(fraction: float, said: str = "") -> None:
             nonlocal told
             if fraction - told >= _PROGRESS_STEP:
                 told = fraction
-                self.tell(Step.DOWNLOAD, "STARTED", progress=fraction)
+                self.tell(step, "STARTED", said, fraction)
 
         return tell
 

@@ -145,6 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
         data, json_length = encode(head, answer.values, request.outputs)
         headers = {} if json_length is None else {"Inference-Header-Content-Length": str(json_length)}
         self._send_bytes(200, data, "application/json" if json_length is None else "application/octet-stream", headers)
+        copier = served.copier
+        if copier is not None:
+            copier.offer(body, None if length is None else int(length), answer)
 
     def _body(self) -> bytes | None:
         length = self.headers.get("Content-Length", "")

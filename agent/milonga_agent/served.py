@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from milonga_agent.runtimes import load
 from milonga_agent.runtimes.base import Floats
 
 if TYPE_CHECKING:
+    from milonga_agent.copying import Copier
     from milonga_agent.sampler import Sampler
 
 _PROBE_REPEATS = 5
@@ -48,6 +50,8 @@ class Served:
         self.window = Window(len(self.manifest["classes"]))
         # None: no picture is looked at for any other purpose than to answer.
         self.sampler: Sampler | None = None
+        # None: no request goes to a shadow.
+        self.copier: Copier | None = None
 
     def _wanted(self, target: str) -> Candidate:
         if not target:
@@ -134,6 +138,17 @@ class Served:
             self.sampler = Sampler.told(told, str(self.manifest["model_version"]))
             self.sampler.start()
 
+    def copy(self, told: Mapping[str, Any] | None) -> None:
+        """Send copies of the requests to the shadow that is told from now on, or none."""
+        before, self.copier = self.copier, None
+        if before is not None:
+            before.stop()
+        if told is not None:
+            from milonga_agent.copying import Copier
+
+            self.copier = Copier(str(told["address"]), float(told["share"]))
+            self.copier.start()
+
     def of_tensor(self, inputs: Floats) -> Answer:
         """Answer for normalised pictures (n, 3, H, W); boxes are then in their pixels. Raises BadRequest for another shape."""
         if inputs.ndim != 4 or inputs.shape[1:] != self.input_shape or not len(inputs):
@@ -148,6 +163,6 @@ class Served:
         began = time.perf_counter()
         output = self._runtime.run(inputs)
         milliseconds = (time.perf_counter() - began) * 1e3
-        answer = self._answering.answer(output, placements)
+        answer = replace(self._answering.answer(output, placements), milliseconds=milliseconds)
         self.window.answered(milliseconds, answer.confidences, answer.classes, seen)
         return answer

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import secrets
 import socket
-import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from milonga_agent.engines import Choice, Engines
 from milonga_agent.errors import BadBundle, InUse
 from milonga_agent.limits import Limits
 from milonga_agent.plan import Wish
+from milonga_agent.pursuit import Tell
+from milonga_agent.shadow import ShadowWorker, watch
+from milonga_agent.workers import ANSWER_SECONDS, Worker
 
-# Loading a large engine on a slow board takes this long at most.
-_READY_SECONDS = 180.0
-_ANSWER_SECONDS = 30.0
+T = TypeVar("T")
+
 _BACKLOG = 128
 
 
@@ -42,102 +43,6 @@ def listening_on(host: str, port: int) -> socket.socket:
         raise
     listening.listen(_BACKLOG)
     return listening
-
-
-class Worker:
-    """One process with one bundle loaded."""
-
-    def __init__(self, wish: Wish, choice: Choice, process: asyncio.subprocess.Process) -> None:
-        self.wish = wish
-        self.choice = choice
-        self.process = process
-
-    @classmethod
-    async def start(
-        cls,
-        wish: Wish,
-        bundle: Path,
-        choice: Choice,
-        listening: socket.socket,
-        limits: Limits,
-        slowest_ms: float | None = None,
-    ) -> Worker:
-        """Start the process and return when it has loaded and probed the bundle. Raises BadBundle saying why not."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "milonga_agent.worker", "--bundle", str(bundle), "--target", choice.target,
-            "--model", str(choice.model), "--socket", str(listening.fileno()), "--threads", str(limits.threads),
-            "--memory-bytes", str(limits.memory_bytes),
-            "--slowest-ms", str(slowest_ms or 0.0),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, pass_fds=[listening.fileno()], limit=1 << 22,
-        )  # fmt: skip
-        worker = cls(wish, choice, process)
-        try:
-            said = await worker._hear(_READY_SECONDS)
-        except BaseException:
-            await worker.kill()
-            raise
-        if said.get("is") != "ready":
-            await worker.kill()
-            raise BadBundle(str(said.get("message", f"the worker ended with exit code {process.returncode}")))
-        return worker
-
-    @property
-    def alive(self) -> bool:
-        return self.process.returncode is None
-
-    async def serve(self) -> None:
-        await self._tell("serve")
-
-    async def sample(self, told: dict[str, Any] | None) -> None:
-        """Let it keep pictures for labelling as told, or none."""
-        await self._tell("sample", told=told)
-
-    async def window(self) -> dict[str, Any]:
-        """Return what was counted since the last time. Raises BadBundle where the worker is gone."""
-        return await self._counted("window")
-
-    async def drain(self) -> dict[str, Any] | None:
-        """Let it finish what it accepted and end; return its last counts, or None where it is gone already."""
-        try:
-            return await self._counted("drain")
-        except (BadBundle, OSError):
-            return None
-        finally:
-            await self.kill()
-
-    async def kill(self) -> None:
-        if self.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-        await self.process.wait()
-
-    async def _counted(self, wanted: str) -> dict[str, Any]:
-        await self._tell(wanted)
-        said = await self._hear(_ANSWER_SECONDS)
-        if "window" not in said:
-            raise BadBundle("the worker ended while serving")
-        counted: dict[str, Any] = said["window"]
-        return counted
-
-    async def _tell(self, wanted: str, **more: Any) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps({"do": wanted, **more}).encode() + b"\n")
-            await self.process.stdin.drain()
-        except (ConnectionError, RuntimeError) as error:
-            raise BadBundle("the worker ended while serving") from error
-
-    async def _hear(self, seconds: float) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        try:
-            line = await asyncio.wait_for(self.process.stdout.readline(), seconds)
-        except asyncio.TimeoutError:
-            return {"message": f"the worker did not answer within {seconds:.0f} s"}
-        if not line:
-            await self.process.wait()
-            return {}
-        said: dict[str, Any] = json.loads(line)
-        return said
 
 
 async def _ready(port: int) -> None:
@@ -168,6 +73,8 @@ class Serving:
         self._standby: Worker | None = None
         # What may be kept for labelling, and of which project; None: nothing.
         self._sampling: tuple[str, dict[str, Any]] | None = None
+        # Where a shadow listens for copies of requests, and for what share of them; None: there is none.
+        self._copying: dict[str, Any] | None = None
         # A window is taken from a worker by one at a time.
         self._taking = asyncio.Lock()
         # One change of what serves at a time: the wishes of the hub, and restarts of what has ended.
@@ -200,20 +107,58 @@ class Serving:
     async def _prepare(self, wish: Wish, bundle: Path, slowest_ms: float | None) -> None:
         """Load and probe the bundle in the first of its engines that works."""
         await self._drop_standby()
-        problems = []
-        for choice in self._engines.choices(wish.bundle, bundle):
+
+        async def start(choice: Choice) -> Worker:
             # What was measured was the preferred engine.
             allowed_ms = slowest_ms if choice.preferred else None
+            return await Worker.start(wish, bundle, choice, self._socket, self._limits, allowed_ms)
+
+        self._standby = await self._first_that_starts(wish, bundle, start)
+
+    async def _first_that_starts(self, wish: Wish, bundle: Path, start: Callable[[Choice], Awaitable[T]]) -> T:
+        """Return what runs the bundle in the first of its engines that works. Raises BadBundle where none does."""
+        problems = []
+        for choice in self._engines.choices(wish.bundle, bundle):
             try:
-                self._standby = await Worker.start(wish, bundle, choice, self._socket, self._limits, allowed_ms)
+                started = await start(choice)
             except BadBundle as error:
                 self._engines.note(wish.bundle, choice, str(error))
                 problems.append((choice.target, str(error)))
             else:
                 self._engines.note(wish.bundle, choice)
-                return
+                return started
         told = [f"{target}: {problem}" if len(problems) > 1 else problem for target, problem in problems]
         raise BadBundle("; ".join(told))
+
+    async def shadow(self, wish: Wish, bundle: Path, tell: Tell) -> str:
+        """Run a bundle beside the one that serves, as the wish says; return what came of it. Raises BadBundle where it may not serve.
+
+        `tell` hears how far it is. Whatever it raises ends the shadow, and so does cancelling.
+        """
+        wanted = wish.shadow
+        assert wanted is not None
+        async with self._swapping:
+            # It runs as fast as what serves, and two beside that are one too many.
+            await self._drop_standby()
+        address = "\0milonga-shadow-" + secrets.token_hex(16)
+
+        async def start(choice: Choice) -> ShadowWorker:
+            return await ShadowWorker.start(address, bundle, choice, self._limits)
+
+        shadow = await self._first_that_starts(wish, bundle, start)
+        try:
+            await self._copy({"address": address, "share": wanted.share})
+            return await watch(shadow, wanted, tell)
+        finally:
+            await shadow.kill()
+            await self._copy(None)
+
+    async def _copy(self, told: dict[str, Any] | None) -> None:
+        """Let what serves, and what takes its place, send copies of requests to a shadow, or none."""
+        self._copying = told
+        if self._active is not None and self._active.alive:
+            with contextlib.suppress(BadBundle):  # It has ended; the next one is told.
+                await self._active.copy(told)
 
     async def activate(self, wish: Wish, bundle: Path) -> None:
         """Let the prepared bundle answer from now on; the old one finishes what it accepted."""
@@ -230,6 +175,8 @@ class Serving:
         assert self._standby is not None
         if self._sampling is not None:
             await self._sample(self._standby)
+        if self._copying is not None:
+            await self._standby.copy(self._copying)
         await self._standby.serve()
         async with self._taking:
             old, self._active, self._standby = self._active, self._standby, None
@@ -253,7 +200,7 @@ class Serving:
         if worker is None or not worker.alive or worker.wish.bundle != wish.bundle:
             raise BadBundle(f"{wish.model_version} ended soon after it began to serve")
         try:
-            await asyncio.wait_for(_ready(self.port), _ANSWER_SECONDS)
+            await asyncio.wait_for(_ready(self.port), ANSWER_SECONDS)
         except (OSError, asyncio.TimeoutError) as error:
             raise BadBundle(
                 f"{wish.model_version} does not answer on port {self.port}: {error or 'no answer'}"

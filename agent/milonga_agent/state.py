@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from milonga_agent.errors import AgentError
 from milonga_agent.files import write_atomically
 from milonga_agent.keys import KEY
-from milonga_agent.plan import Position, State, Step, WantedFile, Wish
+from milonga_agent.plan import Position, Shadow, State, Step, WantedFile, Wish
 
 _log = logging.getLogger(__name__)
 
@@ -203,4 +203,7 @@ def _pem(path: Path) -> bytes:
 def _wish(known: dict[str, Any]) -> Wish:
     # Fields of a newer agent, which this one took over from, are left out.
     values = {name: known[name] for name in Wish.__dataclass_fields__ if name in known}
+    shadow = values.get("shadow")
+    if shadow is not None:
+        values["shadow"] = Shadow(**{name: shadow[name] for name in Shadow.__dataclass_fields__ if name in shadow})
     return Wish(**{**values, "files": tuple(WantedFile(**file) for file in known["files"])})

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from milonga_agent import plan
 from milonga_agent.errors import AgentError
 from milonga_agent.plan import State, Step
-from milonga_agent.serving import Serving, Worker
+from milonga_agent.serving import Serving
 from milonga_agent.steps import Depot
+from milonga_agent.workers import Worker
 
 _log = logging.getLogger(__name__)
 

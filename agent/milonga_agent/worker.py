@@ -1,6 +1,7 @@
 """The process that holds the engine and serves. The daemon talks to it in JSON lines and stays small itself.
 
-Down (stdin): {"do": "serve"}, {"do": "window"}, {"do": "sample", "told": {...} | null}, {"do": "drain"}. Up (stdout): {"is": "ready" | "failed" | "window" | "drained"}.
+Down (stdin): {"do": "serve"}, {"do": "window"}, {"do": "sample", "told": {...} | null},
+{"do": "copy", "told": {...} | null}, {"do": "drain"}. Up (stdout): {"is": "ready" | "failed" | "window" | "drained"}.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def _obey(out: Any, listening: socket.socket, served: Served) -> None:
             _say(out, {"is": "window", "window": served.window.take()})
         elif wanted == "sample":
             _sample(served, said["told"])
+        elif wanted == "copy":
+            served.copy(said["told"])
         elif wanted == "drain":
             if serving is not None:
                 server.drain(_DRAIN_SECONDS)

@@ -20,7 +20,7 @@ from milonga_agent.daemon import Options
 from milonga_agent.limits import Limits
 from milonga_agent.plan import MAX_STARTS
 from milonga_agent.state import Store
-from milonga_hub.devices.models import Device, File
+from milonga_hub.devices.models import Device, File, ShadowSpec
 
 from tests.agent.bundles import Example, example
 from tests.devices.world import World, hub, run
@@ -49,12 +49,14 @@ class Running:
         self.agent = daemon.Agent(replace(options, engines=("onnxruntime",), **said))
         self.task = asyncio.ensure_future(self.agent.run())
 
-    def assign(self, made: Example) -> int:
+    def assign(self, made: Example, shadow: ShadowSpec | None = None) -> int:
         files = [File(path=file.path, digest=file.digest, size_bytes=file.size_bytes) for file in made.bundle.files]
         for content in made.blobs().values():
             self.world.blobs.put(content)
         version = made.bundle.manifest["model_version"]
-        return self.world.devices.assign("pi-1", made.bundle.digest, files, version, "digits", "onnxruntime/fp32")
+        return self.world.devices.assign(
+            "pi-1", made.bundle.digest, files, version, "digits", "onnxruntime/fp32", shadow=shadow
+        )
 
     def sign(self, made: Example) -> None:
         self.world.signing.sign("digits", {made.bundle.digest: _manifest_size(made)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -13,6 +14,7 @@ from milonga_agent.plan import (
     RETRIES,
     Outcome,
     Position,
+    Shadow,
     State,
     Step,
     WantedFile,
@@ -48,6 +50,21 @@ def test_a_wish_goes_through_all_steps_to_the_end() -> None:
         state = advance(state, Outcome.SUCCEEDED)
     assert seen == [Step.DOWNLOAD, Step.VERIFY, Step.INSTALL, Step.BUILD, Step.PROBE, Step.ACTIVATE, Step.COMMIT]
     assert (state.generation, state.active) == (1, FIRST)
+
+
+def test_a_wish_for_a_shadow_runs_beside_what_serves_before_it_is_activated() -> None:
+    state = _through(accept(State(), replace(FIRST, shadow=Shadow())), *[Outcome.SUCCEEDED] * 5)
+    assert state.position.step is Step.SHADOW
+    assert advance(state, Outcome.SUCCEEDED).position.step is Step.ACTIVATE
+    assert advance(state, Outcome.HOPELESS).position.step is Step.ROLL_BACK
+
+
+def test_a_restart_begins_a_shadow_again_but_not_for_ever() -> None:
+    state = _through(accept(State(), replace(FIRST, shadow=Shadow())), *[Outcome.SUCCEEDED] * 5)
+    for attempt in (2, 3):
+        state = restart(state)
+        assert state.position == Position(Step.SHADOW, attempt)
+    assert restart(state).position.step is Step.ROLL_BACK
 
 
 def test_hearing_a_wish_twice_changes_nothing() -> None:
@@ -148,7 +165,7 @@ def test_a_bundle_that_keeps_ending_gives_way_to_the_one_before_it() -> None:
 
 # What may happen to an agent: the hub wishes (a bundle, or nothing), a step ends, the agent or its worker dies.
 EVENTS = st.one_of(
-    st.sampled_from(["wish", "wish for nothing", "restart", "worker ended", "steady"]),
+    st.sampled_from(["wish", "wish for a shadow", "wish for nothing", "restart", "worker ended", "steady"]),
     st.sampled_from(Outcome),
 )
 
@@ -162,6 +179,10 @@ def test_whatever_happens_there_is_a_good_bundle_once_there_was_one_and_attempts
         if event in ("wish", "wish for nothing"):
             generation += 1
             state = accept(state, Wish(generation, f"sha256:{generation}" if event == "wish" else ""))
+            tries = 0
+        elif event == "wish for a shadow":
+            generation += 1
+            state = accept(state, Wish(generation, f"sha256:{generation}", shadow=Shadow()))
             tries = 0
         elif event == "restart":
             state = restart(state)
@@ -191,7 +212,13 @@ def test_whatever_happens_there_is_a_good_bundle_once_there_was_one_and_attempts
 
 def test_the_state_on_disk_is_the_state(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for state in (State(), accept(State(), FIRST), _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 7)):
+    shadowed = accept(State(), replace(FIRST, shadow=Shadow(minutes=0.5, go_on=True)))
+    for state in (
+        State(),
+        accept(State(), FIRST),
+        shadowed,
+        _through(accept(State(), FIRST), *[Outcome.SUCCEEDED] * 7),
+    ):
         store.keep_state(state)
         assert Store(tmp_path).state() == state
     assert not list(tmp_path.glob(".*.tmp"))

@@ -434,6 +434,9 @@ def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:
     assert f"milonga rollouts resume {made['id']}" in cli("rollouts", "show", made["id"]).out.replace("\n", " ")
     assert cli("rollouts", "resume", made["id"], "--json").json["rollout"]["state"] == "ROLLOUT_STATE_RUNNING"
     assert cli("rollouts", "abort", made["id"], "--yes").code == 0
+    shadowed = cli("rollouts", "create", "digits/1", "--shadow-minutes", "5", "--shadow-go-on", "--dry-run", "--json")
+    shadow = shadowed.json["rollout"]["spec"]["shadow"]
+    assert (shadow["minutes"], shadow["min_requests"], shadow["too_few_requests"][-5:]) == (5.0, 50, "GO_ON")
     rehearsed = cli("rollouts", "create", "digits/1", "--window", "02:00-03:00", "--max-concurrent", "2", "--dry-run")
     assert "not begun" in rehearsed.out and "nothing was done" in rehearsed.out
     waiting = cli("rollouts", "create", "digits/1", "--approval", "--json").json["rollout"]

@@ -32,6 +32,7 @@ from milonga_hub.devices.models import (
     Inventory,
     JoinTokenView,
     Measurement,
+    ShadowSpec,
 )
 from milonga_hub.errors import InvalidInput
 from milonga_hub.labelling.models import LabelledAccuracy, Labelling, SampleBox, SampleView
@@ -73,6 +74,8 @@ PAIRS: list[tuple[type[Message], type[BaseModel]]] = [
     (projects_pb2.SamplingSpec, SamplingSpec),
     (projects_pb2.DriftTrigger, DriftTrigger),
     (projects_pb2.DriftPolicy, DriftPolicy),
+    (projects_pb2.RolloutSpec, RolloutSpec),
+    (common_pb2.ShadowSpec, ShadowSpec),
     (projects_pb2.Run, RunView),
     (projects_pb2.Candidate, Candidate),
     (models_pb2.Model, Model),

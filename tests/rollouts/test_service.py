@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from milonga.v1 import projects_pb2, rollouts_pb2
 from milonga_hub.builds.models import BuildOverride, BuildState
+from milonga_hub.devices.models import ShadowSpec, StepLog
 from milonga_hub.devices.values import AgentStatus
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.projects.models import Project, ProjectSpec, RolloutSpec
@@ -69,6 +70,41 @@ def test_a_build_that_is_not_verified_goes_out_only_where_a_person_allowed_it(fl
         start(fleet)
     fleet.builds.override = BuildOverride(by="ana", at=fleet.now, reason="seen on my desk")
     assert start(fleet).state is RolloutState.RUNNING
+
+
+def test_a_shadow_goes_out_with_the_assignment_and_its_numbers_come_back(fleet: Fleet) -> None:
+    wanted = ShadowSpec(minutes=5, min_requests=20)
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, max_failure_ratio=0.34, shadow=wanted))
+    given = fleet.devices.assignment("pi-1")
+    assert given is not None and given.shadow == wanted
+    fleet.faults["pi-2"] = ("SHADOW", "saw only 3 requests in 5 minutes")
+    said = StepLog(device="pi-1", generation=given.generation, step="SHADOW", state="STARTED", message="7 requests")
+    fleet.devices.connections.step(said)
+    fleet.rollouts.advance()
+    one = next(each for each in fleet.rollouts.get(rollout.id).devices if each.device == "pi-1")
+    assert (one.step, one.message, one.shadow) == ("SHADOW", "7 requests", "")
+    said = StepLog(device="pi-1", generation=given.generation, step="SHADOW", state="SUCCEEDED", message="20 requests")
+    fleet.devices.connections.step(said)
+    fleet.obey()
+    fleet.rollouts.advance()
+    devices = {each.device: each for each in fleet.rollouts.get(rollout.id).devices}
+    assert (devices["pi-1"].state, devices["pi-1"].shadow) == (RolloutDeviceState.SUCCEEDED, "20 requests")
+    assert (devices["pi-2"].step, devices["pi-2"].message) == ("SHADOW", "saw only 3 requests in 5 minutes")
+    assert fleet.rollouts.get(rollout.id).waves[0].failed_count == 1
+
+
+def test_a_version_that_is_wanted_without_a_shadow_does_not_wait_for_one(fleet: Fleet) -> None:
+    first = start(fleet, spec=RolloutSpec(waves=[1.0], shadow=ShadowSpec()))
+    shadowed = fleet.devices.assignment("pi-1")
+    fleet.rollouts.abort(first.id)
+    start(fleet, spec=RolloutSpec(waves=[1.0]))
+    plain = fleet.devices.assignment("pi-1")
+    assert shadowed is not None and plain is not None
+    assert plain.shadow is None and plain.generation > shadowed.generation
+    fleet.obey()
+    start(fleet, spec=RolloutSpec(waves=[1.0], shadow=ShadowSpec()))
+    again = fleet.devices.assignment("pi-1")
+    assert again is not None and again.generation == plain.generation, "what serves already is not run beside itself"
 
 
 def test_the_service_says_when_to_look_again(fleet: Fleet) -> None:

@@ -10,7 +10,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from milonga_hub.builds.models import Build, BuildState
-from milonga_hub.devices.models import Assignment, Device, File, StepLog
+from milonga_hub.devices.models import Assignment, Device, File, ShadowSpec, StepLog
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.assigning import Assigner
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState, Wave
@@ -89,6 +89,7 @@ class Fleet:
         project: str,
         engine: str,
         expected_ms: float = 0.0,
+        shadow: ShadowSpec | None = None,
     ) -> int:
         if self.lives is not None:
             self.lives -= 1

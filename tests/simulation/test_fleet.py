@@ -16,7 +16,7 @@ from milonga_agent.simulation.fleet import Fleet
 from milonga_agent.simulation.spec import Simulation
 from milonga_hub.app import Hub
 from milonga_hub.devices.known import shipped
-from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.devices.models import Device, DeviceState, ShadowSpec
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import Rollout, RolloutDeviceState, RolloutState
 from milonga_hub.simulation.machines import machines
@@ -120,6 +120,27 @@ def test_a_version_that_fails_on_a_share_of_the_fleet_pauses_its_rollout_and_the
                 window = hub.telemetry.query(page_size=1)[0][0]
                 assert window.device not in failing and window.model_version == version
                 assert window.request_count > 0
+
+    asyncio.run(story())
+
+
+def test_a_second_version_runs_as_a_shadow_first(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as hub:
+            give_project(hub, tmp_path / "project")
+            async with simulated(hub, 3, "    []"):
+                await until(hub, lambda: all_online(hub, 3))
+                types = sorted({device.device_type for device in devices(hub)})
+                # 0.01 minutes at 20 requests a second are 12 requests.
+                spec = RolloutSpec(waves=[1.0], soak_seconds=0.0, shadow=ShadowSpec(minutes=0.01, min_requests=12))
+                said = []
+                for number in (1, 2):
+                    version = release(hub.models, hub.builds, tmp_path / f"made {number}", number, types)
+                    id = hub.rollouts.create(version, PROJECT, "", spec).id
+                    await until(hub, lambda id=id: hub.rollouts.get(id).state is RolloutState.SUCCEEDED)  # type: ignore[misc]
+                    said.append([device.shadow for device in hub.rollouts.get(id).devices])
+                assert all("nothing of this project served here" in each for each in said[0])
+                assert all(each.startswith("12 requests compared") for each in said[1])
 
     asyncio.run(story())
 

@@ -23,8 +23,8 @@ from milonga_agent import plan, trust
 from milonga_agent.downloads import Chunks, Offer
 from milonga_agent.errors import AgentError, BadBundle
 from milonga_agent.files import digest_of_file
-from milonga_agent.plan import Outcome, State, Step, WantedFile, Wish
-from milonga_agent.pursuit import Pursuit, outcome_of
+from milonga_agent.plan import Outcome, Shadow, State, Step, WantedFile, Wish
+from milonga_agent.pursuit import Pursuit, Tell, outcome_of
 from milonga_agent.state import Store
 from milonga_agent.steps import Depot
 from milonga_agent.trusting import Trust
@@ -86,7 +86,7 @@ def _wish(generation: int, source: random.Random, shared: bytes, blobs: dict[str
     contents["manifest.json"] = json.dumps({"project": "digits", "version": generation, "files": listed}).encode()
     blobs.update({_digest(data): data for data in contents.values()})
     files = tuple(WantedFile(path, _digest(data), len(data)) for path, data in contents.items())
-    return Wish(generation, files[-1].digest, files, f"models/digits/versions/{generation}", "digits")
+    return Wish(generation, files[-1].digest, files, f"models/digits/versions/{generation}", "digits", shadow=Shadow())
 
 
 def _digest(data: bytes) -> str:
@@ -104,6 +104,10 @@ class _Engine:
         demand_whole(bundle, wish)
         if wish.bundle == self._bad:
             raise BadBundle("the probe's outputs differ")
+
+    async def shadow(self, wish: Wish, bundle: Path, tell: Tell) -> str:
+        demand_whole(bundle, wish)
+        return "as it was made up"
 
     async def activate(self, wish: Wish, bundle: Path) -> None:
         demand_whole(bundle, wish)
@@ -192,7 +196,7 @@ async def _pursue(folder: Path, scenario: Scenario, wishes: tuple[Wish, ...], si
 async def _step(pursuit: Pursuit, state: State) -> State:
     assert state.position.step is not None
     try:
-        await pursuit.perform(state, lambda fraction: None)
+        await pursuit.perform(state, lambda fraction, said="": None)
     except (AgentError, OSError) as error:
         return plan.advance(state, outcome_of(state.position.step, error), str(error))
     return plan.advance(state, Outcome.SUCCEEDED)

@@ -20,15 +20,16 @@ from milonga.v1 import agent_pb2, devices_pb2
 import milonga_agent
 from milonga_agent import plan
 from milonga_agent.assignments import wish_of
+from milonga_agent.comparing import judge
 from milonga_agent.downloads import Offer
 from milonga_agent.enrolment import identity_of
-from milonga_agent.errors import AgentError, BadBundle, HubUnreachable, Refused
+from milonga_agent.errors import AgentError, BadBundle, HubUnreachable, Refused, Superseded
 from milonga_agent.hub import Enroller, Hub
 from milonga_agent.keys import new_key, request_for
 from milonga_agent.outbox import Outbox
 from milonga_agent.patience import backoff_seconds
 from milonga_agent.plan import Outcome, State, Step, Wish
-from milonga_agent.pursuit import Pursuit, outcome_of
+from milonga_agent.pursuit import Pursuit, Tell, outcome_of
 from milonga_agent.reports import step_report
 from milonga_agent.simulation import figures
 from milonga_agent.simulation.bundles import Bundles, Passing
@@ -89,6 +90,7 @@ class Device:
         self._tasks: set[asyncio.Task[None]] = set()
         self._well = asyncio.Event()
         self._well.set()
+        self._wishes = asyncio.Event()
         self._pursuit = Pursuit(Passing(around.bundles, around.tally), self, self, self._check, self._build)
 
     # joining and staying connected
@@ -291,6 +293,8 @@ class Device:
         """Act on a state."""
         if state == self._state:
             return
+        if state.wish != self._state.wish:
+            self._wishes.set()
         self._state = state
         if self._online:
             self._beat()
@@ -321,7 +325,9 @@ class Device:
             why = self.condition.why_failing(step)
             if why is not None:
                 raise BadBundle(why)
-            said = await self._pursuit.perform(began, lambda fraction: None)
+            said = await self._pursuit.perform(began, lambda fraction, said="": None)
+        except Superseded:
+            return
         except HubUnreachable:
             # The network's absence is nobody's failure; it is waited out.
             await asyncio.sleep(backoff_seconds(2, self._random))
@@ -383,6 +389,18 @@ class Device:
         ms = self._ms(wish)
         if slowest_ms is not None and ms > slowest_ms:
             raise BadBundle(f"an answer takes {ms:.1f} ms here, more than the {slowest_ms:.1f} ms that are allowed")
+
+    async def shadow(self, wish: Wish, bundle: Path, tell: Tell) -> str:
+        """Let the time of a shadow pass, and make up what it saw."""
+        wanted, active = wish.shadow, self._state.active
+        assert wanted is not None
+        self._wishes.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wishes.wait(), wanted.minutes * 60.0)
+            raise Superseded("the hub wishes something newer")
+        requests = int(self._simulation.requests_per_second * wanted.minutes * 60.0 * wanted.share)
+        seed = (self._simulation.seed, self.index, wish.bundle)
+        return judge(wanted, figures.compared(requests, self._ms(active), self._ms(wish), self.condition.shift, seed))
 
     async def activate(self, wish: Wish, bundle: Path) -> None: ...
 

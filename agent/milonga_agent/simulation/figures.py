@@ -9,6 +9,7 @@ from typing import Any
 from milonga import pictures
 from milonga.v1 import agent_pb2
 
+from milonga_agent.comparing import Comparison
 from milonga_agent.simulation.spec import draw as draw
 
 # Where the median of repeats lies to p90 and p99, as on boards at rest.
@@ -16,6 +17,8 @@ _P90, _P99 = 1.06, 1.15
 # Of one kind, boards differ by about 3 % from one to the next.
 _BOARD_SPREAD = 0.03
 _REPEATS = 40
+# So many answers of a version and the next differ on pictures that both know.
+_DIFFERENCE = 0.03
 # A network ten times as large takes five times as long.
 _SIZE_POWER = 0.7
 # What is seen where a bundle keeps no reference of its validation pictures.
@@ -73,6 +76,18 @@ def measurement(
     result.latency_ms.p50, result.latency_ms.p90, result.latency_ms.p99 = median, _P90 * median, _P99 * median
     result.latency_ms.mean, result.latency_ms.count = 1.02 * median, repeats
     return result
+
+
+def compared(requests: int, serving_ms: float, shadow_ms: float, shift: float, seed: Sequence[object]) -> Comparison:
+    """Return what a shadow saw; versions differ most on what neither has learned, by half of what was shifted."""
+    share = min(1.0, _DIFFERENCE * math.exp(0.3 * normal("compared", *seed)) + 0.5 * abs(shift))
+    return Comparison(
+        requests=requests,
+        answers=requests,
+        agreeing=requests - round(share * requests),
+        serving_ms=serving_ms,
+        shadow_ms=shadow_ms,
+    )
 
 
 def counted(

@@ -150,6 +150,14 @@ def _retraining(policy: pb.RetrainingPolicy) -> Iterator[tuple[str, str]]:
         yield "approval", "runs that start by themselves wait for it: milonga runs approve RUN"
 
 
+def _shadow(rollout: pb.RolloutSpec) -> str:
+    if not rollout.HasField("shadow"):
+        return "none: a version serves as soon as it is installed and probed"
+    shadow = rollout.shadow
+    minutes, few = f"{shadow.minutes:g} minutes", f"{shadow.min_requests} requests or more"
+    return f"{minutes} beside the version before, {few}, up to {shadow.max_disagreement:.1%} of the answers may differ"
+
+
 def _samples(sampling: pb.SamplingSpec) -> str:
     if not sampling.enabled:
         return "off: no picture leaves a device"
@@ -177,6 +185,7 @@ def show(project: str, hub: Hub = None, json: Json = False) -> None:
             ("builds", ", ".join(spec.build.targets) or "what suits each device type"),
             ("rollout", f"waves of {', '.join(f'{share:.0%}' for share in spec.rollout.waves)}"),
             ("soak", number(spec.rollout.soak_seconds, "s")),
+            ("shadow", _shadow(spec.rollout)),
             *_retraining(spec.retraining),
             ("samples", _samples(spec.samples)),
         )

@@ -6,7 +6,7 @@ import uuid
 from typing import Annotated, Any
 
 import typer
-from milonga.v1 import agent_pb2
+from milonga.v1 import agent_pb2, common_pb2
 from milonga.v1 import rollouts_pb2 as pb
 from milonga.v1.projects_pb2 import RolloutSpec
 from rich.console import Group, RenderableType
@@ -38,7 +38,8 @@ def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableTy
         state = cell(word(pb.RolloutDeviceState, device.state) if device.wave >= 0 else NONE)
         late = "late" if device.late else ""
         build = device.build.rpartition("/")[2] if rehearsed else ""
-        said = " ".join(filter(None, (step, late, build, device.message)))
+        shadow = f"as a shadow: {device.shadow}" if device.shadow else ""
+        said = " ".join(filter(None, (step, late, build, device.message, shadow)))
         grid.add_row(wave, clean(device.device), state, clean(said))
     hint: list[Text] = []
     if rehearsed:
@@ -60,6 +61,22 @@ def _spec(waves: str, wave_sizes: str, **values: Any) -> RolloutSpec | None:
         waves=_numbers("--waves", waves, float, "shares such as 0.1,0.9"),
         wave_sizes=_numbers("--wave-sizes", wave_sizes, int, "numbers of devices such as 1,10"),
         **given,
+    )
+
+
+def _shadow(
+    go_on: bool, minutes: float | None, min_requests: int | None, max_disagreement: float | None, share: float | None
+) -> common_pb2.ShadowSpec | None:
+    """Return the shadow of the options that were given, None where none was."""
+    if not go_on and (minutes, min_requests, max_disagreement, share) == (None,) * 4:
+        return None
+    few = common_pb2.TOO_FEW_REQUESTS_GO_ON if go_on else common_pb2.TOO_FEW_REQUESTS_UNSPECIFIED
+    return common_pb2.ShadowSpec(
+        minutes=minutes,
+        min_requests=min_requests or 0,
+        max_disagreement=max_disagreement,
+        share=share,
+        too_few_requests=few,
     )
 
 
@@ -99,6 +116,22 @@ def create(
     late_after_seconds: Annotated[
         float | None, typer.Option(min=0, help="How long a device may be off line before its wave goes on without it.")
     ] = None,
+    shadow_minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Run it beside the one that serves for so long, and compare, before it serves."),
+    ] = None,
+    shadow_min_requests: Annotated[
+        int | None, typer.Option(min=1, help="Requests that the shadow must see; 50 if left out.")
+    ] = None,
+    shadow_max_disagreement: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of its answers that may differ; 0.1 if left out.")
+    ] = None,
+    shadow_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the requests that are copied to it; 1 if left out.")
+    ] = None,
+    shadow_go_on: Annotated[
+        bool, typer.Option("--shadow-go-on", help="Go on also where the shadow saw too few requests.")
+    ] = False,
     approval: Annotated[bool, typer.Option("--approval", help="Begin when a person approves.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     hub: Hub = None,
@@ -116,6 +149,7 @@ def create(
         windows=window,
         late_after_seconds=late_after_seconds,
         approval=approval,
+        shadow=_shadow(shadow_go_on, shadow_minutes, shadow_min_requests, shadow_max_disagreement, shadow_share),
     )
     request = pb.CreateRolloutRequest(
         model_version=version_name(version),

@@ -6,9 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel
+from pydantic import Field as Bound
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.documents import Spec
 
 
 class DeviceState(StrEnum):
@@ -157,6 +159,26 @@ class JoinToken(JoinTokenView, table=True):
     secret_hash: str = Field(default="", index=True)
 
 
+class TooFewRequests(StrEnum):
+    """What becomes of a shadow that saw too few requests to tell."""
+
+    FAIL = "FAIL"
+    GO_ON = "GO_ON"
+
+
+class ShadowSpec(Spec):
+    """How a version runs beside the one that serves, on copies of real requests, before it may serve: see docs/rollouts.md."""
+
+    # A week at most: it begins again where the device restarts.
+    minutes: float = Bound(default=30.0, gt=0, le=10_080)
+    min_requests: int = Bound(default=50, ge=1, le=2**31 - 1)
+    max_disagreement: float = Bound(default=0.1, ge=0, le=1)
+    # Of the requests, those that are copied.
+    share: float = Bound(default=1.0, gt=0, le=1)
+    # Not strict: YAML writes it as text.
+    too_few_requests: TooFewRequests = Bound(default=TooFewRequests.FAIL, strict=False)
+
+
 class Assignment(SQLModel, table=True):
     """The newest wish for each device; the generation only grows."""
 
@@ -170,6 +192,8 @@ class Assignment(SQLModel, table=True):
     expected_ms: float = 0.0
     # Engine and precision, for people.
     engine: str = ""
+    # None: it serves at once.
+    shadow: ShadowSpec | None = Field(default=None, sa_type=json_of(ShadowSpec))
     assigned_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 

@@ -31,6 +31,7 @@ from milonga_hub.devices.models import (
     JoinToken,
     KnownBundle,
     Measurement,
+    ShadowSpec,
     StepLog,
 )
 from milonga_hub.devices.selectors import parse
@@ -300,10 +301,12 @@ class DeviceService:
         project: str,
         engine: str,
         expected_ms: float = 0.0,
+        shadow: ShadowSpec | None = None,
     ) -> int:
         """Want the device to serve the bundle ("" for none) and return the generation of this wish.
 
-        The same wish as the newest keeps its generation. The wish is stored first, then sent if the device is
+        With `shadow`, it serves only where it compares well with what serves now. The same wish as the newest keeps its
+        generation. The wish is stored first, then sent if the device is
         connected; others get it when they connect.
         """
         with self._database.session() as session:
@@ -312,7 +315,7 @@ class DeviceService:
             newest = session.get(Assignment, found.name)
             if newest is not None and (newest.bundle, newest.model_version, newest.project) == (
                 bundle, model_version, project,
-            ):  # fmt: skip
+            ) and (newest.shadow == shadow or found.active_bundle == bundle):  # fmt: skip
                 return newest.generation
             wish = Assignment(
                 device=found.name,
@@ -323,6 +326,7 @@ class DeviceService:
                 project=project,
                 expected_ms=expected_ms,
                 engine=engine,
+                shadow=shadow,
                 assigned_at=self._clock(),
             )
             wish = session.merge(wish)

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.devices.models import ShadowSpec
 from milonga_hub.documents import Kind, Spec
 from milonga_hub.tasks import Task
 
@@ -97,6 +98,8 @@ class RolloutSpec(Spec):
     # Off line for so long, a device holds up its wave no more; None: for ever.
     late_after_seconds: Annotated[float, Bound(ge=0, le=_SECONDS)] | None = None
     approval: bool = False
+    # None: a version serves as soon as it is installed and probed.
+    shadow: ShadowSpec | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> RolloutSpec:

@@ -28,7 +28,14 @@ class Assigner:
         # Builds that device types share were measured on one of them, which need not be this one.
         expected_ms = build.measured_ms or 0.0 if build.device_type == device.device_type else 0.0
         return self._devices.assign(
-            device.name, build.bundle, build.files, rollout.model_version, rollout.project, engine, expected_ms
+            device.name,
+            build.bundle,
+            build.files,
+            rollout.model_version,
+            rollout.project,
+            engine,
+            expected_ms,
+            rollout.spec.shadow,
         )
 
     def _wish_for_what_it_has(self, device: Device) -> None:

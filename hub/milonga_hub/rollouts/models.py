@@ -40,6 +40,7 @@ class Step(StrEnum):
     INSTALL = "INSTALL"
     BUILD = "BUILD"
     PROBE = "PROBE"
+    SHADOW = "SHADOW"
     ACTIVATE = "ACTIVATE"
     COMMIT = "COMMIT"
     ROLL_BACK = "ROLL_BACK"
@@ -67,6 +68,8 @@ class RolloutDevice(BaseModel):
     updated_at: datetime | None = None
     # Off line for so long that its wave goes on without it.
     late: bool = False
+    # What the comparison with the version before came to.
+    shadow: str = ""
 
 
 class Wave(BaseModel):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from milonga_hub.builds.models import Build
-from milonga_hub.devices.models import Assignment, Device, File, StepLog
+from milonga_hub.devices.models import Assignment, Device, File, ShadowSpec, StepLog
 
 
 class Devices(Protocol):
@@ -26,6 +26,7 @@ class Devices(Protocol):
         project: str,
         engine: str,
         expected_ms: float = 0.0,
+        shadow: ShadowSpec | None = None,
     ) -> int: ...
 
 

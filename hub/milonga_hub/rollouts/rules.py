@@ -29,6 +29,8 @@ class Report:
     active_bundle: str = ""
     step: Step | None = None
     message: str = ""
+    # What it said of running beside the version before, empty while it has not.
+    shadow: str = ""
     seen_at: datetime | None = None
     time_zone: str = ""
 
@@ -107,7 +109,12 @@ def _observed(rollout: Rollout, device: RolloutDevice, report: Report | None, no
     if outcome is None:
         return _left_out(device, now, message="left out: a later assignment took the place of this one")
     state, message = outcome
-    seen = {"state": state, "message": message, "step": report.step or device.step}
+    seen = {
+        "state": state,
+        "message": message,
+        "step": report.step or device.step,
+        "shadow": report.shadow or device.shadow,
+    }
     if all(getattr(device, name) == value for name, value in seen.items()):
         return device
     # The soak counts from the success itself, not from later remarks on it.

@@ -56,6 +56,9 @@ _SETTLE_SECONDS = 0.05
 _FOLLOW_SECONDS = 5.0
 _FOLLOW_IDLE_SECONDS = 60.0
 
+# The step report that says what a comparison came to.
+_COMPARED = ("SHADOW", "SUCCEEDED")
+
 # RolloutService.list hides the builtin inside the class.
 _Rollouts = list[Rollout]
 
@@ -263,10 +266,11 @@ class RolloutService:
         return {each.device: self._report(each, found[each.device]) for each in rollout.devices if each.device in found}
 
     def _report(self, each: RolloutDevice, device: Device) -> Report:
-        last = None
+        last, shadow = None, ""
         if each.generation and each.state is not RolloutDeviceState.SUCCEEDED:
             steps = self._devices.steps(device.name, each.generation)
             last = next((s for s in reversed(steps) if s.state == "FAILED"), steps[-1] if steps else None)
+            shadow = next((s.message for s in reversed(steps) if (s.step, s.state) == _COMPARED), "")
         wish = None
         if not each.generation and device.assigned_generation > each.since_generation:
             wish = self._devices.assignment(device.name)
@@ -280,6 +284,7 @@ class RolloutService:
             active_bundle=device.active_bundle,
             step=Step(last.step) if last is not None and last.step in Step.__members__ else None,
             message=last.message if last is not None else "",
+            shadow=shadow,
             seen_at=device.seen_at,
             time_zone=time_zone_of(device),
         )
@@ -359,7 +364,7 @@ class RolloutService:
 def _tried_again(device: RolloutDevice) -> RolloutDevice:
     if device.wave == LEFT_OUT or device.state is not RolloutDeviceState.FAILED:
         return device
-    fresh = {"state": RolloutDeviceState.WAITING, "generation": 0, "step": None, "message": ""}
+    fresh = {"state": RolloutDeviceState.WAITING, "generation": 0, "step": None, "message": "", "shadow": ""}
     return device.model_copy(update={**fresh, "since_generation": device.generation})
 
 

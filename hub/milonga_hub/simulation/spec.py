@@ -47,7 +47,9 @@ class FaultSpec(Spec):
     # None: once.
     every_seconds: float | None = Bound(default=None, gt=0)
     factor: float = Bound(default=5.0, gt=0)
-    step: Literal["DOWNLOAD", "VERIFY", "INSTALL", "BUILD", "PROBE", "ACTIVATE", "COMMIT", "ROLL_BACK"] = "PROBE"
+    step: Literal["DOWNLOAD", "VERIFY", "INSTALL", "BUILD", "PROBE", "SHADOW", "ACTIVATE", "COMMIT", "ROLL_BACK"] = (
+        "PROBE"
+    )
     message: str = ""
     hours: float = 0.0
     messages_per_second: float = Bound(default=10.0, gt=0, le=1000)

@@ -61,6 +61,8 @@ class _StepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Step.ValueType],
     STEP_ROLL_BACK: _Step.ValueType  # 7
     STEP_BUILD: _Step.ValueType  # 8
     """Between INSTALL and PROBE: makes on the device what only it can make."""
+    STEP_SHADOW: _Step.ValueType  # 9
+    """Between PROBE and ACTIVATE, where the assignment wants it: runs beside what serves and is compared with it."""
 
 class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
 
@@ -74,6 +76,8 @@ STEP_COMMIT: Step.ValueType  # 6
 STEP_ROLL_BACK: Step.ValueType  # 7
 STEP_BUILD: Step.ValueType  # 8
 """Between INSTALL and PROBE: makes on the device what only it can make."""
+STEP_SHADOW: Step.ValueType  # 9
+"""Between PROBE and ACTIVATE, where the assignment wants it: runs beside what serves and is compared with it."""
 Global___Step: _TypeAlias = Step  # noqa: Y015
 
 class _StepState:
@@ -644,6 +648,7 @@ class Assignment(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     EXPECTED_MS_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Grows with every new wish of the hub for this device."""
     bundle: _builtins.str
@@ -656,6 +661,10 @@ class Assignment(_message.Message):
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.File]:
         """All files of the bundle, manifest.json included."""
 
+    @_builtins.property
+    def shadow(self) -> _common_pb2.ShadowSpec:
+        """Run beside what serves first, and serve only where the comparison holds; unset: serve at once."""
+
     def __init__(
         self,
         *,
@@ -665,10 +674,11 @@ class Assignment(_message.Message):
         model_version: _builtins.str = ...,
         project: _builtins.str = ...,
         expected_ms: _builtins.float = ...,
+        shadow: _common_pb2.ShadowSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "expected_ms", b"expected_ms", "files", b"files", "generation", b"generation", "model_version", b"model_version", "project", b"project"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "expected_ms", b"expected_ms", "files", b"files", "generation", b"generation", "model_version", b"model_version", "project", b"project", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17milonga/v1/common.proto\x12\nmilonga.v1\"Q\n\x0bPercentiles\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p90\x18\x02 \x01(\x01\x12\x0b\n\x03p99\x18\x03 \x01(\x01\x12\x0c\n\x04mean\x18\x04 \x01(\x01\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\"6\n\tHistogram\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x03\"8\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17milonga/v1/common.proto\x12\nmilonga.v1\"Q\n\x0bPercentiles\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p90\x18\x02 \x01(\x01\x12\x0b\n\x03p99\x18\x03 \x01(\x01\x12\x0c\n\x04mean\x18\x04 \x01(\x01\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\"6\n\tHistogram\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x03\"\xcc\x01\n\nShadowSpec\x12\x14\n\x07minutes\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0cmin_requests\x18\x02 \x01(\x05\x12\x1d\n\x10max_disagreement\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05share\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x34\n\x10too_few_requests\x18\x05 \x01(\x0e\x32\x1a.milonga.v1.TooFewRequestsB\n\n\x08_minutesB\x13\n\x11_max_disagreementB\x08\n\x06_share\"8\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03*i\n\x0eTooFewRequests\x12 \n\x1cTOO_FEW_REQUESTS_UNSPECIFIED\x10\x00\x12\x19\n\x15TOO_FEW_REQUESTS_FAIL\x10\x01\x12\x1a\n\x16TOO_FEW_REQUESTS_GO_ON\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milonga.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TOOFEWREQUESTS']._serialized_start=443
+  _globals['_TOOFEWREQUESTS']._serialized_end=548
   _globals['_PERCENTILES']._serialized_start=39
   _globals['_PERCENTILES']._serialized_end=120
   _globals['_HISTOGRAM']._serialized_start=122
   _globals['_HISTOGRAM']._serialized_end=176
-  _globals['_FILE']._serialized_start=178
-  _globals['_FILE']._serialized_end=234
+  _globals['_SHADOWSPEC']._serialized_start=179
+  _globals['_SHADOWSPEC']._serialized_end=383
+  _globals['_FILE']._serialized_start=385
+  _globals['_FILE']._serialized_end=441
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,28 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TooFewRequests:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TooFewRequestsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TooFewRequests.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOO_FEW_REQUESTS_UNSPECIFIED: _TooFewRequests.ValueType  # 0
+    TOO_FEW_REQUESTS_FAIL: _TooFewRequests.ValueType  # 1
+    """The new model is not activated, and the device counts as failed."""
+    TOO_FEW_REQUESTS_GO_ON: _TooFewRequests.ValueType  # 2
+    """It is activated."""
+
+class TooFewRequests(_TooFewRequests, metaclass=_TooFewRequestsEnumTypeWrapper):
+    """What becomes of a shadow that saw too few requests to tell."""
+
+TOO_FEW_REQUESTS_UNSPECIFIED: TooFewRequests.ValueType  # 0
+TOO_FEW_REQUESTS_FAIL: TooFewRequests.ValueType  # 1
+"""The new model is not activated, and the device counts as failed."""
+TOO_FEW_REQUESTS_GO_ON: TooFewRequests.ValueType  # 2
+"""It is activated."""
+Global___TooFewRequests: _TypeAlias = TooFewRequests  # noqa: Y015
 
 @_typing.final
 class Percentiles(_message.Message):
@@ -80,6 +103,55 @@ class Histogram(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Histogram: _TypeAlias = Histogram  # noqa: Y015
+
+@_typing.final
+class ShadowSpec(_message.Message):
+    """How a new model runs beside the one that serves, on copies of real requests whose answers nobody gets, before it may serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MINUTES_FIELD_NUMBER: _builtins.int
+    MIN_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_DISAGREEMENT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    TOO_FEW_REQUESTS_FIELD_NUMBER: _builtins.int
+    minutes: _builtins.float
+    """How long; 30 where left out."""
+    min_requests: _builtins.int
+    """Requests that must be compared; 50 where left out."""
+    max_disagreement: _builtins.float
+    """Share of the answers that may differ, 0 to 1; 0.1 where left out."""
+    share: _builtins.float
+    """Share of the requests that are copied, above 0 to 1; 1 where left out. Those that come while one is compared are not."""
+    too_few_requests: Global___TooFewRequests.ValueType
+    """FAIL where left out."""
+    def __init__(
+        self,
+        *,
+        minutes: _builtins.float | None = ...,
+        min_requests: _builtins.int = ...,
+        max_disagreement: _builtins.float | None = ...,
+        share: _builtins.float | None = ...,
+        too_few_requests: Global___TooFewRequests.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_disagreement", b"_max_disagreement", "_minutes", b"_minutes", "_share", b"_share", "max_disagreement", b"max_disagreement", "minutes", b"minutes", "share", b"share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_disagreement", b"_max_disagreement", "_minutes", b"_minutes", "_share", b"_share", "max_disagreement", b"max_disagreement", "min_requests", b"min_requests", "minutes", b"minutes", "share", b"share", "too_few_requests", b"too_few_requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_disagreement: _TypeAlias = _typing.Literal["max_disagreement"]  # noqa: Y015
+    _WhichOneofArgType__max_disagreement: _TypeAlias = _typing.Literal["_max_disagreement", b"_max_disagreement"]  # noqa: Y015
+    _WhichOneofReturnType__minutes: _TypeAlias = _typing.Literal["minutes"]  # noqa: Y015
+    _WhichOneofArgType__minutes: _TypeAlias = _typing.Literal["_minutes", b"_minutes"]  # noqa: Y015
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_disagreement) -> _WhichOneofReturnType__max_disagreement | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minutes) -> _WhichOneofReturnType__minutes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+
+Global___ShadowSpec: _TypeAlias = ShadowSpec  # noqa: Y015
 
 @_typing.final
 class File(_message.Message):

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from milonga.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -428,6 +429,7 @@ class RolloutSpec(_message.Message):
     WINDOWS_FIELD_NUMBER: _builtins.int
     LATE_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     soak_seconds: _builtins.float
     max_failure_ratio: _builtins.float
     """Share of a wave's devices that may fail before the rollout pauses."""
@@ -455,6 +457,10 @@ class RolloutSpec(_message.Message):
     def windows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """When devices may begin, in their own time zone: "sat,sun 02:00-05:00", "mon-fri 22:00-06:00", "01:00-04:00". Empty: always."""
 
+    @_builtins.property
+    def shadow(self) -> _common_pb2.ShadowSpec:
+        """On each device the version first runs beside the one that serves, and is compared; unset: it does not."""
+
     def __init__(
         self,
         *,
@@ -468,10 +474,11 @@ class RolloutSpec(_message.Message):
         windows: _abc.Iterable[_builtins.str] | None = ...,
         late_after_seconds: _builtins.float | None = ...,
         approval: _builtins.bool = ...,
+        shadow: _common_pb2.ShadowSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "late_after_seconds", b"late_after_seconds", "max_failure_ratio", b"max_failure_ratio", "soak_seconds", b"soak_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "late_after_seconds", b"late_after_seconds", "max_failure_ratio", b"max_failure_ratio", "shadow", b"shadow", "soak_seconds", b"soak_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "approval", b"approval", "canaries", b"canaries", "late_after_seconds", b"late_after_seconds", "max_concurrent", b"max_concurrent", "max_failure_ratio", b"max_failure_ratio", "priorities", b"priorities", "soak_seconds", b"soak_seconds", "wave_sizes", b"wave_sizes", "waves", b"waves", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "approval", b"approval", "canaries", b"canaries", "late_after_seconds", b"late_after_seconds", "max_concurrent", b"max_concurrent", "max_failure_ratio", b"max_failure_ratio", "priorities", b"priorities", "shadow", b"shadow", "soak_seconds", b"soak_seconds", "wave_sizes", b"wave_sizes", "waves", b"waves", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__late_after_seconds: _TypeAlias = _typing.Literal["late_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__late_after_seconds: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds"]  # noqa: Y015

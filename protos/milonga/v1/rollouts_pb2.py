@@ -27,59 +27,59 @@ from milonga.v1 import agent_pb2 as milonga_dot_v1_dot_agent__pb2
 from milonga.v1 import projects_pb2 as milonga_dot_v1_dot_projects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milonga/v1/rollouts.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milonga/v1/agent.proto\x1a\x19milonga/v1/projects.proto\"\x90\x02\n\rRolloutDevice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04wave\x18\x02 \x01(\x05\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.milonga.v1.RolloutDeviceState\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x1e\n\x04step\x18\x05 \x01(\x0e\x32\x10.milonga.v1.Step\x12\x0f\n\x07message\x18\x06 \x01(\t\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62undle\x18\x08 \x01(\t\x12\r\n\x05\x62uild\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x0c\n\x04late\x18\x0b \x01(\x08\"\xb9\x01\n\x04Wave\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65vice_count\x18\x02 \x01(\x05\x12\x17\n\x0fsucceeded_count\x18\x03 \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x04 \x01(\x05\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsoaked_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xec\x02\n\x07Rollout\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.milonga.v1.RolloutState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12%\n\x04spec\x18\x06 \x01(\x0b\x32\x17.milonga.v1.RolloutSpec\x12\x1f\n\x05waves\x18\x07 \x03(\x0b\x32\x10.milonga.v1.Wave\x12*\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32\x19.milonga.v1.RolloutDevice\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x08selector\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_selector\"\x8b\x01\n\x14\x43reateRolloutRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x10\n\x08selector\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.milonga.v1.RolloutSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"=\n\x15\x43reateRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"\x1f\n\x11GetRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x12GetRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"M\n\x13ListRolloutsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x14ListRolloutsResponse\x12%\n\x08rollouts\x18\x01 \x03(\x0b\x32\x13.milonga.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13PauseRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14PauseRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"\"\n\x14ResumeRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x15ResumeRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"#\n\x15\x41pproveRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x16\x41pproveRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"!\n\x13RetryRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14RetryRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"!\n\x13\x41\x62ortRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14\x41\x62ortRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"!\n\x13WatchRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14WatchRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout*\xbf\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x01\x12\x18\n\x14ROLLOUT_STATE_PAUSED\x10\x02\x12\x1b\n\x17ROLLOUT_STATE_SUCCEEDED\x10\x03\x12\x19\n\x15ROLLOUT_STATE_ABORTED\x10\x04\x12#\n\x1fROLLOUT_STATE_AWAITING_APPROVAL\x10\x05*\xc4\x01\n\x12RolloutDeviceState\x12$\n ROLLOUT_DEVICE_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cROLLOUT_DEVICE_STATE_WAITING\x10\x01\x12!\n\x1dROLLOUT_DEVICE_STATE_ASSIGNED\x10\x02\x12\"\n\x1eROLLOUT_DEVICE_STATE_SUCCEEDED\x10\x03\x12\x1f\n\x1bROLLOUT_DEVICE_STATE_FAILED\x10\x04\x32\x83\x06\n\x0eRolloutService\x12T\n\rCreateRollout\x12 .milonga.v1.CreateRolloutRequest\x1a!.milonga.v1.CreateRolloutResponse\x12K\n\nGetRollout\x12\x1d.milonga.v1.GetRolloutRequest\x1a\x1e.milonga.v1.GetRolloutResponse\x12Q\n\x0cListRollouts\x12\x1f.milonga.v1.ListRolloutsRequest\x1a .milonga.v1.ListRolloutsResponse\x12Q\n\x0cPauseRollout\x12\x1f.milonga.v1.PauseRolloutRequest\x1a .milonga.v1.PauseRolloutResponse\x12T\n\rResumeRollout\x12 .milonga.v1.ResumeRolloutRequest\x1a!.milonga.v1.ResumeRolloutResponse\x12W\n\x0e\x41pproveRollout\x12!.milonga.v1.ApproveRolloutRequest\x1a\".milonga.v1.ApproveRolloutResponse\x12Q\n\x0cRetryRollout\x12\x1f.milonga.v1.RetryRolloutRequest\x1a .milonga.v1.RetryRolloutResponse\x12Q\n\x0c\x41\x62ortRollout\x12\x1f.milonga.v1.AbortRolloutRequest\x1a .milonga.v1.AbortRolloutResponse\x12S\n\x0cWatchRollout\x12\x1f.milonga.v1.WatchRolloutRequest\x1a .milonga.v1.WatchRolloutResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milonga/v1/rollouts.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16milonga/v1/agent.proto\x1a\x19milonga/v1/projects.proto\"\xa0\x02\n\rRolloutDevice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04wave\x18\x02 \x01(\x05\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.milonga.v1.RolloutDeviceState\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x1e\n\x04step\x18\x05 \x01(\x0e\x32\x10.milonga.v1.Step\x12\x0f\n\x07message\x18\x06 \x01(\t\x12.\n\nupdated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62undle\x18\x08 \x01(\t\x12\r\n\x05\x62uild\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x0c\n\x04late\x18\x0b \x01(\x08\x12\x0e\n\x06shadow\x18\x0c \x01(\t\"\xb9\x01\n\x04Wave\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x14\n\x0c\x64\x65vice_count\x18\x02 \x01(\x05\x12\x17\n\x0fsucceeded_count\x18\x03 \x01(\x05\x12\x14\n\x0c\x66\x61iled_count\x18\x04 \x01(\x05\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsoaked_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xec\x02\n\x07Rollout\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\'\n\x05state\x18\x04 \x01(\x0e\x32\x18.milonga.v1.RolloutState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12%\n\x04spec\x18\x06 \x01(\x0b\x32\x17.milonga.v1.RolloutSpec\x12\x1f\n\x05waves\x18\x07 \x03(\x0b\x32\x10.milonga.v1.Wave\x12*\n\x07\x64\x65vices\x18\x08 \x03(\x0b\x32\x19.milonga.v1.RolloutDevice\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\x08selector\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_selector\"\x8b\x01\n\x14\x43reateRolloutRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x10\n\x08selector\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.milonga.v1.RolloutSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"=\n\x15\x43reateRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"\x1f\n\x11GetRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\":\n\x12GetRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"M\n\x13ListRolloutsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x14ListRolloutsResponse\x12%\n\x08rollouts\x18\x01 \x03(\x0b\x32\x13.milonga.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x13PauseRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14PauseRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"\"\n\x14ResumeRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"=\n\x15ResumeRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"#\n\x15\x41pproveRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\">\n\x16\x41pproveRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"!\n\x13RetryRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14RetryRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"!\n\x13\x41\x62ortRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14\x41\x62ortRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout\"!\n\x13WatchRolloutRequest\x12\n\n\x02id\x18\x01 \x01(\t\"<\n\x14WatchRolloutResponse\x12$\n\x07rollout\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Rollout*\xbf\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x01\x12\x18\n\x14ROLLOUT_STATE_PAUSED\x10\x02\x12\x1b\n\x17ROLLOUT_STATE_SUCCEEDED\x10\x03\x12\x19\n\x15ROLLOUT_STATE_ABORTED\x10\x04\x12#\n\x1fROLLOUT_STATE_AWAITING_APPROVAL\x10\x05*\xc4\x01\n\x12RolloutDeviceState\x12$\n ROLLOUT_DEVICE_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cROLLOUT_DEVICE_STATE_WAITING\x10\x01\x12!\n\x1dROLLOUT_DEVICE_STATE_ASSIGNED\x10\x02\x12\"\n\x1eROLLOUT_DEVICE_STATE_SUCCEEDED\x10\x03\x12\x1f\n\x1bROLLOUT_DEVICE_STATE_FAILED\x10\x04\x32\x83\x06\n\x0eRolloutService\x12T\n\rCreateRollout\x12 .milonga.v1.CreateRolloutRequest\x1a!.milonga.v1.CreateRolloutResponse\x12K\n\nGetRollout\x12\x1d.milonga.v1.GetRolloutRequest\x1a\x1e.milonga.v1.GetRolloutResponse\x12Q\n\x0cListRollouts\x12\x1f.milonga.v1.ListRolloutsRequest\x1a .milonga.v1.ListRolloutsResponse\x12Q\n\x0cPauseRollout\x12\x1f.milonga.v1.PauseRolloutRequest\x1a .milonga.v1.PauseRolloutResponse\x12T\n\rResumeRollout\x12 .milonga.v1.ResumeRolloutRequest\x1a!.milonga.v1.ResumeRolloutResponse\x12W\n\x0e\x41pproveRollout\x12!.milonga.v1.ApproveRolloutRequest\x1a\".milonga.v1.ApproveRolloutResponse\x12Q\n\x0cRetryRollout\x12\x1f.milonga.v1.RetryRolloutRequest\x1a .milonga.v1.RetryRolloutResponse\x12Q\n\x0c\x41\x62ortRollout\x12\x1f.milonga.v1.AbortRolloutRequest\x1a .milonga.v1.AbortRolloutResponse\x12S\n\x0cWatchRollout\x12\x1f.milonga.v1.WatchRolloutRequest\x1a .milonga.v1.WatchRolloutResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'milonga.v1.rollouts_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLLOUTSTATE']._serialized_start=2009
-  _globals['_ROLLOUTSTATE']._serialized_end=2200
-  _globals['_ROLLOUTDEVICESTATE']._serialized_start=2203
-  _globals['_ROLLOUTDEVICESTATE']._serialized_end=2399
+  _globals['_ROLLOUTSTATE']._serialized_start=2025
+  _globals['_ROLLOUTSTATE']._serialized_end=2216
+  _globals['_ROLLOUTDEVICESTATE']._serialized_start=2219
+  _globals['_ROLLOUTDEVICESTATE']._serialized_end=2415
   _globals['_ROLLOUTDEVICE']._serialized_start=126
-  _globals['_ROLLOUTDEVICE']._serialized_end=398
-  _globals['_WAVE']._serialized_start=401
-  _globals['_WAVE']._serialized_end=586
-  _globals['_ROLLOUT']._serialized_start=589
-  _globals['_ROLLOUT']._serialized_end=953
-  _globals['_CREATEROLLOUTREQUEST']._serialized_start=956
-  _globals['_CREATEROLLOUTREQUEST']._serialized_end=1095
-  _globals['_CREATEROLLOUTRESPONSE']._serialized_start=1097
-  _globals['_CREATEROLLOUTRESPONSE']._serialized_end=1158
-  _globals['_GETROLLOUTREQUEST']._serialized_start=1160
-  _globals['_GETROLLOUTREQUEST']._serialized_end=1191
-  _globals['_GETROLLOUTRESPONSE']._serialized_start=1193
-  _globals['_GETROLLOUTRESPONSE']._serialized_end=1251
-  _globals['_LISTROLLOUTSREQUEST']._serialized_start=1253
-  _globals['_LISTROLLOUTSREQUEST']._serialized_end=1330
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=1332
-  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=1418
-  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=1420
-  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=1453
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=1455
-  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=1515
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=1517
-  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=1551
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=1553
-  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=1614
-  _globals['_APPROVEROLLOUTREQUEST']._serialized_start=1616
-  _globals['_APPROVEROLLOUTREQUEST']._serialized_end=1651
-  _globals['_APPROVEROLLOUTRESPONSE']._serialized_start=1653
-  _globals['_APPROVEROLLOUTRESPONSE']._serialized_end=1715
-  _globals['_RETRYROLLOUTREQUEST']._serialized_start=1717
-  _globals['_RETRYROLLOUTREQUEST']._serialized_end=1750
-  _globals['_RETRYROLLOUTRESPONSE']._serialized_start=1752
-  _globals['_RETRYROLLOUTRESPONSE']._serialized_end=1812
-  _globals['_ABORTROLLOUTREQUEST']._serialized_start=1814
-  _globals['_ABORTROLLOUTREQUEST']._serialized_end=1847
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=1849
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=1909
-  _globals['_WATCHROLLOUTREQUEST']._serialized_start=1911
-  _globals['_WATCHROLLOUTREQUEST']._serialized_end=1944
-  _globals['_WATCHROLLOUTRESPONSE']._serialized_start=1946
-  _globals['_WATCHROLLOUTRESPONSE']._serialized_end=2006
-  _globals['_ROLLOUTSERVICE']._serialized_start=2402
-  _globals['_ROLLOUTSERVICE']._serialized_end=3173
+  _globals['_ROLLOUTDEVICE']._serialized_end=414
+  _globals['_WAVE']._serialized_start=417
+  _globals['_WAVE']._serialized_end=602
+  _globals['_ROLLOUT']._serialized_start=605
+  _globals['_ROLLOUT']._serialized_end=969
+  _globals['_CREATEROLLOUTREQUEST']._serialized_start=972
+  _globals['_CREATEROLLOUTREQUEST']._serialized_end=1111
+  _globals['_CREATEROLLOUTRESPONSE']._serialized_start=1113
+  _globals['_CREATEROLLOUTRESPONSE']._serialized_end=1174
+  _globals['_GETROLLOUTREQUEST']._serialized_start=1176
+  _globals['_GETROLLOUTREQUEST']._serialized_end=1207
+  _globals['_GETROLLOUTRESPONSE']._serialized_start=1209
+  _globals['_GETROLLOUTRESPONSE']._serialized_end=1267
+  _globals['_LISTROLLOUTSREQUEST']._serialized_start=1269
+  _globals['_LISTROLLOUTSREQUEST']._serialized_end=1346
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_start=1348
+  _globals['_LISTROLLOUTSRESPONSE']._serialized_end=1434
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=1436
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=1469
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=1471
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=1531
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=1533
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=1567
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=1569
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=1630
+  _globals['_APPROVEROLLOUTREQUEST']._serialized_start=1632
+  _globals['_APPROVEROLLOUTREQUEST']._serialized_end=1667
+  _globals['_APPROVEROLLOUTRESPONSE']._serialized_start=1669
+  _globals['_APPROVEROLLOUTRESPONSE']._serialized_end=1731
+  _globals['_RETRYROLLOUTREQUEST']._serialized_start=1733
+  _globals['_RETRYROLLOUTREQUEST']._serialized_end=1766
+  _globals['_RETRYROLLOUTRESPONSE']._serialized_start=1768
+  _globals['_RETRYROLLOUTRESPONSE']._serialized_end=1828
+  _globals['_ABORTROLLOUTREQUEST']._serialized_start=1830
+  _globals['_ABORTROLLOUTREQUEST']._serialized_end=1863
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=1865
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=1925
+  _globals['_WATCHROLLOUTREQUEST']._serialized_start=1927
+  _globals['_WATCHROLLOUTREQUEST']._serialized_end=1960
+  _globals['_WATCHROLLOUTRESPONSE']._serialized_start=1962
+  _globals['_WATCHROLLOUTRESPONSE']._serialized_end=2022
+  _globals['_ROLLOUTSERVICE']._serialized_start=2418
+  _globals['_ROLLOUTSERVICE']._serialized_end=3189
 # @@protoc_insertion_point(module_scope)

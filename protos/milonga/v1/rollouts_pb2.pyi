@@ -85,6 +85,7 @@ class RolloutDevice(_message.Message):
     BUILD_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LATE_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     wave: _builtins.int
     state: Global___RolloutDeviceState.ValueType
@@ -98,6 +99,8 @@ class RolloutDevice(_message.Message):
     """Rank among the priorities of the spec: 0 comes first."""
     late: _builtins.bool
     """It was off line for so long that its wave goes on without it."""
+    shadow: _builtins.str
+    """What the comparison with the version before came to, where the rollout has a shadow."""
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -114,10 +117,11 @@ class RolloutDevice(_message.Message):
         build: _builtins.str = ...,
         priority: _builtins.int = ...,
         late: _builtins.bool = ...,
+        shadow: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "bundle", b"bundle", "device", b"device", "generation", b"generation", "late", b"late", "message", b"message", "priority", b"priority", "state", b"state", "step", b"step", "updated_at", b"updated_at", "wave", b"wave"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build", b"build", "bundle", b"bundle", "device", b"device", "generation", b"generation", "late", b"late", "message", b"message", "priority", b"priority", "shadow", b"shadow", "state", b"state", "step", b"step", "updated_at", b"updated_at", "wave", b"wave"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
