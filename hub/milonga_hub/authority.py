@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -192,7 +191,7 @@ def presented(certificate: bytes) -> Presented:
         parsed = load(certificate)
         names = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         key = parsed.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except Exception as error:  # As above.
         raise Unauthenticated(f"the client certificate cannot be read: {error}") from error
     name = str(names[0].value) if names else ""
     if not isinstance(key, ec.EllipticCurvePublicKey):

@@ -151,12 +151,7 @@ class System:
         self.addresses = self.wait("the hub to start", lambda: self._read_addresses(known), seconds)
         if self._api is not None:
             self._api.channel.close()
-        authority = (self.folder / "hub" / "authority" / "authority.pem").read_bytes()
-        options = [("grpc.ssl_target_name_override", HUB_NAME)]
-        credentials = grpc.composite_channel_credentials(
-            grpc.ssl_channel_credentials(authority), grpc.access_token_call_credentials(self.key)
-        )
-        self._api = Api(grpc.secure_channel(self.addresses["grpc"], credentials, options))
+            self._api = None
         return self.addresses
 
     @property
@@ -186,7 +181,14 @@ class System:
 
     @property
     def api(self) -> Api:
-        assert self._api is not None, "start the hub first"
+        """Return the hub's gRPC API. Who forks must not have asked for it: gRPC's threads do not come along."""
+        if self._api is None:
+            authority = (self.folder / "hub" / "authority" / "authority.pem").read_bytes()
+            options = [("grpc.ssl_target_name_override", HUB_NAME)]
+            credentials = grpc.composite_channel_credentials(
+                grpc.ssl_channel_credentials(authority), grpc.access_token_call_credentials(self.key)
+            )
+            self._api = Api(grpc.secure_channel(self.addresses["grpc"], credentials, options))
         return self._api
 
     def start_agent(self, name: str, token: str = "", options: Sequence[str] = ()) -> Child:

@@ -1,4 +1,5 @@
-"""`make soak`: kill an agent at every system call, and cut its power, and see that it comes back with a good bundle.
+"""`make soak`: kill an agent at every system call, and cut its power, and see that it comes back with a good bundle; and kill
+machines while they join a hub, and see that they join it as the same device.
 
 Goes on where the last one was stopped, unless --again. Ends with exit code 1 where an agent was left broken.
 """
@@ -16,7 +17,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.e2e.processes import System
 from tests.soak import kills, lost_writes
+from tests.soak.enrolment import Machines
 from tests.soak.story import Broken, Scenario, begin, check_dead, check_recovered, fresh, live
 
 ROOT = Path(__file__).parent.parent.parent
@@ -146,17 +149,41 @@ def soak(wanted: int, path: Path, progress: Progress) -> Progress:
     return progress
 
 
+def join(wanted: int) -> int:
+    """Let so many machines die while they join a hub; return how many did not join it afterwards as they should."""
+    broken = 0
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as memory, System(Path(memory)) as system:
+        system.start_hub()
+        machines, told = Machines(system, Path(memory) / "machines"), time.monotonic()
+        for number in range(wanted + 1):
+            try:
+                machines.die(number)
+            except Broken as error:
+                broken += 1
+                print(f"\nBROKEN at machine {number}: {error}", flush=True)
+            if time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                print(f"{number} of {wanted} machines joined after they died, {broken} broken", flush=True)
+        machines.check()
+    return broken
+
+
 def main() -> int:
     """Run and print figures."""
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--points", type=int, default=10_000, help="how many deaths in all (default: %(default)s)")
+    parser.add_argument(
+        "--machines", type=int, default=1_000, help="how many machines die while they join (default: %(default)s)"
+    )
     parser.add_argument("--again", action="store_true", help="begin anew")
     parser.add_argument("--progress", type=Path, default=ROOT / ".soak" / "progress.json", help="where it is kept")
     given = parser.parse_args()
     begun = Progress() if given.again else Progress.read(given.progress)
     done = soak(given.points, given.progress, begun)
     print(f"{done.points} deaths in {done.seed + 1} scenarios: {done.broken} agents left broken")
-    return 1 if done.broken else 0
+    not_joined = join(given.machines)
+    print(f"{given.machines} machines died while they joined: {not_joined} were left broken")
+    return 1 if done.broken or not_joined else 0
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from milonga_agent import steps
+from milonga_agent.state import Store
 
+from tests.e2e.processes import System
 from tests.soak.__main__ import MEMORY, Point, Stage
+from tests.soak.enrolment import Machines
 from tests.soak.story import Broken
 
 # Primes, so that samples of calls that come in rhythm are not all of one kind.
@@ -62,3 +65,28 @@ def test_an_agent_that_removes_bundles_in_place_would_be_noticed(stage: Stage, m
         # The last thing that the agent does is to remove the bad bundle.
         for point in list(_sample(stage, "kill", 1))[-140::2]:
             stage.die(replace(point, second=0))
+
+
+@pytest.fixture(scope="module")
+def machines(memory: Path) -> Iterator[Machines]:
+    with System(memory / "system") as system:
+        system.start_hub()
+        made = Machines(system, memory / "machines")
+        # The first one lives: it tells how many system calls there are.
+        made.die(0)
+        yield made
+
+
+def test_a_machine_that_is_killed_while_it_joins_joins_as_the_same_device(machines: Machines) -> None:
+    for number in range(1, 9):
+        machines.die(number)
+    machines.check()
+
+
+def test_a_machine_that_keeps_half_a_certificate_would_be_noticed(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Store.keep_certificate
+    monkeypatch.setattr(Store, "keep_certificate", lambda self, certificate: keep(self, certificate[:99]))
+    with pytest.raises(Broken, match="cannot read"):
+        machines.die(100)
