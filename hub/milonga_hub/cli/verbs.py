@@ -7,6 +7,7 @@ import typer
 from milonga_hub.cli import (
     accounts,
     alerts,
+    backup,
     bench,
     builds,
     bundles,
@@ -55,6 +56,8 @@ app.command("trust")(hub.trust)
 app.command("login")(accounts.login)
 app.command("logout")(accounts.logout)
 app.command("whoami")(accounts.whoami)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("agent-bundle")(bundles.agent_bundle)
 app.command("apply")(projects.apply)
 app.command("diff")(projects.diff)

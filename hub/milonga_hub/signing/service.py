@@ -197,6 +197,29 @@ class SigningService:
             self._role(role)
             return self._publish_online(again=True) if role in ONLINE else self._commit({role: self._next(role)})
 
+    def overtake(self, versions: int) -> list[str]:
+        """Let all versions go ahead by so many, and return the roles for which keys are missing here.
+
+        After a backup was restored, devices may have seen later versions than it knows, and believe none that is earlier.
+        """
+        with self._locked():
+            behind = [role for role in self._known() if role != ROOT]
+            unsigned = [role for role in behind if not self._can_sign(role)]
+            changes = {role: self._next(role) for role in behind if role not in unsigned}
+            for change in changes.values():
+                change.signed.version += versions
+            if changes:
+                self._commit(changes)
+            if self._known():
+                self._publish_online(ahead=versions)
+            return unsigned
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Let nobody change metadata or keys within the block, so that they can be copied."""
+        with self._locked():
+            yield
+
     def publish(self, signed: Sequence[Metadata[Any]]) -> bool:
         """Take metadata that was signed elsewhere; return whether all that waits is in force now."""
         with self._locked():
@@ -260,15 +283,19 @@ class SigningService:
         }:
             path.unlink()
 
-    def _publish_online(self, again: bool = False) -> bool:
-        """Bring snapshot and timestamp up to what is published, in this order, and renew what is due of them."""
+    def _publish_online(self, again: bool = False, ahead: int = 0) -> bool:
+        """Bring snapshot and timestamp up to what is published, in this order, and renew what is due of them.
+
+        `ahead`: let their versions skip so many.
+        """
+        again = again or ahead > 0
         now, root = self._clock(), self._known()[ROOT].signed
         versions = {
             f"{role}.json": MetaFile(known.signed.version) for role, known in self._known().items() if role != ROOT
         }
         snapshot = self._published.latest(SNAPSHOT)
         if again or snapshot is None or snapshot.signed.meta != versions or self._is_due(SNAPSHOT, snapshot, root):
-            version = snapshot.signed.version + 1 if snapshot else 1
+            version = ahead + (snapshot.signed.version + 1 if snapshot else 1)
             made = Snapshot(version, expires=rules.expiry(SNAPSHOT, now), meta=versions)
             snapshot = self._signed_online(SNAPSHOT, made, root)
         timestamp, named = self._published.latest(TIMESTAMP), MetaFile(snapshot.signed.version)
@@ -278,7 +305,7 @@ class SigningService:
             or timestamp.signed.snapshot_meta != named
             or self._is_due(TIMESTAMP, timestamp, root)
         ):
-            version = timestamp.signed.version + 1 if timestamp else 1
+            version = ahead + (timestamp.signed.version + 1 if timestamp else 1)
             stamp = Timestamp(version, expires=rules.expiry(TIMESTAMP, now), snapshot_meta=named)
             self._signed_online(TIMESTAMP, stamp, root)
         return True
