@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import tarfile
 import threading
@@ -12,13 +13,14 @@ import pytest
 from milonga_agent.errors import Untrusted
 from milonga_agent.trust import verify
 from milonga_hub.app import Hub
-from milonga_hub.backup import making, restoring
+from milonga_hub.backup import restoring
 from milonga_hub.backup.contents import ABOUT, DIGESTS
 from milonga_hub.backup.making import back_up
 from milonga_hub.backup.restoring import restore
 from milonga_hub.devices.models import KnownBundle
 from milonga_hub.errors import AlreadyExists, InvalidInput, ResourceExhausted
 from milonga_hub.settings import Settings
+from milonga_hub.signing.service import SigningService
 from sqlmodel import select
 
 from tests.signing.attacks import Fetcher
@@ -81,7 +83,7 @@ def test_devices_that_saw_later_versions_believe_the_hub_again(hub: Hub, tmp_pat
 
 
 def test_without_going_ahead_they_would_not(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restoring.SigningService, "overtake", lambda self, versions: [])
+    monkeypatch.setattr(SigningService, "overtake", lambda self, versions: [])
     with pytest.raises(Untrusted):
         test_devices_that_saw_later_versions_believe_the_hub_again(hub, tmp_path)
 
@@ -169,7 +171,7 @@ def test_a_full_disk_leaves_no_half_of_a_backup(hub: Hub, tmp_path: Path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(making.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResourceExhausted, match="is full"):
         back_up(hub.folder, tmp_path / "hub.tar")
     assert not [*tmp_path.glob("*hub.tar*")]
