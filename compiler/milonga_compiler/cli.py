@@ -14,6 +14,7 @@ from milonga_compiler.environments import add, adding_line, interpreter, usable
 from milonga_compiler.errors import CompilerError
 from milonga_compiler.examples import example
 from milonga_compiler.export import export
+from milonga_compiler.tango import TYPES, export_tango
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     container.add_argument("bundle", type=Path, help="folder with manifest.json")
     container.add_argument("--output", type=Path, required=True, help="new folder to write")
     container.add_argument("--kubernetes", action="store_true", help="write kubernetes.json too, for kubectl apply -f")
+    container.add_argument(
+        "--tango", choices=TYPES, help="write what TANGO's deployers for this target read, in place of a Containerfile"
+    )
     engines = verbs.add_parser("engines", help="list engines: what they offer, whether they can be used here")
     engines.add_argument("--json", action="store_true", help="print them as JSON")
     adding = engines.add_subparsers(dest="what").add_parser(
@@ -63,11 +67,15 @@ def _example(given: argparse.Namespace) -> int:
 
 def _export(given: argparse.Namespace) -> int:
     try:
-        written = export(given.bundle, given.output, given.kubernetes)
+        if given.tango:
+            written = export_tango(given.bundle, given.output, given.tango)
+        else:
+            written = export(given.bundle, given.output, given.kubernetes)
     except (CompilerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"written, not verified: {', '.join(map(str, written))}; the Containerfile says how to build it")
+    then = "TANGO's deployers take the folder" if given.tango else "the Containerfile says how to build it"
+    print(f"written, not verified: {', '.join(map(str, written))}; {then}")
     return 0
 
 

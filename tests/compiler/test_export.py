@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import yaml
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.cli import main
 
@@ -66,3 +68,33 @@ def test_the_manifests_probe_the_server_where_it_listens(tmp_path: Path) -> None
     assert "milonga-agent[onnxruntime]" in text
     assert "Not verified" in text
     assert main(["export", str(made.bundle.folder), "--output", str(out)]) == 2
+
+
+def test_a_bundle_is_written_as_tangos_deployers_read_it(tmp_path: Path) -> None:
+    made = example(tmp_path)
+    out = tmp_path / "tango"
+    assert main(["export", str(made.bundle.folder), "--output", str(out), "--tango", "ondevice"]) == 0
+    network, deployment, labels = (
+        yaml.safe_load((out / name).read_text(encoding="utf-8"))
+        for name in ("neural_net_info.yaml", "deployment.yaml", "labelmap.yaml")
+    )
+    assert (network["nc"], network["input_tensor_shape"]) == (10, [1, 3, 16, 16])
+    assert (labels["names"], labels["task"]) == ([str(digit) for digit in range(10)], "classification")
+    # The network's input by TANGO's words is the one that the agent makes.
+    pixels = made.pictures.images[3].astype(float)
+    by_tango = pixels / np.reshape(network["norm"], (3, 1, 1)) - np.reshape(network["mean"], (3, 1, 1))
+    assert np.abs(by_tango - made.pictures.normalised[3]).max() < 1e-5
+    assert deployment["deploy"] == {
+        "type": "ondevice",
+        "work_dir": "/workspace",
+        "entrypoint": ["python3", "run.py", "/data/input.png"],
+    }
+    assert (out / deployment["optional"]["weight_file"]).exists() and "onnxruntime" in (
+        out / "requirements.txt"
+    ).read_text(encoding="utf-8")
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(made.png(3))
+    done = subprocess.run(
+        [sys.executable, str(out / "run.py"), str(picture)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.split()[0] == str(made.pictures.labels[3])

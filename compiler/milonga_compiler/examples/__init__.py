@@ -54,6 +54,11 @@ def example(bundle: Path) -> str:
     return "\n\n".join([head.strip(), texts[0], texts[1]]) + "\n\n\n" + "\n\n\n".join(texts[2:]) + "\n"
 
 
+def packages(engine: str) -> list[str]:
+    """Return what pip installs for the engine, beside numpy and Pillow."""
+    return _PACKAGES[engine].split()
+
+
 def _part(name: str) -> str:
     return (_PARTS / f"{name}.txt").read_text(encoding="utf-8").strip()
 

@@ -1,0 +1,1 @@
+"""Projects and models as other tools write them."""
