@@ -14,7 +14,7 @@ ENDINGS = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"})
 # ultralytics takes no smaller pictures.
 SMALLEST_PX = 10
 # Beyond this, a coordinate is no rounding error (ultralytics.data.utils.verify_image_label has the same).
-_MOST_BEYOND = 0.01
+MOST_BEYOND = 0.01
 # A millionth of a picture is far below a pixel; two tools that write one box then mean one box.
 _DECIMALS = 6
 
@@ -108,21 +108,21 @@ def _row(words: Sequence[str], classes: int) -> Row | str:
     number, *shape = values
     if number != int(number) or not 0 <= number < classes:
         return f"class {words[0]} is none of data.yaml's {classes} (0 to {classes - 1}); add its name or change it"
-    if max(shape) > 1 + _MOST_BEYOND or min(shape) < -_MOST_BEYOND:
+    if max(shape) > 1 + MOST_BEYOND or min(shape) < -MOST_BEYOND:
         return "lies outside of the picture; coordinates are shares of its width and height, from 0 to 1, not pixels"
     if len(shape) > 4:
         xs, ys = shape[0::2], shape[1::2]
         shape = [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-    return _within(int(number), *shape)
+    return within(int(number), *shape)
 
 
-def _within(number: int, x: float, y: float, width: float, height: float) -> Row | str:
-    """Cut what juts out of the picture off the box."""
+def within(number: int, x: float, y: float, width: float, height: float) -> Row | str:
+    """Cut what juts out of the picture off the box. Returns words for one of which nothing is left."""
     left, right = max(x - width / 2, 0.0), min(x + width / 2, 1.0)
     top, bottom = max(y - height / 2, 0.0), min(y + height / 2, 1.0)
     shape = [round(value, _DECIMALS) for value in ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)]
     if width <= 0 or height <= 0 or shape[2] <= 0 or shape[3] <= 0:
-        return "has no area within the picture; remove the line"
+        return "has no area within the picture; remove it"
     return Row(number, *shape)
 
 

@@ -17,12 +17,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from milonga_hub.cli.client import Client, Hub, Json, Limit
 from milonga_hub.cli.output import ago, clean, print_json, say, table, word
 from milonga_hub.cli.packing import packed
+from milonga_hub.datasets.models import Layout
 
 group = typer.Typer()
 
 _CHUNK_BYTES = 1024 * 1024
 _SHOWN_REJECTED = 10
 _SHOWN_CLASSES = 20
+_LAYOUTS = {pb.DatasetLayout.Value(f"DATASET_LAYOUT_{each.name}"): each for each in Layout}
 
 
 @group.command("import")
@@ -30,8 +32,8 @@ def import_(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder with a folder of pictures for each class, or with a data.yaml in YOLO's layout (images/, labels/);"
-            " or a zip or tar of it."
+            help="Folder with a folder of pictures for each class, or in the layout of YOLO (data.yaml), COCO (JSON) or"
+            " Pascal VOC (XML), which is found out by itself; or a zip or tar of it."
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="Of the data set.")],
@@ -69,9 +71,14 @@ def _progress(json: bool) -> Any:
     return Progress(*columns, console=Console(stderr=True), disable=json or not sys.stderr.isatty(), transient=True)
 
 
+def _read_as(version: pb.DatasetVersion) -> str:
+    """Return in which layout the pictures were found."""
+    return f" (from {_LAYOUTS[version.layout].spoken})" if version.layout in _LAYOUTS else ""
+
+
 def _say_imported(version: pb.DatasetVersion, name: str) -> None:
     say(
-        f"{version.name}: {version.train_count} pictures to train, {version.validation_count} to validate,"
+        f"{version.name}{_read_as(version)}: {version.train_count} pictures to train, {version.validation_count} to validate,"
         f" {len(version.classes)} classes, {version.added_count} new, {version.duplicate_count} duplicates"
     )
     if version.task == projects_pb2.TASK_DETECTION:

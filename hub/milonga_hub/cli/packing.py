@@ -19,7 +19,8 @@ def packed(source: Path) -> Iterator[Path]:
         return
     if not source.is_dir():
         raise Refused(
-            f"there is no folder or archive {source}; give one with a folder of pictures for each class, or a data.yaml",
+            f"there is no folder or archive {source}; give one with a folder of pictures for each class, or"
+            " in the layout of YOLO, COCO or Pascal VOC",
             NOT_FOUND,
         )
     with tempfile.TemporaryDirectory(prefix="milonga-") as folder:

@@ -71,6 +71,7 @@ class Archive:
         self._source = source
         self._budget = budget_bytes
         self._files: list[tuple[str, zipfile.ZipInfo | tarfile.TarInfo]] = []
+        self._by_name: dict[str, zipfile.ZipInfo | tarfile.TarInfo] = {}
         folders: set[str] = set()
         for name, is_folder, info in self._members():
             if _hidden(name):
@@ -114,9 +115,11 @@ class Archive:
         """Return the paths of all files."""
         return [name for name, _ in self._files]
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = _MAX_DESCRIPTION_BYTES) -> bytes:
         """Return one file out of turn, which must be a small one: a description, never a picture."""
-        return self._read(name, dict(self._files)[name], _MAX_DESCRIPTION_BYTES)
+        if not self._by_name:
+            self._by_name = dict(self._files)
+        return self._read(name, self._by_name[name], min(limit, self._budget))
 
     def _read(self, name: str, info: zipfile.ZipInfo | tarfile.TarInfo, limit: int) -> bytes:
         try:
@@ -216,7 +219,9 @@ def pack_folder(folder: Path, archive: Path) -> int:
     Raises InvalidInput where the folder is missing or holds nothing.
     """
     if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder; give the one that holds a folder for each class, or a data.yaml")
+        raise InvalidInput(
+            f"{folder} is not a folder; give the one that holds a folder for each class, or a labelled set"
+        )
     count = 0
     with tarfile.open(archive, "w") as tar:
         for path in sorted(folder.rglob("*")):
@@ -228,7 +233,7 @@ def pack_folder(folder: Path, archive: Path) -> int:
                 count += path.is_file()
     if not count:
         raise InvalidInput(
-            f"{folder} holds no files; lay one folder of pictures for each class there, or a data.yaml and pictures"
+            f"{folder} holds no files; lay one folder of pictures for each class there, or pictures with their label files"
         )
     return count
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 
 from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
@@ -22,6 +23,20 @@ class Dataset(SQLModel, table=True):
 
 # What jobs train on, inside of a run's folder: see training_data.py.
 TRAINING_FILES: Mapping[Task, str] = {Task.CLASSIFICATION: "data.npz", Task.DETECTION: "data/data.yaml"}
+
+
+class Layout(StrEnum):
+    """How labelled pictures lie in an archive."""
+
+    CLASS_FOLDERS = "CLASS_FOLDERS"
+    YOLO = "YOLO"
+    COCO = "COCO"
+    VOC = "VOC"
+
+    @property
+    def spoken(self) -> str:
+        """Return what people call it."""
+        return {"CLASS_FOLDERS": "class folders", "VOC": "Pascal VOC"}.get(self.value, self.value)
 
 
 class RejectedFile(BaseModel):
@@ -45,6 +60,8 @@ class DatasetVersionView(SQLModel):
     task: Task = Task.CLASSIFICATION
     # What is odd and does no harm, in whole sentences.
     notes: list[str] = Field(default=[], sa_type=json_of(list[str]))
+    # How its pictures lay in what was sent; None of labelled samples, and of versions from before this was kept.
+    layout: Layout | None = None
 
 
 class DatasetVersion(DatasetVersionView, table=True):

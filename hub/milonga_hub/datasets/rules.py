@@ -172,15 +172,15 @@ def check(samples: Sequence[Sample], named_classes: Iterable[str]) -> list[str]:
 def check_boxes(samples: Sequence[Sample]) -> None:
     """Raise InvalidInput where nothing could be learned from pictures with boxes, saying what to change."""
     if not samples:
-        raise InvalidInput("there is no usable picture; lay pictures into images/ and their label files into labels/")
+        raise InvalidInput("there is no usable picture; send pictures together with the files that say what they show")
     for split, fewest in ((TRAIN, 2), (VALIDATION, 1)):
         some = [sample for sample in samples if sample.split == split]
         if len(some) < fewest:
             raise InvalidInput(f"there are {len(some)} usable pictures for {split}; at least {fewest} are needed")
         if not any(sample.boxes for sample in some):
             raise InvalidInput(
-                f"no {split} picture has an object; check that the label files stand beside the pictures, images/a.png"
-                " and labels/a.txt"
+                f"no {split} picture has an object; check that the label files belong to the pictures (in YOLO's layout"
+                " images/a.png has labels/a.txt)"
             )
 
 

@@ -19,8 +19,9 @@ from sqlmodel import Session, col, select
 from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets import rules
 from milonga_hub.datasets.archive import open_archive
-from milonga_hub.datasets.layouts import Read, read
+from milonga_hub.datasets.layouts import read
 from milonga_hub.datasets.models import TRAINING_FILES, Dataset, DatasetImport, DatasetVersion, RejectedFile
+from milonga_hub.datasets.reading import Read
 from milonga_hub.datasets.rules import Box, Labelled, Sample
 from milonga_hub.datasets.rules_health import Health, Sizes, health_of, sizes_of
 from milonga_hub.datasets.training_data import write_arrays, write_yolo
@@ -62,7 +63,7 @@ class DatasetService:
         request_id: str = "",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> DatasetVersion:
-        """Make a version of the pictures in an archive of class folders, CLASS/PICTURE, or in YOLO's layout.
+        """Make a version of the pictures in an archive of class folders, CLASS/PICTURE, or in YOLO's, COCO's or VOC's layout.
 
         Pictures that cannot be read are left out and listed, or with `strict` refuse the whole. Content that is equal to
         the newest version's makes no new one. Nothing is visible until all is kept. Raises InvalidInput, and
@@ -150,6 +151,7 @@ class DatasetService:
             request_id=request_id,
             task=read.task,
             notes=notes,
+            layout=read.layout,
         )
         with self._database.session() as session:
             owner = session.get(Dataset, dataset) or Dataset(name=dataset, task=read.task)

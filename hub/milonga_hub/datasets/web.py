@@ -95,13 +95,13 @@ def _add_imports(api: APIRouter, datasets: DatasetService, uploads: Uploads, eve
     async def import_form(
         dataset: str,
         archive: Annotated[
-            UploadFile, File(description="zip or tar of CLASS/PICTURE, or of data.yaml, images/ and labels/")
+            UploadFile, File(description="zip or tar of CLASS/PICTURE, or in the layout of YOLO, COCO or Pascal VOC")
         ],
         append: Annotated[bool, Form()] = False,
         strict: Annotated[bool, Form()] = False,
         request_id: Annotated[str, Form()] = "",
     ) -> DatasetVersionView:
-        """Send an archive of class folders, or in YOLO's layout, as a new version."""
+        """Send an archive of class folders, or in the layout of YOLO, COCO or Pascal VOC, as a new version."""
         with uploads.receiving() as upload:
             while chunk := await archive.read(_CHUNK_BYTES):
                 upload.write(chunk)

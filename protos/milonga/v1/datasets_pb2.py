@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from milonga.v1 import projects_pb2 as milonga_dot_v1_dot_projects__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milonga/v1/datasets.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19milonga/v1/projects.proto\"\x90\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\x05\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x04task\x18\x05 \x01(\x0e\x32\x10.milonga.v1.Task\",\n\x0cRejectedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xbf\x03\n\x0e\x44\x61tasetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x13\n\x0btrain_count\x18\x06 \x01(\x05\x12\x18\n\x10validation_count\x18\x07 \x01(\x05\x12\x41\n\x0c\x63lass_counts\x18\x08 \x03(\x0b\x32+.milonga.v1.DatasetVersion.ClassCountsEntry\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\t \x01(\x05\x12\x17\n\x0f\x64uplicate_count\x18\n \x01(\x05\x12*\n\x08rejected\x18\x0b \x03(\x0b\x32\x18.milonga.v1.RejectedFile\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x04task\x18\r \x01(\x0e\x32\x10.milonga.v1.Task\x12\r\n\x05notes\x18\x0e \x03(\t\x1a\x32\n\x10\x43lassCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"Z\n\x13ImportDatasetHeader\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06\x61ppend\x18\x02 \x01(\x08\x12\x0e\n\x06strict\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"e\n\x14ImportDatasetRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.milonga.v1.ImportDatasetHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"L\n\x15ImportDatasetResponse\x12\x33\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32\x1a.milonga.v1.DatasetVersion\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Dataset\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListDatasetsResponse\x12%\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x13.milonga.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x1aListDatasetVersionsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x1bListDatasetVersionsResponse\x12\x34\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32\x1a.milonga.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf0\x02\n\x0e\x44\x61tasetService\x12V\n\rImportDataset\x12 .milonga.v1.ImportDatasetRequest\x1a!.milonga.v1.ImportDatasetResponse(\x01\x12K\n\nGetDataset\x12\x1d.milonga.v1.GetDatasetRequest\x1a\x1e.milonga.v1.GetDatasetResponse\x12Q\n\x0cListDatasets\x12\x1f.milonga.v1.ListDatasetsRequest\x1a .milonga.v1.ListDatasetsResponse\x12\x66\n\x13ListDatasetVersions\x12&.milonga.v1.ListDatasetVersionsRequest\x1a\'.milonga.v1.ListDatasetVersionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19milonga/v1/datasets.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19milonga/v1/projects.proto\"\x90\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0elatest_version\x18\x02 \x01(\x05\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x04task\x18\x05 \x01(\x0e\x32\x10.milonga.v1.Task\",\n\x0cRejectedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xea\x03\n\x0e\x44\x61tasetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x13\n\x0btrain_count\x18\x06 \x01(\x05\x12\x18\n\x10validation_count\x18\x07 \x01(\x05\x12\x41\n\x0c\x63lass_counts\x18\x08 \x03(\x0b\x32+.milonga.v1.DatasetVersion.ClassCountsEntry\x12\x13\n\x0b\x61\x64\x64\x65\x64_count\x18\t \x01(\x05\x12\x17\n\x0f\x64uplicate_count\x18\n \x01(\x05\x12*\n\x08rejected\x18\x0b \x03(\x0b\x32\x18.milonga.v1.RejectedFile\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x04task\x18\r \x01(\x0e\x32\x10.milonga.v1.Task\x12\r\n\x05notes\x18\x0e \x03(\t\x12)\n\x06layout\x18\x0f \x01(\x0e\x32\x19.milonga.v1.DatasetLayout\x1a\x32\n\x10\x43lassCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"Z\n\x13ImportDatasetHeader\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06\x61ppend\x18\x02 \x01(\x08\x12\x0e\n\x06strict\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"e\n\x14ImportDatasetRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.milonga.v1.ImportDatasetHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"L\n\x15ImportDatasetResponse\x12\x33\n\x0f\x64\x61taset_version\x18\x01 \x01(\x0b\x32\x1a.milonga.v1.DatasetVersion\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.milonga.v1.Dataset\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListDatasetsResponse\x12%\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x13.milonga.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x1aListDatasetVersionsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"l\n\x1bListDatasetVersionsResponse\x12\x34\n\x10\x64\x61taset_versions\x18\x01 \x03(\x0b\x32\x1a.milonga.v1.DatasetVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x9b\x01\n\rDatasetLayout\x12\x1e\n\x1a\x44\x41TASET_LAYOUT_UNSPECIFIED\x10\x00\x12 \n\x1c\x44\x41TASET_LAYOUT_CLASS_FOLDERS\x10\x01\x12\x17\n\x13\x44\x41TASET_LAYOUT_YOLO\x10\x02\x12\x17\n\x13\x44\x41TASET_LAYOUT_COCO\x10\x03\x12\x16\n\x12\x44\x41TASET_LAYOUT_VOC\x10\x04\x32\xf0\x02\n\x0e\x44\x61tasetService\x12V\n\rImportDataset\x12 .milonga.v1.ImportDatasetRequest\x1a!.milonga.v1.ImportDatasetResponse(\x01\x12K\n\nGetDataset\x12\x1d.milonga.v1.GetDatasetRequest\x1a\x1e.milonga.v1.GetDatasetResponse\x12Q\n\x0cListDatasets\x12\x1f.milonga.v1.ListDatasetsRequest\x1a .milonga.v1.ListDatasetsResponse\x12\x66\n\x13ListDatasetVersions\x12&.milonga.v1.ListDatasetVersionsRequest\x1a\'.milonga.v1.ListDatasetVersionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DATASETVERSION_CLASSCOUNTSENTRY']._loaded_options = None
   _globals['_DATASETVERSION_CLASSCOUNTSENTRY']._serialized_options = b'8\001'
+  _globals['_DATASETLAYOUT']._serialized_start=1502
+  _globals['_DATASETLAYOUT']._serialized_end=1657
   _globals['_DATASET']._serialized_start=102
   _globals['_DATASET']._serialized_end=246
   _globals['_REJECTEDFILE']._serialized_start=248
   _globals['_REJECTEDFILE']._serialized_end=292
   _globals['_DATASETVERSION']._serialized_start=295
-  _globals['_DATASETVERSION']._serialized_end=742
-  _globals['_DATASETVERSION_CLASSCOUNTSENTRY']._serialized_start=692
-  _globals['_DATASETVERSION_CLASSCOUNTSENTRY']._serialized_end=742
-  _globals['_IMPORTDATASETHEADER']._serialized_start=744
-  _globals['_IMPORTDATASETHEADER']._serialized_end=834
-  _globals['_IMPORTDATASETREQUEST']._serialized_start=836
-  _globals['_IMPORTDATASETREQUEST']._serialized_end=937
-  _globals['_IMPORTDATASETRESPONSE']._serialized_start=939
-  _globals['_IMPORTDATASETRESPONSE']._serialized_end=1015
-  _globals['_GETDATASETREQUEST']._serialized_start=1017
-  _globals['_GETDATASETREQUEST']._serialized_end=1050
-  _globals['_GETDATASETRESPONSE']._serialized_start=1052
-  _globals['_GETDATASETRESPONSE']._serialized_end=1110
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1112
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1172
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1174
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1260
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=1262
-  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=1346
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=1348
-  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1456
-  _globals['_DATASETSERVICE']._serialized_start=1459
-  _globals['_DATASETSERVICE']._serialized_end=1827
+  _globals['_DATASETVERSION']._serialized_end=785
+  _globals['_DATASETVERSION_CLASSCOUNTSENTRY']._serialized_start=735
+  _globals['_DATASETVERSION_CLASSCOUNTSENTRY']._serialized_end=785
+  _globals['_IMPORTDATASETHEADER']._serialized_start=787
+  _globals['_IMPORTDATASETHEADER']._serialized_end=877
+  _globals['_IMPORTDATASETREQUEST']._serialized_start=879
+  _globals['_IMPORTDATASETREQUEST']._serialized_end=980
+  _globals['_IMPORTDATASETRESPONSE']._serialized_start=982
+  _globals['_IMPORTDATASETRESPONSE']._serialized_end=1058
+  _globals['_GETDATASETREQUEST']._serialized_start=1060
+  _globals['_GETDATASETREQUEST']._serialized_end=1093
+  _globals['_GETDATASETRESPONSE']._serialized_start=1095
+  _globals['_GETDATASETRESPONSE']._serialized_end=1153
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1155
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1215
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1217
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1303
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_start=1305
+  _globals['_LISTDATASETVERSIONSREQUEST']._serialized_end=1389
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_start=1391
+  _globals['_LISTDATASETVERSIONSRESPONSE']._serialized_end=1499
+  _globals['_DATASETSERVICE']._serialized_start=1660
+  _globals['_DATASETSERVICE']._serialized_end=2028
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from milonga.v1 import projects_pb2 as _projects_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DatasetLayout:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DatasetLayoutEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DatasetLayout.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DATASET_LAYOUT_UNSPECIFIED: _DatasetLayout.ValueType  # 0
+    """Labelled samples, and versions from before this was kept."""
+    DATASET_LAYOUT_CLASS_FOLDERS: _DatasetLayout.ValueType  # 1
+    DATASET_LAYOUT_YOLO: _DatasetLayout.ValueType  # 2
+    DATASET_LAYOUT_COCO: _DatasetLayout.ValueType  # 3
+    DATASET_LAYOUT_VOC: _DatasetLayout.ValueType  # 4
+
+class DatasetLayout(_DatasetLayout, metaclass=_DatasetLayoutEnumTypeWrapper):
+    """How labelled pictures lie in what is sent."""
+
+DATASET_LAYOUT_UNSPECIFIED: DatasetLayout.ValueType  # 0
+"""Labelled samples, and versions from before this was kept."""
+DATASET_LAYOUT_CLASS_FOLDERS: DatasetLayout.ValueType  # 1
+DATASET_LAYOUT_YOLO: DatasetLayout.ValueType  # 2
+DATASET_LAYOUT_COCO: DatasetLayout.ValueType  # 3
+DATASET_LAYOUT_VOC: DatasetLayout.ValueType  # 4
+Global___DatasetLayout: _TypeAlias = DatasetLayout  # noqa: Y015
 
 @_typing.final
 class Dataset(_message.Message):
@@ -115,6 +140,7 @@ class DatasetVersion(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """datasets/{dataset}/versions/{number}"""
     dataset: _builtins.str
@@ -127,6 +153,7 @@ class DatasetVersion(_message.Message):
     """Pictures that this version has and the one before had not."""
     duplicate_count: _builtins.int
     task: _projects_pb2.Task.ValueType
+    layout: Global___DatasetLayout.ValueType
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -158,10 +185,11 @@ class DatasetVersion(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         task: _projects_pb2.Task.ValueType = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        layout: Global___DatasetLayout.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "class_counts", b"class_counts", "classes", b"classes", "created_at", b"created_at", "dataset", b"dataset", "digest", b"digest", "duplicate_count", b"duplicate_count", "name", b"name", "notes", b"notes", "number", b"number", "rejected", b"rejected", "task", b"task", "train_count", b"train_count", "validation_count", b"validation_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_count", b"added_count", "class_counts", b"class_counts", "classes", b"classes", "created_at", b"created_at", "dataset", b"dataset", "digest", b"digest", "duplicate_count", b"duplicate_count", "layout", b"layout", "name", b"name", "notes", b"notes", "number", b"number", "rejected", b"rejected", "task", b"task", "train_count", b"train_count", "validation_count", b"validation_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

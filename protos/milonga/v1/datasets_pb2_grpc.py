@@ -62,8 +62,9 @@ class DatasetServiceServicer(object):
     """
 
     def ImportDataset(self, request_iterator, context):
-        """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or YOLO's layout (data.yaml, images/, labels/) to
-        detect. The first message carries the header, the rest chunks.
+        """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or to detect the layout of YOLO (data.yaml, images/,
+        labels/), COCO (a JSON file beside pictures) or Pascal VOC (an XML file for each). The first message carries the header,
+        the rest chunks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

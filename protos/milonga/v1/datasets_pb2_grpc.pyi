@@ -34,8 +34,9 @@ class DatasetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DatasetServiceAsyncStub: ...
     ImportDataset: _grpc.StreamUnaryMultiCallable[_datasets_pb2.ImportDatasetRequest, _datasets_pb2.ImportDatasetResponse]
-    """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or YOLO's layout (data.yaml, images/, labels/) to
-    detect. The first message carries the header, the rest chunks.
+    """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or to detect the layout of YOLO (data.yaml, images/,
+    labels/), COCO (a JSON file beside pictures) or Pascal VOC (an XML file for each). The first message carries the header,
+    the rest chunks.
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.GetDatasetRequest, _datasets_pb2.GetDatasetResponse]
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]
@@ -47,8 +48,9 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportDataset: _aio.StreamUnaryMultiCallable[_datasets_pb2.ImportDatasetRequest, _datasets_pb2.ImportDatasetResponse]  # type: ignore[assignment]
-    """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or YOLO's layout (data.yaml, images/, labels/) to
-    detect. The first message carries the header, the rest chunks.
+    """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or to detect the layout of YOLO (data.yaml, images/,
+    labels/), COCO (a JSON file beside pictures) or Pascal VOC (an XML file for each). The first message carries the header,
+    the rest chunks.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.GetDatasetRequest, _datasets_pb2.GetDatasetResponse]  # type: ignore[assignment]
     ListDatasets: _aio.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]  # type: ignore[assignment]
@@ -63,8 +65,9 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_datasets_pb2.ImportDatasetRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.ImportDatasetResponse, _abc.Awaitable[_datasets_pb2.ImportDatasetResponse]]:
-        """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or YOLO's layout (data.yaml, images/, labels/) to
-        detect. The first message carries the header, the rest chunks.
+        """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or to detect the layout of YOLO (data.yaml, images/,
+        labels/), COCO (a JSON file beside pictures) or Pascal VOC (an XML file for each). The first message carries the header,
+        the rest chunks.
         """
 
     @_abc_1.abstractmethod
