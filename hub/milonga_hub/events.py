@@ -96,3 +96,8 @@ class Listening:
                 await self._listener.wake.wait()
         topic = next(iter(self._listener.pending))
         return self._listener.pending.pop(topic)
+
+    def waiting(self) -> list[Event]:
+        """Take all that has come meanwhile: news of a whole fleet is looked at together."""
+        taken, self._listener.pending = [*self._listener.pending.values()], {}
+        return taken

@@ -151,12 +151,12 @@ def test_a_second_try_never_takes_the_served_model_away(fleet: Fleet) -> None:
     fleet.obey()
     fleet.rollouts.advance()
     assert fleet.serving()["pi-1"] == bundle_of(1)
+    given_up = fleet.devices.assignment("pi-1")
     fleet.rollouts.resume(second.id)
-    wishes: list[str] = []
-    assign = fleet.devices.assign
-    fleet.devices.assign = lambda *a: wishes.append(a[1]) or assign(*a)  # type: ignore[method-assign, func-returns-value]
     fleet.rollouts.advance()
-    assert wishes == [bundle_of(1), bundle_of(2)]
+    again = fleet.devices.assignment("pi-1")
+    assert given_up is not None and again is not None
+    assert (again.bundle, again.generation) == (bundle_of(2), given_up.generation + 1)
 
 
 def test_allowed_failures_do_not_stop_a_rollout(fleet: Fleet) -> None:
@@ -341,6 +341,28 @@ def test_the_loop_reacts_to_news_and_finished_returns_the_end(fleet: Fleet) -> N
     done = asyncio.run(asyncio.wait_for(play(), 20))
     assert done.state is RolloutState.SUCCEEDED
     assert set(fleet.serving().values()) == {bundle_of(1)}
+
+
+def test_news_of_many_devices_at_once_is_looked_at_together(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> int:
+        looked: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def advance(follow: bool = True) -> float:
+            waiting = sum(len(listener.pending) for listener in fleet.events._listeners)
+            loop.call_soon_threadsafe(looked.put_nowait, waiting)
+            return 5.0
+
+        monkeypatch.setattr(fleet.rollouts, "advance", advance)
+        running = asyncio.create_task(fleet.rollouts.run())
+        await looked.get()
+        for number in range(100):
+            fleet.events.publish(f"devices/pi-{number}", None)
+        left = await looked.get()
+        running.cancel()
+        return left
+
+    assert asyncio.run(asyncio.wait_for(play(), 20)) == 0
 
 
 def project_of(model_version: str) -> Project:

@@ -10,7 +10,9 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from milonga_hub.builds.models import Build, BuildState
-from milonga_hub.devices.models import Assignment, Device, File, ShadowSpec, StepLog
+from milonga_hub.devices.assigning import Wanted
+from milonga_hub.devices.models import Assignment, DeviceState
+from milonga_hub.devices.values import LastStep, Standing
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.assigning import Assigner
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState, Wave
@@ -57,49 +59,43 @@ class Fleet:
         # How many assignments the hub survives.
         self.lives: int | None = None
 
-    def matching(self, selector: str) -> list[Device]:
-        return [self.get(name) for name in sorted(self.truths)]
+    def standings(self) -> list[Standing]:
+        return [self.standing(name) for name in sorted(self.truths)]
 
-    def attributes(self, device: Device) -> Mapping[str, str]:
-        return {"name": device.name}
-
-    def get(self, name: str) -> Device:
+    def standing(self, name: str) -> Standing:
         truth = self.truths[name]
         generation = truth.wish.generation if truth.wish else 0
-        return Device(
-            name=name,
-            device_type="pi",
-            assigned_generation=generation,
-            reported_generation=truth.reported,
-            active_bundle=truth.active,
+        state = DeviceState.ONLINE if truth.online else DeviceState.OFFLINE
+        return Standing(
+            name, "pi", state, False, {}, truth.seen_at, generation, truth.reported, truth.active, "", "UTC"
         )
 
     def assignment(self, device: str) -> Assignment | None:
         return self.truths[device].wish
 
-    def steps(self, device: str, generation: int | None = None) -> list[StepLog]:
-        return []
+    def last_steps(self, generations: Mapping[str, int]) -> dict[str, LastStep]:
+        return {}
 
-    def assign(
-        self,
-        device: str,
-        bundle: str,
-        files: Sequence[File],
-        model_version: str,
-        project: str,
-        engine: str,
-        expected_ms: float = 0.0,
-        shadow: ShadowSpec | None = None,
-    ) -> int:
+    def assign_all(self, wanted: Sequence[Wanted]) -> dict[str, int]:
+        """Give out all or none, and then perhaps die."""
         if self.lives is not None:
             self.lives -= 1
             if self.lives < 0:
                 raise HubDied
-        truth = self.truths[device]
-        if truth.wish is not None and truth.wish.bundle == bundle and truth.wish.project == project:
-            return truth.wish.generation
-        generation = max(truth.wish.generation if truth.wish else 0, truth.reported) + 1
-        wish = Assignment(device=device, generation=generation, bundle=bundle, project=project)
+        generations = {each.device: self.assign(each) for each in wanted}
+        if self.lives == 0:
+            raise HubDied
+        return generations
+
+    def assign(self, wanted: Wanted) -> int:
+        device, bundle, truth = wanted.device, wanted.bundle, self.truths[wanted.device]
+        wish = truth.wish
+        if wish is not None and (wish.bundle, wish.project) == (bundle, wanted.project):
+            gave_up = truth.reported >= wish.generation and truth.active != bundle
+            if not (wanted.again and gave_up):
+                return wish.generation
+        generation = max(wish.generation if wish else 0, truth.reported) + 1
+        wish = Assignment(device=device, generation=generation, bundle=bundle, project=wanted.project)
         self.truths[device] = replace(truth, wish=wish)
         if bundle == BUNDLE:
             self.given.append(device)
@@ -159,7 +155,7 @@ class AnyLuck(RuleBasedStateMachine):
         )
 
     def _entrant(self, name: str) -> Entrant:
-        device = self.fleet.get(name)
+        device = self.fleet.standing(name)
         why_not = "it is pinned" if self.fleet.truths[name].pinned else ""
         return Entrant(name, BUNDLE, "b", generation=device.assigned_generation, why_not=why_not)
 
@@ -190,7 +186,7 @@ class AnyLuck(RuleBasedStateMachine):
         elif what == "pinned":
             self.fleet.truths[name] = replace(truth, pinned=not truth.pinned)
         elif what == "taken":
-            self.fleet.assign(name, "sha256:other", [], "o", "other", "e")
+            self.fleet.assign(Wanted(name, "sha256:other", [], "o", "other", "e"))
         elif len(self.fleet.truths) > 1:
             del self.fleet.truths[name]
 
@@ -236,11 +232,9 @@ class AnyLuck(RuleBasedStateMachine):
             action = next_action(rollout, reports, self.now)
             if isinstance(action, Assign):
                 assert action.devices
-                generations = {
-                    each.device: assigner.assign(rollout, each)
-                    for each in rollout.devices
-                    if each.device in action.devices
-                }
+                members = [each for each in rollout.devices if each.device in action.devices]
+                fleet = {each.device: self.fleet.standing(each.device) for each in members}
+                generations = assigner.assign(rollout, members, fleet)
                 rollout.devices = [
                     each.model_copy(update={"generation": generations.get(each.device, each.generation)})
                     for each in rollout.devices
@@ -266,6 +260,8 @@ class AnyLuck(RuleBasedStateMachine):
                 device=name,
                 online=truth.online,
                 assigned_generation=truth.wish.generation if truth.wish else 0,
+                assigned_bundle=truth.wish.bundle if truth.wish else "",
+                assigned_project=truth.wish.project if truth.wish else "",
                 reported_generation=truth.reported,
                 active_bundle=truth.active,
                 seen_at=truth.seen_at,

@@ -28,6 +28,7 @@ from milonga_hub.devices.values import (
     HelpTask,
     MeasurementResult,
     MeasurementTask,
+    NewAssignment,
     NewCertificate,
     Profile,
     SamplingPolicy,
@@ -431,7 +432,7 @@ def _device_build(device: str, told: devices_pb2.DeviceBuild) -> DeviceBuild:
 
 
 def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
-    if isinstance(message, Assignment):
+    if isinstance(message, Assignment | NewAssignment):
         return agent_pb2.ConnectResponse(assignment=to_proto(message, agent_pb2.Assignment))
     if isinstance(message, MeasurementTask):
         return agent_pb2.ConnectResponse(measurement_request=_measurement_request(message))

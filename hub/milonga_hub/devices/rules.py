@@ -118,6 +118,11 @@ def attributes(device: Named) -> dict[str, str]:
     }
 
 
+def time_zone(labels: Mapping[str, str], inventory: Inventory) -> str:
+    """Return the zone in which a device's hours count: what its label says, else what its machine says."""
+    return labels.get("time_zone") or inventory.time_zone
+
+
 def fingerprint(inventory: Inventory, simulated: bool) -> str:
     """Return what two devices share exactly when a build for one runs, and runs alike, on the other."""
     parts = {

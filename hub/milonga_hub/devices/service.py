@@ -14,6 +14,7 @@ from milonga_hub.commits import Commits
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules
 from milonga_hub.devices.admission import Admission
+from milonga_hub.devices.assigning import Assigning, Wanted
 from milonga_hub.devices.connections import Connections
 from milonga_hub.devices.helping import Helping
 from milonga_hub.devices.known import shipped
@@ -35,6 +36,7 @@ from milonga_hub.devices.models import (
     StepLog,
 )
 from milonga_hub.devices.selectors import parse
+from milonga_hub.devices.steps import last_steps
 from milonga_hub.devices.streams import Streams
 from milonga_hub.devices.tokens import HubKey, JoinTokens
 from milonga_hub.devices.values import (
@@ -42,23 +44,36 @@ from milonga_hub.devices.values import (
     HelpAnswer,
     HelpKind,
     Identity,
+    LastStep,
     MeasurementItem,
     MeasuringPolicy,
     Outline,
     SamplingPolicy,
+    Standing,
 )
 from milonga_hub.errors import FailedPrecondition, NotFound, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.settings import Settings
 
-__all__ = ["DeviceService", "Enrolment", "Identity", "MeasurementItem", "MeasuringPolicy", "SamplingPolicy"]
+__all__ = [
+    "DeviceService",
+    "Enrolment",
+    "Identity",
+    "LastStep",
+    "MeasurementItem",
+    "MeasuringPolicy",
+    "SamplingPolicy",
+    "Standing",
+    "Wanted",
+]
 
 # What serves and what served before; a device that names more is not believed.
 _MOST_HELD = 4
 # DeviceService.list hides the builtin inside the class.
 _Devices = list[Device]
 _Outlines = list[Outline]
+_Standings = list[Standing]
 _Types = list[DeviceType]
 _Names = list[str]
 _Tokens = list[JoinToken]
@@ -89,6 +104,7 @@ class DeviceService:
         self._streams = Streams()
         self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
         self._helping = Helping(database, self._streams, clock)
+        self._assigning = Assigning(database, events, self._streams, clock)
         commits = Commits(database)
         self.connections = Connections(commits, events, settings, clock, self._streams, self._measuring, self._helping)
         self._admission = Admission(
@@ -183,6 +199,16 @@ class DeviceService:
         with self._database.session() as session:
             devices = session.exec(select(Device).where(col(Device.revoked_at).is_(None)).order_by(col(Device.name)))
             return [device for device in devices if wanted.matches(self.attributes(device))]
+
+    def standings(self) -> _Standings:
+        """Return as much of all devices as rollouts look at, by name, without those that were revoked."""
+        columns = [col(getattr(Device, name)) for name in (*Standing._fields[:-1], "inventory")]
+        statement = sa.select(*columns).where(col(Device.revoked_at).is_(None)).order_by(col(Device.name))
+        with self._database.session() as session:
+            return [
+                Standing._make((*row[:-1], rules.time_zone(row.labels, row.inventory)))
+                for row in session.connection().execute(statement)
+            ]
 
     def attributes(self, device: Device) -> dict[str, str]:
         """Return what selectors see of the device."""
@@ -309,40 +335,22 @@ class DeviceService:
         generation. The wish is stored first, then sent if the device is
         connected; others get it when they connect.
         """
-        with self._database.session() as session:
-            found = session.get(Device, self.get(device).name)
-            assert found is not None
-            newest = session.get(Assignment, found.name)
-            if newest is not None and (newest.bundle, newest.model_version, newest.project) == (
-                bundle, model_version, project,
-            ) and (newest.shadow == shadow or found.active_bundle == bundle):  # fmt: skip
-                return newest.generation
-            wish = Assignment(
-                device=found.name,
-                generation=rules.next_generation(newest, found.reported_generation),
-                bundle=bundle,
-                files=[*files],
-                model_version=model_version,
-                project=project,
-                expected_ms=expected_ms,
-                engine=engine,
-                shadow=shadow,
-                assigned_at=self._clock(),
-            )
-            wish = session.merge(wish)
-            if bundle:
-                known = KnownBundle(bundle=bundle, model_version=model_version, project=project, engine=engine)
-                session.merge(known)
-            found.assigned_generation = wish.generation
-            session.add(found)
-        self._streams.send(found.name, "assignment", wish)
-        self._events.publish(f"devices/{found.name}", found)
-        return wish.generation
+        name = self.get(device).name
+        wanted = Wanted(name, bundle, files, model_version, project, engine, expected_ms, shadow)
+        return self._assigning.assign([wanted])[name]
+
+    def assign_all(self, wanted: Sequence[Wanted]) -> dict[str, int]:
+        """As `assign` for many devices, in one commit; return the generations of the wishes by device."""
+        return self._assigning.assign(wanted)
 
     def assignment(self, device: str) -> Assignment | None:
         """Return the newest wish for the device, None where there was none yet."""
         with self._database.session() as session:
             return session.get(Assignment, device)
+
+    def assigned_projects(self, devices: Sequence[str]) -> dict[str, str]:
+        """Return by device the project that it is assigned to; without those that are assigned to none."""
+        return self._assigning.projects(devices)
 
     def expected_latencies(self) -> dict[str, tuple[str, float]]:
         """Return by device the bundle that it shall serve and the median that was measured of it, 0 for none."""
@@ -357,6 +365,11 @@ class DeviceService:
             statement = statement.where(StepLog.generation == generation)
         with self._database.session() as session:
             return [*session.exec(statement)]
+
+    def last_steps(self, generations: Mapping[str, int]) -> dict[str, LastStep]:
+        """Return what each of these devices told last of this generation of its assignment, where it told anything."""
+        with self._database.session() as session:
+            return last_steps(session, generations)
 
     def step_log(
         self, device: str, generation: int = 0, page_size: int = 0, page_token: str = ""

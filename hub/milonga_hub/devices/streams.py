@@ -12,12 +12,15 @@ from milonga_hub.devices.values import (
     Care,
     HelpTask,
     MeasurementTask,
+    NewAssignment,
     NewCertificate,
     SamplingPolicy,
 )
 from milonga_hub.errors import FailedPrecondition, MilongaError
 
-Outgoing = Assignment | MeasurementTask | AgentSettings | NewCertificate | SamplingPolicy | HelpTask | Care
+Outgoing = (
+    Assignment | NewAssignment | MeasurementTask | AgentSettings | NewCertificate | SamplingPolicy | HelpTask | Care
+)
 
 
 class DeviceLost(MilongaError):

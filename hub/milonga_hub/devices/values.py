@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from milonga_hub.devices.models import Conditions, DeviceState, File, Inventory
+from milonga_hub.devices.models import Conditions, DeviceState, File, Inventory, ShadowSpec
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,45 @@ class Outline(NamedTuple):
     assigned_generation: int
     reported_generation: int
     active_version: str
+
+
+class Standing(NamedTuple):
+    """As much of a device as rollouts look at; the whole fleet is read at a time."""
+
+    name: str
+    device_type: str
+    state: DeviceState
+    simulated: bool
+    labels: dict[str, str]
+    seen_at: datetime | None
+    assigned_generation: int
+    reported_generation: int
+    active_bundle: str
+    pinned_version: str
+    # What its label says, else what its machine says.
+    time_zone: str
+
+
+class LastStep(NamedTuple):
+    """What a device told last of an assignment: of a step that failed, where one did."""
+
+    step: str
+    message: str
+    # What its shadow came to, empty where there was none.
+    shadow: str
+
+
+class NewAssignment(BaseModel):
+    """What goes to a device of an assignment that was just stored: a row of the table takes a hundred times as long to make."""
+
+    device: str
+    generation: int
+    bundle: str
+    files: list[File]
+    model_version: str
+    project: str
+    expected_ms: float
+    shadow: ShadowSpec | None
 
 
 class AgentStatus(BaseModel):

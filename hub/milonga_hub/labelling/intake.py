@@ -67,7 +67,10 @@ class SampleIntake:
 
     def policy(self, device: str) -> SamplingPolicy:
         """Return what the device may keep and send, by the project that it is assigned to."""
-        project = self._project(device)
+        return self._policy(self._project(device))
+
+    @staticmethod
+    def _policy(project: Project | None) -> SamplingPolicy:
         if project is None:
             return SamplingPolicy()
         spec = project.spec.samples
@@ -86,15 +89,17 @@ class SampleIntake:
         """Tell connected devices whenever what they may do has changed, until cancelled."""
         with self._events.listen("devices/", "projects/") as news:
             async for event in news:
-                for device in self._concerned(event):
-                    self.tell(device)
+                self.tell([device for each in (event, *news.waiting()) for device in self._concerned(each)])
 
-    def tell(self, device: str) -> None:
-        """Send the device its policy if it differs from what this hub told it last."""
-        policy = self.policy(device)
-        if self._told.get(device) != policy:
-            self._told[device] = policy
-            self._devices.tell_sampling(device, policy)
+    def tell(self, devices: Sequence[str]) -> None:
+        """Send each device its policy if it differs from what this hub told it last."""
+        projects = self._devices.assigned_projects(devices) if devices else {}
+        policies = {name: self._policy(self._known(name)) for name in {"", *projects.values()}}
+        for device in devices:
+            policy = policies[projects.get(device, "")]
+            if self._told.get(device) != policy:
+                self._told[device] = policy
+                self._devices.tell_sampling(device, policy)
 
     def greet(self, device: str) -> SamplingPolicy:
         """Return the policy for a device that has just connected."""
@@ -115,10 +120,11 @@ class SampleIntake:
 
     def _project(self, device: str) -> Project | None:
         assignment = self._devices.assignment(device)
-        if assignment is None or not assignment.project:
-            return None
+        return None if assignment is None else self._known(assignment.project)
+
+    def _known(self, project: str) -> Project | None:
         try:
-            return self._projects.get(assignment.project)
+            return self._projects.get(project) if project else None
         except NotFound:
             return None
 

@@ -6,28 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from milonga_hub.builds.models import Build
-from milonga_hub.devices.models import Assignment, Device, File, ShadowSpec, StepLog
+from milonga_hub.devices.models import Assignment
+from milonga_hub.devices.service import LastStep, Standing, Wanted
 
 
 class Devices(Protocol):
     """Of DeviceService."""
 
-    def matching(self, selector: str) -> list[Device]: ...
-    def attributes(self, device: Device) -> Mapping[str, str]: ...
-    def get(self, name: str) -> Device: ...
+    def standings(self) -> list[Standing]: ...
     def assignment(self, device: str) -> Assignment | None: ...
-    def steps(self, device: str, generation: int | None = None) -> list[StepLog]: ...
-    def assign(
-        self,
-        device: str,
-        bundle: str,
-        files: Sequence[File],
-        model_version: str,
-        project: str,
-        engine: str,
-        expected_ms: float = 0.0,
-        shadow: ShadowSpec | None = None,
-    ) -> int: ...
+    def last_steps(self, generations: Mapping[str, int]) -> dict[str, LastStep]: ...
+    def assign_all(self, wanted: Sequence[Wanted]) -> dict[str, int]: ...
 
 
 class Builds(Protocol):

@@ -7,8 +7,10 @@ from datetime import datetime
 
 from milonga_hub.builds.models import Build
 from milonga_hub.builds.rules import objection_to
-from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.devices.models import DeviceState
+from milonga_hub.devices.rules import attributes
 from milonga_hub.devices.selectors import Selector, parse
+from milonga_hub.devices.service import Standing
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.projects.rules import check_rollout
@@ -39,7 +41,7 @@ class Planner:
                     f"{build.name} may not go out: {why_not}; choose another (milonga build choose), or allow this one:"
                     f" milonga build override {build.name} --reason WHY"
                 )
-        devices = self._devices.matching(selector)
+        devices = _matching(self._devices.standings(), selector)
         if not devices:
             raise FailedPrecondition(f"no device matches {selector!r}; see: milonga devices list")
         found = self._found(devices, builds, model_version, spec, {})
@@ -55,7 +57,7 @@ class Planner:
             spec.waves,
             id,
             spec.wave_sizes,
-            [d.name for d in devices if canary is not None and canary.matches(self._devices.attributes(d))],
+            [d.name for d in devices if canary is not None and canary.matches(attributes(d))],
             {each.device: each.priority for each in able},
         )
         wave_of = {name: index for index, wave in enumerate(waves) for name in wave}
@@ -74,14 +76,14 @@ class Planner:
 
     def rehearse(self, rollout: Rollout) -> Rollout:
         """Return the plan with what each device would wait for, for people to read."""
-        known = {device.name: device for device in self._devices.matching("")}
+        known = {device.name: device for device in self._devices.standings()}
         rollout.devices = [
             each if each.wave == LEFT_OUT else each.model_copy(update={"message": self._wait(rollout, each, known)})
             for each in rollout.devices
         ]
         return rollout
 
-    def _wait(self, rollout: Rollout, each: RolloutDevice, known: Mapping[str, Device]) -> str:
+    def _wait(self, rollout: Rollout, each: RolloutDevice, known: Mapping[str, Standing]) -> str:
         device = known[each.device]
         now = self._clock()
         parts = []
@@ -89,21 +91,21 @@ class Planner:
             parts.append("serves it already")
         if device.state is not DeviceState.ONLINE:
             parts.append("off line")
-        if (opens := opens_at(rollout.spec, time_zone_of(device), now)) > now:
+        if (opens := opens_at(rollout.spec, device.time_zone, now)) > now:
             parts.append(f"its window opens {opens:%Y-%m-%d %H:%M} UTC")
         return "; ".join(parts)
 
-    def entrants(self, rollout: Rollout, claims: Claims) -> dict[str, Entrant]:
-        """Return every device that the rollout's selector names now."""
+    def entrants(self, rollout: Rollout, fleet: Sequence[Standing], claims: Claims) -> dict[str, Entrant]:
+        """Return every device of the fleet that the rollout's selector names now."""
         assert rollout.selector is not None
         builds = self._builds.chosen(rollout.model_version)
-        devices = self._devices.matching(rollout.selector)
+        devices = _matching(fleet, rollout.selector)
         found = self._found(devices, builds, rollout.model_version, rollout.spec, claims)
         return {each.device: each for each in found}
 
     def _found(
         self,
-        devices: Sequence[Device],
+        devices: Sequence[Standing],
         builds: Mapping[str, Build],
         model_version: str,
         spec: RolloutSpec,
@@ -114,15 +116,15 @@ class Planner:
 
     def _entrant(
         self,
-        device: Device,
+        device: Standing,
         builds: Mapping[str, Build],
         model_version: str,
         priorities: Sequence[Selector],
         claims: Claims,
     ) -> Entrant:
         build = builds.get(device.device_type)
-        attributes = self._devices.attributes(device)
-        ranks = (rank for rank, selector in enumerate(priorities) if selector.matches(attributes))
+        seen = attributes(device) if priorities else {}
+        ranks = (rank for rank, selector in enumerate(priorities) if selector.matches(seen))
         return Entrant(
             device=device.name,
             bundle=build.bundle if build else "",
@@ -133,7 +135,7 @@ class Planner:
         )
 
 
-def _why_not(device: Device, build: Build | None, model_version: str, claims: Claims) -> str:
+def _why_not(device: Standing, build: Build | None, model_version: str, claims: Claims) -> str:
     if device.pinned_version not in ("", model_version):
         pinned = device.pinned_version.removeprefix("models/").replace("/versions/", "/")
         return f"it is pinned to {pinned}; let go of it: milonga devices unpin {device.name}"
@@ -146,6 +148,6 @@ def _why_not(device: Device, build: Build | None, model_version: str, claims: Cl
     return ""
 
 
-def time_zone_of(device: Device) -> str:
-    """Return the zone in which the device's hours count: what its label says, else what its machine says."""
-    return device.labels.get("time_zone") or device.inventory.time_zone
+def _matching(fleet: Sequence[Standing], selector: str) -> list[Standing]:
+    wanted = parse(selector)
+    return [device for device in fleet if wanted.matches(attributes(device))] if wanted.conditions else [*fleet]

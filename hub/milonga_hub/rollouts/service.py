@@ -8,13 +8,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 
 from milonga_hub.db import Database, utc_now
-from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.devices.models import DeviceState
+from milonga_hub.devices.service import LastStep, Standing
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
@@ -31,7 +32,7 @@ from milonga_hub.rollouts.models import (
     Wave,
 )
 from milonga_hub.rollouts.needs import Builds, Devices
-from milonga_hub.rollouts.planning import Claims, Planner, time_zone_of
+from milonga_hub.rollouts.planning import Claims, Planner
 from milonga_hub.rollouts.rules import (
     Assign,
     EndWave,
@@ -56,8 +57,7 @@ _SETTLE_SECONDS = 0.05
 _FOLLOW_SECONDS = 5.0
 _FOLLOW_IDLE_SECONDS = 60.0
 
-# The step report that says what a comparison came to.
-_COMPARED = ("SHADOW", "SUCCEEDED")
+_NO_STEP = LastStep("", "", "")
 
 # RolloutService.list hides the builtin inside the class.
 _Rollouts = list[Rollout]
@@ -169,11 +169,13 @@ class RolloutService:
                 follow = now - followed_at >= (_FOLLOW_SECONDS if news else _FOLLOW_IDLE_SECONDS)
                 if follow:
                     news, followed_at = False, now
-                wait = self.advance(follow)
+                # In a thread: a large fleet takes a while, and its streams go on.
+                wait = await asyncio.to_thread(self.advance, follow)
                 with contextlib.suppress(TimeoutError):
                     await events.next(min(wait, _POLL_SECONDS))
                     news = True
                     await asyncio.sleep(_SETTLE_SECONDS)
+                    events.waiting()
 
     def advance(self, follow: bool = True) -> float:
         """Do for every running rollout what can be done now; return the seconds until there may be more.
@@ -236,18 +238,20 @@ class RolloutService:
 
     def _step(self, rollout: Rollout) -> datetime | None:
         """Apply actions until there is one to wait for; return the time to look again."""
+        # Read once: what is done here changes nothing of it that would be looked at.
+        fleet = {device.name: device for device in self._devices.standings()}
         # First: what the rollout did and could not note is not to be taken for another's doing.
-        rollout.devices, rollout.waves = observed(rollout, self._reports(rollout), self._clock())
+        rollout.devices, rollout.waves = observed(rollout, self._reports(rollout, fleet), self._clock())
         if rollout.selector is not None:
-            entrants = self._planner.entrants(rollout, self._claims(rollout))
+            entrants = self._planner.entrants(rollout, [*fleet.values()], self._claims(rollout))
             rollout.devices, rollout.waves = joined(rollout, entrants)
         while rollout.state in _LIVE:
             now = self._clock()
-            reports = self._reports(rollout)
+            reports = self._reports(rollout, fleet)
             rollout.devices, rollout.waves = observed(rollout, reports, now)
             match next_action(rollout, reports, now):
                 case Assign(_, names):
-                    self._assign(rollout, names, now)
+                    self._assign(rollout, names, fleet, now)
                 case EndWave(wave):
                     rollout.waves = _with_wave(rollout.waves, wave, soaked_at=now)
                 case Wait(reason, until):
@@ -261,16 +265,20 @@ class RolloutService:
                     return None
         return None
 
-    def _reports(self, rollout: Rollout) -> dict[str, Report]:
-        found = {device.name: device for device in self._devices.matching("")}
-        return {each.device: self._report(each, found[each.device]) for each in rollout.devices if each.device in found}
+    def _reports(self, rollout: Rollout, fleet: Mapping[str, Standing]) -> dict[str, Report]:
+        under_way = {
+            each.device: each.generation
+            for each in rollout.devices
+            if each.generation and each.state is not RolloutDeviceState.SUCCEEDED
+        }
+        steps = self._devices.last_steps(under_way)
+        return {
+            each.device: self._report(each, fleet[each.device], steps.get(each.device, _NO_STEP))
+            for each in rollout.devices
+            if each.device in fleet
+        }
 
-    def _report(self, each: RolloutDevice, device: Device) -> Report:
-        last, shadow = None, ""
-        if each.generation and each.state is not RolloutDeviceState.SUCCEEDED:
-            steps = self._devices.steps(device.name, each.generation)
-            last = next((s for s in reversed(steps) if s.state == "FAILED"), steps[-1] if steps else None)
-            shadow = next((s.message for s in reversed(steps) if (s.step, s.state) == _COMPARED), "")
+    def _report(self, each: RolloutDevice, device: Standing, last: LastStep) -> Report:
         wish = None
         if not each.generation and device.assigned_generation > each.since_generation:
             wish = self._devices.assignment(device.name)
@@ -282,17 +290,18 @@ class RolloutService:
             assigned_project=wish.project if wish else "",
             reported_generation=device.reported_generation,
             active_bundle=device.active_bundle,
-            step=Step(last.step) if last is not None and last.step in Step.__members__ else None,
-            message=last.message if last is not None else "",
-            shadow=shadow,
+            step=Step(last.step) if last.step in Step.__members__ else None,
+            message=last.message,
+            shadow=last.shadow,
             seen_at=device.seen_at,
-            time_zone=time_zone_of(device),
+            time_zone=device.time_zone,
         )
 
-    def _assign(self, rollout: Rollout, names: Sequence[str], now: datetime) -> None:
+    def _assign(self, rollout: Rollout, names: Sequence[str], fleet: Mapping[str, Standing], now: datetime) -> None:
         # Safe to repeat after a crash: a wish that was made keeps its generation.
-        wanted = [each for each in rollout.devices if each.device in names]
-        generations = {each.device: self._assigner.assign(rollout, each) for each in wanted}
+        chosen = set(names)
+        wanted = [each for each in rollout.devices if each.device in chosen]
+        generations = self._assigner.assign(rollout, wanted, fleet)
         rollout.devices = [
             each.model_copy(update={"generation": generations[each.device], "updated_at": now})
             if each.device in generations
