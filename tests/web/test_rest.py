@@ -187,9 +187,23 @@ def test_the_api_describes_itself(client: TestClient) -> None:
     paths = client.get("/api/openapi.json").json()["paths"]
     page = client.get("/api/docs").text
     assert f"{API}/rollouts/{{rollout}}:pause" in paths
-    assert all(path.startswith(("/api/v1/", "/healthz")) for path in paths)
+    assert all(path.startswith(("/api/v1/", "/healthz", "/readyz")) for path in paths)
     assert all(path in page for path in paths)
     assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_hub_is_ready_while_its_database_answers_and_until_it_stops(
+    client: TestClient, hub: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (200, {"status": "ready"})
+    with monkeypatch.context() as broken:
+        broken.setattr(hub.devices, "types", lambda **_: 1 / 0)
+        assert client.get("/readyz").status_code == 503
+    client.app.state.stopping.set()  # type: ignore[attr-defined]
+    try:
+        assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"status": "stopping"})
+    finally:
+        client.app.state.stopping.clear()  # type: ignore[attr-defined]
 
 
 def test_changes_reach_listeners_as_events_and_a_stop_ends_their_streams(hub: Services) -> None:

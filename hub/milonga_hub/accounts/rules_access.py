@@ -123,6 +123,7 @@ HTTP: Mapping[str, Access] = {
         "",
         """
         /healthz
+        /readyz
         /static/{path:path}
         /sign-in
         /setup

@@ -14,7 +14,7 @@ from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
 
 from milonga_hub.cli.client import Client, Hub, Json
 from milonga_hub.cli.failures import USAGE, Refused
-from milonga_hub.cli.output import console, facts, say, word
+from milonga_hub.cli.output import clean, console, facts, say, word
 from milonga_hub.cli.timeline import render_run
 from milonga_hub.cli.trust import keep, shown_authority
 
@@ -131,6 +131,31 @@ def status(hub: Hub = None, json: Json = False) -> None:
         console().print(render_run(runs[0]))
     else:
         say(_next_step(bool(devices)))
+
+
+def doctor(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="The hub's data folder, as for milonga up (MILONGA_DATA_DIR).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Examine the hub on its own machine, running or not, and say what to do; exit code 1 where a check has failed."""
+    from dataclasses import asdict
+
+    from milonga_hub.doctor import Result, examine, worst
+    from milonga_hub.settings import Settings
+
+    checks = examine(Settings(data_dir=data_dir) if data_dir else Settings())
+    result = worst(checks)
+    if json:
+        typer.echo(json_text.dumps({"result": result, "checks": [asdict(check) for check in checks]}, indent=2))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            typer.echo(f"{check.result:<8}  {check.name:<{width}}  {clean(check.found)}")
+            if check.next_step:
+                typer.echo(f"{'':<8}  {'':<{width}}  -> {check.next_step}")
+    raise typer.Exit(int(result is Result.FAILED))
 
 
 def _summary(address: str, devices: Any, runs: Any, rollouts: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,8 @@ from milonga_hub.web.gate import Gated
 from milonga_hub.web.safety import Safety
 from milonga_hub.web.services import HubServices
 
+_log = logging.getLogger(__name__)
+
 # Status and the name that gRPC has for the same error.
 ANSWERS: dict[type[MilongaError], tuple[int, str]] = {
     InvalidInput: (400, "INVALID_ARGUMENT"),
@@ -62,6 +65,8 @@ ANSWERS: dict[type[MilongaError], tuple[int, str]] = {
 }
 # Streams of events end at once when the server stops; this is for uploads under way.
 _GRACE_SECONDS = 2
+# A database that takes longer serves nobody.
+_READY_SECONDS = 5.0
 
 
 class PortInUse(FailedPrecondition):
@@ -77,7 +82,21 @@ def create_app(hub: HubServices) -> FastAPI:
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> dict[str, str]:
+        """Say that the process answers; for what starts it anew where it does not."""
         return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"])
+    async def readyz() -> JSONResponse:
+        """Say whether requests should come here: 503 while the hub stops, or where its database does not answer."""
+        if app.state.stopping.is_set():
+            return JSONResponse({"status": "stopping"}, 503)
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                await asyncio.to_thread(hub.devices.types, page_size=1)
+        except Exception as error:  # Whatever it is, it is no reason to send requests here.
+            _log.warning("the database does not answer: %r", error)
+            return JSONResponse({"status": "the database does not answer"}, 503)
+        return JSONResponse({"status": "ready"})
 
     app.include_router(
         install.router(hub.settings.data_dir / "wheelhouses", lambda: hub.grpc_port), include_in_schema=False
