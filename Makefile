@@ -10,7 +10,7 @@ PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-aarch64 check bench soak fuzz protos clean
+.PHONY: help install demo test test-browser test-aarch64 check bench soak fuzz protos clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ demo: $(STAMP) ## Run the whole loop on this machine: hub, three agents, real da
 
 test: $(STAMP) ## Run all tests, several at a time (TEST_ARGS="-k rollouts", PARALLEL= for one at a time)
 	$(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
+
+test-browser: $(STAMP) ## Run what needs a Chromium: every page, and the whole way by clicking; screenshots stay in artifacts/
+	$(BIN)/python -m pytest -m browser $(TEST_ARGS)
 
 test-aarch64: $(STAMP) ## Run TVM's cross-build and the agent in an aarch64 user-space, made of Debian's packages and emulated
 	$(BIN)/python -m tests.aarch64 $(TEST_ARGS)
@@ -54,4 +57,4 @@ protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
 
 clean: ## Remove .venv and what tests and benchmarks wrote
-	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data .aarch64
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64

@@ -16,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.web.people import PASSWORD
+from tests.web.shots import keep_as_it_is
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -46,8 +47,8 @@ PATHS = (
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network",
     "/rollouts",
     "/rollouts/digits-2",
-    "/telemetry",
-    "/telemetry?device=pi5-1,pi5-2",
+    "/monitoring",
+    "/monitoring?device=pi5-1,pi5-2",
     "/alerts",
     "/settings",
     "/settings/users",
@@ -121,7 +122,10 @@ def test_a_page_opens_without_complaints_and_fits_a_phone(page: Page, path: str)
     page.goto(path)
     expect(page.locator("h1")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 375, "wider than the screen"
+    name = re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-") or "overview"
+    keep_as_it_is(page, f"page-{name}-375")
     page.set_viewport_size({"width": 1200, "height": 800})
+    keep_as_it_is(page, f"page-{name}-1200")
     assert grave(page) == []
     page.emulate_media(color_scheme="dark")
     assert grave(page, rules=["color-contrast"]) == []
@@ -367,7 +371,7 @@ def test_every_picture_can_be_taken_along(page: Page, tmp_path: Path) -> None:
 def test_times_are_those_of_the_readers_zone(browser: Browser, address: str, signed_in: Any) -> None:
     with browser.new_context(base_url=address, storage_state=signed_in, timezone_id="Asia/Seoul") as context:
         page = context.new_page()
-        page.goto("/telemetry?window=6h&until=2026-03-01T12:00")
+        page.goto("/monitoring?window=6h&until=2026-03-01T12:00")
         expect(page.locator("#until-hint time").last).to_have_text(re.compile("Mar 1, 2026, 9:00:00.PM GMT.9"))
         page.goto("/rollouts")
         expect(page.locator("time").first).to_have_attribute("title", re.compile("GMT.9"))

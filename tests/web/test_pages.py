@@ -18,7 +18,7 @@ LISTS = (
     "/datasets",
     "/projects",
     "/rollouts",
-    "/telemetry",
+    "/monitoring",
     "/alerts",
     "/labelling",
     "/new/devices",
@@ -45,9 +45,9 @@ THINGS = (
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network",
     "/rollouts/digits-1",
     "/rollouts/digits-2",
-    "/telemetry?project=digits&device=pi5-1",
-    "/telemetry?device=pi5-1,pi5-2&window=6h",
-    "/telemetry?window=24h&until=2026-03-01T12:00",
+    "/monitoring?project=digits&device=pi5-1",
+    "/monitoring?device=pi5-1,pi5-2&window=6h",
+    "/monitoring?window=24h&until=2026-03-01T12:00",
     "/devices?selector=role%3Dcanary",
 )
 VOID = {"meta", "link", "img", "input", "br"}
@@ -128,7 +128,7 @@ def test_simulated_devices_are_marked_wherever_they_are_shown(client: TestClient
         "/runs/digits/1",
         "/rollouts/digits-1",
         "/models/digits/versions/1",
-        "/telemetry",
+        "/monitoring",
     )
     for path in paths:
         assert '"badge simulated"' in client.get(path).text, path
@@ -161,8 +161,14 @@ def test_a_running_run_shows_how_far_it_is_and_may_be_cancelled(client: TestClie
     assert "/cancel" not in client.get("/runs/digits/1").text
 
 
-def test_drift_and_reference_are_on_the_telemetry_page(client: TestClient) -> None:
-    text = client.get("/telemetry").text
+def test_addresses_from_when_monitoring_was_called_telemetry_lead_there(client: TestClient) -> None:
+    answer = client.get("/telemetry?device=pi5-1,pi5-2&window=6h", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (301, "/monitoring?device=pi5-1,pi5-2&window=6h")
+    assert "<h1>Monitoring</h1>" in client.get(answer.headers["location"]).text
+
+
+def test_drift_and_reference_are_on_the_monitoring_page(client: TestClient) -> None:
+    text = client.get("/monitoring").text
     assert "brightness" in text
     assert 'class="reference"' in text
     assert "no run yet" in text
@@ -278,16 +284,16 @@ def test_a_network_that_no_file_tells_of_says_what_to_do(client: TestClient, hub
 
 
 def test_devices_are_compared_and_a_fleet_is_shown_by_version(client: TestClient) -> None:
-    fleet = client.get("/telemetry").text
+    fleet = client.get("/monitoring").text
     for wanted in ("digits v1", "Requests a second", "Latency: median", "Answers by class", "limit", "drifted from"):
         assert wanted in fleet, wanted
-    both = client.get("/telemetry?device=pi5-1,pi5-2&window=1h").text
+    both = client.get("/monitoring?device=pi5-1,pi5-2&window=1h").text
     assert "Latency, p95: pi5-1" in both and "Latency, p95" in both
     assert 'data-live="telemetry/pi5-1,telemetry/pi5-2,drift/,alerts/"' in both
 
 
 def test_a_time_that_has_passed_is_shown_as_it_was(client: TestClient) -> None:
-    text = client.get("/telemetry?window=6h&until=2026-03-01T12:00%2B09:00").text
+    text = client.get("/monitoring?window=6h&until=2026-03-01T12:00%2B09:00").text
     assert ">2026-02-28 21:00:00 UTC</time> to" in text and ">2026-03-01 03:00:00 UTC</time>" in text
     assert "No telemetry in this time" in text and "data-live" not in text
 
@@ -302,7 +308,7 @@ def test_a_time_that_has_passed_is_shown_as_it_was(client: TestClient) -> None:
     ],
 )
 def test_what_telemetry_cannot_show_is_said(client: TestClient, query: str, said: str) -> None:
-    answer = client.get(f"/telemetry?{query}")
+    answer = client.get(f"/monitoring?{query}")
     assert answer.status_code == 200 and said in answer.text
 
 

@@ -207,6 +207,7 @@ HTTP: Mapping[str, Access] = {
         /models/{model}/versions/{number}/builds/{build}/network
         /rollouts
         /rollouts/{id}
+        /monitoring
         /telemetry
         /alerts
         /alerts/{id}

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import yaml
 
-from milonga_hub.projects.models import PROJECT_FILE, BuildSpec, Limits, ProjectSpec, TrainingSpec
+from milonga_hub.projects.models import PROJECT_FILE, BuildSpec, Limits, ProjectSpec, RolloutSpec, TrainingSpec
 from milonga_hub.tasks import Task
 
 
@@ -33,6 +33,9 @@ class Answers:
     model_bytes: int | None = None
     priority: Priority = Priority.BALANCED
     typical_px: int | None = None
+    # Whether somebody is asked before a better version goes out, and how long each wave must stay healthy.
+    approval: bool = False
+    soak_seconds: float = RolloutSpec().soak_seconds
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def spec_of(answers: Answers) -> ProjectSpec:
         limits=_limits(answers),
         training=_training(answers),
         build=BuildSpec(max_accuracy_loss_points=_MAY_LOSE[answers.priority]),
+        rollout=RolloutSpec(approval=answers.approval, soak_seconds=answers.soak_seconds),
     )
 
 

@@ -61,7 +61,7 @@ def _rollouts(hub: HubServices) -> Iterator[Happening]:
 def _drift(hub: HubServices) -> Iterator[Happening]:
     for event in hub.telemetry.drift_events(page_size=_OF_EACH)[0]:
         words = f"{event.signal} on {event.device}: {event.statistic:.2f}, above {event.threshold:g}"
-        yield Happening(event.detected_at, "drift", words, "/telemetry")
+        yield Happening(event.detected_at, "drift", words, "/monitoring")
 
 
 def _datasets(hub: HubServices) -> Iterator[Happening]:

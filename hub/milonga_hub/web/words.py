@@ -56,7 +56,7 @@ def count(value: float | None) -> str:
 
 
 def size(size_bytes: float | None) -> str:
-    return NONE if size_bytes is None else f"{count(size_bytes)}B" if size_bytes >= 1000 else f"{size_bytes:g} B"
+    return NONE if size_bytes is None else f"{count(size_bytes)}B" if size_bytes >= 1000 else f"{size_bytes:.0f} B"
 
 
 def state(value: Any) -> str:

@@ -15,6 +15,7 @@ from milonga_hub.web.pages import (
     docs,
     labelling,
     models,
+    monitoring,
     network,
     new_device,
     new_project,
@@ -25,7 +26,6 @@ from milonga_hub.web.pages import (
     search,
     settings,
     sign_in,
-    telemetry,
 )
 from milonga_hub.web.pages.page import error_page
 from milonga_hub.web.services import HubServices
@@ -50,7 +50,7 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         builds,
         network,
         rollouts,
-        telemetry,
+        monitoring,
         alerts,
         labelling,
         settings,

@@ -33,7 +33,7 @@ def router(hub: HubServices) -> APIRouter:
 
     @pages.get("/new/devices")
     async def ask(request: Request) -> HTMLResponse:
-        return _form(request)
+        return _form(request, hub)
 
     @pages.post("/new/devices")
     async def make(
@@ -47,11 +47,11 @@ def router(hub: HubServices) -> APIRouter:
         given = {"uses": uses, "lifetime_seconds": str(lifetime_seconds), "labels": labels}
         if not (uses.isascii() and uses.isdigit() and 1 <= int(uses[:9]) <= _MOST_USES):
             wrong = f"The number of devices must be 1 to {_MOST_USES:,}."
-            return _form(request, given, wrong, status=400)
+            return _form(request, hub, given, wrong, status=400)
         try:
             made = hub.devices.create_join_token(_labels(labels), int(uses), lifetime_seconds, request_id)
         except InvalidInput as error:
-            return _form(request, given, str(error), status=400)
+            return _form(request, hub, given, str(error), status=400)
         return _command(request, hub, *made)
 
     @pages.get("/new/devices/{id}")
@@ -66,11 +66,17 @@ def router(hub: HubServices) -> APIRouter:
     return pages
 
 
-def _form(request: Request, given: Mapping[str, str] | None = None, wrong: str = "", status: int = 200) -> HTMLResponse:
+def _form(
+    request: Request, hub: HubServices, given: Mapping[str, str] | None = None, wrong: str = "", status: int = 200
+) -> HTMLResponse:
+    asking, reachable = _installing(request, hub, f"--fingerprint {hub.devices.authority.fingerprint}")
     return render(
         request,
         "new_device.html",
+        script="form",
         status=status,
+        asking=asking,
+        reachable=reachable,
         given=given or {"uses": "1", "lifetime_seconds": str(24 * _HOUR_SECONDS), "labels": ""},
         wrong=wrong,
         lifetimes=LIFETIMES,
@@ -90,8 +96,7 @@ def _labels(text: str) -> dict[str, str]:
 
 
 def _command(request: Request, hub: HubServices, token: JoinToken, secret: str) -> HTMLResponse:
-    address, reachable = address_for_others(host_of(request), hub.settings.host)
-    command = f"curl -fsSL {request.url.scheme}://{address}/install.sh | sudo sh -s -- --token {secret}"
+    command, reachable = _installing(request, hub, f"--token {secret}")
     return render(
         request,
         "device_command.html",
@@ -105,10 +110,17 @@ def _command(request: Request, hub: HubServices, token: JoinToken, secret: str) 
     )
 
 
+def _installing(request: Request, hub: HubServices, options: str) -> tuple[str, bool]:
+    """Return the command that installs the agent on a device, and whether other machines reach its address."""
+    address, reachable = address_for_others(host_of(request), hub.settings.host)
+    return f"curl -fsSL {request.url.scheme}://{address}/install.sh | sudo sh -s -- {options}", reachable
+
+
 def _state(hub: HubServices, token: JoinToken) -> dict[str, Any]:
     devices: list[Device] = [each for each in hub.devices.matching("") if each.enrolled_at >= token.created_at]
     return {
         "token": token,
+        "has_pictures": bool(hub.datasets.list(page_size=1)[0]),
         "expired": token.expires_at <= utc_now(),
         "devices": sorted(devices, key=lambda each: each.enrolled_at, reverse=True),
     }

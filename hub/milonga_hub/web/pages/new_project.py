@@ -16,7 +16,7 @@ from milonga_hub.devices.models import Device
 from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound
 from milonga_hub.projects import rules
-from milonga_hub.projects.models import ProjectSpec
+from milonga_hub.projects.models import ProjectSpec, RolloutSpec
 from milonga_hub.projects.rules_questions import Answers, Priority, document, problems, selector_of, spec_of
 from milonga_hub.runs.models import Trigger
 from milonga_hub.web.pages.page import everything, render
@@ -39,7 +39,10 @@ PRIORITIES = (
     (Priority.SPEED, "speed", "half of the time above, and fewer pixels"),
     (Priority.SIZE, "size", "half of the size above"),
 )
+# Whether a person says so before a better version goes out.
+ASK, GO = "ask", "go"
 _MB = 1_000_000
+_LONGEST_SOAK_SECONDS = 30 * 86400
 
 
 @dataclass
@@ -68,6 +71,7 @@ def router(hub: HubServices) -> APIRouter:
     @pages.get("/new/projects")
     async def new(request: Request, dataset: str = "") -> HTMLResponse:
         given = {"dataset": dataset, "name": dataset, "fast": "100", "small": NONE, "priority": Priority.BALANCED.value}
+        given |= {"rollout": ASK, "soak_seconds": f"{RolloutSpec().soak_seconds:g}"}
         read = await asyncio.to_thread(_read, hub, FormData(given))
         # Nobody has answered anything wrongly yet.
         read.wrong.clear()
@@ -118,6 +122,7 @@ def _read(hub: HubServices, form: FormData) -> Read:
     _check_name(hub, read)
     latency_ms = _limit(read, "fast", "latency_ms", "milliseconds")
     megabytes = _limit(read, "small", "model_mb", "megabytes")
+    soak_seconds = _soak(read)
     _check_where(hub, read)
     try:
         dataset = hub.datasets.get(given.get("dataset", ""))
@@ -134,9 +139,11 @@ def _read(hub: HubServices, form: FormData) -> Read:
         model_bytes=None if megabytes is None else max(1, round(megabytes * _MB)),
         priority=_priority(given.get("priority", "")),
         typical_px=min(sizes.typical) if sizes else None,
+        approval=given.get("rollout", ASK) != GO,
+        soak_seconds=soak_seconds,
     )
     read.wrong |= {question: words for question, words in problems(answers).items() if question not in read.wrong}
-    if not read.wrong.keys() & {"fast", "small", "where"}:
+    if not read.wrong.keys() & {"fast", "small", "where", "rollout"}:
         read.spec = spec_of(answers)
     return read
 
@@ -175,6 +182,19 @@ def _limit(read: Read, question: str, own: str, unit: str) -> float | None:
         return value
     read.wrong[question] = f"Write the limit as a number of {unit}, above 0 and at most {_MB:,}."
     return None
+
+
+def _soak(read: Read) -> float:
+    """Return the seconds for which each wave must stay healthy."""
+    usual = RolloutSpec().soak_seconds
+    try:
+        value = float(read.given.get("soak_seconds", usual))
+    except ValueError:
+        value = -1.0
+    if 0 <= value <= _LONGEST_SOAK_SECONDS:
+        return value
+    read.wrong["rollout"] = f"Write the seconds as a number from 0 to {_LONGEST_SOAK_SECONDS:,}."
+    return usual
 
 
 def _priority(text: str) -> Priority:

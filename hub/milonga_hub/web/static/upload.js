@@ -82,7 +82,8 @@
     event.preventDefault();
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
     const [file] = event.dataTransfer.files;
-    if (entries.length === 1 && entries[0].isFile) { choose(file, file.name); return; }
+    // Some sources of files, other pages among them, give files without entries.
+    if (file && (!entries.length || (entries.length === 1 && entries[0].isFile))) { choose(file, file.name); return; }
     find("chosen").textContent = "Reading the folder…";
     const found = [];
     try {

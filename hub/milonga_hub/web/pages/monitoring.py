@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 
 from milonga_hub.alerts.models import Alert, AlertState
@@ -47,7 +47,12 @@ def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
     @pages.get("/telemetry")
-    def telemetry(
+    async def earlier(request: Request) -> RedirectResponse:
+        """Lead addresses from when the page was called telemetry to where it is now."""
+        return RedirectResponse(str(request.url.replace(scheme="", netloc="", path="/monitoring")), 301)
+
+    @pages.get("/monitoring")
+    def monitor(
         request: Request,
         project: str = "",
         device: Annotated[list[str] | None, Query()] = None,
@@ -67,7 +72,7 @@ def router(hub: HubServices) -> APIRouter:
         threshold = _threshold(hub, asked.project, lines)
         return render(
             request,
-            "telemetry.html",
+            "monitoring.html",
             live="" if asked.until else _live(asked),
             asked=asked,
             problem=problem or unknown,
