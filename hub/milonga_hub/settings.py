@@ -63,6 +63,25 @@ class Settings(BaseSettings):
     missed_heartbeats: int = Field(default=3, ge=1, description="Missed heartbeats until a device counts as offline.")
 
     session_days: float = Field(default=7.0, gt=0, le=366, description="How long a browser stays signed in.")
+    oidc_issuer: str = Field(default="", description="Address of the OpenID provider by which people may sign in.")
+    oidc_client_id: str = Field(default="", description="What the OpenID provider calls this hub.")
+    oidc_client_secret_file: Path | None = Field(
+        default=None, description="File with the secret that the OpenID provider gave; none for public clients."
+    )
+    oidc_name: str = Field(default="single sign-on", description="What people call the OpenID provider, on the button.")
+    oidc_role_claim: str = Field(default="groups", description="Claim of the ID token that tells a person's role.")
+    oidc_roles: list[str] = Field(
+        default=[],
+        description="Role for a word in that claim, as WORD=viewer, WORD=operator or WORD=admin (a JSON list).",
+    )
+    oidc_default_role: str = Field(
+        default="viewer",
+        pattern="^(none|viewer|operator|admin)$",
+        description="Role of those whose words have none; `none` refuses them.",
+    )
+    oidc_domains: list[str] = Field(
+        default=[], description="Domains of the e-mail addresses that may sign in; empty: all (a JSON list)."
+    )
     audit_days: float = Field(default=365.0, gt=0, description="How long the audit log keeps an entry.")
 
     @property

@@ -60,15 +60,20 @@ def test_of_several_rules_the_strictest_holds() -> None:
 
 def test_strangers_may_only_join_sign_in_and_fetch_what_devices_install() -> None:
     changing = {name for table in (GRPC, HTTP) for name, each in table.items() if each.least is None and each.changes}
-    assert changing == {"/milonga.v1.AccountService/SignIn", "POST /sign-in", "POST /setup"}
+    signing_in = {"/milonga.v1.AccountService/SignIn", "POST /sign-in", "GET /sign-in/provider/back"}
+    assert changing == {*signing_in, "POST /setup"}
     assert not [name for name, each in HTTP.items() if each.least is None and name.startswith("GET /api/")]
 
 
 def test_what_is_not_fetched_is_a_change() -> None:
     assert all(each.changes for name, each in HTTP.items() if not name.startswith("GET "))
-    # Of looks, only those into a device are written down.
+    # Of looks, only those into a device are written down; who comes back from a provider is led by its address.
     recorded = {name for name, each in HTTP.items() if name.startswith("GET ") and each.changes}
-    assert recorded == {"GET /api/v1/devices/{device}/log", "GET /api/v1/devices/{device}/diagnostics"}
+    assert recorded == {
+        "GET /api/v1/devices/{device}/log",
+        "GET /api/v1/devices/{device}/diagnostics",
+        "GET /sign-in/provider/back",
+    }
     words = "Get List Watch Query Estimate Download Describe Check ServerReflection Enrol"
     reading = {name for name in GRPC if name.rpartition("/")[2].startswith(tuple(words.split()))}
     assert all(each.changes for name, each in GRPC.items() if name not in reading)

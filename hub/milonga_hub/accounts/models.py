@@ -20,7 +20,10 @@ class AccountView(SQLModel):
 
 
 class Account(AccountView, table=True):
+    # Empty for who signs in by an OpenID provider: no password is right then.
     password_hash: str
+    # The provider's issuer and what it calls the person; empty for who has a password.
+    subject: str = Field(default="", index=True)
 
 
 class BrowserSession(SQLModel, table=True):

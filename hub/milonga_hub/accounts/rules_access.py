@@ -126,6 +126,7 @@ HTTP: Mapping[str, Access] = {
         /readyz
         /static/{path:path}
         /sign-in
+        /sign-in/provider
         /setup
         /install.sh
         /simple/
@@ -140,6 +141,7 @@ HTTP: Mapping[str, Access] = {
         "",
         """
         POST /sign-in
+        GET /sign-in/provider/back
         POST /setup
         """,
     ),

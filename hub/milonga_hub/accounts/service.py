@@ -18,8 +18,10 @@ from milonga_hub.accounts.audit import AuditLog
 from milonga_hub.accounts.local_key import PREFIX as LOCAL_PREFIX
 from milonga_hub.accounts.local_key import LocalKey
 from milonga_hub.accounts.models import Account, ApiKey
+from milonga_hub.accounts.oidc import provider
 from milonga_hub.accounts.passwords import Passwords
 from milonga_hub.accounts.rules import LOCAL_NAME, check_name, check_password, lesser
+from milonga_hub.accounts.rules_oidc import Identity
 from milonga_hub.accounts.sessions import Sessions
 from milonga_hub.callers import Caller, CallerKind, Role
 from milonga_hub.db import Database, utc_now
@@ -54,6 +56,7 @@ class AccountService:
         self.sessions = Sessions(database, settings.session_days, clock)
         self.api_keys = ApiKeys(database, clock)
         self.audit = AuditLog(database, settings.audit_days, clock)
+        self.provider = provider(settings)
 
     # Who calls
 
@@ -104,6 +107,30 @@ class AccountService:
                 account.password_hash = self._passwords.hash(password)
             session.add(account)
         return _caller(account)
+
+    def sign_in_by_provider(self, who: Identity) -> Caller:
+        """Return the account of somebody whom the provider vouches for; it is made at the first sign-in.
+
+        Raises PermissionDenied where an account of that name has a password: whose it is, the provider cannot know.
+        """
+        with self._setting_up, self._database.session() as session:
+            account = session.exec(select(Account).where(Account.subject == who.subject)).first()
+            if account is None:
+                account = self._new_account(session, who)
+            elif who.is_mapped and account.role is not who.role and not _is_last_admin(session, account):
+                account.role = who.role
+            account.signed_in_at = self._clock()
+            session.add(account)
+        return _caller(account)
+
+    def _new_account(self, session: Session, who: Identity) -> Account:
+        if session.get(Account, who.name) is not None:
+            raise PermissionDenied(
+                f"there is an account {who.name} that did not come from here; sign in by password, or ask an admin to delete it"
+            )
+        if who.role is not Role.ADMIN and session.exec(select(Account.name).limit(1)).first() is None:
+            raise PermissionDenied("the first account of a hub is an admin's; make it with the link of `milonga up`")
+        return Account(name=who.name, role=who.role, password_hash="", subject=who.subject, created_at=self._clock())
 
     @property
     def set_up_path(self) -> str:
@@ -202,9 +229,13 @@ def _get(session: Session, name: str) -> Account:
     return account
 
 
+def _is_last_admin(session: Session, account: Account) -> bool:
+    others = select(func.count()).select_from(Account).where(Account.role == Role.ADMIN, Account.name != account.name)
+    return account.role is Role.ADMIN and session.exec(others).one() == 0
+
+
 def _check_other_admin(session: Session, name: str) -> None:
-    others = select(func.count()).select_from(Account).where(Account.role == Role.ADMIN, Account.name != name)
-    if session.exec(others).one() == 0:
+    if _is_last_admin(session, _get(session, name)):
         raise FailedPrecondition(
             f"{name} is the only admin; make another one first: milonga users add NAME --role admin"
         )

@@ -66,6 +66,24 @@ def up(
     ] = None,
     session_days: Annotated[float | None, typer.Option(help="How long a browser stays signed in.")] = None,
     audit_days: Annotated[float | None, typer.Option(help="How long the audit log keeps an entry.")] = None,
+    oidc_issuer: Annotated[
+        str | None, typer.Option(help="Address of the OpenID provider by which people may sign in (docs/security.md).")
+    ] = None,
+    oidc_client_id: Annotated[str | None, typer.Option(help="What the OpenID provider calls this hub.")] = None,
+    oidc_client_secret_file: Annotated[
+        Path | None, typer.Option(help="File with the secret that the OpenID provider gave.")
+    ] = None,
+    oidc_name: Annotated[str | None, typer.Option(help="What people call the OpenID provider, on the button.")] = None,
+    oidc_role_claim: Annotated[str | None, typer.Option(help="Claim that tells a person's role (groups).")] = None,
+    oidc_roles: Annotated[
+        list[str] | None, typer.Option(help="Role for a word in that claim: WORD=operator; repeatable.")
+    ] = None,
+    oidc_default_role: Annotated[
+        str | None, typer.Option(help="Role of those whose words have none (viewer); none refuses them.")
+    ] = None,
+    oidc_domains: Annotated[
+        list[str] | None, typer.Option(help="Domain of e-mail addresses that may sign in; repeatable.")
+    ] = None,
     missed_heartbeats: Annotated[
         int | None, typer.Option(help="Missed heartbeats until a device counts as offline.")
     ] = None,
@@ -82,6 +100,12 @@ def up(
     except ValidationError as error:
         words = "; ".join(f"--{'-'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors())
         raise Refused(words, USAGE) from error
+    from milonga_hub.accounts.oidc import provider
+
+    try:
+        provider(settings)
+    except ValueError as error:
+        raise Refused(str(error), USAGE) from error
     from milonga_hub.app import main
 
     raise typer.Exit(main(settings))

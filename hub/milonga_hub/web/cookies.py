@@ -35,6 +35,18 @@ def set_session(request: Request, answer: Response, fingerprint: str, secret: st
     )
 
 
+def begun_of(request: Request, fingerprint: str) -> str:
+    """Return the secret of a sign-in that the browser has begun with a provider, "" for none."""
+    return request.cookies.get(f"{cookie_name(fingerprint, is_secure=request.url.scheme == 'https')}-begun", "")
+
+
+def set_begun(request: Request, answer: Response, fingerprint: str, secret: str, seconds: int) -> None:
+    """Let the browser keep the secret until the provider sends it back; 0 seconds forget it."""
+    is_secure = request.url.scheme == "https"
+    name = f"{cookie_name(fingerprint, is_secure=is_secure)}-begun"
+    answer.set_cookie(name, secret, max_age=seconds, path="/", secure=is_secure, httponly=True, samesite="lax")
+
+
 def forget_session(request: Request, answer: Response, fingerprint: str) -> None:
     is_secure = request.url.scheme == "https"
     answer.delete_cookie(

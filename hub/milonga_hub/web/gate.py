@@ -80,7 +80,7 @@ class Gated:
         try:
             asking.caller = self._caller(request, access)
             self._gate.check(access, asking.caller)
-            if access.least is None and access.changes:
+            if access.least is None and access.changes and request.method != "GET":
                 _check_size(request)
         except MilongaError as error:
             answer = await self._refusal(request, error)

@@ -26,6 +26,7 @@ from milonga_hub.web.pages import (
     search,
     settings,
     sign_in,
+    sign_in_provider,
 )
 from milonga_hub.web.pages.page import error_page
 from milonga_hub.web.services import HubServices
@@ -55,6 +56,7 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         labelling,
         settings,
         sign_in,
+        sign_in_provider,
     ):
         app.include_router(page.router(hub), include_in_schema=False)
 

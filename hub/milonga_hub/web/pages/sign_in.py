@@ -23,16 +23,26 @@ def router(hub: HubServices) -> APIRouter:
     return pages
 
 
-def _add_sign_in(pages: APIRouter, hub: HubServices) -> None:
-    def form(request: Request, next: str, name: str = "", wrong: str = "", status: int = 200) -> HTMLResponse:
-        is_new = not hub.accounts.has_accounts()
-        return render(
-            request, "sign_in.html", status=status, next=own_page(next), name=name, wrong=wrong, is_new=is_new
-        )
+def form(
+    request: Request, hub: HubServices, next: str, name: str = "", wrong: str = "", status: int = 200
+) -> HTMLResponse:
+    """Return the page to sign in on; `next` is where to go then."""
+    return render(
+        request,
+        "sign_in.html",
+        status=status,
+        next=own_page(next),
+        name=name,
+        wrong=wrong,
+        is_new=not hub.accounts.has_accounts(),
+        provider=hub.accounts.provider,
+    )
 
+
+def _add_sign_in(pages: APIRouter, hub: HubServices) -> None:
     @pages.get("/sign-in")
     async def ask(request: Request, next: str = "/") -> HTMLResponse:
-        return form(request, next)
+        return form(request, hub, next)
 
     @pages.post("/sign-in")
     async def sign_in(
@@ -48,8 +58,8 @@ def _add_sign_in(pages: APIRouter, hub: HubServices) -> None:
             caller = await asyncio.to_thread(hub.accounts.sign_in, name, password, address)
         except Unauthenticated as error:
             tell_problem(f"UNAUTHENTICATED: {error}")
-            return form(request, next, name, str(error).capitalize() + ".", 401)
-        return _signed_in(request, hub, caller, own_page(next))
+            return form(request, hub, next, name, str(error).capitalize() + ".", 401)
+        return signed_in(request, hub, caller, own_page(next))
 
     @pages.post("/sign-out")
     async def sign_out(request: Request) -> Response:
@@ -81,10 +91,11 @@ def _add_set_up(pages: APIRouter, hub: HubServices) -> None:
             return render(request, "set_up.html", status=400, code=code, is_known=True, name=name, wrong=wrong)
         except PermissionDenied:
             return render(request, "set_up.html", status=403, code="", is_known=False, name="", wrong="")
-        return _signed_in(request, hub, caller, "/")
+        return signed_in(request, hub, caller, "/")
 
 
-def _signed_in(request: Request, hub: HubServices, caller: Caller, address: str) -> Response:
+def signed_in(request: Request, hub: HubServices, caller: Caller, address: str) -> Response:
+    """Lead to the address with a session of the caller's."""
     prove(caller)
     # A new secret each time: what somebody may have planted in the browser before is worth nothing.
     hub.accounts.sessions.end(session_of(request, hub.accounts.fingerprint))
