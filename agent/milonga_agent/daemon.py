@@ -257,6 +257,7 @@ class Agent:
             agent_version=milonga_agent.__version__,
             boot_id=self._boot.id,
             status=self._status(),
+            knows_shadows=True,
         )
 
     def _status(self) -> agent_pb2.AgentStatus:

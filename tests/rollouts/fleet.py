@@ -74,6 +74,8 @@ class Fleet:
         # How each device answers a bundle it cannot run: the failing step and what it says.
         self.faults: dict[str, tuple[str, str]] = {}
         self.status: dict[str, AgentStatus] = {}
+        # Those whose agents are from before there were shadows.
+        self.old: set[str] = set()
         self._streams: dict[str, DeviceStream] = {}
         for name, board in boards.items():
             self.join(name, board)
@@ -95,8 +97,9 @@ class Fleet:
 
     def connect(self, name: str) -> None:
         async def opened() -> DeviceStream:
-            inventory = self.devices.get(name).inventory
-            return self.devices.connections.open(name, Hello(inventory=inventory, status=self.status[name]))
+            inventory, knows = self.devices.get(name).inventory, name not in self.old
+            hello = Hello(inventory=inventory, status=self.status[name], knows_shadows=knows)
+            return self.devices.connections.open(name, hello)
 
         # Streams belong to an event loop; what they carry is not of interest here.
         self._streams[name] = asyncio.run(opened())

@@ -107,6 +107,21 @@ def test_a_version_that_is_wanted_without_a_shadow_does_not_wait_for_one(fleet: 
     assert again is not None and again.generation == plain.generation, "what serves already is not run beside itself"
 
 
+def test_an_agent_that_knows_no_shadows_is_left_out_until_it_does(fleet: Fleet) -> None:
+    fleet.old.add("pi-3")
+    fleet.disconnect("pi-3")
+    fleet.connect("pi-3")
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, shadow=ShadowSpec()))
+    assert fleet.obey() == ["pi-1", "pi-2"]
+    left_out = next(each for each in fleet.rollouts.get(rollout.id).devices if each.device == "pi-3")
+    assert left_out.wave == LEFT_OUT and "has not said that it knows shadows" in left_out.message
+    fleet.old.clear()
+    fleet.disconnect("pi-3")
+    fleet.connect("pi-3")
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-3"]
+
+
 def test_the_service_says_when_to_look_again(fleet: Fleet) -> None:
     start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=3))
     fleet.obey()

@@ -67,7 +67,7 @@ class Fleet:
         generation = truth.wish.generation if truth.wish else 0
         state = DeviceState.ONLINE if truth.online else DeviceState.OFFLINE
         return Standing(
-            name, "pi", state, False, {}, truth.seen_at, generation, truth.reported, truth.active, "", "UTC"
+            name, "pi", state, False, {}, truth.seen_at, generation, truth.reported, truth.active, "", True, "UTC"
         )
 
     def assignment(self, device: str) -> Assignment | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -187,11 +188,10 @@ def test_equal_seeds_make_equal_fleets() -> None:
 def test_the_command_makes_a_token_and_ends_with_a_summary(tmp_path: Path) -> None:
     async def story() -> None:
         async with running(tmp_path) as hub:
-            command = [
-                *["-m", "milonga_hub.cli", "simulate", "--devices", "3", "--duration", "1.5", "--json", "--hub"],
-                hub.addresses.grpc,
-            ]
+            command = ["-m", "milonga_hub.cli", "simulate", "--devices", "3", "--json", "--hub", hub.addresses.grpc]
             process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=asyncio.subprocess.PIPE)
+            await until(hub, lambda: all_online(hub, 3))
+            process.send_signal(signal.SIGINT)
             told, _ = await process.communicate()
             summary = json.loads(told)
             assert process.returncode == 0 and summary["enrolled"] == len(devices(hub)) == 3

@@ -181,7 +181,7 @@ class _Filling:
 
     def _connect(self, name: str, inventory: Inventory) -> None:
         async def opened() -> None:
-            hello = Hello(inventory=inventory, agent_version="0.1.0", status=self.status[name])
+            hello = Hello(inventory=inventory, agent_version="0.1.0", status=self.status[name], knows_shadows=True)
             self.hub.devices.connections.open(name, hello)
 
         asyncio.run(opened())

@@ -229,6 +229,7 @@ class Device:
             agent_version=milonga_agent.__version__,
             boot_id=self._boot_id,
             status=self._status(),
+            knows_shadows=True,
         )
 
     def _status(self) -> agent_pb2.AgentStatus:

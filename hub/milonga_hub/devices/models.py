@@ -98,6 +98,8 @@ class DeviceView(SQLModel):
 class Device(DeviceView, table=True):
     # The newest last.
     boot_ids: list[str] = Field(default=[], sa_type=json_of(list[str]))
+    # Whether its agent runs a version beside another; as it said when it last connected.
+    knows_shadows: bool = False
 
 
 class JoinRequestState(StrEnum):

@@ -65,6 +65,7 @@ class Records:
             found.inventory = hello.inventory
             found.device_type = self.type_of(session, hello.inventory, found.simulated)
         found.agent_version = hello.agent_version
+        found.knows_shadows = hello.knows_shadows
         found.state = DeviceState.ONLINE
         found.seen_at = self._clock()
         self._apply_status(session, found, hello.status)

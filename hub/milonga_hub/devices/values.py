@@ -74,6 +74,7 @@ class Standing(NamedTuple):
     reported_generation: int
     active_bundle: str
     pinned_version: str
+    knows_shadows: bool
     # What its label says, else what its machine says.
     time_zone: str
 
@@ -151,6 +152,7 @@ class Hello(BaseModel):
     agent_version: str = ""
     boot_id: str = ""
     status: AgentStatus = AgentStatus()
+    knows_shadows: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from milonga_hub.builds.models import Build
@@ -18,6 +19,8 @@ from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, Rollou
 from milonga_hub.rollouts.needs import Builds, Devices
 from milonga_hub.rollouts.rules import opens_at
 from milonga_hub.rollouts.rules_waves import Entrant, plan_waves
+
+_NO_SHADOWS = "its agent has not said that it knows shadows; update it, or let it connect"
 
 # By device, the rollout of another project that is newer than this one and has taken it.
 Claims = Mapping[str, str]
@@ -112,7 +115,11 @@ class Planner:
         claims: Claims,
     ) -> list[Entrant]:
         priorities = [parse(selector) for selector in spec.priorities]
-        return [self._entrant(device, builds, model_version, priorities, claims) for device in devices]
+        found = [self._entrant(device, builds, model_version, priorities, claims) for device in devices]
+        if spec.shadow is None:
+            return found
+        able = {device.name for device in devices if device.knows_shadows}
+        return [each if each.why_not or each.device in able else replace(each, why_not=_NO_SHADOWS) for each in found]
 
     def _entrant(
         self,

@@ -511,8 +511,11 @@ class Hello(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    KNOWS_SHADOWS_FIELD_NUMBER: _builtins.int
     agent_version: _builtins.str
     boot_id: _builtins.str
+    knows_shadows: _builtins.bool
+    """It runs shadows where an assignment asks for one; older agents would activate at once."""
     @_builtins.property
     def inventory(self) -> _devices_pb2.Inventory: ...
     @_builtins.property
@@ -524,10 +527,11 @@ class Hello(_message.Message):
         agent_version: _builtins.str = ...,
         boot_id: _builtins.str = ...,
         status: Global___AgentStatus | None = ...,
+        knows_shadows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "inventory", b"inventory", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "inventory", b"inventory", "knows_shadows", b"knows_shadows", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
