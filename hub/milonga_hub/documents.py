@@ -35,6 +35,20 @@ class Kind(Generic[S]):
     spec: type[S]
     examples: str
 
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of a whole document, for editors and for checks without a hub."""
+        spec = self.spec.model_json_schema()
+        definitions = spec.pop("$defs", {})
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": self.name,
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["kind", "name", "spec"],
+            "properties": {"kind": {"const": self.name}, "name": {"type": "string"}, "spec": spec},
+            "$defs": definitions,
+        }
+
     def load(self, path: Path) -> tuple[str, S]:
         """Return name and spec of a file. Raises InvalidInput listing every error with its line."""
         try:

@@ -87,7 +87,7 @@ READING: dict[str, tuple[str, str]] = {
     "api-keys ls": ("api_keys", "milonga api-keys create"),
     "audit ls": ("audit_entries", ""),
 }
-CHANGING = ("up", "doctor", "backup", "restore", "import tango", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
+CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
     "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts approve", "rollouts retry", "devices pin", "devices unpin", "devices logs", "devices diagnose", "devices restart", "devices profile", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
@@ -98,6 +98,7 @@ CHANGING = ("up", "doctor", "backup", "restore", "import tango", "apply", "diff"
 HUBLESS = (
     "backup",
     "doctor",
+    "schema",
     "restore",
     "import tango",
     "up",
@@ -121,7 +122,7 @@ def test_a_verb_explains_itself_and_speaks_json(run: Run, verb: str) -> None:
     said = run([*verb.split(), "--help"])
     assert (said.code, said.err) == (0, "")
     assert "Usage: milonga" in said.out
-    assert verb == "up" or "--json" in said.out
+    assert verb in ("up", "schema") or "--json" in said.out
     assert verb in HUBLESS or "--hub" in said.out
 
 
@@ -132,7 +133,7 @@ def test_no_verb_is_forgotten_here(run: Run) -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 decorated += sum("command(" in ast.unparse(each) for each in node.decorator_list)
-    assert decorated + 11 == len({_verb(command) for command in READING} | set(CHANGING))
+    assert decorated + 12 == len({_verb(command) for command in READING} | set(CHANGING))
 
 
 @pytest.mark.parametrize("command", READING)

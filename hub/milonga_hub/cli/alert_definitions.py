@@ -1,55 +1,19 @@
-"""milonga alerts rules, channels and test, and `milonga apply` for their files."""
+"""milonga alerts rules, channels and test."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from milonga.v1 import alerts_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
-from milonga_hub.cli.output import NONE, clean, number, print_json, say, table, word
+from milonga_hub.cli.output import NONE, number, print_json, say, table, word
 
 # The verbs on alerts themselves are in alerts.py.
 group = typer.Typer()
 
-RULE, CHANNEL = "AlertRule", "AlertChannel"
-KINDS = (RULE, CHANNEL)
-
 Name = Annotated[str, typer.Argument(metavar="NAME")]
-
-
-def apply(path: Path, *, dry_run: bool, json: bool) -> None:
-    """Send a rule or channel to the hub and say what changed."""
-    # Imported here, so that all other verbs start fast.
-    from milonga_hub.alerts.models import CHANNEL_FILE, RULE_FILE
-    from milonga_hub.bridge import to_proto
-    from milonga_hub.documents import kind_of
-
-    response: pb.ApplyAlertRuleResponse | pb.ApplyAlertChannelResponse
-    with Client() as client:
-        if kind_of(path) == RULE:
-            name, rule = RULE_FILE.load(path)
-            rule_request = pb.ApplyAlertRuleRequest(name=name, spec=to_proto(rule, pb.AlertRuleSpec), dry_run=dry_run)
-            response = client.alerts.ApplyAlertRule(rule_request, timeout=CALL_SECONDS)
-        else:
-            name, channel = CHANNEL_FILE.load(path)
-            channel_request = pb.ApplyAlertChannelRequest(
-                name=name, spec=to_proto(channel, pb.AlertChannelSpec), dry_run=dry_run
-            )
-            response = client.alerts.ApplyAlertChannel(channel_request, timeout=CALL_SECONDS)
-    if json:
-        print_json(response)
-        return
-    if not response.changes:
-        say(f"{name} is as the file says; nothing to do")
-        return
-    say(f"{name} would change:" if dry_run else f"{name} changed:")
-    for change in response.changes:
-        say(f"  {clean(change)}")
-    if not dry_run and isinstance(response, pb.ApplyAlertChannelResponse):
-        say(f"see that messages arrive: milonga alerts test {name}")
 
 
 @group.command("rules")

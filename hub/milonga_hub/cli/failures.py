@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FAILED, USAGE, NOT_FOUND, REFUSED, UNREACHABLE = 1, 2, 3, 4, 5
+# Nothing failed: `--exit-code` was asked to say that there are changes.
+CHANGES = 10
 
 
 class Refused(Exception):

@@ -1,96 +1,16 @@
-"""milonga apply, diff, projects."""
+"""milonga projects."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated
 
 import typer
 from milonga.v1 import projects_pb2 as pb
 
-from milonga_hub.cli import alert_definitions
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
-from milonga_hub.cli.failures import NOT_FOUND, Refused
-from milonga_hub.cli.output import NONE, ago, clean, facts, number, print_json, say, size, table
+from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table
 
 group = typer.Typer()
-
-File = Annotated[Path, typer.Option("--file", "-f", help="A project, alert rule or alert channel, YAML.")]
-
-
-def _read(path: Path) -> tuple[str, pb.ProjectSpec]:
-    """Return the project of a file, as a message; what is wrong with it is said with its line."""
-    from milonga_hub.bridge import to_proto
-    from milonga_hub.projects.models import PROJECT_FILE
-
-    name, spec = PROJECT_FILE.load(path)
-    return name, to_proto(spec, pb.ProjectSpec)
-
-
-def _is_of_alerts(path: Path) -> bool:
-    from milonga_hub.documents import kind_of
-
-    if not path.is_file():
-        raise Refused(f"there is no file {path}; copy one from fleet_configs/projects", NOT_FOUND)
-    return kind_of(path) in alert_definitions.KINDS
-
-
-def _send(path: Path, *, start_run: bool, dry_run: bool) -> pb.ApplyProjectResponse:
-    name, spec = _read(path)
-    request = pb.ApplyProjectRequest(
-        name=name, spec=spec, start_run=start_run, dry_run=dry_run, request_id=uuid.uuid4().hex
-    )
-    with Client() as client:
-        return client.projects.ApplyProject(request, timeout=CALL_SECONDS)
-
-
-def _say_changes(response: pb.ApplyProjectResponse) -> None:
-    for change in response.changes:
-        say(f"  {clean(change)}")
-
-
-def apply(
-    file: File,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
-    no_run: Annotated[bool, typer.Option("--no-run", help="Change the project but start no run.")] = False,
-    hub: Hub = None,
-    json: Json = False,
-) -> None:
-    """Create a project, alert rule or channel, or change it as its file says; a run starts if a project changed."""
-    if _is_of_alerts(file):
-        alert_definitions.apply(file, dry_run=dry_run, json=json)
-        return
-    response = _send(file, start_run=not no_run, dry_run=dry_run)
-    if json:
-        print_json(response)
-        return
-    name = response.project.name
-    if not response.changes:
-        say(f"{name} is as the file says; nothing to do. Start a run all the same: milonga runs start {name}")
-        return
-    say(f"{name} would change:" if dry_run else f"{name} changed:")
-    _say_changes(response)
-    if response.HasField("run"):
-        say(f"{response.run.name} started; follow it: milonga runs watch {response.run.name}")
-    elif not dry_run:
-        say(f"no run was started; start one: milonga runs start {name}")
-
-
-def diff(file: File, hub: Hub = None, json: Json = False) -> None:
-    """Say what applying the file would change."""
-    if _is_of_alerts(file):
-        alert_definitions.apply(file, dry_run=True, json=json)
-        return
-    response = _send(file, start_run=False, dry_run=True)
-    if json:
-        print_json(response)
-    elif not response.changes:
-        say(f"{response.project.name} is as the file says")
-    else:
-        say(f"{response.project.name} would change (milonga apply -f {file}):")
-        _say_changes(response)
 
 
 @group.command("list")

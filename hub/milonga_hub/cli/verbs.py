@@ -7,6 +7,7 @@ import typer
 from milonga_hub.cli import (
     accounts,
     alerts,
+    applying,
     backup,
     bench,
     builds,
@@ -61,8 +62,9 @@ app.command("doctor")(hub.doctor)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("agent-bundle")(bundles.agent_bundle)
-app.command("apply")(projects.apply)
-app.command("diff")(projects.diff)
+app.command("apply")(applying.apply)
+app.command("diff")(applying.diff)
+app.command("schema")(applying.schema)
 for name, group, words in (
     ("tokens", devices.tokens, "Tokens with which devices join."),
     ("devices", devices.devices, "Enrolled machines."),

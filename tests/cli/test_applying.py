@@ -1,0 +1,139 @@
+"""A fleet's files, from a folder or a git repository, are what the hub holds afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.conftest import Cli
+from tests.cli.test_verbs import _write_pictures
+
+PROJECT = {"kind": "Project", "name": "mine", "spec": {"dataset": "mine"}}
+RULE = {"kind": "AlertRule", "name": "hot", "spec": {"watch": "TEMPERATURE", "threshold": 80}}
+
+
+@pytest.fixture
+def folder(new: Cli, tmp_path: Path) -> Path:
+    """Return fleet_configs with a project whose pictures are there, a rule, and a file that is neither."""
+    new("datasets", "import", str(_write_pictures(tmp_path)), "--name", "mine")
+    made = tmp_path / "repository" / "fleet_configs"
+    for name, content in (("projects/mine", PROJECT), ("alerts/hot", RULE), ("device_types/x", {"kind": "DeviceType"})):
+        path = made / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return made
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    who = {f"GIT_{role}_{what}": "ana@example.com" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    command = ["git", "-C", str(folder), "-c", "init.defaultBranch=main", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **who})
+    return done.stdout.strip()
+
+
+def _committed(folder: Path) -> str:
+    repository = folder.parent
+    if not (repository / ".git").exists():
+        _git(repository, "init", "--quiet")
+    _git(repository, "add", ".")
+    _git(repository, "commit", "--quiet", "-m", "As reviewed")
+    return f"file://{repository}"
+
+
+def _applied(said: Any) -> dict[str, int]:
+    return {f"{one['kind']} {one['name']}": len(one["changes"]) for one in json.loads(said.out)["applied"]}
+
+
+def test_a_folder_is_applied_whole(new: Cli, folder: Path) -> None:
+    planned = new("diff", "-f", str(folder), "--exit-code", "--json")
+    assert planned.code == 10 and set(_applied(planned)) == {"Project mine", "AlertRule hot"}
+    assert new("projects", "show", "mine").code == 3
+    done = new("apply", "-f", str(folder))
+    assert (done.code, done.err) == (0, "") and "projects/mine/runs/1 started" in done.out
+    again = new("apply", "-f", str(folder), "--exit-code", "--json")
+    assert again.code == 0 and set(_applied(again).values()) == {0}
+
+
+def test_a_commit_is_applied_and_named(new: Cli, folder: Path) -> None:
+    url = _committed(folder)
+    commit = _git(folder.parent, "rev-parse", "HEAD")
+    plan = new("diff", "--git", url, "--markdown")
+    assert plan.out.startswith(f"### Milonga: 2 changes at `{commit[:12]}`")
+    assert "**Project mine** (projects/mine.yaml)" in plan.out
+    assert f"Commit {commit[:12]}" in new("apply", "--git", url, "--no-run").out
+    assert "### Milonga: no changes" in new("diff", "--git", url, "--markdown").out
+
+
+def test_a_branch_and_an_older_commit_can_be_named(new: Cli, folder: Path) -> None:
+    url = _committed(folder)
+    first = _git(folder.parent, "rev-parse", "HEAD")
+    (folder / "projects" / "mine.yaml").write_text(
+        yaml.safe_dump({**PROJECT, "spec": {"dataset": "mine", "selector": "site=busan"}}), encoding="utf-8"
+    )
+    _committed(folder)
+    _git(folder.parent, "branch", "next")
+    assert new("apply", "--git", url, "--ref", "next", "--no-run").code == 0
+    assert new.hub.projects.get("mine").spec.selector == "site=busan"
+    assert new("apply", "--git", url, "--ref", first, "--no-run").code == 0
+    assert new.hub.projects.get("mine").spec.selector == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--ref", "nowhere"], 4, "at nowhere is refused or not there"),
+        (["--path", "else"], 4, "there is no else"),
+        (["--path", "../.."], 4, "there is no ../.."),
+        (["--signed"], 4, "the signature of commit"),
+        (["-f", "x.yaml"], 2, "not both"),
+    ],
+)
+def test_what_cannot_be_had_of_a_repository_is_named(
+    new: Cli, folder: Path, arguments: list[str], code: int, said: str
+) -> None:
+    refused = new("apply", "--git", _committed(folder), *arguments)
+    assert refused.code == code and said in refused.err
+    assert new("projects", "show", "mine").code == 3
+
+
+def test_nothing_is_sent_where_one_file_is_wrong(new: Cli, folder: Path) -> None:
+    (folder / "alerts" / "wrong.yaml").write_text(yaml.safe_dump({**RULE, "name": "z", "spec": {"wach": 1}}))
+    refused = new("apply", "-f", str(folder))
+    assert refused.code == 4 and "wrong.yaml" in refused.err
+    assert new("projects", "show", "mine").code == 3
+
+
+def test_a_name_that_two_files_have_is_named(new: Cli, folder: Path) -> None:
+    (folder / "projects" / "other.yaml").write_text(yaml.safe_dump(PROJECT), encoding="utf-8")
+    refused = new("apply", "-f", str(folder))
+    assert refused.code == 4 and "more than one file" in refused.err
+
+
+def test_links_out_of_the_folder_are_not_followed(new: Cli, folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.yaml"
+    secret.write_text(yaml.safe_dump({**PROJECT, "name": "secret"}), encoding="utf-8")
+    (folder / "projects" / "linked.yaml").symlink_to(secret)
+    assert "Project secret" not in _applied(new("diff", "-f", str(folder), "--json"))
+
+
+@pytest.mark.parametrize("kind", ["Project", "AlertRule", "AlertChannel", "DeviceType", "Simulation"])
+def test_editors_get_a_schema_that_the_examples_hold(new: Cli, kind: str) -> None:
+    schema = new("schema", kind).json
+    assert schema["properties"]["kind"]["const"] == kind
+    known = set(schema["properties"]["spec"]["properties"])
+    examples = Path(__file__).parents[2] / "fleet_configs"
+    found = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in examples.rglob("*.yaml")]
+    of_kind = [each for each in found if each["kind"] == kind]
+    assert of_kind and all(set(each["spec"]) <= known for each in of_kind)
+    assert json.dumps(schema)
+
+
+def test_an_unknown_kind_is_named(new: Cli) -> None:
+    refused = new("schema", "Dance")
+    assert refused.code == 2 and "AlertChannel" in refused.err
