@@ -14,6 +14,9 @@ settings.load_profile("milonga")
 # tests are so small that more threads mostly spin: the latency model's tests took five times the processor time with two.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Whether mosquitto is installed changes nothing but the tests that are about it.
+os.environ.setdefault("MILONGA_BROKER", "embedded")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let files with slow tests begin first where tests run in parallel, so that no core is idle at the end."""

@@ -56,15 +56,15 @@ from milonga_hub.runs.work import Services, Work
 from milonga_hub.search.service import SearchService
 from milonga_hub.settings import Settings
 from milonga_hub.signing.service import SigningService
-from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
+from milonga_hub.telemetry.intake import TelemetryIntake
 from milonga_hub.telemetry.retention import Keeper
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.telemetry.rules_retention import Retention
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transfers.service import TransferService
+from milonga_hub.transports import brokers
 from milonga_hub.transports import grpc as grpc_transport
 from milonga_hub.transports import http as http_transport
-from milonga_hub.transports.mqtt import EmbeddedBroker
 
 _log = logging.getLogger(__name__)
 
@@ -182,9 +182,8 @@ class Hub:
             # HTTP needs no order, but a device that joins needs the addresses of the others.
             http = await self._serve_http(stack)
             device, grpc = await self._serve_grpc(stack, mqtt)
-            self.addresses = Addresses(
-                *(f"{self.settings.host}:{port}" for port in (http, grpc, device, mqtt.port)),
-            )
+            host = self.settings.host
+            self.addresses = Addresses(f"{host}:{http}", f"{host}:{grpc}", f"{host}:{device}", f"{mqtt[0]}:{mqtt[1]}")
             for loop in (
                 self.devices.watch_heartbeats,
                 self.rollouts.run,
@@ -216,17 +215,24 @@ class Hub:
             )
         self.builds.sign_all()
 
-    async def _serve_mqtt(self, stack: AsyncExitStack) -> BrokerEndpoint:
-        broker = EmbeddedBroker(self.devices.authority, self.devices.authenticate)
-        endpoint = await broker.start(self.settings.host, self.settings.mqtt_port, self.settings.server_names)
-        self.devices.on_shut_out(broker.disconnect)
-        stack.push_async_callback(broker.stop)
-        intake = TelemetryIntake(self.telemetry.store, self.telemetry.examine, self.telemetry.refusals)
+    async def _serve_mqtt(self, stack: AsyncExitStack) -> tuple[str, int]:
+        """Return host and port at which devices reach the broker."""
+        settings = self.settings
+        choice = brokers.chosen(
+            settings, self.devices.authority, self.devices.authenticate, self.devices.certificates, _warn_of_shut_out
+        )
+        endpoint = await choice.broker.start(settings.host, settings.mqtt_port, settings.server_names)
+        _log.info("MQTT broker: %s, because %s", choice.broker.name, choice.why)
+        self.devices.on_shut_out(choice.broker.disconnect)
+        stack.push_async_callback(choice.broker.stop)
+        intake = TelemetryIntake(
+            self.telemetry.store, self.telemetry.examine, self.telemetry.refusals, is_shut_out=self.devices.is_shut_out
+        )
         await intake.start(endpoint)
         stack.push_async_callback(intake.stop)
-        return endpoint
+        return brokers.told_to_devices(settings, endpoint)
 
-    async def _serve_grpc(self, stack: AsyncExitStack, mqtt: BrokerEndpoint) -> tuple[int, int]:
+    async def _serve_grpc(self, stack: AsyncExitStack, mqtt: tuple[str, int]) -> tuple[int, int]:
         """Serve devices with a certificate on one port, people and machines that join on another; return both."""
         settings = self.settings
         identity = self.devices.authority.server(settings.server_names)
@@ -242,7 +248,7 @@ class Hub:
         stack.push_async_callback(server.stop, 1.0)
         servicers = [
             DeviceRpc(self.devices, self.events),
-            EnrolmentRpc(self.devices, lambda: DeviceAddress(device_port, mqtt.host, mqtt.port)),
+            EnrolmentRpc(self.devices, lambda: DeviceAddress(device_port, *mqtt)),
             DatasetRpc(self.datasets, self.folder / "uploads", settings.max_upload_bytes),
             ProjectRpc(self.projects, self._start_applied),
             RunRpc(self.runs, self.events),
@@ -281,6 +287,13 @@ class Hub:
 async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _warn_of_shut_out(device: str) -> None:
+    _log.warning(
+        "%s is shut out, and what it sends is dropped; let the broker refuse its certificate too: milonga broker revoked",
+        device,
+    )
 
 
 def _die_with(task: asyncio.Task[None]) -> None:

@@ -8,7 +8,7 @@ import secrets
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,15 @@ from milonga_hub.jobs import write_atomically
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 _AUTHORITY_LIFETIME = timedelta(days=365 * 20)
 _SERVER_LIFETIME = timedelta(days=365 * 5)
-_DEVICES = "devices/"
+# A broker elsewhere may have a clock that is behind.
+_ALREADY = timedelta(days=1)
+_REVISION = timedelta(seconds=1)
+# What a device's certificate says beside its name, which stands alone in the common name: brokers put that into topics.
+_DEVICES = "devices"
+# Certificates from before said so in the common name.
+_EARLIER_PREFIX = f"{_DEVICES}/"
+# The common name of the hub's own clients. No device can have it: device names are a-z, 0-9 and "-".
+HUB_CLIENT = "milonga_hub"
 # A request for a P-256 key has about 250 bytes.
 _MAX_REQUEST_BYTES = 4096
 
@@ -47,6 +55,8 @@ class Issued:
 
     certificate: str
     expires_at: datetime
+    # In hexadecimal digits: it has up to 159 bits.
+    serial: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Authority:
                 f"the hub's authority in {folder} cannot be read ({error}); restore it from a backup, or remove the"
                 " folder, whereupon all devices must join again"
             ) from error
+        self._revised_at = self._clock() - _ALREADY
         if self._certificate.public_key() != self._key.public_key():
             raise FailedPrecondition(f"{key_path} is not the key of {certificate_path}; restore both from one backup")
         self._key_identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -106,22 +117,53 @@ class Authority:
 
     def certify(self, key: ec.EllipticCurvePublicKey, device: str, lifetime: timedelta) -> Issued:
         """Sign a key as this device's, for client use alone; see requested_key for whether it is the device's own."""
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _DEVICES + device)])
         expires_at = self._clock() + lifetime
-        certificate = self._for_client(subject, key, expires_at)
-        return Issued(_pem(certificate).decode(), expires_at.replace(microsecond=0))
+        certificate = self._for_client(_subject(device), key, expires_at)
+        return Issued(_pem(certificate).decode(), expires_at.replace(microsecond=0), f"{certificate.serial_number:x}")
+
+    def revocations(self, serials: Iterable[str]) -> bytes:
+        """Return the signed list of these certificates (PEM), for brokers that ask a list and not the hub."""
+        # Of two lists OpenSSL believes the one that was made later, by whole seconds.
+        self._revised_at = max(self._clock() - _ALREADY, self._revised_at + _REVISION)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(self._revised_at)
+            .next_update(self._revised_at + _AUTHORITY_LIFETIME)
+            .add_extension(x509.CRLNumber(int(self._revised_at.timestamp())), critical=False)
+            .add_extension(self._key_identifier, critical=False)
+        )
+        for serial in serials:
+            revoked = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(self._revised_at)
+            builder = builder.add_revoked_certificate(revoked.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def own_client(self) -> tuple[ssl.SSLContext, str]:
         """Return a TLS context for the hub's own clients of its broker, and the fingerprint of its fresh key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HUB_NAME)])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HUB_CLIENT)])
         certificate = self._for_client(subject, key.public_key(), self._clock() + _SERVER_LIFETIME)
+        return self._client_context(_pem_of(key), _pem(certificate)), key_fingerprint(key.public_key())
+
+    def stand_in(self, device: str, lifetime: timedelta, *, earlier: bool = False) -> ssl.SSLContext:
+        """Return a TLS context in a device's name, with which the hub takes over its session with a broker.
+
+        `earlier` makes it look as certificates did when the common name was more than the device's name.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _EARLIER_PREFIX + device)])
+        certificate = self._for_client(
+            subject if earlier else _subject(device), key.public_key(), self._clock() + lifetime
+        )
+        return self._client_context(_pem_of(key), _pem(certificate))
+
+    def _client_context(self, key: bytes, chain: bytes) -> ssl.SSLContext:
         context = ssl.create_default_context(cadata=self.certificate.decode())
         context.check_hostname = (
             False  # The certificate's purpose and authority say all: only hubs get one for servers.
         )
-        self.load(context, _pem_of(key), _pem(certificate))
-        return context, key_fingerprint(key.public_key())
+        self.load(context, key, chain)
+        return context
 
     def load(self, context: ssl.SSLContext, key: bytes, chain: bytes) -> None:
         """Give the context a key and chain; the ssl module takes them from files alone."""
@@ -133,7 +175,7 @@ class Authority:
     def _create(self, key_path: Path, certificate_path: Path) -> None:
         # The certificate last: while there is none, a start that was cut off begins again.
         key = ec.generate_private_key(ec.SECP256R1())
-        _write_secret(key_path, _pem_of(key))
+        write_secret(key_path, _pem_of(key))
         self._key = key
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Milonga hub {secrets.token_hex(4)}")])
         certificate = (
@@ -180,6 +222,11 @@ def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def _subject(device: str) -> x509.Name:
+    unit = x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, _DEVICES)
+    return x509.Name([unit, x509.NameAttribute(NameOID.COMMON_NAME, device)])
+
+
 def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return fingerprint(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
 
@@ -193,10 +240,16 @@ def presented(certificate: bytes) -> Presented:
         key = parsed.public_key()
     except Exception as error:  # As above.
         raise Unauthenticated(f"the client certificate cannot be read: {error}") from error
-    name = str(names[0].value) if names else ""
+    units = [str(each.value) for each in parsed.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)]
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise Unauthenticated("the client certificate is not one that this hub gives out")
-    return Presented(name.removeprefix(_DEVICES) if name.startswith(_DEVICES) else "", key_fingerprint(key))
+    return Presented(_device(str(names[0].value) if names else "", units), key_fingerprint(key))
+
+
+def _device(name: str, units: Sequence[str]) -> str:
+    if _DEVICES in units:
+        return name
+    return name.removeprefix(_EARLIER_PREFIX) if name.startswith(_EARLIER_PREFIX) else ""
 
 
 def _general_names(names: Iterable[str]) -> Iterable[x509.GeneralName]:
@@ -250,7 +303,8 @@ def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _write_secret(path: Path, content: bytes) -> None:
+def write_secret(path: Path, content: bytes) -> None:
+    """Replace the file, which only its owner may read at any moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

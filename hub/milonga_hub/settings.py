@@ -23,7 +23,18 @@ class Settings(BaseSettings):
         default=8444, ge=0, le=65535, description="gRPC, for devices with a certificate; 0 takes a free one."
     )
     mqtt_port: int = Field(
-        default=8883, ge=0, le=65535, description="Embedded MQTT broker, for devices; 0 takes a free one."
+        default=8883, ge=0, le=65535, description="The hub's own MQTT broker, for devices; 0 takes a free one."
+    )
+    broker: str = Field(
+        default="auto",
+        description="MQTT broker: embedded, mosquitto, a URL (mqtts://broker.example:8883), or auto: mosquitto where it is"
+        " installed, else embedded.",
+    )
+    broker_ca: Path | None = Field(
+        default=None, description="Authority (PEM) of a broker by URL, where that is not the hub's own."
+    )
+    broker_address: str = Field(
+        default="", description="HOST:PORT at which devices reach a broker by URL, where that is not the URL's."
     )
     # Short, so that a key that was stolen with an old disk is of no use.
     certificate_days: float = Field(

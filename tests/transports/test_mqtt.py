@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import socket
 import ssl
@@ -16,28 +15,31 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import paho.mqtt.client as paho
 import pytest
 from milonga.v1 import telemetry_pb2
-from milonga_hub.authority import Authority, Presented
+from milonga_hub.authority import Presented
 from milonga_hub.bridge import to_proto
 from milonga_hub.db import Database
 from milonga_hub.devices.models import Device as Devices
+from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake, parse_window
 from milonga_hub.telemetry.models import TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.transports import mosquitto
+from milonga_hub.transports.brokers import Broker
 from milonga_hub.transports.mqtt import EmbeddedBroker
 
 from tests.certificates import Key, Tls
 from tests.telemetry.windows import window
+from tests.transports.broker_contract import BrokerContract
+from tests.transports.clients import PATIENCE_SECONDS, Device, Loop, connected, context_of, payload
 
 FOLDER = tempfile.TemporaryDirectory()
 TLS = Tls(Path(FOLDER.name))
 KEYS = {"pi-1": Key(), "pi-2": Key()}
-PATIENCE_SECONDS = 10.0
 
 
 def authenticate(shown: Presented) -> Devices:
@@ -46,109 +48,19 @@ def authenticate(shown: Presented) -> Devices:
     return Devices(name=shown.device, device_type="")
 
 
+def context(name: str, key: Key | None = None, lifetime: timedelta = timedelta(days=1)) -> ssl.SSLContext:
+    key = key or KEYS[name]
+    return context_of(TLS.authority, key, TLS.authority.issue(key.request(), name, lifetime).certificate)
+
+
+@contextmanager
+def device(endpoint: BrokerEndpoint, name: str, key: Key | None = None, **values: Any) -> Iterator[Device]:
+    with connected(endpoint, name, context(name, key), **values) as client:
+        yield client
+
+
 def new_broker() -> EmbeddedBroker:
     return EmbeddedBroker(TLS.authority, authenticate)
-
-
-def context_of(authority: Authority, name: str, key: Key | None, lifetime: timedelta) -> ssl.SSLContext:
-    """Return what a client with this key shows and believes; without a key it shows nothing."""
-    context = ssl.create_default_context(cadata=TLS.authority.certificate.decode())
-    context.check_hostname = False
-    if key is not None:
-        authority.load(context, key.pem, authority.issue(key.request(), name, lifetime).certificate.encode())
-    return context
-
-
-def payload(sequence: int, device: str = "pi-1", **values: Any) -> bytes:
-    return bytes(to_proto(window(sequence, device=device, **values), telemetry_pb2.TelemetryWindow).SerializeToString())
-
-
-class Device:
-    """A paho client as an agent has one; `heard` holds the sequences of the acknowledgements."""
-
-    def __init__(
-        self,
-        endpoint: BrokerEndpoint,
-        name: str,
-        key: Key | None = None,
-        client_id: str = "",
-        will: str = "",
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self.name = name
-        self.heard: queue.Queue[int] = queue.Queue()
-        self.answered: queue.Queue[Any] = queue.Queue()
-        self.ended: queue.Queue[Any] = queue.Queue()
-        self._subscribed: queue.Queue[Any] = queue.Queue()
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id or name)
-        client.tls_set_context(tls or context_of(TLS.authority, name, key or KEYS[name], timedelta(days=1)))
-        # What a device says of itself counts for nothing.
-        client.username_pw_set("milonga_hub", "x")
-        if will:
-            client.will_set(will, b"gone", qos=1)
-        client.on_connect = lambda c, u, flags, reason, p: self.answered.put(reason)
-        client.on_disconnect = lambda c, u, flags, reason, p: self.ended.put(reason)
-        client.on_subscribe = lambda c, u, mid, reasons, p: self._subscribed.put(reasons)
-        client.on_message = lambda c, u, message: self._hear(message.payload)
-        client.connect(endpoint.host, endpoint.port)
-        client.loop_start()
-        self.client = client
-
-    def _hear(self, data: bytes) -> None:
-        for sequence in telemetry_pb2.TelemetryAck.FromString(data).sequences:
-            self.heard.put(sequence)
-
-    def admitted(self) -> bool:
-        return not self.answered.get(timeout=PATIENCE_SECONDS).is_failure
-
-    def subscribe(self, topic: str) -> bool:
-        self.client.subscribe(topic, qos=1)
-        return not self._subscribed.get(timeout=PATIENCE_SECONDS)[0].is_failure
-
-    def ready(self) -> Device:
-        assert self.admitted()
-        assert self.subscribe(f"milonga/v1/{self.name}/ack")
-        return self
-
-    def publish(self, data: bytes, topic: str = "") -> None:
-        self.client.publish(topic or f"milonga/v1/{self.name}/telemetry", data, qos=1).wait_for_publish(
-            PATIENCE_SECONDS
-        )
-
-    def acknowledged(self, count: int) -> list[int]:
-        return sorted(self.heard.get(timeout=PATIENCE_SECONDS) for _ in range(count))
-
-    def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-
-
-async def _end_tasks() -> None:
-    """Connections that were refused a moment ago are still closing."""
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    if rest:
-        _, late = await asyncio.wait(rest, timeout=1)
-        assert not late
-    for _ in range(3):  # A closed socket is let go of one or two turns later.
-        await asyncio.sleep(0)
-
-
-class Loop:
-    """An event loop in a thread, as the hub's is, so that the tests' clients may block."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
-
-    def close(self) -> None:
-        self.run(_end_tasks())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
 
 
 @pytest.fixture
@@ -188,13 +100,10 @@ def hub(
         loop.run(broker.stop())
 
 
-@contextmanager
-def device(endpoint: BrokerEndpoint, name: str, **values: Any) -> Iterator[Device]:
-    client = Device(endpoint, name, **values)
-    try:
-        yield client
-    finally:
-        client.close()
+class TestEmbeddedBroker(BrokerContract):
+    @staticmethod
+    def make(devices: DeviceService, folder: Path) -> Broker:
+        return EmbeddedBroker(devices.authority, devices.authenticate)
 
 
 def test_windows_are_stored_and_acknowledged(loop: Loop, database: Database) -> None:
@@ -204,15 +113,6 @@ def test_windows_are_stored_and_acknowledged(loop: Loop, database: Database) -> 
             pi.publish(payload(sequence))
         assert pi.acknowledged(20) == list(range(20))
     assert stored(database) == list(range(20))
-
-
-def test_each_device_hears_of_its_own_windows(loop: Loop, database: Database) -> None:
-    with hub(loop, service(database).store) as (endpoint, _):
-        with device(endpoint, "pi-1") as one, device(endpoint, "pi-2") as two:
-            one.ready().publish(payload(1))
-            two.ready().publish(payload(2, "pi-2"))
-            assert one.acknowledged(1) == [1]
-            assert two.acknowledged(1) == [2]
 
 
 def test_nothing_is_acknowledged_before_it_is_committed(loop: Loop, database: Database) -> None:
@@ -287,8 +187,8 @@ def test_a_hub_that_dies_midway_loses_nothing_acknowledged_and_stores_nothing_tw
 
 
 @contextmanager
-def hub_process(path: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "tests.transports.hub_process", str(path), str(port), FOLDER.name]
+def hub_process(path: Path, kind: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "tests.transports.hub_process", str(path), str(port), FOLDER.name, kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         try:
@@ -297,10 +197,14 @@ def hub_process(path: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[st
             process.kill()
 
 
-def test_what_was_acknowledged_before_a_kill_is_there_after_it_and_only_once(tmp_path: Path) -> None:
+NEEDS_MOSQUITTO = pytest.mark.skipif(mosquitto.installed() is None, reason="mosquitto 2.0 or newer is not installed")
+
+
+@pytest.mark.parametrize("kind", ["embedded", pytest.param("mosquitto", marks=NEEDS_MOSQUITTO)])
+def test_what_was_acknowledged_before_a_kill_is_there_after_it_and_only_once(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "killed.db"
     unacknowledged = set(range(200))
-    with hub_process(path) as (process, port):
+    with hub_process(path, kind) as (process, port):
         with device(BrokerEndpoint("127.0.0.1", port), "pi-1") as pi:
             pi.ready()
             for sequence in range(200):
@@ -313,28 +217,12 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it_and_only_once(tmp
         acknowledged = set(range(200)) - unacknowledged
         assert acknowledged <= set(stored(Database(f"sqlite:///{path}")))
         assert unacknowledged
-    with hub_process(path, port) as (_, port), device(BrokerEndpoint("127.0.0.1", port), "pi-1") as pi:
+    with hub_process(path, kind, port) as (_, port), device(BrokerEndpoint("127.0.0.1", port), "pi-1") as pi:
         pi.ready()
         for sequence in sorted(unacknowledged):
             pi.publish(payload(sequence))
         assert set(pi.acknowledged(len(unacknowledged))) == unacknowledged
     assert stored(Database(f"sqlite:///{path}")) == list(range(200))
-
-
-def test_the_intake_comes_back_when_the_broker_does(loop: Loop, database: Database) -> None:
-    broker = new_broker()
-    endpoint = loop.run(broker.start())
-    intake = TelemetryIntake(service(database).store)
-    loop.run(intake.start(endpoint))
-    intake._subscribed.clear()
-    loop.run(broker.stop())
-    loop.run(broker.start("127.0.0.1", endpoint.port))
-    assert intake._subscribed.wait(PATIENCE_SECONDS)
-    with device(endpoint, "pi-1") as pi:
-        pi.ready().publish(payload(1))
-        assert pi.acknowledged(1) == [1]
-    loop.run(intake.stop())
-    loop.run(broker.stop())
 
 
 def test_what_has_come_in_when_the_hub_stops_is_still_stored(loop: Loop, database: Database) -> None:
@@ -352,31 +240,6 @@ def test_a_certificate_with_another_key_is_refused(
     assert "MQTT: refused 127.0.0.1" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["no certificate", "another authority", "expired"])
-def test_who_shows_no_good_certificate_is_refused_in_the_handshake(
-    loop: Loop, database: Database, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    authority = Authority(tmp_path) if kind == "another authority" else TLS.authority
-    key = None if kind == "no certificate" else KEYS["pi-1"]
-    tls = context_of(authority, "pi-1", key, timedelta(days=-1 if kind == "expired" else 1))
-    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1", tls=tls) as client:
-        client.ended.get(timeout=PATIENCE_SECONDS)
-        assert client.answered.empty()
-    assert "MQTT: refused a connection" in caplog.text
-
-
-def test_a_device_that_is_shut_out_is_disconnected_at_once(loop: Loop, database: Database) -> None:
-    broker = new_broker()
-    endpoint = loop.run(broker.start())
-    with device(endpoint, "pi-1") as pi, device(endpoint, "pi-2") as other:
-        pi.ready()
-        other.ready()
-        broker.disconnect("pi-1")
-        pi.ended.get(timeout=PATIENCE_SECONDS)
-        assert other.ended.empty()
-    loop.run(broker.stop())
-
-
 def test_another_key_does_not_end_the_session_of_the_device(loop: Loop, database: Database) -> None:
     with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
         pi.ready()
@@ -386,16 +249,6 @@ def test_another_key_does_not_end_the_session_of_the_device(loop: Loop, database
         pi.publish(payload(1))
         assert pi.acknowledged(1) == [1]
         assert pi.answered.empty()  # it never had to connect again
-
-
-def test_a_device_cannot_publish_under_the_topic_of_another(loop: Loop, database: Database) -> None:
-    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
-        pi.ready()
-        pi.publish(payload(1, "pi-2"), "milonga/v1/pi-2/telemetry")
-        pi.publish(payload(2, "pi-2"))
-        pi.publish(payload(3))
-        assert pi.acknowledged(1) == [3]
-    assert stored(database) == [3]
 
 
 def test_a_device_cannot_leave_a_last_will_to_another(loop: Loop, database: Database) -> None:
@@ -444,21 +297,6 @@ def test_a_window_that_cannot_be_true_is_refused_counted_and_let_go_of(loop: Loo
     assert [one.sequence for one in kept.query(device="pi-1")[0]] == [5]
 
 
-def test_an_oversized_message_ends_its_connection_and_no_other(
-    loop: Loop, database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    with hub(loop, service(database).store) as (endpoint, _), device(endpoint, "pi-1") as pi:
-        pi.ready()
-        with device(endpoint, "pi-2") as flood:
-            flood.ready()
-            flood.client.publish("milonga/v1/pi-2/telemetry", bytes(2 << 20), qos=1)
-            flood.ended.get(timeout=PATIENCE_SECONDS)
-        pi.publish(payload(1))
-        assert pi.acknowledged(1) == [1]
-        assert pi.ended.empty()
-    assert "MQTT: refused a message of 2097" in caplog.text
-
-
 def test_sessions_of_clients_that_left_are_not_kept(loop: Loop, database: Database) -> None:
     broker = new_broker()
     endpoint = loop.run(broker.start())
@@ -488,8 +326,11 @@ def test_a_broker_that_does_not_answer_is_named(loop: Loop) -> None:
 def test_a_broker_of_its_own_is_given_as_a_url() -> None:
     endpoint = BrokerEndpoint.of_url("mqtt://hub:p%40ss@broker.example:2883")
     assert endpoint == BrokerEndpoint("broker.example", 2883, "hub", "p@ss")
-    with pytest.raises(InvalidInput, match="mqtt://"):
-        BrokerEndpoint.of_url("http://broker")
+    assert BrokerEndpoint.of_url("mqtts://broker.example").port == 8883
+    for wrong in ("http://broker", "mqtt://", "mqtts://broker:port", "mqtt://hub:secret@"):
+        with pytest.raises(InvalidInput, match="mqtts://user:password@host") as raised:
+            BrokerEndpoint.of_url(wrong)
+        assert "secret" not in str(raised.value)
 
 
 def test_a_window_without_requests_may_say_not_a_number() -> None:

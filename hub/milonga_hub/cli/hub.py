@@ -32,7 +32,21 @@ def up(
         int | None, typer.Option(min=0, max=65535, help="gRPC, for devices with a certificate; 0 takes a free one.")
     ] = None,
     mqtt_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Embedded MQTT broker, for devices; 0 takes a free one.")
+        int | None, typer.Option(min=0, max=65535, help="The hub's own MQTT broker, for devices; 0 takes a free one.")
+    ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|embedded|mosquitto|URL",
+            help="MQTT broker; auto takes mosquitto where it is installed; a URL is mqtts://broker.example:8883.",
+        ),
+    ] = None,
+    broker_ca: Annotated[
+        Path | None, typer.Option(help="Authority (PEM) of a broker by URL, where that is not the hub's own.")
+    ] = None,
+    broker_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where devices reach a broker by URL, where that is not the URL's."),
     ] = None,
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; empty: SQLite in the data folder.")] = None,
     max_upload_bytes: Annotated[int | None, typer.Option(help="Largest archive that an import takes.")] = None,

@@ -13,6 +13,7 @@ from milonga_hub.authority import Authority, Presented, key_fingerprint, request
 from milonga_hub.commits import Change, Commits
 from milonga_hub.db import Database
 from milonga_hub.devices import rules
+from milonga_hub.devices.certificates import Certificates
 from milonga_hub.devices.models import Device, DeviceState, Inventory, JoinRequest, JoinRequestState
 from milonga_hub.devices.tokens import JoinTokens
 from milonga_hub.devices.values import Enrolment, Identity, NewCertificate
@@ -99,6 +100,7 @@ class Admission:
             issued = self._authority.certify(public_key, device.name, self._lifetime)
             device.certificate_expires_at = issued.expires_at
             session.add(device)
+            Certificates.note(session, device.name, key, issued)
             return Identity(device.name, key, device.device_type, issued.certificate), device
 
         return change
@@ -128,10 +130,12 @@ class Admission:
             device = session.get(Device, name)
             if device is None:
                 raise Unauthenticated(f"device {name} was deleted; enrol it again")
-            self._check(device, key_fingerprint(public_key))
+            key = key_fingerprint(public_key)
+            self._check(device, key)
             issued = self._authority.certify(public_key, name, self._lifetime)
             device.certificate_expires_at = issued.expires_at
             session.add(device)
+            Certificates.note(session, name, key, issued)
         _log.info("certificate for %s renewed until %s", name, issued.expires_at)
         self._events.publish(f"devices/{name}", device)
         return NewCertificate(issued.certificate, self.renew_after_seconds(device))

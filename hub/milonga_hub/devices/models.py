@@ -102,6 +102,16 @@ class Device(DeviceView, table=True):
     knows_shadows: bool = False
 
 
+class IssuedCertificate(SQLModel, table=True):
+    """A certificate that a device was given, until it ends: what a broker has to refuse once the device is shut out."""
+
+    __tablename__ = "issued_certificate"
+    serial: str = Field(primary_key=True)
+    device: str = Field(index=True)
+    key_fingerprint: str
+    expires_at: datetime = Field(sa_type=UTC_TIME)
+
+
 class JoinRequestState(StrEnum):
     PENDING = "PENDING"
     APPROVED = "APPROVED"

@@ -15,6 +15,7 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules
 from milonga_hub.devices.admission import Admission
 from milonga_hub.devices.assigning import Assigning, Wanted
+from milonga_hub.devices.certificates import Certificates
 from milonga_hub.devices.connections import Connections
 from milonga_hub.devices.helping import Helping
 from milonga_hub.devices.known import shipped
@@ -84,7 +85,7 @@ _DeviceBuilds = list[DeviceBuild]
 
 
 class DeviceService:
-    """All that the hub knows of devices and wants of them. `connections` is for the agents' streams."""
+    """All that the hub knows of devices and wants of them: `connections` for agents' streams, `certificates` for brokers."""
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class DeviceService:
             database, commits, events, settings, clock, self.authority, self._tokens, self.connections.type_of
         )
         self.connections.renew_after_seconds = self._admission.renew_after_seconds
+        self.certificates = Certificates(database, clock)
 
     # Joining
 

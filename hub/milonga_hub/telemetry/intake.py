@@ -11,7 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -30,8 +30,11 @@ from milonga_hub.telemetry.rules_intake import Allowance
 _log = logging.getLogger(__name__)
 
 TOPIC_ROOT = "milonga/v1"
+# A window of telemetry has about 2 kB.
+MAX_MESSAGE_BYTES = 1 << 20
 _TELEMETRY_FILTER = f"{TOPIC_ROOT}/+/telemetry"
 _STOP = object()
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,24 @@ class BrokerEndpoint:
     host: str
     port: int
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     # None for a broker that is asked without TLS.
     tls: ssl.SSLContext | None = None
 
     @classmethod
-    def of_url(cls, url: str) -> BrokerEndpoint:
-        """Return the endpoint of "mqtt://user:password@host:1883", for a broker that runs on its own."""
+    def of_url(cls, url: str, tls: ssl.SSLContext | None = None) -> BrokerEndpoint:
+        """Return the endpoint of "mqtts://user:password@host:8883", or mqtt:// without TLS, for a broker that runs on its own."""
         parts = urlsplit(url)
-        if parts.scheme != "mqtt" or not parts.hostname:
-            raise InvalidInput(f"{url!r} is not a broker's address; write mqtt://user:password@host:1883")
-        return cls(parts.hostname, parts.port or 1883, unquote(parts.username or ""), unquote(parts.password or ""))
+        try:
+            port = parts.port or _PORTS[parts.scheme]
+        except (ValueError, KeyError):
+            port = 0
+        if not parts.hostname or not port:
+            # Without the password, which may be in it.
+            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+            raise InvalidInput(f"{shown!r} is not a broker's address; write mqtts://user:password@host:8883")
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        return cls(parts.hostname, port, user, password, tls)
 
 
 def parse_window(topic: str, payload: bytes) -> TelemetryWindowView:
@@ -96,9 +106,14 @@ class TelemetryIntake:
         batch_size: int = 500,
         batch_seconds: float = 0.05,
         waiting_limit: int = 20_000,
+        is_shut_out: Callable[[str], bool] = lambda device: False,
     ) -> None:
-        """`examine` returns the window that is to be stored, or raises InvalidInput for one that must not be."""
+        """`examine` returns the window that is to be stored, or raises InvalidInput for one that must not be.
+
+        What a device sends that `is_shut_out` is dropped: a broker that somebody else runs may not know of it yet.
+        """
         self._examine = examine
+        self._is_shut_out = is_shut_out
         self.refusals = refusals or Refusals()
         self._allowances: dict[str, Allowance] = {}
         self._store = store
@@ -170,6 +185,9 @@ class TelemetryIntake:
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         device = _device_of(message.topic)
+        if self._is_shut_out(device):
+            self._refuse(device, "telemetry_shut_out", "it is shut out")
+            return
         now = time.monotonic()
         if not self._allowances.setdefault(device, Allowance.full(now)).take(now):
             # Not acknowledged: whoever is honest sends it again.

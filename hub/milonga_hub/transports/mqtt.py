@@ -1,7 +1,7 @@
 """The embedded MQTT broker: nothing else to install, devices show their certificates, and each keeps to its own topics.
 
 amqtt is pure Python and takes about 4,000 QoS 1 messages per CPU-second, which is a fleet of 100,000 devices at one
-window every 30 seconds. Larger fleets point the intake at a broker of their own; see telemetry/intake.py.
+window every 30 seconds. brokers.py says which other brokers may take its place.
 """
 
 from __future__ import annotations
@@ -25,20 +25,15 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
-from milonga_hub.authority import Authority, Presented, presented
+from milonga_hub.authority import HUB_CLIENT, Authority, Presented, presented
 from milonga_hub.devices.models import Device
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, Unauthenticated
-from milonga_hub.telemetry.intake import TOPIC_ROOT, BrokerEndpoint
+from milonga_hub.telemetry.intake import MAX_MESSAGE_BYTES, TOPIC_ROOT, BrokerEndpoint
+from milonga_hub.transports.topics import DOWNWARD, UPWARD
 
 _log = logging.getLogger(__name__)
 
-_UPWARD = ("telemetry", "event", "status")
-_DOWNWARD = ("ack",)
-# No device can have this name: device names are a-z, 0-9 and "-".
-_HUB_USERNAME = "milonga_hub"
 _STOP_SECONDS = 5.0
-# A window of telemetry has about 2 kB.
-_MAX_MESSAGE_BYTES = 1 << 20
 _TLS_BUFFER_BYTES = 16 * 1024
 
 
@@ -58,7 +53,7 @@ class Gate:
                 raise Unauthenticated("it came without a certificate")
             shown = presented(certificate)
             if shown.key_fingerprint == self._hub_key:
-                return _HUB_USERNAME
+                return HUB_CLIENT
             return self._authenticate(shown).name
         except MilongaError as error:
             _log.warning("MQTT: refused %s: %s", address, error)
@@ -67,9 +62,9 @@ class Gate:
     @staticmethod
     def permits(username: str, topic: str, action: Action) -> bool:
         """Devices publish under their own name only, and hear only what is meant for them."""
-        if username == _HUB_USERNAME:
+        if username == HUB_CLIENT:
             return True
-        leaves = _UPWARD if action == Action.PUBLISH else _DOWNWARD
+        leaves = UPWARD if action == Action.PUBLISH else DOWNWARD
         return topic in {f"{TOPIC_ROOT}/{username}/{leaf}" for leaf in leaves}
 
 
@@ -114,9 +109,9 @@ class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]
         self._address = address
 
     async def read(self, n: int = -1) -> bytes:
-        if n > _MAX_MESSAGE_BYTES:
+        if n > MAX_MESSAGE_BYTES:
             _log.warning("MQTT: refused a message of %d bytes from %s", n, self._address)
-            raise InvalidInput(f"a message has {_MAX_MESSAGE_BYTES} bytes at most")
+            raise InvalidInput(f"a message has {MAX_MESSAGE_BYTES} bytes at most")
         return bytes(await super().read(n))
 
 
@@ -206,6 +201,8 @@ class _Handshake(ssl.SSLObject):
 class EmbeddedBroker:
     """A broker inside the hub's event loop: `endpoint = await broker.start(host, port)` ... `await broker.stop()`."""
 
+    name = "embedded"
+
     def __init__(self, authority: Authority, authenticate: Callable[[Presented], Device]) -> None:
         self._authority = authority
         self._client, hub_key = authority.own_client()
@@ -290,10 +287,13 @@ def _quieten_amqtt() -> None:
 
 def _cannot_listen(error: BrokerError, host: str, port: int) -> MilongaError:
     cause = error.__cause__
+    return cannot_listen(cause if isinstance(cause, OSError) else error, host, port)
+
+
+def cannot_listen(cause: Exception, host: str, port: int) -> MilongaError:
+    """Return what to tell who started the hub."""
     if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
         return FailedPrecondition(
             f"port {port} on {host} is taken by another program; choose another with --mqtt-port, or 0 for a free one"
         )
-    return FailedPrecondition(
-        f"cannot listen for MQTT on {host}:{port}: {cause or error}; choose another port with --mqtt-port"
-    )
+    return FailedPrecondition(f"cannot listen for MQTT on {host}:{port}: {cause}; choose another port with --mqtt-port")
