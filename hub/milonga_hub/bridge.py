@@ -6,6 +6,7 @@ import math
 import types
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -17,6 +18,8 @@ from milonga_hub.errors import InvalidInput
 
 M = TypeVar("M", bound=Message)
 B = TypeVar("B", bound=BaseModel)
+# Those that may say NaN, for no figure.
+_FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 
 
 def to_proto(model: BaseModel, message_class: type[M]) -> M:
@@ -34,18 +37,17 @@ def to_proto(model: BaseModel, message_class: type[M]) -> M:
 def from_proto(message: Message, model_class: type[B]) -> B:
     """Return the validated model. Unset message and optional fields take the model's defaults."""
     values: dict[str, Any] = {}
-    for field in _fields(message):
-        info = model_class.model_fields.get(field.name)
-        if info is None or (field.has_presence and not message.HasField(field.name)):
+    for name, field, has_presence, default, annotation in _shared(message.DESCRIPTOR, model_class):
+        if has_presence and not message.HasField(name):
             continue
-        value = getattr(message, field.name)
-        if _takes_default(field, value):
+        value = getattr(message, name)
+        if not has_presence and _takes_default(value, default):
             continue
         try:
-            values[field.name] = _get(field, value, info.annotation)
+            values[name] = _get(field, value, annotation)
         except ValueError as error:
             # A time before the year 1 or after 9999.
-            raise InvalidInput(f"{field.name}: {error}") from error
+            raise InvalidInput(f"{name}: {error}") from error
     try:
         return model_class.model_validate(values)
     except ValueError as error:
@@ -65,13 +67,26 @@ def _explain(error: ValueError) -> str:
     return "; ".join(f"{'.'.join(str(part) for part in d['loc']) or 'value'}: {d['msg']}" for d in details())
 
 
-def _takes_default(field: Any, value: Any) -> bool:
+@cache
+def _shared(descriptor: Any, model_class: type[BaseModel]) -> tuple[tuple[str, Any, bool, Any, Any], ...]:
+    """Return the fields that the message and the model have, with what is asked of each for every message."""
+    known = model_class.model_fields
+    return tuple(
+        (
+            field.name,
+            field,
+            field.has_presence,
+            None if field.is_repeated else field.default_value,
+            known[field.name].annotation,
+        )
+        for field in descriptor.fields
+        if field.name in known
+    )
+
+
+def _takes_default(value: Any, default: Any) -> bool:
     """proto3 cannot tell 0 from unset: such fields take the model's default, others are `optional` in the proto."""
-    if field.has_presence:
-        return False
-    if field.is_repeated:
-        return len(value) == 0
-    return bool(value == field.default_value)
+    return len(value) == 0 if default is None else bool(value == default)
 
 
 def _is_double(field: Any) -> bool:
@@ -129,6 +144,8 @@ def _get(field: Any, value: Any, annotation: Any) -> Any:
         inner = get_args(annotation)[1]
         return {key: _one(entry, item, inner) for key, item in value.items()}
     if field.is_repeated:
+        if field.message_type is None and field.enum_type is None and field.type not in _FLOATS:
+            return [*value]
         inner = get_args(annotation)[0]
         return [_one(field, item, inner) for item in value]
     return _one(field, value, annotation)
@@ -157,6 +174,7 @@ def _enum(enum: Any, number: int, annotation: type[Enum]) -> Enum:
     return annotation[found.name.removeprefix(_prefix(enum))]
 
 
+@cache
 def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         return next(arg for arg in get_args(annotation) if arg is not type(None))

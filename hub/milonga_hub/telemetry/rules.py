@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import numpy as np
@@ -130,8 +131,9 @@ def merge_histograms(histograms: Sequence[Histogram]) -> Histogram | None:
 
 def add_counts(counts: Sequence[Sequence[int]]) -> list[int]:
     """Return the sums by position; shorter lists count as filled up with zeros."""
-    length = max((len(item) for item in counts), default=0)
-    return [sum(item[i] for item in counts if i < len(item)) for i in range(length)]
+    if len({len(item) for item in counts}) <= 1:
+        return [*map(sum, zip(*counts, strict=True))]
+    return [*map(sum, zip_longest(*counts, fillvalue=0))]
 
 
 def latency_percentiles(histogram: Histogram) -> Percentiles:

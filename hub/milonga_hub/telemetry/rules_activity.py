@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from milonga_hub.telemetry.models import Histogram
-from milonga_hub.telemetry.rules import latency_percentiles, merge_histograms
+from milonga_hub.telemetry.rules import latency_quantiles, merge_histograms
 
 
 class ActiveWindow(NamedTuple):
@@ -60,7 +60,7 @@ def _of_one(windows: Sequence[ActiveWindow]) -> Activity:
         request_count=sum(window.request_count for window in same),
         error_count=sum(window.error_count for window in same),
         log10_latency_ms=merged,
-        median_ms=latency_percentiles(merged).p50 if merged is not None and sum(merged.counts) > 0 else None,
+        median_ms=latency_quantiles(merged, (0.5,))[0] if merged is not None and sum(merged.counts) > 0 else None,
         temperature_celsius=temperatures[-1] if temperatures else None,
         dropped_count=_newly_dropped(windows),
     )

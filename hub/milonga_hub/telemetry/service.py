@@ -28,8 +28,8 @@ from milonga_hub.telemetry.rules_series import Sum, series
 from milonga_hub.telemetry.tally import Tally
 from milonga_hub.telemetry.totals import Totals
 
-# Bound parameters of one statement; SQLite takes 32,766 and a window has about 22.
-_ROWS_PER_STATEMENT = 500
+# What makes a repeat harmless.
+_KEY = ("device", "boot_id", "sequence")
 
 
 class TelemetryService:
@@ -91,18 +91,22 @@ class TelemetryService:
     def _insert(self, windows: Sequence[TelemetryWindowView]) -> list[TelemetryWindow]:
         received_at = self._clock()
         insert = postgresql.insert if self._database.engine.dialect.name == "postgresql" else sqlite.insert
-        rows: list[TelemetryWindow] = []
+        values = [
+            {**{name: getattr(window, name) for name in TelemetryWindowView.model_fields}, "received_at": received_at}
+            for window in windows
+        ]
+        if not values:
+            return []
+        table = TelemetryWindow.metadata.tables["telemetry_window"]
+        # One statement, which is made once, and rows as parameters: to make it with hundreds of rows took half of the time.
+        statement = insert(table).on_conflict_do_nothing().returning(*(table.c[name] for name in ("id", *_KEY)))
         with self._database.session() as session:
-            for start in range(0, len(windows), _ROWS_PER_STATEMENT):
-                values = [
-                    {
-                        **{name: getattr(w, name) for name in TelemetryWindowView.model_fields},
-                        "received_at": received_at,
-                    }
-                    for w in windows[start : start + _ROWS_PER_STATEMENT]
-                ]
-                statement = insert(TelemetryWindow).values(values).on_conflict_do_nothing()
-                rows += session.scalars(statement.returning(TelemetryWindow)).all()
+            new = {tuple(key): id_ for id_, *key in session.connection().execute(statement, values)}
+            rows = [
+                TelemetryWindow(**each, id=new.pop(key))
+                for each in values
+                if (key := tuple(each[name] for name in _KEY)) in new
+            ]
             self.totals.add(session, rows)
         self.totals.tell({row.project for row in rows})
         return rows

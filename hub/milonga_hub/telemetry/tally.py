@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -32,17 +32,19 @@ class Tally:
         self._served: OrderedDict[tuple[str, str], Served] = OrderedDict()
 
     def add(self, windows: Iterable[TelemetryWindowView]) -> None:
+        groups: defaultdict[tuple[str, str], list[TelemetryWindowView]] = defaultdict(list)
+        for window in windows:
+            groups[window.project, window.model_version].append(window)
         with self._lock:
-            for window in windows:
-                key = (window.project, window.model_version)
+            for key, new in groups.items():
                 known = self._served.pop(key, Served(*key))
-                both = [each for each in (known.log10_latency_ms, window.log10_latency_ms) if each is not None]
+                histograms = [known.log10_latency_ms, *(window.log10_latency_ms for window in new)]
                 self._served[key] = replace(
                     known,
-                    window_count=known.window_count + 1,
-                    request_count=known.request_count + window.request_count,
-                    error_count=known.error_count + window.error_count,
-                    log10_latency_ms=merge_histograms(both),
+                    window_count=known.window_count + len(new),
+                    request_count=known.request_count + sum(window.request_count for window in new),
+                    error_count=known.error_count + sum(window.error_count for window in new),
+                    log10_latency_ms=merge_histograms([each for each in histograms if each is not None]),
                 )
                 if len(self._served) > MAX_VERSIONS:
                     self._served.popitem(last=False)

@@ -39,21 +39,18 @@ class Totals:
 
     def add(self, session: Session, windows: Sequence[TelemetryWindow]) -> None:
         """Add windows that are new, in the transaction that keeps them: none is counted twice, and none is lost."""
-        groups: defaultdict[_Key, list[Summed]] = defaultdict(list)
-        for window in windows:
-            for step in LEVELS:
-                groups[window.project, window.model_version, step, floored(window.started_at, step)].append(window)
+        sums = _by_level(windows)
         # In one order, so that two transactions never wait for each other.
-        for key in sorted(groups):
-            self._add_to(session, key, groups[key])
+        for key in sorted(sums):
+            self._add_to(session, key, sums[key])
 
-    def _add_to(self, session: Session, key: _Key, windows: Sequence[Summed]) -> None:
+    def _add_to(self, session: Session, key: _Key, new: Sum) -> None:
         project, version, step, started_at = key
         insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
         empty = TelemetryTotal(project=project, model_version=version, step_seconds=step, started_at=started_at)
         session.execute(insert(TelemetryTotal).values(**empty.model_dump()).on_conflict_do_nothing())
         row = session.get_one(TelemetryTotal, key, with_for_update=True)
-        total = summed([row, *windows], started_at)
+        total = summed([row, new], started_at)
         for field in fields(total):
             setattr(row, field.name, getattr(total, field.name))
         session.add(row)
@@ -86,6 +83,20 @@ class Totals:
             for row in session.exec(statement):
                 found[row.project, row.model_version].append(row)
         return {key: series(rows, max(step_seconds, level)) for key, rows in sorted(found.items())}
+
+
+def _by_level(windows: Sequence[TelemetryWindow]) -> dict[_Key, Sum]:
+    """Add up windows for each level, the coarser of what the finer one added up."""
+    finer: list[tuple[str, str, Summed]] = [(each.project, each.model_version, each) for each in windows]
+    found: dict[_Key, Sum] = {}
+    for step in LEVELS:
+        groups: defaultdict[_Key, list[Summed]] = defaultdict(list)
+        for project, version, one in finer:
+            groups[project, version, step, floored(one.started_at, step)].append(one)
+        level = {key: summed(each, key[3]) for key, each in groups.items()}
+        finer = [(project, version, one) for (project, version, _, _), one in level.items()]
+        found |= level
+    return found
 
 
 def forget(database: Database, now: datetime, days: float) -> None:
