@@ -98,7 +98,7 @@ def data(folder: Path, pictures: int, judged: int, effort: float = 1.0) -> Data:
     """Return digits at 224 px to classify, and digits on photographs at 320 px to find."""
     scenes = write(folder / "scenes", pictures, judged, 0, DETECTED_PX)
     detection = Detection(scenes, DETECTED_PX, {"fliplr": 0.0, "mosaic": 0.0})
-    return Data(Classification(load(_digits(folder / "digits.npz", pictures, judged))), detection, effort)
+    return Data(Classification(load(digits(folder / "digits.npz", pictures, judged))), detection, effort)
 
 
 def subject(kind: Kind, among: Data, folder: Path) -> Subject:
@@ -166,8 +166,8 @@ def alike(one: detections.Found, other: detections.Found) -> float:
     return shared / most if most else 1.0
 
 
-def _digits(path: Path, train: int, judged: int) -> Path:
-    """Write scikit-learn's digits at 224 px; those to judge by are others than those to learn from."""
+def digits(path: Path, train: int, judged: int, size_px: int = CLASSIFIED_PX) -> Path:
+    """Write scikit-learn's digits, enlarged; those to judge by are others than those to learn from."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -175,7 +175,7 @@ def _digits(path: Path, train: int, judged: int) -> Path:
     border = len(order) * 2 // 3
     arrays: dict[str, np.ndarray] = {"classes": np.array([str(digit) for digit in range(CLASSES)])}
     for split, chosen in (("train", order[: min(train, border)]), ("val", order[border : border + judged])):
-        large = [_enlarged(found.images[index]) for index in chosen]
+        large = [_enlarged(found.images[index], size_px) for index in chosen]
         arrays |= {
             f"x_{split}": np.stack(large),
             f"y_{split}": found.target[chosen],
@@ -185,6 +185,6 @@ def _digits(path: Path, train: int, judged: int) -> Path:
     return path
 
 
-def _enlarged(image: np.ndarray) -> np.ndarray:
-    grey = Image.fromarray((image * 15.9).astype(np.uint8)).resize((CLASSIFIED_PX,) * 2, Image.Resampling.BICUBIC)
+def _enlarged(image: np.ndarray, size_px: int) -> np.ndarray:
+    grey = Image.fromarray((image * 15.9).astype(np.uint8)).resize((size_px,) * 2, Image.Resampling.BICUBIC)
     return np.repeat(np.asarray(grey)[None], 3, axis=0)

@@ -22,6 +22,7 @@ from milonga_compiler.errors import BuildFailed, CompilerError, PicturesUnusable
 from milonga_compiler.parity import Evidence, Labelled
 from milonga_compiler.pictures import Pictures, Scaling, load_pictures
 from milonga_compiler.target import Target, known_targets
+from milonga_compiler.tuning import Tuning
 
 # Entries that a bundle for another target of the same network shares; its reference is near enough to detect drift.
 _SHARED = ("project", "model_version", "subnet", "reference")
@@ -62,6 +63,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--max-lost-points", type=float, default=0.5, help="accuracy it may lose (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="for proving it (default: %(default)s)")
+    parser.add_argument(
+        "--database", type=Path, metavar="FOLDER", help="take kernels that milonga-compiler tune left there"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser.parse_args(arguments)
 
@@ -116,7 +120,7 @@ def _build(given: argparse.Namespace, target: Target) -> Built:
         evidence = _labelled(pictures, proof, outputs, classes)
     return build(
         given.model, target, given.output, evidence, pictures.inputs[::2], manifest, given.max_lost_points, given.threads,
-        tell=lambda words: print(words, file=sys.stderr),
+        tell=lambda words: print(words, file=sys.stderr), tuning=Tuning(given.database) if given.database else None,
     )  # fmt: skip
 
 

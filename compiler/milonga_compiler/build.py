@@ -16,9 +16,10 @@ import numpy as np
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.bundle import PROBE_EXPECTED, PROBE_INPUT, Bundle, write_bundle
-from milonga_compiler.errors import BuildFailed, CannotRunHere, EngineMissing
+from milonga_compiler.errors import BuildFailed, CannotRunHere, CompilerError, EngineMissing
 from milonga_compiler.parity import Comparison, Evidence, Judge, Report
 from milonga_compiler.target import Target
+from milonga_compiler.tuning import Budget, Step, Tuning
 
 PROBE_COUNT = 4
 
@@ -80,6 +81,8 @@ def build(
     threads: int = 1,
     tell: Callable[[str], None] = lambda words: None,
     keep_rejected: bool = False,
+    tuning: Tuning | None = None,
+    on_tuned: Callable[[Step], None] = lambda step: None,
 ) -> Built:
     """Return the first variant of the build that holds against the evidence, bundled in `folder`, or why none does.
 
@@ -87,7 +90,8 @@ def build(
     evidence's judge what follows from the build's outputs: output, reference. Engine, files and probe are filled in here.
     Each step is told in words. Scratch files lie beside `folder`, named `.bundle-*`; the steps and what the engine printed are
     kept there as `<folder>.log`. With `keep_rejected`, a build that ran and is refused is bundled as well, for people who know
-    better. Raises EngineMissing or UnknownTarget.
+    better. With `tuning`, kernels are tuned first, for as long as its budget says, and the build takes what its database has;
+    a tuning that fails is told, and the build goes on. Raises EngineMissing or UnknownTarget.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
@@ -100,7 +104,9 @@ def build(
 
     say(f"building {target}")
     with tempfile.TemporaryDirectory(dir=str(folder.parent), prefix=".bundle-") as scratch:
-        engine, work = backend(target.engine, log), Path(scratch)
+        engine, work = backend(target.engine, log, tuning.database if tuning else None), Path(scratch)
+        if tuning is not None:
+            _tune(engine, onnx_path, target, tuning, say, on_tuned)
         tried = _best(engine, onnx_path, target, work, evidence, calibration, max_lost_points, threads, say)
         if not isinstance(tried, _Tried):
             say(tried.reason)
@@ -112,6 +118,24 @@ def build(
         whole = {**manifest, **tried.judge.entries(), **_entries(engine, target, tried)}
         sources = {**_probe(work, evidence, tried), **{name: work / name for name in tried.variant.files}}
         return replace(built, bundle=write_bundle(folder, whole, sources))
+
+
+def _tune(
+    engine: Backend,
+    onnx_path: Path,
+    target: Target,
+    tuning: Tuning,
+    say: Callable[[str], None],
+    on_tuned: Callable[[Step], None],
+) -> None:
+    if tuning.budget == Budget():
+        return
+    try:
+        for step in engine.tune(onnx_path, target, tuning):
+            say(step.words(tuning.budget))
+            on_tuned(step)
+    except CompilerError as error:
+        say(f"not tuned: {error}")
 
 
 def _best(

@@ -1,4 +1,4 @@
-"""`milonga-compiler`: see which engines can build here, add one, build a network for one target, or write a program or a container for a bundle."""
+"""`milonga-compiler`: see which engines can build here, add one, tune a network's kernels, build it for one target, or write a program or a container for a bundle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from milonga_compiler import __main__ as building
+from milonga_compiler import tune_command as tuning
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.environments import add, adding_line, interpreter, usable
 from milonga_compiler.errors import CompilerError
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["build"]:
         return building.main(given[1:])
+    if given[:1] == ["tune"]:
+        return tuning.main(given[1:])
     parsed = _parser().parse_args(given)
     return {"example": _example, "export": _export, "engines": _engines}[parsed.verb](parsed)
 
@@ -30,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="milonga-compiler", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("build", help="build a network for one target and prove it; see: milonga-compiler build --help")
+    verbs.add_parser("tune", help="make a network's kernels faster on this machine; see: milonga-compiler tune --help")
     program = verbs.add_parser(
         "example", help="write a program that runs a bundle with its engine, numpy and Pillow alone"
     )

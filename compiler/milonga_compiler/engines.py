@@ -33,6 +33,7 @@ class Engine:
 
     `modules` must be importable to build and to run ("a|b": either); the extra of the engine's name in pyproject.toml brings them.
     `takes_onnx` says that an fp32 build is the ONNX file itself.
+    `tuned` says that its kernels are written for each network, and gain by tuning.
     `own_environment` says that they do not get on with the other engines' packages or are very large;
     `without_dependencies` are those that bring far more than is used. `requirement` is what a device must have
     installed, as a version specifier, and `architectures` what it may be, as `uname -m` says.
@@ -45,6 +46,7 @@ class Engine:
     architectures: tuple[str, ...] = ("x86_64", "aarch64")
     build_site: BuildSite = BuildSite.HUB
     takes_onnx: bool = False
+    tuned: bool = False
     own_environment: bool = False
     without_dependencies: tuple[str, ...] = ()
 
@@ -100,6 +102,7 @@ ENGINES: dict[str, Engine] = {
         modules=("tvm", "tvm_ffi", "onnxslim"),
         requirement=">=0.27",
         verification="verified on x86-64, on aarch64 under emulation; not verified on hardware elsewhere",
+        tuned=True,
         own_environment=True,  # Half a gigabyte.
     ),
 }

@@ -21,6 +21,10 @@ class BuildFailed(CompilerError):
     """The engine could not build the network."""
 
 
+class TuningRefused(BuildFailed):
+    """There is nothing to tune, not here, or not into this folder."""
+
+
 class RunFailed(CompilerError):
     """The engine could not run what was built."""
 

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -25,11 +25,14 @@ from milonga_compiler.environments import interpreter, usable
 from milonga_compiler.errors import BuildFailed, CompilerError, EngineDied, RunFailed, UnsupportedOperators
 from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
+from milonga_compiler.tuning import Step, Tuning
 from milonga_compiler.worker import BOOTSTRAP
 
 _PACKAGE = Path(__file__).parent
 # How much of the log an error quotes.
 _TAIL_LINES, _TAIL_LETTERS = 4, 600
+# A turn of tuning that was begun because it would fit may take so much longer; then it is ended.
+_GRACE_SECONDS = 30.0
 _OUT_OF_MEMORY = (
     "bad_alloc",
     "cannot allocate",
@@ -77,7 +80,8 @@ class IsolatedBackend(Backend):
                 np.save(given, calibration)
             request = {"do": "build", "onnx": str(onnx_path.absolute()), "folder": str(folder.absolute())}
             wanted = {"target": str(target), "architecture": target.architecture, "calibration": given}
-            with self._asked({**request, **wanted}) as process:
+            database = str(self.database.absolute()) if self.database else None
+            with self._asked({**request, **wanted, "database": database}) as process:
                 try:
                     while True:
                         answer = process.answer(f"building {target}", self._limits.build_seconds, BuildFailed)
@@ -87,6 +91,31 @@ class IsolatedBackend(Backend):
                         process.tell({"do": "next"})
                 except UnsupportedOperators as error:
                     raise UnsupportedOperators(f"{error}; {self._others(onnx_path, error)}", error.operators) from error
+
+    def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
+        request = {"do": "tune", "onnx": str(onnx_path.absolute()), "target": str(target), "threads": tuning.threads}
+        wanted = {"architecture": target.architecture, "database": str(tuning.database.absolute())}
+        began, step = time.monotonic(), None
+        with self._asked({**request, **wanted, "budget": asdict(tuning.budget)}) as process:
+            while True:
+                allowed = self._limits.build_seconds
+                if tuning.budget.seconds is not None:
+                    allowed = max(1.0, tuning.budget.seconds + _GRACE_SECONDS - (time.monotonic() - began))
+                asked = time.monotonic()
+                try:
+                    answer = process.answer(f"tuning for {target}", allowed, BuildFailed)
+                except EngineDied:
+                    if step is None or time.monotonic() - asked < allowed:
+                        raise
+                    yield replace(
+                        step, seconds=time.monotonic() - began, ended="its last turn took longer than was left"
+                    )
+                    return
+                if "step" not in answer:
+                    return
+                step = Step.from_json(answer["step"])
+                yield step
+                process.tell({"do": "next"})
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
         with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:

@@ -1,7 +1,7 @@
 """The process that an engine runs in. It is started by isolated.py and speaks JSON lines.
 
-Down (stdin): one request, {"do": "build" | "run" | "unsupported", ...}; then {"do": "next"} for each further variant.
-Up (stdout): {"variant": {...}}, {"done": ...}, or {"error": NAME, "message": ..., "operators": [...]}.
+Down (stdin): one request, {"do": "build" | "tune" | "run" | "unsupported", ...}; then {"do": "next"} for each further variant or step.
+Up (stdout): {"variant": {...}}, {"step": {...}}, {"done": ...}, or {"error": NAME, "message": ..., "operators": [...]}.
 What the engine itself prints goes to stderr, which is the log.
 """
 
@@ -64,13 +64,21 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from milonga_compiler.backends import in_process
     from milonga_compiler.network import read_network
     from milonga_compiler.target import Target
+    from milonga_compiler.tuning import Budget, Tuning
 
     engine = in_process(request["engine"])
     if request["do"] == "build":
         calibration = np.load(request["calibration"]) if request["calibration"] else None
         target = Target.parse(request["target"], request["architecture"])
+        engine.database = Path(request["database"]) if request["database"] else None
         for variant in engine.build(Path(request["onnx"]), target, Path(request["folder"]), calibration):
             yield {"variant": vars(variant)}
+        yield {"done": None}
+    elif request["do"] == "tune":
+        target = Target.parse(request["target"], request["architecture"])
+        tuning = Tuning(Path(request["database"]), Budget(**request["budget"]), request["threads"])
+        for step in engine.tune(Path(request["onnx"]), target, tuning):
+            yield {"step": step.as_json()}
         yield {"done": None}
     elif request["do"] == "run":
         outputs = engine.run(Path(request["model_file"]), np.load(request["inputs"]), request["threads"])

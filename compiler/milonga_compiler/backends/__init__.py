@@ -20,15 +20,17 @@ _CLASSES = {
 }
 
 
-def backend(engine: str, log: Path | None = None) -> Backend:
-    """Return the back end, whose engine runs in processes of its own and prints into `log`.
+def backend(engine: str, log: Path | None = None, database: Path | None = None) -> Backend:
+    """Return the back end, whose engine runs in processes of its own and prints into `log`; builds use what `database` holds.
 
     Raises UnknownTarget for an engine that is not there, EngineMissing without its packages.
     """
     from milonga_compiler.isolated import IsolatedBackend, default_limits
 
     _check(engine)
-    return IsolatedBackend(engine, default_limits(), log)
+    made = IsolatedBackend(engine, default_limits(), log)
+    made.database = database
+    return made
 
 
 def in_process(engine: str) -> Backend:

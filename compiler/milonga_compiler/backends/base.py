@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milonga_compiler.engines import ENGINES, Precision
-from milonga_compiler.errors import BuildFailed, UnsupportedOperators
+from milonga_compiler.errors import BuildFailed, TuningRefused, UnsupportedOperators
 from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
+from milonga_compiler.tuning import Step, Tuning
 
 # float32 (n, 3, H, W) in; float32 (n, ...) out: (n, classes) of a classifier, (n, 4 + classes, anchors) of a detector.
 Floats = NDArray[np.float32]
@@ -39,6 +40,8 @@ class Backend(ABC):
     name: str
     # What the build that is asked for must run on, as `uname -m` says; empty means this machine.
     architecture = ""
+    # Folder of tuned kernels, of which a build takes those that it can use.
+    database: Path | None = None
 
     @property
     def requirement(self) -> str:
@@ -68,6 +71,13 @@ class Backend(ABC):
                 f"the pictures to calibrate on have the shape {calibration.shape[1:]}, the network wants {network.shape}"
             )
         yield from self._variants(network, target.precision, folder, calibration)
+
+    def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
+        """Yield how far it is while kernels of the network are tuned into a folder, which keeps what was found whenever it stops.
+
+        Raises TuningRefused, BuildFailed, and UnsupportedOperators naming them.
+        """
+        raise TuningRefused(f"{self.name} brings its kernels with it; only tvm is tuned")
 
     @abstractmethod
     def _variants(

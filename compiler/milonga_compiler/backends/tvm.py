@@ -7,10 +7,8 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,12 @@ import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.engines import Precision
-from milonga_compiler.errors import BuildFailed, CannotRunHere, UnsupportedOperators
-from milonga_compiler.network import Network, fix_batch
+from milonga_compiler.errors import BuildFailed, CannotRunHere
+from milonga_compiler.network import Network, read_network
+from milonga_compiler.target import Target
+from milonga_compiler.tuning import Step, Tuning
+from milonga_compiler.tvm_network import imported, llvm
 
-_UNKNOWN = re.compile(r"operators are not supported for frontend ONNX: (?P<names>[^\n]+)")
 # e_machine at byte 18 of an ELF header (System V ABI, "ELF Header"), as `uname -m` says it.
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 # Compiled kernels read whole vectors from addresses that must be multiples of this (tvm/runtime/base.h: kAllocAlignment).
@@ -38,14 +38,17 @@ class TvmBackend(Backend):
         import tvm
 
         architecture = self.architecture or platform.machine()
-        compiler = _c_compiler(architecture)
-        module = _imported(network)
-        target = tvm.target.Target(_llvm(architecture, local=not self.architecture))
-        executable = tvm.compile(module, target)
+        compiler, target = _c_compiler(architecture), llvm(architecture, local=not self.architecture)
+        if self.database is None:
+            executable, told = tvm.compile(imported(network), tvm.target.Target(target)), "not tuned"
+        else:
+            from milonga_compiler.tvm_tuning import compiled
+
+            executable, told = compiled(network, target, self.database)
         executable.export_library(str(folder / "model.so"), cc=compiler)
         described = {"input_shape": list(network.shape)}
         (folder / "model.json").write_text(json.dumps(described), encoding="utf-8")
-        yield BuiltModel("model.so", ["model.so", "model.json"], note=f"not tuned, for {architecture}")
+        yield BuiltModel("model.so", ["model.so", "model.json"], note=f"{told}, for {architecture}")
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
         built_for = _machine(model_file)
@@ -64,8 +67,13 @@ class TvmBackend(Backend):
             outputs.append(np.array(np.from_dlpack(_first(machine["main"](tensor))), dtype=np.float32))
         return np.concatenate(outputs)
 
+    def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
+        from milonga_compiler.tvm_tuning import tune
+
+        return tune(read_network(onnx_path), target, tuning)
+
     def _accept(self, network: Network, scratch: Path) -> None:
-        _imported(network)
+        imported(network)
 
 
 def _aligned(shape: tuple[int, ...]) -> Floats:
@@ -85,43 +93,6 @@ def _load_runtime() -> None:
     found = importlib.util.find_spec("tvm")
     assert found is not None and found.submodule_search_locations, "the interpreter was chosen for having it"
     ctypes.CDLL(str(Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
-
-
-def _imported(network: Network) -> Any:
-    """Return the network as TVM's IRModule. Raises UnsupportedOperators or BuildFailed."""
-    import onnx
-    import onnxslim
-    import tvm
-    from tvm.relax.frontend.onnx import from_onnx
-
-    with tempfile.TemporaryDirectory() as scratch:
-        model = onnx.load(str(fix_batch(network, Path(scratch))))
-    try:
-        # Shape arithmetic that exporters leave in (YOLO) fails in TVM's code generation; onnxslim computes it away.
-        model = onnxslim.slim(model) if not _foreign(network) else model
-        return from_onnx(model, shape_dict={network.input_name: [1, *network.shape]}, keep_params_in_input=False)
-    except Exception as error:  # TVM raises many kinds.
-        unknown = _UNKNOWN.search(str(error))
-        if unknown is None:
-            raise BuildFailed(f"TVM {tvm.__version__} cannot import the network: {error}") from error
-        names = sorted(network.full_name(name.strip()) for name in unknown["names"].split(","))
-        message = f"TVM {tvm.__version__} does not know the operators {', '.join(names)}"
-        raise UnsupportedOperators(message, names) from error
-
-
-def _foreign(network: Network) -> bool:
-    """Return whether there are operators that are not ONNX's own: onnxslim stops at them."""
-    return any("." in name for name in network.operators)
-
-
-def _llvm(architecture: str, local: bool) -> dict[str, str]:
-    """Return TVM's target. A library for other machines uses only what all of that architecture have."""
-    described = {"kind": "llvm", "mtriple": f"{architecture}-linux-gnu"}
-    if architecture == "x86_64":
-        # Levels of the x86-64 psABI: v2 is every board since 2009, v3 has AVX2.
-        avx2 = local and " avx2 " in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        described["mcpu"] = "x86-64-v3" if avx2 else "x86-64-v2"
-    return described
 
 
 def _c_compiler(architecture: str) -> str:

@@ -24,6 +24,7 @@ from milonga_compiler.engines import ENGINES, BuildSite
 from milonga_compiler.errors import BundleInvalid, EngineMissing
 from milonga_compiler.parity import Evidence, Judge, Report
 from milonga_compiler.target import Target
+from milonga_compiler.tuning import Budget, Step, Tuning
 
 from milonga_hub.jobs import JobContext, write_atomically
 from milonga_hub.learning.task import Task
@@ -119,6 +120,7 @@ def _one(
     finished = _finished(record, order)
     if finished is not None:
         return finished
+    tuning, on_tuned = _tuning(target, spec, workdir / f"{slug}.tuned.json", order)
     try:
         built = build(
             Path(spec["onnx"]),
@@ -131,6 +133,8 @@ def _one(
             spec["threads"],
             tell,
             keep_rejected=True,
+            tuning=tuning,
+            on_tuned=on_tuned,
         )
     except EngineMissing as error:
         # Not kept: the engine may be there when the job is run again, and the other targets need not wait for it.
@@ -138,6 +142,25 @@ def _one(
     result = _result(built, workdir, spec)
     write_atomically(record, json.dumps({"order": order, "result": result}))
     return result
+
+
+def _tuning(
+    target: Target, spec: dict[str, Any], record: Path, order: str
+) -> tuple[Tuning | None, Callable[[Step], None]]:
+    """Return how kernels are tuned before the build, if at all, and what keeps how long they were: a job that is begun again
+    has what is left of its minutes.
+    """
+    seconds = 60.0 * spec.get("tuning_minutes", 0.0)
+    if not seconds or not ENGINES[target.engine].tuned:
+        return None, lambda step: None
+    kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    spent = kept["seconds"] if kept.get("order") == order else 0.0
+
+    def keep(step: Step) -> None:
+        write_atomically(record, json.dumps({"order": order, "seconds": spent + step.seconds}))
+
+    left = Budget(seconds=max(0.0, seconds - spent))
+    return Tuning(Path(spec["tuning_database"]), left, spec["threads"]), keep
 
 
 def _order(spec: dict[str, Any]) -> str:

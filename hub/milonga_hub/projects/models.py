@@ -21,6 +21,8 @@ _BYTES = 2**63 - 1
 _SEED = 2**32 - 1
 # Ten years: later than that is never, and datetimes overflow.
 _SECONDS = 10 * 365 * 86400.0
+# A week: jobs take turns, and a tuning holds up the others.
+_MINUTES = 7 * 1440.0
 
 
 class Limits(Spec):
@@ -71,6 +73,8 @@ class BuildSpec(Spec):
     max_accuracy_loss_points: float = Bound(default=0.5, ge=0)
     max_class_loss_points: float = Bound(default=5.0, ge=0)
     calibration_count: int = Bound(default=128, ge=1, le=_COUNT)
+    # Of each build for TVM; 0: its kernels are not tuned.
+    tuning_minutes: float = Bound(default=0.0, ge=0, le=_MINUTES)
 
 
 class DetectionSpec(Spec):

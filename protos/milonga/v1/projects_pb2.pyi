@@ -343,6 +343,7 @@ class BuildSpec(_message.Message):
     MAX_ACCURACY_LOSS_POINTS_FIELD_NUMBER: _builtins.int
     CALIBRATION_COUNT_FIELD_NUMBER: _builtins.int
     MAX_CLASS_LOSS_POINTS_FIELD_NUMBER: _builtins.int
+    TUNING_MINUTES_FIELD_NUMBER: _builtins.int
     max_accuracy_loss_points: _builtins.float
     """Accuracy that a build may lose against its subnet, in percentage points."""
     calibration_count: _builtins.int
@@ -350,6 +351,10 @@ class BuildSpec(_message.Message):
     max_class_loss_points: _builtins.float
     """Accuracy that a new version may lose on the pictures of one class against the one in use, in percentage points, where that
     is more than chance explains.
+    """
+    tuning_minutes: _builtins.float
+    """Minutes for which the hub may tune kernels before it builds for TVM, of each build anew; 0: none. Only for devices of its own
+    kind of processor.
     """
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -362,10 +367,11 @@ class BuildSpec(_message.Message):
         max_accuracy_loss_points: _builtins.float | None = ...,
         calibration_count: _builtins.int = ...,
         max_class_loss_points: _builtins.float | None = ...,
+        tuning_minutes: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "calibration_count", b"calibration_count", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "calibration_count", b"calibration_count", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points", "targets", b"targets", "tuning_minutes", b"tuning_minutes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_accuracy_loss_points: _TypeAlias = _typing.Literal["max_accuracy_loss_points"]  # noqa: Y015
     _WhichOneofArgType__max_accuracy_loss_points: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points"]  # noqa: Y015
