@@ -16,7 +16,7 @@ def main() -> None:
 
     os.sched_setaffinity(0, [int(sys.argv[1])])
     models = [Tvm(Path(name), 1) for name in sys.argv[2:]]
-    pictures = [np.zeros((1, *model.input_shape), dtype=np.float32) for model in models]
+    pictures = [np.zeros((1, *(size or 1 for size in model.input_shape)), dtype=np.float32) for model in models]
     for line in sys.stdin:
         number, repeats = map(int, line.split())
         times = []

@@ -38,7 +38,7 @@ from benchmarks._digits import trained
 from benchmarks._networks import digits
 from benchmarks.results import Result, median_and_spread
 
-_SIZE_PX, _PICTURES, _JUDGED, _EPOCHS = 80, 320, 60, 4
+_SIZE_PX, _PICTURES, _JUDGED, _EPOCHS = 80, 240, 60, 3
 _FIRST_MINUTES, _SECOND_MINUTES = (2.0, 5.0, 10.0), 2.0
 _TARGET, _MOST_LOST_POINTS = Target.parse("tvm/fp32"), 0.5
 _BLOCK, _BLOCKS, _UNTUNED_BLOCKS = 5, 24, 3

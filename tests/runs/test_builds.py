@@ -21,7 +21,7 @@ TARGETS = ["onnxruntime/fp32", "reference/fp32"]
 @pytest.fixture
 def hub(tmp_path: Path) -> Hub:
     (tmp_path / "hub").mkdir()
-    hub = Hub(tmp_path / "hub", ProjectSpec(dataset="digits", build=BuildSpec(targets=TARGETS)))
+    hub = Hub(tmp_path / "hub", ProjectSpec(dataset="digits", build=BuildSpec(targets=TARGETS, tuning_minutes=2.5)))
     hub.boards = {
         "quick": Board("quick", lambda item, count: {"onnxruntime": 2.0, "reference": 1.5}[item.engine]),
         "tight": Board("tight", lambda item, count: 9.0),
@@ -61,6 +61,10 @@ def test_each_type_gets_its_fastest_and_one_that_has_none_is_left_out_with_every
         ("parity", "accuracy", "latency", "size"), True
     )
     assert builds.orders.types(version.name) == ["quick", "tight"]
+    # One folder of the project's tuned kernels serves all types of an architecture.
+    orders = [builds.orders.get(version.name, name).spec for name in ("quick", "tight")]
+    assert [one["tuning_minutes"] for one in orders] == [2.5, 2.5]
+    assert {one["tuning_database"] for one in orders} == {str(hub.work.folder.parent / "tuned" / "hub")}
 
 
 def test_a_run_ends_where_no_type_has_a_build_and_the_table_stays(hub: Hub, tmp_path: Path) -> None:
