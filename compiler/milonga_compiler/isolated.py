@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -25,7 +26,7 @@ from milonga_compiler.environments import interpreter, usable
 from milonga_compiler.errors import BuildFailed, CompilerError, EngineDied, RunFailed, UnsupportedOperators
 from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
-from milonga_compiler.tuning import Step, Tuning
+from milonga_compiler.tuning import Budget, Step, Tuning
 from milonga_compiler.worker import BOOTSTRAP
 
 _PACKAGE = Path(__file__).parent
@@ -95,27 +96,33 @@ class IsolatedBackend(Backend):
     def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
         request = {"do": "tune", "onnx": str(onnx_path.absolute()), "target": str(target), "threads": tuning.threads}
         wanted = {"architecture": target.architecture, "database": str(tuning.database.absolute())}
+        scratch = tempfile.mkdtemp(prefix="milonga-")
+        asked = {**request, **wanted, "budget": asdict(tuning.budget), "scratch": scratch}
+        try:
+            with self._asked(asked) as process:
+                yield from self._steps(process, f"tuning for {target}", tuning.budget)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _steps(self, process: _Process, doing: str, budget: Budget) -> Iterator[Step]:
+        """Yield what the process tells, and end it where it takes longer than it may."""
         began, step = time.monotonic(), None
-        with self._asked({**request, **wanted, "budget": asdict(tuning.budget)}) as process:
-            while True:
-                allowed = self._limits.build_seconds
-                if tuning.budget.seconds is not None:
-                    allowed = max(1.0, tuning.budget.seconds + _GRACE_SECONDS - (time.monotonic() - began))
-                asked = time.monotonic()
-                try:
-                    answer = process.answer(f"tuning for {target}", allowed, BuildFailed)
-                except EngineDied:
-                    if step is None or time.monotonic() - asked < allowed:
-                        raise
-                    yield replace(
-                        step, seconds=time.monotonic() - began, ended="its last turn took longer than was left"
-                    )
-                    return
-                if "step" not in answer:
-                    return
-                step = Step.from_json(answer["step"])
-                yield step
-                process.tell({"do": "next"})
+        while True:
+            asked, allowed = time.monotonic(), self._limits.build_seconds
+            if budget.seconds is not None:
+                allowed = max(1.0, began + budget.seconds + _GRACE_SECONDS - asked)
+            try:
+                answer = process.answer(doing, allowed, BuildFailed)
+            except EngineDied:
+                if step is None or time.monotonic() - asked < allowed:
+                    raise
+                yield replace(step, seconds=time.monotonic() - began, ended="its last turn took longer than was left")
+                return
+            if "step" not in answer:
+                return
+            step = Step.from_json(answer["step"])
+            yield step
+            process.tell({"do": "next"})
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
         with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,8 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"variant": vars(variant)}
         yield {"done": None}
     elif request["do"] == "tune":
+        # Schedules are built there, and what is left when this process is ended goes with the folder.
+        os.environ["TMPDIR"] = tempfile.tempdir = request["scratch"]
         target = Target.parse(request["target"], request["architecture"])
         tuning = Tuning(Path(request["database"]), Budget(**request["budget"]), request["threads"])
         for step in engine.tune(Path(request["onnx"]), target, tuning):
