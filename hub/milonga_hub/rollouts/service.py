@@ -171,10 +171,12 @@ class RolloutService:
                     news, followed_at = False, now
                 # In a thread: a large fleet takes a while, and its streams go on.
                 wait = await asyncio.to_thread(self.advance, follow)
+                # While a wave is under way there is always news: looking at it takes half of the time at most.
+                settle_seconds = max(_SETTLE_SECONDS, time.monotonic() - now)
                 with contextlib.suppress(TimeoutError):
                     await events.next(min(wait, _POLL_SECONDS))
                     news = True
-                    await asyncio.sleep(_SETTLE_SECONDS)
+                    await asyncio.sleep(settle_seconds)
                     events.waiting()
 
     def advance(self, follow: bool = True) -> float:
