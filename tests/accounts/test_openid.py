@@ -20,7 +20,7 @@ from milonga_hub.settings import Settings
 from tests.accounts import openid
 from tests.accounts.openid import CLIENT_ID, CLIENT_SECRET, Provider
 from tests.web.filled import Services
-from tests.web.people import ADDRESS, PASSWORD, stranger
+from tests.web.people import ADDRESS, PASSWORD, signed_in, stranger
 
 KIM = "kim@example.com"
 
@@ -226,6 +226,12 @@ def test_an_account_with_a_password_is_not_taken_over(hub: Services, browser: Te
 
 def test_no_password_is_right_for_who_signs_in_by_the_provider(hub: Services, browser: TestClient) -> None:
     _sign_in(browser)
+    assert "You sign in by a provider" in browser.get("/settings").text
+    with signed_in(hub) as admin:
+        assert (
+            "none: by a provider" in admin.get("/settings/users").text
+            and "$argon2" not in admin.get("/settings/users").text
+        )
     with stranger(hub) as other:
         for password in ("", " ", PASSWORD):
             assert other.post("/sign-in", data={"name": KIM, "password": password}).status_code == 401

@@ -382,7 +382,7 @@ def test_a_folder_and_an_archive_become_versions(new: Cli, tmp_path: Path) -> No
     assert (first["name"], first["classes"], len(first["rejected"])) == ("datasets/mine/versions/1", ["a", "b"], 1)
     second = new("datasets", "import", str(archive), "--name", "mine", "--append")
     assert second.code == 0
-    assert "left out: a/broken" in second.out
+    assert "left out: a/broken" in second.out and "(from class folders)" in second.out
     assert new("datasets", "import", str(archive), "--name", "mine", "--strict").code == 4
 
 

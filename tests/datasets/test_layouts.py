@@ -342,6 +342,7 @@ def test_a_picture_with_a_wrong_object_is_left_out_and_named(
     [
         (ENTITIES, "has a document type or entities"),
         (BOMB, "has a document type or entities"),
+        (f'<!DOCTYPE annotation SYSTEM "http://elsewhere.example/a.dtd">{_xml("")}', "has a document type or entities"),
         ("<annotation><filename>", "cannot be read as XML"),
         ("<note/>", "is XML of 'note'"),
         (_xml("2012_000001.png"), "is of JPEGImages/2012_000001.png, as Annotations/"),

@@ -156,6 +156,12 @@ class AccountService:
         with self._database.session() as session:
             return session.exec(select(Account.name).limit(1)).first() is not None
 
+    def has_password(self, name: str) -> bool:
+        """Return whether the account can sign in by a password; those of a provider cannot until they are given one."""
+        with self._database.session() as session:
+            account = session.get(Account, name)
+            return account is not None and bool(account.password_hash)
+
     def list(self, page_size: int = 0, page_token: str = "") -> tuple[list[Account], str]:
         with self._database.session() as session:
             return page(session, select(Account), col(Account.name), page_size, page_token)

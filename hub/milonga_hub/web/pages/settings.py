@@ -43,6 +43,7 @@ def _own(request: Request, hub: HubServices, wrong: str = "", made: str = "", st
         status=status,
         script="form",
         me=me,
+        has_password=hub.accounts.has_password(me.account),
         roles=[role for role in Role if me.role.may(role)],
         lifetimes=LIFETIMES,
         api_keys=everything(lambda token: hub.accounts.api_keys.page(me, page_token=token)),
