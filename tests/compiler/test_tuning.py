@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +27,6 @@ from milonga_compiler.tuned_kernels import (
     read_kernels,
 )
 from milonga_compiler.tuning import TRIALS_PER_TURN, Budget, Kernel, Step, Tuning, network_ms, next_kernel
-
-from tests.compiler.engines_here import need
 
 X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"}
 LARGE, MIDDLE, SMALL = Kernel("a", "large", 1, 100.0), Kernel("b", "middle", 4, 10.0), Kernel("c", "small", 1, 0.5)
@@ -153,11 +153,31 @@ def test_the_command_wants_a_budget(arguments: list[str], said: str, capsys: pyt
     assert said in capsys.readouterr().err
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask this interpreter, which has none of what tuning needs."""
+    monkeypatch.setenv("MILONGA_ENGINE_TVM_PYTHON", sys.executable)
+
+
 def test_for_another_processor_the_command_says_where_to_tune(
-    network: tuple[Path, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    here: None, network: tuple[Path, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    need("tvm")
     where = ["--database", str(tmp_path / "tuned"), "--architecture", "riscv64", "--trials", "1"]
     assert main([str(network[0]), *where]) == 2
-    assert "tuning for riscv64 needs a device of that kind" in capsys.readouterr().err
+    assert "tuning for riscv64 needs a device of that kind; run milonga-compiler tune there" in capsys.readouterr().err
     assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xgboost") is not None, reason="this interpreter has what tuning needs")
+def test_an_environment_from_before_tuning_is_told_what_it_lacks(
+    here: None, network: tuple[Path, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(network[0]), "--database", str(tmp_path / "tuned"), "--minutes", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"run: {sys.executable} -m pip install xgboost-cpu" in said
+
+
+def test_a_file_that_is_no_network_is_refused(here: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"torn")
+    assert main([str(tmp_path / "model.onnx"), "--database", str(tmp_path / "tuned"), "--trials", "1"]) == 2
+    assert "not a whole ONNX file" in capsys.readouterr().err
