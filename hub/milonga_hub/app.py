@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from milonga_hub import tracing
 from milonga_hub.accounts.gate import Gate
 from milonga_hub.accounts.rpc import AccountRpc
 from milonga_hub.accounts.service import AccountService
@@ -67,6 +68,8 @@ from milonga_hub.transports import grpc as grpc_transport
 from milonga_hub.transports import http as http_transport
 
 _log = logging.getLogger(__name__)
+
+_LOG_LINES = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 # Half a million devices; some systems set no limit, and programs that the hub starts go through them all.
 _MOST_FILES = 1 << 20
@@ -178,6 +181,7 @@ class Hub:
         """Serve HTTP, gRPC and MQTT and keep the loop going; everything has stopped when the block ends."""
         self._prepare_signing()
         async with AsyncExitStack() as stack:
+            stack.callback(tracing.start(self.settings.traces_endpoint))
             mqtt = await self._serve_mqtt(stack)
             # HTTP needs no order, but a device that joins needs the addresses of the others.
             http = await self._serve_http(stack)
@@ -360,7 +364,10 @@ async def _serve(settings: Settings) -> None:
 
 def main(settings: Settings) -> int:
     """Run a hub until Ctrl-C or SIGTERM. Returns the exit code; raises MilongaError where it cannot start."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format=_LOG_LINES, stream=sys.stderr)
+    if settings.traces_endpoint:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(tracing.TracedLines(_LOG_LINES))
     logging.getLogger("amqtt").setLevel(logging.ERROR)
     _allow_connections()
     asyncio.run(_serve(settings))

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlmodel import Session
 
+from milonga_hub import tracing
 from milonga_hub.db import Database
 
 T = TypeVar("T")
@@ -64,7 +65,7 @@ class Commits:
     def _made(self, batch: Sequence[_Waiting[Any]]) -> list[tuple[_Waiting[Any], Any]]:
         """Return what each change came to; a failure undoes the one that failed alone."""
         try:
-            with self._database.session() as session:
+            with tracing.span("commit", changes=len(batch)), self._database.session() as session:
                 self._database.begin_writing(session)
                 # What is new is written at the end, in one statement for all. Where changes meet over it, they fail here
                 # and are made one after the other below.

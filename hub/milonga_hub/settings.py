@@ -73,6 +73,10 @@ class Settings(BaseSettings):
     # 30 s at the default heartbeat: three missed ones, so one lost packet never alarms.
     missed_heartbeats: int = Field(default=3, ge=1, description="Missed heartbeats until a device counts as offline.")
 
+    traces_endpoint: str = Field(
+        default="",
+        description="Collector for OpenTelemetry traces (OTLP over HTTP): http://collector:4318; empty traces nothing.",
+    )
     session_days: float = Field(default=7.0, gt=0, le=366, description="How long a browser stays signed in.")
     oidc_issuer: str = Field(default="", description="Address of the OpenID provider by which people may sign in.")
     oidc_client_id: str = Field(default="", description="What the OpenID provider calls this hub.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from milonga.pictures import histogram as picture_histogram
 from milonga.v1 import telemetry_pb2
 from milonga_hub.db import Database
@@ -282,3 +283,16 @@ def test_a_threshold_on_the_newest_windows_can_still_be_had(world: World) -> Non
     (event,), _ = world.service.drift_events("digits")
     assert "pi-1: brightness of the last" in event.message
     assert event.began_at is None
+
+
+def test_what_devices_did_of_late_is_found_by_the_age_of_windows(world: World) -> None:
+    """In place of reading all there are: a fleet has millions."""
+    world.service.store([window(i) for i in range(5)])
+    asked: list[tuple[str, Any]] = []
+    engine = world.database.engine
+    sa.event.listen(engine, "before_cursor_execute", lambda c, cursor, text, values, *_: asked.append((text, values)))
+    assert set(world.service.activity(START)) == {"pi-1"}
+    (statement, values) = next(one for one in asked if one[0].startswith("SELECT"))
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+    assert "USING" in plan[0][-1] and "INDEX" in plan[0][-1], plan

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from milonga_hub import tracing
 from milonga_hub.builds import rules
 from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.service import BuildService, item_of
@@ -86,7 +87,8 @@ class BuildRunner:
 
     async def _make(self, build: Build) -> None:
         try:
-            await self._attempt(build)
+            with tracing.span("build", build=build.name):
+                await self._attempt(build)
         except MilongaError as error:
             self._builds.end(build.name, str(error))
         except Exception as error:

@@ -78,6 +78,10 @@ def up(
     telemetry_days: Annotated[
         float | None, typer.Option(help="How long telemetry is kept at all, as one window an hour.")
     ] = None,
+    traces_endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Collector for OpenTelemetry traces (OTLP over HTTP): http://collector:4318."),
+    ] = None,
     session_days: Annotated[float | None, typer.Option(help="How long a browser stays signed in.")] = None,
     audit_days: Annotated[float | None, typer.Option(help="How long the audit log keeps an entry.")] = None,
     oidc_issuer: Annotated[

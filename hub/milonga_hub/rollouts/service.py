@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 
+from milonga_hub import tracing
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import LastStep, Standing
@@ -204,7 +205,8 @@ class RolloutService:
         with self._changing:
             rollout = self.get(id)
             before = rollout.model_dump()
-            until = self._step(rollout)
+            with tracing.span("rollout step", rollout=rollout.id):
+                until = self._step(rollout)
             if rollout.model_dump() == before:
                 return until
             with self._database.session() as session:

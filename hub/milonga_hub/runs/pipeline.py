@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from milonga_hub import tracing
 from milonga_hub.projects.models import SearchStrategy
 from milonga_hub.runs.baseline import choose_levels, measure_levels, train_levels
 from milonga_hub.runs.candidates import Specialised
@@ -27,7 +28,8 @@ async def carry_out(work: Work) -> str:
     """Do the run from wherever it stands and return its outcome in words."""
 
     async def do(name: str, action: Callable[[Report], Awaitable[T]]) -> T:
-        return await stage(work.services.runs, work.run.name, name, action)
+        with tracing.span(f"run {name}", run=work.run.name):
+            return await stage(work.services.runs, work.run.name, name, action)
 
     plan = await do("prepare", lambda report: prepare(work, report))
     if plan.spec.search.strategy is SearchStrategy.BASELINE:

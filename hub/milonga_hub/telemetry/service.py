@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, delete, select
 from sqlmodel import update as update_rows
 
+from milonga_hub import tracing
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.events import EventBus
@@ -80,7 +81,8 @@ class TelemetryService:
 
         When this returns, all of them are on disk. Safe to call from any thread.
         """
-        rows = self._insert(windows)
+        with tracing.span("store telemetry", windows=len(windows)):
+            rows = self._insert(windows)
         self.tally.add(rows)
         self._confidences.add(rows)
         for row in rows:
@@ -145,11 +147,12 @@ class TelemetryService:
 
     def activity(self, since: datetime) -> dict[str, Activity]:
         """Return what each device did in the windows that ended since, of the project that it served last."""
-        columns = [getattr(TelemetryWindow, name) for name in ActiveWindow._fields]
-        statement = sa.select(*columns).where(col(TelemetryWindow.ended_at) >= since).order_by(col(TelemetryWindow.id))
+        columns = [getattr(TelemetryWindow, name) for name in ("id", *ActiveWindow._fields)]
+        statement = sa.select(*columns).where(col(TelemetryWindow.ended_at) >= since)
         with self._database.session() as session:
-            rows = session.execute(statement).all()
-        return activity([ActiveWindow(*row) for row in rows])
+            # Put in order here: asked for it, SQLite reads all windows there are in place of the newest by their index.
+            rows = sorted(session.execute(statement).all(), key=lambda row: row[0])
+        return activity([ActiveWindow(*row[1:]) for row in rows])
 
     def drift_events(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[list[DriftEvent], str]:
         """Return drift events, the newest first."""

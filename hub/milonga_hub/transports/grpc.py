@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from milonga_hub import counts
+from milonga_hub import counts, tracing
 from milonga_hub.accounts.gate import Gate
 from milonga_hub.authority import ServerIdentity
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, Unauthenticated
@@ -136,6 +136,13 @@ def _guarded(behaviour: Any, method: str, door: Door) -> Any:
         return behaviour  # Only gRPC's own services are not async.
 
     async def call(request: Any, context: Any) -> Any:
+        # Streams last for days: a span that ends with them would tell nothing.
+        if door.lasts:
+            return await answered(request, context)
+        with tracing.span(method.removeprefix("/"), **{"rpc.system": "grpc"}):
+            return await answered(request, context)
+
+    async def answered(request: Any, context: Any) -> Any:
         try:
             async with door.passed(request, context):
                 answer = await door.while_valid(behaviour(request, context), context)

@@ -29,7 +29,7 @@ class Door:
         self._gate = gate
         self._method = method
         self._access = GRPC.get(method)
-        self._lasts = lasts
+        self.lasts = lasts
 
     @asynccontextmanager
     async def passed(self, request: Any, context: Any) -> AsyncIterator[None]:
@@ -56,7 +56,7 @@ class Door:
 
     async def while_valid(self, answering: Coroutine[Any, Any, Any], context: Any) -> Any:
         """Return what the call answers; a stream ends with an error soon after its caller was signed out."""
-        if self._gate is None or not self._lasts:
+        if self._gate is None or not self.lasts:
             return await answering
         task = asyncio.create_task(answering)
         try:

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from milonga_hub import counts
+from milonga_hub import counts, tracing
 from milonga_hub.alerts.models import AlertSeverity, AlertState
 from milonga_hub.devices.models import DeviceState
 from milonga_hub.runs.models import RunState
@@ -25,18 +25,35 @@ _BINS_PER_BUCKET = 5
 
 
 class Counting:
-    """Middleware that counts requests by method and status; plain ASGI, so that event streams pass through."""
+    """Middleware that counts requests by method and status, and traces them; plain ASGI, so that event streams pass through."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                counts.http_requests[_method(str(scope["method"])), str(message["status"])] += 1
-            await send(message)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method = _method(str(scope["method"]))
+        with tracing.span(method) as span:
 
-        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+            async def counted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    counts.http_requests[method, str(message["status"])] += 1
+                    if span is not None:
+                        _describe(span, method, scope, message)
+                await send(message)
+
+            await self._app(scope, receive, counted)
+
+
+def _describe(span: Any, method: str, scope: Scope, start: Message) -> None:
+    """Name the span by its route, of which there are few, and not by its path."""
+    route = getattr(scope.get("route"), "path", "")
+    span.update_name(f"{method} {route}".rstrip())
+    span.set_attribute("http.request.method", method)
+    span.set_attribute("http.route", route)
+    span.set_attribute("http.response.status_code", start["status"])
 
 
 def _method(name: str) -> str:
