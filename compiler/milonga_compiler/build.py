@@ -132,8 +132,8 @@ def _tune(
         return
     try:
         for step in engine.tune(onnx_path, target, tuning):
-            say(step.words(tuning.budget))
             on_tuned(step)
+            say(step.words(tuning.budget))
     except CompilerError as error:
         say(f"not tuned: {error}")
 
