@@ -59,7 +59,7 @@ class _Bench:
         return alone(self.family, one, self.digits, RECIPE, self.folder, f"level {number + 1}"), self.clock.ms(one)
 
     def ours(self, seed: int) -> list[Point]:
-        """Return the subnets that were evaluated, a random part of them and then the front's least certain ones."""
+        """Return the subnets that were evaluated, a random part of them and then those of which the front is expected to gain most."""
         folder = self.folder / f"ours-{seed}"
         folder.mkdir()
         kept = Evaluated(self.supernet, self.digits, folder, write_atomically)

@@ -186,7 +186,8 @@ def test_a_precision_is_evaluated_as_its_engine_runs_it(
     folder: Path, trained: dict[str, Any], searched: dict[str, Any]
 ) -> None:
     candidates = [one for found in searched["types"].values() for one in found["candidates"]]
-    assert {"fp16", "int8"} <= {one["precision"] for one in candidates}
+    # Which else are among them is the search's choice.
+    assert "int8" in {one["precision"] for one in candidates}
     with np.load(folder / "data.npz") as arrays:
         images, labels = arrays["x_val"], arrays["y_val"]
     known = load(folder / "data.npz")

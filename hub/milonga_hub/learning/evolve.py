@@ -61,9 +61,10 @@ class _Problem(Problem):
 
 @dataclass(frozen=True)
 class Found:
-    """The front, fastest first, and the fastest of all choices seen, within the limits or not."""
+    """The front, fastest first, all choices seen that keep the limits, and the fastest of all, within the limits or not."""
 
     front: list[Choice]
+    fitting: list[Choice]
     fastest: Choice
 
 
@@ -88,10 +89,10 @@ def search(
     fitting = [choice for choice, (_, _, fits) in seen.items() if fits]
     fastest = min(seen, key=lambda choice: seen[choice][1])
     if not fitting:
-        return Found([], fastest)
+        return Found([], [], fastest)
     objectives = np.array([[-seen[choice][0], seen[choice][1]] for choice in fitting])
     best = NonDominatedSorting().do(objectives, only_non_dominated_front=True)
-    return Found(sorted((fitting[index] for index in best), key=lambda choice: seen[choice][1]), fastest)
+    return Found(sorted((fitting[index] for index in best), key=lambda choice: seen[choice][1]), fitting, fastest)
 
 
 def thinned(front: list[Choice], count: int) -> list[Choice]:

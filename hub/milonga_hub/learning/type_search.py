@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.drawing import drawing
 from milonga_hub.learning.evaluation import PLAIN, Evaluated
 from milonga_hub.learning.evolve import Choice, Figures, Found, search, thinned
+from milonga_hub.learning.gains import expected_gains
 from milonga_hub.learning.latencies import Features, TypeLatency, pool, timed, timed_elsewhere
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described
@@ -24,6 +25,8 @@ _LIMITS = ("latency_ms", "model_bytes", "memory_bytes")
 _MAX_FRONT = 40
 # Evaluated in each precision but fp32, to learn what it costs in accuracy.
 _LOSS_SAMPLE = 3
+# Evaluated between two fits of the accuracy model.
+_ROUND = 4
 
 
 class TypeSearch:
@@ -56,41 +59,41 @@ class TypeSearch:
         self._described = lru_cache(maxsize=None)(lambda one, name: described(self._supernet, one, Precision(name)))
 
     def refine(self, budget: int, tell: Callable[[int], None]) -> None:
-        """Spend a budget of evaluations on subnets of the front whose accuracy is the least certain; where all of it is known,
-        on others that may belong to it."""
+        """Spend a budget of evaluations where the front of accuracy and latency is expected to gain most by them."""
         spent = 0
         for part in _parts(budget):
-            uncertain = self._uncertain(self._search().front)
-            uncertain = [*uncertain, *self._promising({one for one, _ in uncertain})][:part]
-            for encoding, target in uncertain:
+            chosen = self._worth_most(part)
+            for encoding, target in chosen:
                 self._evaluated.accuracy(encoding)
                 if target.precision is not Precision.FP32 and self._evaluated.count(target) < _LOSS_SAMPLE:
                     self._evaluated.accuracy(encoding, target)
                 spent += 1
                 tell(spent)
             self._accuracies.learn()
-            if not uncertain:
+            if not chosen:
                 return
 
-    def _uncertain(self, front: Sequence[Choice]) -> list[tuple[Encoding, Target]]:
-        named = {encoding: self._targets[option] for encoding, option in front}
-        new = [encoding for encoding in named if self._evaluated.known(encoding) is None]
+    def _worth_most(self, count: int) -> list[tuple[Encoding, Target]]:
+        """Return subnets within the limits that were not evaluated, each where the front with those before it gains most."""
+        known = self._fitting(list(self._evaluated.all()))
+        seen = dict.fromkeys([*self._search().fitting, *self._fitting(self._pool)])
+        new = [choice for choice in seen if self._evaluated.known(choice[0]) is None]
         if not new:
             return []
-        deviation = self._accuracies.predict(new, [named[one] for one in new])[1]
-        ranked = sorted(zip(-deviation, new, strict=True))
-        return [(encoding, named[encoding]) for _, encoding in ranked]
-
-    def _promising(self, but: Collection[Encoding]) -> list[tuple[Encoding, Target]]:
-        """Return subnets of the sample within the limits that were not evaluated, those that may be best first."""
-        new = [one for one in self._pool if self._evaluated.known(one) is None and one not in but]
-        # The first precision that keeps the limits stands for a subnet.
-        named = {one: self._targets[option] for one, option in reversed(self._fitting(new))}
-        if not named:
-            return []
-        mean, deviation = self._accuracies.predict(list(named), list(named.values()))
-        ranked = sorted(zip(-(mean + deviation), named, strict=True))
-        return [(encoding, named[encoding]) for _, encoding in ranked]
+        judged, begin = self._judge([*known, *new]), len(known)
+        accuracy, ms, slowest_ms = judged.accuracy[begin:], judged.ms[begin:], float(judged.ms.max())
+        targets = [self._targets[option] for _, option in new]
+        deviation = self._accuracies.predict([encoding for encoding, _ in new], targets)[1]
+        front_accuracy, front_ms = judged.accuracy[:begin], judged.ms[:begin]
+        chosen: dict[Encoding, Target] = {}
+        while len(chosen) < min(count, len({encoding for encoding, _ in new})):
+            gains = expected_gains(front_accuracy, front_ms, accuracy, deviation, ms, slowest_ms)
+            gains[[encoding in chosen for encoding, _ in new]] = -1.0
+            best = int(gains.argmax())
+            chosen[new[best][0]] = targets[best]
+            # Until it is evaluated, it counts for what is expected of it: the next one is sought elsewhere.
+            front_accuracy, front_ms = np.append(front_accuracy, accuracy[best]), np.append(front_ms, ms[best])
+        return list(chosen.items())
 
     def result(self) -> dict[str, Any]:
         """Return the front, the candidates to verify on the device, and how good the latency model is."""
@@ -200,8 +203,8 @@ class TypeSearch:
 
 
 def _parts(budget: int) -> list[int]:
-    """Return a budget in two rounds: the second looks where the first moved the front."""
-    return [part for part in (budget - budget // 2, budget // 2) if part > 0]
+    """Return a budget in rounds: each looks where those before it moved the front."""
+    return [min(_ROUND, budget - begin) for begin in range(0, budget, _ROUND)]
 
 
 def _quality(latency: TypeLatency, precisions: Sequence[str]) -> dict[str, Any]:
