@@ -28,6 +28,7 @@ _ATTENTION_SECONDS = 5.0
 _HANDSHAKES = 16
 # Beside the devices' own: files, the event loop, and the machine that enrols.
 _SPARE_FILES = 200
+_CANCEL_AGAIN_SECONDS = 2.0
 
 
 class Fleet:
@@ -56,9 +57,7 @@ class Fleet:
             try:
                 await self._live(around, tasks)
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await _ended(tasks)
                 await enroller.close()
                 executor.shutdown(wait=True, cancel_futures=True)
 
@@ -142,6 +141,15 @@ class Fleet:
                 if number % 100 == 99:
                     await asyncio.sleep(0)  # Streams are served in between.
             await asyncio.sleep(max(0.0, min(_ATTENTION_SECONDS, began + _ATTENTION_SECONDS - time.monotonic())))
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks until all have ended: before Python 3.12 asyncio.wait_for may swallow a cancellation (bpo-37658)."""
+    left: set[asyncio.Task[None]] = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_SECONDS)
 
 
 def allow_files(simulation: Simulation) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json as json_text
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -156,18 +158,11 @@ def _simulate(said: dict[str, Any], shown: Console) -> dict[str, Any]:
     try:
         process.stdin.write(json_text.dumps(said).encode() + b"\n")
         process.stdin.flush()
-        with _Progress(shown) as progress:
-            while True:
-                try:
-                    line = process.stdout.readline()
-                except KeyboardInterrupt:
-                    if process.stdin.closed:
-                        raise  # A second time: at once.
+        with _Progress(shown) as progress, _ending_by_ctrl_c(process.stdin.close) as ending:
+            while line := process.stdout.readline():
+                if ending.is_set():
+                    ending.clear()
                     progress.say("Ending: the devices say goodbye. Ctrl-C again ends at once.")
-                    process.stdin.close()
-                    continue
-                if not line:
-                    break
                 summary = _heard(json_text.loads(line), progress) or summary
         code = process.wait()
     finally:
@@ -176,6 +171,28 @@ def _simulate(said: dict[str, Any], shown: Console) -> dict[str, Any]:
     if not summary:
         raise Refused(f"the simulating process ended with exit code {code}; its last lines are above", FAILED)
     return summary
+
+
+@contextmanager
+def _ending_by_ctrl_c(end: Callable[[], object]) -> Iterator[threading.Event]:
+    """Call `end` at the first Ctrl-C, and set the event; raise KeyboardInterrupt at the second.
+
+    A KeyboardInterrupt at the first could come up anywhere, also where Python drops it: in the clean-up of some object.
+    """
+    asked, ended = threading.Event(), threading.Event()
+
+    def interrupt(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        ended.set()
+        end()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield ended
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _heard(message: dict[str, Any], progress: _Progress) -> dict[str, Any]:

@@ -26,9 +26,9 @@ _SHOWN_HAPPENINGS = 12
 _MOST_CELLS = 500
 # How a device is, the best first: class of style.css and words.
 HEALTH = {
-    "healthy": "serves what it should",
+    "healthy": "serving what is assigned",
     "changing": "on its way to another build",
-    "idle": "online, serves nothing",
+    "idle": "online, serving nothing",
     "away": "not online",
     "troubled": "with an open alert",
 }
