@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,11 +13,8 @@ from pathlib import Path
 
 import pytest
 from milonga_agent import steps
-from milonga_agent.state import Store
 
-from tests.e2e.processes import System
 from tests.soak.__main__ import MEMORY, Point, Stage
-from tests.soak.enrolment import Machines
 from tests.soak.story import Broken
 
 # Primes, so that samples of calls that come in rhythm are not all of one kind.
@@ -67,26 +67,26 @@ def test_an_agent_that_removes_bundles_in_place_would_be_noticed(stage: Stage, m
             stage.die(replace(point, second=0))
 
 
-@pytest.fixture(scope="module")
-def machines(memory: Path) -> Iterator[Machines]:
-    with System(memory / "system") as system:
-        system.start_hub()
-        made = Machines(system, memory / "machines")
-        # The first one lives: it tells how many system calls there are.
-        made.die(0)
-        yield made
+def _join(tmp_path: Path, machines: int, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Let machines die while they join, in a process of its own, which has not used gRPC before it forks."""
+    command = [sys.executable, "-m", "tests.soak", "--points", "0", "--machines", str(machines)]
+    return subprocess.run(
+        [*command, "--progress", str(tmp_path / "progress.json")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[2],
+        check=False,
+        timeout=300,
+    )
 
 
-def test_a_machine_that_is_killed_while_it_joins_joins_as_the_same_device(machines: Machines) -> None:
-    for number in range(1, 9):
-        machines.die(number)
-    machines.check()
+def test_a_machine_that_is_killed_while_it_joins_joins_as_the_same_device(memory: Path, tmp_path: Path) -> None:
+    done = _join(tmp_path, 8)
+    assert done.returncode == 0, done.stderr
+    assert "8 machines died while they joined: 0 were left broken" in done.stdout
 
 
-def test_a_machine_that_keeps_half_a_certificate_would_be_noticed(
-    machines: Machines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep = Store.keep_certificate
-    monkeypatch.setattr(Store, "keep_certificate", lambda self, certificate: keep(self, certificate[:99]))
-    with pytest.raises(Broken, match="cannot read"):
-        machines.die(100)
+def test_a_machine_that_keeps_half_a_certificate_would_be_noticed(memory: Path, tmp_path: Path) -> None:
+    done = _join(tmp_path, 1, MILONGA_SOAK_HALF="1")
+    assert done.returncode == 1 and "cannot read what it wrote" in done.stdout
