@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from milonga_hub.learning.gains import expected_gains
+from milonga_hub.learning.gains import expected_gains, expected_improvement
 from numpy.typing import NDArray
 from pymoo.indicators.hv import HV
 
@@ -50,3 +50,10 @@ def test_without_any_front_the_fast_and_accurate_gain_most() -> None:
     none = np.empty(0)
     gains = expected_gains(none, none, np.array([0.9, 0.9, 0.5]), np.zeros(3), np.array([1.0, 4.0, 1.0]), SLOWEST_MS)
     assert gains.argmax() == 0 and gains[0] == pytest.approx(0.9 * 7.0, rel=1e-6)
+
+
+def test_the_most_accurate_is_sought_by_what_it_is_better_on_average() -> None:
+    drawn = np.random.default_rng(0).normal(0.88, 0.05, 200_000)
+    found = expected_improvement(0.9, np.array([0.88, 0.88, 0.95]), np.array([0.05, 0.0, 0.0]))
+    assert found[0] == pytest.approx(np.maximum(drawn - 0.9, 0.0).mean(), rel=0.02)
+    assert found[1] == pytest.approx(0.0, abs=1e-6) and found[2] == pytest.approx(0.05, abs=1e-6)

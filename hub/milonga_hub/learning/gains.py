@@ -24,11 +24,20 @@ def expected_gains(
     heights, edges = _stairs(known_accuracy, known_ms, slowest_ms)
     begin = ms[:, None]
     widths = np.clip(edges[1:][None, :] - np.maximum(edges[:-1][None, :], begin), 0.0, None)
-    spread = np.maximum(deviation, _LEAST_DEVIATION)[:, None]
-    above = (accuracy[:, None] - heights[None, :]) / spread
-    improvement = spread * (above * norm.cdf(above) + norm.pdf(above))
-    gains: Floats = (widths * improvement).sum(axis=1)
+    gains: Floats = (widths * _improvement(accuracy[:, None], deviation[:, None], heights[None, :])).sum(axis=1)
     return gains
+
+
+def expected_improvement(best: float, accuracy: Floats, deviation: Floats) -> Floats:
+    """Return by how much each of n candidates is expected to be more accurate than the best that is known, (n,) (Jones 1998)."""
+    return _improvement(accuracy, deviation, np.array(best))
+
+
+def _improvement(accuracy: Floats, deviation: Floats, over: Floats) -> Floats:
+    spread = np.maximum(deviation, _LEAST_DEVIATION)
+    above = (accuracy - over) / spread
+    found: Floats = spread * (above * norm.cdf(above) + norm.pdf(above))
+    return found
 
 
 def _stairs(accuracy: Floats, ms: Floats, slowest_ms: float) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.drawing import drawing
 from milonga_hub.learning.evaluation import PLAIN, Evaluated
 from milonga_hub.learning.evolve import Choice, Figures, Found, search, thinned
-from milonga_hub.learning.gains import expected_gains
+from milonga_hub.learning.gains import expected_gains, expected_improvement
 from milonga_hub.learning.latencies import Features, TypeLatency, pool, timed, timed_elsewhere
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described
@@ -74,7 +74,11 @@ class TypeSearch:
                 return
 
     def _worth_most(self, count: int) -> list[tuple[Encoding, Target]]:
-        """Return subnets within the limits that were not evaluated, each where the front with those before it gains most."""
+        """Return subnets within the limits that were not evaluated, each where most is gained after those before it.
+
+        By turns the most accurate subnet is sought, which is what a device gets, and the front, which is what people choose
+        limits by.
+        """
         known = self._fitting(list(self._evaluated.all()))
         seen = dict.fromkeys([*self._search().fitting, *self._fitting(self._pool)])
         new = [choice for choice in seen if self._evaluated.known(choice[0]) is None]
@@ -87,7 +91,10 @@ class TypeSearch:
         front_accuracy, front_ms = judged.accuracy[:begin], judged.ms[:begin]
         chosen: dict[Encoding, Target] = {}
         while len(chosen) < min(count, len({encoding for encoding, _ in new})):
-            gains = expected_gains(front_accuracy, front_ms, accuracy, deviation, ms, slowest_ms)
+            if len(chosen) % 2 == 0:
+                gains = expected_improvement(float(front_accuracy.max(initial=0.0)), accuracy, deviation)
+            else:
+                gains = expected_gains(front_accuracy, front_ms, accuracy, deviation, ms, slowest_ms)
             gains[[encoding in chosen for encoding, _ in new]] = -1.0
             best = int(gains.argmax())
             chosen[new[best][0]] = targets[best]
