@@ -213,4 +213,5 @@ def test_a_shadow_on_a_device(tmp_path: Path, made: dict[str, Example], monkeypa
             (said,) = _told(agent, generation, "SHADOW", "SUCCEEDED")
             assert "0.0% of the answers differ" in said and "medians" in said
 
-    run(story())
+    # Three models and five processes: on a busy machine that takes a while.
+    run(story(), 300)

@@ -31,11 +31,11 @@ KEYS: dict[str, Key] = {}
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def run(test: Coroutine[Any, Any, T]) -> T:
+def run(test: Coroutine[Any, Any, T], seconds: float = 60) -> T:
     """Run an async test; one that hangs fails."""
 
     async def within() -> T:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(seconds):
             return await test
 
     return asyncio.run(within())
