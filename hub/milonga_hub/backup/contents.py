@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel
+
+from milonga_hub.errors import FailedPrecondition, ResourceExhausted
+
+# Bytes that are done, and all there are.
+OnProgress = Callable[[int, int], None]
 
 FORMAT = 1
 ABOUT, DIGESTS = "milonga-backup.json", "milonga-digests.json"
@@ -45,3 +53,14 @@ def is_safe(name: str) -> bool:
     """Return whether a file may be written under this name, inside the folder that is restored."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+@contextmanager
+def disk_errors(path: Path, otherwise: str) -> Iterator[None]:
+    """Name what cannot be written; on a full disk say to make room or what to do `otherwise`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ResourceExhausted(f"the disk of {path} is full; make room, or {otherwise}") from error
+        raise FailedPrecondition(f"cannot write {path}: {error.strerror or error}") from error

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import os
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from milonga_hub.authority import Authority
-from milonga_hub.backup.contents import ABOUT, DATABASE, DIGESTS, About, Digests, is_kept
+from milonga_hub.backup.contents import ABOUT, DATABASE, DIGESTS, About, Digests, OnProgress, disk_errors, is_kept
 from milonga_hub.db import utc_now
-from milonga_hub.errors import AlreadyExists, FailedPrecondition, InvalidInput, ResourceExhausted
+from milonga_hub.errors import AlreadyExists, InvalidInput
 from milonga_hub.signing.service import SigningService
-
-OnProgress = Callable[[int, int], None]
 
 # Logs grow while they are read, and are small; what is large is only ever replaced as a whole.
 _AT_ONCE_BYTES = 8 << 20
@@ -58,7 +55,10 @@ def back_up(
     )
     part = target.with_name(f".{target.name}.part")
     try:
-        with _disk(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as place:
+        with (
+            disk_errors(target, "write the backup elsewhere"),
+            tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as place,
+        ):
             snapshot = _snapshot(database, Path(place) / DATABASE)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -157,15 +157,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-@contextmanager
-def _disk(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ResourceExhausted(
-                f"the disk of {target} is full; make room, or write the backup elsewhere"
-            ) from error
-        raise FailedPrecondition(f"cannot write {target}: {error.strerror or error}") from error

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from milonga_hub.backup.contents import ABOUT, DIGESTS, FORMAT, About, Digests, is_safe
-from milonga_hub.errors import AlreadyExists, FailedPrecondition, InvalidInput, ResourceExhausted
+from milonga_hub.backup.contents import ABOUT, DIGESTS, FORMAT, About, Digests, OnProgress, disk_errors, is_safe
+from milonga_hub.errors import AlreadyExists, InvalidInput
 from milonga_hub.signing.service import SigningService
-
-OnProgress = Callable[[int, int], None]
 
 _CHUNK_BYTES = 1 << 20
 # Far more than a hub signs between two backups; versions have room for nine digits.
@@ -45,7 +42,7 @@ def restore(source: Path, data_dir: Path, on_progress: OnProgress = lambda done,
     part = data_dir.with_name(f".{data_dir.name}.restoring")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        with _disk(data_dir):
+        with disk_errors(data_dir, "restore elsewhere"):
             part.mkdir(parents=True, mode=0o700)
             about, count = _extract(source, part, on_progress)
             unsigned = SigningService(part / "signing").overtake(_VERSIONS_AHEAD)
@@ -120,13 +117,3 @@ def _opened(source: Path) -> Iterator[tarfile.TarFile]:
         raise InvalidInput(f"there is no {source}") from error
     except (tarfile.TarError, ValidationError, EOFError) as error:
         raise InvalidInput(f"{source} is not a whole backup ({error}); copy it again, or take another one") from error
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ResourceExhausted(f"the disk of {folder} is full; make room, or restore elsewhere") from error
-        raise FailedPrecondition(f"cannot write {folder}: {error.strerror or error}") from error
