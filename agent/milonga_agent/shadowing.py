@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import signal
 import socket
 import statistics
 import struct
@@ -21,8 +19,7 @@ from typing import Any
 from milonga_agent.agreement import compare, size, summary
 from milonga_agent.answers import Answer
 from milonga_agent.copying import COMPARED, Copy, receive
-from milonga_agent.errors import AgentError
-from milonga_agent.limits import Limits, die_with_parent
+from milonga_agent.loading import begin, load, say
 from milonga_agent.served import Served
 from milonga_agent.tensors import parse
 
@@ -96,31 +93,17 @@ class Comparing:
 
 def main() -> int:
     """Load and probe a bundle, say how that went, then compare until stdin ends."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the daemon, which ends its workers.
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--target", required=True)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--socket", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--memory-bytes", type=int, required=True)
-    given = parser.parse_args()
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What libraries print goes to the log.
+    given, out = begin(argparse.ArgumentParser())
     _give_way()
-    Limits(given.threads, (), given.memory_bytes).apply_memory()
-    try:
-        served = Served(given.bundle, given.threads, given.target, given.model)
-        served.probe()
-    except (AgentError, OSError, ValueError, MemoryError) as failure:
-        _say(out, {"is": "failed", "message": str(failure) or repr(failure)})
+    loaded = load(given, out, Served.probe)
+    if loaded is None:
         return 1
+    served, _ = loaded
     comparing = Comparing(served)
     threading.Thread(target=comparing.listen, args=(socket.socket(fileno=given.socket),), daemon=True).start()
-    _say(out, {"is": "ready"})
+    say(out, {"is": "ready"})
     for _ in sys.stdin:
-        _say(out, {"is": "count", "count": comparing.count()})
+        say(out, {"is": "count", "count": comparing.count()})
     return 0
 
 
@@ -136,10 +119,6 @@ def _give_way() -> None:
     os.nice(_NICENESS)
     with contextlib.suppress(OSError):  # Where the kernel has no such file.
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
-
-
-def _say(out: Any, message: dict[str, Any]) -> None:
-    print(json.dumps(message), file=out, flush=True)
 
 
 if __name__ == "__main__":
