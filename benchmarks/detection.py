@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from milonga_hub.jobs import write_atomically
+from milonga_compiler.files import write_atomically
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.detection import Detection
 from milonga_hub.learning.evaluation import Evaluated

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from milonga_hub.jobs import write_atomically
+from milonga_compiler.files import write_atomically
 from milonga_hub.learning.checkpoint import Checkpoint
 from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.sharing import filled, shared_weights

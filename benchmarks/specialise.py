@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from milonga_hub.jobs import write_atomically
+from milonga_compiler.files import write_atomically
 from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.latencies import Features, pool, to_measure

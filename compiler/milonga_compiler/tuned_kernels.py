@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from milonga_compiler.errors import TuningRefused
+from milonga_compiler.files import write_atomically
 from milonga_compiler.tuning import Kernel
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
@@ -54,7 +54,7 @@ def mend(folder: Path) -> None:
     records = _mended(folder / RECORDS)
     known = [line for line in records if json.loads(line)[0] < len(workloads)]
     if len(known) < len(records):
-        _write_text(folder / RECORDS, "".join(f"{line}\n" for line in known))
+        write_atomically(folder / RECORDS, "".join(f"{line}\n" for line in known))
 
 
 def _mended(path: Path) -> list[str]:
@@ -67,7 +67,7 @@ def _mended(path: Path) -> list[str]:
         lines = lines[:-1]
     whole = "".join(f"{line}\n" for line in lines)
     if whole != text:
-        _write_text(path, whole)
+        write_atomically(path, whole)
     return lines
 
 
@@ -93,13 +93,4 @@ def keep_kernels(folder: Path, kernels: tuple[Kernel, ...]) -> None:
 
 
 def _write(path: Path, said: Any) -> None:
-    _write_text(path, json.dumps(said, indent=1, sort_keys=True))
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_atomically(path, json.dumps(said, indent=1, sort_keys=True))

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from milonga_compiler.files import write_atomically
+
 from milonga_hub import tracing
 from milonga_hub.accounts.gate import Gate
 from milonga_hub.accounts.rpc import AccountRpc
@@ -36,7 +38,6 @@ from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.install.reach import address_for_others
-from milonga_hub.jobs import write_atomically
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.rpc import LabellingRpc, SampleReceiver
 from milonga_hub.labelling.service import LabellingService

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from milonga.pinning import HUB_NAME, fingerprint
+from milonga_compiler.files import write_atomically
 
 from milonga_hub.db import utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, Unauthenticated
-from milonga_hub.jobs import write_atomically
 
 # A device whose clock stands at its beginning must still believe the hub; how old a certificate is protects nobody.
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from milonga_compiler.errors import CompilerError
+from milonga_compiler.files import write_atomically
 
 from milonga_hub import counts
 from milonga_hub.errors import MilongaError
@@ -73,21 +74,6 @@ class JobContext:
         line = {"kind": "progress", "fraction": float(fraction), "message": message}
         line["metrics"] = {name: float(value) for name, value in metrics.items()}
         print(json.dumps(line), file=self._out, flush=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file in one step that survives a power cut: it is the old text or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def environment(kind: str, known: Mapping[str, str]) -> dict[str, str]:

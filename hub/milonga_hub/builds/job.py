@@ -22,11 +22,12 @@ from milonga_compiler.bundle import read_bundle, verify_bundle
 from milonga_compiler.deferred import defer
 from milonga_compiler.engines import ENGINES, BuildSite
 from milonga_compiler.errors import BundleInvalid, EngineMissing
+from milonga_compiler.files import write_atomically
 from milonga_compiler.parity import Evidence, Judge, Report
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Step, Tuning
 
-from milonga_hub.jobs import JobContext, write_atomically
+from milonga_hub.jobs import JobContext
 from milonga_hub.learning.task import Task
 from milonga_hub.learning.tasks import opened
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from milonga_compiler.errors import UnknownTarget
+from milonga_compiler.files import write_atomically
 from milonga_compiler.target import Target
 from sqlmodel import col, select
 
@@ -21,7 +22,6 @@ from milonga_hub.devices.models import DeviceBuild, File, Measurement
 from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
-from milonga_hub.jobs import write_atomically
 from milonga_hub.paging import page
 from milonga_hub.runs.models import Stage, StageState
 from milonga_hub.tasks import Task

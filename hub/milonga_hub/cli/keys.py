@@ -129,7 +129,8 @@ def sign(
     json: Json = False,
 ) -> None:
     """Add signatures to metadata, in its files. Needs no hub: take it to where the keys are."""
-    from milonga_hub.jobs import write_atomically
+    from milonga_compiler.files import write_atomically
+
     from milonga_hub.signing import rules
     from milonga_hub.signing.keys import read_private
 

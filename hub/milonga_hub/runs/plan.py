@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from milonga_compiler.engines import ENGINES, BuildSite
+from milonga_compiler.files import write_atomically
 from pydantic import BaseModel
 
-from milonga_hub.jobs import write_atomically
 from milonga_hub.projects.models import Limits, ProjectSpec
 
 

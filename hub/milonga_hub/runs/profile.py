@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from milonga_compiler.files import write_atomically
 from pydantic import BaseModel
 
 from milonga_hub.devices.models import Measurement
 from milonga_hub.errors import FailedPrecondition
-from milonga_hub.jobs import write_atomically
 from milonga_hub.runs.measure import measure_subnets, of_targets, why_failed
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from milonga_compiler.files import write_atomically
+
 from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.models import TRAINING_FILES
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
-from milonga_hub.jobs import run_job, write_atomically
+from milonga_hub.jobs import run_job
 from milonga_hub.models.service import ModelService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Run

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from milonga_compiler.files import write_atomically
 from milonga_compiler.target import Target
 
-from milonga_hub.jobs import JobContext, write_atomically
+from milonga_hub.jobs import JobContext
 from milonga_hub.learning.checkpoint import load_supernet
 from milonga_hub.learning.evaluation import Evaluated
 from milonga_hub.learning.tasks import opened

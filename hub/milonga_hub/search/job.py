@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from milonga_compiler.files import write_atomically
 
-from milonga_hub.jobs import JobContext, JobError, write_atomically
+from milonga_hub.jobs import JobContext, JobError
 from milonga_hub.learning.accuracies import Accuracies
 from milonga_hub.learning.checkpoint import load_supernet
 from milonga_hub.learning.evaluation import Evaluated

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from milonga_compiler.files import write_atomically
 from tuf.api.metadata import Metadata
 
 from milonga_hub.errors import NotFound
-from milonga_hub.jobs import write_atomically
 
 _NAME = re.compile(r"(?:[1-9][0-9]{0,8}\.[a-z0-9-]{1,80}|timestamp)\.json")
 

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from milonga.deltas import FORMAT
+from milonga_compiler.files import write_atomically
 
 from milonga_hub.blobs import BlobStore
 from milonga_hub.errors import MilongaError
-from milonga_hub.jobs import run_job, write_atomically
+from milonga_hub.jobs import run_job
 from milonga_hub.transfers import rules
 
 _log = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from milonga_compiler.files import write_atomically
+
 from milonga_hub.authority import HUB_CLIENT, Authority, write_secret
-from milonga_hub.jobs import write_atomically
 from milonga_hub.telemetry.intake import MAX_MESSAGE_BYTES, TOPIC_ROOT
 from milonga_hub.transports.topics import DOWNWARD, UPWARD
 
