@@ -12,6 +12,7 @@ from typing import Any
 
 from milonga_agent.errors import AgentError
 from milonga_agent.files import write_atomically
+from milonga_agent.limits import die_with_parent
 
 KEY = "key.pem"
 REQUEST = "request.der"
@@ -65,4 +66,6 @@ def request_for(key: Any) -> bytes:
 
 
 if __name__ == "__main__":
+    # The agent that starts after one that was killed makes its own; two at once could leave a request for another's key.
+    die_with_parent()
     make(Path(sys.argv[1]))

@@ -43,5 +43,7 @@ def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends, however that happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
+        # It may have ended before. Whoever inherits its children (init, a session's manager) is of another group; in a
+        # container the parent itself may be process 1.
+        if os.getpgid(os.getppid()) != os.getpgrp():
             os._exit(1)

@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import tempfile
@@ -108,5 +109,8 @@ def _die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends, however that happens."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
+        # It may have ended before. This process is of a group of its own, and in a container process 1 may be its parent.
+        watched = select.poll()
+        watched.register(0, select.POLLHUP)
+        if watched.poll(0):
             os._exit(1)

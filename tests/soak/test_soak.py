@@ -83,7 +83,7 @@ def _join(tmp_path: Path, machines: int, **environment: str) -> subprocess.Compl
 
 def test_a_machine_that_is_killed_while_it_joins_joins_as_the_same_device(memory: Path, tmp_path: Path) -> None:
     done = _join(tmp_path, 8)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "8 machines died while they joined: 0 were left broken" in done.stdout
 
 
