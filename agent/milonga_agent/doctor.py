@@ -17,7 +17,7 @@ import psutil
 from milonga.pinning import fingerprint, presented_chain
 
 from milonga_agent.errors import AgentError
-from milonga_agent.inventory import probe, temperature_celsius
+from milonga_agent.inventory import plugged_engines, probe, temperature_celsius
 from milonga_agent.limits import Limits, default_threads
 from milonga_agent.state import Identity, Store
 
@@ -193,8 +193,27 @@ def _machine(folder: Path) -> Iterator[Check]:
         yield Check("engines", OK, ", ".join(engines))
     else:
         yield Check("engines", FAILED, "none", "install one: pip install 'milonga-agent[onnxruntime]'")
+    yield from _plugins()
     yield _temperature()
     yield _running(folder)
+
+
+def _plugins() -> Iterator[Check]:
+    """Load what plug-ins bring, their runtimes too: the agent does so only where a model needs one."""
+    from milonga_agent.runtimes import kind_of
+
+    for plugin in plugged_engines().plugins:
+        about, problem = f"{plugin.name} of {plugin.distribution} {plugin.version}", plugin.problem
+        if not problem:
+            try:
+                kind_of(plugin.name)
+            except AgentError as error:
+                problem = str(error)
+        if problem:
+            mend = f"update or uninstall {plugin.distribution}; the agent does without it"
+            yield Check("plug-in", WARNING, f"{about} is left out: {problem}", mend)
+        else:
+            yield Check("plug-in", OK, about)
 
 
 def _disk(folder: Path) -> Check:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from milonga.plugins import Found
 from milonga.v1 import devices_pb2
 
 from milonga_agent import hardware
 from milonga_agent.limits import Limits
+from milonga_agent.plugged import Engine, plugged
 from milonga_agent.zone import time_zone
 
 # Engine -> (distribution, precisions); "a|b": either. One entry for each file in runtimes/; a test compares the two.
@@ -86,8 +88,19 @@ def probe(
     )
 
 
+def known_engines() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return ENGINES, and after them those that plug-ins bring."""
+    others = plugged_engines().values
+    return {**ENGINES, **{name: (one.distribution, one.precisions) for name, one in others.items()}}
+
+
+def plugged_engines() -> Found[Engine]:
+    """Return the engines that plug-ins bring, and what is wrong with those that bring none."""
+    return plugged(tuple(ENGINES))
+
+
 def _engines(wanted: Sequence[str] | None) -> Iterator[devices_pb2.Engine]:
-    for name, (_, precisions) in ENGINES.items():
+    for name, (_, precisions) in known_engines().items():
         if wanted is not None and name not in wanted:
             continue
         version = engine_version(name)
@@ -97,7 +110,7 @@ def _engines(wanted: Sequence[str] | None) -> Iterator[devices_pb2.Engine]:
 
 def engine_version(engine: str) -> str:
     """Return the version of the engine that is installed, empty for none."""
-    for distribution in ENGINES[engine][0].split("|"):
+    for distribution in known_engines()[engine][0].split("|"):
         try:
             return metadata.version(distribution)
         except metadata.PackageNotFoundError:

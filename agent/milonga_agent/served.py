@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from milonga import pictures
+from milonga import pictures, preprocessing
 from milonga.candidates import Candidate, candidates, finished
 from milonga.inputs import Input, Placement
 
@@ -41,6 +41,8 @@ class Served:
             described = self.manifest["input"]
             self.input_shape = tuple(int(size) for size in described["shape"][1:])
             self._input = Input.of(described)
+            for step in self._input.steps:
+                preprocessing.step(step)
             self._answering = answering(self.manifest)
             wanted = self._wanted(target)
         except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
@@ -111,14 +113,16 @@ class Served:
 
     def of_pictures(self, encoded: Sequence[bytes]) -> Answer:
         """Answer for encoded pictures. Raises BadRequest for one that is none."""
-        decoded = []
+        decoded, prepared = [], []
         for index, data in enumerate(encoded):
             try:
                 decoded.append(pictures.decode(data))
-            except pictures.PictureError as error:
+                prepared.append(self._input.prepared(decoded[-1]))
+            except ValueError as error:  # PictureError is one.
                 raise BadRequest(f"picture {index}: {error}") from error
-        placed = [self._input.place(image) for image in decoded]
-        seen = [pictures.statistics(image) for image in decoded]
+        placed = [self._input.place(image) for image in prepared]
+        # Held against what the network learned from, which was prepared too.
+        seen = [pictures.statistics(image) for image in prepared]
         inputs = self._input.normalise(np.stack([array for array, _ in placed]))
         answer = self._run(inputs, [placement for _, placement in placed], seen)
         sampler = self.sampler

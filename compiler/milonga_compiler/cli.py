@@ -10,7 +10,7 @@ from typing import Any
 
 from milonga_compiler import __main__ as building
 from milonga_compiler import tune_command as tuning
-from milonga_compiler.engines import ENGINES
+from milonga_compiler.engines import ENGINES, plugged
 from milonga_compiler.environments import add, adding_line, interpreter, usable
 from milonga_compiler.errors import CompilerError
 from milonga_compiler.examples import example
@@ -98,13 +98,18 @@ def _engines(given: argparse.Namespace) -> int:
     for one in described:
         state = "usable" if one["usable"] else f"missing; run: {one['add']}"
         print(f"{one['engine']:<12} {', '.join(one['precisions']):<17} built on the {one['build_site']:<7} {state}")
+        if one["plugin"]:
+            print(f"{'':<12} brought by {one['plugin']}")
         if not one["verification"].startswith("verified"):
             print(f"{'':<12} {one['verification']}")
+    for plugin in plugged().plugins:
+        if plugin.problem:
+            print(f"{plugin.name:<12} left out, of {plugin.distribution}: {plugin.problem}")
     return 0
 
 
 def _described(name: str) -> dict[str, Any]:
-    engine = ENGINES[name]
+    engine, plugin = ENGINES[name], plugged().of(name)
     return {
         "engine": name,
         "precisions": [str(precision) for precision in engine.precisions],
@@ -114,4 +119,5 @@ def _described(name: str) -> dict[str, Any]:
         "usable": usable(name),
         "interpreter": interpreter(name) if usable(name) else "",
         "add": adding_line(name),
+        "plugin": f"{plugin.distribution} {plugin.version}" if plugin else "",
     }

@@ -1,9 +1,16 @@
-"""What is known of every engine without importing any: one entry for each file in backends/."""
+"""What is known of every engine without importing any: one entry for each file in backends/, and those of plug-ins."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+
+from milonga_compiler.plugins import Found, found
+
+# Entry points of this group name an Engine.
+GROUP = "milonga.backends"
 
 
 class Precision(str, Enum):
@@ -36,7 +43,8 @@ class Engine:
     `tuned` says that its kernels are written for each network, and gain by tuning.
     `own_environment` says that they do not get on with the other engines' packages or are very large;
     `without_dependencies` are those that bring far more than is used. `requirement` is what a device must have
-    installed, as a version specifier, and `architectures` what it may be, as `uname -m` says.
+    installed, as a version specifier, and `architectures` what it may be, as `uname -m` says. `backend` names the
+    Backend of a plug-in's engine as "module:Class"; it is imported only in the process that the engine runs in.
     """
 
     precisions: tuple[Precision, ...]
@@ -49,11 +57,12 @@ class Engine:
     tuned: bool = False
     own_environment: bool = False
     without_dependencies: tuple[str, ...] = ()
+    backend: str = ""
 
 
 _X86_ONLY = "verified on x86-64; not verified on hardware elsewhere"
 
-ENGINES: dict[str, Engine] = {
+_OWN: dict[str, Engine] = {
     "litert": Engine(
         precisions=(Precision.FP32, Precision.INT8),
         modules=("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "pnnx", "torch"),
@@ -106,3 +115,41 @@ ENGINES: dict[str, Engine] = {
         own_environment=True,  # Half a gigabyte.
     ),
 }
+
+
+def own() -> tuple[str, ...]:
+    """Return the names of the engines that need no plug-in."""
+    return tuple(_OWN)
+
+
+@lru_cache(maxsize=1)
+def plugged() -> Found[Engine]:
+    """Return the engines that plug-ins bring, and what is wrong with those that bring none."""
+    return found(GROUP, Engine, tuple(_OWN))
+
+
+class _Engines(Mapping[str, Engine]):
+    """Engines by name, Milonga's own first. Plug-ins are looked for when it is first asked what there is."""
+
+    def __init__(self) -> None:
+        self._plugged: Mapping[str, Engine] | None = None
+
+    def only(self, plugged: Mapping[str, Engine]) -> None:
+        """Have these of plug-ins and no others: the process of one engine needs none but it."""
+        self._plugged = plugged
+
+    def __getitem__(self, name: str) -> Engine:
+        return _OWN[name] if name in _OWN else self._others[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*_OWN, *self._others])
+
+    def __len__(self) -> int:
+        return len(_OWN) + len(self._others)
+
+    @property
+    def _others(self) -> Mapping[str, Engine]:
+        return plugged().values if self._plugged is None else self._plugged
+
+
+ENGINES = _Engines()

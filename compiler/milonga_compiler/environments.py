@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from milonga_compiler.engines import ENGINES, BuildSite
+from milonga_compiler.engines import ENGINES, BuildSite, plugged
 from milonga_compiler.errors import CompilerError, EngineMissing
 
 _DISTRIBUTION = "milonga-compiler"
@@ -67,7 +67,8 @@ def adding_line(engine: str) -> str:
     """Return the command that makes the engine usable here."""
     if ENGINES[engine].own_environment:
         return f"milonga-compiler engines add {engine}"
-    return f"pip install '{_DISTRIBUTION}[{engine}]'"
+    plugin = plugged().of(engine)
+    return f"pip install '{plugin.distribution if plugin else _DISTRIBUTION}[{engine}]'"
 
 
 def environment(engine: str) -> Path:
@@ -83,12 +84,15 @@ def cache_folder() -> Path:
 
 
 def requirements(engine: str) -> list[str]:
-    """Return what pip must install for the engine: its extra in this package's own metadata, and what all need."""
+    """Return what pip must install for the engine: its extra in its distribution's metadata, and what all engines need."""
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in metadata.requires(_DISTRIBUTION) or []]
+    plugin = plugged().of(engine)
+    distributions = [_DISTRIBUTION, *([plugin.distribution] if plugin else [])]
+    wanted = [Requirement(line) for each in distributions for line in metadata.requires(each) or []]
     kept = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": engine})]
-    return [f"{each.name}{each.specifier}" for each in kept]
+    # Milonga's own, and the plug-in itself, are lent to the environment.
+    return [f"{each.name}{each.specifier}" for each in kept if not each.name.startswith("milonga-")]
 
 
 def add(engine: str) -> Path:

@@ -40,6 +40,10 @@ def export(bundle: Path, folder: Path, kubernetes: bool) -> list[Path]:
     manifest, engine = found.manifest, str(found.manifest["engine"])
     if engine not in _ENGINES:
         raise CompilerError(f"there is no container for {engine}; there are for {', '.join(_ENGINES)}")
+    if steps := manifest["input"].get("preprocessing"):
+        raise CompilerError(
+            f"there is no container for a bundle with the pre-processing of a plug-in ({', '.join(steps)})"
+        )
     if folder.exists() and any(folder.iterdir()):
         raise CompilerError(f"{folder} has something in it; name a new folder with --output")
     (folder / "wheels").mkdir(parents=True)

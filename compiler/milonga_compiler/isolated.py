@@ -24,6 +24,7 @@ from milonga_compiler.backends.base import Backend, BuiltModel, Floats, Variants
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.environments import interpreter, usable
 from milonga_compiler.errors import BuildFailed, CompilerError, EngineDied, RunFailed, UnsupportedOperators
+from milonga_compiler.lending import lent
 from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Step, Tuning
@@ -145,7 +146,7 @@ class IsolatedBackend(Backend):
         raise NotImplementedError("unsupported() asks the process")
 
     def _asked(self, request: dict[str, Any]) -> _Process:
-        whole = {**request, "engine": self.name, "memory_bytes": self._limits.memory_bytes}
+        whole = {**request, "engine": self.name, "plugin": lent(self.name), "memory_bytes": self._limits.memory_bytes}
         return _Process(self.name, self._interpreter, whole, self._log)
 
     def _others(self, onnx_path: Path, error: UnsupportedOperators) -> str:

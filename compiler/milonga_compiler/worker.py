@@ -64,10 +64,12 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     from milonga_compiler.backends import in_process
+    from milonga_compiler.lending import take
     from milonga_compiler.network import read_network
     from milonga_compiler.target import Target
     from milonga_compiler.tuning import Budget, Tuning
 
+    take(request["engine"], request["plugin"])
     engine = in_process(request["engine"])
     if request["do"] == "build":
         calibration = np.load(request["calibration"]) if request["calibration"] else None

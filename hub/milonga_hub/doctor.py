@@ -22,6 +22,7 @@ from milonga_compiler.environments import usable_engines
 
 from milonga_hub.db import utc_now
 from milonga_hub.errors import FailedPrecondition
+from milonga_hub.plugged import examined
 from milonga_hub.settings import Settings
 from milonga_hub.signing.service import SigningService
 
@@ -207,6 +208,18 @@ def _work() -> Iterator[Check]:
         yield Check("engines", Result.FAILED, "none", "add one: milonga-compiler engines")
     else:
         yield Check("engines", Result.OK, f"builds for {', '.join(engines)}; others: milonga-compiler engines")
+    yield from _plugins()
+
+
+def _plugins() -> Iterator[Check]:
+    """Load what plug-ins bring to the hub, in a process of its own."""
+    for plugin in examined():
+        about = f"{plugin.group} {plugin.name} of {plugin.distribution} {plugin.version}"
+        if plugin.problem:
+            mend = f"update or uninstall {plugin.distribution}; the hub does without what it brings"
+            yield Check("plug-in", Result.WARNING, f"{about} is left out: {plugin.problem}", mend)
+        else:
+            yield Check("plug-in", Result.OK, about)
 
 
 def _size(count: float) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from milonga import pictures
+from milonga import pictures, preprocessing
 
 # The grey that ultralytics pads with (data.augment.LetterBox).
 PAD = 114
@@ -53,22 +53,27 @@ class Placement:
 
 @dataclass(frozen=True)
 class Input:
-    """What a network takes: squares of `size_px`; mean and std are per channel on the scale 0 to 1."""
+    """What a network takes: squares of `size_px`; mean and std are per channel on the scale 0 to 1.
+
+    `steps` are those of plug-ins that a picture takes before it is placed, in order.
+    """
 
     size_px: int
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)
     resize: Resize = Resize.STRETCH
+    steps: Sequence[str] = ()
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Input:
         """Return what the "input" of a manifest says. Raises KeyError or ValueError for one that says too little."""
         resize = Resize(described.get("resize", Resize.STRETCH.value))
-        return cls(int(described["size_px"]), described["mean"], described["std"], resize)
+        steps = tuple(str(name) for name in described.get("preprocessing", ()))
+        return cls(int(described["size_px"]), described["mean"], described["std"], resize, steps)
 
     def described(self) -> dict[str, Any]:
         """Return the "input" of a manifest."""
-        return {
+        described = {
             "name": "image",
             "shape": [1, 3, self.size_px, self.size_px],
             "dtype": "float32",
@@ -77,6 +82,11 @@ class Input:
             "size_px": self.size_px,
             "resize": self.resize.value,
         }
+        return {**described, "preprocessing": list(self.steps)} if self.steps else described
+
+    def prepared(self, image: Image.Image) -> Image.Image:
+        """Return the picture after its steps. Raises ValueError naming the one that fails or that no plug-in here brings."""
+        return preprocessing.prepared(image, self.steps)
 
     def placement(self, width: int, height: int) -> Placement:
         """Return where a picture of this size lies."""

@@ -94,13 +94,14 @@ CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "appl
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
     "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
     "build override", "build choose", "build example", "login", "logout", "users add", "users set-role", "users password",
-    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked")  # fmt: skip
+    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list")  # fmt: skip
 HUBLESS = (
     "backup",
     "doctor",
     "schema",
     "restore",
     "import tango",
+    "plugins list",
     "up",
     "trust",
     "login",

@@ -1,4 +1,4 @@
-"""Back ends by engine name. A new engine is one new file here and one entry in engines.py."""
+"""Back ends by engine name. A new engine is one new file here and one entry in engines.py, or a plug-in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from milonga_compiler.backends.base import Backend
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.errors import UnknownTarget
+from milonga_compiler.plugins import PluginBroken, named
 
 _CLASSES = {
     "litert": "LiteRtBackend",
@@ -36,8 +37,21 @@ def backend(engine: str, log: Path | None = None, database: Path | None = None) 
 def in_process(engine: str) -> Backend:
     """Return the back end itself, for the process that is the engine's own."""
     _check(engine)
+    if engine not in _CLASSES:
+        return _plugged(engine)
     module = importlib.import_module(f"milonga_compiler.backends.{engine}")
     made: Backend = getattr(module, _CLASSES[engine])()
+    return made
+
+
+def _plugged(engine: str) -> Backend:
+    """Return a plug-in's back end. Raises PluginBroken where there is none at the place that its engine names."""
+    place = ENGINES[engine].backend
+    kind = named(place)
+    if not (isinstance(kind, type) and issubclass(kind, Backend)):
+        raise PluginBroken(f"{place} is no milonga_compiler.backends.base.Backend")
+    made: Backend = kind()
+    made.name = engine
     return made
 
 

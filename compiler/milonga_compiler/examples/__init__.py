@@ -40,6 +40,10 @@ def example(bundle: Path) -> str:
     engine, task = str(manifest["engine"]), str(manifest.get("task", "classification"))
     if engine not in _PACKAGES:
         raise CompilerError(f"there is no example for {engine}; there are for {', '.join(_PACKAGES)}")
+    if steps := manifest["input"].get("preprocessing"):
+        raise CompilerError(
+            f"there is no example for a bundle with the pre-processing of a plug-in ({', '.join(steps)})"
+        )
     if not (_PARTS / f"{task}.txt").is_file():
         raise CompilerError(f"there is no example for the task {task!r}")
     head = _HEAD.format(

@@ -265,10 +265,12 @@ class DatasetService:
         picture.save(packed, "JPEG", quality=_THUMBNAIL_QUALITY)
         return packed.getvalue()
 
-    def write_training_data(self, version_name: str, resolution_px: int, folder: Path) -> Path:
+    def write_training_data(
+        self, version_name: str, resolution_px: int, folder: Path, steps: Sequence[str] = ()
+    ) -> Path:
         """Write what jobs train on into the folder and return its path: see training_data.py.
 
-        It appears whole or not at all; what is there is kept.
+        It appears whole or not at all; what is there is kept. Pictures to classify take the `steps` of plug-ins first.
         """
         version = self.get_version(version_name)
         path = folder / TRAINING_FILES[version.task]
@@ -278,7 +280,7 @@ class DatasetService:
         if version.task is Task.DETECTION:
             write_yolo(self._blobs, samples, version.classes, path)
         else:
-            write_arrays(self._blobs, samples, version.classes, resolution_px, path)
+            write_arrays(self._blobs, samples, version.classes, resolution_px, path, steps)
         return path
 
 

@@ -13,24 +13,34 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from milonga import pictures
+from milonga import pictures, preprocessing
 from PIL import Image
 
 from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Sample
-from milonga_hub.errors import ResourceExhausted
+from milonga_hub.errors import FailedPrecondition, ResourceExhausted
 
 _SPLITS = ((TRAIN, "train"), (VALIDATION, "val"))
 
 
 def write_arrays(
-    blobs: BlobStore, samples: Sequence[Sample], classes: Sequence[str], resolution_px: int, path: Path
+    blobs: BlobStore,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    resolution_px: int,
+    path: Path,
+    steps: Sequence[str] = (),
 ) -> None:
-    """Write an npz file: classes, x_train uint8 (n, 3, r, r), y_train, added_train, and so for val."""
+    """Write an npz file: classes, x_train uint8 (n, 3, r, r), y_train, added_train, and so for val; and steps, where there are any.
+
+    Raises FailedPrecondition naming a step that fails.
+    """
     arrays: dict[str, np.ndarray] = {"classes": np.array(classes)}
+    if steps:
+        arrays["steps"] = np.array(steps)
     for split, name in _SPLITS:
         chosen = [sample for sample in samples if sample.split == split]
-        arrays.update(_arrays(blobs, chosen, classes, resolution_px, name))
+        arrays.update(_arrays(blobs, chosen, classes, resolution_px, name, steps))
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         _disk(path),
@@ -47,12 +57,21 @@ def write_arrays(
 
 
 def _arrays(
-    blobs: BlobStore, samples: Sequence[Sample], classes: Sequence[str], resolution_px: int, name: str
+    blobs: BlobStore,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    resolution_px: int,
+    name: str,
+    steps: Sequence[str],
 ) -> dict[str, np.ndarray]:
     index = {label: number for number, label in enumerate(classes)}
     images = np.zeros((len(samples), 3, resolution_px, resolution_px), dtype=np.uint8)
     for row, sample in enumerate(samples):
-        images[row] = pictures.to_array(pictures.decode(blobs.read(sample.digest)), resolution_px)
+        image = pictures.decode(blobs.read(sample.digest))
+        try:
+            images[row] = pictures.to_array(preprocessing.prepared(image, steps), resolution_px)
+        except ValueError as error:
+            raise FailedPrecondition(f"{sample.digest}: {error}") from error
     return {
         f"x_{name}": images,
         f"y_{name}": np.array([index[sample.label] for sample in samples], dtype=np.int64),

@@ -59,7 +59,7 @@ class Classification(Task):
         return self.data.calibration
 
     def input(self, resolution_px: int) -> Input:
-        return Input(resolution_px, self.data.mean, self.data.std)
+        return Input(resolution_px, self.data.mean, self.data.std, steps=self.data.steps)
 
     @property
     def added(self) -> NDArray[np.int64]:

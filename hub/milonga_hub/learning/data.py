@@ -39,6 +39,8 @@ class Data:
     #: Which version of the data set brought each picture (n,).
     added_train: NDArray[np.int64]
     added_val: NDArray[np.int64]
+    #: What plug-ins did with every picture before.
+    steps: tuple[str, ...] = ()
 
     @property
     def calibration(self) -> list[Tensor]:
@@ -73,6 +75,7 @@ def load(path: str | Path) -> Data:
         labels = {split: torch.from_numpy(arrays[f"y_{split}"]).long() for split in ("train", "val")}
         added = {split: arrays[f"added_{split}"].astype(np.int64) for split in ("train", "val")}
         names = tuple(str(name) for name in arrays["classes"])
+        steps = tuple(str(name) for name in arrays["steps"]) if "steps" in arrays else ()
     values = train.astype(np.float64) / 255.0
     mean = [float(value) for value in values.mean(axis=(0, 2, 3))]
     std = [float(value) for value in np.maximum(values.std(axis=(0, 2, 3)), 1e-3)]
@@ -87,6 +90,7 @@ def load(path: str | Path) -> Data:
         raw_val=validation,
         added_train=added["train"],
         added_val=added["val"],
+        steps=steps,
     )
 
 

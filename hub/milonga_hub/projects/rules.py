@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from milonga import preprocessing
+from milonga.plugins import listed
 from milonga_compiler.errors import UnknownTarget
 from milonga_compiler.target import Target
 
@@ -24,6 +26,8 @@ SPACES: Mapping[Task, tuple[str, ...]] = {
         *(f"{family}{width}" for family in ("yolov8", "yolo11", "yolo26") for width in ("n", "s", "m")),
     ),
 }
+# Entry points of this group name further spaces for classification; a test holds it equal too.
+PLUGGED_SPACES = "milonga.spaces"
 # The largest stride of a detector.
 _DETECTOR_STRIDE_PX = 32
 
@@ -38,6 +42,7 @@ def check(name: str, spec: ProjectSpec) -> None:
     for index, limits in enumerate(spec.limits):
         _check_selector(limits.selector, f"spec.limits[{index}].selector")
     _check_space(spec)
+    _check_steps(spec)
     _check_times(spec.retraining)
     check_rollout(spec.rollout, "spec.rollout")
     for target in spec.build.targets:
@@ -49,7 +54,7 @@ def check(name: str, spec: ProjectSpec) -> None:
 
 def _check_space(spec: ProjectSpec) -> None:
     space, size = spec.training.space, spec.training.resolution_px
-    known = SPACES[spec.task]
+    known = spaces(spec.task)
     if space not in known:
         elsewhere = [task for task, names in SPACES.items() if space in names]
         said = f"{space!r} is for {elsewhere[0].lower()}" if elsewhere else f"there is no space {space!r}"
@@ -59,6 +64,35 @@ def _check_space(spec: ProjectSpec) -> None:
             f"spec.training.resolution_px: detectors need a multiple of {_DETECTOR_STRIDE_PX}, not {size}; take"
             f" {max(1, round(size / _DETECTOR_STRIDE_PX)) * _DETECTOR_STRIDE_PX}"
         )
+
+
+def _check_steps(spec: ProjectSpec) -> None:
+    """Raise InvalidInput for pre-processing that no plug-in of the hub brings, or where pictures have boxes."""
+    wanted, known = spec.training.preprocessing, preprocessing.names()
+    if wanted and spec.task is not Task.CLASSIFICATION:
+        raise InvalidInput("spec.training.preprocessing: boxes would not move with the picture; take none to detect")
+    if missing := [name for name in wanted if name not in known]:
+        there = f"there are {', '.join(known)}" if known else "no plug-in of this hub brings any"
+        raise InvalidInput(
+            f"spec.training.preprocessing: there is no step {missing[0]!r}; {there}; see: milonga plugins list"
+        )
+
+
+def check_change(before: ProjectSpec, after: ProjectSpec) -> None:
+    """Raise InvalidInput for a change after which versions of the project could not be compared."""
+    old, new = before.training.preprocessing, after.training.preprocessing
+    if old != new:
+        said = f"it is {', '.join(old) or 'empty'} and cannot become {', '.join(new) or 'empty'}"
+        raise InvalidInput(
+            f"spec.training.preprocessing: {said}: versions are compared on the same pictures; apply a project of another name"
+        )
+
+
+def spaces(task: Task) -> tuple[str, ...]:
+    """Return the spaces for this task, Milonga's own first. A plug-in's is loaded only by the job that trains in it."""
+    own = [name for names in SPACES.values() for name in names]
+    others = listed(PLUGGED_SPACES, own) if task is Task.CLASSIFICATION else ()
+    return (*SPACES[task], *(one.name for one in others if not one.problem))
 
 
 def _check_times(policy: RetrainingPolicy) -> None:

@@ -39,6 +39,8 @@ class ProjectService:
             answered = session.get(ProjectChange, (name, request_id))
             if known is not None and answered is not None and not dry_run:
                 return known, answered.changes
+            if known is not None:
+                rules.check_change(known.spec, spec)
             changed = rules.changes(known.spec if known else None, spec)
             if dry_run or not changed:
                 return known or Project(name=name, spec=spec), changed

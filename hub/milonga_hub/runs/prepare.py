@@ -32,6 +32,7 @@ async def prepare(work: Work, report: Report) -> RunPlan:
         plan.dataset_version,
         plan.spec.training.resolution_px,
         work.folder,
+        plan.spec.training.preprocessing,
     )
     report(1.0, f"{plan.dataset_version} for {', '.join(item.name for item in plan.types)}", types=len(plan.types))
     return plan
