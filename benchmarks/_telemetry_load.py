@@ -27,8 +27,10 @@ from milonga_hub.devices.values import Enrolment
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.intake import TelemetryIntake, parse_window
-from milonga_hub.telemetry.models import Histogram, TelemetryWindow, TelemetryWindowView
+from milonga_hub.telemetry.figures import Histogram
+from milonga_hub.telemetry.intake import TelemetryIntake
+from milonga_hub.telemetry.messages import parse_window
+from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowRow, TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transports.brokers import chosen
 
@@ -63,7 +65,7 @@ def _counts(random: np.random.Generator, size: int) -> dict[str, list[int]]:
     return {**found, "class_counts": [int(n) for n in random.multinomial(size, [1 / CLASSES] * CLASSES)]}
 
 
-def windows(device: str, count: int) -> Iterator[TelemetryWindowView]:
+def windows(device: str, count: int) -> Iterator[TelemetryWindow]:
     """Return windows as an agent of a small classifier sends them, of the last while."""
     random = np.random.default_rng(abs(hash(device)) % 1000)
     variants = [_counts(random, _ANSWERS) for _ in range(20)]
@@ -73,7 +75,7 @@ def windows(device: str, count: int) -> Iterator[TelemetryWindowView]:
     for sequence in range(count):
         counts = variants[sequence % len(variants)]
         started = began + timedelta(seconds=_SECONDS * sequence)
-        yield TelemetryWindowView(
+        yield TelemetryWindow(
             device=device, boot_id="bench", sequence=sequence, started_at=started,
             ended_at=started + timedelta(seconds=_SECONDS), bundle="sha256:" + "1" * 64,
             model_version="models/bench/versions/1", project="bench", request_count=_ANSWERS,
@@ -121,7 +123,9 @@ def _insert(folder: Path, count: int) -> None:
     for topic, payload in received:
         window = parse_window(topic, payload)
         with database.session() as session:
-            session.add(TelemetryWindow(**{name: getattr(window, name) for name in TelemetryWindowView.model_fields}))
+            session.add(
+                TelemetryWindowRow(**{name: getattr(window, name) for name in TelemetryWindowView.model_fields})
+            )
     print(time.process_time() - began, flush=True)
 
 

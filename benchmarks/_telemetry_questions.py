@@ -13,7 +13,8 @@ from pathlib import Path
 from milonga_hub.db import Database, utc_now
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import TelemetryTotal, TelemetryWindow
+from milonga_hub.telemetry.figures import packed_counts, packed_histogram, packed_histograms
+from milonga_hub.telemetry.models import TelemetryTotal, TelemetryWindowRow
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.telemetry.totals import LEVELS
 
@@ -85,18 +86,19 @@ def _fill(path: Path, rows: int, now: datetime, say: Callable[[str], None]) -> N
     for name, _ in indexes:
         connection.execute(f'DROP INDEX "{name}"')
     sample = next(windows("bench", 1))
-    texts = {
-        name: sample.model_dump_json(include={name}).partition(":")[2][:-1]
-        for name in ("log10_latency_ms", "confidence", "class_counts", "inputs")
+    assert sample.log10_latency_ms is not None and sample.confidence is not None
+    packed = {
+        "log10_latency_ms": packed_histogram(sample.log10_latency_ms),
+        "confidence": packed_histogram(sample.confidence),
+        "class_counts": packed_counts(sample.class_counts),
+        "inputs": packed_histograms(sample.inputs),
     }
     columns = [
         "device", "boot_id", "sequence", "started_at", "ended_at", "bundle", "model_version", "project", "request_count",
         "error_count", "log10_latency_ms", "confidence", "class_counts", "inputs", "cpu_percent", "memory_bytes",
         "temperature_celsius", "dropped_count", "received_at", "resolution_seconds",
     ]  # fmt: skip
-    insert = (
-        f"INSERT INTO {TelemetryWindow.__tablename__} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    )
+    insert = f"INSERT INTO {TelemetryWindowRow.__tablename__} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
     began = time.monotonic()
     batch: list[tuple[object, ...]] = []
     done = 0
@@ -107,7 +109,7 @@ def _fill(path: Path, rows: int, now: datetime, say: Callable[[str], None]) -> N
         ended = now - timedelta(seconds=30 * min(age, 100) + 60 * max(0, age - 100))
         started_at, ended_at = _time(ended - timedelta(seconds=length)), _time(ended)
         times = started_at, ended_at, resolution
-        batch += [_window(number, sequence, *times, sample.bundle, texts) for number in range(_DEVICES)]
+        batch += [_window(number, sequence, *times, sample.bundle, packed) for number in range(_DEVICES)]
         if len(batch) >= _BATCH or sequence + 1 == rows // _DEVICES:
             connection.executemany(insert, batch)
             done += len(batch)
@@ -118,29 +120,29 @@ def _fill(path: Path, rows: int, now: datetime, say: Callable[[str], None]) -> N
         connection.execute(sql)
     say(f"indexes made, {time.monotonic() - began:.0f} s")
     connection.commit()
-    _fill_totals(connection, now, texts)
+    _fill_totals(connection, now, packed)
     connection.execute("ANALYZE")
     connection.commit()
     connection.close()
 
 
 def _window(
-    number: int, sequence: int, started_at: str, ended_at: str, resolution: int, bundle: str, texts: dict[str, str]
+    number: int, sequence: int, started_at: str, ended_at: str, resolution: int, bundle: str, packed: dict[str, bytes]
 ) -> tuple[object, ...]:
     project = f"project-{number % _PROJECTS}"
-    histograms = (texts[name] for name in ("log10_latency_ms", "confidence", "class_counts", "inputs"))
+    histograms = (packed[name] for name in ("log10_latency_ms", "confidence", "class_counts", "inputs"))
     about = (_device(number), "boot", sequence, started_at, ended_at, bundle, f"models/{project}/versions/1", project)
     return *about, 300, 0, *histograms, 20.0, 200_000_000, 50.0, 0, ended_at, resolution
 
 
-def _fill_totals(connection: sqlite3.Connection, now: datetime, texts: dict[str, str]) -> None:
+def _fill_totals(connection: sqlite3.Connection, now: datetime, packed: dict[str, bytes]) -> None:
     """Write the sums of two weeks, as they were added up when windows came."""
     rows: list[tuple[object, ...]] = []
     for step in LEVELS:
         first = int(now.timestamp()) // step * step
         for place in range(14 * 86_400 // step):
             started_at = _time(datetime.fromtimestamp(first - place * step, UTC))
-            rows += [_total(f"project-{number}", step, started_at, texts) for number in range(_PROJECTS)]
+            rows += [_total(f"project-{number}", step, started_at, packed) for number in range(_PROJECTS)]
     columns = [
         "project", "model_version", "step_seconds", "started_at", "window_count", "request_count", "error_count",
         "log10_latency_ms", "confidence", "class_counts", "inputs", "cpu_percent", "memory_bytes", "temperature_celsius",
@@ -149,7 +151,7 @@ def _fill_totals(connection: sqlite3.Connection, now: datetime, texts: dict[str,
     connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", rows)
 
 
-def _total(project: str, step: int, started_at: str, texts: dict[str, str]) -> tuple[object, ...]:
-    histograms = (texts[name] for name in ("log10_latency_ms", "confidence", "class_counts", "inputs"))
+def _total(project: str, step: int, started_at: str, packed: dict[str, bytes]) -> tuple[object, ...]:
+    histograms = (packed[name] for name in ("log10_latency_ms", "confidence", "class_counts", "inputs"))
     counts = (1000, 300_000, 0)
     return project, f"models/{project}/versions/1", step, started_at, *counts, *histograms, 20.0, 200_000_000, 50.0

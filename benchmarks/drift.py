@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from milonga.pictures import BINS, INPUT_STATISTICS
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import Histogram, TelemetryWindowView
+from milonga_hub.telemetry.figures import Histogram
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import answer_count, drifted
 from milonga_hub.telemetry.rules_sequential import stability_index
 from milonga_hub.telemetry.rules_watching import WATCHED, after, said, watched
@@ -44,7 +45,7 @@ _STRENGTHS = (15.0, 13.0, 11.0, 9.0, 6.0)
 # By how much a cool-down of an hour holds back the next alarm.
 _COOL_DOWN = round(3600 / _SECONDS)
 
-Judge = Callable[[TelemetryWindowView], bool]
+Judge = Callable[[TelemetryWindow], bool]
 
 
 def _shares(random: np.random.Generator, a: float, b: float, size: int, alike: int) -> list[int]:
@@ -62,13 +63,13 @@ def _counts(random: np.random.Generator, size: int, b: float = 20.0, alike: int 
     }
 
 
-def _window(place: int, counts: dict[str, list[int]]) -> TelemetryWindowView:
+def _window(place: int, counts: dict[str, list[int]]) -> TelemetryWindow:
     def histogram(name: str) -> Histogram:
         low, high, _ = BINS[name]
         return Histogram(low=low, high=high, counts=counts[name])
 
     began = _START + timedelta(seconds=_SECONDS * place)
-    return TelemetryWindowView(
+    return TelemetryWindow(
         device="d", boot_id="b", sequence=place, started_at=began, ended_at=began + timedelta(seconds=_SECONDS),
         request_count=_ANSWERS, confidence=histogram("confidence"), class_counts=counts["class_counts"],
         inputs={name: histogram(name) for name in INPUT_STATISTICS},
@@ -78,7 +79,7 @@ def _window(place: int, counts: dict[str, list[int]]) -> TelemetryWindowView:
 def _sequential(policy: DriftPolicy, reference: dict[str, Any]) -> Judge:
     seen = watched(policy, reference)
 
-    def judge(window: TelemetryWindowView) -> bool:
+    def judge(window: TelemetryWindow) -> bool:
         nonlocal seen
         seen = after(seen, policy, window)
         found = {name: one for name, one in seen.evidence().items() if one.log_won >= _ENOUGH}
@@ -89,9 +90,9 @@ def _sequential(policy: DriftPolicy, reference: dict[str, Any]) -> Judge:
 
 
 def _threshold(policy: DriftPolicy, reference: dict[str, Any]) -> Judge:
-    newest: list[TelemetryWindowView] = []
+    newest: list[TelemetryWindow] = []
 
-    def judge(window: TelemetryWindowView) -> bool:
+    def judge(window: TelemetryWindow) -> bool:
         newest.insert(0, window)
         while sum(answer_count(one) for one in newest[:-1]) >= policy.min_samples:
             newest.pop()

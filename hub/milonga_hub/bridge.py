@@ -22,7 +22,7 @@ B = TypeVar("B", bound=BaseModel)
 _FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 
 
-def to_proto(model: BaseModel, message_class: type[M]) -> M:
+def to_proto(model: object, message_class: type[M]) -> M:
     """Return the message with every field that the model has too. None leaves a field unset; NaN stands for no figure."""
     message = message_class()
     for field in _fields(message):

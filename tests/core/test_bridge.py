@@ -131,10 +131,9 @@ def test_a_value_out_of_bounds_is_named() -> None:
     "said",
     [
         telemetry_pb2.TelemetryWindow(cpu_percent=math.inf),
-        telemetry_pb2.TelemetryWindow(inputs={"brightness": common_pb2.Histogram(high=-math.inf)}),
         telemetry_pb2.TelemetryWindow(started_at=Timestamp(seconds=1 << 62)),
     ],
 )
 def test_what_could_be_stored_but_not_read_again_is_refused(said: Message) -> None:
-    with pytest.raises(InvalidInput, match=r"high|cpu_percent|started_at"):
+    with pytest.raises(InvalidInput, match=r"cpu_percent|started_at"):
         from_proto(said, TelemetryWindowView)

@@ -33,7 +33,7 @@ from milonga_hub.devices.selectors import parse as parse_selector
 from milonga_hub.devices.values import MeasuringPolicy
 from milonga_hub.errors import MilongaError
 from milonga_hub.projects.models import PROJECT_FILE, DriftPolicy
-from milonga_hub.telemetry.intake import parse_window
+from milonga_hub.telemetry.messages import parse_window
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transfers.making import make
 from PIL import Image

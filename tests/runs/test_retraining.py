@@ -26,7 +26,8 @@ from milonga_hub.runs.rules_retraining import Accuracy, Evidence, Retraining, re
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.triggers import Triggers
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.models import DriftEvent, Estimate, Histogram
+from milonga_hub.telemetry.figures import Histogram
+from milonga_hub.telemetry.models import DriftEvent, Estimate
 from milonga_hub.telemetry.service import TelemetryService
 
 from tests.datasets.test_datasets import _packed, _pictures

@@ -8,7 +8,8 @@ from milonga.v1 import agent_pb2, common_pb2
 from milonga_agent.simulation import figures
 from milonga_hub.db import utc_now
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import Histogram, TelemetryWindowView
+from milonga_hub.telemetry.figures import Histogram
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import drifted
 
 REFERENCE = {"brightness": [0, 0, 1, 3, 6, 10, 14, 17, 18, 17, 14, 10, 6, 3, 1, 0, 0, 0, 0, 0], "class_counts": [5, 9]}
@@ -31,9 +32,9 @@ def test_a_measurement_is_the_same_again_for_the_same_seed() -> None:
     assert 3.8 < first.latency_ms.p50 < 4.2 and first.latency_ms.count == 40
 
 
-def _window(shift: float, sequence: int) -> TelemetryWindowView:
+def _window(shift: float, sequence: int) -> TelemetryWindow:
     counted = figures.counted(4.0, 60, 1, REFERENCE, shift, (1, sequence))
-    return TelemetryWindowView(
+    return TelemetryWindow(
         device="sim-1", boot_id="1", sequence=sequence, started_at=utc_now(), ended_at=utc_now(),
         **{name: counted[name] for name in ("request_count", "error_count", "class_counts")},
         confidence=Histogram(**counted["confidence"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.telemetry.confidences import Confidences
-from milonga_hub.telemetry.models import Estimate, TelemetryWindow, TelemetryWindowView
+from milonga_hub.telemetry.models import Estimate, TelemetryWindow
 from milonga_hub.telemetry.rules_accuracy import estimated, together
 
 from tests.telemetry.windows import BUNDLE, START, histogram, window
@@ -85,7 +86,7 @@ def test_builds_count_by_their_answers() -> None:
 
 def _row(at: datetime, counts: list[int]) -> TelemetryWindow:
     given = window(confidence=histogram("confidence", counts))
-    return TelemetryWindow(**{name: getattr(given, name) for name in TelemetryWindowView.model_fields}, received_at=at)
+    return replace(given, received_at=at)
 
 
 def test_answers_are_remembered_for_a_day() -> None:

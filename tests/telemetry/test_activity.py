@@ -9,7 +9,7 @@ import pytest
 from milonga_hub.db import Database
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.service import TelemetryService
 
 from tests.telemetry.windows import BUNDLE, START, window

@@ -13,7 +13,7 @@ from milonga_hub.db import Database
 from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import Histogram, Percentiles
+from milonga_hub.telemetry.figures import Histogram, Percentiles
 from milonga_hub.telemetry.rules_intake import Allowance, flaw, righted
 from milonga_hub.telemetry.service import TelemetryService
 
@@ -34,7 +34,7 @@ def test_an_ordinary_window_has_no_flaw() -> None:
         ({"class_counts": [1, -5]}, "class_counts is -5"),
         ({"class_counts": [0] * 100_000}, "counts 100000 classes"),
         ({"confidence": Histogram(low=0, high=1, counts=[1] * 5000)}, "confidence has 5000 bins"),
-        ({"confidence": Histogram(low=1, high=0, counts=[1])}, "confidence reaches from 1.0 to 0.0"),
+        ({"confidence": Histogram(low=1.0, high=0.0, counts=[1])}, "confidence reaches from 1.0 to 0.0"),
         ({"inputs": {"brightness": Histogram(low=0, high=1, counts=[2**62])}}, "inputs.brightness is"),
         ({"inputs": {f"x{n}": Histogram() for n in range(100)}}, "100 statistics"),
         ({"latency_ms": Percentiles(p50=-3.0)}, "latency_ms.p50 is -3.0"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from milonga.pictures import BINS, INPUT_STATISTICS, statistics
 from milonga.pictures import histogram as picture_histogram
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.rules import (
     add_counts,
     compare,

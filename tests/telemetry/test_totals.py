@@ -11,7 +11,7 @@ import pytest
 from milonga_hub.db import Database
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowView
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules_series import Sum, drift_scores, series, step_for, summed
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.telemetry.totals import forget
@@ -35,7 +35,7 @@ def service(database: Database) -> TelemetryService:
     )
 
 
-def _fleet(count: int, sequence: int = 0) -> list[TelemetryWindowView]:
+def _fleet(count: int, sequence: int = 0) -> list[TelemetryWindow]:
     return [
         window(sequence, f"pi-{index}", request_count=10, error_count=index % 2, cpu_percent=float(index), memory_bytes=index,
                temperature_celsius=40.0 + index, class_counts=[index, 1])
@@ -123,5 +123,5 @@ def test_drift_is_scored_by_signal_against_the_validation_pictures() -> None:
     assert drift_scores(found, {}) == {}
 
 
-def _stored(one: TelemetryWindowView) -> list[TelemetryWindow]:
-    return [TelemetryWindow(**{name: getattr(one, name) for name in type(one).model_fields})]
+def _stored(one: TelemetryWindow) -> list[TelemetryWindow]:
+    return [one]

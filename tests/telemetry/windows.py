@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from milonga.pictures import BINS, INPUT_STATISTICS
-from milonga_hub.telemetry.models import Histogram, TelemetryWindowView
+from milonga_hub.telemetry.figures import Histogram
+from milonga_hub.telemetry.models import TelemetryWindow
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 BUNDLE = "sha256:" + "1" * 64
@@ -19,7 +20,7 @@ def histogram(name: str, counts: Sequence[int]) -> Histogram:
     return Histogram(low=low, high=high, counts=[int(count) for count in counts])
 
 
-def window(sequence: int = 0, device: str = "pi-1", boot_id: str = "boot", **values: Any) -> TelemetryWindowView:
+def window(sequence: int = 0, device: str = "pi-1", boot_id: str = "boot", **values: Any) -> TelemetryWindow:
     started = START + timedelta(seconds=30 * sequence)
     defaults: dict[str, Any] = {
         "device": device,
@@ -31,10 +32,10 @@ def window(sequence: int = 0, device: str = "pi-1", boot_id: str = "boot", **val
         "model_version": "models/digits/versions/1",
         "project": "digits",
     }
-    return TelemetryWindowView(**{**defaults, **values})
+    return TelemetryWindow(**{**defaults, **values})
 
 
-def window_of(counts: dict[str, Sequence[int]], sequence: int = 0, **values: Any) -> TelemetryWindowView:
+def window_of(counts: dict[str, Sequence[int]], sequence: int = 0, **values: Any) -> TelemetryWindow:
     """Return a window with these histograms; "classes" are the class counts."""
     return window(
         sequence,

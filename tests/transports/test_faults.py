@@ -14,7 +14,7 @@ from milonga_agent.state import Identity, Store
 from milonga_agent.telemetry import Sender, Spool
 from milonga_hub.bridge import to_proto
 from milonga_hub.telemetry.intake import TelemetryIntake
-from milonga_hub.telemetry.models import TelemetryWindowView
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.transports.mqtt import EmbeddedBroker
 
 from tests.devices.world import run
@@ -82,7 +82,7 @@ _WINDOWS = 250
 def test_telemetry_whose_acknowledgements_a_cut_swallowed_is_kept_once(tmp_path: Path) -> None:
     stored: set[int] = set()
 
-    def store(windows: Sequence[TelemetryWindowView]) -> None:
+    def store(windows: Sequence[TelemetryWindow]) -> None:
         # As the hub's table does, in which device, boot and sequence are the key.
         stored.update(one.sequence for one in windows)
 

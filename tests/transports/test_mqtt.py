@@ -25,8 +25,9 @@ from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake, parse_window
-from milonga_hub.telemetry.models import TelemetryWindowView
+from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
+from milonga_hub.telemetry.messages import parse_window
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transports import mosquitto
 from milonga_hub.transports.brokers import Broker
@@ -119,7 +120,7 @@ def test_nothing_is_acknowledged_before_it_is_committed(loop: Loop, database: Da
     release, asked = threading.Event(), threading.Event()
     keep = service(database)
 
-    def slow(windows: Sequence[TelemetryWindowView]) -> object:
+    def slow(windows: Sequence[TelemetryWindow]) -> object:
         asked.set()
         assert release.wait(PATIENCE_SECONDS)
         return keep.store(windows)
@@ -138,7 +139,7 @@ def test_nothing_is_acknowledged_before_it_is_committed(loop: Loop, database: Da
 def test_what_is_not_stored_is_not_acknowledged_and_does_not_hold_up_the_rest(loop: Loop, database: Database) -> None:
     keep = service(database)
 
-    def picky(windows: Sequence[TelemetryWindowView]) -> object:
+    def picky(windows: Sequence[TelemetryWindow]) -> object:
         if any(window.sequence == 3 for window in windows):
             raise ValueError("the database does not like this one")
         return keep.store(windows)
@@ -159,7 +160,7 @@ def test_a_hub_that_dies_midway_loses_nothing_acknowledged_and_stores_nothing_tw
     never = threading.Event()
     keep = service(database)
 
-    def dying(windows: Sequence[TelemetryWindowView]) -> object:
+    def dying(windows: Sequence[TelemetryWindow]) -> object:
         keep.store(windows)
         committed.set()
         # The commit is on disk, but the hub does not get as far as telling the device.

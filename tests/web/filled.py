@@ -36,7 +36,8 @@ from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Candidate, ComparedGroup, Comparison, Run, RunState, Stage, StageState, Trigger
 from milonga_hub.runs.service import RunService
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.models import Percentiles, TelemetryWindowView
+from milonga_hub.telemetry.figures import Percentiles
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.service import TelemetryService
 from PIL import Image
 
@@ -421,14 +422,14 @@ class _Filling:
             windows = [self._window(name, index, sequence) for sequence in range(24)]
             self.hub.telemetry.store(windows)
 
-    def _window(self, name: str, index: int, sequence: int) -> TelemetryWindowView:
+    def _window(self, name: str, index: int, sequence: int) -> TelemetryWindow:
         counts = {key: [int(n) for n in values] for key, values in plausible_counts(self.random, 60).items()}
         if name == "pi5-1" and sequence > 12:
             counts["brightness"] = [*([0] * 14), 30, 20, 10, 0, 0, 0]
         ended = utc_now() - timedelta(seconds=30 * (24 - sequence))
         p50 = (2.0 + index) * float(self.random.normal(1.0, 0.05))
         device = self.hub.devices.get(name)
-        return TelemetryWindowView(
+        return TelemetryWindow(
             device=name,
             boot_id="boot",
             sequence=sequence,

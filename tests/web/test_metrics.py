@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.tally import MAX_VERSIONS, Tally
 from prometheus_client.parser import text_string_to_metric_families as parsed
 

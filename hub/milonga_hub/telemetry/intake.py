@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import queue
 import ssl
 import threading
@@ -16,20 +15,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
-from google.protobuf.message import DecodeError
 from milonga.v1 import telemetry_pb2
 from sqlalchemy.exc import OperationalError
 
 from milonga_hub import counts
-from milonga_hub.bridge import from_proto
 from milonga_hub.errors import FailedPrecondition, InvalidInput
-from milonga_hub.telemetry.models import TelemetryWindowView
+from milonga_hub.telemetry.messages import TOPIC_ROOT, device_of, parse_window
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.refusals import Refusals
 from milonga_hub.telemetry.rules_intake import Allowance
 
 _log = logging.getLogger(__name__)
 
-TOPIC_ROOT = "milonga/v1"
 # A window of telemetry has about 2 kB.
 MAX_MESSAGE_BYTES = 1 << 20
 _TELEMETRY_FILTER = f"{TOPIC_ROOT}/+/telemetry"
@@ -64,32 +61,6 @@ class BrokerEndpoint:
         return cls(parts.hostname, port, user, password, tls)
 
 
-def parse_window(topic: str, payload: bytes) -> TelemetryWindowView:
-    """Return the window that a device published. Raises InvalidInput for anything that cannot be stored."""
-    device = _device_of(topic)
-    message = telemetry_pb2.TelemetryWindow()
-    try:
-        message.ParseFromString(payload)
-    except DecodeError as error:
-        raise InvalidInput(f"not a TelemetryWindow: {error}") from error
-    if message.device != device:
-        raise InvalidInput(f"the message says it is from {message.device!r}")
-    if not message.boot_id or message.sequence < 0:
-        raise InvalidInput("a window needs a boot_id and a sequence from 0 on")
-    if any(math.isnan(value) for value in _figures(message.latency_ms)):
-        # A window without requests has no latencies.
-        message.ClearField("latency_ms")
-    return from_proto(message, TelemetryWindowView)
-
-
-def _device_of(topic: str) -> str:
-    return topic.removeprefix(f"{TOPIC_ROOT}/").removesuffix("/telemetry")
-
-
-def _figures(percentiles: Any) -> tuple[float, ...]:
-    return (percentiles.p50, percentiles.p90, percentiles.p99, percentiles.mean)
-
-
 class TelemetryIntake:
     """Reads telemetry off a broker in threads of its own, so that the hub's event loop never waits for the database.
 
@@ -99,8 +70,8 @@ class TelemetryIntake:
 
     def __init__(
         self,
-        store: Callable[[Sequence[TelemetryWindowView]], object],
-        examine: Callable[[TelemetryWindowView], TelemetryWindowView] = lambda window: window,
+        store: Callable[[Sequence[TelemetryWindow]], object],
+        examine: Callable[[TelemetryWindow], TelemetryWindow] = lambda window: window,
         refusals: Refusals | None = None,
         *,
         batch_size: int = 500,
@@ -184,7 +155,7 @@ class TelemetryIntake:
             _log.warning("lost the MQTT broker (%s); connecting again", reason)
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
-        device = _device_of(message.topic)
+        device = device_of(message.topic)
         if self._is_shut_out(device):
             self._refuse(device, "telemetry_shut_out", "it is shut out")
             return
@@ -226,7 +197,7 @@ class TelemetryIntake:
             if last:
                 return
 
-    def _next_batch(self) -> tuple[list[TelemetryWindowView], bool]:
+    def _next_batch(self) -> tuple[list[TelemetryWindow], bool]:
         first = self._waiting.get()
         if first is _STOP:
             return [], True
@@ -242,7 +213,7 @@ class TelemetryIntake:
             batch.append(item)
         return batch, False
 
-    def _stored(self, batch: list[TelemetryWindowView]) -> list[TelemetryWindowView]:
+    def _stored(self, batch: list[TelemetryWindow]) -> list[TelemetryWindow]:
         """Return those of the batch that are safe. One that the database cannot take does not hold up the others."""
         try:
             self._store(batch)
@@ -260,7 +231,7 @@ class TelemetryIntake:
         return batch
 
     @staticmethod
-    def _acknowledge(client: Any, windows: list[TelemetryWindowView]) -> None:
+    def _acknowledge(client: Any, windows: list[TelemetryWindow]) -> None:
         sequences: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for window in windows:
             sequences[window.device, window.boot_id].append(window.sequence)

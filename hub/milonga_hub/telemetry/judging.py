@@ -17,7 +17,8 @@ from milonga_hub.db import Database
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftMethod, DriftPolicy
 from milonga_hub.telemetry.detectors import Detectors
-from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow
+from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow, TelemetryWindowRow
+from milonga_hub.telemetry.rows import all_columns, windows_of
 from milonga_hub.telemetry.rules import Signal, drifted
 
 _log = logging.getLogger(__name__)
@@ -92,23 +93,23 @@ class Judge:
     def _recent(self, device: str, bundle: str) -> list[TelemetryWindow]:
         """Return windows newest first, in the order of the device's clock: a spool may arrive late."""
         statement = (
-            select(TelemetryWindow)
-            .where(TelemetryWindow.device == device, TelemetryWindow.bundle == bundle)
-            .order_by(col(TelemetryWindow.id).desc())
+            all_columns()
+            .where(col(TelemetryWindowRow.device) == device, col(TelemetryWindowRow.bundle) == bundle)
+            .order_by(col(TelemetryWindowRow.id).desc())
             .limit(_LOOK_BACK_WINDOWS)
         )
         with self._database.session() as session:
-            return sorted(session.exec(statement), key=lambda window: window.ended_at, reverse=True)
+            return sorted(windows_of(session, statement), key=lambda window: window.ended_at, reverse=True)
 
     def _before(self, device: str, bundle: str, id_: int) -> list[TelemetryWindow]:
         """Return the first and the newest windows before this one, as they came."""
-        its = select(TelemetryWindow).where(
-            TelemetryWindow.device == device, TelemetryWindow.bundle == bundle, col(TelemetryWindow.id) < id_
+        place = col(TelemetryWindowRow.id)
+        its = all_columns().where(
+            col(TelemetryWindowRow.device) == device, col(TelemetryWindowRow.bundle) == bundle, place < id_
         )
-        place = col(TelemetryWindow.id)
         with self._database.session() as session:
-            first = session.exec(its.order_by(place).limit(_FIRST_WINDOWS)).all()
-            newest = session.exec(its.order_by(place.desc()).limit(_LOOK_BACK_WINDOWS)).all()
+            first = [*windows_of(session, its.order_by(place).limit(_FIRST_WINDOWS))]
+            newest = [*windows_of(session, its.order_by(place.desc()).limit(_LOOK_BACK_WINDOWS))]
         found = {window.id or 0: window for window in (*first, *newest)}
         return [found[key] for key in sorted(found)]
 

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from pydantic import BaseModel
 from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
-from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.db import UTC_TIME, utc_now
+from milonga_hub.telemetry.figures import COUNTS, HISTOGRAM, HISTOGRAMS, PERCENTILES, Histogram, Packed, Percentiles
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class Percentiles(BaseModel):
-    p50: float = 0.0
-    p90: float = 0.0
-    p99: float = 0.0
-    mean: float = 0.0
-    count: int = 0
+@dataclass(slots=True)
+class TelemetryWindow:
+    """One window as the hub passes it on: made and read some thousands of times a second, so that it validates nothing."""
 
+    device: str
+    boot_id: str
+    sequence: int
+    started_at: datetime
+    ended_at: datetime
+    bundle: str = ""
+    model_version: str = ""
+    project: str = ""
+    request_count: int = 0
+    error_count: int = 0
+    log10_latency_ms: Histogram | None = None
+    latency_ms: Percentiles | None = None
+    confidence: Histogram | None = None
+    class_counts: list[int] = field(default_factory=list)
+    inputs: dict[str, Histogram] = field(default_factory=dict)
+    cpu_percent: float | None = None
+    memory_bytes: int = 0
+    temperature_celsius: float | None = None
+    dropped_count: int = 0
+    # Until it is stored.
+    id: int | None = None
+    received_at: datetime = _NEVER
+    # 0: as it came; else it stands for all of so many seconds. See retention.py.
+    resolution_seconds: int = 0
+    # Its histograms and the like, where they came as they are stored: to write them anew takes longer than to store them.
+    packed: Packed | None = field(default=None, compare=False, repr=False)
 
-class Histogram(BaseModel):
-    low: float = 0.0
-    high: float = 0.0
-    counts: list[int] = []
+    @property
+    def window_count(self) -> int:
+        return 1
 
 
 class TelemetryWindowView(SQLModel):
@@ -36,18 +60,18 @@ class TelemetryWindowView(SQLModel):
     project: str = Field(default="", index=True)
     request_count: int = 0
     error_count: int = 0
-    log10_latency_ms: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
-    latency_ms: Percentiles | None = Field(default=None, sa_type=json_of(Percentiles))
-    confidence: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
-    class_counts: list[int] = Field(default=[], sa_type=json_of(list[int]))
-    inputs: dict[str, Histogram] = Field(default={}, sa_type=json_of(dict[str, Histogram]))
+    log10_latency_ms: Histogram | None = Field(default=None, sa_type=HISTOGRAM)
+    latency_ms: Percentiles | None = Field(default=None, sa_type=PERCENTILES)
+    confidence: Histogram | None = Field(default=None, sa_type=HISTOGRAM)
+    class_counts: list[int] = Field(default=[], sa_type=COUNTS)
+    inputs: dict[str, Histogram] = Field(default={}, sa_type=HISTOGRAMS)
     cpu_percent: float | None = None
     memory_bytes: int = 0
     temperature_celsius: float | None = None
     dropped_count: int = 0
 
 
-class TelemetryWindow(TelemetryWindowView, table=True):
+class TelemetryWindowRow(TelemetryWindowView, table=True):
     """One row a message; (device, boot_id, sequence) makes a repeat harmless."""
 
     __tablename__ = "telemetry_window"
@@ -57,12 +81,7 @@ class TelemetryWindow(TelemetryWindowView, table=True):
     )
     id: int | None = Field(default=None, primary_key=True)
     received_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
-    # 0: as it came; else it stands for all of so many seconds. See retention.py.
     resolution_seconds: int = 0
-
-    @property
-    def window_count(self) -> int:
-        return 1
 
 
 class TelemetryTotal(SQLModel, table=True):
@@ -76,10 +95,10 @@ class TelemetryTotal(SQLModel, table=True):
     window_count: int = 0
     request_count: int = 0
     error_count: int = 0
-    log10_latency_ms: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
-    confidence: Histogram | None = Field(default=None, sa_type=json_of(Histogram))
-    class_counts: list[int] = Field(default=[], sa_type=json_of(list[int]))
-    inputs: dict[str, Histogram] = Field(default={}, sa_type=json_of(dict[str, Histogram]))
+    log10_latency_ms: Histogram | None = Field(default=None, sa_type=HISTOGRAM)
+    confidence: Histogram | None = Field(default=None, sa_type=HISTOGRAM)
+    class_counts: list[int] = Field(default=[], sa_type=COUNTS)
+    inputs: dict[str, Histogram] = Field(default={}, sa_type=HISTOGRAMS)
     # The mean, the most and the hottest of them.
     cpu_percent: float | None = None
     memory_bytes: int = 0

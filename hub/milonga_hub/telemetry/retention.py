@@ -10,7 +10,8 @@ from datetime import datetime
 from sqlmodel import col, delete, select, update
 
 from milonga_hub.db import Database, utc_now
-from milonga_hub.telemetry.models import TelemetryWindow
+from milonga_hub.telemetry.models import TelemetryWindowRow
+from milonga_hub.telemetry.rows import all_columns, windows_of
 from milonga_hub.telemetry.rules_retention import Retention, grouped, merged
 from milonga_hub.telemetry.totals import forget
 
@@ -58,38 +59,38 @@ class Keeper:
         """Yield the devices that have telemetry: one look into an index for each, however many windows there are."""
         last = ""
         while True:
-            following = select(TelemetryWindow.device).where(col(TelemetryWindow.device) > last)
+            following = select(TelemetryWindowRow.device).where(col(TelemetryWindowRow.device) > last)
             with self._database.session() as session:
-                found = session.exec(following.order_by(col(TelemetryWindow.device)).limit(1)).first()
+                found = session.exec(following.order_by(col(TelemetryWindowRow.device)).limit(1)).first()
             if found is None:
                 return
             yield found
             last = found
 
     def _forget(self, device: str, before: datetime) -> None:
-        old = delete(TelemetryWindow).where(
-            col(TelemetryWindow.device) == device, col(TelemetryWindow.ended_at) < before
+        old = delete(TelemetryWindowRow).where(
+            col(TelemetryWindowRow.device) == device, col(TelemetryWindowRow.ended_at) < before
         )
         with self._database.session() as session:
             session.exec(old)
 
     def _merge(self, device: str, seconds: int, before: datetime) -> bool:
         finer = (
-            select(TelemetryWindow)
+            all_columns()
             .where(
-                TelemetryWindow.device == device,
-                col(TelemetryWindow.resolution_seconds) < seconds,
-                col(TelemetryWindow.ended_at) < before,
+                col(TelemetryWindowRow.device) == device,
+                col(TelemetryWindowRow.resolution_seconds) < seconds,
+                col(TelemetryWindowRow.ended_at) < before,
             )
-            .order_by(col(TelemetryWindow.ended_at))
+            .order_by(col(TelemetryWindowRow.ended_at))
             .limit(_BATCH_WINDOWS)
         )
         with self._database.session() as session:
-            windows = [*session.exec(finer)]
+            windows = [*windows_of(session, finer)]
             for group in grouped(windows, seconds):
                 first, *others = sorted(group, key=lambda window: window.id or 0)
-                one = update(TelemetryWindow).where(col(TelemetryWindow.id) == first.id)
+                one = update(TelemetryWindowRow).where(col(TelemetryWindowRow.id) == first.id)
                 session.exec(one.values(**merged(group), resolution_seconds=seconds))
                 ids = [window.id for window in others]
-                session.exec(delete(TelemetryWindow).where(col(TelemetryWindow.id).in_(ids)))
+                session.exec(delete(TelemetryWindowRow).where(col(TelemetryWindowRow.id).in_(ids)))
         return len(windows) == _BATCH_WINDOWS

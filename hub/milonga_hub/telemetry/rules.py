@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaincc
 
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.models import Histogram, Percentiles
+from milonga_hub.telemetry.figures import Histogram, Percentiles
 
 # Five signals are judged at every window of every device: at 0.001 chance alone would still raise some alarms, but the
 # index has to be above its threshold too; together they stay below one in a hundred (tests/telemetry/test_rules.py).

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from milonga_hub.telemetry.models import Histogram, TelemetryWindowView
+from milonga_hub.telemetry.figures import Histogram, Percentiles
+from milonga_hub.telemetry.models import TelemetryWindow
 
 # Far beyond any device, and small enough that the sums of a fleet's years stay within 64 bits.
 _MOST_COUNT = 10**9
@@ -20,12 +21,45 @@ _LONGEST_NAME = 256
 _AHEAD = timedelta(minutes=5)
 
 
-def flaw(window: TelemetryWindowView) -> str:
+def flaw(window: TelemetryWindow) -> str:
     """Return why no honest device would send this window, "" where one might."""
-    return next(_flaws(window), "")
+    if window.ended_at.year < _EARLIEST_YEAR or window.started_at.year < _EARLIEST_YEAR:
+        return f"it is of {window.started_at:%F} to {window.ended_at:%F}"
+    if not 0 <= window.memory_bytes <= _MOST_BYTES:
+        return f"memory_bytes is {window.memory_bytes}"
+    if window.cpu_percent is not None and not 0 <= window.cpu_percent <= 1e6:
+        return f"cpu_percent is {window.cpu_percent}"
+    if window.temperature_celsius is not None and not -273 <= window.temperature_celsius <= 1000:
+        return f"temperature_celsius is {window.temperature_celsius}"
+    if len(window.class_counts) > _MOST_CLASSES:
+        return f"it counts {len(window.class_counts)} classes"
+    if len(window.inputs) > _MOST_STATISTICS:
+        return f"it has {len(window.inputs)} statistics of pictures"
+    return (
+        _implausible_names(window)
+        or _implausible_count("request_count", window.request_count)
+        or _implausible_count("error_count", window.error_count)
+        or _implausible_count("dropped_count", window.dropped_count)
+        or ("" if window.latency_ms is None else _implausible_latency(window.latency_ms))
+        or _implausible_counts("class_counts", window.class_counts)
+        or _implausible_histograms(window)
+    )
 
 
-def righted(window: TelemetryWindowView, now: datetime) -> TelemetryWindowView:
+def _implausible_histograms(window: TelemetryWindow) -> str:
+    if window.log10_latency_ms is not None and (
+        words := _implausible_histogram("log10_latency_ms", window.log10_latency_ms)
+    ):
+        return words
+    if window.confidence is not None and (words := _implausible_histogram("confidence", window.confidence)):
+        return words
+    for name, histogram in window.inputs.items():
+        if words := _implausible_histogram(f"inputs.{name[:_LONGEST_NAME]}", histogram):
+            return words
+    return ""
+
+
+def righted(window: TelemetryWindow, now: datetime) -> TelemetryWindow:
     """Return the window with times that can be.
 
     Where its device's clock runs ahead it ends now: it must neither rule charts nor stay for ever. Where the clock was set
@@ -38,7 +72,7 @@ def righted(window: TelemetryWindowView, now: datetime) -> TelemetryWindowView:
         lasted = _USUAL
     if (ended - lasted, ended) == (window.started_at, window.ended_at):
         return window
-    return window.model_copy(update={"started_at": ended - lasted, "ended_at": ended})
+    return replace(window, started_at=ended - lasted, ended_at=ended)
 
 
 @dataclass
@@ -68,53 +102,37 @@ class Allowance:
         return True
 
 
-def _flaws(window: TelemetryWindowView) -> Iterator[str]:
+def _implausible_names(window: TelemetryWindow) -> str:
     for name in ("boot_id", "bundle", "model_version", "project"):
         if len(getattr(window, name)) > _LONGEST_NAME:
-            yield f"{name} is longer than {_LONGEST_NAME} letters"
-    if window.ended_at.year < _EARLIEST_YEAR or window.started_at.year < _EARLIEST_YEAR:
-        yield f"it is of {window.started_at:%F} to {window.ended_at:%F}"
-    for name in ("request_count", "error_count", "dropped_count"):
-        yield from _count_flaws(name, getattr(window, name))
-    if not 0 <= window.memory_bytes <= _MOST_BYTES:
-        yield f"memory_bytes is {window.memory_bytes}"
-    if window.cpu_percent is not None and not 0 <= window.cpu_percent <= 1e6:
-        yield f"cpu_percent is {window.cpu_percent}"
-    if window.temperature_celsius is not None and not -273 <= window.temperature_celsius <= 1000:
-        yield f"temperature_celsius is {window.temperature_celsius}"
-    if window.latency_ms is not None:
-        for name in ("p50", "p90", "p99", "mean"):
-            if not 0 <= getattr(window.latency_ms, name) <= 1e9:
-                yield f"latency_ms.{name} is {getattr(window.latency_ms, name)}"
-        yield from _count_flaws("latency_ms.count", window.latency_ms.count)
-    if len(window.class_counts) > _MOST_CLASSES:
-        yield f"it counts {len(window.class_counts)} classes"
-    yield from _counts_flaws("class_counts", window.class_counts)
-    if len(window.inputs) > _MOST_STATISTICS:
-        yield f"it has {len(window.inputs)} statistics of pictures"
-    for name, histogram in {
-        "log10_latency_ms": window.log10_latency_ms,
-        "confidence": window.confidence,
-        **{f"inputs.{name[:_LONGEST_NAME]}": each for name, each in window.inputs.items()},
-    }.items():
-        if histogram is not None:
-            yield from _histogram_flaws(name, histogram)
+            return f"{name} is longer than {_LONGEST_NAME} letters"
+    return ""
 
 
-def _histogram_flaws(name: str, histogram: Histogram) -> Iterator[str]:
-    if len(histogram.counts) > _MOST_BINS:
-        yield f"{name} has {len(histogram.counts)} bins"
-    if histogram.counts and not histogram.low < histogram.high:
-        yield f"{name} reaches from {histogram.low} to {histogram.high}"
-    yield from _counts_flaws(name, histogram.counts)
+def _implausible_latency(latency: Percentiles) -> str:
+    for name in ("p50", "p90", "p99", "mean"):
+        if not 0 <= getattr(latency, name) <= 1e9:
+            return f"latency_ms.{name} is {getattr(latency, name)}"
+    return _implausible_count("latency_ms.count", latency.count)
 
 
-def _counts_flaws(name: str, counts: Sequence[int]) -> Iterator[str]:
-    # Of the least and the most: a generator for each would be half of what a window costs here.
-    for count in (min(counts), max(counts)) if counts else ():
-        yield from _count_flaws(name, count)
+def _implausible_histogram(name: str, histogram: Histogram) -> str:
+    counts = histogram.counts
+    if len(counts) > _MOST_BINS:
+        return f"{name} has {len(counts)} bins"
+    if not counts:
+        return ""
+    if not histogram.low < histogram.high:
+        return f"{name} reaches from {histogram.low} to {histogram.high}"
+    return _implausible_counts(name, counts)
 
 
-def _count_flaws(name: str, count: int) -> Iterator[str]:
-    if not 0 <= count <= _MOST_COUNT:
-        yield f"{name} is {count}"
+def _implausible_counts(name: str, counts: Sequence[int]) -> str:
+    # Of the least and the most: to look at each would be half of what a window costs here.
+    if not counts or (min(counts) >= 0 and max(counts) <= _MOST_COUNT):
+        return ""
+    return next(words for count in counts if (words := _implausible_count(name, count)))
+
+
+def _implausible_count(name: str, count: int) -> str:
+    return "" if 0 <= count <= _MOST_COUNT else f"{name} is {count}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 
 
 def latency_at(histogram: Histogram, share: float) -> float:

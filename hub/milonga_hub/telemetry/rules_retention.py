@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from milonga_hub.telemetry.models import Histogram, TelemetryWindow
+from milonga_hub.telemetry.figures import Histogram
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import add_counts, latency_percentiles, merge_histograms
 
 MINUTE, HOUR = 60, 3600

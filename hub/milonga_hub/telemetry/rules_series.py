@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.rules import (
     CLASSES,
     CONFIDENCE,

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from milonga_hub.projects.models import DriftPolicy, DriftReference
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.rules import (
     CLASSES,
     CONFIDENCE,

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, delete, select
 from sqlmodel import update as update_rows
 
@@ -19,8 +18,9 @@ from milonga_hub.paging import page
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.confidences import Confidences
 from milonga_hub.telemetry.judging import Judge
-from milonga_hub.telemetry.models import DriftEvent, Estimate, TelemetryWindow, TelemetryWindowView
+from milonga_hub.telemetry.models import DriftEvent, Estimate, TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.refusals import Refusals
+from milonga_hub.telemetry.rows import all_columns, insert, window_of, windows_of
 from milonga_hub.telemetry.rules_accuracy import estimated, together
 from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
 from milonga_hub.telemetry.rules_intake import flaw, righted
@@ -28,9 +28,6 @@ from milonga_hub.telemetry.rules_retention import HOUR, MINUTE
 from milonga_hub.telemetry.rules_series import Sum, series
 from milonga_hub.telemetry.tally import Tally
 from milonga_hub.telemetry.totals import Totals
-
-# What makes a repeat harmless.
-_KEY = ("device", "boot_id", "sequence")
 
 
 class TelemetryService:
@@ -59,14 +56,14 @@ class TelemetryService:
         self._confidences = Confidences()
         self._judge = Judge(database, events, reference_of, policy_of, clock)
 
-    def examine(self, window: TelemetryWindowView) -> TelemetryWindowView:
+    def examine(self, window: TelemetryWindow) -> TelemetryWindow:
         """Return the window as it may be stored. Raises InvalidInput for one that no honest device sends."""
         problem = flaw(window) or self._foreign(window)
         if problem:
             raise InvalidInput(problem)
         return righted(window, self._clock())
 
-    def _foreign(self, window: TelemetryWindowView) -> str:
+    def _foreign(self, window: TelemetryWindow) -> str:
         """Return how the window speaks of what its device was never given, "" where it does not."""
         if self._served_as is None:
             return ""
@@ -76,10 +73,10 @@ class TelemetryService:
             return f"no device was ever assigned the bundle {window.bundle[:19]!r}"
         return "" if told == known else f"the bundle {window.bundle[:19]!r} is not {told[1]!r} of {told[0]!r}"
 
-    def store(self, windows: Sequence[TelemetryWindowView]) -> list[TelemetryWindow]:
+    def store(self, windows: Sequence[TelemetryWindow]) -> list[TelemetryWindow]:
         """Keep the windows in one commit and return those that were new; a repeat changes nothing.
 
-        When this returns, all of them are on disk. Safe to call from any thread.
+        When this returns, all of them are on disk. Those that were new have their id and time of receipt. Safe to call from any thread.
         """
         with tracing.span("store telemetry", windows=len(windows)):
             rows = self._insert(windows)
@@ -90,41 +87,27 @@ class TelemetryService:
         self._judge.judge(rows)
         return rows
 
-    def _insert(self, windows: Sequence[TelemetryWindowView]) -> list[TelemetryWindow]:
-        received_at = self._clock()
-        insert = postgresql.insert if self._database.engine.dialect.name == "postgresql" else sqlite.insert
-        values = [
-            {**{name: getattr(window, name) for name in TelemetryWindowView.model_fields}, "received_at": received_at}
-            for window in windows
-        ]
-        if not values:
+    def _insert(self, windows: Sequence[TelemetryWindow]) -> list[TelemetryWindow]:
+        if not windows:
             return []
-        table = TelemetryWindow.metadata.tables["telemetry_window"]
-        # One statement, which is made once, and rows as parameters: to make it with hundreds of rows took half of the time.
-        statement = insert(table).on_conflict_do_nothing().returning(*(table.c[name] for name in ("id", *_KEY)))
         with self._database.session() as session:
-            new = {tuple(key): id_ for id_, *key in session.connection().execute(statement, values)}
-            rows = [
-                TelemetryWindow(**each, id=new.pop(key))
-                for each in values
-                if (key := tuple(each[name] for name in _KEY)) in new
-            ]
-            self.totals.add(session, rows)
-        self.totals.tell({row.project for row in rows})
-        return rows
+            self._database.begin_writing(session)
+            new = insert(session, windows, self._clock())
+            self.totals.add(session, new)
+        self.totals.tell({window.project for window in new})
+        return new
 
     def series(self, device: str, since: datetime, until: datetime, step_seconds: int) -> list[Sum]:
         """Return what one device did over time, in even steps."""
-        statement = select(TelemetryWindow).where(
-            TelemetryWindow.device == device,
+        statement = all_columns().where(
+            col(TelemetryWindowRow.device) == device,
             # All there are; named, so that the index finds windows by their age.
-            col(TelemetryWindow.resolution_seconds).in_((0, MINUTE, HOUR)),
-            col(TelemetryWindow.ended_at) >= since,
-            col(TelemetryWindow.started_at) < until,
+            col(TelemetryWindowRow.resolution_seconds).in_((0, MINUTE, HOUR)),
+            col(TelemetryWindowRow.ended_at) >= since,
+            col(TelemetryWindowRow.started_at) < until,
         )
         with self._database.session() as session:
-            windows = session.exec(statement.execution_options(yield_per=500))
-            return series(windows, step_seconds)
+            return series(windows_of(session, statement), step_seconds)
 
     def query(
         self,
@@ -135,20 +118,24 @@ class TelemetryService:
         page_token: str = "",
     ) -> tuple[list[TelemetryWindow], str]:
         """Return windows, the last received first."""
-        statement = select(TelemetryWindow)
+        # A row of it has the id by which pages go, as the row of a model has.
+        statement: Any = all_columns()
         if device:
-            statement = statement.where(TelemetryWindow.device == device)
+            statement = statement.where(col(TelemetryWindowRow.device) == device)
         if project:
-            statement = statement.where(TelemetryWindow.project == project)
+            statement = statement.where(col(TelemetryWindowRow.project) == project)
         if since is not None:
-            statement = statement.where(TelemetryWindow.started_at >= since)
+            statement = statement.where(col(TelemetryWindowRow.started_at) >= since)
         with self._database.session() as session:
-            return page(session, statement, col(TelemetryWindow.id), page_size, page_token, newest_first=True)
+            key = col(TelemetryWindowRow.id)
+            rows: list[Any]
+            rows, token = page(session, statement, key, page_size, page_token, newest_first=True)
+        return [window_of(row) for row in rows], token
 
     def activity(self, since: datetime) -> dict[str, Activity]:
         """Return what each device did in the windows that ended since, of the project that it served last."""
-        columns = [getattr(TelemetryWindow, name) for name in ("id", *ActiveWindow._fields)]
-        statement = sa.select(*columns).where(col(TelemetryWindow.ended_at) >= since)
+        columns = [getattr(TelemetryWindowRow, name) for name in ("id", *ActiveWindow._fields)]
+        statement = sa.select(*columns).where(col(TelemetryWindowRow.ended_at) >= since)
         with self._database.session() as session:
             # Put in order here: asked for it, SQLite reads all windows there are in place of the newest by their index.
             rows = sorted(session.execute(statement).all(), key=lambda row: row[0])
@@ -176,9 +163,9 @@ class TelemetryService:
 
     def _serves(self, device: str, project: str) -> str:
         newest = (
-            select(TelemetryWindow.model_version)
-            .where(TelemetryWindow.device == device, TelemetryWindow.project == project)
-            .order_by(col(TelemetryWindow.id).desc())
+            select(TelemetryWindowRow.model_version)
+            .where(TelemetryWindowRow.device == device, TelemetryWindowRow.project == project)
+            .order_by(col(TelemetryWindowRow.id).desc())
         )
         with self._database.session() as session:
             return session.exec(newest.limit(1)).first() or ""
@@ -224,7 +211,9 @@ class TelemetryService:
     def prune(self, older_than: datetime) -> int:
         """Forget windows that ended before; return how many. Drift events stay."""
         with self._database.session() as session:
-            return session.exec(delete(TelemetryWindow).where(col(TelemetryWindow.ended_at) < older_than)).rowcount
+            return session.exec(
+                delete(TelemetryWindowRow).where(col(TelemetryWindowRow.ended_at) < older_than)
+            ).rowcount
 
 
 def _number(model_version: str) -> int:

@@ -7,7 +7,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from milonga_hub.telemetry.models import Histogram, TelemetryWindowView
+from milonga_hub.telemetry.figures import Histogram
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import merge_histograms
 
 # A fleet serves a handful of versions at a time; those that nobody has served for longest make room for new ones.
@@ -31,8 +32,8 @@ class Tally:
         self._lock = threading.Lock()
         self._served: OrderedDict[tuple[str, str], Served] = OrderedDict()
 
-    def add(self, windows: Iterable[TelemetryWindowView]) -> None:
-        groups: defaultdict[tuple[str, str], list[TelemetryWindowView]] = defaultdict(list)
+    def add(self, windows: Iterable[TelemetryWindow]) -> None:
+        groups: defaultdict[tuple[str, str], list[TelemetryWindow]] = defaultdict(list)
         for window in windows:
             groups[window.project, window.model_version].append(window)
         with self._lock:

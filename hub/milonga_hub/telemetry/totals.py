@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
+from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, delete
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.events import EventBus
@@ -25,6 +27,11 @@ _FINE_DAYS = 14.0
 # Pages that look on are told no more often: a large fleet sends hundreds of windows a second.
 _TELL_SECONDS = 5.0
 _Key = tuple[str, str, int, datetime]
+_KEY = ("project", "model_version", "step_seconds", "started_at")
+_SUMMED = tuple(field.name for field in fields(Sum) if field.name != "started_at")
+_TABLE: sa.Table = TelemetryTotal.metadata.tables["telemetry_total"]
+# Rows are a key and the rest of a Sum.
+_ALL = sa.select(*(_TABLE.c[name] for name in (*_KEY, *_SUMMED)))
 
 
 class Totals:
@@ -39,21 +46,28 @@ class Totals:
 
     def add(self, session: Session, windows: Sequence[TelemetryWindow]) -> None:
         """Add windows that are new, in the transaction that keeps them: none is counted twice, and none is lost."""
-        sums = _by_level(windows)
-        # In one order, so that two transactions never wait for each other.
-        for key in sorted(sums):
-            self._add_to(session, key, sums[key])
+        new = _by_level(windows)
+        if not new:
+            return
+        before = self._locked(session, sorted(new))
+        values = []
+        for key, sum_ in new.items():
+            total = summed([before[key], sum_], key[3]) if key in before else sum_
+            values.append(_values(key, total))
+        insert = (postgresql if _is_postgresql(session) else sqlite).insert(_TABLE)
+        written = insert.on_conflict_do_update(_KEY, set_={name: insert.excluded[name] for name in _SUMMED})
+        session.connection().execute(written, values)
 
-    def _add_to(self, session: Session, key: _Key, new: Sum) -> None:
-        project, version, step, started_at = key
-        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        empty = TelemetryTotal(project=project, model_version=version, step_seconds=step, started_at=started_at)
-        session.execute(insert(TelemetryTotal).values(**empty.model_dump()).on_conflict_do_nothing())
-        row = session.get_one(TelemetryTotal, key, with_for_update=True)
-        total = summed([row, new], started_at)
-        for field in fields(total):
-            setattr(row, field.name, getattr(total, field.name))
-        session.add(row)
+    def _locked(self, session: Session, keys: Sequence[_Key]) -> dict[_Key, Sum]:
+        """Return what these are so far; nobody else changes them until the transaction ends."""
+        connection = session.connection()
+        if _is_postgresql(session):
+            # SQLite has one writer at a time. In one order, so that two transactions never wait for each other.
+            empty = [_values(key, Sum(key[3])) for key in keys]
+            connection.execute(postgresql.insert(_TABLE).on_conflict_do_nothing(), empty)
+        asked = sa.tuple_(*(_TABLE.c[name] for name in _KEY)).in_(keys)
+        found = connection.execute(_ALL.where(asked).order_by(*(_TABLE.c[name] for name in _KEY)).with_for_update())
+        return {tuple(row[:4]): Sum(*row[3:]) for row in found}
 
     def tell(self, projects: set[str]) -> None:
         """Tell those who look on that there is more, at most every few seconds."""
@@ -71,18 +85,26 @@ class Totals:
         level = COARSE
         if since >= self._clock() - timedelta(days=_FINE_DAYS):
             level = max((each for each in LEVELS if each <= step_seconds), default=LEVELS[0])
-        statement = select(TelemetryTotal).where(
-            TelemetryTotal.step_seconds == level,
-            col(TelemetryTotal.started_at) >= floored(since, level),
-            col(TelemetryTotal.started_at) < until,
+        statement = _ALL.where(
+            _TABLE.c.step_seconds == level,
+            _TABLE.c.started_at >= floored(since, level),
+            _TABLE.c.started_at < until,
         )
         if project:
-            statement = statement.where(TelemetryTotal.project == project)
+            statement = statement.where(_TABLE.c.project == project)
         found: defaultdict[tuple[str, str], list[Summed]] = defaultdict(list)
         with self._database.session() as session:
-            for row in session.exec(statement):
-                found[row.project, row.model_version].append(row)
+            for row in session.connection().execute(statement):
+                found[row.project, row.model_version].append(Sum(*row[3:]))
         return {key: series(rows, max(step_seconds, level)) for key, rows in sorted(found.items())}
+
+
+def _values(key: _Key, total: Sum) -> dict[str, Any]:
+    return {**dict(zip(_KEY, key, strict=True)), **{name: getattr(total, name) for name in _SUMMED}}
+
+
+def _is_postgresql(session: Session) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
 
 
 def _by_level(windows: Sequence[TelemetryWindow]) -> dict[_Key, Sum]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from milonga_compiler.files import write_atomically
 
 from milonga_hub.authority import HUB_CLIENT, Authority, write_secret
-from milonga_hub.telemetry.intake import MAX_MESSAGE_BYTES, TOPIC_ROOT
+from milonga_hub.telemetry.intake import MAX_MESSAGE_BYTES
+from milonga_hub.telemetry.messages import TOPIC_ROOT
 from milonga_hub.transports.topics import DOWNWARD, UPWARD
 
 # What waits for the hub while it writes to its disk, of all devices together.

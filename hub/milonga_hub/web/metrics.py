@@ -15,7 +15,7 @@ from milonga_hub import counts, tracing
 from milonga_hub.alerts.models import AlertSeverity, AlertState
 from milonga_hub.devices.models import DeviceState
 from milonga_hub.runs.models import RunState
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.rules import latency_percentiles
 from milonga_hub.web.pages.page import everything
 from milonga_hub.web.services import HubServices

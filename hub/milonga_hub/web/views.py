@@ -19,7 +19,7 @@ from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowView
 V = TypeVar("V", bound=BaseModel)
 
 # Rows that hold more than people may see; all others are shown whole.
-_VIEWS: dict[type[BaseModel], type[BaseModel]] = {
+_VIEWS: dict[type, type[BaseModel]] = {
     Device: DeviceView,
     JoinToken: JoinTokenView,
     DatasetVersion: DatasetVersionView,
@@ -34,12 +34,12 @@ PageSize = Annotated[int, Query(ge=0, le=1000, description="0 takes the hub's ow
 PageToken = Annotated[str, Query(description="next_page_token of the page before; empty for the first.")]
 
 
-def view(view_class: type[V], row: BaseModel) -> V:
+def view(view_class: type[V], row: object) -> V:
     """Return those fields of the row that the view has."""
     return view_class(**{name: getattr(row, name) for name in view_class.model_fields})
 
 
-def views(view_class: type[V], rows: Iterable[BaseModel]) -> list[V]:
+def views(view_class: type[V], rows: Iterable[object]) -> list[V]:
     return [view(view_class, row) for row in rows]
 
 

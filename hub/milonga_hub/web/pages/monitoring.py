@@ -14,7 +14,7 @@ from markupsafe import Markup
 from milonga_hub.alerts.models import Alert, AlertState
 from milonga_hub.db import utc_now
 from milonga_hub.errors import MilongaError, NotFound
-from milonga_hub.telemetry.models import Histogram
+from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.rules_series import Sum, floored, step_for, summed
 from milonga_hub.web.charts.histogram import histogram
 from milonga_hub.web.charts.lines import COLOURS, Span

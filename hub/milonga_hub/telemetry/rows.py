@@ -1,0 +1,120 @@
+"""Windows into the table and out of it, past the ORM: thousands of them a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlmodel import Session
+
+from milonga_hub.telemetry.figures import (
+    Packed,
+    packed_counts,
+    packed_histogram,
+    packed_histograms,
+    packed_percentiles,
+)
+from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowRow
+
+_NAMES = tuple(field.name for field in fields(TelemetryWindow) if field.name != "packed")
+# What makes a repeat harmless.
+_KEY = ("device", "boot_id", "sequence")
+_GIVEN = tuple(name for name in _NAMES if name != "id")
+_TABLE: sa.Table = TelemetryWindowRow.metadata.tables["telemetry_window"]
+_INSERT = (
+    f"INSERT INTO telemetry_window ({', '.join(_GIVEN)}) VALUES ({', '.join('?' * len(_GIVEN))}) ON CONFLICT DO NOTHING"  # noqa: S608
+)
+_NEWER = f"SELECT id, {', '.join(_KEY)} FROM telemetry_window WHERE id > ?"  # noqa: S608
+
+
+def all_columns() -> sa.Select[Any]:
+    """Return the statement of which each row is a window's, for `window_of`."""
+    return sa.select(*(_TABLE.c[name] for name in _NAMES))
+
+
+def window_of(row: Sequence[Any]) -> TelemetryWindow:
+    return TelemetryWindow(*row)
+
+
+def windows_of(session: Session, statement: sa.Select[Any]) -> Iterator[TelemetryWindow]:
+    """Yield the windows of an `all_columns()` statement."""
+    for row in session.connection().execute(statement.execution_options(yield_per=500)):
+        yield TelemetryWindow(*row)
+
+
+def insert(session: Session, windows: Sequence[TelemetryWindow], received_at: datetime) -> list[TelemetryWindow]:
+    """Keep the windows, in a transaction in which nobody else writes; return those that were new, with their ids."""
+    if not windows:
+        return []
+    for window in windows:
+        window.received_at = received_at
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    new = _insert_packed(session, windows) if sqlite else _insert_any(session, windows)
+    found = []
+    for window in windows:
+        id_ = new.pop((window.device, window.boot_id, window.sequence), None)
+        if id_ is not None:
+            window.id, window.packed = id_, None
+            found.append(window)
+    return found
+
+
+def _insert_packed(session: Session, windows: Sequence[TelemetryWindow]) -> dict[tuple[Any, ...], int]:
+    """As SQLAlchemy would store them, without its look at each value: that took most of the time."""
+    connection = session.connection()
+    newest = connection.exec_driver_sql("SELECT max(id) FROM telemetry_window").scalar() or 0
+    connection.exec_driver_sql(_INSERT, [_packed(window) for window in windows])
+    return {tuple(key): id_ for id_, *key in connection.exec_driver_sql(_NEWER, (newest,))}
+
+
+def _insert_any(session: Session, windows: Sequence[TelemetryWindow]) -> dict[tuple[Any, ...], int]:
+    values = [{name: getattr(window, name) for name in _GIVEN} for window in windows]
+    statement = (
+        postgresql.insert(_TABLE).on_conflict_do_nothing().returning(*(_TABLE.c[name] for name in ("id", *_KEY)))
+    )
+    return {tuple(key): id_ for id_, *key in session.connection().execute(statement, values)}
+
+
+def _packed(window: TelemetryWindow) -> tuple[Any, ...]:
+    """Return the values of a row, in the order of _GIVEN."""
+    return (
+        window.device,
+        window.boot_id,
+        window.sequence,
+        _text(window.started_at),
+        _text(window.ended_at),
+        window.bundle,
+        window.model_version,
+        window.project,
+        window.request_count,
+        window.error_count,
+        *(window.packed or _figures(window)),
+        window.cpu_percent,
+        window.memory_bytes,
+        window.temperature_celsius,
+        window.dropped_count,
+        _text(window.received_at),
+        window.resolution_seconds,
+    )
+
+
+def _figures(window: TelemetryWindow) -> Packed:
+    latency, percentiles, confidence = window.log10_latency_ms, window.latency_ms, window.confidence
+    return Packed(
+        None if latency is None else packed_histogram(latency),
+        None if percentiles is None else packed_percentiles(percentiles),
+        None if confidence is None else packed_histogram(confidence),
+        packed_counts(window.class_counts),
+        packed_histograms(window.inputs),
+    )
+
+
+def _text(moment: datetime) -> str:
+    """Return what UTC_TIME stores in SQLite."""
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(" ", "microseconds")[:26]
