@@ -14,5 +14,7 @@ jobs_ended: Counter[tuple[str, str]] = Counter()
 job_seconds: defaultdict[str, float] = defaultdict(float)
 # Messages of devices that could not be read.
 refused_messages: Counter[str] = Counter()
+# Bytes of builds that came to devices, by where from: "hub" or "neighbours", as the devices tell it.
+blob_bytes: Counter[str] = Counter()
 # Things that wait, by queue.
 queues: dict[str, Callable[[], int]] = {}

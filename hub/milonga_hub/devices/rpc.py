@@ -11,17 +11,20 @@ from typing import Any, Protocol
 from milonga.deltas import FORMAT
 from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devices_pb2_grpc
 
+from milonga_hub import counts
 from milonga_hub.authority import presented
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Assignment, Device, DeviceBuild, Inventory, StepLog
 from milonga_hub.devices.rules import NAME_LENGTH
+from milonga_hub.devices.rules_neighbours import Cache
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.service import DeviceService, Enrolment
 from milonga_hub.devices.streams import DeviceStream, Outgoing
 from milonga_hub.devices.values import (
     AgentSettings,
     AgentStatus,
+    CacheKey,
     Care,
     Hello,
     HelpAnswer,
@@ -38,7 +41,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.transfers.rules import Listed
 from milonga_hub.transfers.service import Chunks, TransferService
 from milonga_hub.transports.grpc import client_certificate
-from milonga_hub.transports.grpc_calls import address_of
+from milonga_hub.transports.grpc_calls import address_of, host_of
 
 _log = logging.getLogger(__name__)
 
@@ -295,7 +298,7 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         if self._samples is not None:
             stream.send("sampling", self._samples.greet(device))
         sides = [
-            asyncio.create_task(self._read(device, request_iterator)),
+            asyncio.create_task(self._read(stream, host_of(context), request_iterator)),
             asyncio.create_task(self._write(stream, context)),
         ]
         try:
@@ -318,9 +321,11 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
             if self._devices.is_shut_out(device):
                 raise Unauthenticated(f"device {device} was shut out by an operator")
             await context.write(agent_pb2.FetchBlobResponse(chunk=piece))
+            counts.blob_bytes["hub"] += len(piece)
 
     async def OfferBlob(self, request: agent_pb2.OfferBlobRequest, context: Any) -> agent_pb2.OfferBlobResponse:
-        device = self._authenticated(context).name
+        asking = self._authenticated(context)
+        device = asking.name
         self._demand_may_fetch(device, request.digest)
         path, held = self._devices.known_to(device, request.digest, request.held_bundles)
         offer = await self._transfers.offer(Listed(path, request.digest, 0), held, request.delta_formats)
@@ -328,6 +333,10 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         if offer.delta is not None and offer.delta_chunks is not None:
             answer.delta.digest, answer.delta.base, answer.delta.format = offer.delta.digest, offer.delta.base, FORMAT
             answer.delta.chunks.CopyFrom(_chunks(offer.delta_chunks))
+        # Last: whoever waited for a delta to be made may be shut out by now.
+        if not self._devices.is_shut_out(device):
+            near = self._devices.caches.near(asking, host_of(context), request.digest)
+            answer.neighbours.extend(agent_pb2.Neighbour(**each._asdict()) for each in near)
         return answer
 
     def _demand_may_fetch(self, device: str, digest: str) -> None:
@@ -365,8 +374,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
             _log.warning("refused %s: %s", address_of(context), error)
             raise
 
-    async def _read(self, device: str, requests: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
-        connections = self._devices.connections
+    async def _read(self, stream: DeviceStream, host: str, requests: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
+        device, connections = stream.device, self._devices.connections
         said, status = None, None
         async for request in requests:
             match request.WhichOneof("message"):
@@ -377,6 +386,7 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                 case "step":
                     if (step := _step(device, request.step)) is not None:
                         await connections.report(step)
+                        self._count(device, request.step)
                 case "measurement":
                     result = from_proto(request.measurement, MeasurementResult)
                     self._devices.connections.measured(device, result)
@@ -388,10 +398,20 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                     self._devices.connections.helped(device, from_proto(request.help_answer, HelpAnswer))
                 case "profile":
                     self._devices.connections.profiled(device, from_proto(request.profile, Profile))
+                case "cache":
+                    told = Cache(tuple(request.cache.addresses), request.cache.certificate_sha256)
+                    self._devices.caches.told(stream, self._devices.get(device).labels, host, told)
                 case "hello":
                     raise InvalidInput("only the first message of Connect may be a Hello")
                 case _:
                     pass  # Of a newer agent.
+
+    def _count(self, device: str, report: agent_pb2.StepReport) -> None:
+        """Count what came from neighbours, as far as the device can be believed: no more than what it is assigned."""
+        if report.neighbour_bytes > 0:
+            assignment = self._devices.assignment(device)
+            most = sum(file.size_bytes for file in assignment.files) if assignment is not None else 0
+            counts.blob_bytes["neighbours"] += min(report.neighbour_bytes, most)
 
     async def _write(self, stream: DeviceStream, context: Any) -> None:
         while True:
@@ -445,6 +465,10 @@ def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
         )
     if isinstance(message, Care):
         return agent_pb2.ConnectResponse(care=agent_pb2.Care(restarts=message.restarts, profiles=message.profiles))
+    if isinstance(message, CacheKey):
+        told = agent_pb2.CacheKey(key=message.key)
+        told.now.FromDatetime(message.now)
+        return agent_pb2.ConnectResponse(cache_key=told)
     if isinstance(message, NewCertificate):
         return agent_pb2.ConnectResponse(
             certificate=agent_pb2.Certificate(

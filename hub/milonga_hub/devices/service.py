@@ -15,6 +15,7 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules
 from milonga_hub.devices.admission import Admission
 from milonga_hub.devices.assigning import Assigning, Wanted
+from milonga_hub.devices.caches import Caches
 from milonga_hub.devices.certificates import Certificates
 from milonga_hub.devices.connections import Connections
 from milonga_hub.devices.helping import Helping
@@ -85,7 +86,10 @@ _DeviceBuilds = list[DeviceBuild]
 
 
 class DeviceService:
-    """All that the hub knows of devices and wants of them: `connections` for agents' streams, `certificates` for brokers."""
+    """All that the hub knows of devices and wants of them.
+
+    `connections` is for agents' streams, `certificates` for brokers, `caches` for devices that serve their neighbours.
+    """
 
     def __init__(
         self,
@@ -113,6 +117,8 @@ class DeviceService:
         )
         self.connections.renew_after_seconds = self._admission.renew_after_seconds
         self.certificates = Certificates(database, clock)
+        self.caches = Caches(database, self._streams, clock)
+        self.on_shut_out(self.caches.shut_out)
 
     # Joining
 
@@ -219,7 +225,9 @@ class DeviceService:
     def update_labels(self, name: str, labels: Mapping[str, str], request_id: str = "") -> Device:
         """Set these labels and keep the others; an empty value removes its label. Safe to repeat."""
         rules.check_labels(labels)
-        return self._change(name, labels=rules.merged(self.get(name).labels, labels))
+        device = self._change(name, labels=rules.merged(self.get(name).labels, labels))
+        self.caches.relabelled(device.name, device.labels)
+        return device
 
     def pin(self, name: str, model_version: str = "") -> Device:
         """Keep the device on a version, that it serves where none is named: rollouts of others leave it out."""

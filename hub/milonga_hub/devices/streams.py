@@ -9,6 +9,7 @@ from milonga_hub.devices.models import Assignment
 from milonga_hub.devices.values import (
     AgentSettings,
     AgentStatus,
+    CacheKey,
     Care,
     HelpTask,
     MeasurementTask,
@@ -19,7 +20,15 @@ from milonga_hub.devices.values import (
 from milonga_hub.errors import FailedPrecondition, MilongaError
 
 Outgoing = (
-    Assignment | NewAssignment | MeasurementTask | AgentSettings | NewCertificate | SamplingPolicy | HelpTask | Care
+    Assignment
+    | NewAssignment
+    | MeasurementTask
+    | AgentSettings
+    | NewCertificate
+    | SamplingPolicy
+    | HelpTask
+    | Care
+    | CacheKey
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -143,6 +143,23 @@ class Care:
 
     restarts: int
     profiles: int
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """By what a device that serves its neighbours knows their tickets, and the hub's time, by which those end."""
+
+    key: bytes = field(repr=False)
+    now: datetime
+
+
+class Neighbour(NamedTuple):
+    """A device that another may fetch a blob from."""
+
+    device: str
+    addresses: tuple[str, ...]
+    certificate_sha256: bytes
+    ticket: str
 
 
 class Hello(BaseModel):

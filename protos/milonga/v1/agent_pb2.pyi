@@ -247,6 +247,7 @@ class ConnectRequest(_message.Message):
     DEVICE_BUILD_FIELD_NUMBER: _builtins.int
     HELP_ANSWER_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -265,6 +266,10 @@ class ConnectRequest(_message.Message):
     def help_answer(self) -> Global___HelpAnswer: ...
     @_builtins.property
     def profile(self) -> Global___Profile: ...
+    @_builtins.property
+    def cache(self) -> Global___Cache:
+        """Told after every Hello and whenever it changes, by a device that serves its neighbours."""
+
     def __init__(
         self,
         *,
@@ -276,12 +281,13 @@ class ConnectRequest(_message.Message):
         device_build: _devices_pb2.DeviceBuild | None = ...,
         help_answer: Global___HelpAnswer | None = ...,
         profile: Global___Profile | None = ...,
+        cache: Global___Cache | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request", "device_build", "help_answer", "profile"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request", "device_build", "help_answer", "profile", "cache"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -298,6 +304,7 @@ class ConnectResponse(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     HELP_REQUEST_FIELD_NUMBER: _builtins.int
     CARE_FIELD_NUMBER: _builtins.int
+    CACHE_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment: ...
     @_builtins.property
@@ -312,6 +319,8 @@ class ConnectResponse(_message.Message):
     def help_request(self) -> Global___HelpRequest: ...
     @_builtins.property
     def care(self) -> Global___Care: ...
+    @_builtins.property
+    def cache_key(self) -> Global___CacheKey: ...
     def __init__(
         self,
         *,
@@ -322,12 +331,13 @@ class ConnectResponse(_message.Message):
         sampling: Global___SamplingPolicy | None = ...,
         help_request: Global___HelpRequest | None = ...,
         care: Global___Care | None = ...,
+        cache_key: Global___CacheKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cache_key", b"cache_key", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cache_key", b"cache_key", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate", "sampling", "help_request", "care"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate", "sampling", "help_request", "care", "cache_key"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -612,6 +622,7 @@ class StepReport(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     REPORTED_AT_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    NEIGHBOUR_BYTES_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     step: Global___Step.ValueType
     state: Global___StepState.ValueType
@@ -619,6 +630,8 @@ class StepReport(_message.Message):
     progress: _builtins.float
     """0 to 1."""
     attempt: _builtins.int
+    neighbour_bytes: _builtins.int
+    """Of a download that succeeded: what came from other devices."""
     @_builtins.property
     def reported_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -631,10 +644,11 @@ class StepReport(_message.Message):
         progress: _builtins.float = ...,
         reported_at: _timestamp_pb2.Timestamp | None = ...,
         attempt: _builtins.int = ...,
+        neighbour_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reported_at", b"reported_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "generation", b"generation", "message", b"message", "progress", b"progress", "reported_at", b"reported_at", "state", b"state", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "generation", b"generation", "message", b"message", "neighbour_bytes", b"neighbour_bytes", "progress", b"progress", "reported_at", b"reported_at", "state", b"state", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -941,25 +955,121 @@ class OfferBlobResponse(_message.Message):
 
     CHUNKS_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def chunks(self) -> Global___Chunks: ...
     @_builtins.property
     def delta(self) -> Global___Delta:
         """Absent where there is none, or where it would not pay."""
 
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
+        """Devices on the same network that may have the blob, to be asked first and in this order."""
+
     def __init__(
         self,
         *,
         chunks: Global___Chunks | None = ...,
         delta: Global___Delta | None = ...,
+        neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "delta", b"delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "delta", b"delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "delta", b"delta", "neighbours", b"neighbours"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OfferBlobResponse: _TypeAlias = OfferBlobResponse  # noqa: Y015
+
+@_typing.final
+class Cache(_message.Message):
+    """Where a device serves what lies there to its neighbours; no address: it does not any more. They fetch by HTTP over TLS, each with
+    its own certificate: GET /blobs/{digest}, "Range: bytes={offset}-", "Authorization: Ticket {ticket}" (docs/adr/0024).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
+    certificate_sha256: _builtins.bytes
+    """Digest of the certificate (DER) that it shows, 32 bytes."""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"192.0.2.7:8600"."""
+
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        certificate_sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "certificate_sha256", b"certificate_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cache: _TypeAlias = Cache  # noqa: Y015
+
+@_typing.final
+class CacheKey(_message.Message):
+    """By what a cache knows the tickets of this hub. Those of an earlier key are good no more, and their connections end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The hub's time, by which tickets end: the device's clock may be wrong."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "now", b"now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheKey: _TypeAlias = CacheKey  # noqa: Y015
+
+@_typing.final
+class Neighbour(_message.Message):
+    """A cache that one device may fetch one blob from. What it sends is believed only as far as the chunks' digests go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_SHA256_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    certificate_sha256: _builtins.bytes
+    ticket: _builtins.str
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in Cache."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        certificate_sha256: _builtins.bytes = ...,
+        ticket: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "certificate_sha256", b"certificate_sha256", "device", b"device", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Neighbour: _TypeAlias = Neighbour  # noqa: Y015
 
 @_typing.final
 class Chunks(_message.Message):
