@@ -63,7 +63,7 @@ class Assignments:
         assert step is not None
         self._reports.tell(step, "STARTED")
         try:
-            said = await pursuit.perform(began, self._progress(began))
+            done = await pursuit.perform(began, self._progress(began))
         except Superseded as error:
             _log.info("%s: %s", step.value.lower(), error)
             return
@@ -82,7 +82,7 @@ class Assignments:
             return
         if step is Step.ACTIVATE and began.wish.bundle:
             _log.info("serving %s on port %d", began.wish.model_version, self._serving.port)
-        self._reports.tell(step, "SUCCEEDED", said, progress=1.0)
+        self._reports.tell(step, "SUCCEEDED", done.message, 1.0, done.neighbour_bytes)
         # A newer wish may have come meanwhile; then this step's success is of no use.
         if self._goes_on(began):
             memory.set(plan.advance(memory.state, Outcome.SUCCEEDED))

@@ -106,6 +106,19 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
         help="most that downloads take of the line, in kbit/s; what is said to the hub is not held back (default: no limit)",
     )  # fmt: skip
     verb.add_argument(
+        "--cache-port", type=_port, default=os.environ.get("MILONGA_AGENT_CACHE_PORT", "none"), metavar="PORT",
+        help="serve builds that lie here to devices of the same hub on this network, at this port; 0 takes a free one"
+        " (default: do not)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--cache-host", default=os.environ.get("MILONGA_AGENT_CACHE_HOST", ""), metavar="ADDRESS",
+        help="address to serve them at (default: all, and tell the hub the one by which it is reached)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--cache-kbps", type=_rate, default=os.environ.get("MILONGA_AGENT_CACHE_KBPS", "50000"), metavar="KBPS",
+        help="most that is sent to them all together, in kbit/s; 0 for no limit (default: 50000)",
+    )  # fmt: skip
+    verb.add_argument(
         "--redact", default=os.environ.get("MILONGA_REDACT", ""), metavar="HOW",
         help="make pictures unrecognisable before they are kept for labelling: blur, downscale=PIXELS, or a command that"
         " turns a PNG on its input into a picture on its output (default: send them as they are)",
@@ -172,6 +185,14 @@ def _rate(text: str) -> float:
     return kbps
 
 
+def _port(text: str) -> int | None:
+    if text in ("", "none"):
+        return None
+    if not text.isdecimal() or int(text) >= 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535, or none")
+    return int(text)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -189,6 +210,7 @@ def _limits(given: argparse.Namespace) -> Limits:
 
 
 def _options(given: argparse.Namespace) -> Any:
+    from milonga_agent.cache import CacheOptions
     from milonga_agent.daemon import Options
 
     return Options(
@@ -204,6 +226,7 @@ def _options(given: argparse.Namespace) -> Any:
         engines=given.engines,
         serve_port=given.serve_port,
         max_download_kbps=given.max_download_kbps,
+        cache=None if given.cache_port is None else CacheOptions(given.cache_host, given.cache_port, given.cache_kbps),
         trusted_root=given.trusted_root.absolute() if given.trusted_root else None,
         redact=given.redact,
         samples=not given.no_samples,

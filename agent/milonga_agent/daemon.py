@@ -20,6 +20,7 @@ import milonga_agent
 from milonga_agent import plan
 from milonga_agent.assignments import Assignments
 from milonga_agent.bundles import Bundles
+from milonga_agent.cache import Cache, CacheOptions
 from milonga_agent.care import Caring, StartAnew
 from milonga_agent.connection import Connection, Said, wait_refused
 from milonga_agent.device_builds import Record
@@ -68,6 +69,8 @@ class Options:
     trusted_root: Path | None = None
     # 0 for no limit.
     max_download_kbps: float = 0.0
+    # None: nobody is served what lies here.
+    cache: CacheOptions | None = None
     # How pictures are made unrecognisable before they are kept for labelling, and whether any may leave at all.
     redact: str = ""
     samples: bool = True
@@ -108,6 +111,7 @@ class Agent:
         self._sender: Sender | None = None
         self._windows: Windows | None = None
         self._connection: Connection | None = None
+        self._cache: Cache | None = None
 
     async def enrol(self, wait: bool = True) -> Identity:
         """Have this device's key signed, again where a token is given. Raises Refused, or without `wait` also Waiting."""
@@ -165,6 +169,10 @@ class Agent:
 
         caring = Caring(self._store, profile, self._tell)
         samples = self._samples(serving)
+        cache = None
+        if self._options.cache is not None:
+            cache = Cache(self._store, self._bundles.depot.blobs, self._options.cache, self._outbox)
+        self._cache = cache
 
         def hear(message: agent_pb2.ConnectResponse) -> None:
             kind = message.WhichOneof("message")
@@ -183,9 +191,11 @@ class Agent:
                 helping.ask(message.help_request)
             elif kind == "care":
                 caring.want(message.care)
+            elif kind == "cache_key" and cache is not None:
+                cache.use(message.cache_key)
 
         joining = replace(self._joining, name=identity.device)
-        said = Said(self._hello, self._status, self._tell_builds, hear)
+        said = Said(self._hello, self._status, self._tell_what_is, hear)
         connection = self._connection = Connection(self._store, joining, self._outbox, sender, said)
         sender.start()
         loops = (
@@ -196,6 +206,7 @@ class Agent:
             helping.run(),
             caring.run(),
             samples.run(),
+            *(() if cache is None else (cache.run(),)),
         )
         await _together(loops)
 
@@ -288,7 +299,10 @@ class Agent:
         if self._outbox.is_open:
             self._outbox.send(device_build=device_build(record))
 
-    def _tell_builds(self) -> None:
+    def _tell_what_is(self) -> None:
+        """Tell a hub that was just greeted what is not in the greeting."""
+        if self._cache is not None:
+            self._cache.tell()
         for record in self._engines.records:
             self._tell_build(record)
 

@@ -47,12 +47,27 @@ class DeltaOffer:
     chunks: Chunks
 
 
+class Neighbour(Protocol):
+    """A device on the same network that may have the blob, and that this device may ask for it (nearby.py)."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def certificate_sha256(self) -> bytes:
+        """What tells it from all others."""
+
+    def fetch(self, digest: str, offset: int) -> AsyncIterator[bytes]:
+        """Yield the blob from an offset on, as far as the neighbour sends it. Raises NeighbourFailed."""
+
+
 @dataclass(frozen=True)
 class Offer:
-    """How a blob can be had. Hubs from before deltas offer neither."""
+    """How a blob can be had. Hubs from before deltas offer none of it."""
 
     chunks: Chunks | None = None
     delta: DeltaOffer | None = None
+    neighbours: tuple[Neighbour, ...] = ()
 
 
 class Line(Protocol):

@@ -27,6 +27,14 @@ class InUse(AgentError):
     exit_code = 5
 
 
+class NeighbourFailed(AgentError):
+    """Another device did not serve what the hub said it may have; `lasts`: it need not be asked again soon."""
+
+    def __init__(self, message: str, lasts: bool = True) -> None:
+        super().__init__(message)
+        self.lasts = lasts
+
+
 class DiskFull(AgentError):
     """There is no room for what was to be written."""
 

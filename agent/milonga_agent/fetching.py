@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from milonga_agent.downloads import DeltaOffer, Download, Line, Offer
+from milonga_agent.downloads import Chunks, DeltaOffer, Download, Line, Neighbour, Offer
 from milonga_agent.errors import AgentError, DiskFull, HubUnreachable, Refused
 from milonga_agent.files import disk_errors, sync_folder
+from milonga_agent.neighbourhood import Neighbourhood
 from milonga_agent.patching import patch
 from milonga_agent.plan import WantedFile
 
@@ -27,10 +28,13 @@ class Moved:
     moved_bytes: int
     whole_bytes: int
     deltas: int = 0
+    # Of what was moved, what other devices sent.
+    neighbour_bytes: int = 0
 
     def __str__(self) -> str:
         deltas = f", {self.deltas} as a delta" if self.deltas else ""
-        return f"{self.moved_bytes / 1e6:.2f} MB moved for {self.whole_bytes / 1e6:.2f} MB{deltas}"
+        nearby = f", {self.neighbour_bytes / 1e6:.2f} MB of it from neighbours" if self.neighbour_bytes else ""
+        return f"{self.moved_bytes / 1e6:.2f} MB moved for {self.whole_bytes / 1e6:.2f} MB{deltas}{nearby}"
 
 
 class Fetching:
@@ -40,41 +44,68 @@ class Fetching:
         self._place_of = place_of
         # By digest of what is wanted.
         self._moved: Counter[str] = Counter()
+        self._moved_nearby: Counter[str] = Counter()
         self._by_delta: set[str] = set()
         # How much of what is half here was verified by this process.
         self._verified: dict[str, int] = {}
         # Deltas that did not work.
         self._useless: set[str] = set()
+        self._neighbourhood = Neighbourhood()
 
     def take_moved(self, files: Sequence[WantedFile]) -> Moved:
         """Return what this process moved to bring these files here, and count anew."""
         sizes = {file.digest: file.size_bytes for file in files}
         moved_bytes = sum(self._moved.pop(digest, 0) for digest in sizes)
+        neighbour_bytes = sum(self._moved_nearby.pop(digest, 0) for digest in sizes)
         deltas = self._by_delta & sizes.keys()
         self._by_delta -= deltas
-        return Moved(moved_bytes, sum(sizes.values()), len(deltas))
+        return Moved(moved_bytes + neighbour_bytes, sum(sizes.values()), len(deltas), neighbour_bytes)
 
     async def fetch(self, file: WantedFile, line: Line, held: Sequence[str], tell: Callable[[int], None]) -> None:
         """Bring the file here. Raises DiskFull, HubUnreachable, Refused, or AgentError where it stays damaged."""
         part = self._beside(file.digest, "part")
         # What was begun whole goes on so.
         offer = await self._offer(file, line, () if part.exists() else held)
-        delta = offer.delta
-        if delta is not None and delta.digest not in self._useless and self._place_of(delta.base).exists():
+        chunks = offer.chunks
+        if chunks is not None and not (chunks.is_sound and chunks.size_bytes == file.size_bytes):
+            chunks = None
+        if chunks is not None and offer.neighbours:
+            await self._take_nearby(file, chunks, offer.neighbours, tell)
+        if self._is_worth_it(offer.delta, file, part):
+            delta = offer.delta
+            assert delta is not None
             try:
                 await self._patch(file, delta, line, tell)
+                part.unlink(missing_ok=True)
                 return
             except (HubUnreachable, DiskFull):
                 raise
             except AgentError as error:
                 self._useless.add(delta.digest)
                 _log.warning("%s comes whole: %s", file.path, error)
-        chunks = offer.chunks
-        described = chunks is not None and chunks.is_sound and chunks.size_bytes == file.size_bytes
-        whole = Download(
-            file.digest, file.size_bytes, part, line, chunks if described else None, self._counting(file.digest), tell
-        )
+        whole = Download(file.digest, file.size_bytes, part, line, chunks, self._counting(file.digest), tell)
         await self._run(whole, self._place_of(file.digest))
+
+    async def _take_nearby(
+        self, file: WantedFile, chunks: Chunks, neighbours: tuple[Neighbour, ...], tell: Callable[[int], None]
+    ) -> None:
+        """Take from neighbours what they have of it, verified."""
+        part = self._beside(file.digest, "part")
+        before = part.stat().st_size if part.exists() else 0
+        with disk_errors(part):
+            try:
+                await self._neighbourhood.bring(file.digest, chunks, neighbours, part, tell)
+            finally:
+                after = part.stat().st_size if part.exists() else 0
+                self._moved_nearby[file.digest] += after - before
+                if self._verified.get(file.digest, 0) == before:
+                    self._verified[file.digest] = after
+
+    def _is_worth_it(self, delta: DeltaOffer | None, file: WantedFile, part: Path) -> bool:
+        """Say whether a delta is less than what neighbours left to come."""
+        if delta is None or delta.digest in self._useless or not self._place_of(delta.base).exists():
+            return False
+        return delta.chunks.size_bytes < file.size_bytes - (part.stat().st_size if part.exists() else 0)
 
     async def _offer(self, file: WantedFile, line: Line, held: Sequence[str]) -> Offer:
         if file.size_bytes < _SMALL_BYTES:

@@ -14,6 +14,7 @@ from milonga.v1 import agent_pb2, agent_pb2_grpc
 
 from milonga_agent.downloads import Chunks, DeltaOffer, Offer
 from milonga_agent.errors import AgentError, HubUnreachable, Refused
+from milonga_agent.nearby import Neighbour
 from milonga_agent.patching import formats
 from milonga_agent.state import Credentials, Identity, Store
 
@@ -150,7 +151,9 @@ class Hub:
         except grpc.aio.AioRpcError as error:
             _raise(error, self.address)
 
-    async def offer(self, digest: str, held: Sequence[str]) -> Offer:
+    async def offer(
+        self, digest: str, held: Sequence[str], neighbour_of: Callable[[agent_pb2.Neighbour], Neighbour]
+    ) -> Offer:
         """Return how the blob can be had by who holds these bundles. Raises Refused or HubUnreachable."""
         request = agent_pb2.OfferBlobRequest(digest=digest, held_bundles=held, delta_formats=formats() if held else ())
         try:
@@ -161,7 +164,7 @@ class Hub:
                 return Offer()
             _raise(error, self.address)
             raise
-        return _offer(answer)
+        return _offer(answer, neighbour_of)
 
     async def metadata(self, name: str) -> bytes | None:
         """Return a file of signed metadata, or None where the hub has none. Raises Refused or HubUnreachable."""
@@ -228,7 +231,7 @@ class Courier:
         """Return how the blob can be had by who holds these bundles. Raises Refused or HubUnreachable."""
         hub = self._hub()
         try:
-            return await hub.offer(digest, held)
+            return await hub.offer(digest, held, self._neighbour)
         finally:
             await hub.close()
 
@@ -256,6 +259,11 @@ class Courier:
         finally:
             await hub.close()
 
+    def _neighbour(self, told: agent_pb2.Neighbour) -> Neighbour:
+        return Neighbour(
+            told.device, tuple(told.addresses), told.certificate_sha256, told.ticket, self._store, self._throttle
+        )
+
     def _hub(self) -> Hub:
         identity = self._store.identity()
         if identity is None:
@@ -271,11 +279,12 @@ def piece_bytes_after(now: int, carried_bytes: int, broke: bool) -> int:
     return min(_PIECE_BYTES, 2 * now) if carried_bytes > now / _LOST_SHARE else now
 
 
-def _offer(answer: agent_pb2.OfferBlobResponse) -> Offer:
+def _offer(answer: agent_pb2.OfferBlobResponse, neighbour_of: Callable[[agent_pb2.Neighbour], Neighbour]) -> Offer:
     delta = answer.delta
     return Offer(
         _chunks(answer.chunks),
         DeltaOffer(delta.digest, delta.base, _chunks(delta.chunks)) if answer.HasField("delta") else None,
+        tuple(map(neighbour_of, answer.neighbours)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from milonga_agent.comparing import nothing_to_compare
 from milonga_agent.downloads import Line
@@ -44,6 +44,14 @@ class Server(Protocol):
     async def demand(self, wish: Wish) -> None: ...
 
 
+class Done(NamedTuple):
+    """What there is to say of a step that succeeded."""
+
+    message: str = ""
+    # What other devices sent of a download.
+    neighbour_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Pursuit:
     """What the steps work with. Every step is safe to repeat, wherever the one before was cut off."""
@@ -56,7 +64,7 @@ class Pursuit:
     # Makes what only this device can, of the bundle with this digest in this folder.
     build: Callable[[str, Path], Awaitable[None]]
 
-    async def perform(self, state: State, tell: Tell) -> str:
+    async def perform(self, state: State, tell: Tell) -> Done:
         """Do the step under way and return what there is to say of it. Raises AgentError or OSError.
 
         `tell` hears how far a download or a shadow is, and may end a shadow by raising.
@@ -64,7 +72,8 @@ class Pursuit:
         step, wish = state.position.step, state.wish
         if step is Step.DOWNLOAD:
             held = [each.bundle for each in (state.active, state.previous) if each.bundle]
-            return str(await self.depot.download(wish.files, self.line, tell, held))
+            moved = await self.depot.download(wish.files, self.line, tell, held)
+            return Done(str(moved), moved.neighbour_bytes)
         if step is Step.VERIFY:
             self.depot.verify(wish)
             await self.check(wish)
@@ -76,14 +85,14 @@ class Pursuit:
             await self.server.prepare(wish, self.depot.bundle(wish.bundle), slowest_ms(wish.expected_ms))
         elif step is Step.SHADOW:
             bundle = self.depot.bundle(wish.bundle)
-            return nothing_to_compare(state) or await self.server.shadow(wish, bundle, tell)
+            return Done(nothing_to_compare(state) or await self.server.shadow(wish, bundle, tell))
         elif step is Step.ACTIVATE:
             await self._serve(wish)
         elif step is Step.COMMIT:
             await self.server.demand(wish)
         elif step is Step.ROLL_BACK:
             await self._serve(state.active)
-        return ""
+        return Done()
 
     async def _serve(self, wish: Wish) -> None:
         if wish.bundle:

@@ -21,9 +21,10 @@ class Reports:
         self._memory = memory
         self._outbox = outbox
 
-    def tell(self, step: Step, state: str, message: str = "", progress: float = 0.0) -> None:
+    def tell(self, step: Step, state: str, message: str = "", progress: float = 0.0, neighbour_bytes: int = 0) -> None:
         """Report that the step has "STARTED", "SUCCEEDED" or "FAILED"."""
         report = step_report(self._memory.state, step, state, message, progress)
+        report.neighbour_bytes = neighbour_bytes
         report.reported_at.GetCurrentTime()
         self._outbox.report(report)
 

@@ -21,9 +21,10 @@ class Depot:
     """Blobs and bundles of one agent: cache/ by digest, bundles/ unpacked, ready to be loaded."""
 
     def __init__(self, folder: Path) -> None:
-        self._cache = folder / "cache"
+        # By digest, and with a suffix what is not yet whole.
+        self.blobs = folder / "cache"
         self._bundles = folder / "bundles"
-        for path in (self._cache, self._bundles):
+        for path in (self.blobs, self._bundles):
             path.mkdir(parents=True, exist_ok=True)
         self._fetching = Fetching(self.blob)
 
@@ -33,7 +34,7 @@ class Depot:
 
     def blob(self, digest: str) -> Path:
         """Return where a blob lies once it has been fetched."""
-        return self._cache / _hex(digest)
+        return self.blobs / _hex(digest)
 
     async def download(
         self, files: tuple[WantedFile, ...], line: Line, tell: Callable[[float], None], held: Sequence[str] = ()
@@ -128,7 +129,7 @@ class Depot:
         for path in self._bundles.iterdir():
             if path.name not in bundles:
                 self._remove(path)
-        for path in self._cache.iterdir():
+        for path in self.blobs.iterdir():
             if path.name.partition(".")[0] not in blobs:
                 path.unlink()
 

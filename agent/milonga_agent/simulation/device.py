@@ -326,7 +326,7 @@ class Device:
             why = self.condition.why_failing(step)
             if why is not None:
                 raise BadBundle(why)
-            said = await self._pursuit.perform(began, lambda fraction, said="": None)
+            done = await self._pursuit.perform(began, lambda fraction, said="": None)
         except Superseded:
             return
         except HubUnreachable:
@@ -338,7 +338,7 @@ class Device:
             if self._state == began:
                 self._become(plan.advance(began, outcome_of(step, error), str(error)))
             return
-        self._report(step, "SUCCEEDED", said, progress=1.0)
+        self._report(step, "SUCCEEDED", done.message, progress=1.0)
         if self._state == began:
             self._become(plan.advance(began, Outcome.SUCCEEDED))
 
