@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,6 +23,7 @@ from milonga.pinning import HUB_NAME
 from milonga.v1 import agent_pb2, agent_pb2_grpc
 from milonga_compiler.engines import Precision
 from milonga_compiler.target import Target
+from milonga_hub import counts
 from milonga_hub.learning.built import built
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.classification import Classification
@@ -33,8 +35,9 @@ from milonga_hub.transfers.making import make
 
 from benchmarks._digits import SIZE_PX, task, trained
 from benchmarks.results import Result, median_and_spread
-from tests.transfers.lines import line, noise
-from tests.transports.fault_proxy import Fault
+from tests.devices.world import Agent, hub
+from tests.transfers.lines import Line, cache, line, noise
+from tests.transports.fault_proxy import NO_FAULT, Fault, faults
 
 RECIPE = Recipe("resnet", SIZE_PX, epochs=3, batch_size=32, learning_rate=0.2, seed=0)
 # As a project trains on when new labels have come: fewer epochs, from where it was.
@@ -42,6 +45,7 @@ AGAIN = Recipe("resnet", SIZE_PX, epochs=1, batch_size=32, learning_rate=0.02, s
 _CALIBRATION = 64
 _MB = 1 << 20
 _SENDINGS, _ROUNDS = 3, 5
+_NEAR, _NEAR_MB = 10, 20
 _ENGINES = ("onnxruntime fp16", "onnxruntime int8", "openvino fp32", "openvino fp16", "ncnn fp32")
 # Against the best of the general tools.
 _GOALS: dict[str, float | None] = {
@@ -70,7 +74,12 @@ def run() -> list[Result]:
     """Return all claims about transfers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return [*(_compared(case) for case in cases(folder)), *_broken(folder / "broken"), _served(folder / "served")]
+        return [
+            *(_compared(case) for case in cases(folder)),
+            *_broken(folder / "broken"),
+            _near(folder),
+            _served(folder / "served"),
+        ]
 
 
 def cases(folder: Path) -> list[Case]:
@@ -145,6 +154,39 @@ def _broken(folder: Path) -> list[Result]:
         Result("100 MB over a line cut every MB: bytes of the build that came", moved, "MB", whole, 100.0, 1.01),
         Result("the same, with TLS, HTTP/2 and what was under way", down, "MB", whole, 100.0, 1.05),
     ]
+
+
+def _near(folder: Path) -> Result:
+    """Let ten devices fetch a build at once, one of which serves the others or does not, and look at what the hub sent."""
+
+    async def sent_bytes(place: Path, caches: bool) -> int:
+        async with AsyncExitStack() as stack:
+            world = await stack.enter_async_context(hub(place / "hub"))
+            proxy = await stack.enter_async_context(faults(world.device_port, lambda _: NO_FAULT))
+            lines = []
+            for number in range(_NEAR):
+                device = await stack.enter_async_context(Agent(world, f"pi-{number}"))
+                await device.enrol()
+                lines.append(Line(world, proxy, device, place / device.name))
+            if caches:
+                await lines[0].device.connect()
+                await stack.enter_async_context(cache(lines[0]))
+            wishes = [each.assign({"model.onnx": noise(_NEAR_MB * _MB)}) for each in lines]
+            before = counts.blob_bytes["hub"]
+            await asyncio.gather(
+                *(
+                    each.depot.download(wish.files, each.courier, lambda fraction: None)
+                    for each, wish in zip(lines, wishes, strict=True)
+                )
+            )
+            for each, wish in zip(lines, wishes, strict=True):
+                each.depot.verify(wish)
+            return counts.blob_bytes["hub"] - before
+
+    with_cache = asyncio.run(sent_bytes(folder / "near", True)) / _MB
+    without = asyncio.run(sent_bytes(folder / "alone", False)) / _MB
+    claim = f"{_NEAR_MB} MB to {_NEAR} devices at once, one of them a cache: bytes that the hub sends"
+    return Result(claim, with_cache, "MB", "without a cache", without, 0.15)
 
 
 def _served(folder: Path) -> Result:

@@ -46,27 +46,27 @@ class Cache:
         self._blobs = blobs
         self._options = options
         self._outbox = outbox
-        self._process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | None = None
         self._port = 0
         self._certificate_sha256 = b""
-        self._key = b""
+        self.key = b""
         self._random = random.Random()
 
     def tell(self) -> None:
         """Tell the hub where neighbours are served, or that they are not."""
         if self._outbox.is_open:
             told = agent_pb2.Cache()
-            if self._process is not None:
+            if self.process is not None:
                 told.certificate_sha256 = self._certificate_sha256
                 told.addresses.append(self._address())
             self._outbox.send(cache=told)
 
     def use(self, key: agent_pb2.CacheKey) -> None:
         """Know neighbours' tickets by this key."""
-        self._key = json.dumps({"key": key.key.hex(), "now": key.now.ToNanoseconds() / 1e9}).encode() + b"\n"
-        if self._process is not None and self._process.stdin is not None:
+        self.key = json.dumps({"key": key.key.hex(), "now": key.now.ToNanoseconds() / 1e9}).encode() + b"\n"
+        if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError, RuntimeError):
-                self._process.stdin.write(self._key)
+                self.process.stdin.write(self.key)
 
     async def run(self) -> None:
         failures = 0
@@ -83,10 +83,10 @@ class Cache:
     async def _serve(self) -> None:
         """Start the process, and return when it has ended."""
         certificate = await make_cache_certificate(self._store.folder)
-        self._certificate_sha256 = _sha256(certificate.read_text(encoding="ascii"))
+        self._certificate_sha256 = certificate_sha256(certificate.read_text(encoding="ascii"))
         with _listen(self._options.host, self._options.port) as listening:
             self._port = listening.getsockname()[1]
-            self._process = process = await asyncio.create_subprocess_exec(
+            self.process = process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "milonga_agent.caching", "--folder", str(self._blobs),
                 "--certificate", str(certificate), "--authority", str(self._store.authority_path),
                 "--socket", str(listening.fileno()), "--kbps", str(self._options.kbps),
@@ -104,7 +104,7 @@ class Cache:
                 _log.info("sent %s %.2f MB of %s...", said["device"], said["sent_bytes"] / 1e6, said["digest"][:19])
             _log.warning("the process that serves neighbours ended with %s", await process.wait())
         finally:
-            self._process = None
+            self.process = None
             self.tell()
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -143,6 +143,7 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _sha256(pem: str) -> bytes:
+def certificate_sha256(pem: str) -> bytes:
+    """Return by what the hub and neighbours know the certificate."""
     der = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
     return bytes.fromhex(fingerprint(der).partition(":")[2])

@@ -43,7 +43,7 @@ _COMING_SECONDS = 3.0
 _LOOK_SECONDS = 0.1
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The answer is this HTTP status."""
 
 
@@ -71,7 +71,7 @@ class Server:
         self._open.add(writer)
         try:
             await self._answer(reader, writer)
-        except _Refused as refused:
+        except Refused as refused:
             writer.write(f"HTTP/1.1 {refused} Refused\r\nConnection: close\r\n\r\n".encode())
         except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             writer.transport.abort()  # It went away, or does not speak as agents do.
@@ -82,28 +82,28 @@ class Server:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _PATIENCE_SECONDS)
         device = _device(writer.get_extra_info("peercert"))
-        digest, offset = self._allowed(head.decode("latin-1"), device)
+        digest, offset = self.allowed(head.decode("latin-1"), device)
         if self._sendings >= _MOST_SENDINGS:
-            raise _Refused(503)
+            raise Refused(503)
         self._sendings += 1
         try:
             await self._send(digest, offset, device, writer)
         finally:
             self._sendings -= 1
 
-    def _allowed(self, head: str, device: str) -> tuple[str, int]:
+    def allowed(self, head: str, device: str) -> tuple[str, int]:
         """Return which blob is asked for, and from where on."""
         first, *lines = head.split("\r\n")
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         asked, range_ = _BLOB.fullmatch(first), _RANGE.fullmatch(fields.get("range", ""))
         if asked is None or range_ is None:
-            raise _Refused(400)
+            raise Refused(400)
         ticket = fields.get("authorization", "")
         if not ticket.startswith(_TICKET):
-            raise _Refused(403)
+            raise Refused(403)
         ticket, now = ticket[len(_TICKET) :], time.monotonic() + self._ahead
         if self._key is None or not tickets.is_good(self._key, ticket, device, asked[1], now):
-            raise _Refused(403)
+            raise Refused(403)
         return asked[1], int(range_[1])
 
     async def _send(self, digest: str, offset: int, device: str, writer: asyncio.StreamWriter) -> None:
@@ -133,7 +133,7 @@ async def _opened(blob: Path) -> IO[bytes]:
             with contextlib.suppress(FileNotFoundError):
                 return path.open("rb")
         await asyncio.sleep(_LOOK_SECONDS)
-    raise _Refused(404)
+    raise Refused(404)
 
 
 async def _next(file: IO[bytes], blob: Path) -> bytes:
@@ -172,14 +172,20 @@ def main() -> int:
     given = parser.parse_args()
     die_with_parent()
     _be_modest()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(given.certificate)
-    context.load_verify_locations(given.authority)
+    server, listening = Server(given.folder, Throttle(given.kbps)), socket.socket(fileno=given.socket)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(Server(given.folder, Throttle(given.kbps)), socket.socket(fileno=given.socket), context))
+        asyncio.run(_serve(server, listening, context(given.certificate, given.authority)))
     return 0
+
+
+def context(certificate: str, authority: str) -> ssl.SSLContext:
+    """Return what lets in devices of this authority alone."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.minimum_version = ssl.TLSVersion.TLSv1_3
+    made.verify_mode = ssl.CERT_REQUIRED
+    made.load_cert_chain(certificate)
+    made.load_verify_locations(authority)
+    return made
 
 
 def _be_modest() -> None:
@@ -193,12 +199,12 @@ def _be_modest() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY_BYTES, _MOST_MEMORY_BYTES))
 
 
-async def _serve(server: Server, listening: socket.socket, context: ssl.SSLContext) -> None:
+async def _serve(server: Server, listening: socket.socket, tls: ssl.SSLContext) -> None:
     """Serve until stdin ends."""
     told = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(told), sys.stdin)
     await asyncio.start_server(
-        server.answer, sock=listening, ssl=context, ssl_handshake_timeout=_PATIENCE_SECONDS, limit=_HEAD_BYTES
+        server.answer, sock=listening, ssl=tls, ssl_handshake_timeout=_PATIENCE_SECONDS, limit=_HEAD_BYTES
     )
     while True:
         line = await told.readline()

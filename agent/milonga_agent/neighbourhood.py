@@ -25,7 +25,7 @@ class Neighbourhood:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # Until when, by what the hub knows the neighbour by: one that starts anew is another.
+        # Until when, by what tells each from all others.
         self._avoided: dict[bytes, float] = {}
 
     async def bring(

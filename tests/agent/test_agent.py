@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from milonga_agent import daemon, pursuit, upkeep
+from milonga_agent.cache import CacheOptions
 from milonga_agent.daemon import Options
 from milonga_agent.limits import Limits
 from milonga_agent.plan import MAX_STARTS
@@ -23,6 +24,7 @@ from milonga_agent.state import Store
 from milonga_hub.devices.models import Device, File, ShadowSpec
 
 from tests.agent.bundles import Example, example
+from tests.devices.world import Agent as Neighbour
 from tests.devices.world import World, hub, run
 from tests.signing.attacks import ATTACKS, Victim
 
@@ -109,11 +111,11 @@ async def running(world: World, folder: Path, **said: Any) -> AsyncIterator[Runn
 
 
 @asynccontextmanager
-async def online(tmp_path: Path) -> AsyncIterator[Running]:
+async def online(tmp_path: Path, **said: Any) -> AsyncIterator[Running]:
     (tmp_path / "hub").mkdir()
     async with hub(tmp_path / "hub") as world:
         world.settings.heartbeat_seconds = 0.2
-        async with running(world, tmp_path / "agent") as started:
+        async with running(world, tmp_path / "agent", **said) as started:
             await world.until(lambda: any(device.name == "pi-1" for device in world.devices.matching("")))
             yield started
 
@@ -213,3 +215,22 @@ async def _until_it_answers(agent: daemon.Agent, task: asyncio.Future[None]) -> 
             await agent._serving.demand(agent._memory.state.active)
             return
     task.result()
+
+
+def test_an_agent_whose_operator_says_so_serves_its_neighbours_what_it_serves(
+    tmp_path: Path, versions: list[Example]
+) -> None:
+    async def story() -> None:
+        async with online(tmp_path, cache=CacheOptions("127.0.0.1", 0)) as agent:
+            await agent.serve(versions[0])
+            devices = agent.world.devices
+            async with Neighbour(agent.world, "pi-2") as other:
+                await other.enrol()
+                model = max(versions[0].bundle.files, key=lambda file: file.size_bytes)
+                # The process may still be starting.
+                while not (near := devices.caches.near(devices.get("pi-2"), "127.0.0.1", model.digest)):
+                    await asyncio.wait([agent.task], timeout=0.02)
+                assert [each.device for each in near] == ["pi-1"]
+                assert devices.caches.near(devices.get("pi-2"), "127.0.0.1", versions[1].bundle.digest) == []
+
+    run(story())

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 import yaml
 from google.protobuf.message import DecodeError, Message
-from milonga import pictures
+from milonga import pictures, tickets
 from milonga.deltas import DeltaInvalid, apply
+from milonga.throttling import Throttle
 from milonga.v1 import agent_pb2, telemetry_pb2
-from milonga_agent import plan, tensors
+from milonga_agent import caching, plan, tensors
 from milonga_agent.assignments import wish_of
 from milonga_agent.downloads import Chunks
 from milonga_agent.errors import AgentError
@@ -30,6 +31,7 @@ from milonga_hub.datasets import layouts
 from milonga_hub.datasets.archive import open_archive
 from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, EnrolmentRpc
 from milonga_hub.devices.selectors import parse as parse_selector
+from milonga_hub.devices.streams import DeviceStream
 from milonga_hub.devices.values import MeasuringPolicy
 from milonga_hub.errors import MilongaError
 from milonga_hub.projects.models import PROJECT_FILE, DriftPolicy
@@ -43,7 +45,8 @@ from tests.devices.world import World
 from tests.fuzz.inputs import damaged, strange, strange_json
 from tests.transfers.networks import retrained, weights, write
 
-REFUSALS = (MilongaError, AgentError, DecodeError, DeltaInvalid, pictures.PictureError)
+REFUSALS = (MilongaError, AgentError, DecodeError, DeltaInvalid, pictures.PictureError, caching.Refused)
+_TICKET_KEY = b"key"
 _DEVICE = "pi-1"
 _PROJECTS = Path(__file__).parent.parent.parent / "fleet_configs" / "projects"
 _MANIFEST = {
@@ -106,6 +109,7 @@ class Doors:
             ),
             agent_pb2.ConnectRequest(measurement=agent_pb2.MeasurementResult(id="a", attempts=1)),
             agent_pb2.ConnectRequest(certificate_request=agent_pb2.CertificateRequest(certificate_request=key)),
+            agent_pb2.ConnectRequest(cache=agent_pb2.Cache(addresses=["192.0.2.7:8600"], certificate_sha256=bytes(32))),
         ]
         enrol = agent_pb2.EnrolRequest(join_token="mlg-x", device="pi-2", certificate_request=key)
         return [
@@ -148,6 +152,10 @@ class Doors:
         bodies = [json.dumps(one).encode() for one in asked]
         files = [agent_pb2.Assignment().files.add(path="model.onnx", digest="sha256:" + "1" * 64, size_bytes=3)]
         assignment = agent_pb2.Assignment(generation=2, bundle="sha256:" + "2" * 64, files=files)
+        blob = "sha256:" + "3" * 64
+        ticket = tickets.issue(_TICKET_KEY, _DEVICE, blob, 1 << 60)
+        head = f"GET /blobs/{blob} HTTP/1.1\r\nRange: bytes=12-\r\nAuthorization: Ticket {ticket}\r\n\r\n"
+        questions = [head.encode("ascii")]
         chunks = agent_pb2.Chunks(size_bytes=10, chunk_bytes=4, digests=[b"1" * 32] * 3)
         images = [_picture(kind) for kind in ("PNG", "JPEG", "BMP", "WEBP")]
         base = write(self._folder / "base.onnx", weights())
@@ -156,6 +164,7 @@ class Doors:
             Door("inference bodies", 150, lambda source: _asked(source, damaged(source, bodies))),
             Door("inference requests", 150, lambda source: _asked(source, _spelled(strange_json(source, asked)))),
             Door("assignments", 60, lambda source: _wished(_encoded(source, [assignment]))),
+            Door("questions to a cache", 60, lambda source: self._ask_cache(damaged(source, questions))),
             Door("chunks", 60, lambda source: _cut(_encoded(source, [chunks]))),
             Door("manifests", 20, lambda source: self._manifest(_spelled(strange_json(source, [_MANIFEST])))),
             Door("pictures", 20, lambda source: _shown(damaged(source, images))),
@@ -173,7 +182,16 @@ class Doors:
     def _said(self, data: bytes) -> None:
         agents = AgentRpc(self._hub.devices, self._hub.transfers, self._hub.signing)
         message = agent_pb2.ConnectRequest.FromString(data)
-        self._loop.run_until_complete(agents._read(_DEVICE, _once(message)))
+
+        async def hear() -> None:
+            await agents._read(DeviceStream(_DEVICE), "192.0.2.7", _once(message))
+
+        self._loop.run_until_complete(hear())
+
+    def _ask_cache(self, data: bytes) -> None:
+        server = caching.Server(self._folder, Throttle(0))
+        server.use(_TICKET_KEY, 0.0)
+        server.allowed(data.decode("latin-1"), _DEVICE)
 
     def _join(self, data: bytes) -> None:
         request = agent_pb2.EnrolRequest.FromString(data)

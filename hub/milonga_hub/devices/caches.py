@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 
 from milonga import tickets
 
@@ -92,13 +93,13 @@ class Caches:
         with self._lock:
             names = self._by_network.get(rules.network_of(device.labels, host), set()) - {device.name}
             near = [name for name in names if self._streams.get(name) is self._known[name].stream]
-        if not near:
-            return []
-        holding = [name for name in near if self._may_have(name, digest)]
+            near = rules.least_asked_first(near, self._asked)
+        holding = [*islice((name for name in near if self._may_have(name, digest)), _MOST_NAMED)]
         ends_at = int(self._clock().timestamp()) + _TICKET_SECONDS
         with self._lock:
-            chosen = rules.least_asked((name for name in holding if name in self._known), self._asked, _MOST_NAMED)
-            return [self._neighbour(self._known[name], device.name, digest, ends_at) for name in chosen]
+            # Some may have gone meanwhile.
+            found = [self._known[name] for name in holding if name in self._known]
+            return [self._neighbour(known, device.name, digest, ends_at) for known in found]
 
     def _neighbour(self, known: _Known, device: str, digest: str, ends_at: int) -> Neighbour:
         known.guests.add(device)

@@ -70,6 +70,6 @@ def may_have(assignment: Assignment | None, digest: str, reported_generation: in
     return reported_generation < assignment.generation or active_bundle == assignment.bundle
 
 
-def least_asked(names: Iterable[str], asked: Mapping[str, int], most: int) -> list[str]:
-    """Return those that were named to the fewest devices so far."""
-    return sorted(names, key=lambda name: (asked.get(name, 0), name))[:most]
+def least_asked_first(names: Iterable[str], asked: Mapping[str, int]) -> list[str]:
+    """Return the caches in the order in which they are named: those that were to the fewest devices first."""
+    return sorted(names, key=lambda name: (asked.get(name, 0), name))
