@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -232,6 +233,13 @@ def test_who_has_no_certificate_of_the_hubs_authority_is_not_heard(tmp_path: Pat
             (here.asking.folder / "key.pem").write_bytes(key.pem)
             with pytest.raises(NeighbourFailed, match=r"the line to it broke|cannot be reached"):
                 await _all(neighbour, wish.files[0].digest)
+            bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.port, ssl=bare)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            with pytest.raises((OSError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+            writer.close()
 
     run(story())
 
