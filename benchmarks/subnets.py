@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from milonga_hub.learning.checkpoint import Recipe
-from milonga_hub.learning.classification import Classification
-from milonga_hub.learning.spaces import Space, space
+from milonga_hub.learning.spaces import space
 from milonga_hub.learning.train import evaluated
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from benchmarks._digits import SIZE_PX, alone, task, trained
+from benchmarks._parallel import together
 from benchmarks.results import Result
 
 _COUNT = 12
@@ -27,8 +27,11 @@ RECIPE = Recipe("resnet", SIZE_PX, epochs=16, batch_size=32, learning_rate=0.2, 
 
 def run() -> list[Result]:
     """Compare 12 subnets, spread evenly over MACs, over three seeds: both ways see as many samples, by the same code."""
-    family, digits = space("resnet", SIZE_PX), task()
-    found = np.stack([_seeded(family, digits, replace(RECIPE, seed=seed)) for seed in _SEEDS])
+    family = space("resnet", SIZE_PX)
+    trainings = [(seed, number) for number in (None, *reversed(range(_COUNT))) for seed in _SEEDS]
+    accuracies = dict(zip(trainings, together(_trained, trainings, "training"), strict=True))
+    # (seeds, ways, subnets)
+    found = np.array([[accuracies[seed, None], [accuracies[seed, one][0] for one in range(_COUNT)]] for seed in _SEEDS])
     inherited, own = found.mean(axis=0)
     gaps = own - inherited
     for one, *row in zip(_spread(), inherited, own, strict=True):
@@ -61,16 +64,15 @@ def run() -> list[Result]:
     ]
 
 
-def _seeded(family: Space, digits: Classification, recipe: Recipe) -> NDArray[np.float64]:
-    """Return accuracies (2, subnets) of one seed: inherited, and alone."""
-    pairs = []
+def _trained(training: tuple[int, int | None]) -> list[float]:
+    """Return the accuracy of one subnet trained alone with this seed, or of all of them as the supernet's (None)."""
+    seed, number = training
+    family, digits, recipe = space("resnet", SIZE_PX), task(), replace(RECIPE, seed=seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        supernet = trained(family, digits, recipe, folder, f"the supernet, seed {recipe.seed}")
-        for number, one in enumerate(_spread(), 1):
-            inherited = evaluated(supernet, one, digits)
-            pairs.append((inherited, alone(family, one, digits, recipe, folder, f"subnet {number} of {_COUNT} alone")))
-    return np.array(pairs).T
+        if number is not None:
+            return [alone(family, _spread()[number], digits, recipe, Path(name), "it")]
+        supernet = trained(family, digits, recipe, Path(name), "it")
+        return [evaluated(supernet, one, digits) for one in _spread()]
 
 
 def _tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
