@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from milonga_agent import daemon, pursuit, upkeep
+from milonga_agent import daemon, nearby, pursuit, upkeep
 from milonga_agent.cache import CacheOptions
 from milonga_agent.daemon import Options
 from milonga_agent.limits import Limits
 from milonga_agent.plan import MAX_STARTS
 from milonga_agent.state import Store
+from milonga_hub import counts
 from milonga_hub.devices.models import Device, File, ShadowSpec
 
 from tests.agent.bundles import Example, example
-from tests.devices.world import Agent as Neighbour
 from tests.devices.world import World, hub, run
 from tests.signing.attacks import ATTACKS, Victim
 
@@ -51,13 +51,13 @@ class Running:
         self.agent = daemon.Agent(replace(options, engines=("onnxruntime",), **said))
         self.task = asyncio.ensure_future(self.agent.run())
 
-    def assign(self, made: Example, shadow: ShadowSpec | None = None) -> int:
+    def assign(self, made: Example, shadow: ShadowSpec | None = None, device: str = "pi-1") -> int:
         files = [File(path=file.path, digest=file.digest, size_bytes=file.size_bytes) for file in made.bundle.files]
         for content in made.blobs().values():
             self.world.blobs.put(content)
         version = made.bundle.manifest["model_version"]
         return self.world.devices.assign(
-            "pi-1", made.bundle.digest, files, version, "digits", "onnxruntime/fp32", shadow=shadow
+            device, made.bundle.digest, files, version, "digits", "onnxruntime/fp32", shadow=shadow
         )
 
     def sign(self, made: Example) -> None:
@@ -217,20 +217,30 @@ async def _until_it_answers(agent: daemon.Agent, task: asyncio.Future[None]) -> 
     task.result()
 
 
-def test_an_agent_whose_operator_says_so_serves_its_neighbours_what_it_serves(
-    tmp_path: Path, versions: list[Example]
+def test_an_agent_whose_operator_says_so_serves_its_neighbours_what_it_serves_itself(
+    tmp_path: Path, versions: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("_DIAL_SECONDS", "_SILENT_SECONDS", "_GRACE_SECONDS"):
+        monkeypatch.setattr(nearby, name, 50.0)
+
     async def story() -> None:
         async with online(tmp_path, cache=CacheOptions("127.0.0.1", 0)) as agent:
             await agent.serve(versions[0])
-            devices = agent.world.devices
-            async with Neighbour(agent.world, "pi-2") as other:
-                await other.enrol()
-                model = max(versions[0].bundle.files, key=lambda file: file.size_bytes)
+            world, made = agent.world, versions[0].bundle
+            model = max(made.files, key=lambda file: file.size_bytes)
+            async with running(world, tmp_path / "other", name="pi-2") as other:
+                await world.until(lambda: any(device.name == "pi-2" for device in world.devices.matching("")))
+                asking = world.devices.get("pi-2")
                 # The process may still be starting.
-                while not (near := devices.caches.near(devices.get("pi-2"), "127.0.0.1", model.digest)):
-                    await asyncio.wait([agent.task], timeout=0.02)
-                assert [each.device for each in near] == ["pi-1"]
-                assert devices.caches.near(devices.get("pi-2"), "127.0.0.1", versions[1].bundle.digest) == []
+                while not world.devices.caches.near(asking, "127.0.0.1", model.digest):
+                    await asyncio.wait([other.task], timeout=0.02)
+                before = counts.blob_bytes["neighbours"]
+                other.assign(versions[0], device="pi-2")
+                await world.until_device("pi-2", lambda device: device.active_bundle == made.digest)
+                (fetched,) = (
+                    step for step in world.devices.steps("pi-2") if (step.step, step.state) == ("DOWNLOAD", "SUCCEEDED")
+                )
+                assert f"{model.size_bytes / 1e6:.2f} MB of it from neighbours" in fetched.message
+                assert counts.blob_bytes["neighbours"] - before == model.size_bytes
 
     run(story())

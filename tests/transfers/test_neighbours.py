@@ -324,5 +324,24 @@ def test_the_process_of_a_cache_serves_by_the_hubs_key_and_begins_anew_where_it_
     run(story())
 
 
+def test_a_device_is_believed_no_more_than_it_was_assigned(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with network(tmp_path) as here:
+            wish, before = await here.assign(), counts.blob_bytes["neighbours"]
+            for told in (1 << 60, -5):
+                report = agent_pb2.StepReport(
+                    generation=1,
+                    step=agent_pb2.STEP_DOWNLOAD,
+                    state=agent_pb2.STEP_STATE_SUCCEEDED,
+                    neighbour_bytes=told,
+                )
+                await here.cache.device.stream.write(agent_pb2.ConnectRequest(step=report))
+            await here.tell()
+            whole = sum(file.size_bytes for file in wish.files)
+            assert counts.blob_bytes["neighbours"] - before == whole
+
+    run(story())
+
+
 async def _all(neighbour: Neighbour, digest: str) -> bytes:
     return b"".join([piece async for piece in neighbour.fetch(digest, 0)])
