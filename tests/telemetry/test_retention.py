@@ -28,7 +28,7 @@ class World:
         self.database = Database(f"sqlite:///{folder / 'test.db'}")
         self.database.create_tables()
         self.service = TelemetryService(self.database, EventBus(), lambda bundle: None, lambda project: DriftPolicy())
-        self.keeper = Keeper(self.database, Retention(), lambda: self.now)
+        self.keeper = Keeper(self.database, self.service.totals, Retention(), lambda: self.now)
         random = np.random.default_rng(3)
         counts = [plausible_counts(random, 20) for _ in range(COUNT)]
         self.service.store([window_of(each, number, temperature_celsius=40 + number / 10, dropped_count=number // 9)

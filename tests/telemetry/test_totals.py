@@ -30,9 +30,7 @@ def database(tmp_path: Path) -> Database:
 
 @pytest.fixture
 def service(database: Database) -> TelemetryService:
-    return TelemetryService(
-        database, EventBus(), lambda bundle: None, lambda project: DriftPolicy(), lambda: START + DAY
-    )
+    return _restarted(database)
 
 
 def _fleet(count: int, sequence: int = 0) -> list[TelemetryWindow]:
@@ -83,8 +81,46 @@ def test_a_fleet_is_told_by_version_and_project(service: TelemetryService) -> No
     assert service.totals.series("digits", START + DAY, START + 2 * DAY, 60) == {}
 
 
+def _restarted(database: Database) -> TelemetryService:
+    return TelemetryService(
+        database, EventBus(), lambda bundle: None, lambda project: DriftPolicy(), lambda: START + DAY
+    )
+
+
+def test_what_a_hub_had_stored_and_not_added_when_it_died_is_added_once_by_the_next(database: Database) -> None:
+    for started in range(3):
+        # Each is left behind with a window that it has not added.
+        service = _restarted(database)
+        service.store(_fleet(3, sequence=10 * started))
+        service.totals.write()
+        service.store(_fleet(3, sequence=10 * started + 1))
+    assert sum(one.window_count for one in _all(_restarted(database))) == 18
+
+
+def test_windows_that_an_earlier_version_added_are_not_added_again(database: Database) -> None:
+    service = _restarted(database)
+    service.store(_fleet(3))
+    service.totals.write()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM telemetry_added")
+    later = _restarted(database)
+    later.store(_fleet(4))
+    assert _all(later)[0].window_count == 4
+
+
+def test_the_ids_of_windows_that_were_merged_are_not_given_again(database: Database) -> None:
+    service = _restarted(database)
+    service.store(_fleet(3))
+    service.totals.write()
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM telemetry_window")
+    service.store(_fleet(2, sequence=1))
+    assert _all(_restarted(database))[0].window_count == 5
+
+
 def test_minutes_are_forgotten_before_hours(service: TelemetryService, database: Database) -> None:
     service.store(_fleet(2))
+    service.totals.write()
     forget(database, START + 15 * DAY, days=365)
     assert service.totals.series("", START, START + DAY, 60) == {}
     assert _all(service, 3600)[0].window_count == 2

@@ -105,6 +105,14 @@ class TelemetryTotal(SQLModel, table=True):
     temperature_celsius: float | None = None
 
 
+class TelemetryAdded(SQLModel, table=True):
+    """Up to which window all are in the totals."""
+
+    __tablename__ = "telemetry_added"
+    id: int = Field(default=1, primary_key=True)
+    window_id: int = 0
+
+
 class DriftEvent(SQLModel, table=True):
     __tablename__ = "drift_event"
     id: str = Field(primary_key=True)

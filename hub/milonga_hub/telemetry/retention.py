@@ -13,7 +13,7 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.telemetry.models import TelemetryWindowRow
 from milonga_hub.telemetry.rows import all_columns, windows_of
 from milonga_hub.telemetry.rules_retention import Retention, grouped, merged
-from milonga_hub.telemetry.totals import forget
+from milonga_hub.telemetry.totals import Totals, added_up_to, forget
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +30,11 @@ class Keeper:
     within minutes.
     """
 
-    def __init__(self, database: Database, retention: Retention, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, totals: Totals, retention: Retention, clock: Callable[[], datetime] = utc_now
+    ) -> None:
         self._database = database
+        self._totals = totals
         self._retention = retention
         self._clock = clock
 
@@ -51,6 +54,8 @@ class Keeper:
     def tidy(self, device: str) -> bool:
         """Do one batch of what is due for the device; return whether there may be more."""
         now = self._clock()
+        # What is not in the totals yet cannot be merged.
+        self._totals.write()
         self._forget(device, self._retention.forgotten_before(now))
         more = [self._merge(device, seconds, before) for seconds, before in self._retention.levels(now)]
         return any(more)
@@ -81,6 +86,7 @@ class Keeper:
                 col(TelemetryWindowRow.device) == device,
                 col(TelemetryWindowRow.resolution_seconds) < seconds,
                 col(TelemetryWindowRow.ended_at) < before,
+                col(TelemetryWindowRow.id) <= added_up_to(),
             )
             .order_by(col(TelemetryWindowRow.ended_at))
             .limit(_BATCH_WINDOWS)

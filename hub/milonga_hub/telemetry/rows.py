@@ -25,9 +25,8 @@ _NAMES = tuple(field.name for field in fields(TelemetryWindow) if field.name != 
 _KEY = ("device", "boot_id", "sequence")
 _GIVEN = tuple(name for name in _NAMES if name != "id")
 _TABLE: sa.Table = TelemetryWindowRow.metadata.tables["telemetry_window"]
-_INSERT = (
-    f"INSERT INTO telemetry_window ({', '.join(_GIVEN)}) VALUES ({', '.join('?' * len(_GIVEN))}) ON CONFLICT DO NOTHING"  # noqa: S608
-)
+_PLACES = ", ".join("?" * (1 + len(_GIVEN)))
+_INSERT = f"INSERT INTO telemetry_window (id, {', '.join(_GIVEN)}) VALUES ({_PLACES}) ON CONFLICT DO NOTHING"  # noqa: S608
 _NEWER = f"SELECT id, {', '.join(_KEY)} FROM telemetry_window WHERE id > ?"  # noqa: S608
 
 
@@ -46,14 +45,16 @@ def windows_of(session: Session, statement: sa.Select[Any]) -> Iterator[Telemetr
         yield TelemetryWindow(*row)
 
 
-def insert(session: Session, windows: Sequence[TelemetryWindow], received_at: datetime) -> list[TelemetryWindow]:
-    """Keep the windows, in a transaction in which nobody else writes; return those that were new, with their ids."""
+def insert(
+    session: Session, windows: Sequence[TelemetryWindow], received_at: datetime, after: int = 0
+) -> list[TelemetryWindow]:
+    """Keep the windows, in a transaction in which nobody else writes; return those that were new, with their ids, all above `after`."""
     if not windows:
         return []
     for window in windows:
         window.received_at = received_at
     sqlite = session.get_bind().dialect.name == "sqlite"
-    new = _insert_packed(session, windows) if sqlite else _insert_any(session, windows)
+    new = _insert_packed(session, windows, after) if sqlite else _insert_any(session, windows)
     found = []
     for window in windows:
         id_ = new.pop((window.device, window.boot_id, window.sequence), None)
@@ -63,11 +64,13 @@ def insert(session: Session, windows: Sequence[TelemetryWindow], received_at: da
     return found
 
 
-def _insert_packed(session: Session, windows: Sequence[TelemetryWindow]) -> dict[tuple[Any, ...], int]:
+def _insert_packed(session: Session, windows: Sequence[TelemetryWindow], after: int) -> dict[tuple[Any, ...], int]:
     """As SQLAlchemy would store them, without its look at each value: that took most of the time."""
     connection = session.connection()
-    newest = connection.exec_driver_sql("SELECT max(id) FROM telemetry_window").scalar() or 0
-    connection.exec_driver_sql(_INSERT, [_packed(window) for window in windows])
+    newest = max(after, connection.exec_driver_sql("SELECT max(id) FROM telemetry_window").scalar() or 0)
+    # Named here: SQLite would give the id of the newest window again once that one is merged with others.
+    rows = [(id_, *_packed(window)) for id_, window in enumerate(windows, newest + 1)]
+    connection.exec_driver_sql(_INSERT, rows)
     return {tuple(key): id_ for id_, *key in connection.exec_driver_sql(_NEWER, (newest,))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -50,6 +51,7 @@ class TelemetryService:
         self._served_as = served_as
         self.totals = Totals(database, events, clock)
         self._database = database
+        self._storing = threading.Lock()
         self._events = events
         self._clock = clock
         self.tally = Tally()
@@ -90,10 +92,12 @@ class TelemetryService:
     def _insert(self, windows: Sequence[TelemetryWindow]) -> list[TelemetryWindow]:
         if not windows:
             return []
-        with self._database.session() as session:
-            self._database.begin_writing(session)
-            new = insert(session, windows, self._clock())
-            self.totals.add(session, new)
+        # One after the other, so that the totals hear of windows in the order of their ids.
+        with self._storing:
+            with self._database.session() as session:
+                self._database.begin_writing(session)
+                new = insert(session, windows, self._clock(), after=self.totals.added(session))
+            self.totals.add(new)
         self.totals.tell({window.project for window in new})
         return new
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,8 @@ from sqlmodel import Session, col, delete
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.events import EventBus
-from milonga_hub.telemetry.models import TelemetryTotal, TelemetryWindow
+from milonga_hub.telemetry.models import TelemetryAdded, TelemetryTotal, TelemetryWindow, TelemetryWindowRow
+from milonga_hub.telemetry.rows import all_columns, windows_of
 from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series, summed
 
 # Seconds, the finest first: a chart reads the coarsest that is fine enough for it.
@@ -24,37 +25,82 @@ LEVELS = (60, 900, 3600)
 COARSE = LEVELS[-1]
 # Finer sums are for looking back some days; later the hours are enough.
 _FINE_DAYS = 14.0
+# Windows that wait to be added, and for how long where others follow. Who asks adds them first.
+_MOST_WAITING, _WAITING_SECONDS = 2000, 2.0
+# Four values each: SQLite takes some 32,000 in a statement.
+_KEYS_ASKED = 1000
 # Pages that look on are told no more often: a large fleet sends hundreds of windows a second.
 _TELL_SECONDS = 5.0
 _Key = tuple[str, str, int, datetime]
 _KEY = ("project", "model_version", "step_seconds", "started_at")
 _SUMMED = tuple(field.name for field in fields(Sum) if field.name != "started_at")
 _TABLE: sa.Table = TelemetryTotal.metadata.tables["telemetry_total"]
+_ADDED: sa.Table = TelemetryAdded.metadata.tables["telemetry_added"]
 # Rows are a key and the rest of a Sum.
 _ALL = sa.select(*(_TABLE.c[name] for name in (*_KEY, *_SUMMED)))
 
 
 class Totals:
-    """Sums by project and model version, for each minute, quarter of an hour and hour."""
+    """Sums by project and model version, for each minute, quarter of an hour and hour. Safe to use from several threads.
+
+    Windows wait for each other, so that a row is written once for hundreds of them. None is counted twice and none is lost: a transaction
+    that writes sums also writes up to which window they go, and those after it are read from the table when a hub starts.
+    """
 
     def __init__(self, database: Database, events: EventBus, clock: Callable[[], datetime] = utc_now) -> None:
         self._database = database
         self._events = events
         self._clock = clock
         self._told: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._waiting: list[TelemetryWindow] = []
+        self._waiting_since = 0.0
+        self._added: int | None = None
 
-    def add(self, session: Session, windows: Sequence[TelemetryWindow]) -> None:
-        """Add windows that are new, in the transaction that keeps them: none is counted twice, and none is lost."""
-        new = _by_level(windows)
-        if not new:
-            return
+    def added(self, session: Session) -> int:
+        """Return the id of the window up to which all are in the sums."""
+        with self._lock:
+            if self._added is None:
+                self._waiting = []
+                self._added = _begun(session)
+                self._waiting = [*windows_of(session, all_columns().where(col(TelemetryWindowRow.id) > self._added))]
+            return self._added
+
+    def add(self, windows: Sequence[TelemetryWindow]) -> None:
+        """Add windows that were stored just now; all that were stored before are added already."""
+        with self._lock:
+            if not self._waiting:
+                self._waiting_since = time.monotonic()
+            self._waiting += windows
+            due = len(self._waiting) >= _MOST_WAITING or time.monotonic() - self._waiting_since >= _WAITING_SECONDS
+        if due:
+            self.write()
+
+    def write(self) -> None:
+        """Write sums with all windows that were added."""
+        with self._lock:
+            if self._added is not None and not self._waiting:
+                return
+        with self._database.session() as session:
+            # Before the lock, as who stores windows has it.
+            self._database.begin_writing(session)
+            with self._lock:
+                self.added(session)
+                if not self._waiting:
+                    return
+                newest = max(window.id or 0 for window in self._waiting)
+                self._write(session, _by_level(self._waiting))
+                _note(session, newest)
+                session.commit()
+                self._waiting, self._added = [], newest
+
+    def _write(self, session: Session, new: Mapping[_Key, Sum]) -> None:
         before = self._locked(session, sorted(new))
         values = []
         for key, sum_ in new.items():
             total = summed([before[key], sum_], key[3]) if key in before else sum_
             values.append(_values(key, total))
-        insert = (postgresql if _is_postgresql(session) else sqlite).insert(_TABLE)
+        insert = _upsert(session)(_TABLE)
         written = insert.on_conflict_do_update(_KEY, set_={name: insert.excluded[name] for name in _SUMMED})
         session.connection().execute(written, values)
 
@@ -65,9 +111,12 @@ class Totals:
             # SQLite has one writer at a time. In one order, so that two transactions never wait for each other.
             empty = [_values(key, Sum(key[3])) for key in keys]
             connection.execute(postgresql.insert(_TABLE).on_conflict_do_nothing(), empty)
-        asked = sa.tuple_(*(_TABLE.c[name] for name in _KEY)).in_(keys)
-        found = connection.execute(_ALL.where(asked).order_by(*(_TABLE.c[name] for name in _KEY)).with_for_update())
-        return {tuple(row[:4]): Sum(*row[3:]) for row in found}
+        found: dict[_Key, Sum] = {}
+        for place in range(0, len(keys), _KEYS_ASKED):
+            asked = sa.tuple_(*(_TABLE.c[name] for name in _KEY)).in_(keys[place : place + _KEYS_ASKED])
+            rows = connection.execute(_ALL.where(asked).order_by(*(_TABLE.c[name] for name in _KEY)).with_for_update())
+            found |= {tuple(row[:4]): Sum(*row[3:]) for row in rows}
+        return found
 
     def tell(self, projects: set[str]) -> None:
         """Tell those who look on that there is more, at most every few seconds."""
@@ -82,6 +131,7 @@ class Totals:
         self, project: str, since: datetime, until: datetime, step_seconds: int
     ) -> dict[tuple[str, str], list[Sum]]:
         """Return sums over time by project and model version; of all projects where none is named."""
+        self.write()
         level = COARSE
         if since >= self._clock() - timedelta(days=_FINE_DAYS):
             level = max((each for each in LEVELS if each <= step_seconds), default=LEVELS[0])
@@ -99,12 +149,30 @@ class Totals:
         return {key: series(rows, max(step_seconds, level)) for key, rows in sorted(found.items())}
 
 
+def _begun(session: Session) -> int:
+    """Return the id up to which windows are in the sums. Earlier versions added each in the transaction that kept it."""
+    found = session.connection().execute(sa.select(_ADDED.c.window_id)).scalar()
+    if found is None:
+        found = session.connection().execute(sa.select(sa.func.max(col(TelemetryWindowRow.id)))).scalar() or 0
+        _note(session, found)
+    return int(found)
+
+
+def _note(session: Session, window_id: int) -> None:
+    insert = _upsert(session)(_ADDED).values(id=1, window_id=window_id)
+    session.connection().execute(insert.on_conflict_do_update(("id",), set_={"window_id": window_id}))
+
+
 def _values(key: _Key, total: Sum) -> dict[str, Any]:
     return {**dict(zip(_KEY, key, strict=True)), **{name: getattr(total, name) for name in _SUMMED}}
 
 
 def _is_postgresql(session: Session) -> bool:
     return session.get_bind().dialect.name == "postgresql"
+
+
+def _upsert(session: Session) -> Any:
+    return postgresql.insert if _is_postgresql(session) else sqlite.insert
 
 
 def _by_level(windows: Sequence[TelemetryWindow]) -> dict[_Key, Sum]:
@@ -131,3 +199,8 @@ def forget(database: Database, now: datetime, days: float) -> None:
         )
         with database.session() as session:
             session.exec(old)
+
+
+def added_up_to() -> sa.ScalarSelect[int]:
+    """Return the id of the window up to which all are in the sums, as part of a statement."""
+    return sa.select(_ADDED.c.window_id).scalar_subquery()
