@@ -10,7 +10,7 @@ PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 check bench soak fuzz protos clean
+.PHONY: help install demo test test-browser test-aarch64 check bench soak fuzz protos docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,5 +56,10 @@ fuzz: $(STAMP) ## Offer a million inputs that nobody means well at every door of
 protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
 
+docs: $(STAMP) ## Make the documentation's site in site/: open site/index.html
+	test -x .docs/venv/bin/mkdocs || { $(PYTHON) -m venv .docs/venv && .docs/venv/bin/python -m pip install --quiet --upgrade "pip>=25.1" && .docs/venv/bin/python -m pip install --quiet --group docs; }
+	$(BIN)/python -m tools.site.reference .docs/reference
+	.docs/venv/bin/mkdocs build --strict --clean --quiet
+
 clean: ## Remove .venv and what tests and benchmarks wrote
-	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .docs site
