@@ -10,7 +10,7 @@ from mkdocs.structure.files import File
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from tools.site import pages  # noqa: E402
+from tools.site import pages
 
 # Made by tools.site.reference, before.
 _REFERENCE = pages.ROOT / ".docs" / "reference"
