@@ -18,7 +18,7 @@ from milonga_compiler.cli import _parser as compiler_parser
 from milonga_hub.cli.verbs import app
 from milonga_hub.settings import Settings
 
-from tools.site import boards, files, pages
+from tools.site import boards, files, metrics, pages
 from tools.site.reference import PAGES
 
 ROOT = pages.ROOT
@@ -112,6 +112,18 @@ def test_settings_files_and_boards_are_described_by_the_code() -> None:
     known = boards.boards()
     names = [path.stem for path in (ROOT / "fleet_configs" / "device_types").glob("*.yaml")]
     assert names and all(f"`{name}`" in known for name in names)
+
+
+def test_every_metric_of_the_code_is_explained() -> None:
+    known = metrics.known()
+    explained = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    assert {one.kind for one in known} == {"counter", "gauge", "histogram"}
+    assert [one.name for one in known if f"`{one.name}`" not in explained] == []
+    assert metrics.Metric("milonga_devices", "gauge", ("device_type", "state"), "Devices.") in known
+    assert next(one.labels for one in known if one.name == "milonga_served_latency_seconds") == (
+        "project",
+        "model_version",
+    )
 
 
 def _commands() -> Iterator[tuple[str, str]]:

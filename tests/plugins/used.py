@@ -15,6 +15,7 @@ from milonga import preprocessing
 from milonga_agent.inventory import probe
 from milonga_agent.limits import Limits
 from milonga_agent.served import Served
+from milonga_compiler.backends import backend
 from milonga_compiler.engines import ENGINES
 from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Sample
@@ -40,11 +41,16 @@ _ASKED = range(700, 720)
 def main(folder: Path) -> dict[str, Any]:
     made = example(folder / "packed", "packed")
     os.environ["MILONGA_ENGINE_PACKED_PYTHON"] = str(_elsewhere(folder))
-    lent = example(folder / "lent", "packed")
+    model = made.bundle.folder / made.bundle.manifest["model_file"]
+    probes = [
+        np.load(made.bundle.folder / made.bundle.manifest["probe"][key]) for key in ("input_file", "expected_file")
+    ]
+    elsewhere = backend("packed").run(model, probes[0], 1)
     return {
         "engines": list(ENGINES),
         "offered": {one.name: list(one.precisions) for one in probe(Limits(threads=1)).engines},
-        "built": [one.bundle.manifest["model_file"] for one in (made, lent)],
+        "built": made.bundle.manifest["model_file"],
+        "error_elsewhere": float(np.abs(elsewhere - probes[1]).max()),
         "right": _right(made, tinted=False),
         "right_in_tinted_light": _right(_with_step(made), tinted=True),
         "learned": _learned(folder),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.site import api, boards, commands, files
+from tools.site import api, boards, commands, files, metrics
 
 # By their names in the site's navigation, below reference/.
 PAGES: dict[str, Callable[[], str]] = {
@@ -16,6 +16,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": files.settings,
     "files.md": files.written,
     "grpc.md": api.api,
+    "metrics.md": metrics.metrics,
     "boards.md": boards.boards,
 }
 
