@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from milonga.status import FieldViolation
 from pydantic import BaseModel
 
 from milonga_hub.errors import InvalidInput
@@ -45,13 +46,25 @@ def from_proto(message: Message, model_class: type[B]) -> B:
             continue
         try:
             values[name] = _get(field, value, annotation)
+        except InvalidInput as error:
+            if field.is_repeated:
+                raise  # It says which item.
+            raise error.within(name) from error
         except ValueError as error:
             # A time before the year 1 or after 9999.
-            raise InvalidInput(f"{name}: {error}") from error
+            raise InvalidInput(f"{name}: {error}", (FieldViolation(name, str(error)),)) from error
     try:
         return model_class.model_validate(values)
     except ValueError as error:
-        raise InvalidInput(_explain(error)) from error
+        raise InvalidInput(_explain(error), _violations(error)) from error
+
+
+def from_field(request: Message, name: str, model_class: type[B]) -> B:
+    """Return the validated model of one field of a request, whose errors name their fields from the request on."""
+    try:
+        return from_proto(getattr(request, name), model_class)
+    except InvalidInput as error:
+        raise error.within(name) from error
 
 
 def _fields(message: Message) -> Any:
@@ -65,6 +78,20 @@ def _explain(error: ValueError) -> str:
     if details is None:
         return str(error)
     return "; ".join(f"{'.'.join(str(part) for part in d['loc']) or 'value'}: {d['msg']}" for d in details())
+
+
+def _violations(error: ValueError) -> tuple[FieldViolation, ...]:
+    details = getattr(error, "errors", None)
+    if details is None:
+        return ()
+    # What is wrong with several fields together has no place of its own, and is not a violation of one.
+    return tuple(FieldViolation(_path(each["loc"]), each["msg"]) for each in details() if each["loc"])
+
+
+def _path(parts: tuple[str | int, ...]) -> str:
+    """Return "limits[0].latency_ms" of ("limits", 0, "latency_ms")."""
+    joined = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return joined.removeprefix(".")
 
 
 @cache
@@ -147,8 +174,15 @@ def _get(field: Any, value: Any, annotation: Any) -> Any:
         if field.message_type is None and field.enum_type is None and field.type not in _FLOATS:
             return [*value]
         inner = get_args(annotation)[0]
-        return [_one(field, item, inner) for item in value]
+        return [_item(field, index, item, inner) for index, item in enumerate(value)]
     return _one(field, value, annotation)
+
+
+def _item(field: Any, index: int, value: Any, annotation: Any) -> Any:
+    try:
+        return _one(field, value, annotation)
+    except InvalidInput as error:
+        raise error.within(f"{field.name}[{index}]") from error
 
 
 def _one(field: Any, value: Any, annotation: Any) -> Any:

@@ -51,9 +51,13 @@ _PR_SET_PDEATHSIG = 1
 class JobError(MilongaError):
     """The job cannot succeed, however often it is tried; the message is for the user."""
 
+    reason = "JOB_FAILED"
+
 
 class JobCrashed(MilongaError):
     """The job's process ended without a result; trying again goes on from its checkpoint."""
+
+    reason = "JOB_CRASHED"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
+from milonga.client.channel import open_channel
 from milonga.v1 import accounts_pb2 as pb
 from milonga_hub.accounts.rules_access import GRPC
 from milonga_hub.callers import Caller, CallerKind, Role
-from milonga_hub.cli.channel import open_channel
 
 from tests.cli.conftest import Cli
 
@@ -63,7 +63,7 @@ def test_a_viewer_is_refused_by_every_method_that_changes_what_is_not_its_own(em
 
 
 def test_strangers_are_told_how_to_sign_in(empty: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milonga_hub.cli.client.key_for", lambda *_: "")
+    monkeypatch.setattr("milonga.client.keys.key_for", lambda *_: "")
     said = empty("devices", "list")
     assert said.code == 4 and f"milonga login {empty.address}" in said.err.replace("\n", " ")
 
@@ -128,19 +128,19 @@ def test_a_key_of_the_environment_goes_before_all_others(new: Cli, monkeypatch: 
 
 
 def test_keys_are_never_sent_to_another_hub_at_the_same_address(new: Cli, empty: Cli) -> None:
-    from milonga_hub.cli import identity
+    from milonga.client import keys
 
     ours = new.hub.devices.authority.certificate.decode()
     other = empty.hub.devices.authority.certificate.decode()
-    identity.keep(new.address, ours, "mkey_kept")
-    assert identity.key_for(new.address, ours) == "mkey_kept"
-    assert identity.key_for(new.address, other) == ""
-    identity.forget(new.address)
-    assert identity.key_for(new.address, ours).startswith("mlocal_")
+    keys.keep(new.address, ours, "mkey_kept")
+    assert keys.key_for(new.address, ours) == "mkey_kept"
+    assert keys.key_for(new.address, other) == ""
+    keys.forget(new.address)
+    assert keys.key_for(new.address, ours).startswith("mlocal_")
     # The file with the local key names the hub that it is of, whoever says where it is.
     assert new.hub.accounts.local_key.path.exists()
     new.hub.accounts.local_key.path.write_text(empty.hub.accounts.local_key.path.read_text())
-    assert identity.key_for(new.address, ours) == ""
+    assert keys.key_for(new.address, ours) == ""
 
 
 def test_the_record_names_who_is_signed_in_whatever_they_say(new: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

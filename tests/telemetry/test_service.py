@@ -189,6 +189,28 @@ def test_watching_a_device_shows_its_newest_window_and_then_each_new_one(world: 
     assert asyncio.run(_collect(world)) == [("pi-1", 0), ("pi-1", 1), ("pi-1", 2)]
 
 
+async def _since(world: World) -> list[int]:
+    rpc = TelemetryRpc(world.service, world.events)
+    world.service.store([window(0), window(1), window(2), window(2, device="pi-10")])
+    since = telemetry_pb2.TelemetryWindow()
+    since.started_at.FromDatetime(window(1).started_at)
+    request = telemetry_pb2.WatchTelemetryRequest(device="pi-1", since=since.started_at)
+    stream = rpc.WatchTelemetry(request, None)
+    seen = [(await anext(stream)).window.sequence for _ in range(2)]
+    # News of all but the last of them is lost: a listener that is slow hears of the newest alone.
+    world.service.store([window(number) for number in range(3, 8)])
+    seen += [(await anext(stream)).window.sequence for _ in range(5)]
+    await stream.aclose()  # type: ignore[attr-defined]
+    return seen
+
+
+def test_watching_since_a_time_shows_all_windows_once_and_in_order(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("milonga_hub.telemetry.rpc._STORED_AT_ONCE", 2)
+    assert asyncio.run(_since(world)) == list(range(1, 8))
+
+
 def test_queries_over_grpc_carry_windows_events_and_tokens(world: World) -> None:
     rpc = TelemetryRpc(world.service, world.events)
     world.service.store([world.dark(0), world.dark(1)])

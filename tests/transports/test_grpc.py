@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from milonga.pinning import HUB_NAME
+from milonga.status import METADATA_KEY, FieldViolation, Problem, unpack
 from milonga.v1 import agent_pb2, agent_pb2_grpc, datasets_pb2_grpc
 from milonga_hub import errors
 from milonga_hub.jobs import JobError
@@ -136,10 +137,42 @@ def test_every_domain_error_has_its_code(error: Exception, code: grpc.StatusCode
     assert run(_failure(error, _unary_unary)).code() is code
 
 
-def test_a_message_too_long_for_a_header_is_cut() -> None:
-    failed = run(_failure(errors.InvalidInput("ü" * 100_000), _unary_unary))
+def _told(failed: grpc.aio.AioRpcError) -> Problem:
+    problem = unpack(dict(failed.trailing_metadata())[METADATA_KEY])
+    assert problem is not None
+    return problem
+
+
+@pytest.mark.parametrize("call", KINDS)
+def test_an_error_tells_programs_why(call: Call) -> None:
+    violation = FieldViolation("spec.limits[0].latency_ms", "must be above 0")
+    told = _told(run(_failure(errors.InvalidInput("latency_ms: must be above 0", (violation,)), call)))
+    assert told == Problem(3, "latency_ms: must be above 0", "INVALID_INPUT", {}, (violation,))
+
+
+def test_who_calls_too_often_is_told_how_long_to_wait() -> None:
+    assert _told(run(_failure(errors.TooOften("wait", 7.0), _unary_unary))).retry_after_seconds == 7.0
+
+
+def test_an_unexpected_error_has_its_number_apart() -> None:
+    failed = run(_failure(ZeroDivisionError("secret detail"), _unary_unary))
+    told = _told(failed)
+    assert told.reason == "INTERNAL" and told.metadata["number"] in (failed.details() or "")
+
+
+@pytest.mark.parametrize("character", ["ü", "x"])
+def test_a_message_too_long_for_a_header_is_cut(character: str) -> None:
+    many = tuple(FieldViolation(f"field_{number}", "is wrong") for number in range(1000))
+    failed = run(_failure(errors.InvalidInput(character * 100_000, many), _unary_unary))
     assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert set(failed.details() or "") == {"ü"}
+    assert set(failed.details() or "") == {character}
+    assert _told(failed) == Problem(3, failed.details() or "", "INVALID_INPUT")
+
+
+def test_what_says_too_much_keeps_its_message() -> None:
+    many = tuple(FieldViolation(f"field_{number}", "is wrong") for number in range(1000))
+    told = _told(run(_failure(errors.InvalidInput("1000 fields are wrong", many), _unary_unary)))
+    assert told == Problem(3, "1000 fields are wrong", "INVALID_INPUT")
 
 
 def test_health_answers_for_the_server_and_each_service() -> None:

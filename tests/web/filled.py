@@ -319,7 +319,9 @@ class _Filling:
     def _result(self, version: str, kind: str, candidate: Candidate, precision: str) -> dict[str, Any]:
         folder = self.hub.folder / "made" / f"{version.replace('/', '-')}-{kind}-{precision}"
         folder.mkdir(parents=True)
+        network(folder / "model.onnx")
         manifest = {
+            "files": [_file(folder / "model.onnx")],
             "project": version.split("/")[1],
             "model_version": version,
             "device_type": kind,
@@ -332,15 +334,11 @@ class _Filling:
                 "confidence_right": [int(0.9 * n) for n in self.counts["confidence"]],
             },
         }
-        network(folder / "model.onnx")
         text = json.dumps(manifest, sort_keys=True).encode()
         (folder / "manifest.json").write_bytes(text)
         log = folder.with_suffix(".log")
         log.write_text(f"[10:00:00] building onnxruntime/{precision}\n[10:00:01] VERIFIED\n")
-        files = [
-            {"path": path.name, "digest": digest_of(path.read_bytes()), "size_bytes": path.stat().st_size}
-            for path in sorted(folder.iterdir())
-        ]
+        files = [_file(path) for path in sorted(folder.iterdir())]
         return {
             "engine": "onnxruntime",
             "precision": precision,
@@ -486,6 +484,10 @@ _DRAWING = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40" width="60" height="40" role="img" aria-label="32 px">'
     '<rect x="4" y="4" width="20" height="30" fill-opacity="0.25" stroke="currentColor"><title>stage0</title></rect></svg>'
 )
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"path": path.name, "digest": digest_of(path.read_bytes()), "size_bytes": path.stat().st_size}
 
 
 def _choices(index: int) -> dict[str, str]:

@@ -47,7 +47,7 @@ class Attempts:
             until = max(wait_until(row.count, free, row.last_at) for free, row in rows)
             if until > now:
                 seconds = math.ceil((until - now).total_seconds())
-                raise TooOften(f"too many failed sign-ins; try again in {seconds} s")
+                raise TooOften(f"too many failed sign-ins; try again in {seconds} s", seconds)
             for _, row in rows:
                 row.count, row.last_at = row.count + 1, now
                 session.add(row)

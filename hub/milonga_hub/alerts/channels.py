@@ -27,6 +27,8 @@ _SHOWN_BYTES = 200
 class ChannelFailed(FailedPrecondition):
     """The message did not arrive; trying again may help."""
 
+    reason = "CHANNEL_FAILED"
+
 
 def signature(secret: str, body: bytes, at: datetime) -> str:
     """Return "t=UNIX_SECONDS,v1=HEX": HMAC-SHA256 of "UNIX_SECONDS.BODY"; the time lets receivers refuse replays."""

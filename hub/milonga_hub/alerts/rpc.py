@@ -11,7 +11,7 @@ from milonga.v1 import alerts_pb2_grpc
 
 from milonga_hub.alerts.models import AlertChannelSpec, AlertRuleSpec, AlertState
 from milonga_hub.alerts.service import AlertService
-from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.bridge import from_field, to_proto
 from milonga_hub.callers import leave_unrecorded, signature
 from milonga_hub.errors import InvalidInput
 
@@ -62,7 +62,7 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
         )
 
     async def ApplyAlertRule(self, request: pb.ApplyAlertRuleRequest, context: Any) -> pb.ApplyAlertRuleResponse:
-        spec = from_proto(request.spec, AlertRuleSpec)
+        spec = from_field(request, "spec", AlertRuleSpec)
         leave_unrecorded(request.dry_run)
         rule, changes = self._alerts.definitions.apply_rule(request.name, spec, request.dry_run)
         return pb.ApplyAlertRuleResponse(rule=to_proto(rule, pb.AlertRule), changes=changes)
@@ -80,7 +80,7 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
     async def ApplyAlertChannel(
         self, request: pb.ApplyAlertChannelRequest, context: Any
     ) -> pb.ApplyAlertChannelResponse:
-        spec = from_proto(request.spec, AlertChannelSpec)
+        spec = from_field(request, "spec", AlertChannelSpec)
         leave_unrecorded(request.dry_run)
         channel, changes = self._alerts.definitions.apply_channel(request.name, spec, request.dry_run)
         return pb.ApplyAlertChannelResponse(channel=to_proto(channel, pb.AlertChannel), changes=changes)

@@ -8,9 +8,9 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from milonga.client import keys as kept_keys
 from milonga.v1 import accounts_pb2 as pb
 
-from milonga_hub.cli import identity
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, remember_hub
 from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import NONE, ago, facts, print_json, say, table, word
@@ -217,7 +217,7 @@ def login(
         secret = _signed_in(name or typer.prompt("Name"), password_stdin)
     with Client(key=secret) as client:
         response = client.accounts.GetCaller(pb.GetCallerRequest(), timeout=CALL_SECONDS)
-        path = identity.keep(address, client.authority, secret)
+        path = kept_keys.keep(address, client.authority, secret)
     if json:
         print_json(response)
     else:
@@ -238,7 +238,7 @@ def logout(
 ) -> None:
     """End the key that milonga login kept for a hub, and forget it."""
     remember_hub(address)
-    secret = identity.forget(address)
+    secret = kept_keys.forget(address)
     if not secret:
         raise Refused(f"no key is kept for {address}")
     with Client(key=secret) as client:

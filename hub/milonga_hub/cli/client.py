@@ -6,6 +6,10 @@ from typing import Annotated, Any, TypeVar
 
 import grpc
 import typer
+from milonga.client import endpoint, errors
+from milonga.client.channel import open_channel
+from milonga.client.errors import HubError, NotTrusted, Unreachable, of_call
+from milonga.client.trust import NoAddress
 from milonga.v1 import (
     accounts_pb2_grpc,
     alerts_pb2_grpc,
@@ -18,30 +22,29 @@ from milonga.v1 import (
     telemetry_pb2_grpc,
 )
 
-from milonga_hub.cli.channel import open_channel
-from milonga_hub.cli.failures import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, Refused
-from milonga_hub.cli.identity import key_for
-from milonga_hub.cli.trust import trusted_authority, unreachable
+from milonga_hub.cli.failures import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, USAGE, Refused
 
-HUB_VARIABLE = "MILONGA_HUB"
+HUB_VARIABLE = endpoint.ADDRESS_VARIABLE
 
-_EXIT_CODES = {
-    grpc.StatusCode.NOT_FOUND: NOT_FOUND,
-    grpc.StatusCode.INVALID_ARGUMENT: REFUSED,
-    grpc.StatusCode.FAILED_PRECONDITION: REFUSED,
-    grpc.StatusCode.ALREADY_EXISTS: REFUSED,
-    grpc.StatusCode.PERMISSION_DENIED: REFUSED,
-    grpc.StatusCode.UNAUTHENTICATED: REFUSED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: REFUSED,
-    grpc.StatusCode.UNAVAILABLE: UNREACHABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
+_EXIT_CODES: dict[type, int] = {
+    HubError: FAILED,
+    NoAddress: USAGE,
+    NotTrusted: REFUSED,
+    Unreachable: UNREACHABLE,
+    errors.NotFound: NOT_FOUND,
+    errors.InvalidInput: REFUSED,
+    errors.AlreadyExists: REFUSED,
+    errors.FailedPrecondition: REFUSED,
+    errors.Unauthenticated: REFUSED,
+    errors.PermissionDenied: REFUSED,
+    errors.ResourceExhausted: REFUSED,
 }
 # Far above what any call takes that does not send files; a hub that hangs is told of.
 CALL_SECONDS = 60.0
 
 M = TypeVar("M")
 
-_address = "127.0.0.1:8443"
+_address = endpoint.DEFAULT_ADDRESS
 
 
 def remember_hub(address: str) -> None:
@@ -72,10 +75,9 @@ class Client:
 
     def __init__(self, key: str | None = None) -> None:
         """Calls bear `key`; None takes the one that this machine has for the hub, "" makes a stranger."""
-        self.address = _address
-        self.authority = trusted_authority(self.address)
-        key = key_for(self.address, self.authority) if key is None else key
-        self._channel = channel = open_channel(self.address, self.authority, key)
+        found = endpoint.find(_address, key)
+        self.address, self.authority = found.address, found.authority
+        self._channel = channel = open_channel(found.address, found.authority, found.key)
         self.accounts = accounts_pb2_grpc.AccountServiceStub(channel)
         self.devices = devices_pb2_grpc.DeviceServiceStub(channel)
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(channel)
@@ -120,7 +122,9 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, Refused):
         return str(error), error.code
     if isinstance(error, grpc.RpcError):
-        return _explain_call(error)
+        error = of_call(error, _address)
+    if isinstance(error, HubError):
+        return str(error), next(_EXIT_CODES[base] for base in type(error).__mro__ if base in _EXIT_CODES)
     from milonga_hub.errors import MilongaError, NotFound
 
     if isinstance(error, MilongaError):
@@ -129,19 +133,6 @@ def explain(error: Exception) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}", FAILED
     return f"unexpected {type(error).__name__}: {error}; please report it with the command that you ran", FAILED
-
-
-def _explain_call(error: Any) -> tuple[str, int]:
-    status = error.code()
-    code = _EXIT_CODES.get(status, FAILED)
-    if code == UNREACHABLE:
-        return unreachable(_address), code
-    if status is grpc.StatusCode.UNIMPLEMENTED:
-        return f"the hub at {_address} does not know this call; update it, or check --hub", code
-    if status is grpc.StatusCode.UNAUTHENTICATED:
-        # The hub cannot know by which address it is called.
-        return (error.details() or status.name).replace("HOST:PORT", _address), code
-    return error.details() or status.name, code
 
 
 def run_name(text: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from milonga.client.trust import keep, shown_authority
 from milonga.pinning import fingerprint
 from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
 
@@ -16,7 +17,6 @@ from milonga_hub.cli.client import Client, Hub, Json
 from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import clean, console, facts, say, word
 from milonga_hub.cli.timeline import render_run
-from milonga_hub.cli.trust import keep, shown_authority
 
 
 def up(

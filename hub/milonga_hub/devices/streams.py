@@ -35,6 +35,8 @@ Outgoing = (
 class DeviceLost(MilongaError):
     """The device's stream ended before it answered."""
 
+    reason = "DEVICE_LOST"
+
 
 class DeviceStream:
     """One connected device. A newer message of the same slot replaces one that was not sent yet."""

@@ -9,7 +9,7 @@ from milonga.v1 import projects_pb2 as pb
 from milonga.v1 import projects_pb2_grpc
 from pydantic import BaseModel
 
-from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.bridge import from_field, to_proto
 from milonga_hub.callers import leave_unrecorded
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.projects.rules import worth_a_run
@@ -23,7 +23,7 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
         self._start = start
 
     async def ApplyProject(self, request: pb.ApplyProjectRequest, context: Any) -> pb.ApplyProjectResponse:
-        spec = from_proto(request.spec, ProjectSpec)
+        spec = from_field(request, "spec", ProjectSpec)
         leave_unrecorded(request.dry_run)
         project, changes = self._projects.apply(request.name, spec, request.dry_run, request.request_id)
         run = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from milonga.v1 import rollouts_pb2, rollouts_pb2_grpc
 
-from milonga_hub.bridge import from_proto, to_proto
+from milonga_hub.bridge import from_field, to_proto
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import Project, RolloutSpec
 from milonga_hub.rollouts.models import OPEN, Rollout
@@ -25,7 +25,7 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
         self, request: rollouts_pb2.CreateRolloutRequest, context: Any
     ) -> rollouts_pb2.CreateRolloutResponse:
         project = self._project_of(request.model_version)
-        spec = from_proto(request.spec, RolloutSpec) if request.HasField("spec") else project.spec.rollout
+        spec = from_field(request, "spec", RolloutSpec) if request.HasField("spec") else project.spec.rollout
         selector = request.selector or project.spec.selector
         if request.dry_run:
             planned = self._service.rehearse(request.model_version, project.name, selector, spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from milonga.v1 import telemetry_pb2, telemetry_pb2_grpc
@@ -12,7 +12,10 @@ from milonga.v1 import telemetry_pb2, telemetry_pb2_grpc
 from milonga_hub.bridge import to_proto
 from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
+from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.service import TelemetryService
+
+_STORED_AT_ONCE = 100
 
 
 class TelemetryRpc(telemetry_pb2_grpc.TelemetryServiceServicer):
@@ -48,18 +51,35 @@ class TelemetryRpc(telemetry_pb2_grpc.TelemetryServiceServicer):
     async def WatchTelemetry(
         self, request: telemetry_pb2.WatchTelemetryRequest, context: Any
     ) -> AsyncIterator[telemetry_pb2.WatchTelemetryResponse]:
-        """Send each window as it is stored, beginning with the newest one that is there already."""
+        """Send each window as it is stored, beginning with the newest that is there already, or with all since a time."""
         if not request.device:
             raise InvalidInput("name the device to watch")
         topic = f"telemetry/{request.device}"
         with self._events.listen(topic) as events:
-            windows, _ = self._service.query(request.device, page_size=1)
-            for window in windows:
+            if request.HasField("since"):
+                stored = self._stored(request.device, request.since.ToDatetime(tzinfo=UTC))
+            else:
+                stored, _ = self._service.query(request.device, page_size=1)
+            last = 0
+            for window in stored:
+                last = window.id or 0
                 yield _watched(window)
-            last = windows[0].id if windows else None
             async for event in events:
-                if event.topic == topic and event.payload.id != last:
-                    yield _watched(event.payload)
+                # News says that there are windows, and may leave out some: it is state, not history.
+                if event.topic == topic:
+                    for window in self._stored(request.device, None, after=last):
+                        last = window.id or 0
+                        yield _watched(window)
+
+    def _stored(self, device: str, since: datetime | None, after: int = 0) -> list[TelemetryWindow]:
+        """Return windows in the order in which they came: that started since a time, that came after another."""
+        found: list[TelemetryWindow] = []
+        token = ""
+        while True:
+            windows, token = self._service.query(device, since=since, page_size=_STORED_AT_ONCE, page_token=token)
+            found += (window for window in windows if (window.id or 0) > after)
+            if not token or (windows[-1].id or 0) <= after:
+                return found[::-1]
 
 
 def _watched(window: Any) -> telemetry_pb2.WatchTelemetryResponse:

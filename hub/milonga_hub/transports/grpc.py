@@ -1,16 +1,13 @@
-"""The gRPC server: errors become status codes here, and nowhere else."""
+"""The gRPC server: every call goes through the gate, and every error through one table."""
 
 from __future__ import annotations
 
 import errno
 import inspect
-import logging
-import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,14 +17,10 @@ from milonga_hub import counts, tracing
 from milonga_hub.accounts.gate import Gate
 from milonga_hub.authority import ServerIdentity
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, Unauthenticated
-from milonga_hub.transports.grpc_calls import code_of
 from milonga_hub.transports.grpc_door import Door
-
-_LOG = logging.getLogger(__name__)
+from milonga_hub.transports.grpc_errors import abort
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# Status details travel percent-encoded in a header, and peers accept 8 KiB of headers.
-_MAX_DETAIL_BYTES = 6000
 
 OPTIONS: list[tuple[str, Any]] = [
     # A second hub on the same port must fail, not share its calls.
@@ -128,7 +121,7 @@ def _guarded(behaviour: Any, method: str, door: Door) -> Any:
                         yield response
                 counts.grpc_calls[method, "OK"] += 1
             except Exception as error:
-                await _abort(error, method, context)
+                await abort(error, method, request, context)
 
         return generate
     if not inspect.iscoroutinefunction(behaviour):
@@ -147,37 +140,11 @@ def _guarded(behaviour: Any, method: str, door: Door) -> Any:
             async with door.passed(request, context):
                 answer = await door.while_valid(behaviour(request, context), context)
         except Exception as error:
-            return await _abort(error, method, context)
+            return await abort(error, method, request, context)
         counts.grpc_calls[method, "OK"] += 1
         return answer
 
     return call
-
-
-async def _abort(error: Exception, method: str, context: Any) -> None:
-    if isinstance(error, grpc.aio.AbortError | grpc.aio.UsageError) or context.cancelled():
-        raise error
-    code = code_of(error) if isinstance(error, MilongaError) else grpc.StatusCode.INTERNAL
-    counts.grpc_calls[method, code.name] += 1
-    if isinstance(error, MilongaError):
-        await context.abort(code_of(error), _cut(str(error)))
-    number = secrets.token_hex(4)
-    _LOG.error("error %s in %s", number, method, exc_info=error)
-    await context.abort(
-        grpc.StatusCode.INTERNAL, f"unexpected error {number}; the hub's log says more under this number"
-    )
-
-
-def _cut(text: str) -> str:
-    """Return as much of the text as fits the header."""
-    if len(text) * 12 <= _MAX_DETAIL_BYTES:
-        return text
-    size_bytes = 0
-    for index, character in enumerate(text):
-        size_bytes += len(quote(character, safe=" ", errors="replace"))
-        if size_bytes > _MAX_DETAIL_BYTES:
-            return text[:index]
-    return text
 
 
 def _register(servicer: Any, server: grpc.aio.Server) -> str:

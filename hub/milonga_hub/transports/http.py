@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from milonga.status import FieldViolation
 from starlette.exceptions import HTTPException
 
 from milonga_hub.accounts import web as accounts
@@ -143,14 +146,17 @@ async def _refused(request: Request, error: Exception) -> Response:
     tell_problem(f"{code}: {error}")
     if isinstance(error, TooOften):
         leave_unrecorded()
-    return _answer(request, status, code, str(error))
+    assert isinstance(error, MilongaError)
+    return _answer(request, status, code, str(error), error)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    words = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors())
-    tell_problem(f"INVALID_ARGUMENT: {words}")
-    return _answer(request, 400, "INVALID_ARGUMENT", words)
+    violations = tuple(
+        FieldViolation(".".join(str(part) for part in each["loc"]), each["msg"]) for each in error.errors()
+    )
+    words = "; ".join(f"{each.field}: {each.description}" for each in violations)
+    return await _refused(request, InvalidInput(words, violations))
 
 
 async def _no_such_thing(request: Request, error: Exception) -> Response:
@@ -161,11 +167,18 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
     return _answer(request, error.status_code, codes.get(error.status_code, "UNKNOWN"), message)
 
 
-def _answer(request: Request, status: int, code: str, message: str) -> Response:
+def _answer(request: Request, status: int, code: str, message: str, error: MilongaError | None = None) -> Response:
     """Programs get JSON, people a page."""
+    waits = None if error is None else error.retry_after_seconds
+    headers = {} if waits is None else {"Retry-After": str(math.ceil(waits))}
     if request.url.path.startswith("/api/"):
-        return JSONResponse({"error": {"code": code, "message": message}}, status)
-    return pages.error_page(request, status, message)
+        # The same words as over gRPC: see milonga.status.
+        told = {"code": code, "message": message, "reason": code if error is None else error.reason}
+        violations = [] if error is None else [asdict(each) for each in error.violations]
+        return JSONResponse({"error": {**told, **({"violations": violations} if violations else {})}}, status, headers)
+    page = pages.error_page(request, status, message)
+    page.headers.update(headers)
+    return page
 
 
 class RunningServer:

@@ -54,7 +54,9 @@ class Safety:
 
         why_not = self._why_not(str(scope["method"]), Headers(scope=scope))
         if why_not:
-            answer = JSONResponse({"error": {"code": "PERMISSION_DENIED", "message": why_not}}, 403)
+            answer = JSONResponse(
+                {"error": {"code": "PERMISSION_DENIED", "message": why_not, "reason": "PERMISSION_DENIED"}}, 403
+            )
             await answer(scope, receive, send_safely)
         else:
             await self._app(scope, receive, send_safely)

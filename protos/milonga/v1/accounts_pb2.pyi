@@ -273,6 +273,7 @@ class SignInRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     password: _builtins.str
+    """Required."""
     label: _builtins.str
     """What the key is for, for example "kim on laptop"."""
     def __init__(
@@ -403,7 +404,9 @@ class CreateAccountRequest(_message.Message):
     PASSWORD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     role: Global___Role.ValueType
+    """Required."""
     password: _builtins.str
+    """Required."""
     def __init__(
         self,
         *,
@@ -447,6 +450,7 @@ class SetAccountRoleRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     role: Global___Role.ValueType
+    """Required."""
     def __init__(
         self,
         *,
@@ -492,6 +496,7 @@ class SetPasswordRequest(_message.Message):
     old_password: _builtins.str
     """The one until now; an admin who sets somebody else's leaves it out."""
     password: _builtins.str
+    """Required."""
     def __init__(
         self,
         *,
@@ -607,7 +612,9 @@ class CreateApiKeyRequest(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
     label: _builtins.str
+    """What it is for."""
     role: Global___Role.ValueType
+    """Required."""
     lifetime_seconds: _builtins.int
     """0 means 90 days."""
     def __init__(

@@ -40,8 +40,11 @@ class AccountServiceStub:
     GetCaller: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.GetCallerRequest, _accounts_pb2.GetCallerResponse]
     """Who the caller is."""
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.ListAccountsRequest, _accounts_pb2.ListAccountsResponse]
+    """Everybody who can sign in."""
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.CreateAccountRequest, _accounts_pb2.CreateAccountResponse]
+    """Lets somebody sign in."""
     SetAccountRole: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.SetAccountRoleRequest, _accounts_pb2.SetAccountRoleResponse]
+    """Changes what somebody may do, and with it what their API keys may."""
     SetPassword: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.SetPasswordRequest, _accounts_pb2.SetPasswordResponse]
     """Everybody may change their own, an admin everybody's. Ends all sessions of the account."""
     DeleteAccount: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.DeleteAccountRequest, _accounts_pb2.DeleteAccountResponse]
@@ -49,6 +52,7 @@ class AccountServiceStub:
     EndSessions: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.EndSessionsRequest, _accounts_pb2.EndSessionsResponse]
     """Signs the account out of all browsers. Everybody may do so for themselves, an admin for everybody."""
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.CreateApiKeyRequest, _accounts_pb2.CreateApiKeyResponse]
+    """Makes a key for a program, which may at most what its owner may."""
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.ListApiKeysRequest, _accounts_pb2.ListApiKeysResponse]
     """One's own; an admin sees all."""
     DeleteApiKey: _grpc.UnaryUnaryMultiCallable[_accounts_pb2.DeleteApiKeyRequest, _accounts_pb2.DeleteApiKeyResponse]
@@ -68,8 +72,11 @@ class AccountServiceAsyncStub(AccountServiceStub):
     GetCaller: _aio.UnaryUnaryMultiCallable[_accounts_pb2.GetCallerRequest, _accounts_pb2.GetCallerResponse]  # type: ignore[assignment]
     """Who the caller is."""
     ListAccounts: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ListAccountsRequest, _accounts_pb2.ListAccountsResponse]  # type: ignore[assignment]
+    """Everybody who can sign in."""
     CreateAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateAccountRequest, _accounts_pb2.CreateAccountResponse]  # type: ignore[assignment]
+    """Lets somebody sign in."""
     SetAccountRole: _aio.UnaryUnaryMultiCallable[_accounts_pb2.SetAccountRoleRequest, _accounts_pb2.SetAccountRoleResponse]  # type: ignore[assignment]
+    """Changes what somebody may do, and with it what their API keys may."""
     SetPassword: _aio.UnaryUnaryMultiCallable[_accounts_pb2.SetPasswordRequest, _accounts_pb2.SetPasswordResponse]  # type: ignore[assignment]
     """Everybody may change their own, an admin everybody's. Ends all sessions of the account."""
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.DeleteAccountRequest, _accounts_pb2.DeleteAccountResponse]  # type: ignore[assignment]
@@ -77,6 +84,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     EndSessions: _aio.UnaryUnaryMultiCallable[_accounts_pb2.EndSessionsRequest, _accounts_pb2.EndSessionsResponse]  # type: ignore[assignment]
     """Signs the account out of all browsers. Everybody may do so for themselves, an admin for everybody."""
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateApiKeyRequest, _accounts_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
+    """Makes a key for a program, which may at most what its owner may."""
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ListApiKeysRequest, _accounts_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """One's own; an admin sees all."""
     DeleteApiKey: _aio.UnaryUnaryMultiCallable[_accounts_pb2.DeleteApiKeyRequest, _accounts_pb2.DeleteApiKeyResponse]  # type: ignore[assignment]
@@ -116,21 +124,24 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _accounts_pb2.ListAccountsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_accounts_pb2.ListAccountsResponse, _abc.Awaitable[_accounts_pb2.ListAccountsResponse]]: ...
+    ) -> _typing.Union[_accounts_pb2.ListAccountsResponse, _abc.Awaitable[_accounts_pb2.ListAccountsResponse]]:
+        """Everybody who can sign in."""
 
     @_abc_1.abstractmethod
     def CreateAccount(
         self,
         request: _accounts_pb2.CreateAccountRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_accounts_pb2.CreateAccountResponse, _abc.Awaitable[_accounts_pb2.CreateAccountResponse]]: ...
+    ) -> _typing.Union[_accounts_pb2.CreateAccountResponse, _abc.Awaitable[_accounts_pb2.CreateAccountResponse]]:
+        """Lets somebody sign in."""
 
     @_abc_1.abstractmethod
     def SetAccountRole(
         self,
         request: _accounts_pb2.SetAccountRoleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_accounts_pb2.SetAccountRoleResponse, _abc.Awaitable[_accounts_pb2.SetAccountRoleResponse]]: ...
+    ) -> _typing.Union[_accounts_pb2.SetAccountRoleResponse, _abc.Awaitable[_accounts_pb2.SetAccountRoleResponse]]:
+        """Changes what somebody may do, and with it what their API keys may."""
 
     @_abc_1.abstractmethod
     def SetPassword(
@@ -161,7 +172,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _accounts_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_accounts_pb2.CreateApiKeyResponse, _abc.Awaitable[_accounts_pb2.CreateApiKeyResponse]]: ...
+    ) -> _typing.Union[_accounts_pb2.CreateApiKeyResponse, _abc.Awaitable[_accounts_pb2.CreateApiKeyResponse]]:
+        """Makes a key for a program, which may at most what its owner may."""
 
     @_abc_1.abstractmethod
     def ListApiKeys(

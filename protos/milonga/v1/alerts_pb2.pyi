@@ -673,12 +673,16 @@ class CreateSilenceRequest(_message.Message):
     UNTIL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
+    """Empty for all."""
     subject: _builtins.str
     reason: _builtins.str
+    """Required."""
     created_by: _builtins.str
     request_id: _builtins.str
     @_builtins.property
-    def until(self) -> _timestamp_pb2.Timestamp: ...
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Required, and ahead."""
+
     def __init__(
         self,
         *,
@@ -848,7 +852,9 @@ class ApplyAlertRuleRequest(_message.Message):
     name: _builtins.str
     dry_run: _builtins.bool
     @_builtins.property
-    def spec(self) -> Global___AlertRuleSpec: ...
+    def spec(self) -> Global___AlertRuleSpec:
+        """Required."""
+
     def __init__(
         self,
         *,
@@ -967,7 +973,9 @@ class ApplyAlertChannelRequest(_message.Message):
     name: _builtins.str
     dry_run: _builtins.bool
     @_builtins.property
-    def spec(self) -> Global___AlertChannelSpec: ...
+    def spec(self) -> Global___AlertChannelSpec:
+        """Required."""
+
     def __init__(
         self,
         *,

@@ -107,13 +107,15 @@ class AlertServiceServicer(object):
     """
 
     def ListAlerts(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What stands and what is over, the newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetAlert(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One alert, and what became of the messages about it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -133,13 +135,15 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSilences(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """When nothing is sent, and who said so.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndSilence(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets messages go out again.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -152,7 +156,8 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApplyAlertRule(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Creates the rule or changes it; equal specs change nothing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -165,19 +170,22 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAlertChannels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Where messages go, without secrets.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ApplyAlertChannel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Creates the channel or changes it; equal specs change nothing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlertChannel(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Nothing is sent there any more.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -34,21 +34,29 @@ class AlertServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AlertServiceAsyncStub: ...
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]
+    """What stands and what is over, the newest first."""
     GetAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.GetAlertResponse]
+    """One alert, and what became of the messages about it."""
     AcknowledgeAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.AcknowledgeAlertRequest, _alerts_pb2.AcknowledgeAlertResponse]
     """Somebody looks after it: nothing more is sent about it until it has resolved."""
     CreateSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.CreateSilenceResponse]
     """Alerts still open and resolve, but nothing is sent about them until the silence ends."""
     ListSilences: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListSilencesRequest, _alerts_pb2.ListSilencesResponse]
+    """When nothing is sent, and who said so."""
     EndSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.EndSilenceResponse]
+    """Lets messages go out again."""
     ListAlertRules: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]
     """All rules, those that the hub comes with too."""
     ApplyAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ApplyAlertRuleRequest, _alerts_pb2.ApplyAlertRuleResponse]
+    """Creates the rule or changes it; equal specs change nothing."""
     DeleteAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertRuleRequest, _alerts_pb2.DeleteAlertRuleResponse]
     """One that replaced a rule of the hub gives way to that again."""
     ListAlertChannels: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertChannelsRequest, _alerts_pb2.ListAlertChannelsResponse]
+    """Where messages go, without secrets."""
     ApplyAlertChannel: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ApplyAlertChannelRequest, _alerts_pb2.ApplyAlertChannelResponse]
+    """Creates the channel or changes it; equal specs change nothing."""
     DeleteAlertChannel: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertChannelRequest, _alerts_pb2.DeleteAlertChannelResponse]
+    """Nothing is sent there any more."""
     TestAlertChannel: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.TestAlertChannelRequest, _alerts_pb2.TestAlertChannelResponse]
     """Sends a message now and says what came of it."""
 
@@ -58,21 +66,29 @@ class AlertServiceAsyncStub(AlertServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAlerts: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]  # type: ignore[assignment]
+    """What stands and what is over, the newest first."""
     GetAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.GetAlertResponse]  # type: ignore[assignment]
+    """One alert, and what became of the messages about it."""
     AcknowledgeAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.AcknowledgeAlertRequest, _alerts_pb2.AcknowledgeAlertResponse]  # type: ignore[assignment]
     """Somebody looks after it: nothing more is sent about it until it has resolved."""
     CreateSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.CreateSilenceResponse]  # type: ignore[assignment]
     """Alerts still open and resolve, but nothing is sent about them until the silence ends."""
     ListSilences: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListSilencesRequest, _alerts_pb2.ListSilencesResponse]  # type: ignore[assignment]
+    """When nothing is sent, and who said so."""
     EndSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.EndSilenceResponse]  # type: ignore[assignment]
+    """Lets messages go out again."""
     ListAlertRules: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]  # type: ignore[assignment]
     """All rules, those that the hub comes with too."""
     ApplyAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ApplyAlertRuleRequest, _alerts_pb2.ApplyAlertRuleResponse]  # type: ignore[assignment]
+    """Creates the rule or changes it; equal specs change nothing."""
     DeleteAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertRuleRequest, _alerts_pb2.DeleteAlertRuleResponse]  # type: ignore[assignment]
     """One that replaced a rule of the hub gives way to that again."""
     ListAlertChannels: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertChannelsRequest, _alerts_pb2.ListAlertChannelsResponse]  # type: ignore[assignment]
+    """Where messages go, without secrets."""
     ApplyAlertChannel: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ApplyAlertChannelRequest, _alerts_pb2.ApplyAlertChannelResponse]  # type: ignore[assignment]
+    """Creates the channel or changes it; equal specs change nothing."""
     DeleteAlertChannel: _aio.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertChannelRequest, _alerts_pb2.DeleteAlertChannelResponse]  # type: ignore[assignment]
+    """Nothing is sent there any more."""
     TestAlertChannel: _aio.UnaryUnaryMultiCallable[_alerts_pb2.TestAlertChannelRequest, _alerts_pb2.TestAlertChannelResponse]  # type: ignore[assignment]
     """Sends a message now and says what came of it."""
 
@@ -84,14 +100,16 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _alerts_pb2.ListAlertsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.ListAlertsResponse, _abc.Awaitable[_alerts_pb2.ListAlertsResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.ListAlertsResponse, _abc.Awaitable[_alerts_pb2.ListAlertsResponse]]:
+        """What stands and what is over, the newest first."""
 
     @_abc_1.abstractmethod
     def GetAlert(
         self,
         request: _alerts_pb2.GetAlertRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.GetAlertResponse, _abc.Awaitable[_alerts_pb2.GetAlertResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.GetAlertResponse, _abc.Awaitable[_alerts_pb2.GetAlertResponse]]:
+        """One alert, and what became of the messages about it."""
 
     @_abc_1.abstractmethod
     def AcknowledgeAlert(
@@ -114,14 +132,16 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _alerts_pb2.ListSilencesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.ListSilencesResponse, _abc.Awaitable[_alerts_pb2.ListSilencesResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.ListSilencesResponse, _abc.Awaitable[_alerts_pb2.ListSilencesResponse]]:
+        """When nothing is sent, and who said so."""
 
     @_abc_1.abstractmethod
     def EndSilence(
         self,
         request: _alerts_pb2.EndSilenceRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.EndSilenceResponse, _abc.Awaitable[_alerts_pb2.EndSilenceResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.EndSilenceResponse, _abc.Awaitable[_alerts_pb2.EndSilenceResponse]]:
+        """Lets messages go out again."""
 
     @_abc_1.abstractmethod
     def ListAlertRules(
@@ -136,7 +156,8 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _alerts_pb2.ApplyAlertRuleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.ApplyAlertRuleResponse, _abc.Awaitable[_alerts_pb2.ApplyAlertRuleResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.ApplyAlertRuleResponse, _abc.Awaitable[_alerts_pb2.ApplyAlertRuleResponse]]:
+        """Creates the rule or changes it; equal specs change nothing."""
 
     @_abc_1.abstractmethod
     def DeleteAlertRule(
@@ -151,21 +172,24 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _alerts_pb2.ListAlertChannelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.ListAlertChannelsResponse, _abc.Awaitable[_alerts_pb2.ListAlertChannelsResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.ListAlertChannelsResponse, _abc.Awaitable[_alerts_pb2.ListAlertChannelsResponse]]:
+        """Where messages go, without secrets."""
 
     @_abc_1.abstractmethod
     def ApplyAlertChannel(
         self,
         request: _alerts_pb2.ApplyAlertChannelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.ApplyAlertChannelResponse, _abc.Awaitable[_alerts_pb2.ApplyAlertChannelResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.ApplyAlertChannelResponse, _abc.Awaitable[_alerts_pb2.ApplyAlertChannelResponse]]:
+        """Creates the channel or changes it; equal specs change nothing."""
 
     @_abc_1.abstractmethod
     def DeleteAlertChannel(
         self,
         request: _alerts_pb2.DeleteAlertChannelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.DeleteAlertChannelResponse, _abc.Awaitable[_alerts_pb2.DeleteAlertChannelResponse]]: ...
+    ) -> _typing.Union[_alerts_pb2.DeleteAlertChannelResponse, _abc.Awaitable[_alerts_pb2.DeleteAlertChannelResponse]]:
+        """Nothing is sent there any more."""
 
     @_abc_1.abstractmethod
     def TestAlertChannel(

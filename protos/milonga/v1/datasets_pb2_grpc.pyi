@@ -39,8 +39,11 @@ class DatasetServiceStub:
     the rest chunks.
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.GetDatasetRequest, _datasets_pb2.GetDatasetResponse]
+    """A data set with its classes and the number of its newest version."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]
+    """All data sets, by name."""
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetVersionsRequest, _datasets_pb2.ListDatasetVersionsResponse]
+    """The versions of a data set, the newest first."""
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -53,8 +56,11 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     the rest chunks.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.GetDatasetRequest, _datasets_pb2.GetDatasetResponse]  # type: ignore[assignment]
+    """A data set with its classes and the number of its newest version."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetsRequest, _datasets_pb2.ListDatasetsResponse]  # type: ignore[assignment]
+    """All data sets, by name."""
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetVersionsRequest, _datasets_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
+    """The versions of a data set, the newest first."""
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Labelled pictures, in immutable versions addressed by what they contain."""
@@ -75,20 +81,23 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _datasets_pb2.GetDatasetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_datasets_pb2.GetDatasetResponse, _abc.Awaitable[_datasets_pb2.GetDatasetResponse]]: ...
+    ) -> _typing.Union[_datasets_pb2.GetDatasetResponse, _abc.Awaitable[_datasets_pb2.GetDatasetResponse]]:
+        """A data set with its classes and the number of its newest version."""
 
     @_abc_1.abstractmethod
     def ListDatasets(
         self,
         request: _datasets_pb2.ListDatasetsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_datasets_pb2.ListDatasetsResponse, _abc.Awaitable[_datasets_pb2.ListDatasetsResponse]]: ...
+    ) -> _typing.Union[_datasets_pb2.ListDatasetsResponse, _abc.Awaitable[_datasets_pb2.ListDatasetsResponse]]:
+        """All data sets, by name."""
 
     @_abc_1.abstractmethod
     def ListDatasetVersions(
         self,
         request: _datasets_pb2.ListDatasetVersionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_datasets_pb2.ListDatasetVersionsResponse, _abc.Awaitable[_datasets_pb2.ListDatasetVersionsResponse]]: ...
+    ) -> _typing.Union[_datasets_pb2.ListDatasetVersionsResponse, _abc.Awaitable[_datasets_pb2.ListDatasetVersionsResponse]]:
+        """The versions of a data set, the newest first."""
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

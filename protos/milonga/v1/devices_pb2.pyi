@@ -1248,6 +1248,7 @@ class WatchDevicesRequest(_message.Message):
 
     SELECTOR_FIELD_NUMBER: _builtins.int
     selector: _builtins.str
+    """Empty matches all."""
     def __init__(
         self,
         *,

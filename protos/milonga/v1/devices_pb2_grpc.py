@@ -142,25 +142,29 @@ class DeviceServiceServicer(object):
     """
 
     def CreateJoinToken(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJoinTokens(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Without their secrets.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDevice(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One device as the hub knows it: hardware, labels, what it serves and when it was seen.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDevices(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Devices that a selector matches, by name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -194,31 +198,36 @@ class DeviceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ApproveJoinRequest(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets the machine in; it gets its certificate the next time that it asks.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefuseJoinRequest(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Turns the machine away.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchDevices(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sends all devices that match now, and each again after every change.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDeviceTypes(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Kinds of devices by hardware and runtime: what is measured, searched and built for.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMeasurements(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Latencies of subnets and builds as devices measured them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -34,9 +34,13 @@ class DeviceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeviceServiceAsyncStub: ...
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_devices_pb2.CreateJoinTokenRequest, _devices_pb2.CreateJoinTokenResponse]
+    """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again."""
     ListJoinTokens: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListJoinTokensRequest, _devices_pb2.ListJoinTokensResponse]
+    """Without their secrets."""
     GetDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceRequest, _devices_pb2.GetDeviceResponse]
+    """One device as the hub knows it: hardware, labels, what it serves and when it was seen."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDevicesRequest, _devices_pb2.ListDevicesResponse]
+    """Devices that a selector matches, by name."""
     UpdateDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.UpdateDeviceRequest, _devices_pb2.UpdateDeviceResponse]
     """Sets the given labels and keeps the others; an empty value removes its label."""
     DeleteDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.DeleteDeviceRequest, _devices_pb2.DeleteDeviceResponse]
@@ -46,10 +50,15 @@ class DeviceServiceStub:
     ListJoinRequests: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListJoinRequestsRequest, _devices_pb2.ListJoinRequestsResponse]
     """Machines that asked to join without a token."""
     ApproveJoinRequest: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ApproveJoinRequestRequest, _devices_pb2.ApproveJoinRequestResponse]
+    """Lets the machine in; it gets its certificate the next time that it asks."""
     RefuseJoinRequest: _grpc.UnaryUnaryMultiCallable[_devices_pb2.RefuseJoinRequestRequest, _devices_pb2.RefuseJoinRequestResponse]
+    """Turns the machine away."""
     WatchDevices: _grpc.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]
+    """Sends all devices that match now, and each again after every change."""
     ListDeviceTypes: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]
+    """Kinds of devices by hardware and runtime: what is measured, searched and built for."""
     ListMeasurements: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]
+    """Latencies of subnets and builds as devices measured them."""
     PinDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.PinDeviceRequest, _devices_pb2.PinDeviceResponse]
     """Keeps the device on a version: rollouts of others leave it out."""
     GetDeviceLog: _grpc.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceLogRequest, _devices_pb2.GetDeviceLogResponse]
@@ -71,9 +80,13 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_devices_pb2.CreateJoinTokenRequest, _devices_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
+    """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again."""
     ListJoinTokens: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListJoinTokensRequest, _devices_pb2.ListJoinTokensResponse]  # type: ignore[assignment]
+    """Without their secrets."""
     GetDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceRequest, _devices_pb2.GetDeviceResponse]  # type: ignore[assignment]
+    """One device as the hub knows it: hardware, labels, what it serves and when it was seen."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDevicesRequest, _devices_pb2.ListDevicesResponse]  # type: ignore[assignment]
+    """Devices that a selector matches, by name."""
     UpdateDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.UpdateDeviceRequest, _devices_pb2.UpdateDeviceResponse]  # type: ignore[assignment]
     """Sets the given labels and keeps the others; an empty value removes its label."""
     DeleteDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.DeleteDeviceRequest, _devices_pb2.DeleteDeviceResponse]  # type: ignore[assignment]
@@ -83,10 +96,15 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     ListJoinRequests: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListJoinRequestsRequest, _devices_pb2.ListJoinRequestsResponse]  # type: ignore[assignment]
     """Machines that asked to join without a token."""
     ApproveJoinRequest: _aio.UnaryUnaryMultiCallable[_devices_pb2.ApproveJoinRequestRequest, _devices_pb2.ApproveJoinRequestResponse]  # type: ignore[assignment]
+    """Lets the machine in; it gets its certificate the next time that it asks."""
     RefuseJoinRequest: _aio.UnaryUnaryMultiCallable[_devices_pb2.RefuseJoinRequestRequest, _devices_pb2.RefuseJoinRequestResponse]  # type: ignore[assignment]
+    """Turns the machine away."""
     WatchDevices: _aio.UnaryStreamMultiCallable[_devices_pb2.WatchDevicesRequest, _devices_pb2.WatchDevicesResponse]  # type: ignore[assignment]
+    """Sends all devices that match now, and each again after every change."""
     ListDeviceTypes: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceTypesRequest, _devices_pb2.ListDeviceTypesResponse]  # type: ignore[assignment]
+    """Kinds of devices by hardware and runtime: what is measured, searched and built for."""
     ListMeasurements: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListMeasurementsRequest, _devices_pb2.ListMeasurementsResponse]  # type: ignore[assignment]
+    """Latencies of subnets and builds as devices measured them."""
     PinDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.PinDeviceRequest, _devices_pb2.PinDeviceResponse]  # type: ignore[assignment]
     """Keeps the device on a version: rollouts of others leave it out."""
     GetDeviceLog: _aio.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceLogRequest, _devices_pb2.GetDeviceLogResponse]  # type: ignore[assignment]
@@ -110,28 +128,32 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _devices_pb2.CreateJoinTokenRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.CreateJoinTokenResponse, _abc.Awaitable[_devices_pb2.CreateJoinTokenResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.CreateJoinTokenResponse, _abc.Awaitable[_devices_pb2.CreateJoinTokenResponse]]:
+        """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again."""
 
     @_abc_1.abstractmethod
     def ListJoinTokens(
         self,
         request: _devices_pb2.ListJoinTokensRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.ListJoinTokensResponse, _abc.Awaitable[_devices_pb2.ListJoinTokensResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.ListJoinTokensResponse, _abc.Awaitable[_devices_pb2.ListJoinTokensResponse]]:
+        """Without their secrets."""
 
     @_abc_1.abstractmethod
     def GetDevice(
         self,
         request: _devices_pb2.GetDeviceRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.GetDeviceResponse, _abc.Awaitable[_devices_pb2.GetDeviceResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.GetDeviceResponse, _abc.Awaitable[_devices_pb2.GetDeviceResponse]]:
+        """One device as the hub knows it: hardware, labels, what it serves and when it was seen."""
 
     @_abc_1.abstractmethod
     def ListDevices(
         self,
         request: _devices_pb2.ListDevicesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.ListDevicesResponse, _abc.Awaitable[_devices_pb2.ListDevicesResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.ListDevicesResponse, _abc.Awaitable[_devices_pb2.ListDevicesResponse]]:
+        """Devices that a selector matches, by name."""
 
     @_abc_1.abstractmethod
     def UpdateDevice(
@@ -170,35 +192,40 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _devices_pb2.ApproveJoinRequestRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.ApproveJoinRequestResponse, _abc.Awaitable[_devices_pb2.ApproveJoinRequestResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.ApproveJoinRequestResponse, _abc.Awaitable[_devices_pb2.ApproveJoinRequestResponse]]:
+        """Lets the machine in; it gets its certificate the next time that it asks."""
 
     @_abc_1.abstractmethod
     def RefuseJoinRequest(
         self,
         request: _devices_pb2.RefuseJoinRequestRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.RefuseJoinRequestResponse, _abc.Awaitable[_devices_pb2.RefuseJoinRequestResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.RefuseJoinRequestResponse, _abc.Awaitable[_devices_pb2.RefuseJoinRequestResponse]]:
+        """Turns the machine away."""
 
     @_abc_1.abstractmethod
     def WatchDevices(
         self,
         request: _devices_pb2.WatchDevicesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_devices_pb2.WatchDevicesResponse], _abc.AsyncIterator[_devices_pb2.WatchDevicesResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_devices_pb2.WatchDevicesResponse], _abc.AsyncIterator[_devices_pb2.WatchDevicesResponse]]:
+        """Sends all devices that match now, and each again after every change."""
 
     @_abc_1.abstractmethod
     def ListDeviceTypes(
         self,
         request: _devices_pb2.ListDeviceTypesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.ListDeviceTypesResponse, _abc.Awaitable[_devices_pb2.ListDeviceTypesResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.ListDeviceTypesResponse, _abc.Awaitable[_devices_pb2.ListDeviceTypesResponse]]:
+        """Kinds of devices by hardware and runtime: what is measured, searched and built for."""
 
     @_abc_1.abstractmethod
     def ListMeasurements(
         self,
         request: _devices_pb2.ListMeasurementsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_devices_pb2.ListMeasurementsResponse, _abc.Awaitable[_devices_pb2.ListMeasurementsResponse]]: ...
+    ) -> _typing.Union[_devices_pb2.ListMeasurementsResponse, _abc.Awaitable[_devices_pb2.ListMeasurementsResponse]]:
+        """Latencies of subnets and builds as devices measured them."""
 
     @_abc_1.abstractmethod
     def PinDevice(

@@ -89,13 +89,15 @@ class LabellingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetSamplePicture(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The picture as the device sent it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LabelSample(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Says what a sample shows, or that the device was right.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -36,7 +36,9 @@ class LabellingServiceStub:
     ListSamples: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.ListSamplesRequest, _labelling_pb2.ListSamplesResponse]
     """In the order in which they should be labelled while they wait, else the newest first."""
     GetSamplePicture: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.GetSamplePictureRequest, _labelling_pb2.GetSamplePictureResponse]
+    """The picture as the device sent it."""
     LabelSample: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.LabelSampleRequest, _labelling_pb2.LabelSampleResponse]
+    """Says what a sample shows, or that the device was right."""
     SkipSample: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.SkipSampleRequest, _labelling_pb2.SkipSampleResponse]
     """Says that a sample is not worth a label; its picture is deleted soon."""
     UndoSample: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.UndoSampleRequest, _labelling_pb2.UndoSampleResponse]
@@ -56,7 +58,9 @@ class LabellingServiceAsyncStub(LabellingServiceStub):
     ListSamples: _aio.UnaryUnaryMultiCallable[_labelling_pb2.ListSamplesRequest, _labelling_pb2.ListSamplesResponse]  # type: ignore[assignment]
     """In the order in which they should be labelled while they wait, else the newest first."""
     GetSamplePicture: _aio.UnaryUnaryMultiCallable[_labelling_pb2.GetSamplePictureRequest, _labelling_pb2.GetSamplePictureResponse]  # type: ignore[assignment]
+    """The picture as the device sent it."""
     LabelSample: _aio.UnaryUnaryMultiCallable[_labelling_pb2.LabelSampleRequest, _labelling_pb2.LabelSampleResponse]  # type: ignore[assignment]
+    """Says what a sample shows, or that the device was right."""
     SkipSample: _aio.UnaryUnaryMultiCallable[_labelling_pb2.SkipSampleRequest, _labelling_pb2.SkipSampleResponse]  # type: ignore[assignment]
     """Says that a sample is not worth a label; its picture is deleted soon."""
     UndoSample: _aio.UnaryUnaryMultiCallable[_labelling_pb2.UndoSampleRequest, _labelling_pb2.UndoSampleResponse]  # type: ignore[assignment]
@@ -84,14 +88,16 @@ class LabellingServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _labelling_pb2.GetSamplePictureRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_labelling_pb2.GetSamplePictureResponse, _abc.Awaitable[_labelling_pb2.GetSamplePictureResponse]]: ...
+    ) -> _typing.Union[_labelling_pb2.GetSamplePictureResponse, _abc.Awaitable[_labelling_pb2.GetSamplePictureResponse]]:
+        """The picture as the device sent it."""
 
     @_abc_1.abstractmethod
     def LabelSample(
         self,
         request: _labelling_pb2.LabelSampleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_labelling_pb2.LabelSampleResponse, _abc.Awaitable[_labelling_pb2.LabelSampleResponse]]: ...
+    ) -> _typing.Union[_labelling_pb2.LabelSampleResponse, _abc.Awaitable[_labelling_pb2.LabelSampleResponse]]:
+        """Says what a sample shows, or that the device was right."""
 
     @_abc_1.abstractmethod
     def SkipSample(

@@ -602,6 +602,7 @@ class ListBuildsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
+    """Empty for all."""
     page_size: _builtins.int
     page_token: _builtins.str
     def __init__(
@@ -652,8 +653,9 @@ class StartBuildRequest(_message.Message):
     model_version: _builtins.str
     """models/{model}/versions/{number}"""
     device_type: _builtins.str
+    """Required."""
     target: _builtins.str
-    """Engine and precision, for example "openvino/int8"."""
+    """Required: engine and precision, for example "openvino/int8"."""
     def __init__(
         self,
         *,

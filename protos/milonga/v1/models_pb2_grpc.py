@@ -62,19 +62,22 @@ class ModelServiceServicer(object):
     """
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Models of which there is a version, by name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModelVersion(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One version: the subnet of each device type, its accuracy, and where it came from.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModelVersions(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The versions of a model, the newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -295,13 +298,15 @@ class BuildServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetBuild(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One build with its figures, gates and files.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBuilds(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What was built of a model version.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -349,7 +354,8 @@ class BuildServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetBuildManifest(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What the bundle says of itself to the device that runs it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -34,8 +34,11 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
+    """Models of which there is a version, by name."""
     GetModelVersion: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelVersionRequest, _models_pb2.GetModelVersionResponse]
+    """One version: the subnet of each device type, its accuracy, and where it came from."""
     ListModelVersions: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelVersionsRequest, _models_pb2.ListModelVersionsResponse]
+    """The versions of a model, the newest first."""
     DownloadCheckpoint: _grpc.UnaryStreamMultiCallable[_models_pb2.DownloadCheckpointRequest, _models_pb2.DownloadCheckpointResponse]
     """Sends the chosen subnet of a device type as its family's own checkpoint file."""
 
@@ -45,8 +48,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """Models of which there is a version, by name."""
     GetModelVersion: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelVersionRequest, _models_pb2.GetModelVersionResponse]  # type: ignore[assignment]
+    """One version: the subnet of each device type, its accuracy, and where it came from."""
     ListModelVersions: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelVersionsRequest, _models_pb2.ListModelVersionsResponse]  # type: ignore[assignment]
+    """The versions of a model, the newest first."""
     DownloadCheckpoint: _aio.UnaryStreamMultiCallable[_models_pb2.DownloadCheckpointRequest, _models_pb2.DownloadCheckpointResponse]  # type: ignore[assignment]
     """Sends the chosen subnet of a device type as its family's own checkpoint file."""
 
@@ -58,21 +64,24 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _models_pb2.ListModelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.ListModelsResponse, _abc.Awaitable[_models_pb2.ListModelsResponse]]: ...
+    ) -> _typing.Union[_models_pb2.ListModelsResponse, _abc.Awaitable[_models_pb2.ListModelsResponse]]:
+        """Models of which there is a version, by name."""
 
     @_abc_1.abstractmethod
     def GetModelVersion(
         self,
         request: _models_pb2.GetModelVersionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.GetModelVersionResponse, _abc.Awaitable[_models_pb2.GetModelVersionResponse]]: ...
+    ) -> _typing.Union[_models_pb2.GetModelVersionResponse, _abc.Awaitable[_models_pb2.GetModelVersionResponse]]:
+        """One version: the subnet of each device type, its accuracy, and where it came from."""
 
     @_abc_1.abstractmethod
     def ListModelVersions(
         self,
         request: _models_pb2.ListModelVersionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.ListModelVersionsResponse, _abc.Awaitable[_models_pb2.ListModelVersionsResponse]]: ...
+    ) -> _typing.Union[_models_pb2.ListModelVersionsResponse, _abc.Awaitable[_models_pb2.ListModelVersionsResponse]]:
+        """The versions of a model, the newest first."""
 
     @_abc_1.abstractmethod
     def DownloadCheckpoint(
@@ -90,7 +99,9 @@ class BuildServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BuildServiceAsyncStub: ...
     GetBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetBuildRequest, _models_pb2.GetBuildResponse]
+    """One build with its figures, gates and files."""
     ListBuilds: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListBuildsRequest, _models_pb2.ListBuildsResponse]
+    """What was built of a model version."""
     StartBuild: _grpc.UnaryUnaryMultiCallable[_models_pb2.StartBuildRequest, _models_pb2.StartBuildResponse]
     """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done."""
     WatchBuild: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchBuildRequest, _models_pb2.WatchBuildResponse]
@@ -104,6 +115,7 @@ class BuildServiceStub:
     GetBuildLog: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetBuildLogRequest, _models_pb2.GetBuildLogResponse]
     """What was done and what the engine printed; the newest where that is very long."""
     GetBuildManifest: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetBuildManifestRequest, _models_pb2.GetBuildManifestResponse]
+    """What the bundle says of itself to the device that runs it."""
     DownloadBuild: _grpc.UnaryStreamMultiCallable[_models_pb2.DownloadBuildRequest, _models_pb2.DownloadBuildResponse]
     """Sends the bundle as a zip file, with a program that runs it where there is one for its engine."""
 
@@ -111,7 +123,9 @@ class BuildServiceStub:
 class BuildServiceAsyncStub(BuildServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.GetBuildRequest, _models_pb2.GetBuildResponse]  # type: ignore[assignment]
+    """One build with its figures, gates and files."""
     ListBuilds: _aio.UnaryUnaryMultiCallable[_models_pb2.ListBuildsRequest, _models_pb2.ListBuildsResponse]  # type: ignore[assignment]
+    """What was built of a model version."""
     StartBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.StartBuildRequest, _models_pb2.StartBuildResponse]  # type: ignore[assignment]
     """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until this one is done."""
     WatchBuild: _aio.UnaryStreamMultiCallable[_models_pb2.WatchBuildRequest, _models_pb2.WatchBuildResponse]  # type: ignore[assignment]
@@ -125,6 +139,7 @@ class BuildServiceAsyncStub(BuildServiceStub):
     GetBuildLog: _aio.UnaryUnaryMultiCallable[_models_pb2.GetBuildLogRequest, _models_pb2.GetBuildLogResponse]  # type: ignore[assignment]
     """What was done and what the engine printed; the newest where that is very long."""
     GetBuildManifest: _aio.UnaryUnaryMultiCallable[_models_pb2.GetBuildManifestRequest, _models_pb2.GetBuildManifestResponse]  # type: ignore[assignment]
+    """What the bundle says of itself to the device that runs it."""
     DownloadBuild: _aio.UnaryStreamMultiCallable[_models_pb2.DownloadBuildRequest, _models_pb2.DownloadBuildResponse]  # type: ignore[assignment]
     """Sends the bundle as a zip file, with a program that runs it where there is one for its engine."""
 
@@ -134,14 +149,16 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _models_pb2.GetBuildRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.GetBuildResponse, _abc.Awaitable[_models_pb2.GetBuildResponse]]: ...
+    ) -> _typing.Union[_models_pb2.GetBuildResponse, _abc.Awaitable[_models_pb2.GetBuildResponse]]:
+        """One build with its figures, gates and files."""
 
     @_abc_1.abstractmethod
     def ListBuilds(
         self,
         request: _models_pb2.ListBuildsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.ListBuildsResponse, _abc.Awaitable[_models_pb2.ListBuildsResponse]]: ...
+    ) -> _typing.Union[_models_pb2.ListBuildsResponse, _abc.Awaitable[_models_pb2.ListBuildsResponse]]:
+        """What was built of a model version."""
 
     @_abc_1.abstractmethod
     def StartBuild(
@@ -196,7 +213,8 @@ class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _models_pb2.GetBuildManifestRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.GetBuildManifestResponse, _abc.Awaitable[_models_pb2.GetBuildManifestResponse]]: ...
+    ) -> _typing.Union[_models_pb2.GetBuildManifestResponse, _abc.Awaitable[_models_pb2.GetBuildManifestResponse]]:
+        """What the bundle says of itself to the device that runs it."""
 
     @_abc_1.abstractmethod
     def DownloadBuild(

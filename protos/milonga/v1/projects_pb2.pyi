@@ -1211,7 +1211,9 @@ class ApplyProjectRequest(_message.Message):
     """Say what would change, and change nothing."""
     request_id: _builtins.str
     @_builtins.property
-    def spec(self) -> Global___ProjectSpec: ...
+    def spec(self) -> Global___ProjectSpec:
+        """Required."""
+
     def __init__(
         self,
         *,
@@ -1437,6 +1439,7 @@ class ListRunsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     project: _builtins.str
+    """Empty for all."""
     page_size: _builtins.int
     page_token: _builtins.str
     def __init__(

@@ -36,7 +36,9 @@ class ProjectServiceStub:
     ApplyProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ApplyProjectRequest, _projects_pb2.ApplyProjectResponse]
     """Creates the project or changes its spec; equal specs change nothing."""
     GetProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.GetProjectRequest, _projects_pb2.GetProjectResponse]
+    """A project with its spec as it is now."""
     ListProjects: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]
+    """All projects, by name."""
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
@@ -46,7 +48,9 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     ApplyProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.ApplyProjectRequest, _projects_pb2.ApplyProjectResponse]  # type: ignore[assignment]
     """Creates the project or changes its spec; equal specs change nothing."""
     GetProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.GetProjectRequest, _projects_pb2.GetProjectResponse]  # type: ignore[assignment]
+    """A project with its spec as it is now."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]  # type: ignore[assignment]
+    """All projects, by name."""
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a user wants, and the runs that bring it about."""
@@ -64,14 +68,16 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _projects_pb2.GetProjectRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_projects_pb2.GetProjectResponse, _abc.Awaitable[_projects_pb2.GetProjectResponse]]: ...
+    ) -> _typing.Union[_projects_pb2.GetProjectResponse, _abc.Awaitable[_projects_pb2.GetProjectResponse]]:
+        """A project with its spec as it is now."""
 
     @_abc_1.abstractmethod
     def ListProjects(
         self,
         request: _projects_pb2.ListProjectsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_projects_pb2.ListProjectsResponse, _abc.Awaitable[_projects_pb2.ListProjectsResponse]]: ...
+    ) -> _typing.Union[_projects_pb2.ListProjectsResponse, _abc.Awaitable[_projects_pb2.ListProjectsResponse]]:
+        """All projects, by name."""
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -81,9 +87,13 @@ class RunServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RunServiceAsyncStub: ...
     StartRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.StartRunRequest, _projects_pb2.StartRunResponse]
+    """Queues a run with the project's present spec. The same `request_id` gives the same run again."""
     GetRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.GetRunRequest, _projects_pb2.GetRunResponse]
+    """One run with its stages, figures and outcome."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListRunsRequest, _projects_pb2.ListRunsResponse]
+    """Runs, the newest first."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.CancelRunRequest, _projects_pb2.CancelRunResponse]
+    """Ends a run; what its stages have kept stays for ResumeRun."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ResumeRunRequest, _projects_pb2.ResumeRunResponse]
     """Goes on with a failed or cancelled run from the stage where it ended."""
     ApproveRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ApproveRunRequest, _projects_pb2.ApproveRunResponse]
@@ -91,6 +101,7 @@ class RunServiceStub:
     RefuseRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.RefuseRunRequest, _projects_pb2.RefuseRunResponse]
     """Ends a run that waits for a person."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_projects_pb2.WatchRunRequest, _projects_pb2.WatchRunResponse]
+    """Sends the run now and after every change, until it ends."""
     ListCandidates: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListCandidatesRequest, _projects_pb2.ListCandidatesResponse]
     """Candidates that the search found, with predicted and measured figures."""
 
@@ -98,9 +109,13 @@ class RunServiceStub:
 class RunServiceAsyncStub(RunServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.StartRunRequest, _projects_pb2.StartRunResponse]  # type: ignore[assignment]
+    """Queues a run with the project's present spec. The same `request_id` gives the same run again."""
     GetRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.GetRunRequest, _projects_pb2.GetRunResponse]  # type: ignore[assignment]
+    """One run with its stages, figures and outcome."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListRunsRequest, _projects_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """Runs, the newest first."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.CancelRunRequest, _projects_pb2.CancelRunResponse]  # type: ignore[assignment]
+    """Ends a run; what its stages have kept stays for ResumeRun."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.ResumeRunRequest, _projects_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Goes on with a failed or cancelled run from the stage where it ended."""
     ApproveRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.ApproveRunRequest, _projects_pb2.ApproveRunResponse]  # type: ignore[assignment]
@@ -108,6 +123,7 @@ class RunServiceAsyncStub(RunServiceStub):
     RefuseRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.RefuseRunRequest, _projects_pb2.RefuseRunResponse]  # type: ignore[assignment]
     """Ends a run that waits for a person."""
     WatchRun: _aio.UnaryStreamMultiCallable[_projects_pb2.WatchRunRequest, _projects_pb2.WatchRunResponse]  # type: ignore[assignment]
+    """Sends the run now and after every change, until it ends."""
     ListCandidates: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListCandidatesRequest, _projects_pb2.ListCandidatesResponse]  # type: ignore[assignment]
     """Candidates that the search found, with predicted and measured figures."""
 
@@ -117,28 +133,32 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _projects_pb2.StartRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_projects_pb2.StartRunResponse, _abc.Awaitable[_projects_pb2.StartRunResponse]]: ...
+    ) -> _typing.Union[_projects_pb2.StartRunResponse, _abc.Awaitable[_projects_pb2.StartRunResponse]]:
+        """Queues a run with the project's present spec. The same `request_id` gives the same run again."""
 
     @_abc_1.abstractmethod
     def GetRun(
         self,
         request: _projects_pb2.GetRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_projects_pb2.GetRunResponse, _abc.Awaitable[_projects_pb2.GetRunResponse]]: ...
+    ) -> _typing.Union[_projects_pb2.GetRunResponse, _abc.Awaitable[_projects_pb2.GetRunResponse]]:
+        """One run with its stages, figures and outcome."""
 
     @_abc_1.abstractmethod
     def ListRuns(
         self,
         request: _projects_pb2.ListRunsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_projects_pb2.ListRunsResponse, _abc.Awaitable[_projects_pb2.ListRunsResponse]]: ...
+    ) -> _typing.Union[_projects_pb2.ListRunsResponse, _abc.Awaitable[_projects_pb2.ListRunsResponse]]:
+        """Runs, the newest first."""
 
     @_abc_1.abstractmethod
     def CancelRun(
         self,
         request: _projects_pb2.CancelRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_projects_pb2.CancelRunResponse, _abc.Awaitable[_projects_pb2.CancelRunResponse]]: ...
+    ) -> _typing.Union[_projects_pb2.CancelRunResponse, _abc.Awaitable[_projects_pb2.CancelRunResponse]]:
+        """Ends a run; what its stages have kept stays for ResumeRun."""
 
     @_abc_1.abstractmethod
     def ResumeRun(
@@ -169,7 +189,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _projects_pb2.WatchRunRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_projects_pb2.WatchRunResponse], _abc.AsyncIterator[_projects_pb2.WatchRunResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_projects_pb2.WatchRunResponse], _abc.AsyncIterator[_projects_pb2.WatchRunResponse]]:
+        """Sends the run now and after every change, until it ends."""
 
     @_abc_1.abstractmethod
     def ListCandidates(

@@ -321,6 +321,7 @@ class ListRolloutsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     project: _builtins.str
+    """Empty for all."""
     page_size: _builtins.int
     page_token: _builtins.str
     def __init__(

@@ -87,31 +87,36 @@ class RolloutServiceServicer(object):
     """
 
     def CreateRollout(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRollout(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One rollout with its waves and devices.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRollouts(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Rollouts, the newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseRollout(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Lets no more devices begin until ResumeRollout.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRollout(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Goes on with a rollout that was paused, by a person or by failures.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -138,7 +143,8 @@ class RolloutServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRollout(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sends the rollout now and after every change, until it has ended.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

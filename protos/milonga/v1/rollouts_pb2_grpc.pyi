@@ -34,10 +34,15 @@ class RolloutServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RolloutServiceAsyncStub: ...
     CreateRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.CreateRolloutRequest, _rollouts_pb2.CreateRolloutResponse]
+    """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again."""
     GetRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.GetRolloutRequest, _rollouts_pb2.GetRolloutResponse]
+    """One rollout with its waves and devices."""
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.ListRolloutsRequest, _rollouts_pb2.ListRolloutsResponse]
+    """Rollouts, the newest first."""
     PauseRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.PauseRolloutRequest, _rollouts_pb2.PauseRolloutResponse]
+    """Lets no more devices begin until ResumeRollout."""
     ResumeRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.ResumeRolloutRequest, _rollouts_pb2.ResumeRolloutResponse]
+    """Goes on with a rollout that was paused, by a person or by failures."""
     ApproveRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.ApproveRolloutRequest, _rollouts_pb2.ApproveRolloutResponse]
     """Lets a rollout begin that waits for a person."""
     RetryRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.RetryRolloutRequest, _rollouts_pb2.RetryRolloutResponse]
@@ -45,6 +50,7 @@ class RolloutServiceStub:
     AbortRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.AbortRolloutRequest, _rollouts_pb2.AbortRolloutResponse]
     """Stops for good; devices that have not been reached keep what they have."""
     WatchRollout: _grpc.UnaryStreamMultiCallable[_rollouts_pb2.WatchRolloutRequest, _rollouts_pb2.WatchRolloutResponse]
+    """Sends the rollout now and after every change, until it has ended."""
 
 @_typing.type_check_only
 class RolloutServiceAsyncStub(RolloutServiceStub):
@@ -52,10 +58,15 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.CreateRolloutRequest, _rollouts_pb2.CreateRolloutResponse]  # type: ignore[assignment]
+    """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again."""
     GetRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.GetRolloutRequest, _rollouts_pb2.GetRolloutResponse]  # type: ignore[assignment]
+    """One rollout with its waves and devices."""
     ListRollouts: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.ListRolloutsRequest, _rollouts_pb2.ListRolloutsResponse]  # type: ignore[assignment]
+    """Rollouts, the newest first."""
     PauseRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.PauseRolloutRequest, _rollouts_pb2.PauseRolloutResponse]  # type: ignore[assignment]
+    """Lets no more devices begin until ResumeRollout."""
     ResumeRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.ResumeRolloutRequest, _rollouts_pb2.ResumeRolloutResponse]  # type: ignore[assignment]
+    """Goes on with a rollout that was paused, by a person or by failures."""
     ApproveRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.ApproveRolloutRequest, _rollouts_pb2.ApproveRolloutResponse]  # type: ignore[assignment]
     """Lets a rollout begin that waits for a person."""
     RetryRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.RetryRolloutRequest, _rollouts_pb2.RetryRolloutResponse]  # type: ignore[assignment]
@@ -63,6 +74,7 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     AbortRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.AbortRolloutRequest, _rollouts_pb2.AbortRolloutResponse]  # type: ignore[assignment]
     """Stops for good; devices that have not been reached keep what they have."""
     WatchRollout: _aio.UnaryStreamMultiCallable[_rollouts_pb2.WatchRolloutRequest, _rollouts_pb2.WatchRolloutResponse]  # type: ignore[assignment]
+    """Sends the rollout now and after every change, until it has ended."""
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     """A model version on its way to the devices of a selector, wave by wave."""
@@ -72,35 +84,40 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _rollouts_pb2.CreateRolloutRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_rollouts_pb2.CreateRolloutResponse, _abc.Awaitable[_rollouts_pb2.CreateRolloutResponse]]: ...
+    ) -> _typing.Union[_rollouts_pb2.CreateRolloutResponse, _abc.Awaitable[_rollouts_pb2.CreateRolloutResponse]]:
+        """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again."""
 
     @_abc_1.abstractmethod
     def GetRollout(
         self,
         request: _rollouts_pb2.GetRolloutRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_rollouts_pb2.GetRolloutResponse, _abc.Awaitable[_rollouts_pb2.GetRolloutResponse]]: ...
+    ) -> _typing.Union[_rollouts_pb2.GetRolloutResponse, _abc.Awaitable[_rollouts_pb2.GetRolloutResponse]]:
+        """One rollout with its waves and devices."""
 
     @_abc_1.abstractmethod
     def ListRollouts(
         self,
         request: _rollouts_pb2.ListRolloutsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_rollouts_pb2.ListRolloutsResponse, _abc.Awaitable[_rollouts_pb2.ListRolloutsResponse]]: ...
+    ) -> _typing.Union[_rollouts_pb2.ListRolloutsResponse, _abc.Awaitable[_rollouts_pb2.ListRolloutsResponse]]:
+        """Rollouts, the newest first."""
 
     @_abc_1.abstractmethod
     def PauseRollout(
         self,
         request: _rollouts_pb2.PauseRolloutRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_rollouts_pb2.PauseRolloutResponse, _abc.Awaitable[_rollouts_pb2.PauseRolloutResponse]]: ...
+    ) -> _typing.Union[_rollouts_pb2.PauseRolloutResponse, _abc.Awaitable[_rollouts_pb2.PauseRolloutResponse]]:
+        """Lets no more devices begin until ResumeRollout."""
 
     @_abc_1.abstractmethod
     def ResumeRollout(
         self,
         request: _rollouts_pb2.ResumeRolloutRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_rollouts_pb2.ResumeRolloutResponse, _abc.Awaitable[_rollouts_pb2.ResumeRolloutResponse]]: ...
+    ) -> _typing.Union[_rollouts_pb2.ResumeRolloutResponse, _abc.Awaitable[_rollouts_pb2.ResumeRolloutResponse]]:
+        """Goes on with a rollout that was paused, by a person or by failures."""
 
     @_abc_1.abstractmethod
     def ApproveRollout(
@@ -131,6 +148,7 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _rollouts_pb2.WatchRolloutRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_rollouts_pb2.WatchRolloutResponse], _abc.AsyncIterator[_rollouts_pb2.WatchRolloutResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_rollouts_pb2.WatchRolloutResponse], _abc.AsyncIterator[_rollouts_pb2.WatchRolloutResponse]]:
+        """Sends the rollout now and after every change, until it has ended."""
 
 def add_RolloutServiceServicer_to_server(servicer: RolloutServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -62,13 +62,15 @@ class TelemetryServiceServicer(object):
     """
 
     def QueryTelemetry(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What models did on devices, window by window, the last received first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDriftEvents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Where telemetry left what it is held against, the newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -81,7 +83,8 @@ class TelemetryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchTelemetry(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since a time.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

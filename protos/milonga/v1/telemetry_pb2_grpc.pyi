@@ -34,10 +34,13 @@ class TelemetryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TelemetryServiceAsyncStub: ...
     QueryTelemetry: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.QueryTelemetryRequest, _telemetry_pb2.QueryTelemetryResponse]
+    """What models did on devices, window by window, the last received first."""
     ListDriftEvents: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.ListDriftEventsRequest, _telemetry_pb2.ListDriftEventsResponse]
+    """Where telemetry left what it is held against, the newest first."""
     EstimateAccuracy: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.EstimateAccuracyRequest, _telemetry_pb2.EstimateAccuracyResponse]
     """What share of a project's answers is right, without labels."""
     WatchTelemetry: _grpc.UnaryStreamMultiCallable[_telemetry_pb2.WatchTelemetryRequest, _telemetry_pb2.WatchTelemetryResponse]
+    """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since a time."""
 
 @_typing.type_check_only
 class TelemetryServiceAsyncStub(TelemetryServiceStub):
@@ -45,10 +48,13 @@ class TelemetryServiceAsyncStub(TelemetryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     QueryTelemetry: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.QueryTelemetryRequest, _telemetry_pb2.QueryTelemetryResponse]  # type: ignore[assignment]
+    """What models did on devices, window by window, the last received first."""
     ListDriftEvents: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.ListDriftEventsRequest, _telemetry_pb2.ListDriftEventsResponse]  # type: ignore[assignment]
+    """Where telemetry left what it is held against, the newest first."""
     EstimateAccuracy: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.EstimateAccuracyRequest, _telemetry_pb2.EstimateAccuracyResponse]  # type: ignore[assignment]
     """What share of a project's answers is right, without labels."""
     WatchTelemetry: _aio.UnaryStreamMultiCallable[_telemetry_pb2.WatchTelemetryRequest, _telemetry_pb2.WatchTelemetryResponse]  # type: ignore[assignment]
+    """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since a time."""
 
 class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Drift and device telemetry, for people and programs."""
@@ -58,14 +64,16 @@ class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _telemetry_pb2.QueryTelemetryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_telemetry_pb2.QueryTelemetryResponse, _abc.Awaitable[_telemetry_pb2.QueryTelemetryResponse]]: ...
+    ) -> _typing.Union[_telemetry_pb2.QueryTelemetryResponse, _abc.Awaitable[_telemetry_pb2.QueryTelemetryResponse]]:
+        """What models did on devices, window by window, the last received first."""
 
     @_abc_1.abstractmethod
     def ListDriftEvents(
         self,
         request: _telemetry_pb2.ListDriftEventsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_telemetry_pb2.ListDriftEventsResponse, _abc.Awaitable[_telemetry_pb2.ListDriftEventsResponse]]: ...
+    ) -> _typing.Union[_telemetry_pb2.ListDriftEventsResponse, _abc.Awaitable[_telemetry_pb2.ListDriftEventsResponse]]:
+        """Where telemetry left what it is held against, the newest first."""
 
     @_abc_1.abstractmethod
     def EstimateAccuracy(
@@ -80,6 +88,7 @@ class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _telemetry_pb2.WatchTelemetryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_telemetry_pb2.WatchTelemetryResponse], _abc.AsyncIterator[_telemetry_pb2.WatchTelemetryResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_telemetry_pb2.WatchTelemetryResponse], _abc.AsyncIterator[_telemetry_pb2.WatchTelemetryResponse]]:
+        """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since a time."""
 
 def add_TelemetryServiceServicer_to_server(servicer: TelemetryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

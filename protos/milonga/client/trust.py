@@ -1,4 +1,4 @@
-"""Which hubs the command line believes: that of this machine, and others by their fingerprint (milonga trust)."""
+"""Which hubs a program on this machine believes: that of the machine itself, and others by their fingerprint."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import json
 import os
 from pathlib import Path
 
+from milonga.client.errors import HubError, NotTrusted, Unreachable, unreachable
 from milonga.pinning import NotPinned, authority_of
-
-from milonga_hub.cli.failures import UNREACHABLE, USAGE, Refused
 
 FINGERPRINT_VARIABLE = "MILONGA_HUB_FINGERPRINT"
 
 
+class NoAddress(HubError):
+    """The address of the hub is none."""
+
+
 def shown_authority(address: str, wanted: str = "") -> str:
-    """Return the authority (PEM) that the hub shows; with `wanted`, only the one with that fingerprint."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise Refused(f"{address!r} is not the address of a hub; write HOST:PORT", USAGE)
+    """Return the authority (PEM) that the hub shows; with `wanted`, only the one with that fingerprint.
+
+    Raises NoAddress, NotTrusted or Unreachable.
+    """
+    host, port = _host_and_port(address)
     try:
-        return authority_of(host.strip("[]"), int(port), wanted)
+        return authority_of(host, port, wanted)
     except NotPinned as error:
-        raise Refused(str(error)) from error
+        raise NotTrusted(str(error)) from error
     except OSError as error:
-        raise Refused(unreachable(address), UNREACHABLE) from error
+        raise Unreachable(unreachable(address)) from error
 
 
 def keep(address: str, authority: str) -> Path:
@@ -35,25 +39,31 @@ def keep(address: str, authority: str) -> Path:
     return path
 
 
-def unreachable(address: str) -> str:
-    return f"no answer from a hub at {address}; start one with: milonga up, or name yours with --hub or MILONGA_HUB"
-
-
 def trusted_authority(address: str) -> str:
-    """Return the authority (PEM) of the hub. Raises Refused for a hub that nobody has vouched for."""
+    """Return the authority (PEM) of the hub. Raises NotTrusted for a hub that nobody has vouched for, and what
+    shown_authority raises.
+    """
+    host, _ = _host_and_port(address)
     wanted = os.environ.get(FINGERPRINT_VARIABLE, "")
     if wanted:
         return shown_authority(address, wanted)
     kept = _kept().get(address)
     if kept:
         return kept
-    if not is_loopback(address.rpartition(":")[0]):
-        raise Refused(
+    if not is_loopback(host):
+        raise NotTrusted(
             f"nobody has vouched for the hub at {address} on this machine; compare its fingerprint with the one that"
             f" `milonga up` printed there: milonga trust {address}"
         )
     # Whoever could answer in its place runs on this machine already.
     return shown_authority(address)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise NoAddress(f"{address!r} is not the address of a hub; write HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _kept() -> dict[str, str]:
@@ -69,12 +79,13 @@ def _path() -> Path:
 
 
 def config_folder() -> Path:
-    """Return where the command line keeps what it knows of hubs."""
+    """Return where programs of this user keep what they know of hubs."""
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(home) / "milonga"
 
 
 def is_loopback(host: str) -> bool:
+    """Whether the host is this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

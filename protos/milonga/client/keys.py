@@ -1,4 +1,4 @@
-"""Who the command line is to a hub: MILONGA_API_KEY, what `milonga login` kept, or the local key of a hub on this machine."""
+"""Who a program is to a hub: MILONGA_API_KEY, what `milonga login` kept, or the local key of a hub on this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import ssl
 from pathlib import Path
 
 import grpc
+
+from milonga.client.channel import open_channel
+from milonga.client.trust import config_folder, is_loopback
 from milonga.pinning import fingerprint
 from milonga.v1 import accounts_pb2, accounts_pb2_grpc
-
-from milonga_hub.cli.channel import open_channel
-from milonga_hub.cli.trust import config_folder, is_loopback
 
 KEY_VARIABLE = "MILONGA_API_KEY"
 _LOCAL_KEY_FILE = "local.key"
@@ -39,6 +39,7 @@ def key_for(address: str, authority: str) -> str:
 
 
 def fingerprint_of(authority: str) -> str:
+    """Return the fingerprint of an authority (PEM)."""
     return fingerprint(ssl.PEM_cert_to_DER_cert(authority))
 
 
