@@ -10,7 +10,7 @@ PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 check bench soak fuzz protos docs clean
+.PHONY: help install demo test test-browser test-aarch64 check bench soak fuzz protos translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ docs: $(STAMP) ## Make the documentation's site in site/: open site/index.html
 	test -x .docs/venv/bin/mkdocs || { $(PYTHON) -m venv .docs/venv && .docs/venv/bin/python -m pip install --quiet --upgrade "pip>=25.1" && .docs/venv/bin/python -m pip install --quiet --group docs; }
 	$(BIN)/python -m tools.site.reference .docs/reference
 	.docs/venv/bin/mkdocs build --strict --clean --quiet
+
+translations: $(STAMP) ## Bring the catalogues of the dashboard's languages up to date, and compile them (docs/translating.md)
+	$(BIN)/python -m tests.web.translations
 
 clean: ## Remove .venv and what tests and benchmarks wrote
 	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .docs site

@@ -44,6 +44,8 @@ class Caller:
     key_id: str = ""
     # The account that it acts for; "" for the hub's own machine and keys that were made there.
     account: str = ""
+    # In which pages speak to its account; "" is what the browser asks for.
+    language: str = ""
 
 
 @dataclass

@@ -24,6 +24,8 @@ class Account(AccountView, table=True):
     password_hash: str
     # The provider's issuer and what it calls the person; empty for who has a password.
     subject: str = Field(default="", index=True)
+    # In which pages speak to it; empty for what its browser asks for.
+    language: str = ""
 
 
 class BrowserSession(SQLModel, table=True):

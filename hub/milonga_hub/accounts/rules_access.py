@@ -150,6 +150,7 @@ HTTP: Mapping[str, Access] = {
         "",
         """
         POST /sign-out
+        POST /settings/language
         POST /settings/password
         POST /settings/sessions/end
         POST /settings/api_keys

@@ -201,6 +201,13 @@ class AccountService:
             self.sessions.end_all(session, name)
         return account
 
+    def set_language(self, caller: Caller, language: str) -> None:
+        """Let pages speak this language to the caller's account from the next one on; "" leaves it to the browser."""
+        with self._database.session() as session:
+            account = _get(session, caller.account)
+            account.language = language
+            session.add(account)
+
     def end_sessions(self, caller: Caller, name: str) -> int:
         """Sign the account out of all browsers; return of how many."""
         self._check_own(caller, name)
@@ -225,7 +232,7 @@ class AccountService:
 
 
 def _caller(account: Account) -> Caller:
-    return Caller(account.name, CallerKind.ACCOUNT, account.role, account=account.name)
+    return Caller(account.name, CallerKind.ACCOUNT, account.role, account=account.name, language=account.language)
 
 
 def _get(session: Session, name: str) -> Account:

@@ -51,6 +51,7 @@ from milonga_hub.web import metrics, pages, stream
 from milonga_hub.web.gate import Gated
 from milonga_hub.web.safety import Safety
 from milonga_hub.web.services import HubServices
+from milonga_hub.web.speaking import Speaking
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +111,7 @@ def create_app(hub: HubServices) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_thing)
     app.add_middleware(Gated, gate=Gate(hub.accounts), refuse=_refused)
+    app.add_middleware(Speaking)
     app.add_middleware(Safety, host=hub.settings.host, names=hub.settings.server_names)
     app.add_middleware(metrics.Counting)
     return app

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from milonga_hub.runs.models import Candidate
+from milonga_hub.web.language import N_
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.words import count, figure, ms, percent, size
 
 LOW, HIGH = ".min", ".max"
@@ -52,13 +54,13 @@ def accuracy(candidate: Candidate) -> float | None:
 def axes(candidates: Sequence[Candidate], measure: str = "accuracy") -> list[Axis]:
     """Return what tells these networks apart: elastic dimensions by kind, then what the networks cost and reach."""
     costs = [
-        Axis("params", "weights", lambda c: c.params or None, count),
+        Axis("params", N_("weights"), lambda c: c.params or None, count),
         Axis("macs", "MACs", lambda c: c.macs or None, count),
-        Axis("model_bytes", "size", lambda c: c.model_bytes or None, size),
-        Axis("predicted_ms", "predicted", lambda c: c.predicted_ms, ms, True),
+        Axis("model_bytes", N_("size"), lambda c: c.model_bytes or None, size),
+        Axis("predicted_ms", N_("predicted"), lambda c: c.predicted_ms, ms, True),
         Axis("accuracy", measure, accuracy, percent),
         # Last, because most networks are not measured: lines end before it.
-        Axis("measured_ms", "measured", lambda c: c.measured_ms, ms, True),
+        Axis("measured_ms", N_("measured"), lambda c: c.measured_ms, ms, True),
     ]
     elastic = [_elastic(kind) for kind in _kinds(candidates)]
     return [axis for axis in (*elastic, *costs) if any(axis.value(each) is not None for each in candidates)]
@@ -110,7 +112,11 @@ def ranges(axes: Sequence[Axis], query: Mapping[str, str]) -> tuple[dict[str, Ra
                 ends[end] = float(text) if text else None
             except ValueError:
                 ends[end] = None
-                wrong = f"{text!r} is not a figure for {axis.words}; write it like 0.9 or 12"
+                wrong = _(
+                    "%(text)s is not a figure for %(axis)s; write it like 0.9 or 12",
+                    text=repr(text),
+                    axis=_(axis.words),
+                )
             if (value := ends[end]) is not None and not math.isfinite(value):
                 ends[end] = None
         if ends[LOW] is not None or ends[HIGH] is not None:

@@ -1,4 +1,4 @@
-"""Figures in words, the same on every page; each is a filter in the templates."""
+"""Figures in words, the same on every page and in the reader's language; each is a filter in the templates."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+from milonga_hub.web.language import gettext as _
+from milonga_hub.web.language import pgettext
+from milonga_hub.web.said import said
+
 NONE = "–"
 
 
 def ago(when: datetime | None, now: datetime | None = None) -> str:
     """Return how long ago it was: "3 min ago"."""
     if when is None:
-        return "never"
+        return _("never")
     seconds = ((now or datetime.now(UTC)) - when).total_seconds()
-    return f"in {duration(-seconds)}" if seconds < -1 else f"{duration(max(0.0, seconds))} ago"
+    if seconds < -1:
+        return _("in %(duration)s", duration=duration(-seconds))
+    return _("%(duration)s ago", duration=duration(max(0.0, seconds)))
 
 
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return NONE
-    for size_seconds, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+    for size_seconds, form in ((86400, _("%(count)s d")), (3600, _("%(count)s h")), (60, _("%(count)s min"))):
         if seconds >= 2 * size_seconds or seconds == size_seconds:
-            return f"{seconds / size_seconds:.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 or seconds == int(seconds) else f"{seconds:.1f} s"
+            return form % {"count": f"{seconds / size_seconds:.0f}"}
+    count = f"{seconds:.0f}" if seconds >= 10 or seconds == int(seconds) else _written(f"{seconds:.1f}")
+    return _("%(count)s s", count=count)
 
 
 def exactly(when: datetime | None) -> str:
@@ -32,7 +39,7 @@ def exactly(when: datetime | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1%}"
+    return NONE if value is None else _written(f"{value:.1%}")
 
 
 def ms(value: float | None) -> str:
@@ -42,7 +49,7 @@ def ms(value: float | None) -> str:
 def figure(value: float | None) -> str:
     if value is None:
         return NONE
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return _written(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
 
 
 def count(value: float | None) -> str:
@@ -51,18 +58,38 @@ def count(value: float | None) -> str:
         return NONE
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:g}"
+            return f"{_written(f'{value / factor:.3g}')} {unit}"
+    return _written(f"{value:g}")
 
 
 def size(size_bytes: float | None) -> str:
     return NONE if size_bytes is None else f"{count(size_bytes)}B" if size_bytes >= 1000 else f"{size_bytes:.0f} B"
 
 
+def _written(figure: str) -> str:
+    """Return the figure with the marks that the language puts in it: 1,234.5 is 1.234,5 in some."""
+    point, comma = pgettext("decimal mark", "."), pgettext("mark of thousands", ",")
+    return figure if (point, comma) == (".", ",") else figure.translate({ord("."): point, ord(","): comma})
+
+
 def state(value: Any) -> str:
-    """Return an enum or its name for people: NEW_LABELS is "new labels"."""
+    """Return an enum or its name for people: NEW_LABELS is "new labels"; terms.py has all of them."""
+    return _(_phrase(value))
+
+
+def mark(value: Any) -> str:
+    """Return an enum or its name as a class of style.css, the same in all languages: NEW_LABELS is "new-labels"."""
+    return _phrase(value).replace(" ", "-")
+
+
+def _phrase(value: Any) -> str:
     text = value.value if isinstance(value, Enum) else str(value)
     return str(text).lower().replace("_", " ")
+
+
+def term(text: str) -> str:
+    """Return a word of the hub's, such as the name of a stage; terms.py has all of them."""
+    return _(text)
 
 
 def capital(text: str) -> str:
@@ -78,7 +105,9 @@ def version(name: str) -> str:
     """Return models/digits/versions/2 as "digits v2", and the like for runs and data sets."""
     parts = name.split("/")
     if len(parts) == 4:
-        return f"{parts[1]} {'run ' if parts[2] == 'runs' else 'v'}{parts[3]}"
+        if parts[2] == "runs":
+            return _("%(project)s run %(number)s", project=parts[1], number=parts[3])
+        return f"{parts[1]} v{parts[3]}"
     return name or NONE
 
 
@@ -92,6 +121,9 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "count": count,
     "bytes": size,
     "state": state,
+    "mark": mark,
+    "term": term,
+    "said": said,
     "capital": capital,
     "digest": short,
     "version": version,

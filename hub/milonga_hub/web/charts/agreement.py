@@ -12,6 +12,8 @@ from milonga_hub.runs.models import Candidate
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import Scale, bottom_axis, circle, left_axis, legend, line, path, picture
 from milonga_hub.web.charts.networks import Network, linked, network_rows
+from milonga_hub.web.language import gettext as _
+from milonga_hub.web.language import ngettext
 
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
@@ -49,8 +51,8 @@ def scatter(device_type: str, candidates: Sequence[Candidate], networks: Mapping
     low, high = min(times) * 0.9, max(times) * 1.1
     x, y = Scale(low, high, LEFT, RIGHT, logarithmic=True), Scale(low, high, BOTTOM, TOP, logarithmic=True)
     parts = [
-        *left_axis(y, LEFT, RIGHT, "predicted, ms"),
-        *bottom_axis(x, BOTTOM, "measured, milliseconds, log scale"),
+        *left_axis(y, LEFT, RIGHT, _("predicted, ms")),
+        *bottom_axis(x, BOTTOM, _("measured, milliseconds, log scale")),
         path([(LEFT, BOTTOM), (RIGHT, TOP)], "diagonal"),
     ]
     for candidate, predicted, measured in sorted(rows, key=lambda row: row[0].chosen):
@@ -58,11 +60,21 @@ def scatter(device_type: str, candidates: Sequence[Candidate], networks: Mapping
         if candidate.predicted_low_ms and candidate.predicted_high_ms:
             at = x(measured)
             drawn.append(line(at, y(candidate.predicted_low_ms), at, y(candidate.predicted_high_ms), "spread"))
-        tip = f"{words.short(candidate.subnet)}: predicted {words.ms(predicted)}, measured {words.ms(measured)}"
+        tip = _(
+            "%(network)s: predicted %(predicted)s, measured %(measured)s",
+            network=words.short(candidate.subnet),
+            predicted=words.ms(predicted),
+            measured=words.ms(measured),
+        )
         cls, radius = ("dot chosen", 7.5) if candidate.chosen else ("dot measured", 4.6)
         drawn.append(circle(x(measured), y(predicted), radius, cls, tip))
         parts.append(linked(networks.get(candidate.key), drawn))
-    names = (("predicted as measured", "diagonal"), ("interval", "mark interval"), ("chosen", "mark chosen"))
+    names = ((_("predicted as measured"), "diagonal"), (_("interval"), "mark interval"), (_("chosen"), "mark chosen"))
     parts += legend(names, LEFT, 20)
-    said = f"Predicted against measured latency on {device_type}: {len(rows)} networks"
-    return picture(WIDTH, HEIGHT, said, parts, network_rows(c for c, _, _ in rows), links=bool(networks))
+    said = ngettext(
+        "Predicted against measured latency on %(type)s: %(num)s network",
+        "Predicted against measured latency on %(type)s: %(num)s networks",
+        len(rows),
+        type=device_type,
+    )
+    return picture(WIDTH, HEIGHT, said, parts, network_rows(row[0] for row in rows), links=bool(networks))

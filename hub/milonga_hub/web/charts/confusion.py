@@ -8,6 +8,9 @@ from markupsafe import Markup
 
 from milonga_hub.web.charts.drawing import element, picture, text, titled
 from milonga_hub.web.charts.table import Cell
+from milonga_hub.web.language import gettext as _
+from milonga_hub.web.language import ngettext
+from milonga_hub.web.words import percent
 
 WIDTH, HEIGHT = 560, 520
 LEFT, RIGHT, TOP, BOTTOM = 96, 550, 26, 480
@@ -21,7 +24,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
         return Markup("")
     count = len(matrix)
     size = (RIGHT - LEFT) / count
-    parts = [text(LEFT, 14, "answered", "tick"), text(4, 14, "shown", "tick")]
+    parts = [text(LEFT, 14, _("answered"), "tick"), text(4, 14, _("shown"), "tick")]
     for row, counts in enumerate(matrix):
         y = TOP + row * (BOTTOM - TOP) / count
         height = (BOTTOM - TOP) / count
@@ -32,14 +35,26 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
             )
         for column, found in enumerate(counts):
             share = found / max(1, sum(counts))
-            tip = f"{found} pictures of {_name(names, row)} were answered with {_name(names, column)}, {share:.1%}"
+            tip = ngettext(
+                "%(num)s picture of %(shown)s was answered with %(answered)s, %(share)s",
+                "%(num)s pictures of %(shown)s were answered with %(answered)s, %(share)s",
+                found,
+                shown=_name(names, row),
+                answered=_name(names, column),
+                share=percent(share),
+            )
             parts.append(_square(LEFT + column * size, y, size, height, share, row == column, tip))
             if found and count <= _MOST_FIGURES:
                 cls = "on-dark" if share > 0.55 else ""
                 parts.append(text(LEFT + (column + 0.5) * size, y + height / 2 + 4, found, cls, "middle"))
     right = sum(matrix[index][index] for index in range(count))
-    said = f"Confusion of {count} classes: {right} of {sum(map(sum, matrix))} pictures answered rightly"
-    header = ["shown", *(_name(names, column) for column in range(count))]
+    said = _(
+        "Confusion of %(count)s classes: %(right)s of %(all)s pictures answered rightly",
+        count=count,
+        right=right,
+        all=sum(map(sum, matrix)),
+    )
+    header = [_("shown"), *(_name(names, column) for column in range(count))]
     rows: list[list[Cell]] = [[_name(names, row), *counts] for row, counts in enumerate(matrix)]
     return picture(WIDTH, HEIGHT, said, parts, [header, *rows])
 
@@ -58,5 +73,5 @@ def _square(x: float, y: float, width: float, height: float, share: float, right
 
 
 def _name(names: Sequence[str], index: int) -> str:
-    name = names[index] if index < len(names) else f"class {index}"
+    name = names[index] if index < len(names) else _("class %(name)s", name=index)
     return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"

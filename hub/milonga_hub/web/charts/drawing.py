@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -160,6 +161,10 @@ def legend(names: Sequence[tuple[str, str]], x: float, y: float) -> list[Markup]
     for words, cls in names:
         parts.append(line(x, y - 4, x + 16, y - 4, cls))
         parts.append(text(x + 23, y, words, "tick"))
-        # Six pixels a letter at this size, on the safe side.
-        x += 40 + 6.4 * len(words)
+        x += 40 + width_of(words)
     return parts
+
+
+def width_of(words: str) -> float:
+    """Return how many pixels the words take at the size of ticks, on the safe side: some scripts write in squares."""
+    return sum(12.2 if unicodedata.east_asian_width(letter) in "WF" else 6.4 for letter in words)

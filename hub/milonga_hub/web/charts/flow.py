@@ -10,6 +10,8 @@ from milonga_hub.builds.graph import Part, Shape
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import element, line, picture, rect, text, titled
 from milonga_hub.web.charts.table import Cell
+from milonga_hub.web.language import gettext as _
+from milonga_hub.web.language import ngettext
 
 WIDTH, ROW, TOP = 720, 32, 34
 # Arcs have the room left of the boxes, bars that right of them.
@@ -23,16 +25,21 @@ def flow(input_shape: Shape, parts: Sequence[Part]) -> Markup:
         return Markup("")
     most = max(part.macs for part in parts) or 1
     drawn = [
-        text(_LEFT, 16, f"input {shape(input_shape)}", "tick"),
-        text(_BARS, 16, "multiply-adds", "tick"),
-        text(WIDTH - 6, 16, "weights", "tick", "end"),
+        text(_LEFT, 16, _("input %(shape)s", shape=shape(input_shape)), "tick"),
+        text(_BARS, 16, _("multiply-adds"), "tick"),
+        text(WIDTH - 6, 16, _("weights"), "tick", "end"),
     ]
     for part in parts:
         drawn += [_arc(source, part.number) for source in part.reads if source != part.number - 1]
         if part.number - 1 in part.reads:
             drawn.append(line(_LEFT + 24, _top(part.number) - 8, _LEFT + 24, _top(part.number), "wire"))
     drawn += [_part(part, part.macs / most) for part in parts]
-    said = f"The network from its input down: {len(parts)} modules, {', '.join(part.name for part in parts)}"
+    said = ngettext(
+        "The network from its input down: %(num)s module, %(names)s",
+        "The network from its input down: %(num)s modules, %(names)s",
+        len(parts),
+        names=", ".join(part.name for part in parts),
+    )
     # Without arcs there is nothing left of the boxes.
     spare = 0 if any(source != part.number - 1 for part in parts for source in part.reads) else _LEFT - 6
     moved = element("g", Markup("").join(drawn), transform=f"translate({-spare} 0)")
@@ -40,7 +47,7 @@ def flow(input_shape: Shape, parts: Sequence[Part]) -> Markup:
 
 
 def _data(parts: Sequence[Part]) -> list[list[Cell]]:
-    rows: list[list[Cell]] = [["module", "operation", "name", "makes", "multiply-adds", "weights"]]
+    rows: list[list[Cell]] = [[_("module"), _("operation"), _("name"), _("makes"), _("multiply-adds"), _("weights")]]
     for part in parts:
         rows += [
             [part.name, one.kind, one.name, "x".join(map(str, one.makes)), one.macs, one.params]
@@ -51,7 +58,7 @@ def _data(parts: Sequence[Part]) -> list[list[Cell]]:
 
 def shape(value: Shape) -> str:
     """Return what one picture is there: "16 x 32 x 32"."""
-    return " × ".join(str(each) if each else "?" for each in value[1:]) or "one figure"
+    return " × ".join(str(each) if each else "?" for each in value[1:]) or _("one figure")
 
 
 def _top(index: int) -> float:
@@ -70,7 +77,13 @@ def _arc(source: int, index: int) -> Markup:
 
 def _part(part: Part, share: float) -> Markup:
     y = _top(part.number)
-    said = f"{part.name}: makes {shape(part.makes)}; {words.count(part.macs)} multiply-adds, {words.count(part.params)} weights"
+    said = _(
+        "%(name)s: makes %(shape)s; %(macs)s multiply-adds, %(params)s weights",
+        name=part.name,
+        shape=shape(part.makes),
+        macs=words.count(part.macs),
+        params=words.count(part.params),
+    )
     drawn = [
         rect(_LEFT, y, _BOX, ROW - 8, "module", rx=5.0),
         text(_LEFT + 9, y + 16, part.name, "module-name"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from milonga_hub.web.charts.drawing import Scale, bottom_axis, left_axis, legend, path, picture, rect
+from milonga_hub.web.language import gettext as _
 
 WIDTH, HEIGHT = 300, 202
 LEFT, RIGHT, TOP, BOTTOM = 42, 290, 34, 176
@@ -29,14 +30,20 @@ def histogram(name: str, low: float, high: float, counts: Sequence[int], referen
     if expected:
         parts.append(path(_outline(expected, y), "reference"))
     parts += bottom_axis(x, BOTTOM)
-    marks = [("devices", "mark bin")] + ([("validation pictures", "reference")] if expected else [])
+    marks = [(_("devices"), "mark bin")] + ([(_("validation pictures"), "reference")] if expected else [])
     parts += legend(marks, LEFT, 16)
     data = [
         [low + (high - low) * index / len(counts), count, *([reference[index]] if expected else [])]
         for index, count in enumerate(counts)
     ]
-    names = [f"{name} from", "devices", *(["validation pictures"] if expected else [])]
-    return picture(WIDTH, HEIGHT, f"Distribution of {name} over {total} requests", parts, [names, *data])
+    names = [_("%(name)s from", name=name), _("devices"), *([_("validation pictures")] if expected else [])]
+    return picture(
+        WIDTH,
+        HEIGHT,
+        _("Distribution of %(name)s over %(count)s requests", name=name, count=total),
+        parts,
+        [names, *data],
+    )
 
 
 def _outline(shares: Sequence[float], y: Scale) -> list[tuple[float, float]]:

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
+from milonga_hub.web.language import gettext as _
+
 _RADIUS = 14.0
 _GAP = 2.5
 _MOST_COLUMNS = 36
@@ -42,9 +44,9 @@ def honeycomb(cells: Sequence[Cell]) -> Markup:
         for index, cell in enumerate(cells)
     ]
     return Markup(
-        '<svg class="honeycomb" role="group" aria-label="Devices by health" viewBox="0 0 {0:.1f} {1:.1f}"'
+        '<svg class="honeycomb" role="group" aria-label="{3}" viewBox="0 0 {0:.1f} {1:.1f}"'
         ' width="{0:.0f}" height="{1:.0f}">{2}</svg>'
-    ).format(width, height, Markup("").join(drawn))
+    ).format(width, height, Markup("").join(drawn), _("Devices by health"))
 
 
 def _cell(cell: Cell, x: float, y: float) -> Markup:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.web.charts.lines import Series, lines
+from milonga_hub.web.language import gettext as _
 
 
 def latency(windows: Mapping[str, Sequence[TelemetryWindow]]) -> Markup:
@@ -21,4 +22,4 @@ def latency(windows: Mapping[str, Sequence[TelemetryWindow]]) -> Markup:
         ]
         series.append(Series(f"{device} p99", [(at, found.p99) for at, found in served], colour, dashed=True))
         series.append(Series(device, [(at, found.p50) for at, found in served], colour))
-    return lines("Latency, median and p99", "ms", series)
+    return lines(_("Latency, median and p99"), "ms", series)

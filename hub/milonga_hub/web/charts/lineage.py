@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from milonga_hub.web.charts.drawing import element, picture, rect, text, titled
+from milonga_hub.web.language import gettext as _
 
 WIDTH, ROW, TOP = 1080, 46, 34
 _GAP, _LETTER_PX = 34.0, 6.4
@@ -30,10 +31,10 @@ def lineage(columns: Sequence[tuple[str, Sequence[Box]]]) -> Markup:
     if not columns:
         return Markup("")
     width = (WIDTH - _GAP * (len(columns) - 1)) / len(columns)
-    rows = max(len(boxes) for _, boxes in columns)
+    rows = max(len(boxes) for _title, boxes in columns)
     places = {
         box.key: (column * (width + _GAP), TOP + ROW * (rows - len(boxes)) / 2 + ROW * row)
-        for column, (_, boxes) in enumerate(columns)
+        for column, (_title, boxes) in enumerate(columns)
         for row, box in enumerate(boxes)
     }
     wires, drawn = list[Markup](), list[Markup]()
@@ -43,8 +44,11 @@ def lineage(columns: Sequence[tuple[str, Sequence[Box]]]) -> Markup:
             wires += [_wire(places[key], places[box.key], width) for key in box.after if key in places]
             drawn.append(_box(box, *places[box.key], width))
     said = "; ".join(f"{title}: {', '.join(box.title for box in boxes)}" for title, boxes in columns)
-    data = [["kind", "what", "about"], *([title, box.title, box.badge] for title, boxes in columns for box in boxes)]
-    return picture(WIDTH, TOP + ROW * rows, f"Lineage. {said}", [*wires, *drawn], data, links=True)
+    data = [
+        [_("kind"), _("what"), _("about")],
+        *([title, box.title, box.badge] for title, boxes in columns for box in boxes),
+    ]
+    return picture(WIDTH, TOP + ROW * rows, _("Lineage. %(columns)s", columns=said), [*wires, *drawn], data, links=True)
 
 
 def _wire(source: tuple[float, float], target: tuple[float, float], width: float) -> Markup:

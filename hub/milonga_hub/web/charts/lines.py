@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from milonga_hub.web.charts.drawing import Scale, circle, left_axis, legend, line, path, picture, text
 from milonga_hub.web.charts.table import Cell
+from milonga_hub.web.language import gettext as _
 
 WIDTH, HEIGHT = 560, 236
 LEFT, RIGHT, TOP, BOTTOM = 52, 546, 46, 200
@@ -54,7 +55,7 @@ def lines(
     drawn = [each for each in series if each.points]
     if not drawn:
         return Markup("")
-    times = [at.timestamp() for each in drawn for at, _ in each.points]
+    times = [at.timestamp() for each in drawn for at, _value in each.points]
     values = [value for each in drawn for _, value in each.points]
     top = highest or max([*values, limit or 0.0]) * 1.12 or 1.0
     began, ended = (span.since.timestamp(), span.until.timestamp()) if span else (min(times), max(times))
@@ -74,7 +75,7 @@ def lines(
     parts += legend(named, LEFT, 16)
     last = ", ".join(f"{each.name} {each.points[-1][1]:.3g} {unit}" for each in drawn)
     rows: list[list[Cell]] = [[at, each.name, value] for each in drawn for at, value in each.points]
-    return picture(WIDTH, HEIGHT, f"{title}: {last}", parts, [["time", "line", f"{title} {unit}".strip()], *rows])
+    return picture(WIDTH, HEIGHT, f"{title}: {last}", parts, [[_("time"), _("line"), f"{title} {unit}".strip()], *rows])
 
 
 def _stretches(points: Sequence[tuple[datetime, float]], gap_seconds: float) -> list[list[tuple[datetime, float]]]:

@@ -13,8 +13,10 @@ from milonga_hub.telemetry.rules import CLASSES, CONFIDENCE, INPUT_SIGNALS
 from milonga_hub.telemetry.rules_series import Sum, drift_scores
 from milonga_hub.web.charts.lines import Series, Span, lines
 from milonga_hub.web.charts.shares import most_frequent, shares
+from milonga_hub.web.language import N_
+from milonga_hub.web.language import gettext as _
 
-_QUANTILES = ("median", "p95", "p99")
+_QUANTILES = (N_("median"), "p95", "p99")
 # Pictures of classes are one for each line, and no more than that.
 _MOST_CLASSES = 3
 
@@ -48,15 +50,15 @@ def monitoring(
         return title, lines(title, unit, series(value), span=span, **options)
 
     pictures = [
-        drawn("Requests a second", "a second", lambda s: s.request_count / step_seconds if whole(s) else None),
+        drawn(_("Requests a second"), _("a second"), lambda s: s.request_count / step_seconds if whole(s) else None),
         *_latency(of, span),
-        drawn("Errors", "% of requests", lambda s: _percent(s.error_share)),
-        drawn("Confidence, mean", "", lambda s: s.mean_confidence, highest=1.0),
+        drawn(_("Errors"), _("% of requests"), lambda s: _percent(s.error_share)),
+        drawn(_("Confidence, mean"), "", lambda s: s.mean_confidence, highest=1.0),
         *_drift(of, span, drift_threshold),
         *_classes(of, span, step_seconds),
-        drawn("Processor, mean", "%", lambda s: s.cpu_percent),
-        drawn("Memory, the most", "MB", lambda s: s.memory_bytes / 1e6 if s.memory_bytes else None),
-        drawn("Temperature, the hottest", "°C", lambda s: s.temperature_celsius),
+        drawn(_("Processor, mean"), "%", lambda s: s.cpu_percent),
+        drawn(_("Memory, the most"), "MB", lambda s: s.memory_bytes / 1e6 if s.memory_bytes else None),
+        drawn(_("Temperature, the hottest"), "°C", lambda s: s.temperature_celsius),
     ]
     return [(title, picture) for title, picture in pictures if picture]
 
@@ -70,15 +72,15 @@ def _latency(of: Sequence[Line], span: Span) -> list[tuple[str, Markup]]:
     by_line = [[(s.started_at, found) for s in line.sums if (found := s.latencies_ms) is not None] for line in of]
     if len(of) == 1:
         together = [
-            Series(name, [(at, found[index]) for at, found in by_line[0]], index)
+            Series(_(name), [(at, found[index]) for at, found in by_line[0]], index)
             for index, name in enumerate(_QUANTILES)
         ]
-        return [("Latency", lines("Latency", "ms", together, span=span))]
+        return [(_("Latency"), lines(_("Latency"), "ms", together, span=span))]
     return [
         (
-            f"Latency, {name}",
+            _("Latency, %(quantile)s", quantile=_(name)),
             lines(
-                f"Latency, {name}",
+                _("Latency, %(quantile)s", quantile=_(name)),
                 "ms",
                 [
                     Series(line.name, [(at, found[index]) for at, found in points], colour)
@@ -95,25 +97,25 @@ def _drift(of: Sequence[Line], span: Span, threshold: float | None) -> list[tupl
     """Return one picture: of every signal for one line, of the worst signal for each of several."""
     scores = [[(s.started_at, drift_scores(s, line.reference)) for s in line.sums] for line in of]
     if len(of) == 1:
-        title = "Unlike the validation pictures, by signal"
+        title = _("Unlike the validation pictures, by signal")
         found = [
-            Series(name, [(at, each[name]) for at, each in scores[0] if name in each], colour)
+            Series(_(name), [(at, each[name]) for at, each in scores[0] if name in each], colour)
             for colour, name in enumerate((CONFIDENCE, *INPUT_SIGNALS, CLASSES))
         ]
     else:
-        title = "Unlike the validation pictures, worst signal"
+        title = _("Unlike the validation pictures, worst signal")
         found = [
             Series(line.name, [(at, max(each.values())) for at, each in points if each], colour)
             for colour, (line, points) in enumerate(zip(of, scores, strict=True))
         ]
-    return [(title, lines(title, "stability index", found, span=span, limit=threshold))]
+    return [(title, lines(title, _("stability index"), found, span=span, limit=threshold))]
 
 
 def _classes(of: Sequence[Line], span: Span, step_seconds: float) -> list[tuple[str, Markup]]:
     shown = most_frequent([s.class_counts for line in of for s in line.sums])
     found = []
     for line in of[:_MOST_CLASSES]:
-        title = "Answers by class" if len(of) == 1 else f"Answers by class, {line.name}"
+        title = _("Answers by class") if len(of) == 1 else _("Answers by class, %(line)s", line=line.name)
         steps = [(s.started_at, s.class_counts) for s in line.sums]
         found.append((title, shares(title, line.classes, steps, shown, span, step_seconds)))
     return found

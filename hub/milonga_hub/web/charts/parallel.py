@@ -10,6 +10,8 @@ from milonga_hub.runs.models import Candidate
 from milonga_hub.web.axes import Axis, Range
 from milonga_hub.web.charts.drawing import Scale, element, line, path, picture, rect, text, titled
 from milonga_hub.web.charts.networks import Network
+from milonga_hub.web.language import gettext as _
+from milonga_hub.web.language import ngettext
 
 WIDTH, HEIGHT = 1080, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 1024, 54, 270
@@ -36,8 +38,14 @@ def parallel(
             for axis, scale, x in zip(axes, scales, places, strict=True)
         ),
     ]
-    said = f"{len(candidates)} networks along {', '.join(axis.words for axis in axes)}"
-    data = [["network", *(axis.words for axis in axes)]]
+    named = ", ".join(_(axis.words) for axis in axes)
+    said = ngettext(
+        "%(num)s network along %(axes)s",
+        "%(num)s networks along %(axes)s",
+        len(candidates),
+        axes=named,
+    )
+    data = [[_("network"), *(_(axis.words) for axis in axes)]]
     rows = [[networks[each.key].name, *(axis.value(each) for axis in axes)] for each in candidates]
     return picture(WIDTH, HEIGHT, said, parts, [*data, *rows])
 
@@ -77,13 +85,18 @@ def _axis(axis: Axis, scale: Scale, x: float, range_: Range) -> Markup:
     whole = range_.low is None and range_.high is None
     top, bottom = (TOP, BOTTOM) if whole else (scale(high), scale(low))
     parts = [
-        text(x, TOP - 30, axis.words, "axis-name", "middle"),
+        text(x, TOP - 30, _(axis.words), "axis-name", "middle"),
         text(x, TOP - 12, axis.said(scale.high), "tick", "middle"),
         text(x, BOTTOM + 18, axis.said(scale.low), "tick", "middle"),
         line(x, TOP, x, BOTTOM, "axis"),
         rect(x - _BAND / 2, top, _BAND, bottom - top, "band" if whole else "band on"),
         rect(
-            x - _STRIP / 2, TOP - 6, _STRIP, BOTTOM - TOP + 12, "strip", f"{axis.words}: drag to narrow, click to widen"
+            x - _STRIP / 2,
+            TOP - 6,
+            _STRIP,
+            BOTTOM - TOP + 12,
+            "strip",
+            _("%(axis)s: drag to narrow, click to widen", axis=_(axis.words)),
         ),
     ]
     return element(

@@ -22,6 +22,8 @@ from milonga_hub.web.charts.drawing import (
     text,
 )
 from milonga_hub.web.charts.networks import Network, linked, network_rows
+from milonga_hub.web.language import gettext as _
+from milonga_hub.web.language import ngettext
 
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 545, 44, 278
@@ -46,22 +48,32 @@ def pareto(
     if not points:
         return Markup("")
     x, y = _scales(points, limit_ms)
-    parts = [*left_axis(y, LEFT, RIGHT, measure, percent=True), *bottom_axis(x, BOTTOM, "milliseconds, log scale")]
+    parts = [
+        *left_axis(y, LEFT, RIGHT, _(measure), percent=True),
+        *bottom_axis(x, BOTTOM, _("milliseconds, log scale")),
+    ]
     parts += _limit(x, limit_ms)
     front = sorted((c.predicted_ms or 0.0, accuracy) for c, accuracy in points if c.on_front)
     if len(front) > 1:
         parts.append(path([(x(ms), y(accuracy)) for ms, accuracy in front], "front"))
     for candidate, accuracy in sorted(points, key=lambda point: (point[0].chosen, point[0].measured_ms is not None)):
         parts.append(linked((networks or {}).get(candidate.key), _point(candidate, x, y(accuracy))))
-    parts += legend((("front, predicted", "front"), ("measured", "mark measured"), ("chosen", "mark chosen")), LEFT, 20)
-    said = f"{words.capital(measure)} against latency on {device_type}: {len(points)} subnets" + (
-        f", limit {words.ms(limit_ms)}" if limit_ms is not None else ""
+    parts += legend(
+        ((_("front, predicted"), "front"), (_("measured"), "mark measured"), (_("chosen"), "mark chosen")), LEFT, 20
     )
-    return picture(WIDTH, HEIGHT, said, parts, network_rows(c for c, _ in points), links=bool(networks))
+    named = words.capital(_(measure))
+    said = ngettext(
+        "%(measure)s against latency on %(type)s: %(num)s subnet",
+        "%(measure)s against latency on %(type)s: %(num)s subnets",
+        len(points),
+        measure=named,
+        type=device_type,
+    ) + (f", {_('limit %(latency)s', latency=words.ms(limit_ms))}" if limit_ms is not None else "")
+    return picture(WIDTH, HEIGHT, said, parts, network_rows(c for c, _accuracy in points), links=bool(networks))
 
 
 def _scales(points: Sequence[tuple[Candidate, float]], limit_ms: float | None) -> tuple[Scale, Scale]:
-    times = [ms for c, _ in points for ms in (c.predicted_ms, c.measured_ms, limit_ms) if ms]
+    times = [ms for c, _accuracy in points for ms in (c.predicted_ms, c.measured_ms, limit_ms) if ms]
     accuracies = [accuracy for _, accuracy in points]
     margin = max(0.005, 0.12 * (max(accuracies) - min(accuracies)))
     x = Scale(min(times) * 0.85, max(times) * 1.18, LEFT, RIGHT, logarithmic=True)
@@ -80,7 +92,7 @@ def _limit(x: Scale, limit_ms: float | None) -> list[Markup]:
         text(
             at + (-6 if near_edge else 6),
             TOP + 4,
-            f"limit {words.ms(limit_ms)}",
+            _("limit %(latency)s", latency=words.ms(limit_ms)),
             "limit-text",
             "end" if near_edge else "start",
         ),
@@ -88,7 +100,7 @@ def _limit(x: Scale, limit_ms: float | None) -> list[Markup]:
 
 
 def _point(candidate: Candidate, x: Scale, y: float) -> list[Markup]:
-    known = ((candidate.predicted_ms, "predicted"), (candidate.measured_ms, "measured"))
+    known = ((candidate.predicted_ms, _("predicted")), (candidate.measured_ms, _("measured")))
     said = [words.percent(accuracy_of(candidate)), *(f"{how} {words.ms(ms)}" for ms, how in known if ms is not None)]
     tip = f"{candidate.description or words.short(candidate.subnet)}: {', '.join(said)}"
     parts = []

@@ -11,6 +11,8 @@ from milonga_hub.runs.models import Stage, StageState
 from milonga_hub.web import words
 from milonga_hub.web.charts.drawing import Scale, line, picture, rect, text
 from milonga_hub.web.charts.table import Cell
+from milonga_hub.web.language import gettext as _
+from milonga_hub.web.said import said
 
 WIDTH, ROW, LEFT, RIGHT, TOP = 1080, 28, 84, 980, 6
 
@@ -31,14 +33,15 @@ def timeline(stages: Sequence[Stage], now: datetime) -> Markup:
         parts.append(text(x(tick), bottom + 16, words.duration(tick) if tick else "0", "tick", "middle"))
     for index, stage in enumerate(stages):
         parts += _row(stage, TOP + ROW * index, x, began, now)
-    said = "Stages: " + ", ".join(f"{stage.name} {words.state(stage.state)}" for stage in stages)
-    return picture(WIDTH, bottom + 24, said, parts, _data(stages))
+    listed = ", ".join(f"{words.term(stage.name)} {words.state(stage.state)}" for stage in stages)
+    return picture(WIDTH, bottom + 24, _("Stages: %(stages)s", stages=listed), parts, _data(stages))
 
 
 def _data(stages: Sequence[Stage]) -> Iterator[list[Cell]]:
-    yield ["stage", "state", "started", "ended", "attempts", "message"]
+    yield [_("stage"), _("state"), _("started"), _("ended"), _("attempts"), _("message")]
     for each in stages:
-        yield [each.name, words.state(each.state), each.started_at, each.ended_at, each.attempts, each.message]
+        message = said(each.message)
+        yield [words.term(each.name), words.state(each.state), each.started_at, each.ended_at, each.attempts, message]
 
 
 def _ticks(total_seconds: float) -> list[float]:
@@ -54,17 +57,15 @@ def _end(stage: Stage, now: datetime) -> datetime:
 
 
 def _row(stage: Stage, y: float, x: Scale, began: datetime, now: datetime) -> list[Markup]:
-    state = words.state(stage.state)
-    parts = [text(LEFT - 10, y + 18, stage.name, f"stage-name {state}", "end")]
+    state, name, mark = words.state(stage.state), words.term(stage.name), words.mark(stage.state)
+    parts = [text(LEFT - 10, y + 18, name, f"stage-name {mark}", "end")]
     if stage.started_at is None:
         parts.append(text(LEFT + 6, y + 18, state, "tick"))
         return parts
     seconds = (_end(stage, now) - stage.started_at).total_seconds()
     left = x((stage.started_at - began).total_seconds())
     width = max(3.0, x((_end(stage, now) - began).total_seconds()) - left)
-    parts.append(
-        rect(left, y + 6, width, ROW - 12, f"bar {state}", f"{stage.name}: {state}, {words.duration(seconds)}", 4.0)
-    )
+    parts.append(rect(left, y + 6, width, ROW - 12, f"bar {mark}", f"{name}: {state}, {words.duration(seconds)}", 4.0))
     if stage.state is StageState.RUNNING:
         parts.append(rect(left, y + 6, width * min(1.0, max(0.0, stage.progress)), ROW - 12, "bar done", rx=4.0))
     note = words.duration(seconds) + (f", {stage.progress:.0%}" if stage.state is StageState.RUNNING else "")

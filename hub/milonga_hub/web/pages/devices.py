@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from milonga_hub.errors import InvalidInput
 from milonga_hub.web.charts.latency import latency
 from milonga_hub.web.charts.lines import Series, lines
+from milonga_hub.web.language import gettext
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
@@ -100,8 +101,8 @@ def router(hub: HubServices) -> APIRouter:
             assignment=hub.devices.assignment(device.name),
             device_builds=everything(lambda token: hub.devices.device_builds(device.name, page_token=token)),
             latency=latency({device.name: oldest_first}),
-            cpu=lines("Processor", "%", [Series("processor", cpu, 1)]),
-            memory=lines("Memory", "MB", [Series("memory", memory, 2)]),
+            cpu=lines(gettext("Processor"), "%", [Series(gettext("processor"), cpu, 1)]),
+            memory=lines(gettext("Memory"), "MB", [Series(gettext("memory"), memory, 2)]),
             measurements=sorted(of_device, key=lambda each: each.measured_at, reverse=True)[:_SHOWN_MEASUREMENTS],
         )
 

@@ -18,6 +18,7 @@ from milonga_hub.models.models import ModelVersion
 from milonga_hub.rollouts.models import Rollout
 from milonga_hub.web import words
 from milonga_hub.web.charts.lineage import Box, lineage
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
@@ -78,12 +79,15 @@ def _lineage(version: ModelVersion, builds: Sequence[Build], rollouts: Sequence[
     chosen = [build for build in builds if build.chosen]
     return lineage(
         [
-            ("data set", _dataset(version)),
-            ("run", _run(version)),
-            ("supernet", [Box("supernet", words.short(version.supernet), after=["run"])] if version.supernet else []),
-            ("subnets", _subnets(version.subnets)),
+            (_("data set"), _dataset(version)),
+            (_("run"), _run(version)),
             (
-                "builds",
+                _("supernet"),
+                [Box("supernet", words.short(version.supernet), after=["run"])] if version.supernet else [],
+            ),
+            (_("subnets"), _subnets(version.subnets)),
+            (
+                _("builds"),
                 [
                     Box(
                         build.name,
@@ -96,7 +100,7 @@ def _lineage(version: ModelVersion, builds: Sequence[Build], rollouts: Sequence[
                 ],
             ),
             (
-                "rollouts",
+                _("rollouts"),
                 [
                     Box(
                         each.id,

@@ -19,6 +19,7 @@ from milonga_hub.telemetry.rules_series import Sum, floored, step_for, summed
 from milonga_hub.web.charts.histogram import histogram
 from milonga_hub.web.charts.lines import COLOURS, Span
 from milonga_hub.web.charts.monitoring import Line, monitoring
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 from milonga_hub.web.words import version as version_words
@@ -96,16 +97,23 @@ def _asked(project: str, devices: list[str], window: str, until: str) -> tuple[A
     """Return what is asked for, and what is wrong with it."""
     problem = ""
     if window not in WINDOWS:
-        window, problem = "1h", f"{window!r} is no window; choose {', '.join(WINDOWS)}"
+        window, problem = (
+            "1h",
+            _("%(window)s is no window; choose %(windows)s", window=repr(window), windows=", ".join(WINDOWS)),
+        )
     if len(devices) > _MOST_LINES:
-        problem = f"{len(devices)} devices are too many to compare; the first {_MOST_LINES} are shown"
+        problem = _(
+            "%(count)s devices are too many to compare; the first %(most)s are shown",
+            count=len(devices),
+            most=_MOST_LINES,
+        )
     ended = None
     if until:
         try:
             ended = datetime.fromisoformat(until)
             ended = ended.replace(tzinfo=UTC) if ended.tzinfo is None else ended.astimezone(UTC)
         except ValueError:
-            problem = f"{until!r} is no time; write it like 2026-03-01T12:00"
+            problem = _("%(text)s is no time; write it like 2026-03-01T12:00", text=repr(until))
     return Asked(project, devices[:_MOST_LINES], window, ended), problem
 
 
@@ -124,12 +132,12 @@ def _lines(hub: HubServices, asked: Asked, since: datetime, until: datetime, ste
             continue
         sums = hub.telemetry.series(name, since, until, step)
         lines.append(_line(hub, name, sums, [device.active_bundle] if device.active_bundle else []))
-    return lines, f"there is no device {', '.join(unknown)}" if unknown else ""
+    return lines, _("there is no device %(names)s", names=", ".join(unknown)) if unknown else ""
 
 
 def _of_version(hub: HubServices, version: str, sums: list[Sum]) -> Line:
     bundles = sorted({build.bundle for build in hub.builds.chosen(version).values() if build.bundle})
-    return _line(hub, version_words(version) if version else "no version", sums, bundles)
+    return _line(hub, version_words(version) if version else _("no version"), sums, bundles)
 
 
 def _line(hub: HubServices, name: str, sums: list[Sum], bundles: Sequence[str]) -> Line:
@@ -189,14 +197,14 @@ def _distributions(line: Line) -> list[tuple[str, Markup]]:
         (name, _picture(name, whole.confidence if name == "confidence" else whole.inputs.get(name), line.reference))
         for name in ("confidence", *_INPUTS)
     ]
-    return [(name, picture) for name, picture in pictures if picture]
+    return [(_(name), picture) for name, picture in pictures if picture]
 
 
 def _picture(name: str, seen: Histogram | None, reference: Any) -> Markup:
     if seen is None or not sum(seen.counts):
         return Markup("")
     expected = reference.get(name) or []
-    return histogram(name, seen.low, seen.high, seen.counts, expected if len(expected) == len(seen.counts) else [])
+    return histogram(_(name), seen.low, seen.high, seen.counts, expected if len(expected) == len(seen.counts) else [])
 
 
 def _drift(hub: HubServices, asked: Asked) -> list[Any]:

@@ -15,15 +15,17 @@ from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.install.reach import address_for_others
 from milonga_hub.install.web import host_of
 from milonga_hub.web.charts.qr import qr
+from milonga_hub.web.language import N_
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import Part, everything, render
 from milonga_hub.web.services import HubServices
 
 _HOUR_SECONDS = 60 * 60
 LIFETIMES = (
-    (_HOUR_SECONDS, "an hour"),
-    (24 * _HOUR_SECONDS, "a day"),
-    (7 * 24 * _HOUR_SECONDS, "a week"),
-    (30 * 24 * _HOUR_SECONDS, "30 days"),
+    (_HOUR_SECONDS, N_("an hour")),
+    (24 * _HOUR_SECONDS, N_("a day")),
+    (7 * 24 * _HOUR_SECONDS, N_("a week")),
+    (30 * 24 * _HOUR_SECONDS, N_("30 days")),
 )
 _MOST_USES = 10_000
 
@@ -46,7 +48,7 @@ def router(hub: HubServices) -> APIRouter:
         """Make a token and show its command; loading the answer again makes no second one."""
         given = {"uses": uses, "lifetime_seconds": str(lifetime_seconds), "labels": labels}
         if not (uses.isascii() and uses.isdigit() and 1 <= int(uses[:9]) <= _MOST_USES):
-            wrong = f"The number of devices must be 1 to {_MOST_USES:,}."
+            wrong = _("The number of devices must be 1 to %(most)s.", most=f"{_MOST_USES:,}")
             return _form(request, hub, given, wrong, status=400)
         try:
             made = hub.devices.create_join_token(_labels(labels), int(uses), lifetime_seconds, request_id)
@@ -104,7 +106,7 @@ def _command(request: Request, hub: HubServices, token: JoinToken, secret: str) 
         live_part=Part("joined", f"/new/devices/{token.id}"),
         script="form",
         command=command,
-        code=qr(command, "The command as a QR code"),
+        code=qr(command, _("The command as a QR code")),
         reachable=reachable,
         **_state(hub, token),
     )

@@ -19,25 +19,27 @@ from milonga_hub.projects import rules
 from milonga_hub.projects.models import ProjectSpec, RolloutSpec
 from milonga_hub.projects.rules_questions import Answers, Priority, document, problems, selector_of, spec_of
 from milonga_hub.runs.models import Trigger
+from milonga_hub.web.language import N_
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
 OWN, NONE = "own", "none"
 # Milliseconds for one picture, and what that is for.
 SPEEDS = (
-    ("33", "as a video runs: 30 pictures a second (33 ms each)"),
-    ("100", "at once for people: 10 a second (100 ms)"),
-    ("1000", "one a second (1000 ms)"),
-    (NONE, "it does not matter"),
-    (OWN, "my own limit:"),
+    ("33", N_("as a video runs: 30 pictures a second (33 ms each)")),
+    ("100", N_("at once for people: 10 a second (100 ms)")),
+    ("1000", N_("one a second (1000 ms)")),
+    (NONE, N_("it does not matter")),
+    (OWN, N_("my own limit:")),
 )
 # Megabytes of a model.
-SIZES = (("1", "1 MB"), ("5", "5 MB"), ("25", "25 MB"), (NONE, "it does not matter"), (OWN, "my own limit:"))
+SIZES = (("1", "1 MB"), ("5", "5 MB"), ("25", "25 MB"), (NONE, N_("it does not matter")), (OWN, N_("my own limit:")))
 PRIORITIES = (
-    (Priority.BALANCED, "a balance", "the most accurate network that keeps to the limits above"),
-    (Priority.ACCURACY, "accuracy", "more pixels and a longer training; builds may hardly lose any of it"),
-    (Priority.SPEED, "speed", "half of the time above, and fewer pixels"),
-    (Priority.SIZE, "size", "half of the size above"),
+    (Priority.BALANCED, N_("a balance"), N_("the most accurate network that keeps to the limits above")),
+    (Priority.ACCURACY, N_("accuracy"), N_("more pixels and a longer training; builds may hardly lose any of it")),
+    (Priority.SPEED, N_("speed"), N_("half of the time above, and fewer pixels")),
+    (Priority.SIZE, N_("size"), N_("half of the size above")),
 )
 # Whether a person says so before a better version goes out.
 ASK, GO = "ask", "go"
@@ -120,14 +122,14 @@ def _read(hub: HubServices, form: FormData) -> Read:
     given = {key: value for key, value in form.items() if isinstance(value, str)}
     read = Read(given, tuple(each for each in form.getlist("types") if isinstance(each, str)))
     _check_name(hub, read)
-    latency_ms = _limit(read, "fast", "latency_ms", "milliseconds")
-    megabytes = _limit(read, "small", "model_mb", "megabytes")
+    latency_ms = _limit(read, "fast", "latency_ms", N_("milliseconds"))
+    megabytes = _limit(read, "small", "model_mb", N_("megabytes"))
     soak_seconds = _soak(read)
     _check_where(hub, read)
     try:
         dataset = hub.datasets.get(given.get("dataset", ""))
     except NotFound:
-        read.wrong["dataset"] = "Choose a data set."
+        read.wrong["dataset"] = _("Choose a data set.")
         return read
     sizes = hub.datasets.sizes(hub.datasets.latest(dataset.name).name)
     answers = Answers(
@@ -153,11 +155,11 @@ def _check_name(hub: HubServices, read: Read) -> None:
         rules.check(read.name, ProjectSpec(dataset="any"))
         hub.projects.get(read.name)
     except InvalidInput as error:
-        read.wrong["name"] = str(error) if read.name else "Give it a name."
+        read.wrong["name"] = str(error) if read.name else _("Give it a name.")
     except NotFound:
         return
     else:
-        read.wrong["name"] = f"There is a project {read.name} already; choose another name."
+        read.wrong["name"] = _("There is a project %(name)s already; choose another name.", name=read.name)
 
 
 def _check_where(hub: HubServices, read: Read) -> None:
@@ -180,7 +182,9 @@ def _limit(read: Read, question: str, own: str, unit: str) -> float | None:
         value = 0.0
     if 0 < value <= _MB:
         return value
-    read.wrong[question] = f"Write the limit as a number of {unit}, above 0 and at most {_MB:,}."
+    read.wrong[question] = _(
+        "Write the limit as a number of %(unit)s, above 0 and at most %(most)s.", unit=_(unit), most=f"{_MB:,}"
+    )
     return None
 
 
@@ -193,7 +197,7 @@ def _soak(read: Read) -> float:
         value = -1.0
     if 0 <= value <= _LONGEST_SOAK_SECONDS:
         return value
-    read.wrong["rollout"] = f"Write the seconds as a number from 0 to {_LONGEST_SOAK_SECONDS:,}."
+    read.wrong["rollout"] = _("Write the seconds as a number from 0 to %(most)s.", most=f"{_LONGEST_SOAK_SECONDS:,}")
     return usual
 
 

@@ -17,6 +17,8 @@ from milonga_hub.rollouts.models import OPEN
 from milonga_hub.web.charts.honeycomb import Cell, honeycomb
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.feed import feed
+from milonga_hub.web.language import N_
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 from milonga_hub.web.words import state, version
@@ -26,11 +28,11 @@ _SHOWN_HAPPENINGS = 12
 _MOST_CELLS = 500
 # How a device is, the best first: class of style.css and words.
 HEALTH = {
-    "healthy": "serving what is assigned",
-    "changing": "on its way to another build",
-    "idle": "online, serving nothing",
-    "away": "not online",
-    "troubled": "with an open alert",
+    "healthy": N_("serving what is assigned"),
+    "changing": N_("on its way to another build"),
+    "idle": N_("online, serving nothing"),
+    "away": N_("not online"),
+    "troubled": N_("with an open alert"),
 }
 _BY_EASE = ("healthy", "idle", "changing", "away", "troubled")
 
@@ -115,8 +117,8 @@ def health(device: Outline, troubled: Container[str]) -> str:
 
 def _cell(device: Outline, found: str) -> Cell:
     serves = f", {version(device.active_version)}" if device.active_version else ""
-    simulated = ", simulated" if device.simulated else ""
-    words = state(device.state) if found == "away" else HEALTH[found]
+    simulated = f", {_('simulated')}" if device.simulated else ""
+    words = state(device.state) if found == "away" else _(HEALTH[found])
     return Cell(device.name, found, f"{words}{serves}{simulated}")
 
 
@@ -134,7 +136,7 @@ def _types(devices: Sequence[Outline]) -> list[OfType]:
 def _steps(has_devices: bool, has_dataset: bool, has_project: bool) -> list[Step]:
     """Return the way to a first model."""
     return [
-        Step(has_devices, "Add a device", "/new/devices"),
-        Step(has_dataset, "Send labelled pictures", "/new/datasets"),
-        Step(has_project, "Say what you want", "/new/projects"),
+        Step(has_devices, N_("Add a device"), "/new/devices"),
+        Step(has_dataset, N_("Send labelled pictures"), "/new/datasets"),
+        Step(has_project, N_("Say what you want"), "/new/projects"),
     ]

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milonga_hub import callers
-from milonga_hub.web import words
+from milonga_hub.web import language, words
 
 T = TypeVar("T")
 
@@ -22,8 +22,17 @@ _ENVIRONMENT = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    extensions=["jinja2.ext.i18n"],
 )
 _ENVIRONMENT.filters.update(words.FILTERS)
+# The extension adds this method, which no type tells of.
+_ENVIRONMENT.install_gettext_callables(  # type: ignore[attr-defined]
+    language.template_gettext,
+    language.template_ngettext,
+    newstyle=True,
+    pgettext=language.pgettext,
+    npgettext=language.template_npgettext,
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ def render(
         live_part=live_part,
         script=script,
         signed_in=callers.current(),
+        language=language.spoken(),
         **values,
     )
     # Pages show the state of now; a back button must not show that of then.

@@ -21,6 +21,8 @@ from milonga_hub.runs.rules import ENDED, tightest
 from milonga_hub.web.charts.pareto import pareto
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.charts.training import training
+from milonga_hub.web.language import N_
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
@@ -117,12 +119,14 @@ def limits_of(hub: HubServices, run: Run, device_type: str) -> Limits:
 def _comparison(run: Run, device_type: str) -> list[tuple[str, float | None, float | None]]:
     metrics = next((stage.metrics for stage in run.stages if stage.name == "compare"), {})
     rows = []
-    for group, words in (("old", "known pictures"), ("new", "new pictures"), ("all", "all")):
+    for group, words in (("old", N_("known pictures")), ("new", N_("new pictures")), ("all", N_("all"))):
         before = metrics.get(f"champion {group} {device_type}")
         now = metrics.get(f"challenger {group} {device_type}")
         if before is not None or now is not None:
-            rows.append((words, before, now))
+            rows.append((_(words), before, now))
     kept = next((one for one in run.comparisons if one.device_type == device_type), None)
     if kept is not None:
-        rows += [(f"class {one.name}", one.champion_accuracy, one.challenger_accuracy) for one in kept.classes]
+        rows += [
+            (_("class %(name)s", name=one.name), one.champion_accuracy, one.challenger_accuracy) for one in kept.classes
+        ]
     return rows

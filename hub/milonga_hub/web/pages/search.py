@@ -17,6 +17,7 @@ from milonga_hub.web.charts.agreement import agreement, scatter
 from milonga_hub.web.charts.networks import Network
 from milonga_hub.web.charts.parallel import parallel
 from milonga_hub.web.charts.pareto import pareto
+from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.pages.runs import limits_of
 from milonga_hub.web.services import HubServices
@@ -94,7 +95,7 @@ def _networks(
     return {
         each.key: Network(
             number=number,
-            name=f"{words.short(each.subnet)} in {each.precision}",
+            name=_("%(network)s in %(precision)s", network=words.short(each.subnet), precision=each.precision),
             address=f"{address}?{urlencode({'type': each.device_type, 'network': name_of(each), **narrowed})}",
             out=not wanted(each, along, asked),
             selected=name_of(each) == (selected or chosen),

@@ -10,12 +10,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from milonga_hub.callers import Role, caller, tell_problem
 from milonga_hub.errors import MilongaError
+from milonga_hub.web.language import N_, NAMES, gettext
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
+from milonga_hub.web.speaking import remember
 
 _SHOWN_ENTRIES = 100
 _DAY_SECONDS = 24 * 60 * 60
-LIFETIMES = ((30, "30 days"), (90, "90 days"), (366, "a year"))
+LIFETIMES = ((30, N_("30 days")), (90, N_("90 days")), (366, N_("a year")))
 
 
 def router(hub: HubServices) -> APIRouter:
@@ -44,6 +46,7 @@ def _own(request: Request, hub: HubServices, wrong: str = "", made: str = "", st
         script="form",
         me=me,
         has_password=hub.accounts.has_password(me.account),
+        languages=NAMES,
         roles=[role for role in Role if me.role.may(role)],
         lifetimes=LIFETIMES,
         api_keys=everything(lambda token: hub.accounts.api_keys.page(me, page_token=token)),
@@ -69,6 +72,17 @@ def _add_own(pages: APIRouter, hub: HubServices) -> None:
         except MilongaError as error:
             return _own(request, hub, _told(error), status=400)
         return RedirectResponse("/sign-in?next=/settings", 303)
+
+    @pages.post("/settings/language")
+    async def set_language(request: Request, language: Annotated[str, Form()] = "") -> Response:
+        """Keep the language for the account, and in the browser for when nobody is signed in."""
+        if language and language not in NAMES:
+            return _own(request, hub, gettext("Choose a language of the list."), status=400)
+        if (me := caller()).account:
+            hub.accounts.set_language(me, language)
+        answer = RedirectResponse("/settings", 303)
+        remember(request, answer, language)
+        return answer
 
     @pages.post("/settings/sessions/end")
     async def end_sessions() -> RedirectResponse:

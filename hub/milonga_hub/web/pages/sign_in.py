@@ -11,8 +11,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from milonga_hub.callers import Caller, claim, prove, tell_problem
 from milonga_hub.errors import InvalidInput, PermissionDenied, Unauthenticated
+from milonga_hub.web import words
 from milonga_hub.web.cookies import forget_session, session_of, set_session
 from milonga_hub.web.pages.page import render
+from milonga_hub.web.said import said
 from milonga_hub.web.services import HubServices
 
 
@@ -58,7 +60,7 @@ def _add_sign_in(pages: APIRouter, hub: HubServices) -> None:
             caller = await asyncio.to_thread(hub.accounts.sign_in, name, password, address)
         except Unauthenticated as error:
             tell_problem(f"UNAUTHENTICATED: {error}")
-            return form(request, hub, next, name, str(error).capitalize() + ".", 401)
+            return form(request, hub, next, name, words.capital(said(str(error))) + ".", 401)
         return signed_in(request, hub, caller, own_page(next))
 
     @pages.post("/sign-out")

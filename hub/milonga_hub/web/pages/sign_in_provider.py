@@ -10,8 +10,10 @@ from fastapi.responses import RedirectResponse, Response
 from milonga_hub.accounts.oidc import LIFETIME, OpenIdProvider
 from milonga_hub.callers import claim, tell_problem
 from milonga_hub.errors import FailedPrecondition, MilongaError, NotFound, PermissionDenied, Unauthenticated
+from milonga_hub.web import words
 from milonga_hub.web.cookies import begun_of, set_begun
 from milonga_hub.web.pages.sign_in import form, own_page, signed_in
+from milonga_hub.web.said import said
 from milonga_hub.web.services import HubServices
 
 _BACK = "/sign-in/provider/back"
@@ -64,5 +66,4 @@ def router(hub: HubServices) -> APIRouter:
 
 
 def _sentence(error: MilongaError) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{words.capital(said(str(error)))}."

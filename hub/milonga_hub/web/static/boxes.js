@@ -120,5 +120,5 @@
     };
     return { show, boxes: () => all().map(told), name: rename, key };
   };
-  window.Milonga = { boxes };
+  window.Milonga.boxes = boxes;
 })();

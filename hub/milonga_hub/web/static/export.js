@@ -1,6 +1,7 @@
 // Every picture can be taken along: its figures as CSV, itself as SVG and PNG, in the colours of the page as it is seen.
 "use strict";
 (() => {
+  const { _ } = window.Milonga;
   const content = document.getElementById("content");
   if (!content) return;
   const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin",
@@ -16,7 +17,7 @@
   };
 
   const nameOf = (svg) => {
-    const words = `${document.title.split(" · ")[0]} ${(svg.getAttribute("aria-label") || "picture").split(/[:.;]/)[0]}`;
+    const words = `${document.title.split(" · ")[0]} ${(svg.getAttribute("aria-label") || _("picture")).split(/[:.;]/)[0]}`;
     return words.trim().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 80).toLowerCase() || "picture";
   };
 
@@ -74,7 +75,7 @@
         const button = document.createElement("button");
         button.type = "button";
         button.textContent = kind;
-        button.setAttribute("aria-label", `${kind} of ${nameOf(svg).replaceAll("-", " ")}`);
+        button.setAttribute("aria-label", _("%(kind)s of %(picture)s", { kind, picture: nameOf(svg).replaceAll("-", " ") }));
         button.addEventListener("click", () => kinds[kind](svg));
         bar.append(button);
       }

@@ -1,6 +1,7 @@
 // Checks a form on the hub while it is filled in, and puts what it says beside the fields; copies texts.
 "use strict";
 (() => {
+  const { _ } = window.Milonga;
   const QUIET_MS = 300; // Typing is one check.
   for (const form of document.querySelectorAll("form[data-check]")) {
     let waiting = 0;
@@ -42,10 +43,10 @@
     const said = button.textContent;
     try {
       await navigator.clipboard.writeText(source.textContent);
-      button.textContent = "Copied";
+      button.textContent = _("Copied");
     } catch { // Browsers give their clipboard only to https and this machine: select it for Ctrl-C.
       getSelection().selectAllChildren(source);
-      button.textContent = "Press Ctrl-C";
+      button.textContent = _("Press Ctrl-C");
     }
     setTimeout(() => { button.textContent = said; }, 2000);
   });

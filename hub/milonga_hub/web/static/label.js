@@ -2,6 +2,7 @@
 // z undoes. Counts beside it are live.js's; when they change and nothing is asked, this looks for more.
 "use strict";
 (() => {
+  const { _, ngettext, language } = window.Milonga;
   const station = document.getElementById("station");
   if (!station) return;
   const find = (id) => document.getElementById(id);
@@ -16,7 +17,7 @@
   let busy = false;
   let fetching = false;
   const decided = [];
-  const editor = detection && window.Milonga && window.Milonga.boxes(find("picture"), find("boxes"), classes);
+  const editor = detection && window.Milonga.boxes(find("picture"), find("boxes"), classes);
 
   const picture = (sample) => `/api/v1/${sample.name.split("/").map(encodeURIComponent).join("/")}/picture`;
   const tell = (words) => { find("problem").textContent = words; find("problem").hidden = !words; };
@@ -28,16 +29,17 @@
       ? { headers: { "Cache-Control": "no-cache" } }
       : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
     const said = await answer.json();
-    if (!answer.ok) throw new Error(said.error ? said.error.message : `The hub answered ${answer.status}.`);
+    if (!answer.ok) throw new Error(said.error ? said.error.message : _("The hub answered %(status)s.", { status: answer.status }));
     return said;
   };
   const decide = (sample, verb, body) => call(`/api/v1/${sample.name.split("/").map(encodeURIComponent).join("/")}:${verb}`, body);
 
-  const reasons = { LEAST_CONFIDENT: "chosen because the network was in doubt", NOVEL: "chosen because it looks unlike others", RANDOM: "chosen by chance" };
+  const reasons = { LEAST_CONFIDENT: _("chosen because the network was in doubt"), NOVEL: _("chosen because it looks unlike others"), RANDOM: _("chosen by chance") };
+  const count = (boxes) => ngettext("%(num)s box", "%(num)s boxes", boxes.length);
   const answerOf = (sample) => {
     if (detection) {
       const known = sample.predicted_boxes.every((box) => classes.includes(box.label));
-      return known ? (sample.predicted_boxes.length ? `${sample.predicted_boxes.length} boxes` : "no object") : "";
+      return known ? (sample.predicted_boxes.length ? count(sample.predicted_boxes) : _("no object")) : "";
     }
     return classes.includes(sample.predicted) ? sample.predicted : "";
   };
@@ -55,17 +57,17 @@
     current = queue.shift() || null;
     station.hidden = !current;
     find("nothing").hidden = Boolean(current) || !find("nothing").children.length;
-    if (!current) { say("Nothing waits."); return; }
+    if (!current) { say(_("Nothing waits.")); return; }
     const image = find("picture");
     image.src = picture(current);
     // Small pictures are enlarged without being smoothed: each pixel counts.
     image.classList.toggle("tiny", tiny(current));
     fit();
-    find("about").textContent = `${current.device}, ${new Date(current.taken_at).toLocaleString()}, ${reasons[current.reason]}`;
+    find("about").textContent = `${current.device}, ${new Date(current.taken_at).toLocaleString(language)}, ${reasons[current.reason]}`;
     const answer = answerOf(current);
     const accept = find("accept");
     accept.hidden = !answer && !detection;
-    accept.replaceChildren(key("Enter"), ` ${detection ? "Save these boxes" : answer} `, dim(`the device says ${answer || "nothing"}${detection && !current.predicted_boxes.length ? "" : ` (${percent(current.confidence)})`}`));
+    accept.replaceChildren(key("Enter"), ` ${detection ? _("Save these boxes") : answer} `, dim(`${_("the device says %(answer)s", { answer: answer || _("nothing") })}${detection && !current.predicted_boxes.length ? "" : ` (${percent(current.confidence)})`}`));
     if (editor) editor.show(current.predicted_boxes);
     for (const each of queue.slice(0, 3)) new Image().src = picture(each);
     if (queue.length < AHEAD / 2) more();
@@ -108,17 +110,17 @@
   };
   const label = (name) => {
     if (editor) { editor.name(name); return; }
-    answer("label", { label: name }, `Labelled ${name}.`);
+    answer("label", { label: name }, _("Labelled %(name)s.", { name }));
   };
   const accept = () => {
     if (editor) {
       const boxes = editor.boxes();
-      answer("label", { boxes }, `Saved ${boxes.length} boxes.`);
+      answer("label", { boxes }, ngettext("Saved %(num)s box.", "Saved %(num)s boxes.", boxes.length));
     } else if (current && answerOf(current)) {
-      answer("label", { accept: true }, `Labelled ${current.predicted}.`);
+      answer("label", { accept: true }, _("Labelled %(name)s.", { name: current.predicted }));
     }
   };
-  const skip = () => answer("skip", {}, "Skipped.");
+  const skip = () => answer("skip", {}, _("Skipped."));
   const undo = async () => {
     if (busy || !decided.length) return;
     busy = true;
@@ -128,7 +130,7 @@
       if (current) queue.unshift(current);
       queue.unshift(sample);
       tell("");
-      say("Undone.");
+      say(_("Undone."));
       show();
     } catch (error) {
       tell(error.message);

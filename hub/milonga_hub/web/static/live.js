@@ -1,6 +1,7 @@
 // Fetches the page again when the hub says that something on it has changed, and puts in what is new.
 "use strict";
 (() => {
+  const { _ } = window.Milonga;
   const content = document.getElementById("content");
   const mark = document.getElementById("live-state");
   const topics = content && content.dataset.live;
@@ -58,7 +59,7 @@
   stream.onmessage = later;
   stream.onopen = () => {
     mark.hidden = false;
-    mark.textContent = "live";
+    mark.textContent = _("live");
     mark.classList.add("on");
     if (lost) later();
     lost = false;
@@ -67,7 +68,7 @@
     lost = true;
     if (stream.readyState === EventSource.CLOSED) later(); // The hub refused: find out why.
     mark.hidden = false;
-    mark.textContent = "hub unreachable";
+    mark.textContent = _("hub unreachable");
     mark.classList.remove("on");
   };
   addEventListener("pagehide", () => stream.close());

@@ -1,6 +1,7 @@
 // Sends a data set: an archive as it is, or a folder packed into a tar, which the browser reads only while it sends it.
 "use strict";
 (() => {
+  const { _, ngettext, language } = window.Milonga;
   const form = document.getElementById("upload");
   const drop = document.getElementById("drop");
   const find = (id) => document.getElementById(id);
@@ -47,17 +48,18 @@
     return new Blob(parts, { type: "application/x-tar" });
   };
 
-  const choose = (blob, words) => {
+  const choose = (blob, words, first = words) => {
     const most = Number(form.dataset.maxBytes);
-    tell(blob.size > most ? `This is ${size(blob.size)}; the hub takes ${size(most)} at once. Send it in parts, each added to those before.` : "");
+    tell(blob.size > most ? _("This is %(size)s; the hub takes %(most)s at once. Send it in parts, each added to those before.", { size: size(blob.size), most: size(most) }) : "");
     chosen = blob.size > most ? null : { blob, words };
     find("chosen").textContent = `${words}, ${size(blob.size)}`;
     const name = find("name");
-    if (!name.value) name.value = words.split(/[ ./]/)[0].toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 63);
+    if (!name.value) name.value = first.split(/[ ./]/)[0].toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 63);
   };
   const chooseFolder = (files) => {
-    if (!files.length) { tell("This folder holds no files."); return; }
-    choose(tar(files), `${files[0].path.split("/")[0]} with ${files.length} ${files.length === 1 ? "file" : "files"}`);
+    if (!files.length) { tell(_("This folder holds no files.")); return; }
+    const [folder] = files[0].path.split("/");
+    choose(tar(files), ngettext("%(folder)s with %(num)s file", "%(folder)s with %(num)s files", files.length, { folder }), folder);
   };
 
   find("archive").addEventListener("change", (event) => { const [file] = event.target.files; if (file) choose(file, file.name); });
@@ -84,13 +86,13 @@
     const [file] = event.dataTransfer.files;
     // Some sources of files, other pages among them, give files without entries.
     if (file && (!entries.length || (entries.length === 1 && entries[0].isFile))) { choose(file, file.name); return; }
-    find("chosen").textContent = "Reading the folder…";
+    find("chosen").textContent = _("Reading the folder…");
     const found = [];
     try {
       for (const entry of entries) await walk(entry, entry.name, found);
       chooseFolder(found);
     } catch (error) {
-      tell(`The browser cannot read this folder: ${error.message}`);
+      tell(_("The browser cannot read this folder: %(why)s", { why: error.message }));
     }
   });
 
@@ -104,7 +106,7 @@
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!chosen) { tell("Choose a zip or a folder first."); return; }
+    if (!chosen) { tell(_("Choose a zip or a folder first.")); return; }
     tell("");
     const name = find("name").value;
     const id = form.dataset.requestId + Date.now().toString(36);
@@ -114,22 +116,22 @@
     const end = (words) => { news.close(); busy(false); tell(words); };
     news.onmessage = (message) => {
       const { done, total } = JSON.parse(message.data).payload;
-      progress(done / total, `Reading pictures: ${done.toLocaleString()} of ${total.toLocaleString()}`);
+      progress(done / total, _("Reading pictures: %(done)s of %(all)s", { done: done.toLocaleString(language), all: total.toLocaleString(language) }));
     };
-    sending.upload.onprogress = ({ loaded, total }) => progress(loaded / total, `Sending ${size(loaded)} of ${size(total)}`);
-    sending.upload.onload = () => progress(null, "Sent. Reading pictures…");
+    sending.upload.onprogress = ({ loaded, total }) => progress(loaded / total, _("Sending %(done)s of %(all)s", { done: size(loaded), all: size(total) }));
+    sending.upload.onload = () => progress(null, _("Sent. Reading pictures…"));
     sending.onload = () => {
       if (sending.status < 300) { news.close(); location.href = `/datasets/${encodeURIComponent(name)}`; return; }
-      let words = `The hub answered ${sending.status}.`;
+      let words = _("The hub answered %(status)s.", { status: sending.status });
       try { words = JSON.parse(sending.responseText).error.message; } catch { /* not the hub's own answer */ }
       end(words);
     };
-    sending.onerror = () => end("The hub cannot be reached, or cut the upload off. Is it running, and is the archive within its limits?");
-    sending.onabort = () => end("Stopped; the hub kept nothing of it.");
+    sending.onerror = () => end(_("The hub cannot be reached, or cut the upload off. Is it running, and is the archive within its limits?"));
+    sending.onabort = () => end(_("Stopped; the hub kept nothing of it."));
     find("stop").onclick = () => sending.abort();
     sending.open("POST", `/api/v1/datasets/${encodeURIComponent(name)}:import?${query}`);
     busy(true);
-    progress(0, "Sending…");
+    progress(0, _("Sending…"));
     sending.send(chosen.blob);
   });
 })();

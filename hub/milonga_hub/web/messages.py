@@ -1,0 +1,294 @@
+"""The sentences that services keep or raise in English, as patterns for said.py: %(name)s is what varies.
+
+What %(why)s and %(more)s stand for is itself such a sentence. A pattern that no service says any more does no harm, and a sentence
+without one is shown in English.
+"""
+
+from __future__ import annotations
+
+from milonga_hub.web.language import N_
+
+_OF_SENTENCES = (N_("%(why)s; %(more)s"), N_("%(name)s: %(why)s"))
+
+_OF_RUNS = (
+    N_("new project"),
+    N_("started on the dashboard"),
+    N_("cancelled"),
+    N_("refused"),
+    N_("no answer"),
+    N_("preparing pictures of %(version)s"),
+    N_("loading pictures"),
+    N_("epoch %(epoch)s of %(count)s"),
+    N_("accuracy of the smallest subnet %(smallest)s, of the largest %(largest)s"),
+    N_("mAP50-95 of the smallest subnet %(smallest)s, of the largest %(largest)s"),
+    N_("accuracy of the smallest subnet %(smallest)s, of the largest %(largest)s, trained on from %(run)s"),
+    N_("choosing subnets to measure"),
+    N_("building subnet %(index)s of %(count)s"),
+    N_("measured %(done)s of %(count)s on the devices"),
+    N_("%(subnets)s subnets measured on each of %(count)s device types"),
+    N_("%(subnets)s subnets measured on each of %(count)s device types, with what %(others)s others measured before"),
+    N_("%(levels)s levels measured on each of %(count)s device types"),
+    N_("exporting level %(level)s of %(count)s"),
+    N_("searching for %(type)s"),
+    N_("choosing candidates for %(type)s"),
+    N_("evaluating the front of %(type)s: %(done)s of %(count)s"),
+    N_("evaluating subnet %(index)s of %(count)s"),
+    N_("evaluating it for %(type)s"),
+    N_("judging the latency model of %(type)s"),
+    N_("the latency model of %(type)s is trusted (held-out error %(error)s)"),
+    N_(
+        "the latency model of %(type)s is trusted after %(count)s further measurements (held-out error %(error)s)"
+    ),
+    N_(
+        "%(type)s: %(network)s, predicted %(predicted)s ms, measured %(measured)s ms (model's held-out error %(error)s)"
+    ),
+    N_("accuracy predictor's held-out Kendall tau %(tau)s"),
+    N_("reading pictures"),
+    N_("bundling %(target)s for devices to build"),
+    N_("%(good)s of %(count)s builds hold"),
+    N_("the first version for these devices: nothing to compare with"),
+    N_("running %(version)s (champion) on %(count)s pictures"),
+    N_("running %(version)s (challenger) on %(count)s pictures"),
+    N_("%(done)s of %(count)s devices"),
+    N_("%(done)s of %(count)s devices; paused: %(why)s; go on with: milonga rollouts resume %(rollout)s"),
+    N_("%(done)s of %(count)s devices; waits for approval: milonga rollouts approve %(rollout)s"),
+    N_("%(devices)s devices in %(waves)s waves"),
+    N_("rollout %(rollout)s was aborted: %(why)s"),
+    N_("%(version)s is not better than what the devices run: they keep it"),
+    N_("%(version)s is live on %(types)s"),
+    N_("better: %(why)s"),
+    N_("not clearly better: %(why)s"),
+    N_("not better: %(version)s loses %(points)s; %(why)s"),
+    N_(
+        "%(new)s answers %(gained)s pictures better than %(old)s, and %(lost)s worse (p = %(p)s); accuracy %(before)s to %(now)s"
+    ),
+    N_("%(count)s new labelled pictures (%(wanted)s start a run)"),
+    N_("schedule %(schedule)s, due since %(time)s"),
+    N_(
+        "drift in %(signals)s on %(devices)s (stability index up to %(strongest)s, %(allowed)s allowed);"
+        " %(count)s new labelled pictures"
+    ),
+    N_("no subnet for %(type)s keeps its limits (%(limits)s); %(more)s"),
+    N_("raise the limits in the project file and apply it again"),
+    N_("the fastest found is %(network)s at %(times)s, with %(bytes)s bytes"),
+    N_("a fault of the hub ended the run: %(error)s; see its log"),
+    N_(
+        "there are no devices %(selector)s; enrol one (milonga tokens create, then milonga-agent run on the device),"
+        " then go on with: milonga runs resume %(run)s"
+    ),
+    N_("that match %(selector)s"),
+    N_("there is no run %(run)s; list them with: milonga runs list"),
+    N_("%(run)s has ended already (%(state)s)"),
+)  # fmt: skip
+
+_OF_ROLLOUTS = (
+    N_("begins when a person approves"),
+    N_("paused by hand"),
+    N_("aborted by hand"),
+    N_("superseded by %(rollout)s"),
+    N_("wave %(index)s of %(count)s: %(why)s"),
+    N_("waiting for %(count)s devices: %(names)s"),
+    N_("waiting for %(count)s devices, %(names)s off line"),
+    N_("waiting for the windows of %(count)s devices; the first opens %(time)s UTC (%(name)s)"),
+    N_("soaking until %(time)s UTC"),
+    N_("%(names)s must be on line and serving for the wave to end"),
+    N_("wave %(index)s: %(failed)s of %(count)s devices failed (%(why)s); resume to try them again, or abort"),
+    N_("%(names)s failed, as many as were allowed"),
+    N_("%(names)s off line for long; gets the model when it connects"),
+    N_("off line; gets the model when it connects"),
+    N_("left out %(names)s"),
+    N_("left out: %(why)s"),
+    N_("and %(count)s more"),
+    N_("serves it already"),
+    N_("serves nothing at the moment"),
+    N_("the device serves another bundle"),
+    N_("the device was deleted"),
+    N_("a later assignment took the place of this one"),
+    N_("it does not match the selector any more"),
+    N_("its window opens %(time)s UTC"),
+    N_("it is pinned to %(version)s; let go of it: milonga devices unpin %(device)s"),
+    N_("there is no chosen build for %(type)s"),
+    N_("%(build)s may not go out: %(why)s"),
+    N_("the newer rollout %(rollout)s took it"),
+    N_("no device matches %(selector)s; see: milonga devices list"),
+    N_("no device can take %(version)s: %(why)s; see: milonga build ls %(version2)s"),
+    N_("no device of rollout %(rollout)s has failed"),
+    N_("a newer rollout of %(project)s took the place of %(rollout)s"),
+    N_("there is no rollout %(rollout)s; list them with: milonga rollouts list"),
+    N_("rollout %(rollout)s is %(state)s, not %(wanted)s"),
+)
+
+_OF_BUILDS = (
+    N_("not used: %(why)s"),
+    N_("it is %(state)s, and there is nothing to send: %(why)s"),
+    N_("it is %(state)s, not verified: %(why)s"),
+    N_("it was never made"),
+    N_("it was never run"),
+    N_("it was not measured"),
+    N_("the device did not run it: %(why)s"),
+    N_("%(measured)s ms, %(allowed)s ms allowed"),
+    N_("its model has %(bytes)s bytes, %(allowed)s allowed"),
+    N_("the fastest that passes its gates"),
+    N_("%(share)s slower than %(target)s"),
+    N_("as fast as %(target)s, which is more accurate"),
+    N_("as fast as %(target)s, which is smaller"),
+    N_("not verified on hardware: %(why)s"),
+    N_("built and run on %(device)s: its outputs are right; accuracy is not measured on devices"),
+    N_("no device of type %(type)s is connected"),
+    N_("no device of type %(type)s measured it within %(seconds)s s"),
+    N_("on a device of type %(type)s"),
+    N_("there is nothing to measure"),
+    N_("it is the fastest of its type now; take it with: milonga build choose %(build)s"),
+    N_("a fault of the hub ended the build: %(error)s; see its log"),
+    N_("say why %(build)s may be used although it is not verified: give a reason"),
+    N_("there is no %(build)s; list builds with: milonga build ls"),
+    N_("this file cannot be read as ONNX: %(error)s"),
+    N_(
+        "nothing of %(build)s is kept as ONNX; build its subnet for onnxruntime/fp32 too: milonga build start %(version)s"
+        " %(target)s"
+    ),
+)  # fmt: skip
+
+_OF_ALERTS = (
+    N_("%(device)s is offline, last seen %(time)s UTC"),
+    N_("%(device)s is offline, never seen"),
+    N_(
+        "see that it has power and network and that its agent runs (on it: systemctl status milonga-agent);"
+        " if it is gone for good: milonga devices delete %(device)s"
+    ),
+    N_("what %(device)s sees for %(project)s has drifted from the validation pictures: %(signals)s"),
+    N_(
+        "look at it: milonga telemetry drift --project %(project)s; label new pictures, send them (milonga datasets import),"
+        " and retrain: milonga runs start %(project2)s"
+    ),
+    N_("%(device)s no longer serves %(project)s as it did at first: %(signals)s"),
+    N_(
+        "see since when: milonga telemetry drift --project %(project)s; see what keeps the device busy, its temperature and"
+        " its log (on it: journalctl -u milonga-agent)"
+    ),
+    N_("%(run)s failed: %(why)s"),
+    N_("no reason given"),
+    N_("see what happened: milonga runs show %(run)s; then go on from where it stopped: milonga runs resume %(run2)s"),
+    N_("the rollout of %(version)s is paused: %(why)s"),
+    N_(
+        "see which devices failed: milonga rollouts show %(rollout)s; then milonga rollouts resume %(rollout2)s or"
+        " milonga rollouts abort %(rollout3)s"
+    ),
+    N_("the rollout of %(version)s waits until a person approves it"),
+    N_(
+        "see what it would do: milonga rollouts show %(rollout)s; then milonga rollouts approve %(rollout2)s or"
+        " milonga rollouts abort %(rollout3)s"
+    ),
+    N_("%(device)s did not take %(version)s and serves what it had: %(why)s"),
+    N_("its steps: milonga devices steps %(device)s; to let it try again: milonga rollouts retry %(rollout)s"),
+    N_("%(share)s of %(count)s requests on %(device)s failed (allowed %(allowed)s)"),
+    N_(
+        "its log says why (on it: journalctl -u milonga-agent); to go back to an earlier version:"
+        " milonga rollouts create MODEL/NUMBER"
+    ),
+    N_(
+        "an answer of %(device)s takes %(found)s ms, %(ratio)s times the %(expected)s ms that were measured"
+        " (allowed %(allowed)s times)"
+    ),
+    N_(
+        "see whether it is hot or does other work: milonga telemetry list --device %(device)s; if this is how it is now,"
+        " measure again with a new run: milonga runs start %(project)s"
+    ),
+    N_("%(device)s is at %(found)s °C (allowed %(allowed)s °C)"),
+    N_("cool it, or give it less to do: a lower latency_ms in the project's limits makes it compute less"),
+    N_("%(device)s had to drop %(count)s telemetry windows"),
+    N_("it could not reach the broker for long, or its disk is full: milonga devices show %(device)s"),
+    N_("its rule was deleted"),
+    N_("its rule was switched off"),
+    N_("it is over"),
+    N_("reason must say why, so that others know whether it still holds"),
+)
+
+_OF_DATASETS = (
+    N_("Add pictures of %(names)s: fewer than %(count)s to train on is little."),
+    N_("Add boxes of %(names)s: fewer than %(count)s to train on is little."),
+    N_("Add pictures of %(names)s: they are %(count)s times rarer than the most frequent."),
+    N_("Add boxes of %(names)s: they are %(count)s times rarer than the most frequent."),
+    N_("Add pictures: %(count)s to validate on say little of how good a network is."),
+    N_("Look at the files that were left out below, put them right and send them again."),
+    N_("%(count)s pictures to test with were left out, the first of them %(path)s."),
+    N_(
+        "%(count)s of %(all)s pictures have no label file, the first of them %(path)s; they count as pictures without objects."
+    ),
+    N_("%(count)s objects marked difficult were left out, as Pascal VOC does not count them."),
+    N_("the same picture stands in class %(name)s too, as %(path)s"),
+    N_("the same picture stands with other boxes too, as %(path)s"),
+    N_("is neither a picture nor its label file"),
+    N_("is neither a picture nor an annotation file"),
+    N_("is %(width)s by %(height)s pixels; %(fewest)s are the fewest"),
+    N_("there is no data set %(name)s; import one: milonga datasets import FOLDER --name %(name2)s"),
+    N_("nobody labelled it in time"),
+    N_("class folders"),
+)
+
+_OF_TELEMETRY = (
+    N_(
+        "%(name)s of the last %(count)s answers is unlike the validation pictures (stability index %(found)s,"
+        " allowed %(allowed)s; p = %(p)s)"
+    ),
+    N_(
+        "%(name)s of %(count)s answers is unlike the validation pictures (stability index %(found)s, allowed %(allowed)s)"
+        " since about %(time)s UTC; without a drift %(why)s would show as much"
+    ),
+    N_(
+        "%(name)s of %(count)s answers is unlike those of its first windows (stability index %(found)s, allowed %(allowed)s)"
+        " since about %(time)s UTC; without a drift %(why)s would show as much"
+    ),
+    N_(
+        "%(share)s of %(count)s requests failed (%(allowed)s allowed) since about %(time)s UTC; without a drift %(why)s would"
+        " show as much"
+    ),
+    N_(
+        "%(share)s of %(count)s requests took longer than %(slow)s ms (%(allowed)s allowed) since about %(time)s UTC; without"
+        " a drift %(why)s would show as much"
+    ),
+    N_("fewer than one month in a million"),
+    N_("at most %(share)s of all months"),
+    N_("telemetry that cannot be true: %(error)s"),
+    N_("it sends more telemetry than a device can make"),
+    N_("a message could not be read: %(error)s"),
+)
+
+_OF_FORMS = (
+    N_("there is nothing at %(path)s; see /api/docs"),
+    N_("this name and password do not belong together"),
+    N_("%(name)s is not a name for an account; take 1 to 63 of a-z, 0-9 and . _ @ + -, a letter or digit first"),
+    N_("the password must have %(count)s characters or more; a few words are good"),
+    N_("the password must have %(count)s characters or less"),
+    N_("the password is too easy to guess; a few words are good"),
+    N_("there is an account %(name)s already; see: milonga users ls"),
+    N_("there is no account %(name)s; see: milonga users ls"),
+    N_("%(name)s is the only admin; make another one first: milonga users add NAME --role admin"),
+    N_("say what the key is for, in 1 to %(count)s characters"),
+    N_("%(name)s is %(role)s, and this needs %(least)s; ask an admin"),
+    N_("%(name)s is not a project name; use 1 to 63 of a-z, 0-9 and '-'"),
+    N_("there is no project %(name)s; apply one: milonga apply -f FILE"),
+    N_("Speed matters most: say above how fast it must be; half of that becomes the limit."),
+    N_("Size matters most: say above how small it must be; half of that becomes the limit."),
+    N_("%(text)s is not a label; write KEY=VALUE, several with commas between them"),
+    N_("%(key)s cannot be a label's key; use 1 to 63 letters, digits and . _ / -"),
+    N_("%(key)s is built in and cannot be a label; choose another key"),
+    N_(
+        "selector %(text)s: %(problem)s at position %(position)s; write conditions such as type=pi5, site in (busan, seoul),"
+        ' canary, !canary, arch!="x86 64"'
+    ),
+    N_("no device %(name)s; see: milonga devices list"),
+    N_("there is no join token %(id)s; make one under /new/devices"),
+    N_("%(model)s has no version %(number)s to compare %(version)s with; it has %(others)s"),
+)  # fmt: skip
+
+MESSAGES: tuple[str, ...] = (
+    *_OF_SENTENCES,
+    *_OF_RUNS,
+    *_OF_ROLLOUTS,
+    *_OF_BUILDS,
+    *_OF_ALERTS,
+    *_OF_DATASETS,
+    *_OF_TELEMETRY,
+    *_OF_FORMS,
+)
