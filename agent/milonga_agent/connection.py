@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from milonga.v1 import agent_pb2
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 class Said:
     """What the two sides of the stream say. `opened` is called when the hub has been greeted."""
 
-    hello: Callable[[], agent_pb2.Hello]
+    hello: Callable[[], Awaitable[agent_pb2.Hello]]
     status: Callable[[], agent_pb2.AgentStatus]
     opened: Callable[[], None]
     heard: Callable[[agent_pb2.ConnectResponse], None]
@@ -80,7 +80,7 @@ class Connection:
             hub = Hub(identity, self._store.credentials())
             heart = asyncio.ensure_future(self._beat())
             try:
-                outgoing = self._outbox.open(self._said.hello())
+                outgoing = self._outbox.open(await self._said.hello())
                 self._said.opened()
                 await hub.connect(outgoing, handle)
             except AgentError as error:

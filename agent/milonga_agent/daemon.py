@@ -18,6 +18,7 @@ from milonga.v1 import agent_pb2
 
 import milonga_agent
 from milonga_agent import plan
+from milonga_agent.allocator import give_back, use_one_arena
 from milonga_agent.assignments import Assignments
 from milonga_agent.bundles import Bundles
 from milonga_agent.cache import Cache, CacheOptions
@@ -29,7 +30,6 @@ from milonga_agent.enrolment import Joining, enrol, identity, patiently
 from milonga_agent.errors import AgentError, DiskFull, InUse
 from milonga_agent.helping import Helping
 from milonga_agent.hub import Courier
-from milonga_agent.inventory import probe
 from milonga_agent.journal import Journal
 from milonga_agent.limits import Limits
 from milonga_agent.measuring import Measuring, profile_request
@@ -37,6 +37,7 @@ from milonga_agent.memory import Memory
 from milonga_agent.outbox import Outbox
 from milonga_agent.patience import backoff_seconds
 from milonga_agent.plan import Step, Wish
+from milonga_agent.probing import Prober
 from milonga_agent.redaction import redaction
 from milonga_agent.reports import Reports, device_build
 from milonga_agent.sample_folder import SampleFolder
@@ -83,10 +84,11 @@ class Agent:
         redaction(options.redact)  # Words that are wrong are refused before anything is served.
         self._options = options
         self._store = Store(options.data_dir)
+        self._prober = Prober(options.limits, options.engines, options.board, options.data_dir)
         self._joining = Joining(
             hub=options.hub,
             name=options.name,
-            inventory=self._inventory,
+            inventory=self._prober.recent,
             join_token=options.join_token,
             labels=options.labels,
             simulated=bool(options.board),
@@ -134,10 +136,6 @@ class Agent:
                 self._trust.begin(path.read_bytes())
             except OSError as error:
                 raise AgentError(f"cannot use {path} as trusted root metadata: {error}; see --trusted-root") from error
-
-    def _inventory(self) -> Any:
-        options = self._options
-        return probe(options.limits, options.engines, options.board, options.data_dir)
 
     async def run(self) -> None:
         """Work until cancelled. Raises AgentError where the agent cannot go on."""
@@ -220,8 +218,9 @@ class Agent:
         return SampleSending(SampleFolder(folder), Courier(self._store), apply)
 
     async def _confirm(self) -> None:
-        """Say that this version of the agent works, so that no start of it leads back to the one before."""
+        """Say that this version of the agent works, so that no start of it leads back to the one before; and rest."""
         await asyncio.sleep(STEADY_SECONDS)
+        give_back()
         confirm_start()
 
     async def _stop(self, serving: Serving) -> None:
@@ -262,9 +261,10 @@ class Agent:
 
     # What the hub hears of it.
 
-    def _hello(self) -> agent_pb2.Hello:
+    async def _hello(self) -> agent_pb2.Hello:
+        inventory = await self._prober.recent()
         return agent_pb2.Hello(
-            inventory=self._inventory(),
+            inventory=inventory,
             agent_version=milonga_agent.__version__,
             boot_id=self._boot.id,
             status=self._status(),
@@ -288,7 +288,7 @@ class Agent:
     async def _profile(self, number: int, measuring: Measuring) -> None:
         """Probe the machine again, time what is served, and tell the hub."""
         active, engine = self._memory.state.active, self._status().active_engine
-        told = agent_pb2.Profile(number=number, inventory=self._inventory(), bundle=active.bundle, engine=engine)
+        told = agent_pb2.Profile(number=number, inventory=await self._prober.now(), bundle=active.bundle, engine=engine)
         if active.bundle:
             request = profile_request(number, active, engine.partition("/")[0])
             told.measurement.CopyFrom(await measuring.measure(request))
@@ -343,6 +343,7 @@ def _lock(folder: Path) -> int:
 
 async def run(options: Options) -> bool:
     """Run an agent until SIGINT or SIGTERM. Raises AgentError where it cannot go on; returns whether it shall start anew."""
+    use_one_arena()
     options.limits.apply_cpus()
     agent = Agent(options)
     logging.getLogger().addHandler(agent.journal)

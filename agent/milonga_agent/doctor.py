@@ -17,8 +17,9 @@ import psutil
 from milonga.pinning import fingerprint, presented_chain
 
 from milonga_agent.errors import AgentError
-from milonga_agent.inventory import plugged_engines, probe, temperature_celsius
+from milonga_agent.inventory import plugged_engines, probe
 from milonga_agent.limits import Limits, default_threads
+from milonga_agent.sensors import temperature_celsius
 from milonga_agent.state import Identity, Store
 
 OK, WARNING, FAILED = "ok", "warning", "failed"

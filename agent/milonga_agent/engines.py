@@ -20,7 +20,6 @@ from milonga_agent.device_builds import Outcome, Place, Record, Records, key_of
 from milonga_agent.errors import BadBundle
 from milonga_agent.files import sync_folder, write_atomically
 from milonga_agent.hardware import gpu
-from milonga_agent.inventory import engine_version
 from milonga_agent.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -111,6 +110,9 @@ class Engines:
             shutil.rmtree(str(path), ignore_errors=True)
 
     def _place(self, engine: str) -> Place:
+        # Imported where a device builds, which few do: see inventory.py.
+        from milonga_agent.inventory import engine_version
+
         return Place(gpu(self._root), engine_version(engine))
 
     def _usable(self, digest: str, manifest: dict[str, Any], candidate: Candidate) -> Path | None:

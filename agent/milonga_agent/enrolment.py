@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
+import os
 import random
 import re
 import ssl
@@ -34,7 +34,7 @@ class Joining:
     hub: str
     # Empty for that of the machine.
     name: str
-    inventory: Callable[[], Any]
+    inventory: Callable[[], Awaitable[Any]]
     join_token: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     simulated: bool = False
@@ -66,6 +66,7 @@ async def enrol(joining: Joining, store: Store, *, again: bool = False) -> Ident
     joining = replace(joining, name=joining.name or default_name())
     authority = await _pinned(joining, store)
     request = await make_request(store.folder)
+    inventory = await joining.inventory()
     hub = Enroller(joining.hub, authority)
     try:
         answer = await hub.enrol(
@@ -73,7 +74,7 @@ async def enrol(joining: Joining, store: Store, *, again: bool = False) -> Ident
                 # Only the hub's own part of the token: the rest is for this side.
                 join_token=joining.join_token.partition(".")[0],
                 device=joining.name,
-                inventory=joining.inventory(),
+                inventory=inventory,
                 agent_version=milonga_agent.__version__,
                 simulated=joining.simulated,
                 labels=joining.labels,
@@ -114,7 +115,7 @@ def identity_of(answer: agent_pb2.EnrolResponse, hub: str) -> Identity:
 
 def default_name() -> str:
     """Return the machine's host name as far as a device may have it."""
-    return re.sub(r"[^a-z0-9-]+", "-", platform.node().lower()).strip("-")[:63]
+    return re.sub(r"[^a-z0-9-]+", "-", os.uname().nodename.lower()).strip("-")[:63]
 
 
 def _as_asked_before(joining: Joining, store: Store) -> Joining:

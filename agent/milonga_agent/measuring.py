@@ -15,10 +15,10 @@ from milonga.v1 import agent_pb2, common_pb2
 from milonga_agent.bundles import Bundles
 from milonga_agent.errors import AgentError, HubUnreachable
 from milonga_agent.files import write_atomically
-from milonga_agent.inventory import temperature_celsius
 from milonga_agent.limits import Limits
 from milonga_agent.outbox import Outbox
 from milonga_agent.plan import WantedFile, Wish
+from milonga_agent.sensors import temperature_celsius
 
 # After this, a measurement is stopped whatever it says: loading, cooling down and a slow model.
 _SLACK_SECONDS = 100.0

@@ -12,11 +12,11 @@ from typing import Any
 
 from milonga.pinning import HUB_NAME
 from milonga.v1 import common_pb2, telemetry_pb2
-from paho.mqtt import client as paho
 
 from milonga_agent.errors import DiskFull
 from milonga_agent.files import write_atomically
 from milonga_agent.keys import KEY
+from milonga_agent.mqtt_library import client as paho
 from milonga_agent.state import Identity, Store
 
 _log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 
 from milonga_agent.errors import BadBundle
-from milonga_agent.inventory import temperature_celsius
 from milonga_agent.plan import Wish
+from milonga_agent.sensors import temperature_celsius
 from milonga_agent.serving import Serving
 from milonga_agent.state import Identity
 from milonga_agent.telemetry import Boot, Sender, window_of

@@ -15,8 +15,12 @@ from milonga_agent.state import Store
 from tests.devices.world import World, hub, run
 
 
+async def _inventory() -> devices_pb2.Inventory:
+    return devices_pb2.Inventory()
+
+
 def _joining(world: World, **options: Any) -> Joining:
-    return Joining(**{"hub": f"127.0.0.1:{world.port}", "name": "pi-1", "inventory": devices_pb2.Inventory, **options})
+    return Joining(**{"hub": f"127.0.0.1:{world.port}", "name": "pi-1", "inventory": _inventory, **options})
 
 
 def test_an_agent_with_a_token_has_a_certificate_and_enrols_once(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milonga_agent.inventory import Reading, fastest_cpus, read_sensors, temperature_celsius
 from milonga_agent.measuring import Rest, measurement_result
 from milonga_agent.profile import (
     Clock,
@@ -32,6 +31,7 @@ from milonga_agent.profile import (
     warm,
 )
 from milonga_agent.runtimes import load
+from milonga_agent.sensors import Reading, fastest_cpus, read_sensors, temperature_celsius
 
 from tests.compiler.networks import digits, write_network
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from milonga.v1 import devices_pb2
 from milonga_agent.enrolment import Joining, enrol, identity
 from milonga_agent.errors import AgentError
 from milonga_agent.inventory import probe
@@ -71,7 +72,7 @@ class Machines:
             raise Broken(f"the hub knows {sorted(known ^ self._names)} besides, or not")
 
     def _join(self, folder: Path, token: str, name: str) -> None:
-        joining = Joining(self.system.addresses["grpc"], name, lambda: probe(Limits()), token)
+        joining = Joining(self.system.addresses["grpc"], name, _inventory, token)
         asyncio.run(_joined(joining, folder))
 
     @staticmethod
@@ -111,3 +112,7 @@ async def _joined(joining: Joining, folder: Path) -> None:
         setattr(store, "keep_certificate", lambda certificate: keep(certificate[:99]))  # noqa: B010 -- as in story.py
     if await identity(joining, store) is None:
         await enrol(joining, store)
+
+
+async def _inventory() -> devices_pb2.Inventory:
+    return probe(Limits())
