@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
@@ -15,6 +16,8 @@ from milonga.v1 import devices_pb2
 
 from milonga_agent.errors import AgentError
 from milonga_agent.limits import Limits, die_with_parent
+
+_log = logging.getLogger(__name__)
 
 # A device that joins, or loses its hub for a moment, is still the same machine.
 _RECENT_SECONDS = 60.0
@@ -47,6 +50,19 @@ class Prober:
 
     async def now(self) -> devices_pb2.Inventory:
         """Return what this machine is now. Raises AgentError."""
+        try:
+            inventory = await self._apart()
+        except (AgentError, OSError) as error:
+            # Better to be larger than never to come to the hub.
+            _log.warning("%s; it is probed by the agent itself", error)
+            try:
+                inventory = probed(self._spec)
+            except OSError as problem:
+                raise AgentError(f"this machine cannot be probed: {problem}") from problem
+        self._last = (self._clock(), inventory)
+        return inventory
+
+    async def _apart(self) -> devices_pb2.Inventory:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "milonga_agent.probing", self._spec,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -60,10 +76,17 @@ class Prober:
                 process.kill()
                 await process.wait()
         if process.returncode:
-            raise AgentError(f"this machine cannot be probed: {errors.decode(errors='replace').strip()[-500:]}")
-        inventory = devices_pb2.Inventory.FromString(found)
-        self._last = (self._clock(), inventory)
-        return inventory
+            raise AgentError(f"probing this machine failed: {errors.decode(errors='replace').strip()[-500:]}")
+        return devices_pb2.Inventory.FromString(found)
+
+
+def probed(spec: str) -> devices_pb2.Inventory:
+    """Probe here what the JSON says."""
+    from milonga_agent.inventory import probe
+
+    told = json.loads(spec)
+    limits = Limits(**{**told["limits"], "cpus": tuple(told["limits"]["cpus"])})
+    return probe(limits, told["engines"], told["board"], Path(told["folder"]))
 
 
 def main() -> int:
@@ -71,11 +94,7 @@ def main() -> int:
     # Whatever plug-ins print goes to the errors.
     out = os.dup(1)
     os.dup2(2, 1)
-    from milonga_agent.inventory import probe
-
-    spec = json.loads(sys.argv[1])
-    limits = Limits(**{**spec["limits"], "cpus": tuple(spec["limits"]["cpus"])})
-    found = probe(limits, spec["engines"], spec["board"], Path(spec["folder"]))
+    found = probed(sys.argv[1])
     with os.fdopen(out, "wb") as file:
         file.write(found.SerializeToString())
     return 0
