@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -73,7 +74,8 @@ class Prober:
             raise AgentError(f"probing this machine takes longer than {_LONGEST_SECONDS:.0f} s") from error
         finally:
             if process.returncode is None:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
                 await process.wait()
         if process.returncode:
             raise AgentError(f"probing this machine failed: {errors.decode(errors='replace').strip()[-500:]}")
