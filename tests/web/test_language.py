@@ -19,7 +19,19 @@ from milonga_hub.web.words import ago, duration, mark, state
 from tests.web.filled import HOSTILE, Services
 from tests.web.people import signed_in
 from tests.web.test_pages import Page
-from tests.web.translations import LANGUAGES, WEB, compiled, forms, is_whole, po, read, texts, updated, written
+from tests.web.translations import (
+    LANGUAGES,
+    WEB,
+    compiled,
+    extracted,
+    forms,
+    is_whole,
+    po,
+    read,
+    texts,
+    updated,
+    written,
+)
 
 KOREAN = {"accept-language": "ko-KR,ko;q=0.9,en-US;q=0.8,en;q=0.7"}
 # What is no text of a language: names, units and what people type.
@@ -99,6 +111,17 @@ def test_no_template_shows_a_text_that_is_not_translated() -> None:
         if re.search(r"[A-Za-z]", _NO_TEXT.sub("", text)) and not text.strip().startswith(("?", "/", "aria-"))
     ]
     assert found == []
+
+
+def test_every_text_of_a_script_is_found_wherever_it_stands() -> None:
+    """Inside of `...${...}` too, where an extraction looks only if it is told to."""
+    known = {message.id if isinstance(message.id, str) else message.id[0] for message in texts(extracted())}
+    asked = {
+        text
+        for path in (WEB / "static").glob("*.js")
+        for text in re.findall(r'\b(?:_|ngettext)\("([^"]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert asked - known == set()
 
 
 def test_every_state_and_kind_that_pages_show_is_in_the_table_of_terms() -> None:

@@ -29,7 +29,7 @@ _TEMPLATES = {
 _SOURCES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("templates/**/*.html", "jinja2", _TEMPLATES),
     ("**/*.py", "python", {}),
-    ("static/*.js", "javascript", {}),
+    ("static/*.js", "javascript", {"parse_template_string": "true"}),
 )
 _COMPILED_SCRIPT = "words.{}.js"
 _ANY_TIME = datetime(2026, 1, 1, tzinfo=UTC)

@@ -65,9 +65,11 @@
     fit();
     find("about").textContent = `${current.device}, ${new Date(current.taken_at).toLocaleString(language)}, ${reasons[current.reason]}`;
     const answer = answerOf(current);
+    const said = _("the device says %(answer)s", { answer: answer || _("nothing") });
+    const sure = detection && !current.predicted_boxes.length ? "" : ` (${percent(current.confidence)})`;
     const accept = find("accept");
     accept.hidden = !answer && !detection;
-    accept.replaceChildren(key("Enter"), ` ${detection ? _("Save these boxes") : answer} `, dim(`${_("the device says %(answer)s", { answer: answer || _("nothing") })}${detection && !current.predicted_boxes.length ? "" : ` (${percent(current.confidence)})`}`));
+    accept.replaceChildren(key("Enter"), ` ${detection ? _("Save these boxes") : answer} `, dim(said + sure));
     if (editor) editor.show(current.predicted_boxes);
     for (const each of queue.slice(0, 3)) new Image().src = picture(each);
     if (queue.length < AHEAD / 2) more();

@@ -21,6 +21,9 @@ window.MilongaWords = { plural: (n) => Number(0), texts: {
  "%(count)s min": [
   "%(count)s분"
  ],
+ "picture": [
+  "그림"
+ ],
  "%(kind)s of %(picture)s": [
   "%(picture)s %(kind)s"
  ],
@@ -44,6 +47,12 @@ window.MilongaWords = { plural: (n) => Number(0), texts: {
  ],
  "Nothing waits.": [
   "대기 중인 이미지가 없습니다."
+ ],
+ "the device says %(answer)s": [
+  "장치의 응답: %(answer)s"
+ ],
+ "Save these boxes": [
+  "이 박스들 저장"
  ],
  "Labelled %(name)s.": [
   "라벨 지정됨: %(name)s."
