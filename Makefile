@@ -53,7 +53,7 @@ soak: $(STAMP) ## Kill an agent at every system call and cut its power, 10,000 t
 fuzz: $(STAMP) ## Offer a million inputs that nobody means well at every door of hub and agent (FUZZ_ARGS="--inputs 10000")
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
-protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again and the services of milonga.client
+protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again, the services of milonga.client and docs/api
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
 	$(BIN)/python -m tools.codegen
 

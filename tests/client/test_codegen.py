@@ -10,7 +10,7 @@ from milonga.client import Retries
 from milonga_hub.accounts.rules_access import GRPC
 
 from tools.codegen.__main__ import CLIENT
-from tools.codegen.describe import Kind, Method, described
+from tools.codegen.describe import Kind, Method, Service, described
 from tools.codegen.services import ASYNC, SYNC, Flavour, source
 
 SERVICES = described()
@@ -22,6 +22,11 @@ def test_the_services_are_those_of_the_protocol(name: str, flavour: Flavour) -> 
     # Not letter by letter: versions of ruff format differently.
     committed = ast.dump(ast.parse((CLIENT / name).read_text(encoding="utf-8")))
     assert committed == ast.dump(ast.parse(source(SERVICES, flavour))), "run: make protos"
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_every_service_says_what_it_is_for(service: Service) -> None:
+    assert service.comment.endswith(".")
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.path)

@@ -1,1 +1,1 @@
-"""Makes what follows from the protocol's own words: the services of milonga.client. `make protos` runs it."""
+"""Makes what follows from the protocol's own words: the services of milonga.client, and docs/api. `make protos` runs it."""

@@ -260,11 +260,12 @@ class _World:
         return Parameter(field.name, kind, _EMPTY[kind], comment, is_keyword=not is_subject)
 
     def _told(self, service: ServiceDescriptorProto) -> tuple[Message, ...]:
-        """Return the messages of requests and responses, and those in them, but not the requests themselves."""
+        """Return what methods take and return, and what is in it; a request is told by its parameters."""
         found: dict[str, Message] = {}
         for method in service.method:
-            for name in (method.input_type, method.output_type):
-                self._tell(name, found, is_wrapper=True)
+            self._tell(method.input_type, found, is_wrapper=True)
+            fields = [each for each in self._message(method.output_type).field if each.name != "next_page_token"]
+            self._tell(method.output_type, found, is_wrapper=len(fields) <= 1)
         return tuple(found.values())
 
     def _tell(self, name: str, found: dict[str, Message], is_wrapper: bool = False) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tools.codegen.describe import Kind, Method, Parameter, Service
 
+_AWAITED = (Kind.ONCE, Kind.UPLOAD)
 _PAGE_SIZE = "Rows to ask for at a time, 0 for the hub's choice; all are given in the end."
 _REQUEST_ID = "The same one makes a repeat harmless; a new one where left out."
 _TIMEOUT = "Seconds; None takes the client's."
@@ -72,15 +73,19 @@ def _all(services: Sequence[Service], flavour: Flavour) -> str:
 
 
 def _method(method: Method, flavour: Flavour) -> str:
-    waits = method.kind in (Kind.ONCE, Kind.UPLOAD)
-    define = flavour.define if waits else "def"
-    returned = method.type if waits else f"{flavour.iterator}[{method.type}]"
-    signature = f"    {define} {method.python_name}({_signature(method)}) -> {returned}:\n"
+    define = flavour.define if method.kind in _AWAITED else "def"
+    declared = f"    {define} {method.python_name}({', '.join(['self', *signature(method)])}) -> {returned(method, flavour)}:\n"
     lines = "".join(f"        {line}\n" if line else "\n" for line in (*_docstring(method), *_body(method, flavour)))
-    return signature + lines
+    return declared + lines
 
 
-def _signature(method: Method) -> str:
+def returned(method: Method, flavour: Flavour) -> str:
+    """Return the type of what a method returns."""
+    return method.type if method.kind in _AWAITED else f"{flavour.iterator}[{method.type}]"
+
+
+def signature(method: Method) -> list[str]:
+    """Return the parameters as they are declared, but for self."""
     positional = [_declared(each) for each in method.parameters if not each.is_keyword]
     if method.kind is Kind.UPLOAD:
         positional.append("content: Content")
@@ -89,7 +94,7 @@ def _signature(method: Method) -> str:
         named.append('request_id: str = ""')
     if method.kind is not Kind.WATCH:
         named.append("timeout: float | None = None")
-    return ", ".join(["self", *positional, *(["*", *named] if named else [])])
+    return [*positional, *(["*", *named] if named else [])]
 
 
 def _declared(parameter: Parameter) -> str:

@@ -426,7 +426,7 @@ class AsyncAlerts:
 
 
 class AsyncBuilds:
-    """"""
+    """What was built of a model version: one build a device type, engine and precision."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -682,7 +682,7 @@ class AsyncDevices:
     def list_join_tokens(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.JoinToken]:
-        """Without their secrets.
+        """Tokens that were made, without their secrets.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1106,7 +1106,7 @@ class AsyncLabelling:
 
 
 class AsyncModels:
-    """The registry: immutable versions with their lineage, and what was built of them."""
+    """The registry: immutable versions with their lineage."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -1174,7 +1174,7 @@ class AsyncModels:
 
 
 class AsyncProjects:
-    """What a user wants, and the runs that bring it about."""
+    """What a user wants: task, data set, limits, selector and policies."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls
@@ -1373,7 +1373,7 @@ class AsyncRollouts:
 
 
 class AsyncRuns:
-    """"""
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out."""
 
     def __init__(self, calls: AsyncCalls) -> None:
         self._calls = calls

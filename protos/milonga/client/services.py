@@ -422,7 +422,7 @@ class Alerts:
 
 
 class Builds:
-    """"""
+    """What was built of a model version: one build a device type, engine and precision."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -672,7 +672,7 @@ class Devices:
         )
 
     def list_join_tokens(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[devices_pb2.JoinToken]:
-        """Without their secrets.
+        """Tokens that were made, without their secrets.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1088,7 +1088,7 @@ class Labelling:
 
 
 class Models:
-    """The registry: immutable versions with their lineage, and what was built of them."""
+    """The registry: immutable versions with their lineage."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -1154,7 +1154,7 @@ class Models:
 
 
 class Projects:
-    """What a user wants, and the runs that bring it about."""
+    """What a user wants: task, data set, limits, selector and policies."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -1353,7 +1353,7 @@ class Rollouts:
 
 
 class Runs:
-    """"""
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

@@ -149,7 +149,7 @@ class DeviceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListJoinTokens(self, request, context):
-        """Without their secrets.
+        """Tokens that were made, without their secrets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class DeviceServiceStub:
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_devices_pb2.CreateJoinTokenRequest, _devices_pb2.CreateJoinTokenResponse]
     """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again."""
     ListJoinTokens: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListJoinTokensRequest, _devices_pb2.ListJoinTokensResponse]
-    """Without their secrets."""
+    """Tokens that were made, without their secrets."""
     GetDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceRequest, _devices_pb2.GetDeviceResponse]
     """One device as the hub knows it: hardware, labels, what it serves and when it was seen."""
     ListDevices: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDevicesRequest, _devices_pb2.ListDevicesResponse]
@@ -82,7 +82,7 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_devices_pb2.CreateJoinTokenRequest, _devices_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
     """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again."""
     ListJoinTokens: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListJoinTokensRequest, _devices_pb2.ListJoinTokensResponse]  # type: ignore[assignment]
-    """Without their secrets."""
+    """Tokens that were made, without their secrets."""
     GetDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceRequest, _devices_pb2.GetDeviceResponse]  # type: ignore[assignment]
     """One device as the hub knows it: hardware, labels, what it serves and when it was seen."""
     ListDevices: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDevicesRequest, _devices_pb2.ListDevicesResponse]  # type: ignore[assignment]
@@ -137,7 +137,7 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _devices_pb2.ListJoinTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.ListJoinTokensResponse, _abc.Awaitable[_devices_pb2.ListJoinTokensResponse]]:
-        """Without their secrets."""
+        """Tokens that were made, without their secrets."""
 
     @_abc_1.abstractmethod
     def GetDevice(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """The registry: immutable versions with their lineage, and what was built of them.
+    """The registry: immutable versions with their lineage.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """The registry: immutable versions with their lineage, and what was built of them.
+    """The registry: immutable versions with their lineage.
     """
 
     def ListModels(self, request, context):
@@ -121,7 +121,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """The registry: immutable versions with their lineage, and what was built of them.
+    """The registry: immutable versions with their lineage.
     """
 
     @staticmethod
@@ -234,7 +234,8 @@ class ModelService(object):
 
 
 class BuildServiceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """What was built of a model version: one build a device type, engine and precision.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -295,7 +296,8 @@ class BuildServiceStub(object):
 
 
 class BuildServiceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """What was built of a model version: one build a device type, engine and precision.
+    """
 
     def GetBuild(self, request, context):
         """One build with its figures, gates and files.
@@ -429,7 +431,8 @@ def add_BuildServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BuildService(object):
-    """Missing associated documentation comment in .proto file."""
+    """What was built of a model version: one build a device type, engine and precision.
+    """
 
     @staticmethod
     def GetBuild(request,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """The registry: immutable versions with their lineage, and what was built of them."""
+    """The registry: immutable versions with their lineage."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,7 +44,7 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """The registry: immutable versions with their lineage, and what was built of them."""
+    """The registry: immutable versions with their lineage."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -57,7 +57,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Sends the chosen subnet of a device type as its family's own checkpoint file."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The registry: immutable versions with their lineage, and what was built of them."""
+    """The registry: immutable versions with their lineage."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -94,6 +94,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class BuildServiceStub:
+    """What was built of a model version: one build a device type, engine and precision."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -121,6 +123,8 @@ class BuildServiceStub:
 
 @_typing.type_check_only
 class BuildServiceAsyncStub(BuildServiceStub):
+    """What was built of a model version: one build a device type, engine and precision."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetBuild: _aio.UnaryUnaryMultiCallable[_models_pb2.GetBuildRequest, _models_pb2.GetBuildResponse]  # type: ignore[assignment]
     """One build with its figures, gates and files."""
@@ -144,6 +148,8 @@ class BuildServiceAsyncStub(BuildServiceStub):
     """Sends the bundle as a zip file, with a program that runs it where there is one for its engine."""
 
 class BuildServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What was built of a model version: one build a device type, engine and precision."""
+
     @_abc_1.abstractmethod
     def GetBuild(
         self,

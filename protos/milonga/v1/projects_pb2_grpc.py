@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub(object):
-    """What a user wants, and the runs that bring it about.
+    """What a user wants: task, data set, limits, selector and policies.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class ProjectServiceStub(object):
 
 
 class ProjectServiceServicer(object):
-    """What a user wants, and the runs that bring it about.
+    """What a user wants: task, data set, limits, selector and policies.
     """
 
     def ApplyProject(self, request, context):
@@ -104,7 +104,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService(object):
-    """What a user wants, and the runs that bring it about.
+    """What a user wants: task, data set, limits, selector and policies.
     """
 
     @staticmethod
@@ -190,7 +190,8 @@ class ProjectService(object):
 
 
 class RunServiceStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -246,7 +247,8 @@ class RunServiceStub(object):
 
 
 class RunServiceServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out.
+    """
 
     def StartRun(self, request, context):
         """Queues a run with the project's present spec. The same `request_id` gives the same run again.
@@ -368,7 +370,8 @@ def add_RunServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RunService(object):
-    """Missing associated documentation comment in .proto file."""
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out.
+    """
 
     @staticmethod
     def StartRun(request,

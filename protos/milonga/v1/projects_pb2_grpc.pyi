@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectServiceStub:
-    """What a user wants, and the runs that bring it about."""
+    """What a user wants: task, data set, limits, selector and policies."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class ProjectServiceStub:
 
 @_typing.type_check_only
 class ProjectServiceAsyncStub(ProjectServiceStub):
-    """What a user wants, and the runs that bring it about."""
+    """What a user wants: task, data set, limits, selector and policies."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.ApplyProjectRequest, _projects_pb2.ApplyProjectResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """All projects, by name."""
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What a user wants, and the runs that bring it about."""
+    """What a user wants: task, data set, limits, selector and policies."""
 
     @_abc_1.abstractmethod
     def ApplyProject(
@@ -82,6 +82,8 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class RunServiceStub:
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -107,6 +109,8 @@ class RunServiceStub:
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.StartRunRequest, _projects_pb2.StartRunResponse]  # type: ignore[assignment]
     """Queues a run with the project's present spec. The same `request_id` gives the same run again."""
@@ -128,6 +132,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """Candidates that the search found, with predicted and measured figures."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Passes of the loop for a project: prepare, train, profile, search, build, compare, roll out."""
+
     @_abc_1.abstractmethod
     def StartRun(
         self,

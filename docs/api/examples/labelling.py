@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from milonga.client import Client
+from milonga.v1 import labelling_pb2
+
+hub = Client()
+
+# %% GetLabelling
+labelling = hub.labelling.get_labelling("digits")
+print(labelling.waiting, "wait,", labelling.done_today, "were done today")
+
+# %% ListSamples, GetSamplePicture
+for sample in hub.labelling.list_samples("digits", state=labelling_pb2.SAMPLE_STATE_WAITING):
+    shown = hub.labelling.get_sample_picture(sample.name)
+    suffix = shown.media_type.partition("/")[2]
+    Path(f"{sample.name.rpartition('/')[2]}.{suffix}").write_bytes(shown.picture)
+
+# %% LabelSample
+first, second, *_ = hub.labelling.list_samples("digits", state=labelling_pb2.SAMPLE_STATE_WAITING)
+hub.labelling.label_sample(first.name, label="1", decided_by="kim")
+
+# %% UndoSample
+hub.labelling.undo_sample(first.name)
+
+# %% SkipSample
+hub.labelling.skip_sample(second.name, decided_by="kim")
+
+# %% AddLabelledSamples
+added = hub.labelling.add_labelled_samples("digits")
+print(added.added_count, "pictures more in", added.dataset_version)
+
+# %% DiscardSamples
+print(hub.labelling.discard_samples("digits"), "pictures are deleted")

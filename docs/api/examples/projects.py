@@ -1,0 +1,24 @@
+from milonga.client import Client, InvalidInput
+from milonga.v1 import projects_pb2
+
+hub = Client()
+
+# %% ListProjects
+for project in hub.projects.list_projects():
+    print(project.name, project.spec_generation)
+
+# %% GetProject
+project = hub.projects.get_project("digits")
+print(project.spec.dataset, [limits.latency_ms for limits in project.spec.limits])
+
+# %% ApplyProject
+spec = project.spec
+spec.limits[0].latency_ms = 3.5
+try:
+    would = hub.projects.apply_project("digits", spec=spec, dry_run=True)
+    print(list(would.changes))
+    hub.projects.apply_project("digits", spec=spec)
+except InvalidInput as problem:
+    for violation in problem.violations:
+        print(violation.field, violation.description)
+print(projects_pb2.Task.Name(spec.task))
