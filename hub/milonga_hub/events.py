@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +28,20 @@ class EventBus:
 
     def publish(self, topic: str, payload: Any) -> None:
         """Tell all listeners. May be called from any thread once somebody has listened on the loop."""
-        event = Event(topic, payload)
-        if self._loop is None:
+        self.publish_all([Event(topic, payload)])
+
+    def publish_all(self, events: Sequence[Event]) -> None:
+        """Tell all listeners of several things: from another thread the loop is woken once for all of them."""
+        if self._loop is None or not events:
             return
         try:
             on_loop = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             on_loop = False
         if on_loop:
-            self._deliver(event)
+            self._deliver(events)
         elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._deliver, event)
+            self._loop.call_soon_threadsafe(self._deliver, events)
 
     def listen(self, *prefixes: str) -> Listening:
         """Return an async iterator of events; it hears everything published after this call. Close it when done."""
@@ -47,12 +50,13 @@ class EventBus:
         self._listeners.add(listener)
         return Listening(self, listener)
 
-    def _deliver(self, event: Event) -> None:
+    def _deliver(self, events: Sequence[Event]) -> None:
         for listener in self._listeners:
-            if event.topic.startswith(listener.prefixes):
-                listener.pending.pop(event.topic, None)
-                listener.pending[event.topic] = event
-                listener.wake.set()
+            for event in events:
+                if event.topic.startswith(listener.prefixes):
+                    listener.pending.pop(event.topic, None)
+                    listener.pending[event.topic] = event
+                    listener.wake.set()
 
     def _forget(self, listener: _Listener) -> None:
         self._listeners.discard(listener)

@@ -21,7 +21,8 @@ from milonga_hub.devices.values import Enrolment
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
+from milonga_hub.telemetry.intake import TelemetryIntake
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transports.brokers import Broker
 
@@ -52,10 +53,11 @@ class Fleet:
 
     def start_again(self) -> None:
         """Start the broker anew, on its port, and wait until the hub reads from it."""
-        self.intake._subscribed.clear()
+        assert self.intake._subscriber is not None
+        self.intake._subscriber._listening.clear()
         self.loop.run(self.broker.stop())
         self.start(self.endpoint.port)
-        assert self.intake._subscribed.wait(PATIENCE_SECONDS)
+        assert self.intake._subscriber.wait(PATIENCE_SECONDS)
 
     def enrol(self, name: str, key: Key | None = None) -> ssl.SSLContext:
         """Return what the device shows from then on."""

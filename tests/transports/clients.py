@@ -14,7 +14,7 @@ import paho.mqtt.client as paho
 from milonga.v1 import telemetry_pb2
 from milonga_hub.authority import Authority
 from milonga_hub.bridge import to_proto
-from milonga_hub.telemetry.intake import BrokerEndpoint
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
 
 from tests.certificates import Key
 from tests.telemetry.windows import window

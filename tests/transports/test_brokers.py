@@ -12,7 +12,7 @@ from milonga_hub.devices.certificates import Certificates
 from milonga_hub.devices.models import Device
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.intake import BrokerEndpoint
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
 from milonga_hub.transports.brokers import Choice, chosen, external, told_to_devices
 
 PROGRAM = Path("/usr/sbin/mosquitto")

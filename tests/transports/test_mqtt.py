@@ -25,7 +25,8 @@ from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
-from milonga_hub.telemetry.intake import BrokerEndpoint, TelemetryIntake
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
+from milonga_hub.telemetry.intake import TelemetryIntake
 from milonga_hub.telemetry.messages import parse_window
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.service import TelemetryService
@@ -228,7 +229,7 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it_and_only_once(tmp
 
 def test_what_has_come_in_when_the_hub_stops_is_still_stored(loop: Loop, database: Database) -> None:
     with hub(loop, service(database).store) as (_, intake):
-        intake._waiting.put(window(7))
+        intake._queue([window(7)])
     assert stored(database) == [7]
 
 

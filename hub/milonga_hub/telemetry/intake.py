@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import ssl
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-import paho.mqtt.client as paho
 from milonga.v1 import telemetry_pb2
 from sqlalchemy.exc import OperationalError
 
 from milonga_hub import counts
 from milonga_hub.errors import FailedPrecondition, InvalidInput
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
 from milonga_hub.telemetry.messages import TOPIC_ROOT, device_of, parse_window
 from milonga_hub.telemetry.models import TelemetryWindow
+from milonga_hub.telemetry.packets import Published
 from milonga_hub.telemetry.refusals import Refusals
 from milonga_hub.telemetry.rules_intake import Allowance
+from milonga_hub.telemetry.subscriber import Subscriber
 
 _log = logging.getLogger(__name__)
 
@@ -31,34 +30,6 @@ _log = logging.getLogger(__name__)
 MAX_MESSAGE_BYTES = 1 << 20
 _TELEMETRY_FILTER = f"{TOPIC_ROOT}/+/telemetry"
 _STOP = object()
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
-
-
-@dataclass(frozen=True)
-class BrokerEndpoint:
-    """Where a broker listens and who the hub is to it."""
-
-    host: str
-    port: int
-    username: str = ""
-    password: str = field(default="", repr=False)
-    # None for a broker that is asked without TLS.
-    tls: ssl.SSLContext | None = None
-
-    @classmethod
-    def of_url(cls, url: str, tls: ssl.SSLContext | None = None) -> BrokerEndpoint:
-        """Return the endpoint of "mqtts://user:password@host:8883", or mqtt:// without TLS, for a broker that runs on its own."""
-        parts = urlsplit(url)
-        try:
-            port = parts.port or _PORTS[parts.scheme]
-        except (ValueError, KeyError):
-            port = 0
-        if not parts.hostname or not port:
-            # Without the password, which may be in it.
-            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-            raise InvalidInput(f"{shown!r} is not a broker's address; write mqtts://user:password@host:8883")
-        user, password = unquote(parts.username or ""), unquote(parts.password or "")
-        return cls(parts.hostname, port, user, password, tls)
 
 
 class TelemetryIntake:
@@ -75,7 +46,7 @@ class TelemetryIntake:
         refusals: Refusals | None = None,
         *,
         batch_size: int = 500,
-        batch_seconds: float = 0.05,
+        batch_seconds: float = 0.2,
         waiting_limit: int = 20_000,
         is_shut_out: Callable[[str], bool] = lambda device: False,
     ) -> None:
@@ -90,35 +61,27 @@ class TelemetryIntake:
         self._store = store
         self._batch_size = batch_size
         self._batch_seconds = batch_seconds
-        self._waiting: queue.Queue[Any] = queue.Queue(maxsize=waiting_limit)
-        self._client: Any = None
+        self._waiting_limit = waiting_limit
+        # Windows that came together, and how many all of them are.
+        self._waiting: queue.Queue[Any] = queue.Queue()
+        self._waiting_count = 0
+        self._counting = threading.Lock()
+        self._subscriber: Subscriber | None = None
         self._writer: threading.Thread | None = None
-        self._subscribed = threading.Event()
-        counts.queues["telemetry"] = self._waiting.qsize
+        counts.queues["telemetry"] = lambda: self._waiting_count
 
     async def start(self, endpoint: BrokerEndpoint, timeout_seconds: float = 10.0) -> None:
         """Connect and subscribe; on return no message is missed. Reconnects by itself from then on."""
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="intake", clean_session=True)
-        if endpoint.username:
-            client.username_pw_set(endpoint.username, endpoint.password)
-        if endpoint.tls is not None:
-            client.tls_set_context(endpoint.tls)
-        client.reconnect_delay_set(1, 10)
-        client.on_connect = self._on_connect
-        client.on_subscribe = self._on_subscribe
-        client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        self._client = client
-        self._subscribed.clear()
-        client.connect_async(endpoint.host, endpoint.port, keepalive=30)
-        client.loop_start()
-        self._writer = threading.Thread(target=self._write, name="telemetry-writer", daemon=True)
+        subscriber = Subscriber(endpoint, "intake", _TELEMETRY_FILTER, self._hear)
+        self._subscriber = subscriber
+        subscriber.start()
+        self._writer = threading.Thread(target=self._write, args=[subscriber], name="telemetry-writer", daemon=True)
         self._writer.start()
-        if not await asyncio.to_thread(self._subscribed.wait, timeout_seconds):
+        if not await asyncio.to_thread(subscriber.wait, timeout_seconds):
             await self.stop()
             raise FailedPrecondition(
-                f"the MQTT broker at {endpoint.host}:{endpoint.port} did not answer within {timeout_seconds:.0f} s; "
-                "see that it runs and knows the hub's user"
+                f"the MQTT broker at {endpoint.host}:{endpoint.port} did not answer within {timeout_seconds:.0f} s"
+                f"{subscriber.trouble and f' ({subscriber.trouble})'}; see that it runs and knows the hub's user"
             )
 
     async def stop(self) -> None:
@@ -126,61 +89,64 @@ class TelemetryIntake:
         await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        client, self._client = self._client, None
-        if client is None:
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is None:
             return
-        client.unsubscribe(_TELEMETRY_FILTER)
+        subscriber.unsubscribe()
         self._waiting.put(_STOP)
         if self._writer is not None:
             self._writer.join()
-        client.disconnect()
-        client.loop_stop()
+        subscriber.stop()
 
-    # Called in the client's thread.
+    # Called in the subscriber's thread.
 
-    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if reason.is_failure:
-            _log.error("the MQTT broker refused the hub: %s", reason)
-            return
-        client.subscribe(_TELEMETRY_FILTER, qos=1)
+    def _hear(self, messages: Sequence[Published]) -> None:
+        windows: list[TelemetryWindow] = []
+        refused: list[TelemetryWindow] = []
+        for message in messages:
+            # Whatever is wrong with one message, the next ones are read.
+            window, is_true = self._read(message)
+            if window is not None:
+                (windows if is_true else refused).append(window)
+        if refused and self._subscriber is not None:
+            # Their devices may let go of them: they would be refused again.
+            self._acknowledge(self._subscriber, refused)
+        for start in range(0, len(windows), self._batch_size):
+            self._queue(windows[start : start + self._batch_size])
 
-    def _on_subscribe(self, client: Any, userdata: Any, message_id: int, reasons: Any, properties: Any) -> None:
-        if any(reason.is_failure for reason in reasons):
-            _log.error("the MQTT broker does not let the hub read %s; allow it there", _TELEMETRY_FILTER)
-            return
-        self._subscribed.set()
-
-    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-        if reason.is_failure:
-            _log.warning("lost the MQTT broker (%s); connecting again", reason)
-
-    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+    def _read(self, message: Published) -> tuple[TelemetryWindow | None, bool]:
+        """Return a message's window, if it can be read, and whether it can be true."""
         device = device_of(message.topic)
         if self._is_shut_out(device):
             self._refuse(device, "telemetry_shut_out", "it is shut out")
-            return
+            return None, False
         now = time.monotonic()
-        if not self._allowances.setdefault(device, Allowance.full(now)).take(now):
+        allowance = self._allowances.get(device)
+        if allowance is None:
+            allowance = self._allowances[device] = Allowance.full(now)
+        if not allowance.take(now):
             # Not acknowledged: whoever is honest sends it again.
             self._refuse(device, "telemetry_flood", "it sends more telemetry than a device can make")
-            return
+            return None, False
         try:
             window = parse_window(message.topic, message.payload)
         except Exception as error:
-            # Whatever is wrong with one message, the next ones are read.
             self._refuse(device, "telemetry", f"a message could not be read: {error}")
-            return
+            return None, False
         try:
-            window = self._examine(window)
+            return self._examine(window), True
         except InvalidInput as error:
             self._refuse(device, "telemetry_implausible", f"telemetry that cannot be true: {error}")
-            # The device may let go of it: it would be refused again.
-            self._acknowledge(client, [window])
-            return
-        try:
-            self._waiting.put_nowait(window)
-        except queue.Full:
-            _log.warning("too many windows wait for the database; %s will send its again", window.device)
+            return window, False
+
+    def _queue(self, windows: list[TelemetryWindow]) -> None:
+        with self._counting:
+            fits = self._waiting_count + len(windows) <= self._waiting_limit
+            self._waiting_count += len(windows) if fits else 0
+        if fits:
+            self._waiting.put(windows)
+        else:
+            _log.warning("too many windows wait for the database; devices will send %d of them again", len(windows))
 
     def _refuse(self, device: str, kind: str, reason: str) -> None:
         if self.refusals.note(device, kind, reason):
@@ -188,12 +154,13 @@ class TelemetryIntake:
 
     # Called in the writer's thread.
 
-    def _write(self) -> None:
-        client = self._client
+    def _write(self, subscriber: Subscriber) -> None:
         while True:
             batch, last = self._next_batch()
             if batch:
-                self._acknowledge(client, self._stored(batch))
+                self._acknowledge(subscriber, self._stored(batch))
+                with self._counting:
+                    self._waiting_count -= len(batch)
             if last:
                 return
 
@@ -201,16 +168,16 @@ class TelemetryIntake:
         first = self._waiting.get()
         if first is _STOP:
             return [], True
-        batch = [first]
+        batch = list(first)
         deadline = time.monotonic() + self._batch_seconds
         while len(batch) < self._batch_size:
             try:
-                item = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+                more = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 break
-            if item is _STOP:
+            if more is _STOP:
                 return batch, True
-            batch.append(item)
+            batch += more
         return batch, False
 
     def _stored(self, batch: list[TelemetryWindow]) -> list[TelemetryWindow]:
@@ -231,10 +198,12 @@ class TelemetryIntake:
         return batch
 
     @staticmethod
-    def _acknowledge(client: Any, windows: list[TelemetryWindow]) -> None:
+    def _acknowledge(subscriber: Subscriber, windows: list[TelemetryWindow]) -> None:
         sequences: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for window in windows:
             sequences[window.device, window.boot_id].append(window.sequence)
+        acknowledgements = []
         for (device, boot_id), numbers in sequences.items():
             ack = telemetry_pb2.TelemetryAck(boot_id=boot_id, sequences=numbers)
-            client.publish(f"{TOPIC_ROOT}/{device}/ack", ack.SerializeToString(), qos=1)
+            acknowledgements.append((f"{TOPIC_ROOT}/{device}/ack", ack.SerializeToString()))
+        subscriber.publish(acknowledgements)

@@ -69,7 +69,8 @@ def _insert_packed(session: Session, windows: Sequence[TelemetryWindow], after: 
     connection = session.connection()
     newest = max(after, connection.exec_driver_sql("SELECT max(id) FROM telemetry_window").scalar() or 0)
     # Named here: SQLite would give the id of the newest window again once that one is merged with others.
-    rows = [(id_, *_packed(window)) for id_, window in enumerate(windows, newest + 1)]
+    received_at = _text(windows[0].received_at)
+    rows = [(id_, *_packed(window, received_at)) for id_, window in enumerate(windows, newest + 1)]
     connection.exec_driver_sql(_INSERT, rows)
     return {tuple(key): id_ for id_, *key in connection.exec_driver_sql(_NEWER, (newest,))}
 
@@ -82,7 +83,7 @@ def _insert_any(session: Session, windows: Sequence[TelemetryWindow]) -> dict[tu
     return {tuple(key): id_ for id_, *key in session.connection().execute(statement, values)}
 
 
-def _packed(window: TelemetryWindow) -> tuple[Any, ...]:
+def _packed(window: TelemetryWindow, received_at: str) -> tuple[Any, ...]:
     """Return the values of a row, in the order of _GIVEN."""
     return (
         window.device,
@@ -100,7 +101,7 @@ def _packed(window: TelemetryWindow) -> tuple[Any, ...]:
         window.memory_bytes,
         window.temperature_celsius,
         window.dropped_count,
-        _text(window.received_at),
+        received_at,
         window.resolution_seconds,
     )
 

@@ -14,7 +14,7 @@ from sqlmodel import update as update_rows
 from milonga_hub import tracing
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput
-from milonga_hub.events import EventBus
+from milonga_hub.events import Event, EventBus
 from milonga_hub.paging import page
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.confidences import Confidences
@@ -84,8 +84,7 @@ class TelemetryService:
             rows = self._insert(windows)
         self.tally.add(rows)
         self._confidences.add(rows)
-        for row in rows:
-            self._events.publish(f"telemetry/{row.device}", row)
+        self._events.publish_all([Event(f"telemetry/{row.device}", row) for row in rows])
         self._judge.judge(rows)
         return rows
 

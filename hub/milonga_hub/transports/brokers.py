@@ -12,7 +12,7 @@ from milonga_hub.authority import Authority, Presented
 from milonga_hub.devices.models import Device
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.intake import BrokerEndpoint
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
 from milonga_hub.transports import mosquitto
 from milonga_hub.transports.mosquitto import Certificates, Mosquitto
 from milonga_hub.transports.mqtt import EmbeddedBroker

@@ -23,7 +23,7 @@ import paho.mqtt.client as paho
 
 from milonga_hub.authority import Authority
 from milonga_hub.errors import FailedPrecondition
-from milonga_hub.telemetry.intake import BrokerEndpoint
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
 from milonga_hub.transports.mosquitto_files import Files, config_text, write_admission, write_identity
 from milonga_hub.transports.mqtt import cannot_listen
 

@@ -28,7 +28,8 @@ from amqtt.session import Session
 from milonga_hub.authority import HUB_CLIENT, Authority, Presented, presented
 from milonga_hub.devices.models import Device
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, Unauthenticated
-from milonga_hub.telemetry.intake import MAX_MESSAGE_BYTES, BrokerEndpoint
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
+from milonga_hub.telemetry.intake import MAX_MESSAGE_BYTES
 from milonga_hub.telemetry.messages import TOPIC_ROOT
 from milonga_hub.transports.topics import DOWNWARD, UPWARD
 
