@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from typing import Any
-
-import psutil
 
 from milonga_agent.errors import BadBundle
 from milonga_agent.plan import Wish
@@ -16,6 +13,7 @@ from milonga_agent.sensors import temperature_celsius
 from milonga_agent.serving import Serving
 from milonga_agent.state import Identity
 from milonga_agent.telemetry import Boot, Sender, window_of
+from milonga_agent.usage import Usage
 
 _log = logging.getLogger(__name__)
 
@@ -67,32 +65,3 @@ class Windows:
             "temperature_celsius": temperature_celsius() or float("nan"),
         }
         self._sender.put(self._boot.order, window_of(counted, about))
-
-
-class Usage:
-    """CPU and memory of the daemon and its workers."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._since: tuple[float, dict[int, float]] | None = None
-
-    def take(self) -> tuple[float, int]:
-        """Return CPU in percent of one core since the last time, and memory in bytes."""
-        processes = [self._process, *self._process.children()]
-        memory = 0
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                memory += process.memory_info().rss
-        return self._cpu_percent(processes), memory
-
-    def _cpu_percent(self, processes: list[psutil.Process]) -> float:
-        now = time.monotonic()
-        used = {}
-        for process in processes:
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                used[process.pid] = times.user + times.system
-        before, self._since = self._since or (now, used), (now, used)
-        seconds = now - before[0]
-        spent = sum(value - before[1].get(pid, 0.0) for pid, value in used.items())
-        return max(0.0, 100.0 * spent / seconds) if seconds > 0 else 0.0

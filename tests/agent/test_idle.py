@@ -15,7 +15,7 @@ from milonga_agent.probing import Prober
 
 
 def test_the_daemon_imports_nothing_that_it_needs_only_at_times() -> None:
-    heavy = {"numpy", "tuf", "cryptography", "importlib.metadata", "email", "http.client", "milonga_agent.inventory"}
+    heavy = {"numpy", "tuf", "cryptography", "psutil", "importlib.metadata", "email", "http.client"}
     code = f"import sys, milonga_agent.daemon; print({heavy} & set(sys.modules)); import urllib.request as u; u.urlopen"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
