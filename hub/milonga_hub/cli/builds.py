@@ -129,7 +129,7 @@ def watch(build: Name, hub: Hub = None, json: Json = False) -> None:
 
 def follow(name: str, json: bool) -> None:
     with Client() as client:
-        updates = client.builds.WatchBuild(pb.WatchBuildRequest(name=name))
+        updates = (pb.WatchBuildResponse(build=each) for each in client.hub.builds.watch_build(name))
         last = show_updates(updates, "build", render_build, json)
     if last is None or last.state != pb.BUILD_STATE_VERIFIED:
         raise typer.Exit(FAILED)
@@ -208,8 +208,7 @@ def example(
     if output.exists():
         raise Refused(f"{output} exists already; name a new folder")
     with Client() as client:
-        request = pb.DownloadBuildRequest(name=build_name(build))
-        packed = io.BytesIO(b"".join(piece.chunk for piece in client.builds.DownloadBuild(request)))
+        packed = io.BytesIO(b"".join(client.hub.builds.download_build(build_name(build))))
     output.mkdir(parents=True)
     with zipfile.ZipFile(packed) as archive:
         archive.extractall(output)

@@ -6,8 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 import grpc
 import typer
-from milonga.client import endpoint, errors
-from milonga.client.channel import open_channel
+from milonga import client
+from milonga.client import Retries, endpoint, errors
 from milonga.client.errors import HubError, NotTrusted, Unreachable, of_call
 from milonga.client.trust import NoAddress
 from milonga.v1 import (
@@ -41,6 +41,8 @@ _EXIT_CODES: dict[type, int] = {
 }
 # Far above what any call takes that does not send files; a hub that hangs is told of.
 CALL_SECONDS = 60.0
+# Somebody looks on: a hub that is started anew is waited for, one that is gone is told of soon.
+_RETRIES = Retries(attempts=3, watch_seconds=60.0)
 
 M = TypeVar("M")
 
@@ -75,9 +77,10 @@ class Client:
 
     def __init__(self, key: str | None = None) -> None:
         """Calls bear `key`; None takes the one that this machine has for the hub, "" makes a stranger."""
-        found = endpoint.find(_address, key)
-        self.address, self.authority = found.address, found.authority
-        self._channel = channel = open_channel(found.address, found.authority, found.key)
+        # Its methods return things; the stubs return answers as they come, which --json prints.
+        self.hub = client.Client(_address, key, retries=_RETRIES)
+        self.address, self.authority = self.hub.endpoint.address, self.hub.endpoint.authority
+        channel = self.hub.channel
         self.accounts = accounts_pb2_grpc.AccountServiceStub(channel)
         self.devices = devices_pb2_grpc.DeviceServiceStub(channel)
         self.datasets = datasets_pb2_grpc.DatasetServiceStub(channel)
@@ -94,7 +97,7 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        self.hub.close()
 
     def all(self, call: Any, request: Any, field: str, limit: int = 0) -> Any:
         """Return the list response with the rows of all pages, or of the first `limit` rows."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from milonga.client.content import chunks_of
 from milonga.v1 import datasets_pb2 as pb
 from milonga.v1 import projects_pb2
 from rich.console import Console
@@ -21,7 +21,6 @@ from milonga_hub.datasets.models import Layout
 
 group = typer.Typer()
 
-_CHUNK_BYTES = 1024 * 1024
 _SHOWN_REJECTED = 10
 _SHOWN_CLASSES = 20
 _LAYOUTS = {pb.DatasetLayout.Value(f"DATASET_LAYOUT_{each.name}"): each for each in Layout}
@@ -45,24 +44,21 @@ def import_(
     json: Json = False,
 ) -> None:
     """Send pictures to the hub as a new version of a data set."""
-    header = pb.ImportDatasetHeader(dataset=name, append=append, strict=strict, request_id=uuid.uuid4().hex)
     with packed(source) as archive, _progress(json) as progress:
         task = progress.add_task("sending", total=archive.stat().st_size)
 
-        def messages() -> Iterator[pb.ImportDatasetRequest]:
-            yield pb.ImportDatasetRequest(header=header)
-            with archive.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    yield pb.ImportDatasetRequest(chunk=chunk)
-                    progress.advance(task, len(chunk))
+        def chunks() -> Iterator[bytes]:
+            for chunk in chunks_of(archive):
+                yield chunk
+                progress.advance(task, len(chunk))
             progress.update(task, description="the hub reads the pictures")
 
         with Client() as client:
-            response = client.datasets.ImportDataset(messages())
+            version = client.hub.datasets.import_dataset(name, chunks(), append=append, strict=strict)
     if json:
-        print_json(response)
+        print_json(pb.ImportDatasetResponse(dataset_version=version))
     else:
-        _say_imported(response.dataset_version, name)
+        _say_imported(version, name)
 
 
 def _progress(json: bool) -> Any:

@@ -312,12 +312,12 @@ def refuse_request(request: Request, hub: Hub = None, json: Json = False) -> Non
 def watch_devices(selector: Selector = "", hub: Hub = None, json: Json = False) -> None:
     """Print devices as they are and whenever they change, until Ctrl-C."""
     with Client() as client:
-        for update in client.devices.WatchDevices(pb.WatchDevicesRequest(selector=selector)):
+        for device in client.hub.devices.watch_devices(selector):
             if json:
-                print_json(update, lines=True)
+                print_json(pb.WatchDevicesResponse(device=device), lines=True)
             else:
-                name, kind, hardware, state, _, serves, _ = _row(update.device)
-                say(f"{name}  {kind} ({hardware})  {state}  {serves}  {update.device.status_message}".rstrip())
+                name, kind, hardware, state, _, serves, _ = _row(device)
+                say(f"{name}  {kind} ({hardware})  {state}  {serves}  {device.status_message}".rstrip())
 
 
 @measurements.command("list")

@@ -87,12 +87,10 @@ def download_checkpoint(
     json: Json = False,
 ) -> None:
     """Download a detector's chosen subnet as ultralytics loads it: YOLO("subnet.pt")."""
-    request = pb.DownloadCheckpointRequest(name=version_name(version), device_type=device_type)
     part = output.with_name(f".{output.name}.part")
     with Client() as client, part.open("wb") as file:
         try:
-            for piece in client.models.DownloadCheckpoint(request):
-                file.write(piece.chunk)
+            file.writelines(client.hub.models.download_checkpoint(version_name(version), device_type=device_type))
         except BaseException:
             part.unlink()
             raise

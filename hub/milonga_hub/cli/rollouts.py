@@ -258,7 +258,7 @@ def abort(
 def watch(rollout: Id, hub: Hub = None, json: Json = False) -> None:
     """Follow a rollout live until it ends. The exit code is 0 if it succeeded and 1 if not."""
     with Client() as client:
-        updates = client.rollouts.WatchRollout(pb.WatchRolloutRequest(id=rollout))
+        updates = (pb.WatchRolloutResponse(rollout=each) for each in client.hub.rollouts.watch_rollout(rollout))
         last = show_updates(updates, "rollout", render_rollout, json)
     if last is None or last.state != pb.ROLLOUT_STATE_SUCCEEDED:
         raise typer.Exit(FAILED)

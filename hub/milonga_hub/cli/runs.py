@@ -124,7 +124,7 @@ def refuse(run: RunName, hub: Hub = None, json: Json = False) -> None:
 def watch(run: RunName, hub: Hub = None, json: Json = False) -> None:
     """Follow a run live until it ends. The exit code is 0 if it succeeded and 1 if not."""
     with Client() as client:
-        updates = client.runs.WatchRun(pb.WatchRunRequest(name=run_name(run)))
+        updates = (pb.WatchRunResponse(run=each) for each in client.hub.runs.watch_run(run_name(run)))
         last = show_updates(updates, "run", render_run, json)
     if last is None or last.state != pb.RUN_STATE_SUCCEEDED:
         raise typer.Exit(FAILED)

@@ -68,11 +68,11 @@ def list_(
 def watch(device: str, hub: Hub = None, json: Json = False) -> None:
     """Print the windows of one device as they come, until Ctrl-C."""
     with Client() as client:
-        for update in client.telemetry.WatchTelemetry(pb.WatchTelemetryRequest(device=device)):
+        for window in client.hub.telemetry.watch_telemetry(device):
             if json:
-                print_json(update, lines=True)
+                print_json(pb.WatchTelemetryResponse(window=window), lines=True)
             else:
-                name, ended, *figures = (str(value) for value in _row(update.window))
+                name, ended, *figures = (str(value) for value in _row(window))
                 words = "  ".join(f"{column} {value}" for column, value in zip(_COLUMNS[2:], figures, strict=True))
                 say(f"{name}  {ended}  {words}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
+import grpc
+
 from milonga.client.async_calls import AsyncCalls
 from milonga.client.async_services import AsyncServices
 from milonga.client.calls import Calls
@@ -53,6 +55,11 @@ class Client(Services):
         self._calls = Calls(self.endpoint, retries, timeout)
         super().__init__(self._calls)
 
+    @property
+    def channel(self) -> grpc.Channel:
+        """The channel, for stubs of your own."""
+        return self._calls.channel
+
     def close(self) -> None:
         """End all calls; watches of other threads end without an error."""
         self._calls.close()
@@ -93,6 +100,11 @@ class AsyncClient(AsyncServices):
         self.endpoint = await asyncio.to_thread(self._find)
         self._calls.open(self.endpoint)
         return self
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The channel, for stubs of your own."""
+        return self._calls.channel
 
     async def close(self) -> None:
         """End all calls; watches of other tasks end without an error."""
