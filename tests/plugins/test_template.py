@@ -19,10 +19,12 @@ from milonga_compiler.errors import UnknownTarget
 from milonga_compiler.target import Target
 from milonga_hub.errors import InvalidInput
 from milonga_hub.projects import rules
-from milonga_hub.projects.models import ProjectSpec, TrainingSpec
+from milonga_hub.projects.models import BuildSpec, ProjectSpec, TrainingSpec
+from milonga_hub.runs.prepare import prepare
 from milonga_hub.tasks import Task
 
 from tests.agent.bundles import example
+from tests.runs.boards import Hub
 
 ROOT = Path(__file__).parent.parent.parent
 TEMPLATE = ROOT / "templates" / "plugin"
@@ -119,3 +121,11 @@ def test_the_steps_of_a_project_never_change_and_are_not_for_boxes() -> None:
     with pytest.raises(InvalidInput, match="take none to detect"):
         rules.check("p", detecting)
     assert "preprocessing" in projects_pb2.TrainingSpec.DESCRIPTOR.fields_by_name
+
+
+def test_a_run_whose_plug_in_is_gone_ends_with_the_name_of_what_is_missing(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, ProjectSpec(dataset="digits", training=TrainingSpec(resolution_px=16)))
+    hub.spec = ProjectSpec(dataset="digits", build=BuildSpec(targets=["packed/fp32"]))
+    hub.plan({}).write(hub.work.folder)
+    with pytest.raises(InvalidInput, match=r"spec\.build\.targets: nothing builds packed/fp32"):
+        hub.run(lambda: hub.stage("prepare", lambda report: prepare(hub.work, report)))

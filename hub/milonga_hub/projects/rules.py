@@ -41,10 +41,15 @@ def check(name: str, spec: ProjectSpec) -> None:
     _check_selector(spec.selector, "spec.selector")
     for index, limits in enumerate(spec.limits):
         _check_selector(limits.selector, f"spec.limits[{index}].selector")
-    _check_space(spec)
-    _check_steps(spec)
+    check_parts(spec)
     _check_times(spec.retraining)
     check_rollout(spec.rollout, "spec.rollout")
+
+
+def check_parts(spec: ProjectSpec) -> None:
+    """Raise InvalidInput for a space, a step or a target that is not here; a plug-in's may have been here before."""
+    _check_space(spec)
+    _check_steps(spec)
     for target in spec.build.targets:
         try:
             Target.parse(target)

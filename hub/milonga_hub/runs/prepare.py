@@ -11,7 +11,7 @@ from milonga_hub.devices.models import Device
 from milonga_hub.devices.rules import usable_targets
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import ProjectSpec, SearchStrategy
-from milonga_hub.projects.rules import limits_for
+from milonga_hub.projects.rules import check_parts, limits_for
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import Trigger
 from milonga_hub.runs.plan import RunPlan, TypePlan
@@ -22,6 +22,7 @@ from milonga_hub.runs.work import Work
 
 async def prepare(work: Work, report: Report) -> RunPlan:
     plan = RunPlan.read(work.folder)
+    check_parts(plan.spec if plan else work.services.runs.spec(work.run.name))
     if plan is None:
         plan = _decide(work)
         plan.write(work.folder)
