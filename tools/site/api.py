@@ -27,7 +27,7 @@ def api() -> str:
     names = [*(name for name in _FIRST if name in files), *sorted(set(files) - set(_FIRST))]
     parts = [
         "# gRPC API",
-        "Package `milonga.v1`, at the hub's port 8443. Calls carry `authorization: Bearer KEY`; [who may call what](../security.md#people)"
+        "Examples of each service stand in [Clients and the API](../api/index.md); this page is the whole of it. Package `milonga.v1`, at the hub's port 8443. Calls carry `authorization: Bearer KEY`; [who may call what](../security.md#people)"
         " is by role. `AgentService` is what devices speak at port 8444, with their certificates.",
     ]
     for name in names:

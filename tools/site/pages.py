@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 BESIDE = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 DECISIONS = "adr/index.md"
 # Sections whose pages are those of a folder: what is written there is found by itself.
-_FOLDERS = {"Decisions": "adr", "Programs": "api"}
+_FOLDERS = {"Clients and the API": "api", "Decisions": "adr"}
 _MORE = "More"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 _ITEM = re.compile(r"\s*([-*]|\d+\.) ")
