@@ -243,6 +243,7 @@ HTTP: Mapping[str, Access] = {
         POST /new/rollouts
         POST /projects/{name}/runs
         POST /labelling/{name}/add
+        POST /labelling/{name}/conflicts
         POST /labelling/{name}/sampling/{state}
         POST /runs/{project}/{number}/{verb}
         POST /models/{model}/versions/{number}/builds

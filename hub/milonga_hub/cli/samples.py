@@ -75,6 +75,8 @@ def _answer(sample: pb.Sample) -> str:
 
 
 def _said(sample: pb.Sample) -> str:
+    if sample.state == pb.SAMPLE_STATE_CONFLICT:
+        return sample.message
     return sample.label or (f"{len(sample.boxes)} boxes" if sample.state == pb.SAMPLE_STATE_LABELLED else NONE)
 
 
@@ -82,7 +84,7 @@ def _said(sample: pb.Sample) -> str:
 @group.command("ls", hidden=True)
 def list_(
     project: Project,
-    state: Annotated[str, typer.Option(help="waiting, labelled, skipped, refused or all.")] = "waiting",
+    state: Annotated[str, typer.Option(help="waiting, labelled, skipped, refused, conflict or all.")] = "waiting",
     device: Annotated[str, typer.Option(help="Only of this device.")] = "",
     limit: Limit = 50,
     hub: Hub = None,
@@ -132,8 +134,16 @@ def status(project: Project, hub: Hub = None, json: Json = False) -> None:
             ("refused", found.refused or ""),
             ("done today", found.done_today),
             ("dropped on devices", found.dropped or ""),
+            ("two people disagree", found.conflicts or ""),
         )
     )
+    if found.agreement.pictures:
+        say(f"two people agree on {found.agreement.agreed} of {found.agreement.pictures} pictures")
+        kappas = (
+            (one.label, one.pictures, f"{one.kappa:.2f}" if one.HasField("kappa") else NONE)
+            for one in found.agreement.classes
+        )
+        table(("class", "pictures", "Cohen's kappa"), kappas, right=("pictures", "Cohen's kappa"))
     if found.accuracies:
         rows = (
             (a.device_type, a.labelled, a.right, percent(a.accuracy), f"{percent(a.low)} to {percent(a.high)}")

@@ -24,6 +24,8 @@ class SampleState(StrEnum):
     LABELLED = "LABELLED"
     SKIPPED = "SKIPPED"
     REFUSED = "REFUSED"
+    # Two people said different things of it; somebody decides.
+    CONFLICT = "CONFLICT"
 
 
 class SampleBox(BaseModel):
@@ -35,6 +37,14 @@ class SampleBox(BaseModel):
     width: float
     height: float
     score: float = 0.0
+
+
+class Opinion(BaseModel):
+    """What one person said that a picture shows, before they knew what another one says."""
+
+    by: str
+    label: str = ""
+    boxes: list[SampleBox] = []
 
 
 class SampleView(SQLModel):
@@ -75,6 +85,11 @@ class QueuedSample(SampleView, table=True):
     kept: bool = True
     # Order of arrival, to turn pages by.
     arrival: str = Field(default="", index=True)
+    # Of a picture that two people are asked about. Not in the view: the second must not see what the first said.
+    opinions: list[Opinion] = Field(default=[], sa_type=json_of(list[Opinion]))
+    # Whose opinion is there while the second is waited for.
+    first_by: str = Field(default="", index=True)
+    first_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
 
 
 class SampleSource(SQLModel, table=True):
@@ -98,6 +113,24 @@ class LabelledAccuracy(BaseModel):
     high: float
 
 
+class ClassAgreement(BaseModel):
+    """How well people agree on one class, beyond chance."""
+
+    label: str
+    # Pictures of which at least one of both said that they show it.
+    pictures: int
+    # Cohen's; None where both said the same of all pictures, or of none.
+    kappa: float | None = None
+
+
+class Agreement(BaseModel):
+    """How well people agree who were asked about the same pictures."""
+
+    pictures: int
+    agreed: int
+    classes: list[ClassAgreement] = []
+
+
 class Labelling(BaseModel):
     """How much waits and is done in one project."""
 
@@ -111,3 +144,7 @@ class Labelling(BaseModel):
     done_today: int = 0
     dropped: int = 0
     accuracies: list[LabelledAccuracy] = []
+    # Waiting for somebody to decide between two people.
+    conflicts: int = 0
+    # None before two people were asked about the same picture.
+    agreement: Agreement | None = None

@@ -36,7 +36,13 @@ class LabellingRpc(labelling_pb2_grpc.LabellingServiceServicer):
                 raise InvalidInput(f"state is {request.state}, which this hub does not know")
             state = SampleState[pb.SampleState.Name(request.state).removeprefix("SAMPLE_STATE_")]
         found, token = await asyncio.to_thread(
-            self._labelling.list, request.project, state, request.device, request.page_size, request.page_token
+            self._labelling.list,
+            request.project,
+            state,
+            request.device,
+            request.page_size,
+            request.page_token,
+            signature(""),
         )
         return pb.ListSamplesResponse(samples=[_message(one) for one in found], next_page_token=token)
 
@@ -56,7 +62,8 @@ class LabellingRpc(labelling_pb2_grpc.LabellingServiceServicer):
         return pb.SkipSampleResponse(sample=_message(sample))
 
     async def UndoSample(self, request: pb.UndoSampleRequest, context: Any) -> pb.UndoSampleResponse:
-        return pb.UndoSampleResponse(sample=_message(await asyncio.to_thread(self._labelling.undo, request.name)))
+        sample = await asyncio.to_thread(self._labelling.undo, request.name, signature(""))
+        return pb.UndoSampleResponse(sample=_message(sample))
 
     async def AddLabelledSamples(
         self, request: pb.AddLabelledSamplesRequest, context: Any

@@ -168,8 +168,13 @@ def was_right(sample: SampleView) -> bool:
     """Return whether the device's answer is what a person said: the same class, or the same objects one by one."""
     if sample.predicted or sample.label:
         return sample.predicted == sample.label
-    left = list(sample.boxes)
-    for predicted in sample.predicted_boxes:
+    return same_objects(sample.predicted_boxes, sample.boxes)
+
+
+def same_objects(some: Sequence[SampleBox], others: Sequence[SampleBox]) -> bool:
+    """Return whether each box of the one has a box of the other in its class with an overlap of half or more, and none is left."""
+    left = list(others)
+    for predicted in some:
         match = next((box for box in left if box.label == predicted.label and overlap(box, predicted) >= 0.5), None)
         if match is None:
             return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,10 +18,11 @@ from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, NotFound
 from milonga_hub.events import EventBus
-from milonga_hub.labelling import rules
+from milonga_hub.labelling import rules, rules_agreement
 from milonga_hub.labelling.models import (
     LabelledAccuracy,
     Labelling,
+    Opinion,
     QueuedSample,
     SampleBox,
     SampleReason,
@@ -47,6 +49,8 @@ _ARRIVING = timedelta(hours=1)
 _JUDGED = 5000
 # A picture that nobody labelled for so long is deleted.
 _WAITING_KEPT = timedelta(days=90)
+# Where no second person comes for so long, what the first said holds.
+_SECOND_AWAITED = timedelta(days=7)
 
 _Samples = list[QueuedSample]
 
@@ -85,8 +89,12 @@ class LabellingService:
         device: str = "",
         page_size: int = 0,
         page_token: str = "",
+        asker: str = "",
     ) -> tuple[_Samples, str]:
-        """Return samples of a project: those that wait in the order of asking, in one page; others the newest first."""
+        """Return samples of a project: those that wait in the order of asking, in one page; others the newest first.
+
+        Those that wait for a second opinion are not listed to the `asker` whose is the first.
+        """
         self._projects.get(project)
         statement = select(QueuedSample).where(QueuedSample.project == project)
         if device:
@@ -96,6 +104,8 @@ class LabellingService:
                 if page_size < 0:
                     raise InvalidInput("page_size must not be negative")
                 count = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+                if asker:
+                    statement = statement.where(QueuedSample.first_by != asker)
                 return self._next(session, statement, count), ""
             if state is not None:
                 statement = statement.where(QueuedSample.state == state)
@@ -157,6 +167,12 @@ class LabellingService:
                 QueuedSample.reason == SampleReason.RANDOM,
             )
             judged = session.exec(by_chance.order_by(col(QueuedSample.decided_at).desc()).limit(_JUDGED)).all()
+            said_twice = select(QueuedSample.opinions).where(
+                QueuedSample.project == project,
+                col(QueuedSample.first_at).is_not(None),
+                QueuedSample.first_by == "",
+            )
+            both = session.exec(said_twice.order_by(col(QueuedSample.first_at).desc()).limit(_JUDGED)).all()
         return Labelling(
             project=project,
             enabled=spec.samples.enabled,
@@ -168,6 +184,8 @@ class LabellingService:
             done_today=done,
             dropped=int(dropped),
             accuracies=rules.accuracies(judged),
+            conflicts=counts.get(SampleState.CONFLICT, 0),
+            agreement=rules_agreement.agreement([(pair[0], pair[1]) for pair in both if len(pair) == 2]),
         )
 
     # Decide
@@ -182,6 +200,9 @@ class LabellingService:
     ) -> QueuedSample:
         """Note what the picture shows; `accept` takes the device's answer. A label may be changed until it is added.
 
+        Of pictures that two people are asked about, the first answer is an opinion: the sample waits for somebody else. Where
+        both say the same that is its label; else it is a conflict, and the next label decides.
+
         Raises InvalidInput for a class that the data set does not have, FailedPrecondition where it is too late.
         """
         sample = self.get(name)
@@ -191,20 +212,55 @@ class LabellingService:
                 raise InvalidInput("accept takes the device's answer; give no label and no boxes with it")
             label, boxes = sample.predicted, sample.predicted_boxes
         rules.check_label(project.spec.task, self.classes(project.name), label, boxes)
-        kept = [box.model_copy(update={"score": 0.0}) for box in boxes]
-        return self._decide(name, SampleState.LABELLED, label, kept, decided_by)
+        opinion = Opinion(
+            by=decided_by[:100], label=label, boxes=[box.model_copy(update={"score": 0.0}) for box in boxes]
+        )
+        with self._changing(name) as sample:
+            is_asked = sample.state is SampleState.WAITING and bool(opinion.by)
+            if is_asked and (
+                sample.opinions or rules_agreement.asked_twice(name, project.spec.samples.second_opinions)
+            ):
+                self._consider(sample, opinion)
+            else:
+                self._settle(sample, SampleState.LABELLED, opinion)
+        return self._told(sample)
+
+    def _consider(self, sample: QueuedSample, opinion: Opinion) -> None:
+        """Keep the first opinion, and hold the second against it."""
+        sample.opinions = [*(one for one in sample.opinions if one.by != opinion.by), opinion]
+        if len(sample.opinions) == 1:
+            sample.first_by, sample.first_at = opinion.by, self._clock()
+        elif rules_agreement.agree(*sample.opinions):
+            self._settle(sample, SampleState.LABELLED, opinion)
+        else:
+            self._settle(sample, SampleState.CONFLICT, Opinion(by=""))
+            sample.message = rules_agreement.told(sample.opinions)
+
+    def _settle(self, sample: QueuedSample, state: SampleState, said: Opinion) -> None:
+        sample.state, sample.label, sample.boxes, sample.decided_by = state, said.label, said.boxes, said.by
+        sample.decided_at = None if state is SampleState.WAITING else self._clock()
+        sample.first_by = sample.message = ""
 
     def skip(self, name: str, decided_by: str = "") -> QueuedSample:
         """Say that the picture is not worth a label."""
-        return self._decide(name, SampleState.SKIPPED, "", [], decided_by)
+        with self._changing(name) as sample:
+            self._settle(sample, SampleState.SKIPPED, Opinion(by=decided_by[:100]))
+        return self._told(sample)
 
-    def undo(self, name: str) -> QueuedSample:
-        """Let the picture wait again. Raises FailedPrecondition where it is too late."""
-        return self._decide(name, SampleState.WAITING, "", [], "")
+    def undo(self, name: str, by: str = "") -> QueuedSample:
+        """Let the picture wait again; what somebody else than `by` said first is kept. Raises FailedPrecondition where it is too late."""
+        with self._changing(name) as sample:
+            others = [one for one in sample.opinions if one.by != by]
+            self._settle(sample, SampleState.WAITING, Opinion(by=""))
+            # Of a decision between two people, both opinions are of others: they are asked again.
+            sample.opinions = others if len(others) == 1 else []
+            sample.first_by = "".join(one.by for one in sample.opinions)
+            sample.first_at = sample.first_at if sample.opinions else None
+        return self._told(sample)
 
-    def _decide(
-        self, name: str, state: SampleState, label: str, boxes: Sequence[SampleBox], decided_by: str
-    ) -> QueuedSample:
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[QueuedSample]:
+        """Yield the sample to change. Raises FailedPrecondition where nothing is left to decide."""
         with self._adding, self._database.session() as session:
             sample = self._found(session, name)
             if sample.dataset_version:
@@ -213,10 +269,10 @@ class LabellingService:
                 )
             if not sample.kept:
                 raise FailedPrecondition(f"the picture of {name} was deleted; there is nothing left to decide")
-            sample.state, sample.label, sample.boxes = state, label, [*boxes]
-            sample.decided_by = decided_by[:100]
-            sample.decided_at = None if state is SampleState.WAITING else self._clock()
+            yield sample
             session.add(sample)
+
+    def _told(self, sample: QueuedSample) -> QueuedSample:
         self._events.publish(f"samples/{sample.project}", sample)
         return sample
 
@@ -270,8 +326,16 @@ class LabellingService:
             )
             for sample in list(session.exec(old)):
                 self._forget(session, sample)
-            unanswered = select(QueuedSample).where(
+            alone = select(QueuedSample).where(
                 QueuedSample.state == SampleState.WAITING,
+                QueuedSample.first_by != "",
+                col(QueuedSample.first_at) <= now - _SECOND_AWAITED,
+            )
+            for sample in list(session.exec(alone)):
+                self._settle(sample, SampleState.LABELLED, sample.opinions[0])
+                session.add(sample)
+            unanswered = select(QueuedSample).where(
+                col(QueuedSample.state).in_((SampleState.WAITING, SampleState.CONFLICT)),
                 QueuedSample.kept,
                 col(QueuedSample.received_at) <= now - _WAITING_KEPT,
             )

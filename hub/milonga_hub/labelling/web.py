@@ -70,7 +70,7 @@ def _add_reading(api: APIRouter, labelling: LabellingService) -> None:
         page_token: PageToken = "",
     ) -> SamplePage:
         """List samples: those that wait in the order of asking, in one page; others the newest first."""
-        found, token = labelling.list(project, state, device, page_size, page_token)
+        found, token = labelling.list(project, state, device, page_size, page_token, signature(""))
         return SamplePage(samples=views(SampleView, found), next_page_token=token)
 
     @api.get("/projects/{project}/samples/{sample}")
@@ -96,7 +96,7 @@ def _add_deciding(api: APIRouter, labelling: LabellingService) -> None:
     @api.post("/projects/{project}/samples/{sample}:undo")
     def undo_sample(project: str, sample: str) -> SampleView:
         """Let the picture wait again, as long as its label is not part of the data set."""
-        return view(SampleView, labelling.undo(_name(project, sample)))
+        return view(SampleView, labelling.undo(_name(project, sample), signature("")))
 
     @api.post("/projects/{project}/labelling:add")
     async def add_labelled(project: str) -> Added:

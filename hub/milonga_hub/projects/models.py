@@ -196,6 +196,8 @@ class SamplingSpec(Spec):
     pictures_per_day: int = Bound(default=100, ge=1, le=86_400)
     megabytes_per_day: float = Bound(default=20.0, gt=0, le=100_000)
     max_side_px: int = Bound(default=1024, ge=32, le=8192)
+    # The share of pictures that two people are asked about.
+    second_opinions: float = Bound(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _some(self) -> SamplingSpec:

@@ -22,7 +22,7 @@ ENUMERATIONS: tuple[type[Enum], ...] = (
 
 WORDS = (
     # States.
-    N_("aborted"), N_("approved"), N_("assigned"), N_("awaiting approval"), N_("building"), N_("built"), N_("cancelled"),
+    N_("aborted"), N_("approved"), N_("assigned"), N_("awaiting approval"), N_("building"), N_("built"), N_("cancelled"), N_("conflict"),
     N_("delivered"), N_("failed"), N_("given up"), N_("labelled"), N_("offline"), N_("online"), N_("open"), N_("paused"),
     N_("pending"), N_("queued"), N_("refused"), N_("rejected"), N_("resolved"), N_("revoked"), N_("running"), N_("skipped"),
     N_("started"), N_("succeeded"), N_("verified"), N_("waiting"), N_("not verified on hardware"),

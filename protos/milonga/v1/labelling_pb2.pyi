@@ -58,6 +58,8 @@ class _SampleStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SampleSta
     SAMPLE_STATE_SKIPPED: _SampleState.ValueType  # 3
     SAMPLE_STATE_REFUSED: _SampleState.ValueType  # 4
     """What arrived is no picture that can be used; nothing of it is kept."""
+    SAMPLE_STATE_CONFLICT: _SampleState.ValueType  # 5
+    """Two people said different things of it; the next label decides. The message tells who said what."""
 
 class SampleState(_SampleState, metaclass=_SampleStateEnumTypeWrapper): ...
 
@@ -67,6 +69,8 @@ SAMPLE_STATE_LABELLED: SampleState.ValueType  # 2
 SAMPLE_STATE_SKIPPED: SampleState.ValueType  # 3
 SAMPLE_STATE_REFUSED: SampleState.ValueType  # 4
 """What arrived is no picture that can be used; nothing of it is kept."""
+SAMPLE_STATE_CONFLICT: SampleState.ValueType  # 5
+"""Two people said different things of it; the next label decides. The message tells who said what."""
 Global___SampleState: _TypeAlias = SampleState  # noqa: Y015
 
 @_typing.final
@@ -243,6 +247,65 @@ class LabelledAccuracy(_message.Message):
 Global___LabelledAccuracy: _TypeAlias = LabelledAccuracy  # noqa: Y015
 
 @_typing.final
+class ClassAgreement(_message.Message):
+    """How well people agree on one class, beyond chance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    KAPPA_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    pictures: _builtins.int
+    """Pictures of which at least one of both said that they show it."""
+    kappa: _builtins.float
+    """Cohen's, of the class against all others; not set where both said the same of all pictures."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        pictures: _builtins.int = ...,
+        kappa: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kappa", b"_kappa", "kappa", b"kappa"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kappa", b"_kappa", "kappa", b"kappa", "label", b"label", "pictures", b"pictures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kappa: _TypeAlias = _typing.Literal["kappa"]  # noqa: Y015
+    _WhichOneofArgType__kappa: _TypeAlias = _typing.Literal["_kappa", b"_kappa"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kappa) -> _WhichOneofReturnType__kappa | None: ...
+
+Global___ClassAgreement: _TypeAlias = ClassAgreement  # noqa: Y015
+
+@_typing.final
+class Agreement(_message.Message):
+    """How well people agree who were asked about the same pictures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURES_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    pictures: _builtins.int
+    agreed: _builtins.int
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassAgreement]: ...
+    def __init__(
+        self,
+        *,
+        pictures: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        classes: _abc.Iterable[Global___ClassAgreement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "classes", b"classes", "pictures", b"pictures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Agreement: _TypeAlias = Agreement  # noqa: Y015
+
+@_typing.final
 class Labelling(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -256,6 +319,8 @@ class Labelling(_message.Message):
     DONE_TODAY_FIELD_NUMBER: _builtins.int
     ACCURACIES_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     enabled: _builtins.bool
     """Whether the project lets pictures leave its devices."""
@@ -269,8 +334,14 @@ class Labelling(_message.Message):
     """Labelled or skipped since midnight, UTC."""
     dropped: _builtins.int
     """Pictures that devices chose and then dropped, for want of room or because they could not be redacted."""
+    conflicts: _builtins.int
+    """Samples of which two people said different things."""
     @_builtins.property
     def accuracies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelledAccuracy]: ...
+    @_builtins.property
+    def agreement(self) -> Global___Agreement:
+        """Not set before two people were asked about the same picture."""
+
     def __init__(
         self,
         *,
@@ -284,10 +355,12 @@ class Labelling(_message.Message):
         done_today: _builtins.int = ...,
         accuracies: _abc.Iterable[Global___LabelledAccuracy] | None = ...,
         dropped: _builtins.int = ...,
+        conflicts: _builtins.int = ...,
+        agreement: Global___Agreement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "done_today", b"done_today", "dropped", b"dropped", "enabled", b"enabled", "labelled", b"labelled", "pending", b"pending", "project", b"project", "refused", b"refused", "skipped", b"skipped", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "agreement", b"agreement", "conflicts", b"conflicts", "done_today", b"done_today", "dropped", b"dropped", "enabled", b"enabled", "labelled", b"labelled", "pending", b"pending", "project", b"project", "refused", b"refused", "skipped", b"skipped", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -724,6 +724,7 @@ class SamplingSpec(_message.Message):
     PICTURES_PER_DAY_FIELD_NUMBER: _builtins.int
     MEGABYTES_PER_DAY_FIELD_NUMBER: _builtins.int
     MAX_SIDE_PX_FIELD_NUMBER: _builtins.int
+    SECOND_OPINIONS_FIELD_NUMBER: _builtins.int
     enabled: _builtins.bool
     least_confident: _builtins.float
     """Weights of why a picture is chosen: the model is least sure of it, it looks unlike others, chance alone."""
@@ -734,6 +735,8 @@ class SamplingSpec(_message.Message):
     megabytes_per_day: _builtins.float
     max_side_px: _builtins.int
     """Larger pictures are made smaller on the device."""
+    second_opinions: _builtins.float
+    """The share of pictures that two people are asked about, to see whether they agree."""
     def __init__(
         self,
         *,
@@ -744,10 +747,11 @@ class SamplingSpec(_message.Message):
         pictures_per_day: _builtins.int = ...,
         megabytes_per_day: _builtins.float | None = ...,
         max_side_px: _builtins.int = ...,
+        second_opinions: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident", "_megabytes_per_day", b"_megabytes_per_day", "_novel", b"_novel", "_random", b"_random", "least_confident", b"least_confident", "megabytes_per_day", b"megabytes_per_day", "novel", b"novel", "random", b"random"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident", "_megabytes_per_day", b"_megabytes_per_day", "_novel", b"_novel", "_random", b"_random", "_second_opinions", b"_second_opinions", "least_confident", b"least_confident", "megabytes_per_day", b"megabytes_per_day", "novel", b"novel", "random", b"random", "second_opinions", b"second_opinions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident", "_megabytes_per_day", b"_megabytes_per_day", "_novel", b"_novel", "_random", b"_random", "enabled", b"enabled", "least_confident", b"least_confident", "max_side_px", b"max_side_px", "megabytes_per_day", b"megabytes_per_day", "novel", b"novel", "pictures_per_day", b"pictures_per_day", "random", b"random"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident", "_megabytes_per_day", b"_megabytes_per_day", "_novel", b"_novel", "_random", b"_random", "_second_opinions", b"_second_opinions", "enabled", b"enabled", "least_confident", b"least_confident", "max_side_px", b"max_side_px", "megabytes_per_day", b"megabytes_per_day", "novel", b"novel", "pictures_per_day", b"pictures_per_day", "random", b"random", "second_opinions", b"second_opinions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__least_confident: _TypeAlias = _typing.Literal["least_confident"]  # noqa: Y015
     _WhichOneofArgType__least_confident: _TypeAlias = _typing.Literal["_least_confident", b"_least_confident"]  # noqa: Y015
@@ -757,6 +761,8 @@ class SamplingSpec(_message.Message):
     _WhichOneofArgType__novel: _TypeAlias = _typing.Literal["_novel", b"_novel"]  # noqa: Y015
     _WhichOneofReturnType__random: _TypeAlias = _typing.Literal["random"]  # noqa: Y015
     _WhichOneofArgType__random: _TypeAlias = _typing.Literal["_random", b"_random"]  # noqa: Y015
+    _WhichOneofReturnType__second_opinions: _TypeAlias = _typing.Literal["second_opinions"]  # noqa: Y015
+    _WhichOneofArgType__second_opinions: _TypeAlias = _typing.Literal["_second_opinions", b"_second_opinions"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__least_confident) -> _WhichOneofReturnType__least_confident | None: ...
     @_typing.overload
@@ -765,6 +771,8 @@ class SamplingSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__novel) -> _WhichOneofReturnType__novel | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__random) -> _WhichOneofReturnType__random | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__second_opinions) -> _WhichOneofReturnType__second_opinions | None: ...
 
 Global___SamplingSpec: _TypeAlias = SamplingSpec  # noqa: Y015
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from milonga_hub.labelling.models import QueuedSample
+from milonga_hub.callers import signature
+from milonga_hub.labelling.models import QueuedSample, SampleState
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.tasks import Task
 from milonga_hub.web.pages.page import Part, everything, render
@@ -16,6 +18,7 @@ from milonga_hub.web.services import HubServices
 # Keys choose classes in this order. Left out: s skips, z undoes.
 KEYS = "1234567890abcdefghijklmnopqrtuvwxy"
 _SHOWN_DONE = 24
+_SHOWN_CONFLICTS = 24
 
 
 def router(hub: HubServices) -> APIRouter:
@@ -56,6 +59,7 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
             project=project,
             summary=hub.labelling.summary(name),
             done=_done(hub, name),
+            conflicts=_conflicts(hub, name),
             detection=detection,
             classes=classes,
             # N goes to the next box.
@@ -65,13 +69,20 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
     @pages.get("/labelling/{name}/standing")
     def standing(request: Request, name: str) -> HTMLResponse:
         summary = hub.labelling.summary(name)
-        return render(request, "labelling_standing.html", summary=summary, done=_done(hub, name))
+        return render(
+            request, "labelling_standing.html", summary=summary, done=_done(hub, name), conflicts=_conflicts(hub, name)
+        )
 
 
 def _done(hub: HubServices, project: str) -> list[QueuedSample]:
     """Return the newest samples that are not asked about, for people to look at."""
     found, _ = hub.labelling.list(project, page_size=4 * _SHOWN_DONE)
     return [one for one in found if one.decided_at is not None or one.message][:_SHOWN_DONE]
+
+
+def _conflicts(hub: HubServices, project: str) -> list[QueuedSample]:
+    """Return the newest samples of which two people said different things."""
+    return hub.labelling.list(project, SampleState.CONFLICT, page_size=_SHOWN_CONFLICTS)[0]
 
 
 def _add_changing(pages: APIRouter, hub: HubServices) -> None:
@@ -81,6 +92,21 @@ def _add_changing(pages: APIRouter, hub: HubServices) -> None:
         samples = spec.samples.model_copy(update={"enabled": state == "on"})
         hub.projects.apply(name, ProjectSpec.model_validate(spec.model_copy(update={"samples": samples}).model_dump()))
         return RedirectResponse(_address(name), status_code=303)
+
+    @pages.post("/labelling/{name}/conflicts")
+    def decide(name: str, sample: Annotated[str, Form()], choice: Annotated[str, Form()]) -> RedirectResponse:
+        """Take what one of both said, by its place; else nothing is worth a label."""
+        found = hub.labelling.get(sample)
+        opinions = found.opinions
+        if found.state is not SampleState.CONFLICT:
+            # Somebody else was faster.
+            return RedirectResponse(_address(name), status_code=303)
+        if choice.isascii() and choice.isdigit() and int(choice[:2]) < len(opinions):
+            taken = opinions[int(choice)]
+            hub.labelling.label(sample, taken.label, taken.boxes, decided_by=signature(""))
+        else:
+            hub.labelling.skip(sample, signature(""))
+        return RedirectResponse(f"{_address(name)}#conflicts", status_code=303)
 
     @pages.post("/labelling/{name}/add")
     def add(name: str) -> RedirectResponse:
