@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import json
 import logging
 import os
@@ -111,7 +112,7 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
         " (default: do not)",
     )  # fmt: skip
     verb.add_argument(
-        "--cache-host", default=os.environ.get("MILONGA_AGENT_CACHE_HOST", ""), metavar="ADDRESS",
+        "--cache-host", type=_address, default=os.environ.get("MILONGA_AGENT_CACHE_HOST", ""), metavar="ADDRESS",
         help="address to serve them at (default: all, and tell the hub the one by which it is reached)",
     )  # fmt: skip
     verb.add_argument(
@@ -191,6 +192,13 @@ def _port(text: str) -> int | None:
     if not text.isdecimal() or int(text) >= 1 << 16:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535, or none")
     return int(text)
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text)) if text else ""
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address of this machine") from error
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -52,16 +52,44 @@ def test_caches_take_turns() -> None:
 
 
 @pytest.mark.parametrize("address", ["hub.example:8600", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:70000", "10.0.0.1:²"])
-def test_an_address_that_no_agent_tells_is_refused(address: str) -> None:
-    with pytest.raises(InvalidInput, match="HOST:PORT"):
-        check(Cache((address,), bytes(32)))
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(InvalidInput, match="ADDRESS:PORT"):
+        check(Cache((address,), bytes(32)), "10.0.0.1")
 
 
-def test_addresses_and_digests_that_agents_tell_are_taken() -> None:
-    check(Cache(("10.0.0.1:8600", "[fd00::1]:8600"), bytes(32)))
-    check(Cache())
+@pytest.mark.parametrize(
+    ("address", "seen_at"),
+    [
+        # Nobody is sent to machines of others, or to itself.
+        ("8.8.8.8:443", "9.9.9.9"),
+        ("127.0.0.1:22", "10.0.0.1"),
+        ("[::1]:22", "fd00::1"),
+        ("0.0.0.0:22", "10.0.0.1"),
+        ("224.0.0.1:22", "10.0.0.1"),
+    ],
+)
+def test_an_address_where_the_device_cannot_be_is_refused(address: str, seen_at: str) -> None:
+    with pytest.raises(InvalidInput, match="where the device is"):
+        check(Cache((address,), bytes(32)), seen_at)
+
+
+@pytest.mark.parametrize(
+    ("address", "seen_at"),
+    [
+        ("10.0.0.1:8600", "10.0.0.1"),
+        ("[fd00::1]:8600", "10.0.0.1"),
+        ("192.168.1.7:8600", "9.9.9.9"),
+        ("9.9.9.9:8600", "::ffff:9.9.9.9"),
+        ("127.0.0.1:8600", "::1"),
+        # Through a proxy on the hub's machine.
+        ("10.0.0.1:8600", "127.0.0.1"),
+    ],
+)
+def test_an_address_of_the_devices_own_network_is_taken(address: str, seen_at: str) -> None:
+    check(Cache((address,), bytes(32)), seen_at)
     with pytest.raises(InvalidInput, match="32 bytes"):
-        check(Cache(("10.0.0.1:8600",), b""))
+        check(Cache((address,), b""), seen_at)
+    check(Cache(), seen_at)
 
 
 def test_a_ticket_is_good_for_what_it_was_given_for_and_nothing_else() -> None:

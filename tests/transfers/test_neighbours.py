@@ -262,6 +262,12 @@ def test_a_cache_that_is_revoked_or_gone_is_named_no_more(tmp_path: Path) -> Non
         async with network(tmp_path) as here:
             wish = await here.assign()
             assert [each.device for each in await here.neighbours(wish)] == ["pi-2"]
+            strange = agent_pb2.Cache(addresses=["hub.example:1"], certificate_sha256=here.sha256)
+            await here.cache.device.stream.write(agent_pb2.ConnectRequest(cache=strange))
+            await here.cache.device.heartbeat(bundle="some")
+            await here.world.until_device("pi-2", lambda device: device.active_bundle == "some")
+            assert await here.neighbours(wish) == ()
+            await here.tell()
             await here.cache.device.stream.write(agent_pb2.ConnectRequest(cache=agent_pb2.Cache()))
             await here.cache.device.heartbeat(bundle="another")
             await here.world.until_device("pi-2", lambda device: device.active_bundle == "another")

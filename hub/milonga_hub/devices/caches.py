@@ -21,6 +21,7 @@ from milonga_hub.devices.models import Assignment, Device
 from milonga_hub.devices.rules_neighbours import Cache
 from milonga_hub.devices.streams import DeviceStream, Streams
 from milonga_hub.devices.values import CacheKey, Neighbour
+from milonga_hub.errors import InvalidInput
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +58,12 @@ class Caches:
         self._lock = threading.Lock()
 
     def told(self, stream: DeviceStream, labels: Mapping[str, str], host: str, cache: Cache) -> None:
-        """Know a device for a cache from now on, or not any more. Raises InvalidInput."""
-        rules.check(cache)
+        """Know a device for a cache from now on, or not any more. One that says what cannot be is none, and no worse off."""
+        try:
+            rules.check(cache, host)
+        except InvalidInput as error:
+            _log.warning("%s is no cache for its neighbours: %s", stream.device, error)
+            cache = Cache()
         with self._lock:
             before = self._forget(stream.device)
             if not cache.addresses:

@@ -27,18 +27,43 @@ class Cache:
     certificate_sha256: bytes = b""
 
 
-def check(cache: Cache) -> None:
-    """Raise InvalidInput for what no agent says: other devices would be told it."""
+def check(cache: Cache, host: str) -> None:
+    """Raise InvalidInput for what a device that comes from this host cannot serve at: others would be sent there."""
     if len(cache.addresses) > _MOST_ADDRESSES or not all(_is_address(each) for each in cache.addresses):
-        raise InvalidInput(f"Cache.addresses must be up to {_MOST_ADDRESSES} of the form HOST:PORT")
+        raise InvalidInput(f"Cache.addresses must be up to {_MOST_ADDRESSES} of the form ADDRESS:PORT")
+    if elsewhere := [each for each in cache.addresses if not _is_near(_host(each), host)]:
+        raise InvalidInput(f"{elsewhere[0]} is neither on a private network nor at {host}, where the device is")
     if cache.addresses and len(cache.certificate_sha256) != _DIGEST_BYTES:
         raise InvalidInput(f"Cache.certificate_sha256 must have {_DIGEST_BYTES} bytes")
 
 
-def _is_address(text: str) -> bool:
-    host, _, port = text.rpartition(":")
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def _is_near(told: str, seen: str) -> bool:
+    """Say whether neighbours of a device that the hub sees there may be sent to the address that it tells."""
+    address = ipaddress.ip_address(told)
     try:
-        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        at = _address(seen)
+    except ValueError:
+        return True  # Not by IP.
+    if address.is_unspecified or address.is_multicast or (address.is_loopback and not at.is_loopback):
+        return False
+    return address.is_private or address == at
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address behind what a socket says. Raises ValueError."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _is_address(text: str) -> bool:
+    port = text.rpartition(":")[2]
+    try:
+        ipaddress.ip_address(_host(text))
     except ValueError:
         return False
     return len(text) <= _MOST_LETTERS and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
@@ -52,11 +77,9 @@ def network_of(labels: Mapping[str, str], host: str) -> str:
     if labels.get(LABEL):
         return f"{LABEL}={labels[LABEL]}"
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = _address(host)
     except ValueError:
         return host
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     # Carriers' translators (100.64.0.0/10) are neither private nor global.
     translated = address.version == 4 and not address.is_private
     prefix = address.max_prefixlen if translated else _PREFIXES[address.version]
