@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from milonga.client import keys
 from milonga.client.channel import open_channel
 from milonga.v1 import accounts_pb2 as pb
 from milonga_hub.accounts.rules_access import GRPC
@@ -54,7 +55,7 @@ def test_who_has_no_key_is_refused_by_every_method_but_the_open_ones(stranger: g
 
 def test_a_viewer_is_refused_by_every_method_that_changes_what_is_not_its_own(empty: Cli) -> None:
     _, key = empty.hub.accounts.api_keys.create(LOCAL, "a viewer", Role.VIEWER)
-    with open_channel(empty.address, empty.hub.devices.authority.certificate.decode(), key) as channel:
+    with open_channel(empty.address, empty.hub.devices.authority.certificate.decode(), lambda: key) as channel:
         for method, access in GRPC.items():
             if access.least in (Role.OPERATOR, Role.ADMIN):
                 assert _called(channel, method)[0] is grpc.StatusCode.PERMISSION_DENIED, method
@@ -63,7 +64,7 @@ def test_a_viewer_is_refused_by_every_method_that_changes_what_is_not_its_own(em
 
 
 def test_strangers_are_told_how_to_sign_in(empty: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milonga.client.keys.key_for", lambda *_: "")
+    monkeypatch.setattr("milonga.client.keys.key_for", lambda *_: keys.stranger)
     said = empty("devices", "list")
     assert said.code == 4 and f"milonga login {empty.address}" in said.err.replace("\n", " ")
 
@@ -128,19 +129,26 @@ def test_a_key_of_the_environment_goes_before_all_others(new: Cli, monkeypatch: 
 
 
 def test_keys_are_never_sent_to_another_hub_at_the_same_address(new: Cli, empty: Cli) -> None:
-    from milonga.client import keys
-
     ours = new.hub.devices.authority.certificate.decode()
     other = empty.hub.devices.authority.certificate.decode()
     keys.keep(new.address, ours, "mkey_kept")
-    assert keys.key_for(new.address, ours) == "mkey_kept"
-    assert keys.key_for(new.address, other) == ""
+    assert keys.key_for(new.address, ours)() == "mkey_kept"
+    assert keys.key_for(new.address, other)() == ""
     keys.forget(new.address)
-    assert keys.key_for(new.address, ours).startswith("mlocal_")
+    assert keys.key_for(new.address, ours)().startswith("mlocal_")
     # The file with the local key names the hub that it is of, whoever says where it is.
     assert new.hub.accounts.local_key.path.exists()
     new.hub.accounts.local_key.path.write_text(empty.hub.accounts.local_key.path.read_text())
-    assert keys.key_for(new.address, ours) == ""
+    assert keys.key_for(new.address, ours)() == ""
+
+
+def test_the_local_key_is_the_one_that_the_hub_has_by_now(new: Cli) -> None:
+    """A hub that is started anew makes another one; a program that watches it goes on."""
+    key = keys.key_for(new.address, new.hub.devices.authority.certificate.decode())
+    path = new.hub.accounts.local_key.path
+    of_hub = path.read_text().partition(".")[2]
+    path.write_text(f"mlocal_{'x' * 43}.{of_hub}")
+    assert key() == f"mlocal_{'x' * 43}"
 
 
 def test_the_record_names_who_is_signed_in_whatever_they_say(new: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

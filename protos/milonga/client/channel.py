@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -25,13 +26,15 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def open_channel(address: str, authority: str, key: str = "", retries: Retries = Retries(attempts=1)) -> grpc.Channel:
-    """Return a channel to the hub with this authority (PEM), whose calls all bear the key."""
+def open_channel(
+    address: str, authority: str, key: Callable[[], str] | None = None, retries: Retries = Retries(attempts=1)
+) -> grpc.Channel:
+    """Return a channel to the hub with this authority (PEM), whose calls bear the key that it has by then, None for none."""
     return grpc.secure_channel(address, _credentials(authority, key), _options(retries))
 
 
 def open_async_channel(
-    address: str, authority: str, key: str = "", retries: Retries = Retries(attempts=1)
+    address: str, authority: str, key: Callable[[], str] | None = None, retries: Retries = Retries(attempts=1)
 ) -> grpc.aio.Channel:
     """Return a channel as open_channel does, for the running loop."""
     return grpc.aio.secure_channel(address, _credentials(authority, key), _options(retries))
@@ -41,9 +44,19 @@ def _options(retries: Retries) -> list[tuple[str, Any]]:
     return [*_OPTIONS, ("grpc.service_config", retries.service_config())]
 
 
-def _credentials(authority: str, key: str) -> grpc.ChannelCredentials:
+def _credentials(authority: str, key: Callable[[], str] | None) -> grpc.ChannelCredentials:
     credentials = grpc.ssl_channel_credentials(authority.encode())
-    if not key:
+    if key is None:
         return credentials
-    # Sent as `authorization: Bearer KEY`.
-    return grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(key))
+    return grpc.composite_channel_credentials(credentials, grpc.metadata_call_credentials(_Bearer(key)))
+
+
+class _Bearer(grpc.AuthMetadataPlugin):
+    """Sends `authorization: Bearer KEY`."""
+
+    def __init__(self, key: Callable[[], str]) -> None:
+        self._key = key
+
+    def __call__(self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback) -> None:
+        key = self._key()
+        callback((("authorization", f"Bearer {key}"),) if key else (), None)

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 
 from milonga.client import keys, trust
+from milonga.client.keys import Key
 
 ADDRESS_VARIABLE = "MILONGA_HUB"
 DEFAULT_ADDRESS = "127.0.0.1:8443"
@@ -19,8 +20,7 @@ class Endpoint:
     address: str
     # PEM.
     authority: str
-    # "" for a stranger.
-    key: str = field(repr=False)
+    key: Key = field(repr=False)
 
 
 def find(address: str = "", key: str | None = None, fingerprint: str = "") -> Endpoint:
@@ -34,4 +34,4 @@ def find(address: str = "", key: str | None = None, fingerprint: str = "") -> En
     """
     address = address or os.environ.get(ADDRESS_VARIABLE, "") or DEFAULT_ADDRESS
     authority = trust.shown_authority(address, fingerprint) if fingerprint else trust.trusted_authority(address)
-    return Endpoint(address, authority, keys.key_for(address, authority) if key is None else key)
+    return Endpoint(address, authority, keys.key_for(address, authority) if key is None else lambda: key)

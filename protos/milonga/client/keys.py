@@ -6,6 +6,7 @@ import json
 import os
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,8 @@ from milonga.client.trust import config_folder, is_loopback
 from milonga.pinning import fingerprint
 from milonga.v1 import accounts_pb2, accounts_pb2_grpc
 
+# Asked before each call, "" for none.
+Key = Callable[[], str]
 KEY_VARIABLE = "MILONGA_API_KEY"
 _LOCAL_KEY_FILE = "local.key"
 # The key itself, and the fingerprint of the authority of the hub that it is for.
@@ -23,19 +26,24 @@ _LOCAL_KEY = re.compile(r"(mlocal_[A-Za-z0-9_-]{43})\.([0-9a-f]{64})\n?")
 _ASK_SECONDS = 10.0
 
 
-def key_for(address: str, authority: str) -> str:
-    """Return the key to send to the hub with this authority (PEM), "" where there is none.
+def stranger() -> str:
+    """Return no key."""
+    return ""
+
+
+def key_for(address: str, authority: str) -> Key:
+    """Return what gives the key to send to the hub with this authority (PEM).
 
     Kept and local keys go only to the hub that they are of: somebody else may listen at its address while it is away.
     """
     given = os.environ.get(KEY_VARIABLE, "")
     if given:
-        return given
+        return lambda: given
     shown = fingerprint_of(authority)
     kept = _kept().get(address)
     if kept is not None and kept["fingerprint"] == shown:
-        return kept["key"]
-    return _local_key(address, authority) if is_loopback(address.rpartition(":")[0]) else ""
+        return lambda: kept["key"]
+    return _local_key(address, authority) if is_loopback(address.rpartition(":")[0]) else stranger
 
 
 def fingerprint_of(authority: str) -> str:
@@ -58,17 +66,22 @@ def forget(address: str) -> str:
     return forgotten["key"]
 
 
-def _local_key(address: str, authority: str) -> str:
-    """Return the local key of a hub on this machine, "" where this user may not read it."""
+def _local_key(address: str, authority: str) -> Key:
+    """Return what reads the local key of a hub on this machine: it is another one each time that the hub starts."""
     request = accounts_pb2.DescribeSignInRequest()
     with open_channel(address, authority) as channel:
         try:
             answer = accounts_pb2_grpc.AccountServiceStub(channel).DescribeSignIn(request, timeout=_ASK_SECONDS)
         except grpc.RpcError:
-            return ""  # The call that follows says what is wrong.
+            return stranger  # The call that follows says what is wrong.
     path = Path(answer.local_key_path)
     if path.name != _LOCAL_KEY_FILE:
-        return ""
+        return stranger
+    return lambda: _read_local_key(path, authority)
+
+
+def _read_local_key(path: Path, authority: str) -> str:
+    """Return the key, "" where this user may not read it."""
     try:
         found = _LOCAL_KEY.fullmatch(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
