@@ -36,8 +36,10 @@ _MOST_FILES = 96
 _MOST_MEMORY_BYTES = 128 << 20
 _PIECE_BYTES = 128 << 10
 _HEAD_BYTES = 4096
-# Neighbours that take or say nothing for so long are gone.
+# Who does not say who it is and what it wants within so long is none of ours.
 _PATIENCE_SECONDS = 5.0
+# A neighbour may take no more of its own line than its operator lets it.
+_TAKEN_SECONDS = 30.0
 # How long a file is waited for that is on its way here: shorter than neighbours wait.
 _COMING_SECONDS = 3.0
 _LOOK_SECONDS = 0.1
@@ -108,18 +110,18 @@ class Server:
 
     async def _send(self, digest: str, offset: int, device: str, writer: asyncio.StreamWriter) -> None:
         blob = self._folder / digest.partition(":")[2]
-        sent = 0
+        sent, size = 0, min(_PIECE_BYTES, self._throttle.piece_bytes or _PIECE_BYTES)
         with await _opened(blob) as file:
             writer.write(b"HTTP/1.1 206 Partial Content\r\nConnection: close\r\n\r\n")
             file.seek(offset)
             try:
                 while True:
-                    piece = await _next(file, blob)
+                    piece = await _next(file, blob, size)
                     if not piece:
                         return
                     await self._throttle.take(len(piece))
                     writer.write(piece)
-                    await asyncio.wait_for(writer.drain(), _PATIENCE_SECONDS)
+                    await asyncio.wait_for(writer.drain(), _TAKEN_SECONDS)
                     sent += len(piece)
             finally:
                 _say({"sent_bytes": sent, "digest": digest, "device": device})
@@ -136,12 +138,12 @@ async def _opened(blob: Path) -> IO[bytes]:
     raise Refused(404)
 
 
-async def _next(file: IO[bytes], blob: Path) -> bytes:
+async def _next(file: IO[bytes], blob: Path, size: int) -> bytes:
     """Return what comes next, empty at the end; of a file that is on its way here, wait for it."""
     for _ in range(round(_COMING_SECONDS / _LOOK_SECONDS)):
         # First: what was written last before it was whole must not be missed.
         whole = blob.exists()
-        piece = file.read(_PIECE_BYTES)
+        piece = file.read(size)
         if piece or whole:
             return piece
         await asyncio.sleep(_LOOK_SECONDS)

@@ -34,7 +34,7 @@ _MODEL = noise(2 * CHUNK_BYTES + 1000)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, a neighbour that answers is waited for."""
     for module in (nearby, caching):
-        for name in ("_DIAL_SECONDS", "_SILENT_SECONDS", "_GRACE_SECONDS", "_PATIENCE_SECONDS"):
+        for name in ("_DIAL_SECONDS", "_SILENT_SECONDS", "_GRACE_SECONDS", "_PATIENCE_SECONDS", "_TAKEN_SECONDS"):
             monkeypatch.setattr(module, name, 50.0, raising=False)
 
 
