@@ -18,7 +18,6 @@ import numpy as np
 from milonga_compiler.files import write_atomically
 from milonga_hub.learning.checkpoint import Checkpoint
 from milonga_hub.learning.evaluation import Evaluated
-from milonga_hub.learning.sharing import filled, shared_weights
 from milonga_hub.learning.spaces import Encoding, space
 from milonga_hub.learning.spaces.fixed import Fixed, levels
 from milonga_hub.learning.supernet import Supernet
@@ -89,14 +88,9 @@ class _Bench:
 
     def _fine_tuned(self, one: Encoding, name: str) -> float:
         fixed, path = Fixed(self.family, one), self.folder / f"{name}.pt"
-        start = Supernet(fixed, 10)
-        marked = self.family.network(one, 10)
-        weights = shared_weights(dict(self.largest_only.shared.named_parameters()), marked)
-        start.shared.load_state_dict(filled(marked, weights).state_dict(), strict=False)
         recipe = replace(RECIPE, epochs=1, learning_rate=RECIPE.learning_rate / 10)
-        trainer = Trainer(
-            self.digits, fixed, recipe, path, base=_checkpoint(start, recipe, self.folder / f"{name}-base.pt")
-        )
+        base = _checkpoint(self.largest_only, recipe, self.folder / f"{name}-base.pt")
+        trainer = Trainer(self.digits, fixed, recipe, path, base)
         trainer.run()
         return evaluated(trainer.supernet, fixed.largest(), self.digits)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe, fill
 from milonga_hub.learning.hardware import Team, autocast, device, is_out_of_memory, moved
 from milonga_hub.learning.spaces import Encoding, Space
+from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.supernet import Supernet, recalibrate
 from milonga_hub.learning.task import Task, runner
 
@@ -63,7 +64,7 @@ class Trainer:
     """
 
     def __init__(self, task: Task, space: Space, recipe: Recipe, path: Path, base: Path | None = None) -> None:
-        """`base` is a checkpoint of the same space, size and classes to start from.
+        """`base` is a checkpoint of the same space, size and classes to start from; one network alone may start from a supernet.
 
         Raises ValueError where it is of others, or there are too few pictures.
         """
@@ -250,13 +251,19 @@ def _optimiser(supernet: Supernet, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def _start_from(supernet: Supernet, base: Path) -> None:
-    known, wanted = Checkpoint.read(base), supernet.space.settings
-    if wanted != known.space or known.classes != supernet.classes:
+    known, space = Checkpoint.read(base), supernet.space
+    if known.classes == supernet.classes and known.space == space.settings:
+        fill(supernet, known.model, base)
+    elif known.classes == supernet.classes and isinstance(space, Fixed) and known.space == space.family.settings:
+        whole = Supernet(space.family, known.classes)
+        fill(whole, known.model, base)
+        inherited = whole.extract(space.encoding)
+        fill(supernet, {f"shared.{name}": weight for name, weight in inherited.named_parameters()}, base)
+    else:
         raise ValueError(
-            f"{base} holds {_text(known.space)} for {known.classes} classes; it cannot go on as {_text(wanted)} for"
+            f"{base} holds {_text(known.space)} for {known.classes} classes; it cannot go on as {_text(space.settings)} for"
             f" {supernet.classes}"
         )
-    fill(supernet, known.model, base)
 
 
 def _text(settings: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ class TrainingSpec(Spec):
     threads: int = Bound(default=0, ge=0, le=_COUNT)
     tuning_trials: int = Bound(default=0, ge=0, le=1000)
     patience: int = Bound(default=0, ge=0, le=_COUNT)
+    finetune_epochs: int = Bound(default=0, ge=0, le=_COUNT)
     # Steps of plug-ins, in order.
     preprocessing: list[str] = Bound(default=[])
 

@@ -45,7 +45,7 @@ def keep(
         [
             Candidate(
                 **{key: value for key, value in row.items() if key in fields},
-                key=f"{work.run.name}|{device_type}|{'|'.join(timed)}",
+                key=_key(work, device_type, timed),
                 run=work.run.name,
                 device_type=device_type,
                 measured_ms=times.get(timed),
@@ -55,3 +55,12 @@ def keep(
             for timed, row in by_key.items()
         ]
     )
+
+
+def change(work: Work, device_type: str, row: Mapping[str, Any], **values: Any) -> None:
+    """Change what people see of one that was kept."""
+    work.services.runs.change_candidate(_key(work, device_type, search_rules.timed(row)), **values)
+
+
+def _key(work: Work, device_type: str, timed: search_rules.Timed) -> str:
+    return f"{work.run.name}|{device_type}|{'|'.join(timed)}"

@@ -61,6 +61,8 @@ class Comparison(BaseModel):
     classes: list[ComparedGroup] = []
 
 
+# With training.finetune_epochs, FINETUNE comes after "search".
+FINETUNE = "finetune"
 STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout")
 # A baseline is chosen by latency, which needs no weights, and trained then.
 BASELINE_STAGES = ("prepare", "profile", "search", "train", "build", "compare", "rollout")

@@ -1,4 +1,5 @@
-"""The loop of one run: prepare, train, profile, search, build, compare, roll out. A baseline trains after it has chosen.
+"""The loop of one run: prepare, train, profile, search, fine-tune where asked for, build, compare, roll out. A baseline trains
+after it has chosen.
 
 Every stage can be repeated: jobs return what they finished, measurements and builds are kept by name, a rollout is
 created once. A run that was interrupted therefore starts at the top and passes silently over what is done.
@@ -14,6 +15,8 @@ from milonga_hub.projects.models import SearchStrategy
 from milonga_hub.runs.baseline import choose_levels, measure_levels, train_levels
 from milonga_hub.runs.candidates import Specialised
 from milonga_hub.runs.deliver import build, compare, roll_out
+from milonga_hub.runs.finetune import finetune
+from milonga_hub.runs.models import FINETUNE
 from milonga_hub.runs.prepare import prepare
 from milonga_hub.runs.profile import profile
 from milonga_hub.runs.specialise import search
@@ -40,6 +43,9 @@ async def carry_out(work: Work) -> str:
         trained = await do("train", lambda report: train(work, plan, report))
         profiled = await do("profile", lambda report: profile(work, plan, trained, report))
         found = await do("search", lambda report: search(work, plan, trained, profiled, report))
+        if plan.spec.training.finetune_epochs:
+            inherited = found
+            found = await do(FINETUNE, lambda report: finetune(work, plan, trained, inherited, report))
     version, found = await do("build", lambda report: build(work, plan, trained, found, report))
     better = await do("compare", lambda report: compare(work, plan, version, report))
     if not better:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from milonga_hub.projects.models import Limits, ProjectSpec, SearchStrategy
-from milonga_hub.runs.models import BASELINE_STAGES, STAGES, RunState, Stage, StageState, Trigger
+from milonga_hub.runs.models import BASELINE_STAGES, FINETUNE, STAGES, RunState, Stage, StageState, Trigger
 
 ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 # What starts runs without a person.
@@ -36,8 +36,10 @@ def continues(base: ProjectSpec, now: ProjectSpec) -> bool:
 
 def stages_of(spec: ProjectSpec) -> list[Stage]:
     """Return the stages of a run that has not begun, in the order in which they come."""
-    names = BASELINE_STAGES if spec.search.strategy is SearchStrategy.BASELINE else STAGES
-    return [Stage(name=name) for name in names]
+    if spec.search.strategy is SearchStrategy.BASELINE:
+        return [Stage(name=name) for name in BASELINE_STAGES]
+    extra = {"search": [FINETUNE]} if spec.training.finetune_epochs else {}
+    return [Stage(name=each) for name in STAGES for each in (name, *extra.get(name, []))]
 
 
 def reopened(stages: Sequence[Stage]) -> list[Stage]:

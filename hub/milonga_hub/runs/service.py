@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlmodel import col, or_, select
 
@@ -202,6 +203,13 @@ class RunService:
         with self._database.session() as session:
             for candidate in candidates:
                 session.merge(candidate)
+
+    def change_candidate(self, key: str, **values: Any) -> None:
+        """Set fields of a candidate that is kept."""
+        with self._database.session() as session:
+            candidate = session.get_one(Candidate, key)
+            for name, value in values.items():
+                setattr(candidate, name, value)
 
     def spec(self, name: str) -> ProjectSpec:
         """Return the project's spec as it was when the run started."""

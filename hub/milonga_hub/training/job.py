@@ -31,7 +31,8 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     path = workdir / "checkpoint.pt"
     try:
         recipe = Recipe(**given)
-        task = _task(opened(spec["data"], recipe.resolution_px), base is not None)
+        # What a subnet inherits was trained on these pictures already.
+        task = _task(opened(spec["data"], recipe.resolution_px), spec.get("replays", base is not None))
         alone = spec.get("alone")
         family = rebuilt(alone) if alone else space(recipe.space, recipe.resolution_px)
         if spec.get("tuning_trials"):
@@ -45,6 +46,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         "accuracy_smallest": history[-1].accuracy_smallest,
         "history": [asdict(point) for point in history],
         "recipe": asdict(recipe),
+        "space": family.settings,
     }
 
 

@@ -252,6 +252,7 @@ class TrainingSpec(_message.Message):
     TUNING_TRIALS_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
     PREPROCESSING_FIELD_NUMBER: _builtins.int
+    FINETUNE_EPOCHS_FIELD_NUMBER: _builtins.int
     space: _builtins.str
     """Name of the space: "mbv3", "resnet" or "densenet"; to detect "yolo", or one of its sizes such as "yolo26n"."""
     resolution_px: _builtins.int
@@ -268,6 +269,8 @@ class TrainingSpec(_message.Message):
     """Short trainings that choose learning rate, weight decay and warm-up first; 0 takes them as they are."""
     patience: _builtins.int
     """Epochs without a better subnet that end the training; 0 never does."""
+    finetune_epochs: _builtins.int
+    """Epochs that each chosen subnet is trained on alone, from what it inherited; 0 hands it out as it is."""
     @_builtins.property
     def preprocessing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Steps of plug-ins that every picture takes first, in order; those of a project never change. To classify only."""
@@ -286,10 +289,11 @@ class TrainingSpec(_message.Message):
         tuning_trials: _builtins.int = ...,
         patience: _builtins.int = ...,
         preprocessing: _abc.Iterable[_builtins.str] | None = ...,
+        finetune_epochs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "patience", b"patience", "preprocessing", b"preprocessing", "resolution_px", b"resolution_px", "retrain_epochs", b"retrain_epochs", "seed", b"seed", "space", b"space", "threads", b"threads", "tuning_trials", b"tuning_trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "epochs", b"epochs", "finetune_epochs", b"finetune_epochs", "learning_rate", b"learning_rate", "patience", b"patience", "preprocessing", b"preprocessing", "resolution_px", b"resolution_px", "retrain_epochs", b"retrain_epochs", "seed", b"seed", "space", b"space", "threads", b"threads", "tuning_trials", b"tuning_trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

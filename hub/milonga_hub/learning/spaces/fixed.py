@@ -25,6 +25,16 @@ class Fixed(Space):
         self._family, self._encoding = family, family.canonical(encoding)
 
     @property
+    def family(self) -> Space:
+        """Return the space that the network is of."""
+        return self._family
+
+    @property
+    def encoding(self) -> Encoding:
+        """Return which of that space's networks it is."""
+        return self._encoding
+
+    @property
     def settings(self) -> dict[str, Any]:
         return {**self._family.settings, "fixed": list(self._encoding)}
 

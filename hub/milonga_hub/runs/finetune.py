@@ -1,0 +1,88 @@
+"""Train each chosen subnet on alone for a while, from the weights that it inherited, and keep what that gained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from milonga_hub.runs.candidates import Choice, Specialised, change
+from milonga_hub.runs.measure import target_of
+from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.train import curve, training_spec
+from milonga_hub.runs.work import Work
+
+Row = dict[str, Any]
+
+# Share of a subnet's turn that trains; the rest evaluates.
+_TRAINED = 0.9
+
+
+async def finetune(
+    work: Work, plan: RunPlan, trained: Mapping[str, Any], found: Specialised, report: Report
+) -> Specialised:
+    """Return the choices with the better of inherited and fine-tuned weights. Types that chose the same subnet share a training.
+
+    What was measured of a subnet holds: latency does not depend on weights.
+    """
+    chosen = {choice.candidate["subnet"]: choice.candidate for choice in found.choices.values()}
+    tuned: dict[str, dict[str, Row]] = {}
+    for index, (subnet, candidate) in enumerate(sorted(chosen.items())):
+        targets = [
+            target_of(choice.candidate) for choice in found.choices.values() if choice.candidate["subnet"] == subnet
+        ]
+        start, share = index / len(chosen), 1 / len(chosen)
+        before = len(trained["history"]) + index * plan.spec.training.finetune_epochs
+        tell = curve(work, report.of_job(start, start + _TRAINED * share), before)
+        tuned[subnet] = await _tuned(work, plan, trained, candidate, list(dict.fromkeys(targets)), tell)
+    choices = {
+        name: _better(work, name, choice, tuned[choice.candidate["subnet"]][target_of(choice.candidate)])
+        for name, choice in found.choices.items()
+    }
+    words: list[str] = []
+    figures: dict[str, float] = {}
+    for name, choice in choices.items():
+        was, now = found.choices[name].candidate["accuracy"], choice.candidate["accuracy"]
+        words.append(f"{name}: {_said(was, now)}")
+        figures |= {f"accuracy inherited {name}": was, f"accuracy {name}": now}
+    report(1.0, "; ".join(words), **figures)
+    return replace(found, choices=choices)
+
+
+async def _tuned(
+    work: Work, plan: RunPlan, trained: Mapping[str, Any], candidate: Row, targets: list[str], tell: Any
+) -> dict[str, Row]:
+    """Return what builds are made from and held against, by target, after the training."""
+    training, folder = plan.spec.training, f"finetune/{candidate['subnet'].removeprefix('sha256:')[:16]}"
+    spec = {
+        **training_spec(work, plan),
+        "alone": {**trained["space"], "fixed": candidate["encoding"]},
+        "base_checkpoint": trained["checkpoint"],
+        "epochs": training.finetune_epochs,
+        "tuning_trials": 0,
+        "replays": bool(plan.base_supernet),
+    }
+    result = await work.job("train", f"{folder}/train", spec, tell)
+    assess = {
+        "checkpoint": result["checkpoint"],
+        "data": work.data(plan),
+        "targets": targets,
+        "threads": work.threads(plan),
+    }
+    found = await work.job("assess", f"{folder}/assess", assess, lambda progress: None)
+    rows: dict[str, Row] = found["targets"]
+    return rows
+
+
+def _better(work: Work, device_type: str, choice: Choice, tuned: Row) -> Choice:
+    """Return the choice with the fine-tuned weights where they are more accurate; tell people which it was."""
+    was, now = choice.candidate["accuracy"], tuned["accuracy"]
+    change(work, device_type, choice.candidate, note=_said(was, now), accuracy=max(was, now))
+    return replace(choice, candidate={**choice.candidate, **tuned}) if now > was else choice
+
+
+def _said(was: float, now: float) -> str:
+    return (
+        f"fine-tuned: {was:.1%} to {now:.1%}" if now > was else f"as inherited: {was:.1%}, not better after fine-tuning"
+    )
