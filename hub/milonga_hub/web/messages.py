@@ -29,6 +29,8 @@ _OF_RUNS = (
     N_("%(subnets)s subnets measured on each of %(count)s device types, with what %(others)s others measured before"),
     N_("%(levels)s levels measured on each of %(count)s device types"),
     N_("exporting level %(level)s of %(count)s"),
+    N_("fine-tuned: %(before)s to %(after)s"),
+    N_("as inherited: %(accuracy)s, not better after fine-tuning"),
     N_("searching for %(type)s"),
     N_("choosing candidates for %(type)s"),
     N_("evaluating the front of %(type)s: %(done)s of %(count)s"),

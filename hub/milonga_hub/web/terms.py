@@ -38,7 +38,7 @@ WORDS = (
     # Roles and tasks.
     N_("viewer"), N_("operator"), N_("admin"), N_("classification"), N_("detection"), N_("mAP50-95"),
     # Stages of runs and builds.
-    N_("prepare"), N_("train"), N_("profile"), N_("search"), N_("compare"), N_("rollout"), N_("measure"),
+    N_("prepare"), N_("train"), N_("profile"), N_("search"), N_("finetune"), N_("compare"), N_("rollout"), N_("measure"),
     # Signals of drift, and what distributions are of.
     N_("confidence"), N_("classes"), N_("brightness"), N_("contrast"), N_("sharpness"), N_("errors"), N_("slow"),
     # Elastic dimensions.
