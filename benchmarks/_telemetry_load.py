@@ -1,7 +1,8 @@
 """The processes of the telemetry benchmark beside brokers: a hub's telemetry, and one that inserts windows one by one.
 
 python -m benchmarks._telemetry_load hub FOLDER BROKER    takes windows off a broker that it runs; prints where it listens
-                                                          (BROKER:IDLE lets IDLE more devices in, who only connect)
+                                                          (BROKER:IDLE lets IDLE more devices in, who only connect;
+                                                          BROKER:IDLE:drift judges each window for drift)
 python -m benchmarks._telemetry_load orm FOLDER COUNT     inserts windows with the ORM, one commit each; prints CPU seconds
 """
 
@@ -51,7 +52,7 @@ def idle_names(count: int) -> list[str]:
 
 
 def reference() -> dict[str, Any]:
-    """Return histograms of validation pictures, so that each window is judged for drift as a hub judges it."""
+    """Return histograms of validation pictures, which windows are held against where a project wants to know of drift."""
     counts = _counts(np.random.default_rng(0), 2000)
     return {**counts, "class_counts": counts.pop("class_counts")}
 
@@ -94,7 +95,7 @@ def payloads(device: str, count: int) -> list[bytes]:
     return [bytes(to_proto(each, telemetry_pb2.TelemetryWindow).SerializeToString()) for each in windows(device, count)]
 
 
-async def _serve(folder: Path, kind: str, idle: int) -> None:
+async def _serve(folder: Path, kind: str, idle: int, policy: DriftPolicy) -> None:
     settings = Settings(data_dir=folder, broker=kind, host="127.0.0.1", mqtt_port=0)
     database = Database(settings.resolved_database_url)
     database.create_tables()
@@ -107,7 +108,7 @@ async def _serve(folder: Path, kind: str, idle: int) -> None:
         enrolled = devices.enrol(Enrolment(token, name, Inventory(), "bench", True, {}, key.request()))
         (credentials / f"{name}.pem").write_bytes(key.pem + enrolled.certificate.encode())
     (credentials / "authority.pem").write_bytes(devices.authority.certificate)
-    telemetry = TelemetryService(database, EventBus(), lambda bundle: reference(), lambda project: DriftPolicy())
+    telemetry = TelemetryService(database, EventBus(), lambda bundle: reference(), lambda project: policy)
     choice = chosen(settings, devices.authority, devices.authenticate, devices.certificates, lambda device: None)
     endpoint = await choice.broker.start("127.0.0.1", 0, ())
     await TelemetryIntake(telemetry.store, telemetry.examine, telemetry.refusals).start(endpoint)
@@ -132,8 +133,8 @@ def _insert(folder: Path, count: int) -> None:
 def main(arguments: Sequence[str]) -> None:
     what, folder, last = arguments
     if what == "hub":
-        kind, _, idle = last.partition(":")
-        asyncio.run(_serve(Path(folder), kind, int(idle or 0)))
+        kind, idle, *drift = last.split(":")
+        asyncio.run(_serve(Path(folder), kind, int(idle), DriftPolicy(enabled=bool(drift))))
     else:
         _insert(Path(folder), int(last))
 

@@ -66,6 +66,12 @@ def run() -> list[Result]:
             ),
             Result(f"memory of 1,000 idle connections (of {_IDLE}), {kind}", idle, "MB", "", None, None),
         ]
+        with _hub(kind, drift=True) as hub:
+            judged_us = hub.message_us(_MESSAGES)
+        found.append(
+            Result(f"CPU of broker and hub for a message, judged for drift, {kind}", judged_us, "us", "", None, None)
+        )
+        _say(f"{kind}, each window judged for drift: {1e6 / judged_us:,.0f} messages per CPU second")
         _say(f"{kind}: {1e6 / message_us:,.0f} messages per CPU second, {idle:.1f} kB for an idle connection")
     with tempfile.TemporaryDirectory(prefix="milonga-bench-") as folder:
         for words, p95_ms in questions.measured(Path(folder), _ROWS, _say):
@@ -158,9 +164,16 @@ class _Publisher:
 
 
 @contextmanager
-def _hub(kind: str) -> Iterator[_Hub]:
+def _hub(kind: str, *, drift: bool = False) -> Iterator[_Hub]:
     with tempfile.TemporaryDirectory(prefix="milonga-bench-") as folder:
-        command = [sys.executable, "-m", "benchmarks._telemetry_load", "hub", folder, f"{kind}:{_IDLE}"]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks._telemetry_load",
+            "hub",
+            folder,
+            f"{kind}:{_IDLE}{':drift' if drift else ''}",
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             assert process.stdout is not None
             try:

@@ -19,8 +19,10 @@ from milonga_hub.telemetry.figures import (
     packed_percentiles,
 )
 from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowRow
+from milonga_hub.telemetry.rules_series import Sum
 
 _NAMES = tuple(field.name for field in fields(TelemetryWindow) if field.name != "packed")
+_SUMMED = tuple(field.name for field in fields(Sum) if field.name != "window_count")
 # What makes a repeat harmless.
 _KEY = ("device", "boot_id", "sequence")
 _GIVEN = tuple(name for name in _NAMES if name != "id")
@@ -33,6 +35,17 @@ _NEWER = f"SELECT id, {', '.join(_KEY)} FROM telemetry_window WHERE id > ?"  # n
 def all_columns() -> sa.Select[Any]:
     """Return the statement of which each row is a window's, for `window_of`."""
     return sa.select(*(_TABLE.c[name] for name in _NAMES))
+
+
+def summed_columns() -> sa.Select[Any]:
+    """Return the statement of which each row is what `sums_of` needs of a window: half of its columns."""
+    return sa.select(*(_TABLE.c[name] for name in _SUMMED))
+
+
+def sums_of(session: Session, statement: sa.Select[Any]) -> Iterator[Sum]:
+    """Yield the windows of a `summed_columns()` statement as sums of one."""
+    for started_at, *figures in session.connection().execute(statement.execution_options(yield_per=500)):
+        yield Sum(started_at, 1, *figures)
 
 
 def window_of(row: Sequence[Any]) -> TelemetryWindow:

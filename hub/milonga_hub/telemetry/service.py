@@ -21,7 +21,7 @@ from milonga_hub.telemetry.confidences import Confidences
 from milonga_hub.telemetry.judging import Judge
 from milonga_hub.telemetry.models import DriftEvent, Estimate, TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.refusals import Refusals
-from milonga_hub.telemetry.rows import all_columns, insert, window_of, windows_of
+from milonga_hub.telemetry.rows import all_columns, insert, summed_columns, sums_of, window_of
 from milonga_hub.telemetry.rules_accuracy import estimated, together
 from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
 from milonga_hub.telemetry.rules_intake import flaw, righted
@@ -102,7 +102,7 @@ class TelemetryService:
 
     def series(self, device: str, since: datetime, until: datetime, step_seconds: int) -> list[Sum]:
         """Return what one device did over time, in even steps."""
-        statement = all_columns().where(
+        statement = summed_columns().where(
             col(TelemetryWindowRow.device) == device,
             # All there are; named, so that the index finds windows by their age.
             col(TelemetryWindowRow.resolution_seconds).in_((0, MINUTE, HOUR)),
@@ -110,7 +110,7 @@ class TelemetryService:
             col(TelemetryWindowRow.started_at) < until,
         )
         with self._database.session() as session:
-            return series(windows_of(session, statement), step_seconds)
+            return series(sums_of(session, statement), step_seconds)
 
     def query(
         self,
