@@ -64,8 +64,10 @@ def _tried(waiting: list[Plugin]) -> list[Plugin]:
     return [*told, *_tried(waiting[len(told) :])]
 
 
-def _try(plugin: Plugin) -> str:
-    """Load what the plug-in brings, and return what is wrong with it; empty for nothing."""
+def problem_of(plugin: Plugin) -> str:
+    """Load what the plug-in brings, here, and return what is wrong with it; empty for nothing."""
+    if plugin.problem or plugin.group == RUNTIMES:
+        return plugin.problem
     try:
         if plugin.group == PLUGGED_SPACES:
             # The process is this check's alone: torch is loaded in no other.
@@ -93,4 +95,4 @@ def _try_back_end(plugin: Plugin) -> None:
 
 if __name__ == "__main__":
     for one in json.load(sys.stdin):
-        print(_MARK + json.dumps(_try(Plugin(**one))), flush=True)
+        print(_MARK + json.dumps(problem_of(Plugin(**one))), flush=True)

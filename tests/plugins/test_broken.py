@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import milonga.plugins
@@ -17,11 +18,14 @@ from milonga_agent.runtimes import kind_of
 from milonga_compiler import engines
 from milonga_hub import doctor
 from milonga_hub import plugged as on_the_hub
+from milonga_hub.cli.verbs import app
 from milonga_hub.learning import spaces
 from milonga_hub.projects import rules
 from milonga_hub.settings import Settings
+from typer.testing import CliRunner
 
 GROUP = "milonga.tried"
+STEPS = "milonga.preprocessing"
 
 
 def _install(folder: Path, name: str, code: str, *points: str, group: str = GROUP) -> None:
@@ -74,15 +78,26 @@ def test_names_that_are_taken_twice_or_none_are_refused_without_loading_them(fol
 
 def test_a_plug_in_that_ends_the_process_costs_the_hub_nothing_and_those_behind_it_are_tried(folder: Path) -> None:
     killing = "import os; os._exit(9)"
-    _install(folder, "tried_killing", killing, "a_killer = tried_killing:STEP", group="milonga.preprocessing")
-    _install(
-        folder, "tried_step", "def STEP(image): return image", "b_step = tried_step:STEP", group="milonga.preprocessing"
-    )
+    _install(folder, "tried_killing", killing, "a_killer = tried_killing:STEP", group=STEPS)
+    _install(folder, "tried_step", "def STEP(image): return image", "b_step = tried_step:STEP", group=STEPS)
     checks = [check for check in doctor.examine(Settings(data_dir=folder / "none")) if check.name == "plug-in"]
     assert [check.result for check in checks] == [doctor.Result.WARNING, doctor.Result.OK]
     assert "tried_killing 1.0 is left out: the process that loaded it ended with exit code 9" in checks[0].found
     assert "a_killer" in checks[0].found and "b_step" in checks[1].found
     assert "uninstall tried_killing" in checks[0].next_step
+
+
+def test_plug_ins_are_listed_with_what_is_wrong_with_them(folder: Path) -> None:
+    _install(folder, "tried_step", "def STEP(image): return image", "step = tried_step:STEP", group=STEPS)
+    _install(folder, "tried_text", "STEP = 'no function'", "text = tried_text:STEP", group=STEPS)
+    _install(folder, "tried_run", "", "run = tried_run:ENGINE", group="milonga.runtimes")
+    told_as_json = CliRunner().invoke(app, ["plugins", "list", "--json"])
+    problems = {one["name"]: (one["group"], one["problem"]) for one in json.loads(told_as_json.stdout)["plugins"]}
+    assert problems["run"] == ("milonga.runtimes", "")  # A device tries it.
+    assert problems["step"] == (STEPS, "")
+    assert problems["text"] == (STEPS, "tried_text:STEP of tried_text is no function that takes a picture")
+    told = CliRunner().invoke(app, ["plugins", "list"]).stdout
+    assert "for devices" in told and "text of tried_text is left out" in told
 
 
 def test_an_agent_s_doctor_names_a_runtime_that_does_not_load_and_the_agent_offers_the_rest(

@@ -17,6 +17,7 @@ from milonga_agent.limits import Limits
 from milonga_agent.served import Served
 from milonga_compiler.backends import backend
 from milonga_compiler.engines import ENGINES
+from milonga_hub import plugged
 from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Sample
 from milonga_hub.datasets.training_data import write_arrays
@@ -55,6 +56,8 @@ def main(folder: Path) -> dict[str, Any]:
         "right_in_tinted_light": _right(_with_step(made), tinted=True),
         "learned": _learned(folder),
         "accepted": _accepted(),
+        # As the process does that is started to try them.
+        "problems": {f"{one.group} {one.name}": plugged.problem_of(one) for one in plugged.everything()},
     }
 
 
