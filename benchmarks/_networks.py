@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from milonga import detections
 from milonga_compiler.backends.base import Floats
-from milonga_hub.builds.job import TaskEvidence
+from milonga_hub.builds.evidence_for_job import TaskEvidence
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
@@ -116,7 +116,7 @@ def subject(kind: Kind, among: Data, folder: Path) -> Subject:
     outputs = np.concatenate([runner(deployed)(part) for part in task.validation(seen)])
     judge = task.judge(seen)
     judge.add(outputs)
-    evidence = TaskEvidence(task, seen, outputs, judge.accuracy())
+    evidence = TaskEvidence(seen, outputs, task, judge.accuracy())
     default = _default(alone, network, size_px, task.names, folder)
     return Subject(kind, folder / "network.onnx", default, size_px, evidence, task.calibrating(seen, _CALIBRATED, 0))
 

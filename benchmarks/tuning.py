@@ -25,7 +25,7 @@ from milonga_compiler.build import State, build
 from milonga_compiler.environments import adding_line, interpreter, usable
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Kernel, Step, Tuning, network_ms
-from milonga_hub.builds.job import TaskEvidence
+from milonga_hub.builds.evidence_for_job import TaskEvidence
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
@@ -94,7 +94,7 @@ def _subnets(folder: Path, effort: float) -> tuple[_Subnet, _Subnet]:
         outputs = np.concatenate([runner(network)(part) for part in task.validation(seen)])
         judge = task.judge(seen)
         judge.add(outputs)
-        evidence = TaskEvidence(task, seen, outputs, judge.accuracy())
+        evidence = TaskEvidence(seen, outputs, task, judge.accuracy())
         macs = family.cost(encoding, len(task.names)).macs / 1e6
         print(f"  {title}: {judge.accuracy():.1%}, {macs:.0f} M MACs, {family.describe(encoding)}", file=sys.stderr)
         found.append(_Subnet(title, path, evidence, {}))

@@ -41,11 +41,10 @@ def anchor_count(size_px: int) -> int:
 def find(output: Floats, classes: int, size_px: int) -> Boxes:
     """Return the objects in what a detector made of one picture (4 * bins + classes, anchors)."""
     logits = output[-classes:]
-    with np.errstate(over="ignore"):
-        scores = 1.0 / (1.0 + np.exp(-logits.max(axis=0)))
+    scores = scores_of(logits.max(axis=0))
     chosen = np.flatnonzero(scores > POSTPROCESS["score_threshold"])
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-    corners = _corners(output[:-classes][:, chosen], size_px, chosen)
+    corners = corners_of(output[:-classes][:, chosen], size_px, chosen)
     numbers = logits[:, chosen].argmax(axis=0)
     parts = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     kept = [part[_suppressed(corners[part])] for part in parts]
@@ -53,15 +52,26 @@ def find(output: Floats, classes: int, size_px: int) -> Boxes:
     return Boxes(corners[places], numbers[places])
 
 
-def _corners(maps: Floats, size_px: int, chosen: NDArray[np.int64]) -> Floats:
-    """Return boxes (n, 4) of maps (4 * bins, n): distances from the middles of their cells to the four sides."""
+def scores_of(logits: Floats) -> Floats:
+    """Return scores from 0 to 1."""
+    with np.errstate(over="ignore"):
+        return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
+
+
+def corners_of(maps: Floats, size_px: int, chosen: NDArray[np.int64] | None = None) -> Floats:
+    """Return boxes (n, 4) of maps (4 * bins, n): distances from the middles of their cells to the four sides.
+
+    `chosen` are the anchors of the maps, or all.
+    """
     middles, widths = [], []
     for stride in STRIDES:
         along = np.arange(size_px // stride, dtype=np.float32) + np.float32(0.5)
         y, x = np.meshgrid(along, along, indexing="ij")
         middles.append(np.stack([x.ravel(), y.ravel()]))
         widths.append(np.full(x.size, stride, dtype=np.float32))
-    middle, width = np.concatenate(middles, axis=1)[:, chosen], np.concatenate(widths)[chosen]
+    middle, width = np.concatenate(middles, axis=1), np.concatenate(widths)
+    if chosen is not None:
+        middle, width = middle[:, chosen], width[chosen]
     bins = len(maps) // 4
     sides = maps
     if bins > 1:  # A distribution for each side, of which the mean counts.

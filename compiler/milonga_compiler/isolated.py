@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +92,9 @@ class IsolatedBackend(Backend):
                         yield BuiltModel(**answer["variant"])
                         process.tell({"do": "next"})
                 except UnsupportedOperators as error:
-                    raise UnsupportedOperators(f"{error}; {self._others(onnx_path, error)}", error.operators) from error
+                    able = knowing(read_network(onnx_path), error.operators, self.name)
+                    who = f"these engines have all of them: {', '.join(able)}" if able else "no engine here has them"
+                    raise UnsupportedOperators(f"{error}; {who}", error.operators) from error
 
     def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
         request = {"do": "tune", "onnx": str(onnx_path.absolute()), "target": str(target), "threads": tuning.threads}
@@ -149,16 +151,17 @@ class IsolatedBackend(Backend):
         whole = {**request, "engine": self.name, "plugin": lent(self.name), "memory_bytes": self._limits.memory_bytes}
         return _Process(self.name, self._interpreter, whole, self._log)
 
-    def _others(self, onnx_path: Path, error: UnsupportedOperators) -> str:
-        """Say which other engines know the operators: those that are usable here are asked."""
-        knowing, network = [], read_network(onnx_path)
-        for name in ENGINES:
-            if name == self.name or not usable(name):
-                continue
-            with contextlib.suppress(CompilerError):
-                if not IsolatedBackend(name, self._limits).unsupported(network) & set(error.operators):
-                    knowing.append(name)
-        return f"these engines have all of them: {', '.join(knowing)}" if knowing else "no engine here has them"
+
+def knowing(network: Network, operators: Iterable[str], but: str = "") -> list[str]:
+    """Return the engines, but for one, that are usable here and know all of these operators of a network: they are asked."""
+    able, wanted = [], set(operators)
+    for name in ENGINES:
+        if name == but or not usable(name):
+            continue
+        with contextlib.suppress(CompilerError):
+            if not IsolatedBackend(name, default_limits()).unsupported(network) & wanted:
+                able.append(name)
+    return able
 
 
 class _Process:

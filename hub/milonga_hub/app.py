@@ -41,6 +41,7 @@ from milonga_hub.install.reach import address_for_others
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.rpc import LabellingRpc, SampleReceiver
 from milonga_hub.labelling.service import LabellingService
+from milonga_hub.models.imports import ModelImports
 from milonga_hub.models.rpc import ModelRpc
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import Project
@@ -67,6 +68,7 @@ from milonga_hub.transfers.service import TransferService
 from milonga_hub.transports import brokers
 from milonga_hub.transports import grpc as grpc_transport
 from milonga_hub.transports import http as http_transport
+from milonga_hub.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,7 @@ class Hub:
         self.builds = BuildService(self.database, self.blobs, self.events, self.signing)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
+        self.imports = ModelImports(self.projects, self.datasets, self.runs, self.blobs, self.folder / "imports")
         self.search = SearchService(self.database, self.devices)
         self.telemetry = TelemetryService(
             self.database,
@@ -257,7 +260,12 @@ class Hub:
             DatasetRpc(self.datasets, self.folder / "uploads", settings.max_upload_bytes),
             ProjectRpc(self.projects, self._start_applied),
             RunRpc(self.runs, self.events),
-            ModelRpc(self.models),
+            ModelRpc(
+                self.models,
+                self.builds,
+                self.imports,
+                Uploads(self.folder / "uploads-models", settings.max_upload_bytes, "file", ""),
+            ),
             BuildRpc(self.builds, self.events),
             RolloutRpc(self.rollouts, self.events, self._project_of),
             TelemetryRpc(self.telemetry, self.events),

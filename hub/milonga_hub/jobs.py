@@ -34,6 +34,8 @@ KINDS = {
     "judge": "milonga_hub.search.judge_job",
     "search": "milonga_hub.search.job",
     "build": "milonga_hub.builds.job",
+    "import": "milonga_hub.models.import_job",
+    "original": "milonga_hub.builds.original_job",
     "compare": "milonga_hub.builds.compare_job",
     "delta": "milonga_hub.transfers.job",
 }

@@ -28,6 +28,7 @@ from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rpc import RunRpc
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.transports.grpc import serve, server_credentials
+from milonga_hub.uploads import Uploads
 
 from tests.web.filled import Services, filled
 
@@ -44,7 +45,12 @@ def _servicers(hub: Services) -> list[Any]:
         DatasetRpc(hub.datasets, hub.folder / "uploads"),
         ProjectRpc(hub.projects, start),
         RunRpc(hub.runs, hub.events),
-        ModelRpc(hub.models),
+        ModelRpc(
+            hub.models,
+            hub.builds,
+            hub.imports,
+            Uploads(hub.folder / "uploads-models", 64 << 20, "file", ""),
+        ),
         BuildRpc(hub.builds, hub.events),
         RolloutRpc(hub.rollouts, hub.events, project_of),
         TelemetryRpc(hub.telemetry, hub.events),

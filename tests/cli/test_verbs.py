@@ -89,7 +89,7 @@ READING: dict[str, tuple[str, str]] = {
 }
 CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
     "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts approve", "rollouts retry", "devices pin", "devices unpin", "devices logs", "devices diagnose", "devices restart", "devices profile", "rollouts pause", "rollouts resume", "rollouts abort",
-    "telemetry watch", "bench latency", "models checkpoint", "keys init", "keys status", "keys generate", "keys export",
+    "telemetry watch", "bench latency", "models checkpoint", "models import", "models export", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
     "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
@@ -288,6 +288,8 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("runs watch digits/99", 3, "milonga runs list"),
         ("models show digits/99", 3, "no models/digits/versions/99"),
         ("models checkpoint digits/1", 3, "only detectors"),
+        ("models export digits/9", 3, "no models/digits/versions/9"),
+        ("models import digits nowhere.onnx", 3, "nowhere.onnx is not there"),
         ("apply -f nowhere.yaml", 3, "fleet_configs"),
         ("datasets import nowhere --name x", 3, "a folder of pictures for each class"),
         ("runs resume digits/1", 4, "only failed and cancelled"),

@@ -17,6 +17,7 @@ from milonga_hub.runs.models import Trigger
 
 from tests.certificates import Key
 from tests.cli.conftest import served
+from tests.compiler.foreign import classifier
 from tests.web.filled import PROJECT, filled, pictures
 from tools.codegen.__main__ import PAGES
 from tools.codegen.describe import Service, described
@@ -38,9 +39,11 @@ def used_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     _, token = services.devices.create_join_token({})
     services.devices.enrol(Enrolment(token, "zero2-2", Inventory(board="zero2"), "0.1.0", True, {}, Key().request()))
     services.devices.enrol(Enrolment("", "dock-1", Inventory(board="dock"), "0.1.0", True, {}, DOCK.request()))
+    network = classifier(services.folder / "network.onnx")
     for version in services.models.versions(PROJECT)[0]:
-        for kind in version.subnets:
-            services.builds.orders.keep(version.name, kind, {}, None, None, None)
+        for kind, subnet in version.subnets.items():
+            order = {"onnx": str(network), "manifest": {"subnet": subnet}}
+            services.builds.orders.keep(version.name, kind, order, None, None, None)
     spec = services.projects.get(PROJECT).spec
     waits = spec.model_copy(update={"retraining": spec.retraining.model_copy(update={"approval": True})})
     services.projects.apply(PROJECT, waits)
@@ -81,6 +84,7 @@ def test_the_examples_run_and_call_every_method(
     monkeypatch.setenv("MILONGA_HUB", used_hub)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures.zip").write_bytes(pictures(seed=3))
+    classifier(tmp_path / "model.onnx")
     (tmp_path / "fingerprints.txt").write_text(DOCK.fingerprint)
     _run(EXAMPLES / f"{service.attribute}.py")
     assert {method.path for method in service.methods} - called == set()

@@ -115,7 +115,7 @@ def test_a_full_disk_is_told(service: DatasetService, tmp_path: Path, monkeypatc
         return os.open("/dev/full", os.O_WRONLY), str(dir / "upload")
 
     rpc = DatasetRpc(service, tmp_path / "uploads")
-    monkeypatch.setattr("milonga_hub.datasets.uploads.tempfile.mkstemp", on_a_full_disk)
+    monkeypatch.setattr("milonga_hub.uploads.tempfile.mkstemp", on_a_full_disk)
     code, words = _refused(rpc, _upload(b"x"))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED and "disk is full" in words
 

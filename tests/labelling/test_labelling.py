@@ -255,9 +255,11 @@ def test_what_waits_and_is_done_is_counted(hub: Floor) -> None:
 
 def test_sampling_is_off_unless_it_is_switched_on_and_switching_it_trains_nothing() -> None:
     assert not ProjectSpec(dataset="parts").samples.enabled
-    assert not worth_a_run(["spec.samples.enabled: False -> True", "spec.samples.random: 0.25 -> 1.0"])
-    assert worth_a_run(["spec.samples.enabled: False -> True", "spec.training.epochs: 3 -> 4"])
-    assert worth_a_run(["new project"])
+    spec = ProjectSpec(dataset="digits")
+    assert not worth_a_run(["spec.samples.enabled: False -> True", "spec.samples.random: 0.25 -> 1.0"], spec)
+    assert worth_a_run(["spec.samples.enabled: False -> True", "spec.training.epochs: 3 -> 4"], spec)
+    assert worth_a_run(["new project"], spec)
+    assert not worth_a_run(["new project"], ProjectSpec())
 
 
 def test_a_policy_that_chooses_nothing_is_refused() -> None:

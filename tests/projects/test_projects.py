@@ -179,7 +179,7 @@ def test_all_mistakes_are_named_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         PROJECT_FILE.parse("kind: Projekt\nnme: x\nspec: {datset: d}\n", "p.yaml")
     said = str(caught.value)
-    assert all(word in said for word in ("Projekt", '"nme"', '"datset"', "spec.dataset must be given"))
+    assert all(word in said for word in ("Projekt", '"nme"', '"datset"', "name must be given"))
 
 
 def test_applying_twice_changes_nothing(projects: ProjectService) -> None:

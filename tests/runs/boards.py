@@ -113,7 +113,12 @@ class Hub:
             TypePlan(name=name, limits=limits.get(name, Limits()), targets=self.spec.build.targets)
             for name in sorted(self.boards)
         ]
-        return RunPlan(spec=self.spec, dataset_version="", classes=[str(one) for one in range(10)], types=types)
+        return RunPlan(
+            spec=self.spec,
+            dataset_version="datasets/digits/versions/1",
+            classes=[str(one) for one in range(10)],
+            types=types,
+        )
 
     def run(self, work: Callable[[], Awaitable[T]], seconds: float = 200) -> T:
         """Do the work with all boards connected; it fails where it takes longer."""

@@ -29,6 +29,7 @@ from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.models import SampleReason, SampleView
 from milonga_hub.labelling.service import LabellingService
 from milonga_hub.learning.judged import of_answers
+from milonga_hub.models.imports import ModelImports
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec, SamplingSpec
 from milonga_hub.projects.service import ProjectService
@@ -84,6 +85,7 @@ class Services:
         self.builds = BuildService(self.database, self.blobs, self.events, signing(folder / "signing"))
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
+        self.imports = ModelImports(self.projects, self.datasets, self.runs, self.blobs, folder / "imports")
         self.telemetry = TelemetryService(
             self.database,
             self.events,

@@ -130,9 +130,11 @@ def _body(method: Method, flavour: Flavour) -> Iterator[str]:
     path, calls = f'"{method.path}"', "self._calls"
     if method.kind is Kind.UPLOAD:
         yield f"header = {method.header}({_filled(method)})"
-        yield f"answer = {flavour.wait}{calls}.upload({path}, {method.request}(header=header),"
+        kept = "answer =" if method.field else "return"
+        yield f"{kept} {flavour.wait}{calls}.upload({path}, {method.request}(header=header),"
         yield f"    lambda chunk: {method.request}(chunk=chunk), content, {method.response}, timeout)"
-        yield f"return answer.{method.field}"
+        if method.field:
+            yield f"return answer.{method.field}"
         return
     yield f"request = {method.request}({_filled(method)})"
     if method.kind is Kind.ROWS:

@@ -30,7 +30,7 @@ class OnnxRuntimeBackend(Backend):
     def _variants(
         self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
     ) -> Iterable[BuiltModel]:
-        self._session(network.path, 1)  # What it cannot load is refused here, by name.
+        self.session(network.path, 1)  # What it cannot load is refused here, by name.
         if precision is Precision.FP16:
             halved(network.path, folder / "model.onnx")
             return [BuiltModel("model.onnx", ["model.onnx"])]
@@ -42,7 +42,7 @@ class OnnxRuntimeBackend(Backend):
         return quantize_variants(network.path, folder, calibration)
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
-        session = self._session(model_file, threads)
+        session = self.session(model_file, threads)
         name = session.get_inputs()[0].name
         parts = [
             session.run(None, {name: inputs[start : start + _BATCH]})[0] for start in range(0, len(inputs), _BATCH)
@@ -50,9 +50,9 @@ class OnnxRuntimeBackend(Backend):
         return np.concatenate(parts).astype(np.float32)
 
     def _accept(self, network: Network, scratch: Path) -> None:
-        self._session(network.path, 1)
+        self.session(network.path, 1)
 
-    def _session(self, path: Path, threads: int) -> Any:
+    def session(self, path: Path, threads: int) -> Any:
         """Return the loaded model. Raises UnsupportedOperators or BuildFailed."""
         import onnxruntime
 

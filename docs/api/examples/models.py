@@ -23,3 +23,18 @@ try:
         file.writelines(hub.models.download_checkpoint(version.name, device_type=kind))
 except (FailedPrecondition, NotFound) as problem:
     print(problem)  # Detectors alone have a checkpoint of their family's own.
+
+# %% DownloadNetwork
+with Path("network.onnx").open("wb") as file:
+    file.writelines(hub.models.download_network(version.name, device_type=kind))
+
+# %% ImportModel
+taken = hub.models.import_model(
+    "digits",
+    Path("model.onnx"),
+    file_name="model.onnx",
+    classes=["0", "1", "2"],  # In the order of its outputs.
+    mean=[0.5, 0.5, 0.5],
+    std=[0.25, 0.25, 0.25],
+)
+print(taken.run.name, "builds it;", *taken.imported.notes)

@@ -69,7 +69,13 @@ GRPC: Mapping[str, Access] = {
             _CHANGES: "StartRun CancelRun ResumeRun ApproveRun RefuseRun",
         },
     ),
-    **_methods("milonga.v1.ModelService", {_SEES: "ListModels GetModelVersion ListModelVersions DownloadCheckpoint"}),
+    **_methods(
+        "milonga.v1.ModelService",
+        {
+            _SEES: "ListModels GetModelVersion ListModelVersions DownloadCheckpoint DownloadNetwork",
+            _CHANGES: "ImportModel",
+        },
+    ),
     **_methods(
         "milonga.v1.BuildService",
         {

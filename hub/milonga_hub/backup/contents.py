@@ -19,7 +19,9 @@ FORMAT = 1
 ABOUT, DIGESTS = "milonga-backup.json", "milonga-digests.json"
 DATABASE = "milonga.db"
 # What hubs make anew, or what belongs to a hub that runs.
-LEFT_OUT = frozenset({"deltas", "uploads", "uploads-http", "hub.json", "hub.lock", "local.key", ".writable"})
+LEFT_OUT = frozenset(
+    {"deltas", "imports", "uploads", "uploads-http", "uploads-models", "hub.json", "hub.lock", "local.key", ".writable"}
+)
 RUNS = "runs"
 
 

@@ -9,68 +9,34 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from milonga.inputs import Input
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import Built, State, build
 from milonga_compiler.bundle import read_bundle, verify_bundle
 from milonga_compiler.deferred import defer
-from milonga_compiler.engines import ENGINES, BuildSite
+from milonga_compiler.engines import ENGINES, BuildSite, Precision
 from milonga_compiler.errors import BundleInvalid, EngineMissing
 from milonga_compiler.files import write_atomically
-from milonga_compiler.parity import Evidence, Judge, Report
+from milonga_compiler.parity import Report
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Step, Tuning
 
+from milonga_hub.builds.evidence_for_job import SeenEvidence, gathered
 from milonga_hub.jobs import JobContext
-from milonga_hub.learning.task import Task
-from milonga_hub.learning.tasks import opened
-
-
-@dataclass(frozen=True)
-class TaskEvidence(Evidence):
-    """The validation pictures of a task, as evidence on builds for one input."""
-
-    task: Task
-    seen: Input
-    outputs: Floats
-    accuracy: float
-
-    @property
-    def count(self) -> int:
-        return len(self.task.added)
-
-    @property
-    def expected(self) -> Floats:
-        return self.outputs
-
-    @property
-    def subnet_accuracy(self) -> float:
-        return self.accuracy
-
-    def parts(self) -> Iterable[Floats]:
-        return self.task.validation(self.seen)
-
-    def judge(self) -> Judge:
-        return self.task.judge(self.seen)
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
     """Return {"builds": [...]}, one entry for each target, verified or rejected with its reason."""
     for leftover in workdir.glob(".bundle-*"):  # Of a run that was killed.
         shutil.rmtree(leftover)
-    size = spec["manifest"]["size_px"]
     targets = [Target.parse(name, spec.get("architecture", "")) for name in spec["targets"]]
     context.progress(0.0, "reading pictures")
-    task = opened(spec["data"], size, spec.get("told"))
-    evidence = TaskEvidence(task, task.input(size), np.load(spec["expected"]), spec["subnet_accuracy"])
-    # Training pictures, never those that prove the build, chosen alike for equal seeds.
-    calibration = task.calibrating(evidence.seen, spec["calibration_count"], spec["seed"])
+    evidence, calibration = gathered(spec)
     made: dict[Target, dict[str, Any]] = {}
     # What devices build for themselves comes last: it falls back to what holds of the others.
     for index, target in enumerate(sorted(targets, key=_on_devices)):
@@ -93,8 +59,8 @@ def _deferred(
     target: Target,
     spec: dict[str, Any],
     workdir: Path,
-    evidence: TaskEvidence,
-    calibration: Floats,
+    evidence: SeenEvidence,
+    calibration: Floats | None,
     held: Sequence[str],
 ) -> dict[str, Any]:
     """Return a bundle of what devices build of, with the builds that hold (their folders) to fall back to. It is quickly made again."""
@@ -112,8 +78,8 @@ def _one(
     target: Target,
     spec: dict[str, Any],
     workdir: Path,
-    evidence: TaskEvidence,
-    calibration: Floats,
+    evidence: SeenEvidence,
+    calibration: Floats | None,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     slug = f"{target.engine}-{target.precision}"
@@ -140,7 +106,7 @@ def _one(
     except EngineMissing as error:
         # Not kept: the engine may be there when the job is run again, and the other targets need not wait for it.
         return _result(Built(target, State.REJECTED, str(error)), workdir, spec)
-    result = _result(built, workdir, spec)
+    result = _result(built if spec["data"] else _unjudged(built), workdir, spec)
     write_atomically(record, json.dumps({"order": order, "result": result}))
     return result
 
@@ -193,8 +159,20 @@ def _manifest(spec: dict[str, Any], seen: Input) -> dict[str, Any]:
     return {**{key: given[key] for key in fields}, "input": seen.described()}
 
 
+def _unjudged(built: Built) -> Built:
+    """Return a build that was held against the network on made pictures alone as what is known of it."""
+    if built.state is not State.VERIFIED:
+        return built
+    if built.target.precision is Precision.FP32:
+        return replace(
+            built, reason="it computes what the network does; how accurate that is is not known without a data set"
+        )
+    why = "what it loses of the network's accuracy shows on pictures alone; import it with --data DATASET"
+    return replace(built, state=State.BUILT, reason=why)
+
+
 def _result(built: Built, workdir: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    bundle, report = built.bundle, built.report
+    bundle, report, judged = built.bundle, built.report, bool(spec["data"])
     log = workdir / f"{built.target.engine}-{built.target.precision}.log"
     return {
         "engine": built.target.engine,
@@ -205,20 +183,22 @@ def _result(built: Built, workdir: Path, spec: dict[str, Any]) -> dict[str, Any]
         "files": [vars(file) for file in bundle.files] if bundle else [],
         "size_bytes": sum(file.size_bytes for file in bundle.files) if bundle else 0,
         "bundle": bundle.digest if bundle else "",
-        "accuracy": report.accuracy if report else None,
-        "subnet_accuracy": report.subnet_accuracy if report else None,
+        "accuracy": report.accuracy if report and judged else None,
+        "subnet_accuracy": report.subnet_accuracy if report and judged else None,
         # JSON knows no infinity.
         "max_abs_error": report.max_abs_error if report and math.isfinite(report.max_abs_error) else None,
         "log": str(log.absolute()) if log.exists() else "",
-        "gates": _gates(report, spec["max_accuracy_loss_points"]) if report else [],
+        "gates": _gates(report, spec["max_accuracy_loss_points"] if judged else None) if report else [],
     }
 
 
-def _gates(report: Report, max_lost_points: float) -> list[dict[str, Any]]:
-    """Return what the build was held to here; the device's own figures come later."""
+def _gates(report: Report, max_lost_points: float | None) -> list[dict[str, Any]]:
+    """Return what the build was held to here, None for accuracy where nothing is known; the device's own figures come later."""
     error, allowed = report.max_abs_error, report.allowed_error
     found = error if math.isfinite(error) else None
     parity = {"found": found, "allowed": allowed, "passed": found is not None and (allowed is None or error <= allowed)}
+    if max_lost_points is None:
+        return [{"name": "parity", **parity}]
     # 1e-9 forgives the rounding of the subtraction, as the gate does.
     passed = report.lost_points <= max_lost_points + 1e-9
     lost = {"unit": "points", "found": report.lost_points, "allowed": max_lost_points, "passed": passed}

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _MAX_CRASHES = 3
 # A device that was connected and is not any more must not hold up the builds behind.
 _MEASURING_SECONDS = 600.0
-# What a build job reads; a run left all of it in its folder.
+# What a build job reads; a run left all of it in its folder. There is no data where a model was imported without.
 _FILES = ("onnx", "expected", "data")
 
 
@@ -102,7 +102,7 @@ class BuildRunner:
         if all(stage.attempts == 0 for stage in build.stages):
             shutil.rmtree(self._place(build), ignore_errors=True)  # Of an earlier build: this one begins from nothing.
         self._open(build, "build")
-        gone = [order.spec[name] for name in _FILES if not Path(order.spec[name]).exists()]
+        gone = [order.spec[name] for name in _FILES if order.spec[name] and not Path(order.spec[name]).exists()]
         if gone:
             raise FailedPrecondition(f"{', '.join(gone)} is gone, from which to build; start a run: milonga runs start")
         held = await asyncio.to_thread(self._held, build) if build.made_on_devices else []

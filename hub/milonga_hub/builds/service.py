@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -381,6 +382,28 @@ class BuildService:
             f"nothing of {name} is kept as ONNX; build its subnet for onnxruntime/fp32 too:"
             f" milonga build start {build.model_version} {build.device_type}/onnxruntime/fp32"
         )
+
+    def network(self, model_version: str, device_type: str = "") -> Path:
+        """Return where the network of a device type lies as ONNX; the type may be left out where all have the same.
+
+        Raises NotFound, and InvalidInput saying which types there are.
+        """
+        subnets = {one: self._ordered(model_version, one) for one in self.orders.types(model_version)}
+        if not device_type and len(set(subnets.values())) > 1:
+            raise InvalidInput(
+                f"{model_version} has networks of its own for {', '.join(subnets)}; say for which: --type"
+            )
+        wanted = device_type or next(iter(subnets), "")
+        path = Path(self.orders.get(model_version, wanted).spec["onnx"])
+        if path.exists():
+            return path
+        for build in self.of_type(model_version, wanted):
+            with contextlib.suppress(FailedPrecondition):
+                return self.onnx(build.name)[1]
+        raise FailedPrecondition(f"{path} is gone, and no build of {model_version} for {wanted} keeps it as ONNX")
+
+    def _ordered(self, model_version: str, device_type: str) -> str:
+        return str(self.orders.get(model_version, device_type).spec["manifest"]["subnet"])
 
     def unpack(self, bundle: str, folder: Path) -> Path:
         """Write the bundle's files into the folder and return it; what is there already, and whole, is kept."""

@@ -138,9 +138,7 @@ def _print(applied: list[Applied], commit: str) -> None:
 
 def _say(one: Applied, dry_run: bool) -> None:
     if not one.changes:
-        again = (
-            f" Start a run all the same: milonga runs start {one.name}" if one.kind == PROJECT and not dry_run else ""
-        )
+        again = f" Start a run all the same: {_start(one)}" if one.kind == PROJECT and not dry_run else ""
         say(f"{one.name} is as the file says; nothing to do.{again}")
         return
     say(f"{one.name} would change (milonga apply -f {one.file}):" if dry_run else f"{one.name} changed:")
@@ -150,6 +148,13 @@ def _say(one: Applied, dry_run: bool) -> None:
     if one.run:
         say(f"{one.run} started; follow it: milonga runs watch {one.run}")
     elif one.kind == PROJECT:
-        say(f"no run was started; start one: milonga runs start {one.name}")
+        say(f"no run was started; start one: {_start(one)}")
     elif one.kind == CHANNEL:
         say(f"see that messages arrive: milonga alerts test {one.name}")
+
+
+def _start(one: Applied) -> str:
+    """Return the line that starts a run of a project; without a data set it begins with a model from elsewhere."""
+    if one.response.project.spec.dataset:
+        return f"milonga runs start {one.name}"
+    return f"milonga models import {one.name} FILE.onnx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,11 @@ import typer
 from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
-from milonga_hub.cli.output import NONE, ago, facts, measure, percent, print_json, say, short, size, table
+from milonga_hub.cli.output import NONE, ago, clean, facts, measure, percent, print_json, say, short, size, table
 
 models = typer.Typer()
+
+_SHOWN_CLASSES = 20
 
 
 @models.command("list")
@@ -23,7 +26,9 @@ def list_models(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
     if json:
         print_json(response)
     elif not response.models:
-        say("no models yet; a run makes them: milonga apply -f PROJECT.yaml")
+        say(
+            "no models yet; a run makes them (milonga apply -f PROJECT.yaml), or send one: milonga models import PROJECT FILE.onnx"
+        )
     else:
         table(("model", "newest version"), ((m.name, m.latest_version) for m in response.models))
 
@@ -61,6 +66,7 @@ def show_version(
         (
             ("version", found.name),
             ("run", found.run),
+            *_imported(found.imported if found.HasField("imported") else None),
             ("data set", found.dataset_version),
             ("supernet", short(found.supernet)),
             ("made", ago(found, "created_at")),
@@ -71,9 +77,57 @@ def show_version(
         for name, subnet in sorted(found.subnets.items())
     )
     table(("device type", "subnet", measure(found.task)), rows, right=(measure(found.task),))
+    for note in found.imported.notes:
+        say(clean(note))
     if found.checkpoints:
         say(f"its checkpoints: milonga models checkpoint {version}")
     say(f"its builds: milonga build ls {version}")
+
+
+def _imported(found: pb.ImportedModel | None) -> list[tuple[str, object]]:
+    if found is None:
+        return []
+    return [
+        ("imported", f"{clean(found.file_name)} by {clean(found.by)}"),
+        ("file", found.digest),
+        ("input", f"{found.size_px} px, {found.resize}, mean {_listed(found.mean)}, std {_listed(found.std)}"),
+        ("classes", f"{len(found.classes)}: {clean(', '.join(found.classes[:_SHOWN_CLASSES]))}"),
+    ]
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+@models.command("export")
+def export_network(
+    version: Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER, or short MODEL/NUMBER.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("model.onnx"),
+    device_type: Annotated[
+        str, typer.Option("--type", help="Of this device type; needed where they have networks of their own.")
+    ] = "",
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Download a version's network as a plain ONNX file: input "image", output "logits", or "maps" of boxes."""
+    with Client() as client:
+        _write(output, client.hub.models.download_network(version_name(version), device_type=device_type))
+    if json:
+        say(dumps({"path": str(output), "size_bytes": output.stat().st_size}))
+    else:
+        say(f"{output}: {size(output.stat().st_size)}; try it: milonga-compiler build {output} --help")
+
+
+def _write(output: Path, chunks: Iterable[bytes]) -> None:
+    """Write what is sent; the file appears whole or not at all."""
+    part = output.with_name(f".{output.name}.part")
+    with part.open("wb") as file:
+        try:
+            file.writelines(chunks)
+        except BaseException:
+            part.unlink()
+            raise
+    part.replace(output)
 
 
 @models.command("checkpoint")
@@ -87,14 +141,8 @@ def download_checkpoint(
     json: Json = False,
 ) -> None:
     """Download a detector's chosen subnet as ultralytics loads it: YOLO("subnet.pt")."""
-    part = output.with_name(f".{output.name}.part")
-    with Client() as client, part.open("wb") as file:
-        try:
-            file.writelines(client.hub.models.download_checkpoint(version_name(version), device_type=device_type))
-        except BaseException:
-            part.unlink()
-            raise
-    part.replace(output)
+    with Client() as client:
+        _write(output, client.hub.models.download_checkpoint(version_name(version), device_type=device_type))
     if json:
         say(dumps({"path": str(output), "size_bytes": output.stat().st_size}))
     else:

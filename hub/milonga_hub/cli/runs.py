@@ -123,8 +123,13 @@ def refuse(run: RunName, hub: Hub = None, json: Json = False) -> None:
 @group.command("watch")
 def watch(run: RunName, hub: Hub = None, json: Json = False) -> None:
     """Follow a run live until it ends. The exit code is 0 if it succeeded and 1 if not."""
+    follow(run_name(run), json)
+
+
+def follow(name: str, json: bool) -> None:
+    """Show a run until it ends. Raises typer.Exit where it did not succeed."""
     with Client() as client:
-        updates = (pb.WatchRunResponse(run=each) for each in client.hub.runs.watch_run(run_name(run)))
+        updates = (pb.WatchRunResponse(run=each) for each in client.hub.runs.watch_run(name))
         last = show_updates(updates, "run", render_run, json)
     if last is None or last.state != pb.RUN_STATE_SUCCEEDED:
         raise typer.Exit(FAILED)

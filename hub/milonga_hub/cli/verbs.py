@@ -20,6 +20,7 @@ from milonga_hub.cli import (
     exchange,
     hub,
     keys,
+    model_import,
     models,
     plugins,
     projects,
@@ -50,8 +51,8 @@ def _begin(
     remember_hub(hub_address)
 
 
-# They add their verbs to those of devices.
-_MORE = (device_help, device_versions)
+# They add their verbs to those of devices and of models.
+_MORE = (device_help, device_versions, model_import)
 
 app.command("up")(hub.up)
 app.command("status")(hub.status)

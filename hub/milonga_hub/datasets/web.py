@@ -12,9 +12,9 @@ from starlette.requests import ClientDisconnect
 
 from milonga_hub.datasets.models import Dataset, DatasetVersionView
 from milonga_hub.datasets.service import DatasetService
-from milonga_hub.datasets.uploads import Uploads
 from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
+from milonga_hub.uploads import Uploads
 from milonga_hub.web.views import PageSize, PageToken, view, views
 
 _CHUNK_BYTES = 1 << 20

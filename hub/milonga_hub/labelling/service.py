@@ -128,8 +128,9 @@ class LabellingService:
         return data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
 
     def classes(self, project: str) -> Sequence[str]:
-        """Return the classes that a label may name, in the order of the data set."""
-        return self._datasets.latest(self._projects.get(project).spec.dataset).classes
+        """Return the classes that a label may name, in the order of the data set; none where the project has no data set."""
+        dataset = self._projects.get(project).spec.dataset
+        return self._datasets.latest(dataset).classes if dataset else ()
 
     def accuracy(self, project: str, model_version: str) -> LabelledAccuracy | None:
         """Return how often a version was right on all devices, by labels of pictures chosen by chance; None without any."""

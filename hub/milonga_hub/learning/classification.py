@@ -127,9 +127,15 @@ class _Judge(Answers, PictureJudge):
             "class_counts": np.bincount(self.answers, minlength=len(self._known)).tolist(),
             "sample_count": len(self.answers),
         }
-        labels = self._data.y_val.numpy().astype(np.int64)[: len(self.answers)]
-        judged = of_answers(labels, self.answers, confidences, len(self._known))
-        return {**super().entries(), "reference": reference, "judged": judged}
+        return {**super().entries(), "reference": reference, "judged": self._judged(confidences)}
+
+    def _judged(self, confidences: Floats) -> dict[str, Any]:
+        """Class by class, in the network's own order; pictures of classes that it does not know are left out."""
+        places = np.full(len(self._data.names), -1, dtype=np.int64)
+        places[self._known[self._known >= 0]] = np.flatnonzero(self._known >= 0)
+        labels = places[self._data.y_val.numpy().astype(np.int64)[: len(self.answers)]]
+        known = labels >= 0
+        return of_answers(labels[known], self.answers[known], confidences[known], len(self._known))
 
 
 def _weights(labels: Tensor, classes: int) -> Tensor:

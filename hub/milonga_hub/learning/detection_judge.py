@@ -42,16 +42,17 @@ class DetectionJudge(PictureJudge):
     ) -> None:
         """`objects` are for each picture classes (k,), by their place in `known_names`, and boxes (k, 4) in the input.
 
-        `names` are the network's classes; objects that it finds of others are wrong. `reference`
+        `names` are the network's classes; what it finds of classes that are not known is wrong. `reference`
         describes the pictures; it is called for manifests alone, since all pictures must be looked at. `post` says which
         boxes devices tell.
         """
-        self._objects, self._seen, self._reference = objects, seen, reference
-        index = {name: number for number, name in enumerate(known_names)}
-        # Unknown classes get numbers of their own.
-        self._known = np.array(
-            [index.get(name, len(index) + place) for place, name in enumerate(names)], dtype=np.int64
+        self._seen, self._reference, self._classes = seen, reference, len(names)
+        index = {name: number for number, name in enumerate(names)}
+        # In the network's own numbers; classes that it does not know get numbers behind them.
+        numbers = np.array(
+            [index.get(name, len(index) + place) for place, name in enumerate(known_names)], dtype=np.float32
         )
+        self._objects = [(numbers[classes.astype(np.int64)], boxes) for classes, boxes in objects]
         self._validator = _validator(seen.size_px)
         self._post = post
         # Of each picture: right by overlap (m, 10), confidence (m,), class (m,), classes of objects (k,).
@@ -67,14 +68,14 @@ class DetectionJudge(PictureJudge):
         # Down to the lowest scores, and several classes for a box, as mAP asks.
         for output, ranked in zip(outputs, self._validator.postprocess(torch.from_numpy(decoded)), strict=True):
             classes, boxes = self._objects[len(self._stats)]
-            found = {**ranked, "cls": torch.from_numpy(self._known[ranked["cls"].long().numpy()]).float()}
+            found = {**ranked, "cls": ranked["cls"].float()}
             right = self._right(found, classes, boxes)
             self._stats.append((right, found["conf"].numpy(), found["cls"].numpy(), classes))
             self._add_served(output, classes, boxes)
 
     def _decoded(self, output: Floats) -> Floats:
         """Return (4 + classes, anchors) as ultralytics' suppression takes it: centres, sizes and scores."""
-        maps = output[: len(output) - len(self._known)]
+        maps = output[: len(output) - self._classes]
         corners = detections.boxes_of(maps, self._seen.size_px)
         low, high = corners[:, :2], corners[:, 2:]
         scores = detections.sigmoid(output[len(maps) :])
@@ -89,13 +90,13 @@ class DetectionJudge(PictureJudge):
 
     def _add_served(self, output: Floats, classes: NDArray[np.float32], boxes: NDArray[np.float32]) -> None:
         """Count what a device would tell of the picture, and score it: F1, the mean over all overlaps."""
-        told = detections.find(output, len(self._known), self._seen.size_px, self._post)
+        told = detections.find(output, self._classes, self._seen.size_px, self._post)
         self._confidences.extend(told.scores.tolist())
         self._counts += np.bincount(told.classes, minlength=len(self._counts))
         found = {
             "bboxes": torch.from_numpy(told.boxes),
             "conf": torch.from_numpy(told.scores),
-            "cls": torch.from_numpy(self._known[told.classes]).float(),
+            "cls": torch.from_numpy(told.classes).float(),
         }
         right = self._right(found, classes, boxes)
         most = len(told.boxes) + len(classes)
@@ -116,10 +117,10 @@ class DetectionJudge(PictureJudge):
 
     def _judged(self) -> dict[str, Any]:
         figures, target = self._figures(self._stats)
-        return {} if figures is None else of_boxes(figures, target.astype(np.int64), len(self._known))
+        return {} if figures is None else of_boxes(figures, target.astype(np.int64), self._classes)
 
     def entries(self) -> Mapping[str, Any]:
-        bins = (self._shape[0] - len(self._known)) // 4
+        bins = (self._shape[0] - self._classes) // 4
         return {
             "output": {
                 "name": "maps",

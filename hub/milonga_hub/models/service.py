@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from milonga_hub.blobs import BlobStore
 from milonga_hub.db import Database
 from milonga_hub.errors import NotFound
-from milonga_hub.models.models import Model, ModelVersion
+from milonga_hub.models.models import ImportedModel, Model, ModelVersion
 from milonga_hub.paging import page
 from milonga_hub.tasks import Task
 
@@ -32,6 +32,7 @@ class ModelService:
         accuracies: Mapping[str, float],
         task: Task = Task.CLASSIFICATION,
         checkpoints: Mapping[str, str] | None = None,
+        imported: ImportedModel | None = None,
     ) -> ModelVersion:
         """Register what a run made and return it; the same run again gets the same version."""
         with self._numbering, self._database.session() as session:
@@ -53,6 +54,7 @@ class ModelService:
                 accuracies=dict(accuracies),
                 task=task,
                 checkpoints=dict(checkpoints or {}),
+                imported=imported,
             )
             session.add(owner)
             session.add(version)

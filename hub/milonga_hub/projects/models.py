@@ -212,7 +212,8 @@ class SamplingSpec(Spec):
 class ProjectSpec(Spec):
     # Not strict: YAML writes it as text.
     task: Task = Bound(default=Task.CLASSIFICATION, strict=False)
-    dataset: str
+    # Empty: nothing is trained, models come from elsewhere.
+    dataset: str = ""
     selector: str = ""
     limits: list[Limits] = Bound(default=[])
     training: TrainingSpec = TrainingSpec()

@@ -27,7 +27,7 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
         leave_unrecorded(request.dry_run)
         project, changes = self._projects.apply(request.name, spec, request.dry_run, request.request_id)
         run = None
-        if request.start_run and worth_a_run(changes) and not request.dry_run:
+        if request.start_run and worth_a_run(changes, spec) and not request.dry_run:
             # Repeated after a lost answer, or a crash between these lines, the same request finds the same changes and
             # the same run. Without an id it finds no change; then the generation names the run.
             key = request.request_id or f"apply:{project.name}:{project.spec_generation}"

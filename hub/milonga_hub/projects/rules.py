@@ -41,6 +41,7 @@ def check(name: str, spec: ProjectSpec) -> None:
     _check_selector(spec.selector, "spec.selector")
     for index, limits in enumerate(spec.limits):
         _check_selector(limits.selector, f"spec.limits[{index}].selector")
+    _check_dataset(spec)
     check_parts(spec)
     _check_times(spec.retraining)
     check_rollout(spec.rollout, "spec.rollout")
@@ -48,13 +49,23 @@ def check(name: str, spec: ProjectSpec) -> None:
 
 def check_parts(spec: ProjectSpec) -> None:
     """Raise InvalidInput for a space, a step or a target that is not here; a plug-in's may have been here before."""
-    _check_space(spec)
+    if spec.dataset:
+        _check_space(spec)
     _check_steps(spec)
     for target in spec.build.targets:
         try:
             Target.parse(target)
         except UnknownTarget as error:
             raise InvalidInput(f"spec.build.targets: {error}") from error
+
+
+def _check_dataset(spec: ProjectSpec) -> None:
+    """Raise InvalidInput where something needs the data set that the project does not have."""
+    policy = spec.retraining
+    retrains = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
+    if not spec.dataset and (retrains or spec.samples.enabled):
+        what = "spec.retraining" if retrains else "spec.samples"
+        raise InvalidInput(f"{what} needs a data set to train on; name it: spec.dataset")
 
 
 def _check_space(spec: ProjectSpec) -> None:
@@ -151,9 +162,12 @@ def changes(before: ProjectSpec | None, after: ProjectSpec) -> list[str]:
     return differences("spec", before.model_dump(mode="json"), after.model_dump(mode="json"))
 
 
-def worth_a_run(changed: Sequence[str]) -> bool:
-    """Return whether something changed that a network depends on; which pictures are sampled is no such thing."""
-    return any(not line.startswith("spec.samples.") for line in changed)
+def worth_a_run(changed: Sequence[str], spec: ProjectSpec) -> bool:
+    """Return whether something changed that a network depends on; which pictures are sampled is no such thing.
+
+    Without a data set nothing is trained.
+    """
+    return bool(spec.dataset) and any(not line.startswith("spec.samples.") for line in changed)
 
 
 def differences(path: str, before: Any, after: Any) -> list[str]:

@@ -31,7 +31,7 @@ class ProjectService:
         missing or for another task, or the hub lacks what the task needs.
         """
         rules.check(name, spec)
-        if not dry_run:
+        if spec.dataset and not dry_run:
             self._need_dataset(spec)
             _need_detector(spec)
         with self._database.session() as session:

@@ -54,7 +54,7 @@ def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> A
         leave_unrecorded(body.dry_run)
         applied, changes = projects.apply(project, body.spec, body.dry_run, body.request_id)
         run = None
-        if body.start_run and worth_a_run(changes) and not body.dry_run:
+        if body.start_run and worth_a_run(changes, body.spec) and not body.dry_run:
             key = body.request_id or f"apply:{applied.name}:{applied.spec_generation}"
             run = view(RunView, start(project, "; ".join(changes), key))
         return Applied(project=applied, changes=changes, run=run)

@@ -36,7 +36,12 @@ async def build(
         if trained["checkpoint"]
         else "",
         subnets={name: choice.candidate["subnet"] for name, choice in choices.items()},
-        accuracies={name: choice.candidate["accuracy"] for name, choice in choices.items()},
+        accuracies={
+            name: choice.candidate["accuracy"]
+            for name, choice in choices.items()
+            if choice.candidate["accuracy"] is not None
+        },
+        imported=work.run.imported,
         task=plan.spec.task,
         checkpoints={
             name: await asyncio.to_thread(services.blobs.put_file, Path(choice.candidate["checkpoint"]))
@@ -78,7 +83,8 @@ def _build_spec(work: Work, plan: RunPlan, choice: Choice, version: ModelVersion
             "size_px": choice.candidate["resolution_px"],
             "expected_ms": choice.measured_ms,
         },
-        "told": plan.spec.detection.model_dump(),
+        **({"input": choice.candidate["input"]} if "input" in choice.candidate else {}),
+        "told": choice.candidate.get("told") or plan.spec.detection.model_dump(),
         "seed": plan.spec.training.seed,
         "threads": work.threads(plan),
         "tuning_minutes": plan.spec.build.tuning_minutes,

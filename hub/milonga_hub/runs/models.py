@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
+from milonga_hub.models.models import ImportedModel
 from milonga_hub.tasks import Task
 
 
@@ -37,6 +38,7 @@ class Trigger(StrEnum):
     NEW_LABELS = "NEW_LABELS"
     SCHEDULE = "SCHEDULE"
     ACCURACY = "ACCURACY"
+    IMPORT = "IMPORT"
 
 
 class ComparedGroup(BaseModel):
@@ -66,6 +68,8 @@ FINETUNE = "finetune"
 STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout")
 # A baseline is chosen by latency, which needs no weights, and trained then.
 BASELINE_STAGES = ("prepare", "profile", "search", "train", "build", "compare", "rollout")
+# A model that was trained elsewhere goes out when a person says so.
+IMPORT_STAGES = ("prepare", "build")
 
 
 class Stage(BaseModel):
@@ -103,6 +107,8 @@ class Run(RunView, table=True):
     request_id: str = Field(default="", index=True)
     # The project's spec when the run started, as JSON: later changes do not touch a run.
     spec_json: str = ""
+    # What was sent, of a run that trains nothing.
+    imported: ImportedModel | None = Field(default=None, sa_type=json_of(ImportedModel | None))
     # Points of the training curve: [{"epoch", "loss", "accuracy_largest", "accuracy_smallest"}].
     history: list[dict[str, float]] = Field(default=[], sa_type=json_of(list[dict[str, float]]))
 

@@ -1,5 +1,5 @@
 """The loop of one run: prepare, train, profile, search, fine-tune where asked for, build, compare, roll out. A baseline trains
-after it has chosen.
+after it has chosen; a model from elsewhere is built alone.
 
 Every stage can be repeated: jobs return what they finished, measurements and builds are kept by name, a rollout is
 created once. A run that was interrupted therefore starts at the top and passes silently over what is done.
@@ -16,6 +16,7 @@ from milonga_hub.runs.baseline import choose_levels, measure_levels, train_level
 from milonga_hub.runs.candidates import Specialised
 from milonga_hub.runs.deliver import build, compare, roll_out
 from milonga_hub.runs.finetune import finetune
+from milonga_hub.runs.imported import prepare_imported
 from milonga_hub.runs.models import FINETUNE
 from milonga_hub.runs.prepare import prepare
 from milonga_hub.runs.profile import profile
@@ -34,6 +35,12 @@ async def carry_out(work: Work) -> str:
         with tracing.span(f"run {name}", run=work.run.name):
             return await stage(work.services.runs, work.run.name, name, action)
 
+    imported = work.run.imported
+    if imported is not None:
+        plan, found = await do("prepare", lambda report: prepare_imported(work, imported, report))
+        version, found = await do("build", lambda report: build(work, plan, {"checkpoint": ""}, found, report))
+        sent_out = f"milonga rollouts create {version.model}/{version.number}"
+        return _outcome(f"{version.name} is {imported.file_name}; send it out: {sent_out}", found)
     plan = await do("prepare", lambda report: prepare(work, report))
     if plan.spec.search.strategy is SearchStrategy.BASELINE:
         levels = await do("profile", lambda report: measure_levels(work, plan, report))

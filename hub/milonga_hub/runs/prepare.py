@@ -42,16 +42,7 @@ async def prepare(work: Work, report: Report) -> RunPlan:
 def _decide(work: Work) -> RunPlan:
     spec = work.services.runs.spec(work.run.name)
     dataset = work.services.datasets.latest(spec.dataset)
-    by_type: dict[str, list[Device]] = {}
-    for device in work.services.devices.matching(spec.selector):
-        by_type.setdefault(device.device_type, []).append(device)
-    if not by_type:
-        wanted = f"that match {spec.selector!r}" if spec.selector else "yet"
-        raise FailedPrecondition(
-            f"there are no devices {wanted}; enrol one (milonga tokens create, then milonga-agent run on the"
-            f" device), then go on with: milonga runs resume {work.run.name}"
-        )
-    types = [_plan_type(work, name, devices, spec) for name, devices in sorted(by_type.items())]
+    types = planned_types(work, spec)
     base_run, base = _base(work, spec, list(dataset.classes))
     return RunPlan(
         spec=spec,
@@ -61,6 +52,20 @@ def _decide(work: Work) -> RunPlan:
         base_run=base_run,
         base_supernet=base,
     )
+
+
+def planned_types(work: Work, spec: ProjectSpec) -> list[TypePlan]:
+    """Return the types of the devices that the project is for. Raises FailedPrecondition where there is none to build for."""
+    by_type: dict[str, list[Device]] = {}
+    for device in work.services.devices.matching(spec.selector):
+        by_type.setdefault(device.device_type, []).append(device)
+    if not by_type:
+        wanted = f"that match {spec.selector!r}" if spec.selector else "yet"
+        raise FailedPrecondition(
+            f"there are no devices {wanted}; enrol one (milonga tokens create, then milonga-agent run on the"
+            f" device), then go on with: milonga runs resume {work.run.name}"
+        )
+    return [_plan_type(work, name, devices, spec) for name, devices in sorted(by_type.items())]
 
 
 def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSpec) -> TypePlan:

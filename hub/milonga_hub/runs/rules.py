@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from milonga_hub.projects.models import Limits, ProjectSpec, SearchStrategy
-from milonga_hub.runs.models import BASELINE_STAGES, FINETUNE, STAGES, RunState, Stage, StageState, Trigger
+from milonga_hub.runs.models import (
+    BASELINE_STAGES,
+    FINETUNE,
+    IMPORT_STAGES,
+    STAGES,
+    RunState,
+    Stage,
+    StageState,
+    Trigger,
+)
 
 ENDED = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 # What starts runs without a person.
@@ -34,8 +43,10 @@ def continues(base: ProjectSpec, now: ProjectSpec) -> bool:
     return (base.training.space, base.training.resolution_px) == (now.training.space, now.training.resolution_px)
 
 
-def stages_of(spec: ProjectSpec) -> list[Stage]:
+def stages_of(spec: ProjectSpec, trigger: Trigger = Trigger.MANUAL) -> list[Stage]:
     """Return the stages of a run that has not begun, in the order in which they come."""
+    if trigger is Trigger.IMPORT:
+        return [Stage(name=name) for name in IMPORT_STAGES]
     if spec.search.strategy is SearchStrategy.BASELINE:
         return [Stage(name=name) for name in BASELINE_STAGES]
     extra = {"search": [FINETUNE]} if spec.training.finetune_epochs else {}

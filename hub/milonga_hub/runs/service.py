@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import col, or_, select
+from sqlmodel import Session, col, or_, select
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
+from milonga_hub.models.models import ImportedModel
 from milonga_hub.paging import page
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.projects.service import ProjectService
@@ -37,18 +38,25 @@ class RunService:
         self.on_queued: Callable[[], None] = lambda: None
         self.on_cancelled: Callable[[str], None] = lambda name: None
 
-    def start(self, project: str, trigger: Trigger, reason: str, request_id: str = "") -> Run:
+    def start(
+        self, project: str, trigger: Trigger, reason: str, request_id: str = "", imported: ImportedModel | None = None
+    ) -> Run:
         """Queue a run with the project's present spec. One runs at a time for each project.
 
-        One that no person started waits for approval, where the project demands it.
+        One that no person started waits for approval, where the project demands it. `imported` is a model that was trained
+        elsewhere. Raises FailedPrecondition where there is nothing to train on.
         """
         spec = self._projects.get(project).spec
+        if not spec.dataset and imported is None:
+            raise FailedPrecondition(
+                f"{project} has no data set to train on; name one (spec.dataset), or send it a model: milonga models import"
+                f" {project} FILE.onnx"
+            )
         waits = spec.retraining.approval and trigger in AUTOMATIC
         with self._numbering, self._database.session() as session:
-            if request_id:
-                known = session.exec(select(Run).where(Run.request_id == request_id, Run.project == project)).first()
-                if known is not None:
-                    return known
+            known = self._requested(session, project, request_id)
+            if known is not None:
+                return known
             numbers = session.exec(select(Run.number).where(Run.project == project)).all()
             number = max(numbers, default=0) + 1
             run = Run(
@@ -59,9 +67,10 @@ class RunService:
                 trigger=trigger,
                 reason=reason,
                 spec_json=spec.model_dump_json(),
-                stages=stages_of(spec),
+                stages=stages_of(spec, trigger),
                 request_id=request_id,
                 task=spec.task,
+                imported=imported,
             )
             session.add(run)
         self._tell(run)
@@ -70,9 +79,18 @@ class RunService:
 
     def is_known(self, project: str, request_id: str) -> bool:
         """Whether a run was started by this request."""
+        return self.requested(project, request_id) is not None
+
+    def requested(self, project: str, request_id: str) -> Run | None:
+        """Return the run that this request started, None where there is none."""
         with self._database.session() as session:
-            same = select(Run.name).where(Run.request_id == request_id, Run.project == project)
-            return session.exec(same).first() is not None
+            return self._requested(session, project, request_id)
+
+    @staticmethod
+    def _requested(session: Session, project: str, request_id: str) -> Run | None:
+        if not request_id:
+            return None
+        return session.exec(select(Run).where(Run.request_id == request_id, Run.project == project)).first()
 
     def get(self, name: str) -> Run:
         with self._database.session() as session:

@@ -58,8 +58,8 @@ class Work:
         return (self.services.folder / self.run.project / str(self.run.number)).absolute()
 
     def data(self, plan: RunPlan) -> str:
-        """Return the path of what jobs train on."""
-        return str(self.folder / TRAINING_FILES[plan.spec.task])
+        """Return the path of what jobs train on, "" where there is no data set."""
+        return str(self.folder / TRAINING_FILES[plan.spec.task]) if plan.dataset_version else ""
 
     @staticmethod
     def threads(plan: RunPlan) -> int:

@@ -25,7 +25,6 @@ from milonga_hub.alerts import web as alerts
 from milonga_hub.builds import web as builds
 from milonga_hub.callers import leave_unrecorded, tell_problem
 from milonga_hub.datasets import web as datasets
-from milonga_hub.datasets.uploads import Uploads
 from milonga_hub.devices import web as devices
 from milonga_hub.errors import (
     AlreadyExists,
@@ -47,6 +46,7 @@ from milonga_hub.rollouts import web as rollouts
 from milonga_hub.runs import web as runs
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.telemetry import web as telemetry
+from milonga_hub.uploads import Uploads
 from milonga_hub.web import metrics, pages, stream
 from milonga_hub.web.gate import Gated
 from milonga_hub.web.safety import Safety

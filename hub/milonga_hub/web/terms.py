@@ -27,7 +27,7 @@ WORDS = (
     N_("pending"), N_("queued"), N_("refused"), N_("rejected"), N_("resolved"), N_("revoked"), N_("running"), N_("skipped"),
     N_("started"), N_("succeeded"), N_("verified"), N_("waiting"), N_("not verified on hardware"),
     # Why a run began, and a picture was sent.
-    N_("accuracy"), N_("apply"), N_("drift"), N_("manual"), N_("new labels"), N_("schedule"),
+    N_("accuracy"), N_("apply"), N_("drift"), N_("import"), N_("manual"), N_("new labels"), N_("schedule"),
     N_("least confident"), N_("novel"), N_("random"),
     # What rules of alerts watch, and how bad it is.
     N_("device offline"), N_("error rate"), N_("latency"), N_("rolled back"), N_("rollout awaits approval"), N_("rollout paused"),

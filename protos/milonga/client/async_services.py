@@ -1172,6 +1172,82 @@ class AsyncModels:
             "/milonga.v1.ModelService/DownloadCheckpoint", request, models_pb2.DownloadCheckpointResponse, timeout
         )
 
+    async def import_model(
+        self,
+        project: str,
+        content: Content,
+        *,
+        file_name: str = "",
+        digest: str = "",
+        classes: Sequence[str] = (),
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        resize: str = "",
+        size_px: int = 0,
+        dataset: str = "",
+        trust_pickle: bool = False,
+        by: str = "",
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> models_pb2.ImportModelResponse:
+        """Takes a network that was trained elsewhere: a header, then the file in chunks. Answers once the file is
+        checked, with the run that builds it for the project's devices and makes a version of it; nothing is rolled
+        out.
+
+        Args:
+            file_name: Its ending says what it is: .onnx, or .pt of ultralytics.
+            digest: "sha256:" and 64 hexadecimal digits; what arrives must have it.
+            classes: In the order of the outputs; may be empty where the file says them.
+            mean: By channel, on the scale 0 to 1; may be empty for exports of ultralytics.
+            std: As mean.
+            resize: "stretch" or "letterbox"; empty: stretched to classify, letterboxed to detect.
+            size_px: Of the pictures, for a file that leaves it open.
+            dataset: Data set to judge and calibrate builds on; empty: the project's, which may be none.
+            trust_pickle: Loading a .pt runs whatever code is in it, as the hub's user: it is done for
+                administrators who say so.
+            by: Who sends it; who is signed in, unless the hub's local key is used.
+            content: The file: its path, itself opened, its bytes, or its chunks.
+            request_id: The same one makes a repeat harmless; a new one where left out.
+            timeout: Seconds for all of it; None waits.
+        """
+        header = models_pb2.ImportModelHeader(
+            project=project,
+            file_name=file_name,
+            digest=digest,
+            classes=classes,
+            mean=mean,
+            std=std,
+            resize=resize,
+            size_px=size_px,
+            dataset=dataset,
+            trust_pickle=trust_pickle,
+            by=by,
+            request_id=request_id or uuid.uuid4().hex,
+        )
+        return await self._calls.upload(
+            "/milonga.v1.ModelService/ImportModel",
+            models_pb2.ImportModelRequest(header=header),
+            lambda chunk: models_pb2.ImportModelRequest(chunk=chunk),
+            content,
+            models_pb2.ImportModelResponse,
+            timeout,
+        )
+
+    def download_network(
+        self, name: str, *, device_type: str = "", timeout: float | None = None
+    ) -> AsyncIterator[bytes]:
+        """Sends the network of a device type as a plain ONNX file.
+
+        Args:
+            name: models/{model}/versions/{number}
+            device_type: May be empty where all device types have one network.
+            timeout: Seconds for all of it; None waits.
+        """
+        request = models_pb2.DownloadNetworkRequest(name=name, device_type=device_type)
+        return self._calls.download(
+            "/milonga.v1.ModelService/DownloadNetwork", request, models_pb2.DownloadNetworkResponse, timeout
+        )
+
 
 class AsyncProjects:
     """What a user wants: task, data set, limits, selector and policies."""

@@ -147,6 +147,7 @@ class ModelVersion(_message.Message):
     ACCURACIES_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
+    IMPORTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{number}"""
     model: _builtins.str
@@ -169,6 +170,10 @@ class ModelVersion(_message.Message):
     def checkpoints(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Blob of the subnet's checkpoint by device type, as ultralytics loads it; empty where the family has no such file."""
 
+    @_builtins.property
+    def imported(self) -> Global___ImportedModel:
+        """Set where it was not trained here."""
+
     def __init__(
         self,
         *,
@@ -183,14 +188,250 @@ class ModelVersion(_message.Message):
         accuracies: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         task: _projects_pb2.Task.ValueType = ...,
         checkpoints: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        imported: Global___ImportedModel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "imported", b"imported"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "checkpoints", b"checkpoints", "created_at", b"created_at", "dataset_version", b"dataset_version", "model", b"model", "name", b"name", "number", b"number", "run", b"run", "subnets", b"subnets", "supernet", b"supernet", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "checkpoints", b"checkpoints", "created_at", b"created_at", "dataset_version", b"dataset_version", "imported", b"imported", "model", b"model", "name", b"name", "number", b"number", "run", b"run", "subnets", b"subnets", "supernet", b"supernet", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
+@_typing.final
+class ImportedModel(_message.Message):
+    """A network that was trained elsewhere, as the hub took it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    SIZE_PX_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    END_TO_END_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    digest: _builtins.str
+    """SHA-256 of the file as it was sent; it is kept under it."""
+    by: _builtins.str
+    """Who sent it."""
+    network: _builtins.str
+    """Blob of the network as it is built: input "image" of any batch, and output "logits", or "maps" before boxes are decoded."""
+    size_px: _builtins.int
+    resize: _builtins.str
+    """"stretch" or "letterbox"."""
+    task: _projects_pb2.Task.ValueType
+    dataset: _builtins.str
+    """Name of the data set that its builds are judged and calibrated on; empty where there is none."""
+    end_to_end: _builtins.bool
+    """A detector that tells each object once: nothing is left to suppress."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In the order of its outputs."""
+
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """By channel, on the scale 0 to 1."""
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is to be known of it, in whole sentences."""
+
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        by: _builtins.str = ...,
+        network: _builtins.str = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        size_px: _builtins.int = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+        resize: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        task: _projects_pb2.Task.ValueType = ...,
+        dataset: _builtins.str = ...,
+        end_to_end: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "classes", b"classes", "dataset", b"dataset", "digest", b"digest", "end_to_end", b"end_to_end", "file_name", b"file_name", "mean", b"mean", "network", b"network", "notes", b"notes", "resize", b"resize", "size_px", b"size_px", "std", b"std", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportedModel: _TypeAlias = ImportedModel  # noqa: Y015
+
+@_typing.final
+class ImportModelHeader(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    SIZE_PX_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    TRUST_PICKLE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    file_name: _builtins.str
+    """Its ending says what it is: .onnx, or .pt of ultralytics."""
+    digest: _builtins.str
+    """"sha256:" and 64 hexadecimal digits; what arrives must have it."""
+    resize: _builtins.str
+    """"stretch" or "letterbox"; empty: stretched to classify, letterboxed to detect."""
+    size_px: _builtins.int
+    """Of the pictures, for a file that leaves it open."""
+    dataset: _builtins.str
+    """Data set to judge and calibrate builds on; empty: the project's, which may be none."""
+    trust_pickle: _builtins.bool
+    """Loading a .pt runs whatever code is in it, as the hub's user: it is done for administrators who say so."""
+    request_id: _builtins.str
+    by: _builtins.str
+    """Who sends it; who is signed in, unless the hub's local key is used."""
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In the order of the outputs; may be empty where the file says them."""
+
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """By channel, on the scale 0 to 1; may be empty for exports of ultralytics."""
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As mean."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+        resize: _builtins.str = ...,
+        size_px: _builtins.int = ...,
+        dataset: _builtins.str = ...,
+        trust_pickle: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "classes", b"classes", "dataset", b"dataset", "digest", b"digest", "file_name", b"file_name", "mean", b"mean", "project", b"project", "request_id", b"request_id", "resize", b"resize", "size_px", b"size_px", "std", b"std", "trust_pickle", b"trust_pickle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportModelHeader: _TypeAlias = ImportModelHeader  # noqa: Y015
+
+@_typing.final
+class ImportModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    @_builtins.property
+    def header(self) -> Global___ImportModelHeader:
+        """The first message."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ImportModelHeader | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ImportModelRequest: _TypeAlias = ImportModelRequest  # noqa: Y015
+
+@_typing.final
+class ImportModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    IMPORTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _projects_pb2.Run: ...
+    @_builtins.property
+    def imported(self) -> Global___ImportedModel: ...
+    def __init__(
+        self,
+        *,
+        run: _projects_pb2.Run | None = ...,
+        imported: Global___ImportedModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["imported", b"imported", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["imported", b"imported", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportModelResponse: _TypeAlias = ImportModelResponse  # noqa: Y015
+
+@_typing.final
+class DownloadNetworkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEVICE_TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}/versions/{number}"""
+    device_type: _builtins.str
+    """May be empty where all device types have one network."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        device_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_type", b"device_type", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadNetworkRequest: _TypeAlias = DownloadNetworkRequest  # noqa: Y015
+
+@_typing.final
+class DownloadNetworkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadNetworkResponse: _TypeAlias = DownloadNetworkResponse  # noqa: Y015
 
 @_typing.final
 class Build(_message.Message):

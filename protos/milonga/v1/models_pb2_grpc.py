@@ -55,6 +55,16 @@ class ModelServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointResponse.FromString,
                 _registered_method=True)
+        self.ImportModel = channel.stream_unary(
+                '/milonga.v1.ModelService/ImportModel',
+                request_serializer=milonga_dot_v1_dot_models__pb2.ImportModelRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.ImportModelResponse.FromString,
+                _registered_method=True)
+        self.DownloadNetwork = channel.unary_stream(
+                '/milonga.v1.ModelService/DownloadNetwork',
+                request_serializer=milonga_dot_v1_dot_models__pb2.DownloadNetworkRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_models__pb2.DownloadNetworkResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
@@ -89,6 +99,21 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportModel(self, request_iterator, context):
+        """Takes a network that was trained elsewhere: a header, then the file in chunks. Answers once the file is checked, with the run
+        that builds it for the project's devices and makes a version of it; nothing is rolled out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadNetwork(self, request, context):
+        """Sends the network of a device type as a plain ONNX file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +136,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DownloadCheckpoint,
                     request_deserializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_models__pb2.DownloadCheckpointResponse.SerializeToString,
+            ),
+            'ImportModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportModel,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.ImportModelRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.ImportModelResponse.SerializeToString,
+            ),
+            'DownloadNetwork': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadNetwork,
+                    request_deserializer=milonga_dot_v1_dot_models__pb2.DownloadNetworkRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_models__pb2.DownloadNetworkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +257,60 @@ class ModelService(object):
             '/milonga.v1.ModelService/DownloadCheckpoint',
             milonga_dot_v1_dot_models__pb2.DownloadCheckpointRequest.SerializeToString,
             milonga_dot_v1_dot_models__pb2.DownloadCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/milonga.v1.ModelService/ImportModel',
+            milonga_dot_v1_dot_models__pb2.ImportModelRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.ImportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadNetwork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/milonga.v1.ModelService/DownloadNetwork',
+            milonga_dot_v1_dot_models__pb2.DownloadNetworkRequest.SerializeToString,
+            milonga_dot_v1_dot_models__pb2.DownloadNetworkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,12 @@ class ModelServiceStub:
     """The versions of a model, the newest first."""
     DownloadCheckpoint: _grpc.UnaryStreamMultiCallable[_models_pb2.DownloadCheckpointRequest, _models_pb2.DownloadCheckpointResponse]
     """Sends the chosen subnet of a device type as its family's own checkpoint file."""
+    ImportModel: _grpc.StreamUnaryMultiCallable[_models_pb2.ImportModelRequest, _models_pb2.ImportModelResponse]
+    """Takes a network that was trained elsewhere: a header, then the file in chunks. Answers once the file is checked, with the run
+    that builds it for the project's devices and makes a version of it; nothing is rolled out.
+    """
+    DownloadNetwork: _grpc.UnaryStreamMultiCallable[_models_pb2.DownloadNetworkRequest, _models_pb2.DownloadNetworkResponse]
+    """Sends the network of a device type as a plain ONNX file."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -55,6 +61,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """The versions of a model, the newest first."""
     DownloadCheckpoint: _aio.UnaryStreamMultiCallable[_models_pb2.DownloadCheckpointRequest, _models_pb2.DownloadCheckpointResponse]  # type: ignore[assignment]
     """Sends the chosen subnet of a device type as its family's own checkpoint file."""
+    ImportModel: _aio.StreamUnaryMultiCallable[_models_pb2.ImportModelRequest, _models_pb2.ImportModelResponse]  # type: ignore[assignment]
+    """Takes a network that was trained elsewhere: a header, then the file in chunks. Answers once the file is checked, with the run
+    that builds it for the project's devices and makes a version of it; nothing is rolled out.
+    """
+    DownloadNetwork: _aio.UnaryStreamMultiCallable[_models_pb2.DownloadNetworkRequest, _models_pb2.DownloadNetworkResponse]  # type: ignore[assignment]
+    """Sends the network of a device type as a plain ONNX file."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The registry: immutable versions with their lineage."""
@@ -90,6 +102,24 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.DownloadCheckpointResponse], _abc.AsyncIterator[_models_pb2.DownloadCheckpointResponse]]:
         """Sends the chosen subnet of a device type as its family's own checkpoint file."""
+
+    @_abc_1.abstractmethod
+    def ImportModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_models_pb2.ImportModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ImportModelResponse, _abc.Awaitable[_models_pb2.ImportModelResponse]]:
+        """Takes a network that was trained elsewhere: a header, then the file in chunks. Answers once the file is checked, with the run
+        that builds it for the project's devices and makes a version of it; nothing is rolled out.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadNetwork(
+        self,
+        request: _models_pb2.DownloadNetworkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_models_pb2.DownloadNetworkResponse], _abc.AsyncIterator[_models_pb2.DownloadNetworkResponse]]:
+        """Sends the network of a device type as a plain ONNX file."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

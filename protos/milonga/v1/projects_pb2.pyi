@@ -60,6 +60,8 @@ class _TriggerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trigger.Value
     TRIGGER_NEW_LABELS: _Trigger.ValueType  # 4
     TRIGGER_SCHEDULE: _Trigger.ValueType  # 5
     TRIGGER_ACCURACY: _Trigger.ValueType  # 6
+    TRIGGER_IMPORT: _Trigger.ValueType  # 7
+    """A model that was trained elsewhere was sent."""
 
 class Trigger(_Trigger, metaclass=_TriggerEnumTypeWrapper): ...
 
@@ -70,6 +72,8 @@ TRIGGER_DRIFT: Trigger.ValueType  # 3
 TRIGGER_NEW_LABELS: Trigger.ValueType  # 4
 TRIGGER_SCHEDULE: Trigger.ValueType  # 5
 TRIGGER_ACCURACY: Trigger.ValueType  # 6
+TRIGGER_IMPORT: Trigger.ValueType  # 7
+"""A model that was trained elsewhere was sent."""
 Global___Trigger: _TypeAlias = Trigger  # noqa: Y015
 
 class _SearchStrategy:
@@ -798,6 +802,7 @@ class ProjectSpec(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     task: Global___Task.ValueType
     dataset: _builtins.str
+    """Empty: nothing is trained, models come from elsewhere (ModelService.ImportModel)."""
     selector: _builtins.str
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limits]: ...

@@ -153,7 +153,7 @@ def test_a_device_tells_the_boxes_that_the_project_asks_for_and_map_is_of_all(sc
 def test_classes_of_another_order_are_matched_by_name_and_unknown_ones_are_wrong(task: Detection) -> None:
     seen = task.input(SIZE_PX)
     turned, unknown = task.judge(seen, task.names[::-1]), task.judge(seen, ["cat", "dog", "cow"])
-    for classes, boxes in turned._objects:  # type: ignore[attr-defined]
+    for classes, boxes in task.judge(seen)._objects:  # type: ignore[attr-defined]
         perfect = _perfect(classes, boxes)
         turned.add(np.concatenate([perfect[:4], perfect[4:][::-1]])[None])
         unknown.add(perfect[None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -81,11 +81,12 @@ def _lineage(version: ModelVersion, builds: Sequence[Build], rollouts: Sequence[
         [
             (_("data set"), _dataset(version)),
             (_("run"), _run(version)),
+            (_("file"), _file(version)),
             (
                 _("supernet"),
                 [Box("supernet", words.short(version.supernet), after=["run"])] if version.supernet else [],
             ),
-            (_("subnets"), _subnets(version.subnets)),
+            (_("networks") if version.imported else _("subnets"), _subnets(version)),
             (
                 _("builds"),
                 [
@@ -132,9 +133,17 @@ def _run(version: ModelVersion) -> list[Box]:
     ]
 
 
-def _subnets(subnets: Mapping[str, str]) -> list[Box]:
+def _file(version: ModelVersion) -> list[Box]:
+    if version.imported is None:
+        return []
+    return [Box("file", version.imported.file_name, version.imported.by, after=["run"])]
+
+
+def _subnets(version: ModelVersion) -> list[Box]:
+    before = ["supernet"] if version.imported is None else ["file"]
     return [
-        Box(f"subnet {name}", words.short(digest), name, after=["supernet"]) for name, digest in sorted(subnets.items())
+        Box(f"subnet {name}", words.short(digest), name, after=before)
+        for name, digest in sorted(version.subnets.items())
     ]
 
 

@@ -11,13 +11,17 @@ from pathlib import Path
 
 from milonga_hub.errors import ResourceExhausted
 
+IN_PARTS = "send it in parts, each added to those before (--append), or "
+
 
 class Uploads:
     """A folder for archives while they arrive; nothing in it outlives its upload, or the next start."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, what: str = "archive", instead: str = IN_PARTS) -> None:
+        """`what` arrives, and `instead` is what one can do where it is too large."""
         self.folder = folder
         self.max_bytes = max_bytes
+        self._what, self._instead = what, instead
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.iterdir():
             left_over.unlink()
@@ -26,7 +30,7 @@ class Uploads:
     def receiving(self) -> Iterator[Upload]:
         """Give a file to write to. It is gone when the block ends."""
         descriptor, name = tempfile.mkstemp(dir=self.folder)
-        upload = Upload(Path(name), descriptor, self.max_bytes)
+        upload = Upload(Path(name), descriptor, self.max_bytes, self._what, self._instead)
         try:
             yield upload
         finally:
@@ -37,8 +41,9 @@ class Uploads:
 class Upload:
     """One archive that arrives in chunks. Writes are unbuffered: a full disk shows here, where it is explained."""
 
-    def __init__(self, path: Path, descriptor: int, max_bytes: int) -> None:
+    def __init__(self, path: Path, descriptor: int, max_bytes: int, what: str, instead: str) -> None:
         self.path = path
+        self._what, self._instead = what, instead
         self._descriptor = descriptor
         self._max_bytes = max_bytes
         self._received_bytes = 0
@@ -47,8 +52,8 @@ class Upload:
         """Raise ResourceExhausted where so much would be too much."""
         if size_bytes > self._max_bytes:
             raise ResourceExhausted(
-                f"the archive is larger than the {self._max_bytes:,} bytes that this hub takes; send it in parts, each"
-                " added to those before (--append), or start the hub with a larger MILONGA_MAX_UPLOAD_BYTES"
+                f"the {self._what} is larger than the {self._max_bytes:,} bytes that this hub takes; {self._instead}start the hub"
+                " with a larger MILONGA_MAX_UPLOAD_BYTES"
             )
 
     def write(self, chunk: bytes) -> None:
