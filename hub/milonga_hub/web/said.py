@@ -16,7 +16,7 @@ from milonga_hub.web.messages import MESSAGES
 # What these stand for is a sentence of the hub again, and these a word of terms.py, or several with commas between them.
 _SENTENCES, _TERMS = ("why", "more"), ("state", "wanted", "role", "least", "signals")
 _LONGEST = 2000
-_DEEPEST = 4
+_DEEPEST = 8
 
 
 @dataclass(frozen=True)
