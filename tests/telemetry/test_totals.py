@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules_series import Sum, drift_scores, series, step_for, summed
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.telemetry.totals import forget
+from sqlalchemy.exc import OperationalError
 
 from tests.telemetry.windows import START, histogram, plausible_counts, reference_of, window, window_of
 
@@ -95,6 +97,25 @@ def test_what_a_hub_had_stored_and_not_added_when_it_died_is_added_once_by_the_n
         service.totals.write()
         service.store(_fleet(3, sequence=10 * started + 1))
     assert sum(one.window_count for one in _all(_restarted(database))) == 18
+
+
+def test_windows_are_kept_and_charts_are_shown_while_sums_cannot_be_written(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = _restarted(database)
+    service.store(_fleet(2))
+    _all(service)
+    service.store(_fleet(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(service.totals, "write", _on_a_full_disk)
+        service.store(_fleet(4))
+        assert _all(service)[0].window_count == 2
+    assert "could not add up telemetry (database or disk is full)" in caplog.text
+    assert _all(service)[0].window_count == 4
+
+
+def _on_a_full_disk() -> None:
+    raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
 
 
 def test_windows_that_an_earlier_version_added_are_not_added_again(database: Database) -> None:

@@ -108,6 +108,9 @@ class Subscriber:
                 self.trouble = str(error)
                 if self._listening.is_set() and not self._ending.is_set():
                     _log.warning("lost the MQTT broker (%s); connecting again", error)
+            except Exception:
+                # Whatever it is, telemetry is to be read again.
+                _log.exception("could not take in what the MQTT broker sent; connecting again")
             if self._listening.is_set():
                 pause = _FIRST_PAUSE_SECONDS
                 self._listening.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import defaultdict
@@ -12,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col, delete
 
 from milonga_hub.db import Database, utc_now
@@ -19,6 +21,8 @@ from milonga_hub.events import EventBus
 from milonga_hub.telemetry.models import TelemetryAdded, TelemetryTotal, TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.rows import all_columns, windows_of
 from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series, summed
+
+_log = logging.getLogger(__name__)
 
 # Seconds, the finest first: a chart reads the coarsest that is fine enough for it.
 LEVELS = (60, 900, 3600)
@@ -74,7 +78,14 @@ class Totals:
             self._waiting += windows
             due = len(self._waiting) >= _MOST_WAITING or time.monotonic() - self._waiting_since >= _WAITING_SECONDS
         if due:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Write what waits, where that is possible now: windows are kept, and charts are shown, on a full disk too."""
+        try:
             self.write()
+        except OperationalError as error:
+            _log.warning("could not add up telemetry (%s); trying again with what comes next", error.orig)
 
     def write(self) -> None:
         """Write sums with all windows that were added."""
@@ -131,7 +142,7 @@ class Totals:
         self, project: str, since: datetime, until: datetime, step_seconds: int
     ) -> dict[tuple[str, str], list[Sum]]:
         """Return sums over time by project and model version; of all projects where none is named."""
-        self.write()
+        self._catch_up()
         level = COARSE
         if since >= self._clock() - timedelta(days=_FINE_DAYS):
             level = max((each for each in LEVELS if each <= step_seconds), default=LEVELS[0])
