@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.codegen.asyncapi import asyncapi
 from tools.codegen.describe import described
 from tools.codegen.pages import EXAMPLES, pages
 from tools.codegen.services import ASYNC, SYNC, source
@@ -24,6 +25,7 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", *written], check=True)
     for name, text in pages(services).items():
         (PAGES / name).write_text(text, encoding="utf-8")
+    (PAGES / "asyncapi.yaml").write_text(asyncapi(), encoding="utf-8")
 
 
 if __name__ == "__main__":
