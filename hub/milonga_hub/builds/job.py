@@ -164,9 +164,7 @@ def _unjudged(built: Built) -> Built:
     if built.state is not State.VERIFIED:
         return built
     if built.target.precision is Precision.FP32:
-        return replace(
-            built, reason="it computes what the network does; how accurate that is is not known without a data set"
-        )
+        return replace(built, reason="accuracy not known: no data set")
     why = "what it loses of the network's accuracy shows on pictures alone; import it with --data DATASET"
     return replace(built, state=State.BUILT, reason=why)
 

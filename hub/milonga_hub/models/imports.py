@@ -144,9 +144,7 @@ class ModelImports:
     def _notes(self, dataset: str, classes: Sequence[str]) -> list[str]:
         """Return what is to be said of a data set. Raises InvalidInput where it shows none of the network's classes."""
         if not dataset:
-            return [
-                "No data set is named: how accurate it is is not known, and builds are only held to compute the same."
-            ]
+            return ["No data set is named: its accuracy is not known, and builds are only held to compute the same."]
         shown = self._datasets.get(dataset).classes
         strange = [name for name in shown if name not in classes]
         if len(strange) == len(shown):
