@@ -1,7 +1,7 @@
 """A client of MQTT 3.1.1 that hears one filter and speaks in bulk: what has come is read, and answered, all at once.
 
 Libraries acknowledge each message with a write of its own, which over TLS is a record and a system call for the hub and for the broker; see
-docs/adr/0027-a-subscriber-of-our-own.md. This is as much of the protocol as the intake needs: QoS 1 in, QoS 0 out, clean sessions.
+docs/adr/0029-a-subscriber-of-our-own.md. This is as much of the protocol as the intake needs: QoS 1 in, QoS 0 out, clean sessions.
 """
 
 from __future__ import annotations
