@@ -24,9 +24,7 @@ _JOINING = ("Concat", "Reshape", "Split", "Slice", "Transpose", "Identity")
 # Pixels, and shares of 1: sums in another order; wrong values differ by whole cells.
 _MOST_PIXELS_OFF, _MOST_SCORE_OFF = 0.05, 1e-3
 _MOST_BINS = 64
-_EXPORT = (
-    "taken are those of ultralytics without anchors (YOLOv8, v9, v10, 11, 12, 26), with maps of 8, 16 and 32 pixels"
-)
+_EXPORT = "taken are those of ultralytics without anchors (YOLOv5u, v8, v9, v10, 11, 12, 26), with maps of 8, 16 and 32 pixels"
 
 
 @dataclass(frozen=True)

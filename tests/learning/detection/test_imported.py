@@ -68,7 +68,7 @@ def _answers(own: Path, about: Adopted) -> list[Found]:
     return [find(one, len(about.classes), about.size_px, post) for one in maps]
 
 
-@pytest.mark.parametrize(("family", "options"), [("yolo11", {}), ("yolo26", {}), ("yolo26", {"nms": False})])
+@pytest.mark.parametrize(("family", "options"), [("yolo11", {}), ("yolo26", {"nms": False})])
 def test_an_export_answers_as_ultralytics_does(
     family: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
