@@ -1,0 +1,223 @@
+"""The ways to run a hub agree with the hub and with each other: ports, paths, settings, users, versions. Nothing is started but a health check."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from milonga_hub.settings import Settings
+from milonga_hub.transports.http import create_app, serve
+
+from tests.deploy import files
+from tests.web.filled import Services
+
+PORTS = {Settings.model_fields[f"{name}_port"].default for name in ("http", "grpc", "device", "mqtt")}
+HUB_PROJECT = tomllib.loads((files.ROOT / "hub" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# What the hub's process reads beside its settings.
+_OTHERS = {"FORWARDED_ALLOW_IPS", "HOME", "PATH", "PYTHONUNBUFFERED"}
+
+
+def _hub() -> dict[str, Any]:
+    """Return the Compose service."""
+    service: dict[str, Any] = files.compose(files.COMPOSE)["services"]["hub"]
+    return service
+
+
+def _pod() -> dict[str, Any]:
+    spec: dict[str, Any] = files.manifests()["StatefulSet/milonga-hub"]["spec"]["template"]["spec"]
+    return spec
+
+
+def _container() -> dict[str, Any]:
+    (container,) = _pod()["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+def _unit(key: str) -> list[str]:
+    return re.findall(rf"^{key}=(.*)$", files.UNIT.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def _published(service: dict[str, Any]) -> set[int]:
+    """Return the ports of the host; each leads to the same one inside, as devices are told the hub's own numbers."""
+    pairs = [re.sub(r"\$\{[^}]*\}:", "", port).split(":") for port in service["ports"]]
+    assert all(outside == inside for outside, inside in pairs)
+    return {int(outside) for outside, _ in pairs}
+
+
+ENVIRONMENTS = {
+    "Containerfile": files.image_environment(),
+    "compose": _hub()["environment"],
+    "compose.mosquitto": files.compose(files.MOSQUITTO)["services"]["hub"]["environment"],
+    "kubernetes": files.manifests()["ConfigMap/milonga-hub"]["data"],
+    "systemd": dict(line.split("=", 1) for line in _unit("Environment")),
+}
+
+
+@pytest.mark.parametrize("where", ENVIRONMENTS)
+def test_every_variable_is_a_setting_of_the_hub_and_its_value_is_taken(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {f"MILONGA_{name.upper()}" for name in Settings.model_fields}
+    assert set(ENVIRONMENTS[where]) <= known | _OTHERS
+    for name in known:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ENVIRONMENTS[where].items():
+        if name in known:
+            # What Compose puts where nothing else is said.
+            monkeypatch.setenv(name, re.sub(r"\$\{\w+:[-?](.*)\}", r"\1", value))
+    Settings()
+
+
+def test_ports_are_those_of_the_hub_everywhere() -> None:
+    assert {int(port) for port in files.instruction("EXPOSE").split()} == PORTS
+    assert _published(_hub()) == PORTS
+    assert {port["containerPort"] for port in _container()["ports"]} == PORTS
+    named = {port["name"]: port["containerPort"] for port in _container()["ports"]}
+    services = {name: each["spec"] for name, each in files.manifests().items() if name.startswith("Service/")}
+    for port in [port for spec in services.values() for port in spec["ports"]]:
+        assert port["port"] == named[port["targetPort"]], "devices are told the hub's own numbers"
+    outside = {port["port"] for port in services["Service/milonga-devices"]["ports"]}
+    assert outside == PORTS - {Settings.model_fields["http_port"].default}
+
+
+def test_unencrypted_http_stays_on_the_machine_until_somebody_says_otherwise() -> None:
+    for path in (files.COMPOSE, files.MOSQUITTO):
+        (http,) = [port for port in files.compose(path)["services"]["hub"]["ports"] if port.endswith(":8080")]
+        assert http == "${MILONGA_HTTP_ADDRESS:-127.0.0.1}:8080:8080"
+    rules = files.manifests()["NetworkPolicy/milonga-hub"]["spec"]["ingress"]
+    assert all("from" in rule for rule in rules if any(port["port"] == "http" for port in rule["ports"]))
+
+
+def test_mosquitto_takes_the_port_of_the_hub_s_own_broker_and_runs_as_who_may_read_its_key() -> None:
+    services = files.compose(files.MOSQUITTO)["services"]
+    assert _published(services["hub"]) | _published(services["mosquitto"]) == PORTS
+    assert services["mosquitto"]["user"] == files.instruction("USER")
+    config = Path(services["mosquitto"]["command"][-1])
+    for service in services.values():
+        (volume,) = service["volumes"]
+        assert volume.split(":")[1] == str(config.parent)
+    made = next(rest for word, rest in files.instructions() if word == "RUN" and "install -d" in rest)
+    assert str(config.parent) in made, "a new volume takes its owner from the image"
+
+
+def test_data_lies_on_the_volume_and_all_else_is_read_only() -> None:
+    home = files.instruction("VOLUME")
+    assert files.image_environment()["MILONGA_DATA_DIR"].startswith(f"{home}/")
+    assert [volume.split(":")[1] for volume in _hub()["volumes"]] == [home]
+    assert _hub()["read_only"]
+    container = _container()
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (claim,) = files.manifests()["StatefulSet/milonga-hub"]["spec"]["volumeClaimTemplates"]
+    assert places.pop(claim["metadata"]["name"]) == home
+    assert set(places) == {volume["name"] for volume in _pod()["volumes"]}
+    assert _unit("StateDirectory") == [Path(home).name]
+    assert ENVIRONMENTS["systemd"]["MILONGA_DATA_DIR"] == files.image_environment()["MILONGA_DATA_DIR"]
+
+
+def test_nobody_is_root_and_no_right_is_left() -> None:
+    user, group = (int(number) for number in files.instruction("USER").split(":"))
+    pod = _pod()["securityContext"]
+    assert user > 0 and pod["runAsNonRoot"]
+    assert (pod["runAsUser"], pod["runAsGroup"], pod["fsGroup"]) == (user, group, group)
+    assert _container()["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert not _pod()["automountServiceAccountToken"]
+    services = [_hub(), files.compose(files.MOSQUITTO)["services"]["mosquitto"]]
+    assert all(each["cap_drop"] == ["ALL"] and each["security_opt"] == ["no-new-privileges:true"] for each in services)
+    assert _unit("User") == ["milonga"] and _unit("CapabilityBoundingSet") == [""]
+
+
+def test_there_is_one_hub_and_services_do_not_speak_into_its_settings() -> None:
+    assert files.manifests()["StatefulSet/milonga-hub"]["spec"]["replicas"] == 1
+    # A Service milonga-http would set MILONGA_HTTP_PORT=tcp://...
+    assert _pod()["enableServiceLinks"] is False
+
+
+def test_images_have_a_version_and_the_hub_s_is_its_own() -> None:
+    ours = f"milonga-hub:{HUB_PROJECT['version']}"
+    assert _hub()["image"] == _container()["image"] == ours
+    (replaced,) = yaml.safe_load((files.KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))["images"]
+    assert f"{replaced['name']}:{replaced['newTag']}" == ours
+    foreign = [rest.split(" ")[0] for word, rest in files.instructions() if word == "FROM"]
+    foreign.append(files.compose(files.MOSQUITTO)["services"]["mosquitto"]["image"])
+    assert [image for image in foreign if not re.search(r":\d+\.\d+", image)] == []
+
+
+def test_all_that_the_image_is_built_from_is_in_its_context() -> None:
+    copied = [rest.split(" ")[0] for word, rest in files.instructions() if word == "COPY" and "--from" not in rest]
+    allowed = re.findall(r"^!(\S+)$", (files.ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(copied) <= set(allowed)
+    for folder in copied:
+        for path in (files.ROOT / folder).rglob("*"):
+            if path.is_symlink():
+                target = path.resolve().relative_to(files.ROOT)
+                assert target.parts[0] in copied, f"{path} leads to {target}, which the image lacks"
+    (context,) = {(files.COMPOSE.parent / _hub()["build"]["context"]).resolve()}
+    assert context / _hub()["build"]["dockerfile"] == files.CONTAINERFILE
+    extras = next(rest for word, rest in files.instructions() if word == "ARG" and rest.startswith("EXTRAS="))
+    assert set(extras.partition("=")[2].split(",")) <= set(HUB_PROJECT["optional-dependencies"])
+
+
+def test_it_starts_what_is_installed_and_asks_it_where_it_answers() -> None:
+    assert json.loads(files.instruction("ENTRYPOINT")) == list(HUB_PROJECT["scripts"]) == ["milonga"]
+    assert json.loads(files.instruction("CMD")) == _container()["args"] == ["up"]
+    assert _unit("ExecStart") == ["/opt/milonga/bin/milonga up"]
+    paths = {name: probe["httpGet"] for name, probe in _container().items() if name.endswith("Probe")}
+    assert paths == {
+        "startupProbe": {"path": "/healthz", "port": "http"},
+        "livenessProbe": {"path": "/healthz", "port": "http"},
+        "readinessProbe": {"path": "/readyz", "port": "http"},
+    }
+
+
+def test_a_container_is_well_while_its_hub_is_ready_and_no_longer(tmp_path: Path) -> None:
+    async def scenario() -> list[int]:
+        app = create_app(Services(tmp_path))
+        server, port = await serve(app, "127.0.0.1", 0)
+        program, *arguments = files.health_check()
+        assert program == "python"
+
+        async def asked() -> int:
+            environment = {**os.environ, "MILONGA_HTTP_PORT": str(port)}
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, env=environment, stderr=asyncio.subprocess.DEVNULL
+            )
+            return await process.wait()
+
+        well = await asked()
+        app.state.stopping.set()
+        stopping = await asked()
+        await server.stop()
+        return [well, stopping, await asked()]
+
+    well, *others = asyncio.run(scenario())
+    assert well == 0 and all(others)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze on this machine")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / files.UNIT.name
+    # The program must be there for systemd to be content.
+    unit.write_text(
+        files.UNIT.read_text(encoding="utf-8").replace("/opt/milonga/bin/milonga", "/bin/true"), encoding="utf-8"
+    )
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert unit.name not in done.stderr
+
+
+@pytest.mark.parametrize("name", files.manifests())
+def test_kubernetes_takes_each_manifest(name: str) -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="needs: pip install --group deploy")
+    validate.validate(files.manifests()[name], "1.37", strict=True)
