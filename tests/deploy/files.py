@@ -33,6 +33,7 @@ def compose(path: Path) -> dict[str, Any]:
 def manifests() -> dict[str, dict[str, Any]]:
     """Return what kustomization.yaml applies, as "Kind/name"."""
     listed = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
+    assert {*listed, "kustomization.yaml"} == {path.name for path in KUBERNETES.iterdir()}
     found = [each for name in listed for each in yaml.safe_load_all((KUBERNETES / name).read_text(encoding="utf-8"))]
     named = {f"{each['kind']}/{each['metadata']['name']}": each for each in found}
     assert len(named) == len(found)

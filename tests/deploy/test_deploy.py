@@ -79,6 +79,15 @@ def test_every_variable_is_a_setting_of_the_hub_and_its_value_is_taken(
     Settings()
 
 
+def test_what_compose_asks_for_is_explained() -> None:
+    written = (files.ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    for path in (files.COMPOSE, files.MOSQUITTO):
+        asked = set(re.findall(r"\$\{(\w+)", path.read_text(encoding="utf-8")))
+        assert asked and {name for name in asked if name not in written} == set()
+    arguments = {rest.partition("=")[0] for word, rest in files.instructions() if word == "ARG"}
+    assert {name for name in arguments if f"| `{name}` |" not in written} == set()
+
+
 def test_ports_are_those_of_the_hub_everywhere() -> None:
     assert {int(port) for port in files.instruction("EXPOSE").split()} == PORTS
     assert _published(_hub()) == PORTS
