@@ -26,6 +26,7 @@ class _Topic:
     # As protobuf's JSON mapping has it.
     example: dict[str, Any]
     retain: bool = False
+    qos: int = 1
 
 
 # By the last part of the address.
@@ -63,6 +64,8 @@ TOPICS = {
         "TelemetryAck",
         "Windows that the hub has committed; the device may forget them, and sends all others again.",
         {"bootId": "b6a1", "sequences": ["7"]},
+        # One that is lost is said again, once the device has sent its windows again.
+        qos=0,
     ),
 }
 
@@ -87,7 +90,7 @@ def asyncapi() -> str:
                 "action": "receive" if leaf in UPWARD else "send",
                 "channel": {"$ref": f"#/channels/{leaf}"},
                 "messages": [{"$ref": f"#/channels/{leaf}/messages/{TOPICS[leaf].message}"}],
-                "bindings": {"mqtt": {"qos": 1, "retain": TOPICS[leaf].retain, "bindingVersion": "0.2.0"}},
+                "bindings": {"mqtt": {"qos": TOPICS[leaf].qos, "retain": TOPICS[leaf].retain, "bindingVersion": "0.2.0"}},
             }
             for leaf in leaves
         },
