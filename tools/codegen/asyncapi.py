@@ -90,7 +90,9 @@ def asyncapi() -> str:
                 "action": "receive" if leaf in UPWARD else "send",
                 "channel": {"$ref": f"#/channels/{leaf}"},
                 "messages": [{"$ref": f"#/channels/{leaf}/messages/{TOPICS[leaf].message}"}],
-                "bindings": {"mqtt": {"qos": TOPICS[leaf].qos, "retain": TOPICS[leaf].retain, "bindingVersion": "0.2.0"}},
+                "bindings": {
+                    "mqtt": {"qos": TOPICS[leaf].qos, "retain": TOPICS[leaf].retain, "bindingVersion": "0.2.0"}
+                },
             }
             for leaf in leaves
         },
