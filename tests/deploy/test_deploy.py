@@ -22,9 +22,15 @@ from tests.deploy import files
 from tests.web.filled import Services
 
 PORTS = {Settings.model_fields[f"{name}_port"].default for name in ("http", "grpc", "device", "mqtt")}
-HUB_PROJECT = tomllib.loads((files.ROOT / "hub" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What the hub's process reads beside its settings.
 _OTHERS = {"FORWARDED_ALLOW_IPS", "HOME", "PATH", "PYTHONUNBUFFERED"}
+
+
+def _project(distribution: str) -> dict[str, Any]:
+    """Return what pyproject.toml says of one of ours."""
+    text = (files.ROOT / distribution / "pyproject.toml").read_text(encoding="utf-8")
+    project: dict[str, Any] = tomllib.loads(text)["project"]
+    return project
 
 
 def _hub() -> dict[str, Any]:
@@ -154,7 +160,7 @@ def test_there_is_one_hub_and_services_do_not_speak_into_its_settings() -> None:
 
 
 def test_images_have_a_version_and_the_hub_s_is_its_own() -> None:
-    ours = f"milonga-hub:{HUB_PROJECT['version']}"
+    ours = f"milonga-hub:{_project('hub')['version']}"
     assert _hub()["image"] == _container()["image"] == ours
     (replaced,) = yaml.safe_load((files.KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))["images"]
     assert f"{replaced['name']}:{replaced['newTag']}" == ours
@@ -174,12 +180,14 @@ def test_all_that_the_image_is_built_from_is_in_its_context() -> None:
                 assert target.parts[0] in copied, f"{path} leads to {target}, which the image lacks"
     (context,) = {(files.COMPOSE.parent / _hub()["build"]["context"]).resolve()}
     assert context / _hub()["build"]["dockerfile"] == files.CONTAINERFILE
-    extras = next(rest for word, rest in files.instructions() if word == "ARG" and rest.startswith("EXTRAS="))
-    assert set(extras.partition("=")[2].split(",")) <= set(HUB_PROJECT["optional-dependencies"])
+    arguments = dict(rest.split("=", 1) for word, rest in files.instructions() if word == "ARG")
+    for argument, distribution in (("EXTRAS", "hub"), ("ENGINES", "compiler")):
+        extras = _project(distribution)["optional-dependencies"]
+        assert arguments[argument] and set(arguments[argument].split(",")) <= set(extras)
 
 
 def test_it_starts_what_is_installed_and_asks_it_where_it_answers() -> None:
-    assert json.loads(files.instruction("ENTRYPOINT")) == list(HUB_PROJECT["scripts"]) == ["milonga"]
+    assert json.loads(files.instruction("ENTRYPOINT")) == list(_project("hub")["scripts"]) == ["milonga"]
     assert json.loads(files.instruction("CMD")) == _container()["args"] == ["up"]
     assert _unit("ExecStart") == ["/opt/milonga/bin/milonga up"]
     paths = {name: probe["httpGet"] for name, probe in _container().items() if name.endswith("Probe")}
