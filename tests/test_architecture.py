@@ -31,6 +31,7 @@ NOUNS = (
     "rollouts",
     "signing",
     "telemetry",
+    "tracking",
     "training",
     "search",
     "transfers",

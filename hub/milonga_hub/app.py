@@ -64,6 +64,8 @@ from milonga_hub.telemetry.retention import Keeper
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.telemetry.rules_retention import Retention
 from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.tracking import mlflow
+from milonga_hub.tracking.service import Tracking
 from milonga_hub.transfers.service import TransferService
 from milonga_hub.transports import brokers
 from milonga_hub.transports import grpc as grpc_transport
@@ -147,9 +149,13 @@ class Hub:
     def set_up_link(self) -> str:
         """Return the address with which a browser makes the first account, as others reach it; "" once there is one."""
         path = self.accounts.set_up_path
+        return f"{self._web_address()}{path}" if path else ""
+
+    def _web_address(self) -> str:
+        """Return where others reach the pages."""
         port = self.addresses.http.rpartition(":")[2]
         address, _ = address_for_others(f"127.0.0.1:{port}", self.settings.host)
-        return f"http://{address}{path}" if path else ""
+        return f"http://{address}"
 
     def _reference_of(self, bundle: str) -> dict[str, Any] | None:
         """Return the histograms that a bundle's manifest keeps of its validation pictures."""
@@ -183,6 +189,7 @@ class Hub:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Addresses]:
         """Serve HTTP, gRPC and MQTT and keep the loop going; everything has stopped when the block ends."""
+        tracking = self._tracking()
         self._prepare_signing()
         async with AsyncExitStack() as stack:
             stack.callback(tracing.start(self.settings.traces_endpoint))
@@ -204,6 +211,7 @@ class Hub:
                 self.telemetry_keeper.run,
                 self.alerts.deliveries.run,
                 self.accounts.audit.run,
+                *([tracking.run] if tracking else []),
             ):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)
                 task.add_done_callback(_die_with)
@@ -213,6 +221,21 @@ class Hub:
             write_atomically(known, json.dumps({**asdict(self.addresses), **about}))
             stack.callback(known.unlink, missing_ok=True)
             yield self.addresses
+
+    def _tracking(self) -> Tracking | None:
+        """Return what tells MLflow of runs, where one is named."""
+        if not self.settings.mlflow:
+            return None
+        return Tracking(
+            self.events,
+            self.runs,
+            self.models,
+            self.builds,
+            self.folder / "runs",
+            self.devices.authority.fingerprint,
+            self._web_address,
+            mlflow.store(self.settings.mlflow),
+        )
 
     def _prepare_signing(self) -> None:
         if self.signing.prepare():

@@ -77,6 +77,10 @@ class Settings(BaseSettings):
         default="",
         description="Collector for OpenTelemetry traces (OTLP over HTTP): http://collector:4318; empty traces nothing.",
     )
+    mlflow: str = Field(
+        default="",
+        description="URI of an MLflow server that is told of runs and model versions: http://mlflow:5000; empty tells none.",
+    )
     session_days: float = Field(default=7.0, gt=0, le=366, description="How long a browser stays signed in.")
     oidc_issuer: str = Field(default="", description="Address of the OpenID provider by which people may sign in.")
     oidc_client_id: str = Field(default="", description="What the OpenID provider calls this hub.")

@@ -82,6 +82,10 @@ def up(
         str | None,
         typer.Option(metavar="URL", help="Collector for OpenTelemetry traces (OTLP over HTTP): http://collector:4318."),
     ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow server that is told of runs and model versions: http://mlflow:5000."),
+    ] = None,
     session_days: Annotated[float | None, typer.Option(help="How long a browser stays signed in.")] = None,
     audit_days: Annotated[float | None, typer.Option(help="How long the audit log keeps an entry.")] = None,
     oidc_issuer: Annotated[

@@ -67,6 +67,12 @@ class ModelService:
             raise NotFound(f"there is no {name}; list them with: milonga models versions MODEL")
         return version
 
+    def of_run(self, model: str, run: str) -> ModelVersion | None:
+        """Return the version that a run made, or None while there is none."""
+        with self._database.session() as session:
+            made = select(ModelVersion).where(ModelVersion.run == run, ModelVersion.model == model)
+            return session.exec(made).first()
+
     def checkpoint(self, name: str, device_type: str = "") -> Path:
         """Return the file of a device type's subnet as its family's own tools load it; the type may be left out if it
         is the only one. Raises NotFound saying which there are.

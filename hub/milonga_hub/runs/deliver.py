@@ -188,8 +188,8 @@ def _champions(work: Work) -> dict[str, Build]:
 
 
 def _own_version(work: Work) -> str:
-    versions, _ = work.services.models.versions(work.run.project, page_size=1000)
-    return next((version.name for version in versions if version.run == work.run.name), "")
+    version = work.services.models.of_run(work.run.project, work.run.name)
+    return version.name if version else ""
 
 
 async def roll_out(work: Work, plan: RunPlan, version: ModelVersion, types: Sequence[str], report: Report) -> None:

@@ -70,6 +70,8 @@ STAGES = ("prepare", "train", "profile", "search", "build", "compare", "rollout"
 BASELINE_STAGES = ("prepare", "profile", "search", "train", "build", "compare", "rollout")
 # A model that was trained elsewhere goes out when a person says so.
 IMPORT_STAGES = ("prepare", "build")
+# What a run has decided, in its folder.
+PLAN = "plan.json"
 
 
 class Stage(BaseModel):

@@ -9,6 +9,7 @@ from milonga_compiler.files import write_atomically
 from pydantic import BaseModel
 
 from milonga_hub.projects.models import Limits, ProjectSpec
+from milonga_hub.runs.models import PLAN
 
 
 class TypePlan(BaseModel):
@@ -48,10 +49,10 @@ class RunPlan(BaseModel):
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "plan.json", self.model_dump_json(indent=1))
+        write_atomically(folder / PLAN, self.model_dump_json(indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> RunPlan | None:
         """Return the plan of an interrupted run, or None where there is none yet."""
-        path = folder / "plan.json"
+        path = folder / PLAN
         return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
