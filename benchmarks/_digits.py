@@ -83,16 +83,21 @@ def _picture(source: random.Random, digit: np.ndarray, photo: np.ndarray) -> np.
     return np.clip(picture, 0, 255).astype(np.uint8).transpose(2, 0, 1)
 
 
-def trained(space: Space, of: Task, recipe: Recipe, folder: Path, name: str) -> Supernet:
-    """Return the supernet, trained; progress goes to standard error."""
+def trained(space: Space, of: Task, recipe: Recipe, folder: Path, name: str, base: Path | None = None) -> Supernet:
+    """Return the supernet, trained, on from a checkpoint where one is given; progress goes to standard error."""
 
     def tell(fraction: float, point: Point | None, loss: float) -> None:
         print(f"\r  training {name}: {fraction:4.0%} ", end="", file=sys.stderr, flush=True)
 
-    trainer = Trainer(of, space, recipe, folder / f"{name.replace(' ', '-')}.pt")
+    trainer = Trainer(of, space, recipe, checkpoint(folder, name), base)
     trainer.run(tell)
     print(file=sys.stderr)
     return trainer.supernet
+
+
+def checkpoint(folder: Path, name: str) -> Path:
+    """Return where `trained` leaves what it trained."""
+    return folder / f"{name.replace(' ', '-')}.pt"
 
 
 def alone(space: Space, encoding: Encoding, of: Classification, recipe: Recipe, folder: Path, name: str) -> float:

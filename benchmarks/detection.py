@@ -1,20 +1,19 @@
 """What searching a detector gains over scaling it: subnets of one supernet against the family's own narrower networks.
 
 Peers are yolo26n and yolo26s as ultralytics describes them, trained alone by the same code and recipe for as many pictures as
-the supernet saw. Subnets are chosen on one set of scenes and all are judged on another.
+the supernet saw. A subnet that is no slower is judged as it was inherited, and once more after it was fine-tuned for as many pictures
+as its peer was trained on; the supernet's training comes on top then. Subnets are chosen on one set of scenes and all are judged on another.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from milonga_compiler.files import write_atomically
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.detection import Detection
@@ -26,7 +25,8 @@ from milonga_hub.learning.supernet import Supernet
 from milonga_hub.learning.task import runner
 from milonga_hub.learning.train import subnet
 
-from benchmarks._digits import Stopwatch, searched, session, trained
+from benchmarks._digits import Stopwatch, checkpoint, searched, session, trained
+from benchmarks._parallel import together
 from benchmarks._timing import medians_ms
 from benchmarks.results import Result
 from tests.digits_scenes import write
@@ -40,6 +40,7 @@ _WIDTH = 0.5
 _PEERS = {"yolo26n": 0.5, "yolo26s": 1.0}
 _MEASURED, _RANDOM, _EVALUATIONS = 16, 12, 28
 # Mosaics need longer trainings: after 20 epochs yolo26n had .148 without and .125 with them.
+_SUPERNET = "the supernet"
 _AUGMENTATION = {"fliplr": 0.0, "mosaic": 0.0}
 
 
@@ -47,28 +48,40 @@ _AUGMENTATION = {"fliplr": 0.0, "mosaic": 0.0}
 class Duel:
     """One peer and the best subnet that is no slower, of one seed: mAP50-95 and median ms of each."""
 
+    seed: int
     peer: str
     peer_map: float
     peer_ms: float
-    own_map: float
+    inherited_map: float
+    finetuned_map: float
     own_ms: float
     own: str
 
 
 def run() -> list[Result]:
     """Return how much of a perfect mAP is missing and how long a picture takes, subnet against peer."""
-    torch.set_num_threads(1)
-    duels = [duel for seed in _SEEDS for duel in _duels(seed)]
+    duels = [duel for some in together(_duels, _SEEDS, "seed") for duel in some]
     results = []
+    for duel in duels:
+        print(
+            f"  seed {duel.seed}, {duel.peer}: mAP {duel.peer_map:.3f} in {duel.peer_ms:.2f} ms; searched:"
+            f" {duel.inherited_map:.3f} inherited, {duel.finetuned_map:.3f} fine-tuned, in {duel.own_ms:.2f} ms, {duel.own}"
+        )
     for peer in _PEERS:
         of_peer = [duel for duel in duels if duel.peer == peer]
-        missing = [1 - duel.own_map for duel in of_peer]
-        spread = (max(missing) - min(missing)) / statistics.mean(missing)
-        judged, timed = statistics.mean(missing), statistics.mean(duel.own_ms for duel in of_peer)
+        timed = statistics.mean(duel.own_ms for duel in of_peer)
         peer_judged = statistics.mean(1 - duel.peer_map for duel in of_peer)
         peer_timed = statistics.mean(duel.peer_ms for duel in of_peer)
         name = f"{peer}, trained alone"
-        results.append(Result("1 - mAP50-95, no slower, mean of seeds", judged, "", name, peer_judged, 1.0, spread))
+        for how, maps in (
+            ("fine-tuned", [duel.finetuned_map for duel in of_peer]),
+            ("as inherited", [duel.inherited_map for duel in of_peer]),
+        ):
+            missing = [1 - one for one in maps]
+            judged, spread = statistics.mean(missing), (max(missing) - min(missing)) / statistics.mean(missing)
+            results.append(
+                Result(f"1 - mAP50-95, no slower, {how}, mean of seeds", judged, "", name, peer_judged, 1.0, spread)
+            )
         results.append(Result("its latency, ONNX Runtime, one thread", timed, "ms", name, peer_timed, 1.05))
     return results
 
@@ -80,7 +93,7 @@ def _duels(seed: int) -> list[Duel]:
         judge = Detection(write(folder / "judge", 2, _JUDGE, seed + 1000, _SIZE_PX), _SIZE_PX)
         space = Yolo(_SIZE_PX, "yolo26", _WIDTH)
         recipe = Recipe("yolo", _SIZE_PX, _EPOCHS, _BATCH, 0.0, seed, random_subnets=1, precision="fp32")
-        supernet = trained(space, task, recipe, folder, "the supernet")
+        supernet = trained(space, task, recipe, folder, _SUPERNET)
         return [_duel(name, ratio, supernet, task, judge, recipe, folder) for name, ratio in _PEERS.items()]
 
 
@@ -93,15 +106,18 @@ def _duel(
     timed = session(peer, alone.largest(), task, folder)
     chosen = _searched(supernet, task, medians_ms([timed])[0], folder / f"search-{name}", recipe.seed)
     own_ms, peer_ms = medians_ms([session(supernet, chosen, task, folder), timed])
-    peer_map, own_map = _judged(peer, alone.largest(), task, judge), _judged(supernet, chosen, task, judge)
-    duel = Duel(name, peer_map, peer_ms, own_map, own_ms, space.describe(chosen))
-    print(
-        f"  seed {recipe.seed}, {name}: mAP {duel.peer_map:.3f} in {duel.peer_ms:.2f} ms; searched: {duel.own_map:.3f}"
-        f" in {duel.own_ms:.2f} ms, {duel.own}",
-        file=sys.stderr,
-        flush=True,
+    own = Fixed(space, chosen)
+    finetuned = trained(own, task, recipe, folder, f"instead of {name}", checkpoint(folder, _SUPERNET))
+    return Duel(
+        recipe.seed,
+        name,
+        _judged(peer, alone.largest(), task, judge),
+        peer_ms,
+        _judged(supernet, chosen, task, judge),
+        _judged(finetuned, own.largest(), task, judge),
+        own_ms,
+        space.describe(chosen),
     )
-    return duel
 
 
 def _judged(supernet: Supernet, encoding: Encoding, task: Detection, judge: Detection) -> float:
