@@ -18,6 +18,7 @@ from milonga_hub.tracking.errors import Away, Refused
 from milonga_hub.tracking.rules import Record
 from milonga_hub.tracking.service import Store, Tracking
 
+from tests.simulation.hubs import give_project, running
 from tests.web.filled import PROJECT, Services, filled
 
 pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
@@ -257,5 +258,22 @@ def test_runs_from_before_the_start_are_told_and_so_is_each_change(busy: Service
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+
+
+def test_a_hub_that_is_given_a_server_tells_it_where_the_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        heard = _Heard(asyncio.get_running_loop())
+        monkeypatch.setattr(mlflow, "store", {"http://mlflow:5000": heard}.__getitem__)
+        async with running(tmp_path / "hub", mlflow="http://mlflow:5000") as hub:
+            give_project(hub, tmp_path / "given")
+            run = hub.runs.start(PROJECT, Trigger.MANUAL, "why")
+            # There are no devices.
+            told = await heard.until(run.name, "FAILED")
+            assert told.url == f"http://{hub.addresses.http}/runs/{PROJECT}/1"
+            assert told.hub == hub.devices.authority.fingerprint
 
     asyncio.run(asyncio.wait_for(story(), 60))
