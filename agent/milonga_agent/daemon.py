@@ -50,6 +50,7 @@ from milonga_agent.telemetry import Boot, Sender, Spool
 from milonga_agent.trusting import Trust
 from milonga_agent.upkeep import STEADY_SECONDS, Upkeep
 from milonga_agent.windows import Windows
+from milonga_agent.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class Agent:
 
     def _status(self) -> agent_pb2.AgentStatus:
         assert self._serving is not None
-        worker = self._serving.active if self._serving.active and self._serving.active.alive else None
+        worker = self._answering()
         state, care = self._memory.state, self._store.care()
         return agent_pb2.AgentStatus(
             generation=state.generation,
@@ -285,12 +286,19 @@ class Agent:
             profiles=care.profiles,
         )
 
+    def _answering(self) -> Worker | None:
+        """Return the worker that clients get their answers from, if one is alive."""
+        worker = self._serving.active if self._serving is not None else None
+        return worker if worker is not None and worker.alive else None
+
     async def _profile(self, number: int, measuring: Measuring) -> None:
         """Probe the machine again, time what is served, and tell the hub."""
-        active, engine = self._memory.state.active, self._status().active_engine
-        told = agent_pb2.Profile(number=number, inventory=await self._prober.now(), bundle=active.bundle, engine=engine)
-        if active.bundle:
-            request = profile_request(number, active, engine.partition("/")[0])
+        told = agent_pb2.Profile(number=number, inventory=await self._prober.now())
+        # What answers now, as the hub was told: it may be on its way to be what is remembered as good.
+        worker = self._answering()
+        if worker is not None:
+            told.bundle, told.engine = worker.wish.bundle, worker.choice.target
+            request = profile_request(number, worker.wish, told.engine.partition("/")[0])
             told.measurement.CopyFrom(await measuring.measure(request))
         self._outbox.send(profile=told)
 
