@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from milonga_hub.collecting import leave_what_stays
 from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.transports.http import create_app, serve
 
@@ -50,4 +51,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         made = filled(Path(folder))
         fill(made, int(sys.argv[1]))
+        leave_what_stays()
         asyncio.run(_serve(made))

@@ -29,6 +29,7 @@ from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.runner import BuildRunner
 from milonga_hub.builds.service import BuildService
+from milonga_hub.collecting import leave_what_stays
 from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
@@ -380,6 +381,7 @@ async def _serve(settings: Settings) -> None:
     hub = Hub(settings)
     try:
         async with hub.running() as addresses:
+            leave_what_stays()
             print(f"Milonga is up. Dashboard: http://{addresses.http}", flush=True)
             if hub.set_up_link:
                 print(f"Make the first account there: {hub.set_up_link}", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -25,12 +25,18 @@ class _Json(sa.types.TypeDecorator[Any]):
     def __init__(self, type_: Any) -> None:
         super().__init__()
         self.type_ = type_
+        self._read: Callable[[str], Any] | None = None
 
     def process_bind_param(self, value: Any, dialect: Any) -> str | None:
         return None if value is None else _adapter(self.type_).dump_json(value).decode()
 
     def process_result_value(self, value: str | None, dialect: Any) -> Any:
-        return None if value is None else _adapter(self.type_).validate_json(value)
+        if value is None:
+            return None
+        if self._read is None:
+            # Looked up once a column: a fleet's labels are read by the ten thousand.
+            self._read = _adapter(self.type_).validator.validate_json
+        return self._read(value)
 
 
 @cache

@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.rollouts.models import RolloutDevice, RolloutDeviceState
+from milonga_hub.web.pages.rollouts import _shown
 
 from tests.web.filled import Services
 from tests.web.people import signed_in
@@ -71,3 +73,14 @@ def test_a_selector_holds_over_the_pages(client: TestClient) -> None:
 
 def test_a_foreign_page_token_is_told_of(client: TestClient) -> None:
     assert "page_token is not one" in client.get("/devices", params={"page_token": "%%%"}).text
+
+
+def test_of_a_large_wave_those_are_shown_that_need_somebody_first() -> None:
+    states = [RolloutDeviceState.SUCCEEDED] * 500 + [RolloutDeviceState.WAITING] * 198 + [RolloutDeviceState.FAILED] * 2
+    devices = [RolloutDevice(device=f"pi-{n}", wave=0, state=state) for n, state in enumerate(states)]
+    devices[7] = devices[7].model_copy(update={"late": True})
+    small = [RolloutDevice(device=f"jetson-{n}", wave=1, state=states[-1 - n]) for n in range(3)]
+    shown = _shown([*devices, *small])
+    assert [device.device for device in shown[0][:4]] == ["pi-7", "pi-698", "pi-699", "pi-500"]
+    assert len(shown[0]) == 200 and {device.state for device in shown[0][3:]} == {RolloutDeviceState.WAITING}
+    assert shown[1] == small, "as it is where there is room for all"

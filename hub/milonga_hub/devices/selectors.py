@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from milonga_hub.errors import InvalidInput
 
@@ -70,6 +71,7 @@ class Selector:
         return ", ".join(str(condition) for condition in self.conditions)
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Selector:
     """Return the selector; "" matches everything. Raises InvalidInput that says where the text goes wrong."""
     parser = _Parser(text)

@@ -192,14 +192,30 @@ class DeviceService:
         with self._database.session() as session:
             return page(session, statement, col(Device.name), page_size, page_token)
 
-    def outlines(self, selector: str = "") -> _Outlines:
-        """Return as much of the devices that the selector matches as counts and pictures of a fleet take, by name."""
+    def outlines(
+        self, selector: str = "", *, device_type: str = "", active_version: str = "", with_revoked: bool = True
+    ) -> _Outlines:
+        """Return as much of the devices that the selector matches as counts and pictures of a fleet take, by name.
+
+        Where they are given, of this type, and of those that serve this version.
+        """
         wanted = parse(selector)
         columns = [col(getattr(Device, name)) for name in Outline._fields]
         with self._database.session() as session:
-            found = session.connection().execute(sa.select(*columns).order_by(col(Device.name)))
+            statement = sa.select(*columns).order_by(col(Device.name))
+            for column, value in ((Device.device_type, device_type), (Device.active_version, active_version)):
+                if value:
+                    statement = statement.where(col(column) == value)
+            if not with_revoked:
+                statement = statement.where(col(Device.revoked_at).is_(None))
+            found = session.connection().execute(statement)
             outlines = [Outline(*row) for row in found]
         return [each for each in outlines if wanted.matches(rules.attributes(each))] if selector.strip() else outlines
+
+    def simulated_names(self) -> set[str]:
+        """Return the names of all devices that are simulated."""
+        with self._database.session() as session:
+            return set(session.exec(select(Device.name).where(col(Device.simulated))))
 
     def matching(self, selector: str) -> _Devices:
         """Return all devices that the selector matches, by name, without those that were revoked."""

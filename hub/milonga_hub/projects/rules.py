@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 from milonga import preprocessing
@@ -148,10 +149,20 @@ def _check_selector(selector: str, place: str) -> None:
 
 def limits_for(spec: ProjectSpec, attributes: Mapping[str, str]) -> Limits:
     """Return the limits of a device: those whose selector matches it, later ones overriding earlier ones."""
+    return limits_among(spec, [attributes])[0]
+
+
+def limits_among(spec: ProjectSpec, devices: Iterable[Mapping[str, str]]) -> list[Limits]:
+    """Return the limits that any of the devices, by what selectors see of them, has; each once."""
+    selectors = [parse(limits.selector) for limits in spec.limits]
+    held = {tuple(selector.matches(attributes) for selector in selectors) for attributes in devices}
+    return [_merged(list(compress(spec.limits, matched))) for matched in sorted(held)]
+
+
+def _merged(some: Sequence[Limits]) -> Limits:
     merged: dict[str, Any] = {}
-    for limits in spec.limits:
-        if parse(limits.selector).matches(attributes):
-            merged.update(limits.model_dump(exclude={"selector"}, exclude_none=True))
+    for limits in some:
+        merged.update(limits.model_dump(exclude={"selector"}, exclude_none=True))
     return Limits(**merged)
 
 

@@ -11,7 +11,7 @@ from milonga_hub.devices.models import Device
 from milonga_hub.devices.rules import usable_targets
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import ProjectSpec, SearchStrategy
-from milonga_hub.projects.rules import check_parts, limits_for
+from milonga_hub.projects.rules import check_parts, limits_among
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import Trigger
 from milonga_hub.runs.plan import RunPlan, TypePlan
@@ -69,7 +69,7 @@ def planned_types(work: Work, spec: ProjectSpec) -> list[TypePlan]:
 
 
 def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSpec) -> TypePlan:
-    limits = tightest([limits_for(spec, work.services.devices.attributes(device)) for device in devices])
+    limits = tightest(limits_among(spec, map(work.services.devices.attributes, devices)))
     # The first device's defaults are those of all: what decides of them is part of what a type is.
     wanted = spec.build.targets or work.services.devices.default_targets(devices[0].inventory)
     usable = [set(usable_targets(wanted, device.inventory)) for device in devices]

@@ -9,7 +9,7 @@ from heapq import nlargest
 from urllib.parse import quote
 
 from milonga_hub.devices.values import Outline
-from milonga_hub.rollouts.models import RolloutState
+from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import RunState
 from milonga_hub.web.language import N_, ngettext
 from milonga_hub.web.language import gettext as _
@@ -40,9 +40,9 @@ class Happening:
     address: str
 
 
-def feed(hub: HubServices, devices: Sequence[Outline], at_most: int) -> list[Happening]:
-    """Return what happened, the newest first."""
-    found = [*_runs(hub), *_rollouts(hub), *_drift(hub), *_datasets(hub), *_joined(devices)]
+def feed(hub: HubServices, devices: Sequence[Outline], rollouts: Sequence[Rollout], at_most: int) -> list[Happening]:
+    """Return what happened, the newest first, to these devices and in these rollouts, which are large where fleets are."""
+    found = [*_runs(hub), *_rollouts(rollouts), *_drift(hub), *_datasets(hub), *_joined(devices)]
     return sorted(found, key=lambda each: each.at, reverse=True)[:at_most]
 
 
@@ -64,8 +64,8 @@ def _beginning(run_state: RunState) -> str:
     return N_("run awaits approval") if run_state is RunState.AWAITING_APPROVAL else N_("run began")
 
 
-def _rollouts(hub: HubServices) -> Iterator[Happening]:
-    for rollout in hub.rollouts.list(page_size=_OF_EACH)[0]:
+def _rollouts(rollouts: Sequence[Rollout]) -> Iterator[Happening]:
+    for rollout in rollouts[:_OF_EACH]:
         address = f"/rollouts/{quote(rollout.id, safe='')}"
         count = sum(wave.device_count for wave in rollout.waves)
         words = ngettext(

@@ -22,6 +22,9 @@ from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
+# That are named, of those that serve a version; the list of devices has all.
+_MOST_DEVICES = 200
+
 # Newest rollouts in the picture; the list below has all of them.
 _DRAWN_ROLLOUTS = 8
 
@@ -43,7 +46,7 @@ def router(hub: HubServices) -> APIRouter:
         version = hub.models.get_version(f"models/{model}/versions/{number}")
         builds = everything(lambda token: hub.builds.list(version.name, page_token=token))
         rollouts = [each for each in hub.rollouts.list(page_size=200)[0] if each.model_version == version.name]
-        devices = [device for device in hub.devices.matching("") if device.active_version == version.name]
+        devices = hub.devices.outlines(active_version=version.name, with_revoked=False)
         versions = everything(lambda token: hub.models.versions(model, page_token=token))
         others = sorted((each.number for each in versions if each.number != number), reverse=True)
         if against is not None and against not in others:
@@ -58,7 +61,8 @@ def router(hub: HubServices) -> APIRouter:
             version=version,
             builds=sorted(builds, key=lambda each: (each.device_type, not each.chosen, each.name)),
             rollouts=rollouts,
-            devices=devices,
+            devices=devices[:_MOST_DEVICES],
+            device_count=len(devices),
             types=hub.builds.orders.types(version.name),
             targets=known_targets(),
             lineage=_lineage(version, builds, rollouts),

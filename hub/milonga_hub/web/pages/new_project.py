@@ -12,8 +12,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import FormData
 
 from milonga_hub.callers import leave_unrecorded
-from milonga_hub.devices.models import Device
 from milonga_hub.devices.selectors import parse
+from milonga_hub.devices.values import Outline
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound
 from milonga_hub.projects import rules
 from milonga_hub.projects.models import ProjectSpec, RolloutSpec
@@ -55,7 +55,7 @@ class Read:
     types: tuple[str, ...] = ()
     wrong: dict[str, str] = field(default_factory=dict)
     spec: ProjectSpec | None = None
-    devices: list[Device] = field(default_factory=list)
+    devices: list[Outline] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -165,7 +165,7 @@ def _check_name(hub: HubServices, read: Read) -> None:
 def _check_where(hub: HubServices, read: Read) -> None:
     try:
         parse(read.given.get("selector", ""))
-        read.devices = hub.devices.matching(selector_of(read.types, read.given.get("selector", "")))
+        read.devices = hub.devices.outlines(selector_of(read.types, read.given.get("selector", "")), with_revoked=False)
     except InvalidInput as error:
         read.wrong["where"] = str(error)
 

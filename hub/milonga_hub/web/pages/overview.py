@@ -88,7 +88,7 @@ def router(hub: HubServices) -> APIRouter:
             rollouts=[rollout for rollout in rollouts if rollout.state in OPEN],
             drift=drift,
             alerts=alerts,
-            feed=feed(hub, devices, _SHOWN_HAPPENINGS),
+            feed=feed(hub, devices, rollouts, _SHOWN_HAPPENINGS),
             steps=_steps(bool(devices), bool(datasets), bool(projects)),
         )
 

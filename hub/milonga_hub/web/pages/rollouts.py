@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from milonga_hub.rollouts.models import LEFT_OUT
+from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
+
+# Of a wave; `milonga rollouts show` lists all.
+_MOST_DEVICES = 200
+_URGENT = (
+    RolloutDeviceState.FAILED,
+    RolloutDeviceState.ASSIGNED,
+    RolloutDeviceState.WAITING,
+    RolloutDeviceState.SUCCEEDED,
+)
 
 
 def router(hub: HubServices) -> APIRouter:
@@ -24,15 +34,17 @@ def router(hub: HubServices) -> APIRouter:
     @pages.get("/rollouts/{id}")
     async def one(request: Request, id: str) -> HTMLResponse:
         rollout = hub.rollouts.get(id)
-        simulated = {device.name for device in hub.devices.outlines() if device.simulated}
+        shown = _shown(rollout.devices)
         return render(
             request,
             "rollout.html",
             live=f"rollouts/{rollout.id}",
             rollout=rollout,
-            simulated=simulated,
+            shown=shown,
+            simulated=hub.devices.simulated_names(),
             newest=hub.rollouts.list(rollout.project, page_size=1)[0][0].id == rollout.id,
-            left_out=[device for device in rollout.devices if device.wave == LEFT_OUT],
+            left_out=shown.get(LEFT_OUT, []),
+            left_out_count=sum(device.wave == LEFT_OUT for device in rollout.devices),
         )
 
     @pages.post("/new/rollouts")
@@ -59,3 +71,18 @@ def router(hub: HubServices) -> APIRouter:
         return RedirectResponse(f"/rollouts/{quote(id, safe='')}", status_code=303)
 
     return pages
+
+
+def _shown(devices: Sequence[RolloutDevice]) -> dict[int, list[RolloutDevice]]:
+    """Return the devices by wave, as many of each as a page has room for: of a large wave those that need somebody first."""
+    waves: dict[int, list[RolloutDevice]] = {}
+    for device in devices:
+        waves.setdefault(device.wave, []).append(device)
+    return {
+        wave: some if len(some) <= _MOST_DEVICES else sorted(some, key=_urgency)[:_MOST_DEVICES]
+        for wave, some in waves.items()
+    }
+
+
+def _urgency(device: RolloutDevice) -> tuple[bool, int]:
+    return not device.late, _URGENT.index(device.state)

@@ -13,9 +13,10 @@ from markupsafe import Markup
 from milonga_hub.builds.models import Build
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import DeviceType
+from milonga_hub.devices.rules import attributes
 from milonga_hub.errors import MilongaError
 from milonga_hub.projects.models import Limits
-from milonga_hub.projects.rules import limits_for
+from milonga_hub.projects.rules import limits_among
 from milonga_hub.runs.models import Candidate, Run
 from milonga_hub.runs.rules import ENDED, tightest
 from milonga_hub.web.charts.pareto import pareto
@@ -112,8 +113,8 @@ def limits_of(hub: HubServices, run: Run, device_type: str) -> Limits:
     if not run.spec_json:
         return Limits()
     spec = hub.runs.spec(run.name)
-    devices = [device for device in hub.devices.matching(spec.selector) if device.device_type == device_type]
-    return tightest([limits_for(spec, hub.devices.attributes(device)) for device in devices])
+    devices = hub.devices.outlines(spec.selector, device_type=device_type, with_revoked=False)
+    return tightest(limits_among(spec, map(attributes, devices)))
 
 
 def _comparison(run: Run, device_type: str) -> list[tuple[str, float | None, float | None]]:
