@@ -52,6 +52,8 @@ from milonga_agent.upkeep import STEADY_SECONDS, Upkeep
 from milonga_agent.windows import Windows
 from milonga_agent.workers import Worker
 
+_CANCEL_AGAIN_SECONDS = 2.0
+
 
 @dataclass(frozen=True)
 class Options:
@@ -332,9 +334,19 @@ async def _together(loops: Sequence[Coroutine[Any, Any, None]]) -> None:
             for ended in done:
                 ended.result()
     finally:
-        for task in tasks:
+        await _ended(tasks)
+
+
+async def _ended(tasks: Sequence[asyncio.Future[None]]) -> None:
+    """Cancel the tasks until all have ended: before Python 3.12 asyncio.wait_for loses a cancellation that comes as what it waits for does."""
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, waiting = await asyncio.wait(waiting, timeout=_CANCEL_AGAIN_SECONDS)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # The first one is raised; asyncio would tell of others as forgotten.
 
 
 def _lock(folder: Path) -> int:

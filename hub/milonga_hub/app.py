@@ -381,7 +381,6 @@ async def _serve(settings: Settings) -> None:
     hub = Hub(settings)
     try:
         async with hub.running() as addresses:
-            leave_what_stays()
             print(f"Milonga is up. Dashboard: http://{addresses.http}", flush=True)
             if hub.set_up_link:
                 print(f"Make the first account there: {hub.set_up_link}", flush=True)
@@ -390,6 +389,7 @@ async def _serve(settings: Settings) -> None:
                 flush=True,
             )
             print(f"This hub is {hub.devices.authority.fingerprint}. Ctrl-C stops it.", flush=True)
+            leave_what_stays()
             await ended.wait()
             print("Stopping; what is in progress goes on at the next start.", flush=True)
     finally:

@@ -18,6 +18,7 @@ import pytest
 from milonga_agent import daemon, nearby, pursuit, upkeep
 from milonga_agent.cache import CacheOptions
 from milonga_agent.daemon import Options
+from milonga_agent.errors import InUse
 from milonga_agent.limits import Limits
 from milonga_agent.plan import MAX_STARTS
 from milonga_agent.state import Store
@@ -206,6 +207,26 @@ def test_a_full_disk_stops_nothing_that_serves(tmp_path: Path, versions: list[Ex
         assert Store(tmp_path / "agent").state().active.bundle == versions[0].bundle.digest
 
     run(story())
+
+
+def test_work_that_misses_being_cancelled_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "_CANCEL_AGAIN_SECONDS", 0.01)
+    missed = 0
+
+    async def misses_one() -> None:
+        nonlocal missed
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        missed += 1
+        await asyncio.Event().wait()
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise InUse("of others")
+
+    with pytest.raises(InUse):
+        run(daemon._together([misses_one(), fails()]))
+    assert missed == 1
 
 
 async def _until_it_answers(agent: daemon.Agent, task: asyncio.Future[None]) -> None:

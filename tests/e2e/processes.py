@@ -143,12 +143,15 @@ class System:
         """Start the hub, also after it was killed, on the ports it had, and return its addresses."""
         known = self.folder / "hub" / "hub.json"
         known.unlink(missing_ok=True)
+        said = self._lines_of_starts()
         command = list(self.hub.command)
         for name, address in self.addresses.items():
             command[command.index(f"--{name}-port") + 1] = address.rpartition(":")[2]
         self.hub.command = command
         self.hub.start()
         self.addresses = self.wait("the hub to start", lambda: self._read_addresses(known), seconds)
+        # What people read comes after what programs read.
+        self.wait("the hub to say where it is", lambda: self._lines_of_starts() > said or None, seconds)
         if self._api is not None:
             self._api.channel.close()
             self._api = None
@@ -165,6 +168,11 @@ class System:
         lines = self.hub.log.read_text(encoding="utf-8", errors="replace").splitlines()
         links = [line.partition(": ")[2] for line in lines if line.startswith("Make the first account there: ")]
         return links[-1] if links else ""
+
+    def _lines_of_starts(self) -> int:
+        if not self.hub.log.exists():
+            return 0
+        return self.hub.log.read_text(encoding="utf-8", errors="replace").count("Ctrl-C stops it.")
 
     def fetch(self, path: str) -> bytes:
         """Return what the hub answers over HTTP."""
