@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-_AGENTS = "from milonga_agent.limits import die_with_parent as bind"
-_HUBS = "from milonga_hub.jobs import _die_with_parent as bind"
+_AGENTS = "from milonga_agent.keys import die_with_parent as bind"
+_HUBS = "from milonga_hub.jobs import die_with_parent as bind"
 _COMPILERS = "from milonga_compiler.worker import _die_with_parent as bind"
 
 # As each of them starts its helpers: the compiler's have a group of their own and are told over stdin.

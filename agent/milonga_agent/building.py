@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from milonga.ending import die_with_parent
+
 from milonga_agent.errors import AgentError, EngineMissing
 from milonga_agent.files import sync_folder
-from milonga_agent.limits import die_with_parent
 
 
 def main() -> int:

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from milonga import tickets
+from milonga.ending import die_with_parent
 from milonga.throttling import Throttle
-
-from milonga_agent.limits import die_with_parent
 
 _BLOB = re.compile(r"GET /blobs/(sha256:([0-9a-f]{64})) HTTP/1\.1")
 _RANGE = re.compile(r"bytes=(\d{1,18})-")

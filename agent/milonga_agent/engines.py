@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import shutil
@@ -21,6 +20,7 @@ from milonga_agent.errors import BadBundle
 from milonga_agent.files import sync_folder, write_atomically
 from milonga_agent.hardware import gpu
 from milonga_agent.limits import Limits
+from milonga_agent.processes import ended_within
 
 _log = logging.getLogger(__name__)
 
@@ -160,17 +160,12 @@ class Engines:
             sys.executable, "-m", "milonga_agent.building", str(spec), stdout=asyncio.subprocess.PIPE
         )
         try:
-            out, _ = await asyncio.wait_for(process.communicate(), made_of.max_seconds + _SLACK_SECONDS)
+            out, _ = await ended_within(process, made_of.max_seconds + _SLACK_SECONDS)
             said: dict[str, Any] = json.loads(out.splitlines()[-1])
         except asyncio.TimeoutError:
             return {"error": f"it was ended after {made_of.max_seconds + _SLACK_SECONDS:g} s"}
         except (ValueError, IndexError):
             return {"error": f"the building process ended with exit code {process.returncode}"}
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
         return said
 
     def _spec(self, folder: Path, bundle: Path, candidate: Candidate, made_of: DeviceBuild) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from milonga.v1 import agent_pb2
 from milonga_agent.errors import AgentError
 from milonga_agent.journal import Journal
 from milonga_agent.outbox import Outbox
+from milonga_agent.processes import ended_within
 from milonga_agent.secrecy import redacted
 
 # What one message may carry, with room for what is around it.
@@ -62,13 +63,9 @@ class Helping:
         try:
             # By a pipe, not as arguments, which every user of the machine can read.
             secrets = "\n".join(self._secrets).encode("utf-8")
-            content, _ = await asyncio.wait_for(process.communicate(secrets), _DIAGNOSING_SECONDS)
+            content, _ = await ended_within(process, _DIAGNOSING_SECONDS, secrets)
         except asyncio.TimeoutError:
             raise AgentError(f"the diagnostics were not ready within {_DIAGNOSING_SECONDS:.0f} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
         if process.returncode != 0:
             raise AgentError(
                 f"collecting the diagnostics ended with exit code {process.returncode}; see the agent's log"

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from milonga.ending import die_with_parent
+
 from milonga_agent.errors import AgentError
 from milonga_agent.files import write_atomically
-from milonga_agent.limits import die_with_parent
 
 KEY = "key.pem"
 REQUEST = "request.der"

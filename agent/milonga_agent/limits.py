@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
-import signal
-import sys
 from dataclasses import dataclass
-
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -37,13 +32,3 @@ class Limits:
 
 def default_threads() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # It may have ended before. Whoever inherits its children (init, a session's manager) is of another group; in a
-        # container the parent itself may be process 1.
-        if os.getpgid(os.getppid()) != os.getpgrp():
-            os._exit(1)

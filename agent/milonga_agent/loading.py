@@ -9,8 +9,10 @@ import signal
 from pathlib import Path
 from typing import Any, Callable, TextIO, TypeVar
 
+from milonga.ending import die_with_parent
+
 from milonga_agent.errors import AgentError
-from milonga_agent.limits import Limits, die_with_parent
+from milonga_agent.limits import Limits
 from milonga_agent.served import Served
 
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from milonga_agent.files import write_atomically
 from milonga_agent.limits import Limits
 from milonga_agent.outbox import Outbox
 from milonga_agent.plan import WantedFile, Wish
+from milonga_agent.processes import ended_within
 from milonga_agent.sensors import temperature_celsius
 
 # After this, a measurement is stopped whatever it says: loading, cooling down and a slow model.
@@ -120,13 +121,9 @@ async def _run_profile(spec: Path, seconds: float) -> dict[str, Any]:
         sys.executable, "-m", "milonga_agent.profile", str(spec), stdout=asyncio.subprocess.PIPE
     )
     try:
-        out, _ = await asyncio.wait_for(process.communicate(), seconds)
+        out, _ = await ended_within(process, seconds)
     except asyncio.TimeoutError:
         return {"error": f"the measurement did not end within {seconds:.0f} s"}
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
     try:
         said: dict[str, Any] = json.loads(out.splitlines()[-1])
     except (ValueError, IndexError):

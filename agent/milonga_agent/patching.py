@@ -6,7 +6,6 @@ The daemon stays small: numpy, zstandard and lzma are loaded here alone. A wrong
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import importlib.util
 import os
@@ -14,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from milonga.ending import die_with_parent
+
 from milonga_agent.errors import AgentError
-from milonga_agent.limits import die_with_parent
+from milonga_agent.processes import ended_within
 
 # Of a slow board for the largest of files.
 _SECONDS = 600.0
@@ -35,14 +36,9 @@ async def patch(delta: Path, base: Path, target: Path, digest: str) -> None:
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        _, said = await asyncio.wait_for(process.communicate(), _SECONDS)
+        _, said = await ended_within(process, _SECONDS)
     except asyncio.TimeoutError as error:
         raise AgentError(f"the delta was not applied within {_SECONDS:.0f} s") from error
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
     if process.returncode:
         last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise AgentError(f"the delta could not be applied: {''.join(last) or f'exit code {process.returncode}'}")

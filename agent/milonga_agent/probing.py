@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -13,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from milonga.ending import die_with_parent
 from milonga.v1 import devices_pb2
 
 from milonga_agent.errors import AgentError
-from milonga_agent.limits import Limits, die_with_parent
+from milonga_agent.limits import Limits
+from milonga_agent.processes import ended_within
 
 _log = logging.getLogger(__name__)
 
@@ -69,14 +70,9 @@ class Prober:
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
-            found, errors = await asyncio.wait_for(process.communicate(), _LONGEST_SECONDS)
+            found, errors = await ended_within(process, _LONGEST_SECONDS)
         except asyncio.TimeoutError as error:
             raise AgentError(f"probing this machine takes longer than {_LONGEST_SECONDS:.0f} s") from error
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
         if process.returncode:
             raise AgentError(f"probing this machine failed: {errors.decode(errors='replace').strip()[-500:]}")
         return devices_pb2.Inventory.FromString(found)

@@ -20,8 +20,10 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Callable
 
+from milonga.ending import die_with_parent
+
 from milonga_agent.errors import AgentError
-from milonga_agent.limits import Limits, die_with_parent
+from milonga_agent.limits import Limits
 from milonga_agent.sensors import Reading, fastest_cpus, read_sensors
 
 # Stop early once the median is known to within this share of itself; look whether it is after so many repeats.

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from milonga.ending import die_with_parent
 from tuf.api import exceptions
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater, UpdaterConfig
@@ -23,7 +24,6 @@ from tuf.ngclient.fetcher import FetcherInterface
 
 from milonga_agent.errors import AgentError, Untrusted
 from milonga_agent.files import sync_folder, write_atomically
-from milonga_agent.limits import die_with_parent
 
 _NOT_FOUND = 404
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from milonga.ending import die_with_parent
 from milonga_compiler.errors import CompilerError
 from milonga_compiler.files import write_atomically
 
@@ -45,9 +45,6 @@ _THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 # numpy's threads spin whatever the policy. On two shared cores a second one made the fit of a latency model over 1,000
 # networks take 34 s instead of 4 s. Not for training: torch's products are OpenBLAS's too, on ARM.
 _NUMPY_THREADS = {"OPENBLAS_NUM_THREADS": "1"}
-
-# Linux: PR_SET_PDEATHSIG from <linux/prctl.h>.
-_PR_SET_PDEATHSIG = 1
 
 
 class JobError(MilongaError):
@@ -150,18 +147,9 @@ def _read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process with the hub, so that a restarted hub never meets its old jobs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # It may have ended before: whoever inherits its children is of another group. In a container the hub is process 1.
-        if os.getpgid(os.getppid()) != os.getpgrp():
-            os._exit(1)
-
-
 def main() -> int:
     """Run one job in this process: `python -m milonga_hub.jobs KIND WORKDIR`."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the hub, which ends its jobs.
     kind, workdir = sys.argv[1], Path(sys.argv[2])
     spec = json.loads((workdir / "spec.json").read_text(encoding="utf-8"))
