@@ -15,7 +15,7 @@ from milonga_hub.runs.candidates import Choice, Specialised, keep
 from milonga_hub.runs.measure import measure_subnets, median_times, of_targets, target_of, why_failed
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
-from milonga_hub.runs.train import curve, training_spec
+from milonga_hub.runs.train import assess, curve, training_spec
 from milonga_hub.runs.work import Work
 from milonga_hub.search import rules as search_rules
 
@@ -99,7 +99,7 @@ async def train_levels(
         tell = curve(work, report.of_job(start, start + 0.9 * share), index * plan.spec.training.epochs)
         spec = {**training_spec(work, plan), "alone": row["settings"]}
         trained = await work.job("train", f"train/level{level}", spec, tell)
-        assessed[level] = await _assessed(work, plan, level, trained["checkpoint"], report)
+        assessed[level] = await assess(work, plan, f"assess/level{level}", trained["checkpoint"], plan.searched)
     found = _with_accuracies(work, plan, levels, chosen, assessed)
     said = [f"level {level} {max(one['accuracy'] for one in rows.values()):.1%}" for level, rows in assessed.items()]
     figures = {
@@ -108,18 +108,6 @@ async def train_levels(
     report(1.0, "; ".join([*said, *found.impossible.values()]), **figures)
     # There is no supernet that a later run could train on from.
     return {**trained, "checkpoint": ""}, found
-
-
-async def _assessed(work: Work, plan: RunPlan, level: int, checkpoint: str, report: Report) -> dict[str, Row]:
-    spec = {
-        "checkpoint": checkpoint,
-        "data": work.data(plan),
-        "targets": plan.searched,
-        "threads": work.threads(plan),
-    }
-    result = await work.job("assess", f"assess/level{level}", spec, lambda progress: None)
-    found: dict[str, Row] = result["targets"]
-    return found
 
 
 def _with_accuracies(

@@ -10,7 +10,7 @@ from milonga_hub.runs.candidates import Choice, Specialised, change
 from milonga_hub.runs.measure import target_of
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
-from milonga_hub.runs.train import curve, training_spec
+from milonga_hub.runs.train import assess, curve, training_spec
 from milonga_hub.runs.work import Work
 
 Row = dict[str, Any]
@@ -64,15 +64,7 @@ async def _tuned(
         "replays": bool(plan.base_supernet),
     }
     result = await work.job("train", f"{folder}/train", spec, tell)
-    assess = {
-        "checkpoint": result["checkpoint"],
-        "data": work.data(plan),
-        "targets": targets,
-        "threads": work.threads(plan),
-    }
-    found = await work.job("assess", f"{folder}/assess", assess, lambda progress: None)
-    rows: dict[str, Row] = found["targets"]
-    return rows
+    return await assess(work, plan, f"{folder}/assess", result["checkpoint"], targets)
 
 
 def _better(work: Work, device_type: str, choice: Choice, tuned: Row) -> Choice:

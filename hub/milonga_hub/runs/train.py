@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from milonga_hub.jobs import Progress
@@ -45,6 +45,21 @@ def training_spec(work: Work, plan: RunPlan) -> dict[str, Any]:
         "tuning_trials": training.tuning_trials,
         "base_checkpoint": None,
     }
+
+
+async def assess(
+    work: Work, plan: RunPlan, folder: str, checkpoint: str, targets: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return by target how accurate a network is that was trained alone, and what its builds are made from and held against."""
+    spec = {
+        "checkpoint": checkpoint,
+        "data": work.data(plan),
+        "targets": targets,
+        "threads": work.threads(plan),
+    }
+    result = await work.job("assess", folder, spec, lambda progress: None)
+    found: dict[str, dict[str, Any]] = result["targets"]
+    return found
 
 
 def curve(work: Work, tell: Callable[[Progress], None], epochs_before: int = 0) -> Callable[[Progress], None]:
