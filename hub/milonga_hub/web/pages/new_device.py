@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse
 
 from milonga_hub.db import utc_now
-from milonga_hub.devices.models import Device, JoinToken
+from milonga_hub.devices.models import JoinToken
 from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.install.reach import address_for_others
 from milonga_hub.install.web import host_of
@@ -119,7 +119,7 @@ def _installing(request: Request, hub: HubServices, options: str) -> tuple[str, 
 
 
 def _state(hub: HubServices, token: JoinToken) -> dict[str, Any]:
-    devices: list[Device] = [each for each in hub.devices.matching("") if each.enrolled_at >= token.created_at]
+    devices = [each for each in hub.devices.outlines(with_revoked=False) if each.enrolled_at >= token.created_at]
     return {
         "token": token,
         "has_pictures": bool(hub.datasets.list(page_size=1)[0]),
