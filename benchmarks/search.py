@@ -41,7 +41,7 @@ class _Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, self.family, self.digits = folder, space("resnet", SIZE_PX), task()
         self.supernet = trained(self.family, self.digits, RECIPE, folder, "the supernet")
-        self.largest_only = self._largest_only()
+        self.largest_base = _checkpoint(self._largest_only(), RECIPE, folder / "largest-base.pt")
         self.clock = Stopwatch(self.supernet, self.digits, folder)
         self.levels = [self._level(number, one) for number, one in enumerate(levels(self.family))]
         self.evaluated = Evaluated(self.supernet, self.digits, folder, write_atomically)
@@ -89,8 +89,7 @@ class _Bench:
     def _fine_tuned(self, one: Encoding, name: str) -> float:
         fixed, path = Fixed(self.family, one), self.folder / f"{name}.pt"
         recipe = replace(RECIPE, epochs=1, learning_rate=RECIPE.learning_rate / 10)
-        base = _checkpoint(self.largest_only, recipe, self.folder / f"{name}-base.pt")
-        trainer = Trainer(self.digits, fixed, recipe, path, base)
+        trainer = Trainer(self.digits, fixed, recipe, path, self.largest_base)
         trainer.run()
         return evaluated(trainer.supernet, fixed.largest(), self.digits)
 
