@@ -7,10 +7,12 @@ REQUIREMENTS := requirements.txt protos/pyproject.toml compiler/pyproject.toml a
 # As many tests at a time as there are cores, but no more than four: those on real processes take a gigabyte each. Files stay
 # whole, because a file's tests share what they make. One after the other: make test PARALLEL=
 PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+RDFM ?= https://github.com/antmicro/rdfm.git
+RDFM_COMMIT := 44557eba8e273fdaf981d5b699326209186fc6e5
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 check bench soak fuzz protos translations docs clean
+.PHONY: help install demo test test-browser test-aarch64 check bench bench-peers soak fuzz protos translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +49,11 @@ check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 bench: $(STAMP) ## Run the benchmarks, or one: make bench NAME=agent
 	$(BIN)/python -m benchmarks $(NAME)
 
+bench-peers: ## Fetch the known hubs that the benchmark "fleet" holds this one against (RDFM=URL takes another copy of RDFM's repository)
+	test -x .bench/flower/bin/flower-superlink || { $(PYTHON) -m venv .bench/flower && .bench/flower/bin/python -m pip install --quiet --upgrade "pip>=25.1" && .bench/flower/bin/python -m pip install --quiet --group bench-flower; }
+	test -d .bench/rdfm-source || { git clone --quiet --no-checkout $(RDFM) .bench/rdfm-source && git -C .bench/rdfm-source checkout --quiet $(RDFM_COMMIT) -- server common; }
+	test -x .bench/rdfm/bin/gunicorn || { $(PYTHON) -m venv .bench/rdfm && .bench/rdfm/bin/python -m pip install --quiet --upgrade "pip>=25.1" && .bench/rdfm/bin/python -m pip install --quiet --group bench-rdfm; }
+
 soak: $(STAMP) ## Kill an agent at every system call and cut its power, 10,000 times (SOAK_ARGS="--points 1000 --again")
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
@@ -66,4 +73,4 @@ translations: $(STAMP) ## Bring the catalogues of the dashboard's languages up t
 	$(BIN)/python -m tests.web.translations
 
 clean: ## Remove .venv and what tests and benchmarks wrote
-	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .docs site
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .bench .docs site
