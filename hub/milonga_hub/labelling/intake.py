@@ -60,7 +60,7 @@ class SampleIntake:
         self._clock = clock
         self._keeping = threading.Lock()
         self._told: dict[str, SamplingPolicy] = {}
-        # Of the assignment that a device was last looked at with: most news of devices concerns no policy.
+        # Of the assignment that a device was last looked at with, 0 for none: most news of devices concerns no policy.
         self._generations: dict[str, int] = {}
 
     # What devices may do
@@ -110,7 +110,7 @@ class SampleIntake:
         kind, _, name = event.topic.partition("/")
         if kind == "devices":
             generation = event.payload.assigned_generation
-            if self._generations.get(name) == generation:
+            if self._generations.get(name, 0) == generation:
                 return []
             self._generations[name] = generation
             return [name]
