@@ -109,7 +109,9 @@ class Hub:
         self.accounts = AccountService(self.database, self.folder, self.devices.authority.fingerprint, settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
-        self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, self.folder / "samples")
+        self.samples = SampleIntake(
+            self.database, self.events, self.devices, self.projects, BlobStore(self.folder / "samples")
+        )
         self.labelling = LabellingService(
             self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
         )

@@ -80,3 +80,17 @@ class TooOften(ResourceExhausted):
     def __init__(self, message: str, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class BlobsUnreachable(MilongaError):
+    """The store of blobs does not answer, or refuses the hub; what was accepted before is there when it does again."""
+
+    reason = "BLOBS_UNREACHABLE"
+    # Devices and programs ask again; what passes by itself has passed by then.
+    retry_after_seconds = 10.0
+
+
+class BlobDamaged(MilongaError):
+    """What a store of blobs returns is not what was kept there."""
+
+    reason = "BLOB_DAMAGED"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from milonga.v1 import agent_pb2, labelling_pb2
+from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.models import QueuedSample, SampleState
@@ -68,7 +69,9 @@ class Floor:
         self.datasets = DatasetService(world.database, world.blobs, world.events)
         self.projects = ProjectService(world.database, world.events, self.datasets)
         folder = world.settings.data_dir / "samples"
-        self.intake = SampleIntake(world.database, world.events, world.devices, self.projects, folder, world.clock)
+        self.kept = folder
+        pictures = BlobStore(folder)
+        self.intake = SampleIntake(world.database, world.events, world.devices, self.projects, pictures, world.clock)
         self.labelling = LabellingService(
             world.database,
             world.events,
@@ -103,7 +106,7 @@ class Floor:
         return self.labelling.list("parts", state)[0]
 
     def pictures(self) -> list[Path]:
-        return [path for path in self.intake.pictures.root.rglob("*") if path.is_file()]
+        return [path for path in self.kept.rglob("*") if path.is_file()]
 
 
 @asynccontextmanager

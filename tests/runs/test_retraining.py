@@ -228,7 +228,7 @@ class World:
         devices = DeviceService(database, events, Settings(data=folder))
         blobs, intake = (
             BlobStore(folder / "blobs"),
-            SampleIntake(database, events, devices, self.projects, folder / "samples"),
+            SampleIntake(database, events, devices, self.projects, BlobStore(folder / "samples")),
         )
         labelling = LabellingService(database, events, self.projects, self.datasets, blobs, intake.pictures)
         self.look = Triggers(events, self.projects, self.datasets, devices, self.telemetry, labelling, self.runs).look

@@ -77,7 +77,9 @@ class Services:
         )
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
-        self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, folder / "samples")
+        self.samples = SampleIntake(
+            self.database, self.events, self.devices, self.projects, BlobStore(folder / "samples")
+        )
         self.labelling = LabellingService(
             self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
         )

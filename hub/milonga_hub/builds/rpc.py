@@ -63,10 +63,10 @@ class BuildRpc(models_pb2_grpc.BuildServiceServicer):
         return pb.ChooseBuildResponse(build=_message(self._builds.choose(request.name)))
 
     async def GetBuildLog(self, request: pb.GetBuildLogRequest, context: Any) -> pb.GetBuildLogResponse:
-        return pb.GetBuildLogResponse(text=self._builds.log(request.name))
+        return pb.GetBuildLogResponse(text=await asyncio.to_thread(self._builds.log, request.name))
 
     async def GetBuildManifest(self, request: pb.GetBuildManifestRequest, context: Any) -> pb.GetBuildManifestResponse:
-        return pb.GetBuildManifestResponse(json=self._builds.manifest_text(request.name))
+        return pb.GetBuildManifestResponse(json=await asyncio.to_thread(self._builds.manifest_text, request.name))
 
     async def DownloadBuild(  # type: ignore[override]
         self, request: pb.DownloadBuildRequest, context: Any

@@ -14,7 +14,7 @@ from milonga_compiler.files import write_atomically
 from milonga_compiler.target import Target
 from sqlmodel import col, select
 
-from milonga_hub.blobs import BlobStore, digest_of_file
+from milonga_hub.blobs import Blobs, digest_of_file
 from milonga_hub.builds import rules
 from milonga_hub.builds.models import Build, BuildOverride, BuildState, Gate
 from milonga_hub.builds.orders import BuildOrders
@@ -44,7 +44,7 @@ class Signer(Protocol):
 
 
 class BuildService:
-    def __init__(self, database: Database, blobs: BlobStore, events: EventBus, signer: Signer) -> None:
+    def __init__(self, database: Database, blobs: Blobs, events: EventBus, signer: Signer) -> None:
         self._database = database
         self._blobs = blobs
         self._events = events

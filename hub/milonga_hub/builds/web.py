@@ -63,12 +63,12 @@ def _add_reading(api: APIRouter, builds: BuildService) -> None:
         return builds.get(_name(model, number, build))
 
     @api.get(f"{_ONE}/log")
-    async def get_build_log(model: str, number: int, build: str) -> PlainTextResponse:
+    def get_build_log(model: str, number: int, build: str) -> PlainTextResponse:
         """Send what was done and what the engine printed."""
         return PlainTextResponse(builds.log(_name(model, number, build)))
 
     @api.get(f"{_ONE}/manifest")
-    async def get_build_manifest(model: str, number: int, build: str) -> dict[str, Any]:
+    def get_build_manifest(model: str, number: int, build: str) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(builds.manifest_text(_name(model, number, build)))
         return manifest
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from milonga import yolo
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.datasets.annotated import Annotated, label
 from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.models import Layout
@@ -38,7 +38,7 @@ def is_one(archive: Archive) -> bool:
     return any(looks_like_one(archive.read(name)) for name in written[:_LOOKED_AT])
 
 
-def read(members: Iterator[Member], blobs: BlobStore) -> Read:
+def read(members: Iterator[Member], blobs: Blobs) -> Read:
     """Keep the pictures. Raises InvalidInput where no annotation belongs to any."""
     found = Read(Task.DETECTION, (), layout=Layout.VOC)
     kept, files, lists = _gathered(found, members, blobs)
@@ -57,7 +57,7 @@ def read(members: Iterator[Member], blobs: BlobStore) -> Read:
 
 
 def _gathered(
-    found: Read, members: Iterator[Member], blobs: BlobStore
+    found: Read, members: Iterator[Member], blobs: Blobs
 ) -> tuple[dict[str, Kept], dict[str, VocFile], dict[str, bytes]]:
     """Return pictures, annotations and lists of splits, each by their paths."""
     kept, files, lists = {}, {}, {}

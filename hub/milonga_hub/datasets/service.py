@@ -16,7 +16,7 @@ from milonga import pictures, yolo
 from PIL import Image
 from sqlmodel import Session, col, select
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.datasets import rules
 from milonga_hub.datasets.archive import open_archive
 from milonga_hub.datasets.layouts import read
@@ -45,7 +45,7 @@ _Samples = list[Sample]
 
 
 class DatasetService:
-    def __init__(self, database: Database, blobs: BlobStore, events: EventBus) -> None:
+    def __init__(self, database: Database, blobs: Blobs, events: EventBus) -> None:
         self._database = database
         self._blobs = blobs
         self._events = events

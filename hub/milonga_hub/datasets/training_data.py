@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import yaml
 from milonga import pictures, preprocessing
 from PIL import Image
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Sample
 from milonga_hub.errors import FailedPrecondition, ResourceExhausted
 
@@ -24,7 +23,7 @@ _SPLITS = ((TRAIN, "train"), (VALIDATION, "val"))
 
 
 def write_arrays(
-    blobs: BlobStore,
+    blobs: Blobs,
     samples: Sequence[Sample],
     classes: Sequence[str],
     resolution_px: int,
@@ -57,7 +56,7 @@ def write_arrays(
 
 
 def _arrays(
-    blobs: BlobStore,
+    blobs: Blobs,
     samples: Sequence[Sample],
     classes: Sequence[str],
     resolution_px: int,
@@ -79,7 +78,7 @@ def _arrays(
     }
 
 
-def write_yolo(blobs: BlobStore, samples: Sequence[Sample], classes: Sequence[str], path: Path) -> None:
+def write_yolo(blobs: Blobs, samples: Sequence[Sample], classes: Sequence[str], path: Path) -> None:
     """Write a data.yaml with images/ and labels/ beside it, and added.json: the version that brought each picture.
 
     Pictures are named by their digests and are the blobs themselves where the file system can give a second name.
@@ -101,15 +100,13 @@ def write_yolo(blobs: BlobStore, samples: Sequence[Sample], classes: Sequence[st
         folder.replace(path.parent)
 
 
-def _write_picture(blobs: BlobStore, sample: Sample, index: Mapping[str, int], folder: Path, split: str) -> None:
-    blob, stem = blobs.path(sample.digest), _stem(sample)
-    with Image.open(blob) as image:
+def _write_picture(blobs: Blobs, sample: Sample, index: Mapping[str, int], folder: Path, split: str) -> None:
+    stem = _stem(sample)
+    taken = folder / stem
+    blobs.copy_to(sample.digest, taken)
+    with Image.open(taken) as image:
         ending = (image.format or "png").lower()
-    target = folder / "images" / split / f"{stem}.{ending if ending in _ENDINGS else 'png'}"
-    try:
-        os.link(blob, target)
-    except OSError:
-        shutil.copyfile(blob, target)
+    taken.rename(folder / "images" / split / f"{stem}.{ending if ending in _ENDINGS else 'png'}")
     rows = (f"{index[box.label]} {box.x} {box.y} {box.width} {box.height}\n" for box in sample.boxes)
     (folder / "labels" / split / f"{stem}.txt").write_text("".join(rows), encoding="ascii")
 

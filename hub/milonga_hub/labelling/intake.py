@@ -8,14 +8,13 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 from milonga import pictures
 from PIL import Image, UnidentifiedImageError
 from sqlmodel import Session, col, func, select
 
-from milonga_hub.blobs import BlobStore, digest_of
+from milonga_hub.blobs import Blobs, digest_of
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.service import DeviceService, SamplingPolicy
@@ -48,15 +47,15 @@ class SampleIntake:
         events: EventBus,
         devices: DeviceService,
         projects: ProjectService,
-        folder: Path,
+        pictures: Blobs,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`folder` holds the pictures until their labels make them part of a data set."""
+        """`pictures` holds them until their labels make them part of a data set."""
         self._database = database
         self._events = events
         self._devices = devices
         self._projects = projects
-        self.pictures = BlobStore(folder)
+        self.pictures = pictures
         self._clock = clock
         self._keeping = threading.Lock()
         self._told: dict[str, SamplingPolicy] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlmodel import Session, col, func, select
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.datasets.rules import Box, Labelled
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
@@ -62,8 +62,8 @@ class LabellingService:
         events: EventBus,
         projects: ProjectService,
         datasets: DatasetService,
-        blobs: BlobStore,
-        pictures: BlobStore,
+        blobs: Blobs,
+        pictures: Blobs,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """`pictures` holds those that are not part of a data set; `blobs` is where data sets have theirs."""

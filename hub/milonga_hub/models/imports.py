@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milonga_hub.blobs import BlobStore, digest_of_file
+from milonga_hub.blobs import Blobs, digest_of_file
 from milonga_hub.callers import Role, current, signature
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, PermissionDenied
@@ -50,7 +50,7 @@ class ModelImports:
     """`folder` holds a folder for each file while it is looked at."""
 
     def __init__(
-        self, projects: ProjectService, datasets: DatasetService, runs: RunService, blobs: BlobStore, folder: Path
+        self, projects: ProjectService, datasets: DatasetService, runs: RunService, blobs: Blobs, folder: Path
     ) -> None:
         self._projects, self._datasets, self._runs, self._blobs = projects, datasets, runs, blobs
         self._folder = folder

@@ -56,13 +56,15 @@ class ModelRpc(models_pb2_grpc.ModelServiceServicer):
         self, request: pb.DownloadNetworkRequest, context: Any
     ) -> None:
         self._models.get_version(request.name)
-        async for chunk in _chunks(self._builds.network(request.name, request.device_type)):
+        network = await asyncio.to_thread(self._builds.network, request.name, request.device_type)
+        async for chunk in _chunks(network):
             await context.write(pb.DownloadNetworkResponse(chunk=chunk))
 
     async def DownloadCheckpoint(  # type: ignore[override]
         self, request: pb.DownloadCheckpointRequest, context: Any
     ) -> None:
-        async for chunk in _chunks(self._models.checkpoint(request.name, request.device_type)):
+        checkpoint = await asyncio.to_thread(self._models.checkpoint, request.name, request.device_type)
+        async for chunk in _chunks(checkpoint):
             await context.write(pb.DownloadCheckpointResponse(chunk=chunk))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:

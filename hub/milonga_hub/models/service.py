@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlmodel import col, select
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.db import Database
 from milonga_hub.errors import NotFound
 from milonga_hub.models.models import ImportedModel, Model, ModelVersion
@@ -17,7 +17,7 @@ from milonga_hub.tasks import Task
 
 
 class ModelService:
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
         self._blobs = blobs
         self._numbering = threading.Lock()

@@ -40,7 +40,7 @@ def router(models: ModelService) -> APIRouter:
         return models.get_version(f"models/{model}/versions/{number}")
 
     @api.get("/models/{model}/versions/{number}/checkpoints/{device_type}")
-    async def get_checkpoint(model: str, number: int, device_type: str) -> FileResponse:
+    def get_checkpoint(model: str, number: int, device_type: str) -> FileResponse:
         """Send the chosen subnet of a device type as ultralytics loads it: YOLO("subnet.pt")."""
         path = models.checkpoint(f"models/{model}/versions/{number}", device_type)
         return FileResponse(path, filename=f"{model}-v{number}-{device_type}.pt", media_type="application/octet-stream")

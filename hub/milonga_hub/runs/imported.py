@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def _network(work: Work, imported: ImportedModel) -> Path:
     path = work.folder / "network.onnx"
     if not path.exists():
         part = path.with_name(".network.part")
-        shutil.copyfile(work.services.blobs.path(imported.network), part)
+        work.services.blobs.copy_to(imported.network, part)
         part.replace(path)
     return path
 

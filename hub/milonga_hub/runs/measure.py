@@ -26,7 +26,9 @@ async def measure_subnets(
 
     `start` and `end` are the share of the stage that this is.
     """
-    items = {name: [_item(work, subnet) for subnet in subnets] for name, subnets in wanted.items() if subnets}
+    items = await asyncio.to_thread(
+        lambda: {name: [_item(work, subnet) for subnet in subnets] for name, subnets in wanted.items() if subnets}
+    )
     return await measure_items(work, items, purpose, report, start, end)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from milonga_hub.jobs import Progress
@@ -14,19 +16,29 @@ from milonga_hub.runs.work import Work
 async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
     """Train the supernet, on from an earlier one where the plan names it."""
     training = plan.spec.training
-    base = str(work.services.blobs.path(plan.base_supernet).absolute()) if plan.base_supernet else None
     spec = training_spec(work, plan)
-    if base:
+    if plan.base_supernet:
+        base = str(await asyncio.to_thread(_base, work, plan.base_supernet))
         spec |= {"base_checkpoint": base, "epochs": training.retrain_epochs, "tuning_trials": 0}
     result = await work.job("train", "train", spec, curve(work, report.of_job()))
     report(
         1.0,
         f"{plan.spec.task.measure} of the smallest subnet {result['accuracy_smallest']:.1%}, of the largest"
-        f" {result['accuracy_largest']:.1%}" + (f", trained on from {plan.base_run}" if base else ""),
+        f" {result['accuracy_largest']:.1%}" + (f", trained on from {plan.base_run}" if plan.base_supernet else ""),
         accuracy_largest=result["accuracy_largest"],
         accuracy_smallest=result["accuracy_smallest"],
     )
     return result
+
+
+def _base(work: Work, digest: str) -> Path:
+    """Return the earlier supernet in the run's folder, where it stays as long as the job needs it."""
+    path = work.folder / "base.pt"
+    if not path.exists():
+        part = path.with_name(".base.part")
+        work.services.blobs.copy_to(digest, part)
+        part.replace(path)
+    return path
 
 
 def training_spec(work: Work, plan: RunPlan) -> dict[str, Any]:

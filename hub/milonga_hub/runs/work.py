@@ -12,7 +12,7 @@ from typing import Any
 
 from milonga_compiler.files import write_atomically
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.models import TRAINING_FILES
 from milonga_hub.datasets.service import DatasetService
@@ -32,7 +32,7 @@ class Services:
     """What a run works with."""
 
     events: EventBus
-    blobs: BlobStore
+    blobs: Blobs
     folder: Path
     datasets: DatasetService
     devices: DeviceService

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from milonga_hub.errors import MilongaError
 
 # What is fetched again where something is damaged. 32 bytes of digest for each are 0.003 % more to send.
 CHUNK_BYTES = 1 << 20
@@ -27,17 +30,17 @@ class ChunkIndex:
     def __init__(self) -> None:
         self._known: OrderedDict[str, asyncio.Future[Chunks]] = OrderedDict()
 
-    async def of(self, digest: str, path: Path) -> Chunks:
-        """Return the chunks of the blob; a fleet that asks at once has it read once."""
+    async def of(self, digest: str, find: Callable[[], Path]) -> Chunks:
+        """Return the chunks of the blob that `find` returns; a fleet that asks at once has it read once."""
         future = self._known.get(digest)
         if future is None:
-            future = self._known[digest] = asyncio.ensure_future(asyncio.to_thread(chunks_of, path))
+            future = self._known[digest] = asyncio.ensure_future(asyncio.to_thread(lambda: chunks_of(find())))
             while len(self._known) > _KNOWN_BLOBS:
                 self._known.popitem(last=False)
         self._known.move_to_end(digest)
         try:
             return await asyncio.shield(future)
-        except OSError:
+        except (OSError, MilongaError):
             self._known.pop(digest, None)
             raise
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from milonga.deltas import FORMAT
 from milonga_compiler.files import write_atomically
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.errors import MilongaError
 from milonga_hub.jobs import run_job
 from milonga_hub.transfers import rules
@@ -38,7 +38,7 @@ class Delta:
 class Deltas:
     """The folder of deltas: KEY.json says what came of the try, and KEY.delta is what devices fetch."""
 
-    def __init__(self, blobs: BlobStore, folder: Path, max_bytes: int) -> None:
+    def __init__(self, blobs: Blobs, folder: Path, max_bytes: int) -> None:
         self._blobs = blobs
         self._folder = folder
         self._max_bytes = max_bytes
@@ -95,13 +95,17 @@ class Deltas:
         return delta
 
     async def _try(self, workdir: Path, target: str, bases: Sequence[str]) -> Delta:
-        whole = self._blobs.path(target)
+        # Names of the job's own: whatever happens to the blobs meanwhile, it reads them to the end.
+        workdir.mkdir(parents=True, exist_ok=True)
+        paths = {digest: workdir / f"blob-{number}" for number, digest in enumerate([target, *bases])}
+        for digest, path in paths.items():
+            await asyncio.to_thread(self._blobs.copy_to, digest, path)
         spec = {
-            "target": str(whole.absolute()),
-            "bases": {base: str(self._blobs.path(base).absolute()) for base in bases},
+            "target": str(paths[target].absolute()),
+            "bases": {base: str(paths[base].absolute()) for base in bases},
         }
         result = await run_job("delta", spec, workdir, lambda progress: None)
-        size_bytes, whole_bytes = result["size_bytes"], whole.stat().st_size
+        size_bytes, whole_bytes = result["size_bytes"], paths[target].stat().st_size
         if not rules.pays(size_bytes, whole_bytes):
             _log.info("a delta to %s would have %d of %d bytes: it is sent whole", target, size_bytes, whole_bytes)
             return Delta(target)

@@ -6,18 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from milonga.deltas import FORMAT
 from milonga.throttling import SMALLEST_PIECE_BYTES, Throttle
 
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import Blobs
 from milonga_hub.errors import InvalidInput
 from milonga_hub.settings import Settings
 from milonga_hub.transfers import rules
 from milonga_hub.transfers.chunks import ChunkIndex, Chunks
 from milonga_hub.transfers.deltas import Delta, Deltas
+from milonga_hub.transfers.sources import BlobSource, FileSource, Source
 
 __all__ = ["Chunks", "Offer", "TransferService"]
 
@@ -41,9 +42,7 @@ class Offer:
 class TransferService:
     """Everything between the blobs and the devices' lines. Who may have which blob is for others to say."""
 
-    def __init__(
-        self, blobs: BlobStore, folder: Path, settings: Settings, delta_seconds: float = _DELTA_SECONDS
-    ) -> None:
+    def __init__(self, blobs: Blobs, folder: Path, settings: Settings, delta_seconds: float = _DELTA_SECONDS) -> None:
         self._blobs = blobs
         self._delta_seconds = delta_seconds
         self._chunks = ChunkIndex()
@@ -59,8 +58,7 @@ class TransferService:
 
     async def offer(self, wanted: rules.Listed, held: Sequence[str], formats: Sequence[int]) -> Offer:
         """Return how the file can be had by a device that holds these bundles, all of which it may know."""
-        path = self._blobs.path(wanted.digest)
-        chunks = await self._chunks.of(wanted.digest, path)
+        chunks = await self._chunks.of(wanted.digest, partial(self._blobs.path, wanted.digest))
         if FORMAT not in formats or not rules.may_pay(chunks.size_bytes):
             return Offer(chunks)
         files = [file for bundle in held for file in await asyncio.to_thread(self._listed, bundle)]
@@ -69,7 +67,8 @@ class TransferService:
         found = None if delta is None else self._deltas.find(delta.digest)
         if delta is None or found is None:
             return Offer(chunks)
-        return Offer(chunks, delta, await self._chunks.of(delta.digest, found[1]))
+        _, path = found
+        return Offer(chunks, delta, await self._chunks.of(delta.digest, lambda: path))
 
     def _listed(self, bundle: str) -> list[rules.Listed]:
         """Return those files of a bundle that the hub still has."""
@@ -83,29 +82,30 @@ class TransferService:
         self, device: str, digest: str, offset: int, length: int = 0, piece_bytes: int = 0
     ) -> AsyncIterator[bytes]:
         """Yield so many bytes of a blob or a delta from an offset on (0: all), as fast as the limits let the device."""
-        found = self._deltas.find(digest)
-        path = self._blobs.path(digest) if found is None else found[1]
-        size_bytes = path.stat().st_size
-        if not 0 <= offset <= size_bytes:
-            raise InvalidInput(f"offset_bytes must be 0 to {size_bytes}, the size of {digest}")
-        if not 0 <= length <= size_bytes - offset:
-            raise InvalidInput(f"length_bytes must be 0 to {size_bytes - offset}, what {digest} has from the offset on")
-        own = self._throttle_of(device)
-        size = min(
-            piece_bytes or _PIECE_BYTES, self._all.piece_bytes or _MAX_PIECE_BYTES, own.piece_bytes or _MAX_PIECE_BYTES
-        )
-        size = max(SMALLEST_PIECE_BYTES, min(_MAX_PIECE_BYTES, size))
-        left, now = length or size_bytes - offset, min(size, _PIECE_BYTES)
-        with path.open("rb") as file:
-            file.seek(offset)
+        with await asyncio.to_thread(self._source, digest) as source:
+            size_bytes = source.size_bytes
+            if not 0 <= offset <= size_bytes:
+                raise InvalidInput(f"offset_bytes must be 0 to {size_bytes}, the size of {digest}")
+            if not 0 <= length <= size_bytes - offset:
+                raise InvalidInput(
+                    f"length_bytes must be 0 to {size_bytes - offset}, what {digest} has from the offset on"
+                )
+            own = self._throttle_of(device)
+            size = min(
+                piece_bytes or _PIECE_BYTES,
+                self._all.piece_bytes or _MAX_PIECE_BYTES,
+                own.piece_bytes or _MAX_PIECE_BYTES,
+            )
+            size = max(SMALLEST_PIECE_BYTES, min(_MAX_PIECE_BYTES, size))
+            left, now = length or size_bytes - offset, min(size, _PIECE_BYTES)
             while left > 0:
                 # Going to a thread and back costs as much as sending a piece. Where pieces are small the line is bad, and what the
                 # device has not yet taken when it breaks is lost: the hub does not hurry there.
                 wanted = now if size < _PIECE_BYTES else max(now, _AHEAD_BYTES)
-                ahead = await asyncio.to_thread(_read, file, min(wanted, left))
+                ahead = await asyncio.to_thread(source.read, offset, min(wanted, left))
                 if not ahead:
                     return
-                left -= len(ahead)
+                offset, left = offset + len(ahead), left - len(ahead)
                 at = 0
                 while at < len(ahead):
                     piece = ahead[at : at + now]
@@ -114,6 +114,10 @@ class TransferService:
                     await self._all.take(len(piece))
                     yield piece
 
+    def _source(self, digest: str) -> Source:
+        found = self._deltas.find(digest)
+        return BlobSource(self._blobs, digest) if found is None else FileSource(found[1])
+
     def _throttle_of(self, device: str) -> Throttle:
         if not self._device_kbps:
             return _UNLIMITED
@@ -121,7 +125,3 @@ class TransferService:
 
 
 _UNLIMITED = Throttle(0)
-
-
-def _read(file: BinaryIO, size: int) -> bytes:
-    return file.read(size)

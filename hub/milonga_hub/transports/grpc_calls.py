@@ -9,6 +9,7 @@ import grpc
 
 from milonga_hub.errors import (
     AlreadyExists,
+    BlobsUnreachable,
     FailedPrecondition,
     InvalidInput,
     MilongaError,
@@ -26,6 +27,7 @@ CODES: dict[type[MilongaError], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    BlobsUnreachable: grpc.StatusCode.UNAVAILABLE,
     MilongaError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 

@@ -28,6 +28,7 @@ from milonga_hub.datasets import web as datasets
 from milonga_hub.devices import web as devices
 from milonga_hub.errors import (
     AlreadyExists,
+    BlobsUnreachable,
     FailedPrecondition,
     InvalidInput,
     MilongaError,
@@ -65,6 +66,7 @@ ANSWERS: dict[type[MilongaError], tuple[int, str]] = {
     PermissionDenied: (403, "PERMISSION_DENIED"),
     TooOften: (429, "RESOURCE_EXHAUSTED"),
     ResourceExhausted: (507, "RESOURCE_EXHAUSTED"),
+    BlobsUnreachable: (503, "UNAVAILABLE"),
     MilongaError: (409, "FAILED_PRECONDITION"),
 }
 # Streams of events end at once when the server stops; this is for uploads under way.

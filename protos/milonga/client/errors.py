@@ -3,7 +3,7 @@ class, and at `reason` where they need to know more: docs/api/errors.md lists th
 
     HubError
     ├── NotTrusted           nobody has vouched for the hub, or it is another one
-    ├── Unreachable          no answer
+    ├── Unreachable          no answer, or something that the hub needs does not answer
     │   └── DeadlineExceeded   none in time
     └── CallFailed           the hub's answer is an error
         ├── InvalidInput       with the fields that cannot be used
@@ -118,14 +118,15 @@ def of_call(error: Any, address: str) -> HubError:
     details: str = error.details() or code.name
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(unreachable(address))
+    trailing = dict(error.trailing_metadata() or ())
+    status = trailing.get(METADATA_KEY)
+    problem = unpack(status) if isinstance(status, bytes) else None
     if code is grpc.StatusCode.UNAVAILABLE:
-        return Unreachable(unreachable(address))
+        # Where the hub itself says so, something that it needs does not answer.
+        return Unreachable(unreachable(address) if problem is None else details)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Unimplemented(f"the hub at {address} does not know this call; update it, or check the address", code)
     if code is grpc.StatusCode.UNAUTHENTICATED:
         # The hub cannot know by which address it is called.
         details = details.replace("HOST:PORT", address)
-    trailing = dict(error.trailing_metadata() or ())
-    status = trailing.get(METADATA_KEY)
-    problem = unpack(status) if isinstance(status, bytes) else None
     return _CLASSES.get(code, CallFailed)(details, code, problem)

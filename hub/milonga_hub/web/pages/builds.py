@@ -49,7 +49,7 @@ def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
     @pages.get("/models/{model}/versions/{number}/builds/{build}")
-    async def one(request: Request, model: str, number: int, build: str) -> HTMLResponse:
+    def one(request: Request, model: str, number: int, build: str) -> HTMLResponse:
         found = hub.builds.get(_name(model, number, build))
         manifest = json.loads(hub.builds.manifest_text(found.name)) if found.bundle else None
         log = hub.builds.log(found.name)

@@ -1,40 +1,29 @@
-"""Files addressed by what they contain: kept once, never changed, never half-written."""
+"""Blobs in a folder: on the hub's own disk, or on one that several machines mount."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from milonga_hub.errors import InvalidInput, NotFound, ResourceExhausted
+from milonga_hub.blobs.interface import Blobs, Kept, digest_at, digest_of, digest_of_file, key_of
+from milonga_hub.errors import BlobsUnreachable, NotFound, ResourceExhausted
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 20
 
 
-def digest_of(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class BlobStore:
+class BlobStore(Blobs):
     """Blobs in a folder, two levels deep by digest."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.where = str(root)
         root.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
-        """Return where the blob lies. Raises NotFound where it does not, InvalidInput for a malformed digest."""
         path = self._place(digest)
         if not path.exists():
             raise NotFound(f"no blob {digest}")
@@ -44,7 +33,6 @@ class BlobStore:
         return self._place(digest).exists()
 
     def put(self, data: bytes) -> str:
-        """Keep the bytes and return their digest."""
         digest = digest_of(data)
         place = self._place(digest)
         if not place.exists():
@@ -52,7 +40,6 @@ class BlobStore:
         return digest
 
     def put_file(self, path: Path) -> str:
-        """Keep a copy of the file and return its digest."""
         digest = digest_of_file(path)
         place = self._place(digest)
         if not place.exists():
@@ -62,21 +49,31 @@ class BlobStore:
     def read(self, digest: str) -> bytes:
         return self.path(digest).read_bytes()
 
-    def older_than(self, moment: datetime) -> Iterator[str]:
-        """Yield the digests of the blobs that were kept before then."""
-        for place in self.root.glob("??/*"):
-            if not place.name.startswith(".") and place.stat().st_mtime < moment.timestamp():
-                yield f"sha256:{place.parent.name}{place.name}"
+    def size(self, digest: str) -> int:
+        return self.path(digest).stat().st_size
+
+    def read_range(self, digest: str, offset: int, size: int) -> bytes:
+        with self.path(digest).open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def all(self) -> Iterator[Kept]:
+        for folder in sorted(self.root.glob("??")):
+            for place in sorted(folder.iterdir()):
+                digest = digest_at(f"{folder.name}/{place.name}")
+                if digest is not None:
+                    known = place.stat()
+                    yield Kept(digest, known.st_size, datetime.fromtimestamp(known.st_mtime, UTC))
 
     def delete(self, digest: str) -> None:
-        """Forget the blob, if it is there."""
         self._place(digest).unlink(missing_ok=True)
 
+    def check(self) -> None:
+        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+            raise BlobsUnreachable(f"the hub cannot read and write {self.root}; mend its rights, or mount it again")
+
     def _place(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
-            raise InvalidInput(f"{digest!r} is not a digest; it must be sha256: and 64 hexadecimal digits")
-        name = digest.removeprefix("sha256:")
-        return self.root / name[:2] / name[2:]
+        return self.root / key_of(digest)
 
     def _write(self, place: Path, source: bytes | Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
