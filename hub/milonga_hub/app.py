@@ -39,6 +39,7 @@ from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.install.reach import address_for_others
+from milonga_hub.jobs import Jobs
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.rpc import LabellingRpc, SampleReceiver
 from milonga_hub.labelling.service import LabellingService
@@ -137,8 +138,8 @@ class Hub:
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
         self.alerts = AlertService(self.database, self.events, observer)
         self.executor = Executor(self.runs, self._work)
-        self._cpu = asyncio.Semaphore(1)
-        self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self._cpu)
+        self.jobs = Jobs()
+        self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs)
         self.addresses = Addresses("", "", "", "")
 
     @property
@@ -185,7 +186,7 @@ class Hub:
             rollouts=self.rollouts,
             runs=self.runs,
             search=self.search,
-            cpu=self._cpu,
+            jobs=self.jobs,
         )
         return await carry_out(Work(services, run))
 

@@ -14,10 +14,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from milonga.ending import die_with_parent
 from milonga_compiler.errors import CompilerError
@@ -66,6 +66,56 @@ class Progress:
     metrics: dict[str, float]
 
 
+class Workers(Protocol):
+    """Where jobs run. Whatever does a job is a process of this machine, which may only watch over one elsewhere."""
+
+    #: So many jobs at a time.
+    at_once: int
+    #: How long a process that is asked to end may take to end what it began elsewhere; at 0 it is killed.
+    ending_seconds: float
+
+    def threads(self, kind: str) -> int:
+        """Return how many threads a job of this kind takes where its user does not say."""
+
+    def command(self, kind: str, workdir: Path) -> Sequence[str]:
+        """Return the program that does the job in its folder: it says progress in lines of JSON and leaves result.json."""
+
+
+class LocalWorkers:
+    """Jobs run on this machine, one at a time: training and search use all cores."""
+
+    at_once = 1
+    ending_seconds = 0.0
+
+    def threads(self, kind: str) -> int:
+        return os.cpu_count() or 1
+
+    def command(self, kind: str, workdir: Path) -> Sequence[str]:
+        return [sys.executable, "-m", "milonga_hub.jobs", kind, str(workdir)]
+
+
+LOCAL = LocalWorkers()
+
+
+class Jobs:
+    """The jobs of a hub, which take turns at its workers."""
+
+    def __init__(self, workers: Workers = LOCAL) -> None:
+        self._workers = workers
+        self._turns = asyncio.Semaphore(workers.at_once)
+
+    def threads(self, kind: str) -> int:
+        """Return how many threads a job of this kind takes where its user does not say."""
+        return self._workers.threads(kind)
+
+    async def run(
+        self, kind: str, spec: dict[str, Any], workdir: Path, on_progress: Callable[[Progress], Awaitable[None] | None]
+    ) -> dict[str, Any]:
+        """Return the job's result as `run_job` does, once it is its turn."""
+        async with self._turns:
+            return await run_job(kind, spec, workdir, on_progress, self._workers)
+
+
 class JobContext:
     """What a job sees of the hub: somewhere to say how far it is."""
 
@@ -85,7 +135,11 @@ def environment(kind: str, known: Mapping[str, str]) -> dict[str, str]:
 
 
 async def run_job(
-    kind: str, spec: dict[str, Any], workdir: Path, on_progress: Callable[[Progress], Awaitable[None] | None]
+    kind: str,
+    spec: dict[str, Any],
+    workdir: Path,
+    on_progress: Callable[[Progress], Awaitable[None] | None],
+    workers: Workers = LOCAL,
 ) -> dict[str, Any]:
     """Return the job's result, from its folder if it has finished before.
 
@@ -103,7 +157,7 @@ async def run_job(
     began = time.monotonic()
     with (workdir / "log.txt").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "milonga_hub.jobs", kind, str(workdir),
+            *workers.command(kind, workdir),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=1 << 20,
             env=environment(kind, os.environ),
         )  # fmt: skip
@@ -113,7 +167,7 @@ async def run_job(
                 await _pass_on(line, on_progress)
             code = await process.wait()
         finally:
-            await _end(process)
+            await _end(process, workers.ending_seconds)
             counts.job_seconds[kind] += time.monotonic() - began
     counts.jobs_ended[kind, "succeeded" if result_path.exists() else "failed"] += 1
     if not result_path.exists():
@@ -132,7 +186,11 @@ async def _pass_on(line: bytes, on_progress: Callable[[Progress], Awaitable[None
         await waited
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
+    if process.returncode is None and seconds:
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            process.terminate()
+            await asyncio.wait_for(process.wait(), seconds)
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

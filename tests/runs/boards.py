@@ -15,6 +15,7 @@ from milonga_hub.blobs import BlobStore
 from milonga_hub.devices.models import Engine, Inventory
 from milonga_hub.devices.service import DeviceService, Enrolment, MeasurementItem
 from milonga_hub.devices.values import Hello, Latency, MeasurementResult, MeasurementTask
+from milonga_hub.jobs import Jobs
 from milonga_hub.projects.models import Limits, ProjectSpec
 from milonga_hub.runs.models import Stage, Trigger
 from milonga_hub.runs.plan import RunPlan, TypePlan
@@ -151,5 +152,5 @@ def _run_services(hub: Services, search: SearchService, folder: Path) -> RunServ
         rollouts=hub.rollouts,
         runs=hub.runs,
         search=search,
-        cpu=asyncio.Semaphore(1),
+        jobs=Jobs(),
     )

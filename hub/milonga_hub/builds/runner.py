@@ -17,7 +17,7 @@ from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceBuild, DeviceState, Measurement
 from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.errors import FailedPrecondition, MilongaError
-from milonga_hub.jobs import JobCrashed, Progress, run_job
+from milonga_hub.jobs import JobCrashed, Jobs, Progress
 from milonga_hub.runs.models import StageState
 
 _log = logging.getLogger(__name__)
@@ -46,13 +46,13 @@ class Devices(Protocol):
 
 
 class BuildRunner:
-    """`cpu` is what jobs take turns with; `folder` holds a folder for each build."""
+    """`folder` holds a folder for each build."""
 
-    def __init__(self, builds: BuildService, devices: Devices, folder: Path, cpu: asyncio.Semaphore) -> None:
+    def __init__(self, builds: BuildService, devices: Devices, folder: Path, jobs: Jobs) -> None:
         self._builds = builds
         self._devices = devices
         self._folder = folder
-        self._cpu = cpu
+        self._jobs = jobs
         self._making: asyncio.Task[None] | None = None
         builds.growing_log = lambda build: self._place(build) / f"{build.engine}-{build.precision}.log"
 
@@ -135,8 +135,7 @@ class BuildRunner:
 
         for crash in range(1, _MAX_CRASHES + 1):
             try:
-                async with self._cpu:
-                    return await run_job("build", spec, self._place(build), tell)
+                return await self._jobs.run("build", spec, self._place(build), tell)
             except JobCrashed:
                 if crash == _MAX_CRASHES:
                     raise

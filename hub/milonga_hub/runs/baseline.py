@@ -36,7 +36,7 @@ async def measure_levels(work: Work, plan: RunPlan, report: Report) -> Levels:
         "classes": len(plan.classes),
         "targets": plan.searched,
         "seed": training.seed,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "levels"),
     }
     subnets = (await work.job("levels", "levels", spec, report.of_job(0.0, _EXPORTED)))["subnets"]
     work.services.search.remember(training.space, training.resolution_px, subnets)

@@ -86,7 +86,7 @@ def _build_spec(work: Work, plan: RunPlan, choice: Choice, version: ModelVersion
         **({"input": choice.candidate["input"]} if "input" in choice.candidate else {}),
         "told": choice.candidate.get("told") or plan.spec.detection.model_dump(),
         "seed": plan.spec.training.seed,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "build"),
         "tuning_minutes": plan.spec.build.tuning_minutes,
         # Subnets of one supernet share kernels, and so do those of all versions of a project.
         "tuning_database": str(work.services.folder / work.run.project / "tuned" / (choice.type.architecture or "hub")),

@@ -37,7 +37,7 @@ async def prepare_imported(work: Work, imported: ImportedModel, report: Report) 
         "classes": imported.classes,
         "data": work.data(plan),
         "told": told,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "original"),
     }
     judged = await work.job("original", "original", spec, report.of_job(0.3, 0.95))
     candidate = {

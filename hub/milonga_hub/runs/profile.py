@@ -93,7 +93,7 @@ async def _first(work: Work, plan: RunPlan, trained: dict[str, Any], report: Rep
         "targets": plan.searched,
         "elsewhere": history,
         "seed": plan.spec.search.seed,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "profile"),
     }
     result = await work.job("profile", "profile", spec, report.of_job(0.0, _EXPORTED))
     wanted = {item.name: of_targets(result["subnets"], item.searched) for item in plan.types}
@@ -161,7 +161,7 @@ def _judge_spec(
             for item in plan.types
         ],
         "seed": search.seed,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "judge"),
     }
 
 

@@ -61,7 +61,7 @@ def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: P
         "generations": search.generations,
         "verified_candidates": search.verified_candidates,
         "seed": search.seed,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "search"),
     }
 
 

@@ -52,7 +52,7 @@ def training_spec(work: Work, plan: RunPlan) -> dict[str, Any]:
         "batch_size": training.batch_size,
         "learning_rate": training.learning_rate,
         "seed": training.seed,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "train"),
         "patience": training.patience,
         "tuning_trials": training.tuning_trials,
         "base_checkpoint": None,
@@ -67,7 +67,7 @@ async def assess(
         "checkpoint": checkpoint,
         "data": work.data(plan),
         "targets": targets,
-        "threads": work.threads(plan),
+        "threads": work.threads(plan, "assess"),
     }
     result = await work.job("assess", folder, spec, lambda progress: None)
     found: dict[str, dict[str, Any]] = result["targets"]

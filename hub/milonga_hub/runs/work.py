@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from milonga_hub.datasets.models import TRAINING_FILES
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
-from milonga_hub.jobs import run_job
+from milonga_hub.jobs import Jobs
 from milonga_hub.models.service import ModelService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Run
@@ -41,8 +39,7 @@ class Services:
     rollouts: RolloutService
     runs: RunService
     search: SearchService
-    # One job at a time: training and search use all cores.
-    cpu: asyncio.Semaphore
+    jobs: Jobs
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,9 @@ class Work:
         """Return the path of what jobs train on, "" where there is no data set."""
         return str(self.folder / TRAINING_FILES[plan.spec.task]) if plan.dataset_version else ""
 
-    @staticmethod
-    def threads(plan: RunPlan) -> int:
-        return plan.spec.training.threads or os.cpu_count() or 1
+    def threads(self, plan: RunPlan, kind: str) -> int:
+        """Return how many threads a job of this kind takes."""
+        return plan.spec.training.threads or self.services.jobs.threads(kind)
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return JSON that the run wrote under this name before; where it has not, make it and write it first."""
@@ -74,5 +71,4 @@ class Work:
 
     async def job(self, kind: str, folder: str, spec: dict[str, Any], tell: Any) -> dict[str, Any]:
         """Return the result of the job in this folder of the run; it runs only if it has not finished before."""
-        async with self.services.cpu:
-            return await run_job(kind, spec, self.folder / folder, tell)
+        return await self.services.jobs.run(kind, spec, self.folder / folder, tell)
