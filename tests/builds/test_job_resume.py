@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,19 @@ def test_a_killed_job_goes_on_and_leaves_no_scratch(spec: dict[str, Any], tmp_pa
     assert [one["state"] for one in _run("build", spec, folder)["builds"]] == ["VERIFIED", "VERIFIED"]
     assert _record(folder, TARGETS[0]).stat().st_mtime_ns == written
     assert not list(folder.glob(".bundle-*"))
+
+
+def test_a_job_goes_on_in_another_folder_with_what_came_there(spec: dict[str, Any], tmp_path: Path) -> None:
+    """As where one machine is lost and another takes its job over."""
+    one = {**spec, "targets": TARGETS[:1]}
+    first = _run_here("build", one, tmp_path / "job")["builds"][0]
+    written = _record(tmp_path / "job", TARGETS[0]).stat().st_mtime_ns
+    (tmp_path / "job").rename(tmp_path / "other")
+    elsewhere = {**one, "onnx": shutil.copy(spec["onnx"], tmp_path / "other.onnx")}
+    second = _run_here("build", elsewhere, tmp_path / "other")["builds"][0]
+    assert second["bundle"] == first["bundle"] and Path(second["directory"]).parent == tmp_path / "other"
+    assert Path(second["log"]).parent == tmp_path / "other"
+    assert _record(tmp_path / "other", TARGETS[0]).stat().st_mtime_ns == written
 
 
 def test_another_order_in_the_same_folder_is_built_anew(spec: dict[str, Any], tmp_path: Path) -> None:

@@ -26,8 +26,12 @@ from milonga_compiler.parity import Report
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Step, Tuning
 
+from milonga_hub.blobs import digest_of_file
 from milonga_hub.builds.evidence_for_job import SeenEvidence, gathered
 from milonga_hub.jobs import JobContext
+
+# Entries of the spec that say where something lies; what is built depends on what lies in the first two.
+_READ, _PLACES = ("onnx", "expected"), ("data", "tuning_database")
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def _one(
 ) -> dict[str, Any]:
     slug = f"{target.engine}-{target.precision}"
     record, order = workdir / f"{slug}.json", _order(spec)
-    finished = _finished(record, order)
+    finished = _finished(workdir, slug, order)
     if finished is not None:
         return finished
     tuning, on_tuned = _tuning(target, spec, workdir / f"{slug}.tuned.json", order)
@@ -131,21 +135,28 @@ def _tuning(
 
 
 def _order(spec: dict[str, Any]) -> str:
-    """Return a digest of all that a build depends on, so that a changed order is not answered with an old build."""
-    asked = {key: value for key, value in spec.items() if key != "targets"}
+    """Return a digest of all that a build depends on, so that a changed order is not answered with an old build.
+
+    Where its files lie does not count: a job that goes on elsewhere has other folders.
+    """
+    asked = {key: value for key, value in spec.items() if key not in ("targets", "held", *_READ, *_PLACES)}
+    asked["read"] = [digest_of_file(Path(spec[key])) for key in _READ]
+    asked["data"] = Path(spec["data"]).name
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _finished(record: Path, order: str) -> dict[str, Any] | None:
+def _finished(workdir: Path, slug: str, order: str) -> dict[str, Any] | None:
     """Return the result of an earlier run of the same order whose bundle is still whole, or None."""
+    record = workdir / f"{slug}.json"
     if not record.exists():
         return None
     kept = json.loads(record.read_text(encoding="utf-8"))
     if kept["order"] != order:
         return None
-    result: dict[str, Any] = kept["result"]
+    result: dict[str, Any] = {**kept["result"], "log": _log(workdir, slug)}
     if not result["directory"]:
         return result
+    result["directory"] = str((workdir / slug).absolute())
     try:
         whole = verify_bundle(Path(result["directory"])).digest == result["bundle"]
     except BundleInvalid:
@@ -171,7 +182,6 @@ def _unjudged(built: Built) -> Built:
 
 def _result(built: Built, workdir: Path, spec: dict[str, Any]) -> dict[str, Any]:
     bundle, report, judged = built.bundle, built.report, bool(spec["data"])
-    log = workdir / f"{built.target.engine}-{built.target.precision}.log"
     return {
         "engine": built.target.engine,
         "precision": built.target.precision,
@@ -185,9 +195,14 @@ def _result(built: Built, workdir: Path, spec: dict[str, Any]) -> dict[str, Any]
         "subnet_accuracy": report.subnet_accuracy if report and judged else None,
         # JSON knows no infinity.
         "max_abs_error": report.max_abs_error if report and math.isfinite(report.max_abs_error) else None,
-        "log": str(log.absolute()) if log.exists() else "",
+        "log": _log(workdir, f"{built.target.engine}-{built.target.precision}"),
         "gates": _gates(report, spec["max_accuracy_loss_points"] if judged else None) if report else [],
     }
+
+
+def _log(workdir: Path, slug: str) -> str:
+    log = workdir / f"{slug}.log"
+    return str(log.absolute()) if log.exists() else ""
 
 
 def _gates(report: Report, max_lost_points: float | None) -> list[dict[str, Any]]:
