@@ -20,6 +20,7 @@ from milonga_compiler.files import write_atomically
 
 from milonga_hub import tracing
 from milonga_hub.accounts.gate import Gate
+from milonga_hub.accounts.owners import Owners
 from milonga_hub.accounts.rpc import AccountRpc
 from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.facts import Observer
@@ -305,7 +306,7 @@ class Hub:
             settings.host,
             settings.grpc_port,
             grpc_transport.server_credentials(identity),
-            gate=Gate(self.accounts),
+            gate=Gate(self.accounts, Owners(self.projects, self.rollouts, self.alerts)),
         )
         stack.push_async_callback(server.stop, 1.0)
         return device_port, port

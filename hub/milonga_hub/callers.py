@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 
-from milonga_hub.errors import Unauthenticated
+from milonga_hub.errors import NotFound, PermissionDenied, Unauthenticated
 
 
 class Role(StrEnum):
@@ -46,6 +47,14 @@ class Caller:
     account: str = ""
     # In which pages speak to its account; "" is what the browser asks for.
     language: str = ""
+    # What a key may do beside its role, such as "rollouts:write", and for which projects; none means all.
+    scopes: tuple[str, ...] = ()
+    projects: tuple[str, ...] = ()
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether it is a key that reaches less than its role would."""
+        return bool(self.scopes or self.projects)
 
 
 @dataclass
@@ -59,6 +68,8 @@ class Asking:
     problem: str = ""
     # Nothing was changed: a look at what would change, or one guess too many.
     is_unrecorded: bool = False
+    # Where its caller is limited to projects: the data sets that they use, and whether no other project does.
+    datasets: Callable[[], Mapping[str, bool]] = dict
 
 
 _CURRENT: ContextVar[Asking | None] = ContextVar("asking", default=None)
@@ -83,6 +94,58 @@ def caller() -> Caller:
     if found is None:
         raise Unauthenticated("sign in first")
     return found
+
+
+def seen_projects() -> frozenset[str] | None:
+    """Return the projects that lists may show, None for all."""
+    found = current()
+    return frozenset(found.projects) if found is not None and found.projects else None
+
+
+def seen_datasets() -> frozenset[str] | None:
+    """Return the data sets that lists may show, None for all."""
+    asking = _CURRENT.get()
+    return None if asking is None or seen_projects() is None else frozenset(asking.datasets())
+
+
+def need_project(name: str) -> None:
+    """Raise NotFound where the caller's key is for other projects; for what the door cannot read in a request."""
+    seen = seen_projects()
+    if seen is not None and name not in seen:
+        raise not_reached(name)
+
+
+def need_dataset(name: str, *, to_change: bool = False) -> None:
+    """Raise NotFound where no project of the caller's key uses the data set; where others do too, it is only read."""
+    asking = _CURRENT.get()
+    if asking is None or seen_projects() is None:
+        return
+    datasets = asking.datasets()
+    if name not in datasets:
+        raise not_reached(name)
+    if to_change and not datasets[name]:
+        raise PermissionDenied(
+            f"projects that this key does not reach learn of {name} too; change it with a key that is not limited to projects"
+        )
+
+
+def need_scope(scope: str) -> None:
+    """Raise PermissionDenied where the caller's key lacks a scope that only some calls of an operation need."""
+    found = current()
+    if found is not None and found.scopes and scope not in found.scopes:
+        raise lacking(found, scope)
+
+
+def not_reached(name: str) -> NotFound:
+    """Return the one answer for what does not exist and what the caller's key does not reach."""
+    return NotFound(f"there is no {name}, or the key that you use is not for its project; see: milonga whoami")
+
+
+def lacking(caller: Caller, scope: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"this key has {', '.join(caller.scopes)}, and this needs {scope}; make another: milonga api-keys create"
+        f" WHAT-FOR --scope {scope}"
+    )
 
 
 def claim(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,6 +18,11 @@ T = TypeVar("T")
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 _FOREIGN_TOKEN = "page_token is not one that this hub gave out; leave it empty to start over"  # noqa: S105
+
+
+def of_projects(statement: Any, project: Any, projects: Collection[str] | None) -> Any:
+    """Return the statement for rows whose column `project` is one of these alone; None is for all."""
+    return statement if projects is None else statement.where(project.in_(sorted(projects)))
 
 
 def page(

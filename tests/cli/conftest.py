@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from milonga_hub.accounts.gate import Gate
+from milonga_hub.accounts.owners import Owners
 from milonga_hub.accounts.rpc import AccountRpc
 from milonga_hub.alerts.rpc import AlertRpc
 from milonga_hub.builds.rpc import BuildRpc
@@ -68,7 +69,13 @@ def served(hub: Services) -> Iterator[str]:
 
     async def run() -> None:
         credentials = server_credentials(hub.devices.authority.server())
-        server, port = await serve(_servicers(hub), "127.0.0.1", 0, credentials, gate=Gate(hub.accounts))
+        server, port = await serve(
+            _servicers(hub),
+            "127.0.0.1",
+            0,
+            credentials,
+            gate=Gate(hub.accounts, Owners(hub.projects, hub.rollouts, hub.alerts)),
+        )
         ending = asyncio.Event()
         found.extend((port, asyncio.get_running_loop(), ending))
         started.set()

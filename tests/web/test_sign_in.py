@@ -12,9 +12,11 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.accounts.rules_access import HTTP
+from milonga_hub.accounts.rules_scopes import AREAS
 from milonga_hub.callers import Caller, CallerKind, Role
 from milonga_hub.transports.http import create_app, serve
 from milonga_hub.web.cookies import cookie_name
+from milonga_hub.web.pages import settings
 from milonga_hub.web.pages.sign_in import own_page
 
 from tests.web.filled import HOSTILE, Services
@@ -200,7 +202,15 @@ def test_programs_send_a_key_and_prometheus_needs_no_more_than_a_viewers(hub: Se
     program.headers["Authorization"] = f"Bearer {secret}"
     assert "milonga_devices" in program.get("/metrics").text
     me = program.get("/api/v1/me").json()
-    assert me == {"name": "key prometheus", "kind": "API_KEY", "role": "VIEWER", "key_id": key.id, "account": ""}
+    limits: dict[str, list[str]] = {"scopes": [], "projects": []}
+    assert me == {
+        "name": "key prometheus",
+        "kind": "API_KEY",
+        "role": "VIEWER",
+        "key_id": key.id,
+        "account": "",
+        **limits,
+    }
     assert program.post("/api/v1/join_tokens", json={}).status_code == 403
 
 
@@ -220,6 +230,13 @@ def test_users_and_keys_are_kept_on_the_pages_of_settings(hub: Services) -> None
     assert secret is not None and HOSTILE not in shown
     assert hub.accounts.caller_of_key(secret[1]).role is Role.OPERATOR
     (key,) = hub.accounts.api_keys.page(LOCAL)[0]
+    limits = {"scope": ["rollouts:write", "runs:read"], "project": ["digits"]}
+    shown = ana.post("/settings/api_keys", data={"label": "ci", "role": "ADMIN", "days": "30", **limits}).text
+    limited, _ = hub.accounts.api_keys.page(LOCAL, page_size=1000)
+    (ci,) = [each for each in limited if each.label == "ci"]
+    assert (ci.scopes, ci.projects, ci.role) == (limits["scope"], limits["project"], Role.OPERATOR)
+    assert "<code>rollouts:write</code>" in shown and set(settings.AREAS) == set(AREAS)
+    hub.accounts.api_keys.delete(LOCAL, ci.id)
     again = ana.get("/settings").text
     assert secret[1] not in again and key.id in again
     ana.post(f"/settings/api_keys/{key.id}/delete")

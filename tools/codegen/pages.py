@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from milonga_hub.accounts.rules_access import GRPC
+from milonga_hub.accounts.rules_projects import whose
+from milonga_hub.accounts.rules_scopes import scope_of
 
 from tools.codegen.describe import Kind, Message, Method, Service
 from tools.codegen.services import SYNC, returned, signature
@@ -69,7 +71,8 @@ def _method(method: Method, found: Mapping[str, str]) -> Iterator[str]:
     yield f"```python\n{method.python_name}({', '.join(signature(method))}) -> {returned(method, SYNC)}\n```"
     access = GRPC[method.path]
     needs = "Everybody may call it" if access.least is None else f"Needs the role {access.least.value.lower()}"
-    audited = ", and the audit log says who called it" if access.changes else ""
+    needs += _of_keys(method) if access.least is not None else ""
+    audited = ". The audit log says who called it" if access.changes else ""
     yield " ".join(words for words in (_KINDS[method.kind], f"{needs}{audited}.", _REPEATS[method.repeats]) if words)
     told = [(each.name, each.comment) for each in method.parameters if each.comment]
     if told:
@@ -77,6 +80,13 @@ def _method(method: Method, found: Mapping[str, str]) -> Iterator[str]:
     for title, code in found.items():
         if method.name in re.split(r",\s*", title):
             yield f"```python\n{code}\n```"
+
+
+def _of_keys(method: Method) -> str:
+    """Return what API keys with limits need."""
+    scope = scope_of(method.path, GRPC[method.path])
+    asked = f"; a key with scopes needs `{scope}`" if scope else "; a key needs no scope for it"
+    return asked if whose(method.path) else f"{asked}, and a key of projects is refused"
 
 
 def _message(message: Message) -> Iterator[str]:

@@ -7,6 +7,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from milonga_hub.accounts.rules_access import GRPC
+from milonga_hub.accounts.rules_scopes import scope_of
+
 from tools.codegen.describe import Kind, Method, Parameter, Service
 
 _AWAITED = (Kind.ONCE, Kind.UPLOAD)
@@ -112,7 +115,8 @@ def _docstring(method: Method) -> Iterator[str]:
     if method.kind is not Kind.WATCH:
         takes_file = method.kind in (Kind.DOWNLOAD, Kind.UPLOAD)
         arguments.append(("timeout", _FILE_TIMEOUT if takes_file else _TIMEOUT))
-    first, *more = textwrap.wrap(f'"""{method.comment}', 108)
+    scope = scope_of(method.path, GRPC[method.path])
+    first, *more = textwrap.wrap(f'"""{method.comment}' + (f" Scope: {scope}." if scope else ""), 108)
     if not arguments:
         yield from [first, *more][:-1]
         yield [first, *more][-1] + '"""'

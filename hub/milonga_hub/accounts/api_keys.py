@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, delete, func, select, update
 
 from milonga_hub.accounts.models import ApiKey
-from milonga_hub.accounts.rules import check_given_role, check_label, key_lifetime
+from milonga_hub.accounts.rules import check_given_role, check_label, check_projects, contains, given, key_lifetime
+from milonga_hub.accounts.rules_scopes import allows, check_scopes, least_role
 from milonga_hub.callers import Caller, Role
 from milonga_hub.db import Database
-from milonga_hub.errors import FailedPrecondition, NotFound
+from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.hashes import hash_of
 from milonga_hub.paging import page
 
@@ -26,9 +27,27 @@ class ApiKeys:
         self._database = database
         self._clock = clock
 
-    def create(self, caller: Caller, label: str, role: Role, lifetime_seconds: int = 0) -> tuple[ApiKey, str]:
-        """Return a new key of the caller and its secret. A key that is made with a key ends with it at the latest."""
+    def create(
+        self,
+        caller: Caller,
+        label: str,
+        role: Role | None = None,
+        lifetime_seconds: int = 0,
+        scopes: Sequence[str] = (),
+        projects: Sequence[str] = (),
+    ) -> tuple[ApiKey, str]:
+        """Return a new key of the caller and its secret. No role is the least that its scopes need.
+
+        A key that is made with a key ends with it at the latest, and reaches no more.
+        """
         check_label(label)
+        given_scopes = given(caller.scopes, check_scopes(scopes), "scopes", allows)
+        given_projects = given(caller.projects, check_projects(projects), "projects", contains)
+        if role is None and not given_scopes:
+            raise InvalidInput(
+                "role must be given: viewer, operator or admin; or scopes, which need the least role that may them"
+            )
+        role = role or least_role(given_scopes)
         check_given_role(caller.role, role)
         now = self._clock()
         expires_at = now + key_lifetime(lifetime_seconds)
@@ -43,6 +62,8 @@ class ApiKeys:
                 created_at=now,
                 expires_at=min(expires_at, maker.expires_at) if maker else expires_at,
                 secret_hash=hash_of(secret),
+                scopes=[*given_scopes],
+                projects=[*given_projects],
             )
             session.exec(delete(ApiKey).where(col(ApiKey.expires_at) <= now))
             count = select(func.count()).select_from(ApiKey).where(ApiKey.account == caller.account)
@@ -86,5 +107,7 @@ class ApiKeys:
 
 
 def _may_end(caller: Caller, key: ApiKey) -> bool:
+    if caller.is_limited and not (allows(caller.scopes, "accounts:write") and not caller.projects):
+        return key.id == caller.key_id
     is_own = key.account == caller.account if caller.account else key.id == caller.key_id
     return is_own or caller.role.may(Role.ADMIN)

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlmodel import Field, SQLModel
 
 from milonga_hub.callers import CallerKind, Role
-from milonga_hub.db import UTC_TIME, utc_now
+from milonga_hub.db import UTC_TIME, json_of, utc_now
 
 
 class AccountView(SQLModel):
@@ -49,6 +49,10 @@ class ApiKeyView(SQLModel):
     expires_at: datetime = Field(sa_type=UTC_TIME)
     # To the minute: every call would be a write.
     used_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    # Such as "rollouts:write"; none is all that the role may.
+    scopes: list[str] = Field(default=[], sa_type=json_of(list[str]))
+    # None is all.
+    projects: list[str] = Field(default=[], sa_type=json_of(list[str]))
 
 
 class ApiKey(ApiKeyView, table=True):
@@ -64,6 +68,8 @@ class CallerView(SQLModel):
     role: Role
     key_id: str = ""
     account: str = ""
+    scopes: list[str] = []
+    projects: list[str] = []
 
 
 class FailedSignIns(SQLModel, table=True):

@@ -34,7 +34,7 @@ class AccountRpc(accounts_pb2_grpc.AccountServiceServicer):
         return pb.SignInResponse(api_key=to_proto(key, pb.ApiKey), secret=secret)
 
     async def GetCaller(self, request: pb.GetCallerRequest, context: Any) -> pb.GetCallerResponse:
-        return pb.GetCallerResponse(caller=to_proto(CallerView(**vars(caller())), pb.Caller))
+        return pb.GetCallerResponse(caller=to_proto(CallerView.model_validate(vars(caller())), pb.Caller))
 
     async def ListAccounts(self, request: pb.ListAccountsRequest, context: Any) -> pb.ListAccountsResponse:
         found, token = self._accounts.list(request.page_size, request.page_token)
@@ -69,7 +69,12 @@ class AccountRpc(accounts_pb2_grpc.AccountServiceServicer):
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
         key, secret = self._accounts.api_keys.create(
-            caller(), request.label, _role(request.role), request.lifetime_seconds
+            caller(),
+            request.label,
+            _role(request.role) if request.role or not request.scopes else None,
+            request.lifetime_seconds,
+            request.scopes,
+            request.projects,
         )
         return pb.CreateApiKeyResponse(api_key=to_proto(key, pb.ApiKey), secret=secret)
 

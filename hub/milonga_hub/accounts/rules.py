@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from milonga_hub.callers import Role
@@ -16,6 +17,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,62}")
 # What the audit log calls who has the hub's local key.
 LOCAL_NAME = "local"
 _MAX_LABEL_LENGTH = 100
+_PROJECT = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_MOST_PROJECTS = 100
 
 DEFAULT_KEY_LIFETIME = timedelta(days=90)
 _MAX_KEY_LIFETIME = timedelta(days=366)
@@ -70,6 +73,33 @@ def check_given_role(giver: Role, given: Role) -> None:
     """Raise PermissionDenied where somebody would give away more than they have."""
     if not giver.may(given):
         raise PermissionDenied(f"your role is {giver.lower()}; you can make keys for {giver.lower()} or less")
+
+
+def check_projects(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the projects in order, each once; they may be made later. Raises InvalidInput for what cannot be one."""
+    for name in names:
+        if not _PROJECT.fullmatch(name):
+            raise InvalidInput(f"{name!r} is not the name of a project; see: milonga projects list")
+    if len(names) > _MOST_PROJECTS:
+        raise InvalidInput(f"a key is for at most {_MOST_PROJECTS} projects; leave them out for all")
+    return tuple(sorted(set(names)))
+
+
+def contains(among: Sequence[str], one: str) -> bool:
+    return one in among
+
+
+def given(
+    own: Sequence[str], wanted: Sequence[str], what: str, covers: Callable[[Sequence[str], str], bool]
+) -> Sequence[str]:
+    """Return the limits of a key that somebody with limits of their own makes, which are theirs where none are wanted.
+
+    Raises PermissionDenied where somebody would give away more than they have.
+    """
+    beyond = [one for one in wanted if own and not covers(own, one)]
+    if beyond:
+        raise PermissionDenied(f"your own key has the {what} {', '.join(own)}; it can make none with {beyond[0]}")
+    return wanted or own
 
 
 def wait_until(count: int, free: int, last_at: datetime) -> datetime:

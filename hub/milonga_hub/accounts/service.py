@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlmodel import Session, col, func, select
 
@@ -82,11 +83,12 @@ class AccountService:
 
     def _caller_of(self, session: Session, key: ApiKey) -> Caller | None:
         if not key.account:
-            return Caller(f"key {key.label}", CallerKind.API_KEY, key.role, key.id)
+            return Caller(f"key {key.label}", CallerKind.API_KEY, key.role, key.id, **_limits(key))
         account = session.get(Account, key.account)
         if account is None:
             return None
-        return Caller(account.name, CallerKind.API_KEY, lesser(key.role, account.role), key.id, account.name)
+        role = lesser(key.role, account.role)
+        return Caller(account.name, CallerKind.API_KEY, role, key.id, account.name, **_limits(key))
 
     # Signing in
 
@@ -229,6 +231,10 @@ class AccountService:
     def _check_own(caller: Caller, name: str) -> None:
         if caller.account != name and not caller.role.may(Role.ADMIN):
             raise PermissionDenied(f"only {name} and admins may do this")
+
+
+def _limits(key: ApiKey) -> dict[str, Any]:
+    return {"scopes": tuple(key.scopes), "projects": tuple(key.projects)}
 
 
 def _caller(account: Account) -> Caller:

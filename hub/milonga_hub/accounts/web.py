@@ -45,9 +45,14 @@ class ApiKeyPage(BaseModel):
 
 class NewApiKey(BaseModel):
     label: str
-    role: Role
+    # Left out: the least that its scopes need.
+    role: Role | None = None
     # 0 means 90 days.
     lifetime_seconds: int = 0
+    # Such as "rollouts:write"; none is all that the role may.
+    scopes: list[str] = []
+    # None is all.
+    projects: list[str] = []
 
 
 class MadeApiKey(BaseModel):
@@ -101,7 +106,7 @@ def _add_accounts(api: APIRouter, accounts: AccountService) -> None:
 def _add_own(api: APIRouter, accounts: AccountService) -> None:
     @api.get("/me")
     async def who_am_i() -> CallerView:
-        return CallerView(**vars(caller()))
+        return CallerView.model_validate(vars(caller()))
 
     @api.post("/accounts/{name}:set_password")
     async def set_password(request: Request, name: str, body: NewPassword) -> AccountView:
@@ -128,7 +133,9 @@ def _add_api_keys(api: APIRouter, accounts: AccountService) -> None:
     @api.post("/api_keys", status_code=201)
     async def create_api_key(body: NewApiKey) -> MadeApiKey:
         """Make a key for a program; its secret is shown only now."""
-        key, secret = accounts.api_keys.create(caller(), body.label, body.role, body.lifetime_seconds)
+        key, secret = accounts.api_keys.create(
+            caller(), body.label, body.role, body.lifetime_seconds, body.scopes, body.projects
+        )
         return MadeApiKey(api_key=view(ApiKeyView, key), secret=secret)
 
     @api.delete("/api_keys/{id}", status_code=204)

@@ -12,7 +12,7 @@ from milonga.v1 import alerts_pb2_grpc
 from milonga_hub.alerts.models import AlertChannelSpec, AlertRuleSpec, AlertState
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.bridge import from_field, to_proto
-from milonga_hub.callers import leave_unrecorded, signature
+from milonga_hub.callers import leave_unrecorded, seen_projects, signature
 from milonga_hub.errors import InvalidInput
 
 
@@ -22,7 +22,9 @@ class AlertRpc(alerts_pb2_grpc.AlertServiceServicer):
 
     async def ListAlerts(self, request: pb.ListAlertsRequest, context: Any) -> pb.ListAlertsResponse:
         state = AlertState(pb.AlertState.Name(request.state).removeprefix("ALERT_STATE_")) if request.state else None
-        found, token = self._alerts.list(state, request.project, request.subject, request.page_size, request.page_token)
+        found, token = self._alerts.list(
+            state, request.project, request.subject, request.page_size, request.page_token, seen_projects()
+        )
         return pb.ListAlertsResponse(alerts=[to_proto(one, pb.Alert) for one in found], next_page_token=token)
 
     async def GetAlert(self, request: pb.GetAlertRequest, context: Any) -> pb.GetAlertResponse:

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from milonga_hub.alerts.rules_findings import Facts, Finding, findings, threshol
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
-from milonga_hub.paging import page
+from milonga_hub.paging import of_projects, page
 
 _log = logging.getLogger(__name__)
 
@@ -76,9 +76,10 @@ class AlertService:
         subject: str = "",
         page_size: int = 0,
         page_token: str = "",
+        projects: Collection[str] | None = None,
     ) -> tuple[_Alerts, str]:
         """Return alerts, the newest first."""
-        statement = select(Alert)
+        statement = of_projects(select(Alert), col(Alert.project), projects)
         if state is not None:
             statement = statement.where(Alert.state == state)
         if project:

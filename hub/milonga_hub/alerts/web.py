@@ -19,7 +19,7 @@ from milonga_hub.alerts.models import (
     Silence,
 )
 from milonga_hub.alerts.service import AlertService
-from milonga_hub.callers import leave_unrecorded, signature
+from milonga_hub.callers import leave_unrecorded, seen_projects, signature
 from milonga_hub.web.views import PageSize, PageToken, view, views
 
 
@@ -95,7 +95,7 @@ def _add_alerts(api: APIRouter, alerts: AlertService) -> None:
         page_token: PageToken = "",
     ) -> AlertPage:
         """List alerts, the newest first."""
-        found, token = alerts.list(state, project, subject, page_size, page_token)
+        found, token = alerts.list(state, project, subject, page_size, page_token, seen_projects())
         return AlertPage(alerts=views(AlertView, found), next_page_token=token)
 
     @api.get("/alerts/{alert}")

@@ -15,7 +15,7 @@ from milonga_hub.bridge import to_proto
 from milonga_hub.builds.models import Build
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.service import BuildService
-from milonga_hub.callers import signature
+from milonga_hub.callers import seen_projects, signature
 from milonga_hub.events import EventBus
 
 _CHUNK_BYTES = 1 << 20
@@ -34,7 +34,7 @@ class BuildRpc(models_pb2_grpc.BuildServiceServicer):
         return pb.GetBuildResponse(build=_message(self._builds.get(request.name)))
 
     async def ListBuilds(self, request: pb.ListBuildsRequest, context: Any) -> pb.ListBuildsResponse:
-        builds, token = self._builds.list(request.model_version, request.page_size, request.page_token)
+        builds, token = self._builds.list(request.model_version, request.page_size, request.page_token, seen_projects())
         return pb.ListBuildsResponse(builds=[_message(one) for one in builds], next_page_token=token)
 
     async def StartBuild(self, request: pb.StartBuildRequest, context: Any) -> pb.StartBuildResponse:

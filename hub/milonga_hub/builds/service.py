@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from milonga_compiler.errors import UnknownTarget
 from milonga_compiler.files import write_atomically
 from milonga_compiler.target import Target
-from sqlmodel import col, select
+from sqlmodel import col, false, or_, select
 
 from milonga_hub.blobs import Blobs, digest_of_file
 from milonga_hub.builds import rules
@@ -333,8 +333,19 @@ class BuildService:
             raise NotFound(f"there is no {name}; list builds with: milonga build ls")
         return build
 
-    def list(self, model_version: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Builds, str]:
+    def list(
+        self,
+        model_version: str = "",
+        page_size: int = 0,
+        page_token: str = "",
+        projects: Collection[str] | None = None,
+    ) -> tuple[_Builds, str]:
+        """Return builds by name: of a version, or of models of these projects."""
         statement = select(Build)
+        if projects is not None:
+            # A model has the name of its project.
+            ours = [col(Build.model_version).startswith(f"models/{name}/", autoescape=True) for name in projects]
+            statement = statement.where(or_(false(), *ours))
         if model_version:
             statement = statement.where(Build.model_version == model_version)
         with self._database.session() as session:

@@ -16,7 +16,7 @@ from starlette.background import BackgroundTask
 from milonga_hub.builds.models import Build
 from milonga_hub.builds.packing import example_of, pack
 from milonga_hub.builds.service import BuildService
-from milonga_hub.callers import signature
+from milonga_hub.callers import seen_projects, signature
 from milonga_hub.web.views import PageSize, PageToken
 
 _ONE = "/models/{model}/versions/{number}/builds/{build}"
@@ -55,7 +55,7 @@ def _add_reading(api: APIRouter, builds: BuildService) -> None:
     @api.get("/builds")
     async def list_builds(model_version: str = "", page_size: PageSize = 0, page_token: PageToken = "") -> BuildPage:
         """List builds of one model version or of all."""
-        found, token = builds.list(model_version, page_size, page_token)
+        found, token = builds.list(model_version, page_size, page_token, seen_projects())
         return BuildPage(builds=found, next_page_token=token)
 
     @api.get(_ONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import sys
 from typing import Annotated, Any
@@ -125,12 +126,14 @@ def list_keys(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
                 each.label,
                 each.account or "the hub's machine",
                 word(pb.Role, each.role),
+                ", ".join(each.scopes) or "all",
+                ", ".join(each.projects) or "all",
                 ago(each, "used_at"),
                 ago(each, "expires_at"),
             )
             for each in response.api_keys
         )
-        table(("id", "for", "of", "role", "used", "expires"), rows)
+        table(("id", "for", "of", "role", "scopes", "projects", "used", "expires"), rows)
     else:
         say("no API keys yet; make one: milonga api-keys create WHAT-FOR --role viewer")
 
@@ -138,13 +141,35 @@ def list_keys(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
 @api_keys.command("create")
 def create_key(
     label: Annotated[str, typer.Argument(help="What it is for, for example prometheus.")],
-    role: Role = "viewer",
-    days: Annotated[float, typer.Option(min=0.0, max=366.0, help="How long it is good for.")] = 90.0,
+    role: Annotated[
+        str,
+        typer.Option(
+            help="viewer, operator or admin. Left out: the least that its scopes need, or viewer without scopes."
+        ),
+    ] = "",
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            help="AREA:read, or AREA:write for changing and seeing, for example rollouts:write; again for more. Without, all that"
+            " the role may. A wrong one lists the areas."
+        ),
+    ] = [],  # noqa: B006
+    project: Annotated[
+        list[str], typer.Option(help="A project that it is for, again for more; it sees nothing else. Without, all.")
+    ] = [],  # noqa: B006
+    expires: Annotated[str, typer.Option(help="How long it is good for: 30d, 12h or 45m; at most 366d.")] = "90d",
+    days: Annotated[float, typer.Option(min=0.0, max=366.0, hidden=True)] = 0.0,
     hub: Hub = None,
     json: Json = False,
 ) -> None:
     """Make a key for a program, that may at most what you may. It is shown only now."""
-    request = pb.CreateApiKeyRequest(label=label, role=_role(role), lifetime_seconds=round(days * _DAY_SECONDS))
+    request = pb.CreateApiKeyRequest(
+        label=label,
+        role=_role(role or "viewer") if role or not scope else pb.ROLE_UNSPECIFIED,
+        lifetime_seconds=round(days * _DAY_SECONDS) or _seconds(expires),
+        scopes=scope,
+        projects=project,
+    )
     with Client() as client:
         response = client.accounts.CreateApiKey(request, timeout=CALL_SECONDS)
     if json:
@@ -152,7 +177,11 @@ def create_key(
         return
     typer.echo(response.secret)
     key = response.api_key
-    say(f"{key.id}, {word(pb.Role, key.role)}, expires {ago(key, 'expires_at')}. Send it as: authorization: Bearer KEY")
+    reach = f" with {', '.join(key.scopes)}" if key.scopes else ""
+    reach += f" for {', '.join(key.projects)}" if key.projects else ""
+    say(
+        f"{key.id}, {word(pb.Role, key.role)}{reach}, expires {ago(key, 'expires_at')}. Send it as: authorization: Bearer KEY"
+    )
 
 
 @api_keys.command("delete")
@@ -265,8 +294,18 @@ def whoami(hub: Hub = None, json: Json = False) -> None:
             ("role", word(pb.Role, caller.role)),
             ("known", how.get(caller.kind, "by a session")),
             ("key", caller.key_id),
+            *([("scopes", ", ".join(caller.scopes))] if caller.scopes else []),
+            *([("projects", ", ".join(caller.projects))] if caller.projects else []),
         )
     )
+
+
+def _seconds(text: str) -> int:
+    """Return the seconds of "30d", "12h" or "45m"."""
+    found = re.fullmatch(r"(\d{1,5})([dhm])", text.strip())
+    if not found or not int(found[1]):
+        raise Refused(f"{text!r} is not a time; write 30d, 12h or 45m", USAGE)
+    return int(found[1]) * {"d": _DAY_SECONDS, "h": 3600, "m": 60}[found[2]]
 
 
 def _role(text: str) -> Any:

@@ -11,6 +11,7 @@ from milonga.v1 import datasets_pb2 as pb
 from milonga.v1 import datasets_pb2_grpc
 
 from milonga_hub.bridge import to_proto
+from milonga_hub.callers import need_dataset, seen_datasets
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import InvalidInput
 from milonga_hub.uploads import Upload, Uploads
@@ -46,6 +47,7 @@ class DatasetRpc(datasets_pb2_grpc.DatasetServiceServicer):
                 if request.WhichOneof("message") != "header":
                     raise InvalidInput("the first message must be the header, naming the data set")
                 header = request.header
+                need_dataset(header.dataset, to_change=True)
             elif request.WhichOneof("message") != "chunk":
                 raise InvalidInput("messages after the first must be chunks of the archive")
             else:
@@ -58,7 +60,7 @@ class DatasetRpc(datasets_pb2_grpc.DatasetServiceServicer):
         return pb.GetDatasetResponse(dataset=to_proto(self._datasets.get(request.name), pb.Dataset))
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Any) -> pb.ListDatasetsResponse:
-        datasets, token = self._datasets.list(request.page_size, request.page_token)
+        datasets, token = self._datasets.list(request.page_size, request.page_token, seen_datasets())
         return pb.ListDatasetsResponse(datasets=[to_proto(one, pb.Dataset) for one in datasets], next_page_token=token)
 
     async def ListDatasetVersions(

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -201,9 +201,13 @@ class DatasetService:
             raise NotFound(f"there is no data set {name!r}; import one: milonga datasets import FOLDER --name {name}")
         return dataset
 
-    def list(self, page_size: int = 0, page_token: str = "") -> tuple[_Datasets, str]:
+    def list(
+        self, page_size: int = 0, page_token: str = "", names: Collection[str] | None = None
+    ) -> tuple[_Datasets, str]:
+        """Return data sets by name, of these alone where some are named."""
+        statement = select(Dataset) if names is None else select(Dataset).where(col(Dataset.name).in_(sorted(names)))
         with self._database.session() as session:
-            return page(session, select(Dataset), col(Dataset.name), page_size, page_token)
+            return page(session, statement, col(Dataset.name), page_size, page_token)
 
     def versions(self, dataset: str, page_size: int = 0, page_token: str = "") -> tuple[_Versions, str]:
         """Return the versions of a data set, the newest first."""

@@ -10,6 +10,7 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from milonga_hub.callers import seen_datasets
 from milonga_hub.datasets.models import Dataset, DatasetVersionView
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import InvalidInput
@@ -54,7 +55,7 @@ def router(datasets: DatasetService, uploads: Uploads, events: EventBus) -> APIR
 def _add_reading(api: APIRouter, datasets: DatasetService) -> None:
     @api.get("/datasets")
     async def list_datasets(page_size: PageSize = 0, page_token: PageToken = "") -> DatasetPage:
-        found, token = datasets.list(page_size, page_token)
+        found, token = datasets.list(page_size, page_token, seen_datasets())
         return DatasetPage(datasets=found, next_page_token=token)
 
     @api.get("/datasets/{dataset}")

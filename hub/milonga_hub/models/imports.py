@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from milonga_hub.blobs import Blobs, digest_of_file
-from milonga_hub.callers import Role, current, signature
+from milonga_hub.callers import Role, current, need_dataset, need_project, signature
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import FailedPrecondition, InvalidInput, PermissionDenied
 from milonga_hub.jobs import JobCrashed, JobError, run_job
@@ -60,7 +60,10 @@ class ModelImports:
 
     def check(self, sent: Sent) -> ProjectSpec:
         """Return the project's spec. Raises what is wrong without a look at the file, so that nobody sends it in vain."""
+        need_project(sent.project)
         spec = self._projects.get(sent.project).spec
+        if sent.dataset not in ("", spec.dataset):
+            need_dataset(sent.dataset)
         ending = Path(sent.file_name).suffix.lower()
         if ending not in (".onnx", ".pt"):
             raise InvalidInput(

@@ -12,6 +12,7 @@ from milonga.v1 import models_pb2_grpc, projects_pb2
 
 from milonga_hub.bridge import to_proto
 from milonga_hub.builds.service import BuildService
+from milonga_hub.callers import seen_projects
 from milonga_hub.errors import InvalidInput
 from milonga_hub.models.imports import ModelImports, Sent
 from milonga_hub.models.service import ModelService
@@ -68,7 +69,7 @@ class ModelRpc(models_pb2_grpc.ModelServiceServicer):
             await context.write(pb.DownloadCheckpointResponse(chunk=chunk))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        models, token = self._models.list(request.page_size, request.page_token)
+        models, token = self._models.list(request.page_size, request.page_token, seen_projects())
         return pb.ListModelsResponse(models=[to_proto(one, pb.Model) for one in models], next_page_token=token)
 
     async def GetModelVersion(self, request: pb.GetModelVersionRequest, context: Any) -> pb.GetModelVersionResponse:

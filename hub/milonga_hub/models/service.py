@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from sqlmodel import col, select
@@ -12,7 +12,7 @@ from milonga_hub.blobs import Blobs
 from milonga_hub.db import Database
 from milonga_hub.errors import NotFound
 from milonga_hub.models.models import ImportedModel, Model, ModelVersion
-from milonga_hub.paging import page
+from milonga_hub.paging import of_projects, page
 from milonga_hub.tasks import Task
 
 
@@ -85,9 +85,13 @@ class ModelService:
             raise NotFound(f"{name} has checkpoints for {', '.join(sorted(known))}; say which one, not {device_type!r}")
         return self._blobs.path(known[wanted])
 
-    def list(self, page_size: int = 0, page_token: str = "") -> tuple[list[Model], str]:
+    def list(
+        self, page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None
+    ) -> tuple[list[Model], str]:
+        """Return models by name. A model has the name of its project."""
+        statement = of_projects(select(Model), col(Model.name), projects)
         with self._database.session() as session:
-            return page(session, select(Model), col(Model.name), page_size, page_token)
+            return page(session, statement, col(Model.name), page_size, page_token)
 
     def versions(self, model: str, page_size: int = 0, page_token: str = "") -> tuple[_Versions, str]:
         """Return the versions of a model, the newest first."""

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
+from milonga_hub.callers import seen_projects
 from milonga_hub.models.models import Model, ModelVersion
 from milonga_hub.models.service import ModelService
 from milonga_hub.web.views import PageSize, PageToken
@@ -26,7 +27,7 @@ def router(models: ModelService) -> APIRouter:
 
     @api.get("/models")
     async def list_models(page_size: PageSize = 0, page_token: PageToken = "") -> ModelPage:
-        found, token = models.list(page_size, page_token)
+        found, token = models.list(page_size, page_token, seen_projects())
         return ModelPage(models=found, next_page_token=token)
 
     @api.get("/models/{model}/versions")

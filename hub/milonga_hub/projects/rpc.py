@@ -10,7 +10,7 @@ from milonga.v1 import projects_pb2_grpc
 from pydantic import BaseModel
 
 from milonga_hub.bridge import from_field, to_proto
-from milonga_hub.callers import leave_unrecorded
+from milonga_hub.callers import leave_unrecorded, need_scope, seen_projects
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.projects.rules import worth_a_run
 from milonga_hub.projects.service import ProjectService
@@ -25,7 +25,11 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
     async def ApplyProject(self, request: pb.ApplyProjectRequest, context: Any) -> pb.ApplyProjectResponse:
         spec = from_field(request, "spec", ProjectSpec)
         leave_unrecorded(request.dry_run)
-        project, changes = self._projects.apply(request.name, spec, request.dry_run, request.request_id)
+        if request.start_run:
+            need_scope("runs:write")
+        project, changes = self._projects.apply(
+            request.name, spec, request.dry_run, request.request_id, is_limited=seen_projects() is not None
+        )
         run = None
         if request.start_run and worth_a_run(changes, spec) and not request.dry_run:
             # Repeated after a lost answer, or a crash between these lines, the same request finds the same changes and
@@ -38,5 +42,5 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
         return pb.GetProjectResponse(project=to_proto(self._projects.get(request.name), pb.Project))
 
     async def ListProjects(self, request: pb.ListProjectsRequest, context: Any) -> pb.ListProjectsResponse:
-        projects, token = self._projects.list(request.page_size, request.page_token)
+        projects, token = self._projects.list(request.page_size, request.page_token, seen_projects())
         return pb.ListProjectsResponse(projects=[to_proto(one, pb.Project) for one in projects], next_page_token=token)

@@ -14,7 +14,7 @@ from milonga_compiler.errors import UnknownTarget
 from milonga_compiler.target import Target
 
 from milonga_hub.devices.selectors import parse
-from milonga_hub.errors import InvalidInput
+from milonga_hub.errors import InvalidInput, PermissionDenied
 from milonga_hub.projects.models import Limits, ProjectSpec, RetrainingPolicy, RolloutSpec
 from milonga_hub.tasks import Task
 from milonga_hub.times import check_schedule, hours, window, zone
@@ -46,6 +46,17 @@ def check(name: str, spec: ProjectSpec) -> None:
     check_parts(spec)
     _check_times(spec.retraining)
     check_rollout(spec.rollout, "spec.rollout")
+
+
+def check_limited(name: str, known: ProjectSpec | None, spec: ProjectSpec) -> None:
+    """Raise PermissionDenied where a key that is limited to projects would reach beyond them."""
+    if known is None:
+        raise PermissionDenied(f"there is no project {name}, and a key that is limited to projects makes none")
+    for field in ("dataset", "selector"):
+        if getattr(known, field) != getattr(spec, field):
+            raise PermissionDenied(
+                f"spec.{field} of {name} is {getattr(known, field)!r}; a key that is limited to projects leaves it so"
+            )
 
 
 def check_parts(spec: ProjectSpec) -> None:

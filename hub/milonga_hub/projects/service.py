@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.util import find_spec
 
 from sqlmodel import col, select
@@ -10,7 +11,7 @@ from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
-from milonga_hub.paging import page
+from milonga_hub.paging import of_projects, page
 from milonga_hub.projects import rules
 from milonga_hub.projects.models import Project, ProjectChange, ProjectSpec
 from milonga_hub.tasks import Task
@@ -23,9 +24,11 @@ class ProjectService:
         self._datasets = datasets
 
     def apply(
-        self, name: str, spec: ProjectSpec, dry_run: bool = False, request_id: str = ""
+        self, name: str, spec: ProjectSpec, dry_run: bool = False, request_id: str = "", *, is_limited: bool = False
     ) -> tuple[Project, list[str]]:
         """Create the project or change its spec; return it and what changed. Equal specs change nothing.
+
+        Who is limited to some projects makes none, and gives none other devices or data.
 
         A repeated request gets the changes of the first one again. With `dry_run` nothing is written. Raises InvalidInput, or FailedPrecondition where the data set is
         missing or for another task, or the hub lacks what the task needs.
@@ -36,6 +39,8 @@ class ProjectService:
             _need_detector(spec)
         with self._database.session() as session:
             known = session.get(Project, name)
+            if is_limited:
+                rules.check_limited(name, known.spec if known else None, spec)
             answered = session.get(ProjectChange, (name, request_id))
             if known is not None and answered is not None and not dry_run:
                 return known, answered.changes
@@ -70,9 +75,13 @@ class ProjectService:
             raise NotFound(f"there is no project {name!r}; apply one: milonga apply -f FILE")
         return project
 
-    def list(self, page_size: int = 0, page_token: str = "") -> tuple[list[Project], str]:
+    def list(
+        self, page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None
+    ) -> tuple[list[Project], str]:
+        """Return projects by name, of these alone where some are named."""
+        statement = of_projects(select(Project), col(Project.name), projects)
         with self._database.session() as session:
-            return page(session, select(Project), col(Project.name), page_size, page_token)
+            return page(session, statement, col(Project.name), page_size, page_token)
 
 
 def _need_detector(spec: ProjectSpec) -> None:

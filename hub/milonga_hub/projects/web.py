@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from milonga_hub.callers import leave_unrecorded
+from milonga_hub.callers import leave_unrecorded, need_scope, seen_projects
 from milonga_hub.projects.models import Project, ProjectSpec
 from milonga_hub.projects.rules import worth_a_run
 from milonga_hub.projects.service import ProjectService
@@ -41,7 +41,7 @@ def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> A
 
     @api.get("/projects")
     async def list_projects(page_size: PageSize = 0, page_token: PageToken = "") -> ProjectPage:
-        found, token = projects.list(page_size, page_token)
+        found, token = projects.list(page_size, page_token, seen_projects())
         return ProjectPage(projects=found, next_page_token=token)
 
     @api.get("/projects/{project}")
@@ -52,7 +52,11 @@ def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> A
     async def apply_project(project: str, body: Application) -> Applied:
         """Create the project or change its spec; equal specs change nothing."""
         leave_unrecorded(body.dry_run)
-        applied, changes = projects.apply(project, body.spec, body.dry_run, body.request_id)
+        if body.start_run:
+            need_scope("runs:write")
+        applied, changes = projects.apply(
+            project, body.spec, body.dry_run, body.request_id, is_limited=seen_projects() is not None
+        )
         run = None
         if body.start_run and worth_a_run(changes, body.spec) and not body.dry_run:
             key = body.request_id or f"apply:{applied.name}:{applied.spec_generation}"

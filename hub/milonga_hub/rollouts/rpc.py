@@ -8,9 +8,11 @@ from typing import Any
 from milonga.v1 import rollouts_pb2, rollouts_pb2_grpc
 
 from milonga_hub.bridge import from_field, to_proto
+from milonga_hub.callers import seen_projects
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import Project, RolloutSpec
 from milonga_hub.rollouts.models import OPEN, Rollout
+from milonga_hub.rollouts.rules import selector_of
 from milonga_hub.rollouts.service import RolloutService
 
 
@@ -26,7 +28,7 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
     ) -> rollouts_pb2.CreateRolloutResponse:
         project = self._project_of(request.model_version)
         spec = from_field(request, "spec", RolloutSpec) if request.HasField("spec") else project.spec.rollout
-        selector = request.selector or project.spec.selector
+        selector = selector_of(request.selector, project.spec.selector, is_limited=seen_projects() is not None)
         if request.dry_run:
             planned = self._service.rehearse(request.model_version, project.name, selector, spec)
             return rollouts_pb2.CreateRolloutResponse(rollout=_message(planned))
@@ -41,7 +43,7 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
     async def ListRollouts(
         self, request: rollouts_pb2.ListRolloutsRequest, context: Any
     ) -> rollouts_pb2.ListRolloutsResponse:
-        rollouts, token = self._service.list(request.project, request.page_size, request.page_token)
+        rollouts, token = self._service.list(request.project, request.page_size, request.page_token, seen_projects())
         return rollouts_pb2.ListRolloutsResponse(
             rollouts=[_message(rollout) for rollout in rollouts], next_page_token=token
         )

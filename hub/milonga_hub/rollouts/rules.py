@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from milonga_hub.devices.selectors import Selector, parse
 from milonga_hub.errors import InvalidInput
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Step, Wave
@@ -13,6 +14,16 @@ from milonga_hub.times import opening, window, zone
 
 ENDED = (RolloutDeviceState.SUCCEEDED, RolloutDeviceState.FAILED)
 _NAMED = 3
+
+
+def selector_of(wanted: str, own: str, *, is_limited: bool) -> str:
+    """Return whom a rollout is for: the devices of its project, or others where its caller may choose among all.
+
+    Who is limited to projects chooses among the project's own devices.
+    """
+    if is_limited and wanted and own:
+        return str(Selector(parse(own).conditions + parse(wanted).conditions))
+    return wanted or own
 
 
 @dataclass(frozen=True)

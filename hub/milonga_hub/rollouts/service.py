@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
@@ -19,7 +19,7 @@ from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import LastStep, Standing
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
-from milonga_hub.paging import page
+from milonga_hub.paging import of_projects, page
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.assigning import Assigner
 from milonga_hub.rollouts.models import (
@@ -110,9 +110,11 @@ class RolloutService:
             raise NotFound(f"there is no rollout {id}; list them with: milonga rollouts list")
         return rollout
 
-    def list(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Rollouts, str]:
+    def list(
+        self, project: str = "", page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None
+    ) -> tuple[_Rollouts, str]:
         """Return rollouts, the newest first."""
-        statement = select(Rollout)
+        statement = of_projects(select(Rollout), col(Rollout.project), projects)
         if project:
             statement = statement.where(Rollout.project == project)
         with self._database.session() as session:

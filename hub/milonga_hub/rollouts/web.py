@@ -7,8 +7,10 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from milonga_hub.callers import seen_projects
 from milonga_hub.projects.models import Project, RolloutSpec
 from milonga_hub.rollouts.models import RolloutView
+from milonga_hub.rollouts.rules import selector_of
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.web.views import PageSize, PageToken, view, views
 
@@ -35,7 +37,7 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
     @api.get("/rollouts")
     async def list_rollouts(project: str = "", page_size: PageSize = 0, page_token: PageToken = "") -> RolloutPage:
         """List rollouts, the newest first."""
-        found, token = rollouts.list(project, page_size, page_token)
+        found, token = rollouts.list(project, page_size, page_token, seen_projects())
         return RolloutPage(rollouts=views(RolloutView, found), next_page_token=token)
 
     @api.post("/rollouts", status_code=201)
@@ -43,7 +45,7 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
         """Send a model version to devices, wave by wave; with `dry_run` say what would happen, and do nothing."""
         project = project_of(body.model_version)
         spec = body.spec or project.spec.rollout
-        selector = body.selector or project.spec.selector
+        selector = selector_of(body.selector, project.spec.selector, is_limited=seen_projects() is not None)
         if body.dry_run:
             return view(RolloutView, rollouts.rehearse(body.model_version, project.name, selector, spec))
         made = rollouts.create(body.model_version, project.name, selector, spec, body.request_id)

@@ -9,6 +9,7 @@ from milonga.v1 import projects_pb2 as pb
 from milonga.v1 import projects_pb2_grpc
 
 from milonga_hub.bridge import to_proto
+from milonga_hub.callers import seen_projects
 from milonga_hub.events import EventBus
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rules import ENDED
@@ -32,7 +33,7 @@ class RunRpc(projects_pb2_grpc.RunServiceServicer):
         return pb.GetRunResponse(run=_message(self._runs.get(request.name)))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:
-        runs, token = self._runs.list(request.project, request.page_size, request.page_token)
+        runs, token = self._runs.list(request.project, request.page_size, request.page_token, seen_projects())
         return pb.ListRunsResponse(runs=[_message(run) for run in runs], next_page_token=token)
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Any) -> pb.CancelRunResponse:

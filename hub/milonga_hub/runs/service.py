@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.models.models import ImportedModel
-from milonga_hub.paging import page
+from milonga_hub.paging import of_projects, page
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Candidate, Comparison, Run, RunState, Stage, StageState, Trigger
@@ -99,9 +99,11 @@ class RunService:
             raise NotFound(f"there is no run {name}; list them with: milonga runs list")
         return run
 
-    def list(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Runs, str]:
+    def list(
+        self, project: str = "", page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None
+    ) -> tuple[_Runs, str]:
         """Return runs, the newest first."""
-        statement = select(Run)
+        statement = of_projects(select(Run), col(Run.project), projects)
         if project:
             statement = statement.where(Run.project == project)
         with self._database.session() as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from milonga_hub.callers import seen_projects
 from milonga_hub.runs.models import Candidate, RunView, Trigger
 from milonga_hub.runs.service import RunService
 from milonga_hub.web.views import PageSize, PageToken, view, views
@@ -40,7 +41,7 @@ def _add_reading(api: APIRouter, runs: RunService) -> None:
     @api.get("/runs")
     async def list_runs(project: str = "", page_size: PageSize = 0, page_token: PageToken = "") -> RunPage:
         """List runs of one project or of all, the newest first."""
-        found, token = runs.list(project, page_size, page_token)
+        found, token = runs.list(project, page_size, page_token, seen_projects())
         return RunPage(runs=views(RunView, found), next_page_token=token)
 
     @api.get("/projects/{project}/runs/{number}")

@@ -10,6 +10,7 @@ from typing import Any
 from milonga.v1 import telemetry_pb2, telemetry_pb2_grpc
 
 from milonga_hub.bridge import to_proto
+from milonga_hub.callers import seen_projects
 from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
 from milonga_hub.telemetry.models import TelemetryWindow
@@ -28,7 +29,7 @@ class TelemetryRpc(telemetry_pb2_grpc.TelemetryServiceServicer):
     ) -> telemetry_pb2.QueryTelemetryResponse:
         since = request.since.ToDatetime(tzinfo=UTC) if request.HasField("since") else None
         windows, token = self._service.query(
-            request.device, request.project, since, request.page_size, request.page_token
+            request.device, request.project, since, request.page_size, request.page_token, seen_projects()
         )
         return telemetry_pb2.QueryTelemetryResponse(
             windows=[to_proto(window, telemetry_pb2.TelemetryWindow) for window in windows], next_page_token=token
@@ -37,7 +38,9 @@ class TelemetryRpc(telemetry_pb2_grpc.TelemetryServiceServicer):
     async def ListDriftEvents(
         self, request: telemetry_pb2.ListDriftEventsRequest, context: Any
     ) -> telemetry_pb2.ListDriftEventsResponse:
-        events, token = self._service.drift_events(request.project, request.page_size, request.page_token)
+        events, token = self._service.drift_events(
+            request.project, request.page_size, request.page_token, seen_projects()
+        )
         return telemetry_pb2.ListDriftEventsResponse(
             drift_events=[to_proto(event, telemetry_pb2.DriftEvent) for event in events], next_page_token=token
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from milonga_hub import tracing
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.events import Event, EventBus
-from milonga_hub.paging import page
+from milonga_hub.paging import of_projects, page
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.confidences import Confidences
 from milonga_hub.telemetry.judging import Judge
@@ -119,10 +119,11 @@ class TelemetryService:
         since: datetime | None = None,
         page_size: int = 0,
         page_token: str = "",
+        projects: Collection[str] | None = None,
     ) -> tuple[list[TelemetryWindow], str]:
         """Return windows, the last received first."""
         # A row of it has the id by which pages go, as the row of a model has.
-        statement: Any = all_columns()
+        statement: Any = of_projects(all_columns(), col(TelemetryWindowRow.project), projects)
         if device:
             statement = statement.where(col(TelemetryWindowRow.device) == device)
         if project:
@@ -144,9 +145,11 @@ class TelemetryService:
             rows = sorted(session.execute(statement).all(), key=lambda row: row[0])
         return activity([ActiveWindow(*row[1:]) for row in rows])
 
-    def drift_events(self, project: str = "", page_size: int = 0, page_token: str = "") -> tuple[list[DriftEvent], str]:
+    def drift_events(
+        self, project: str = "", page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None
+    ) -> tuple[list[DriftEvent], str]:
         """Return drift events, the newest first."""
-        statement = select(DriftEvent)
+        statement = of_projects(select(DriftEvent), col(DriftEvent.project), projects)
         if project:
             statement = statement.where(DriftEvent.project == project)
         with self._database.session() as session:

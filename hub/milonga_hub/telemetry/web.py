@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from milonga_hub.callers import need_project, seen_projects
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.web.views import PageSize, PageToken, views
@@ -46,7 +47,7 @@ def router(telemetry: TelemetryService) -> APIRouter:
         """List windows, the last received first."""
         if since is not None and since.tzinfo is None:
             since = since.replace(tzinfo=UTC)
-        found, token = telemetry.query(device, project, since, page_size, page_token)
+        found, token = telemetry.query(device, project, since, page_size, page_token, seen_projects())
         return WindowPage(windows=views(TelemetryWindowView, found), next_page_token=token)
 
     @api.get("/drift_events")
@@ -54,12 +55,13 @@ def router(telemetry: TelemetryService) -> APIRouter:
         project: str = "", page_size: PageSize = 0, page_token: PageToken = ""
     ) -> DriftEventPage:
         """List drift events, the newest first."""
-        found, token = telemetry.drift_events(project, page_size, page_token)
+        found, token = telemetry.drift_events(project, page_size, page_token, seen_projects())
         return DriftEventPage(drift_events=found, next_page_token=token)
 
     @api.get("/telemetry/accuracy")
     async def estimate_accuracy(project: str) -> EstimatedAccuracy:
         """Tell what share of a project's answers is right, without labels."""
+        need_project(project)
         version, estimate = telemetry.demand_estimated_accuracy(project)
         return EstimatedAccuracy(model_version=version, **asdict(estimate))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -41,6 +42,8 @@ class Door:
         outcome = "OK"
         try:
             self._gate.check(self._access, asking.caller)
+            if self._access is not None:
+                self._gate.check_limits(self._method, self._access, asking, partial(_field, request))
             yield
         except MilongaError as error:
             outcome = f"{code_of(error).name}: {error}"
@@ -79,6 +82,10 @@ class Door:
             return None
         metadata = dict(context.invocation_metadata() or ())
         return self._gate.identify(authorization=str(metadata.get("authorization", "")))
+
+
+def _field(request: Any, name: str) -> str:
+    return str(getattr(request, name, ""))
 
 
 def resource_of(request: Any) -> str:

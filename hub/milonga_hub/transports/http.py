@@ -21,9 +21,11 @@ from starlette.exceptions import HTTPException
 
 from milonga_hub.accounts import web as accounts
 from milonga_hub.accounts.gate import Gate
+from milonga_hub.accounts.owners import Owners
+from milonga_hub.accounts.rules_projects import project_of_name
 from milonga_hub.alerts import web as alerts
 from milonga_hub.builds import web as builds
-from milonga_hub.callers import leave_unrecorded, tell_problem
+from milonga_hub.callers import leave_unrecorded, need_project, seen_projects, tell_problem
 from milonga_hub.datasets import web as datasets
 from milonga_hub.devices import web as devices
 from milonga_hub.errors import (
@@ -112,7 +114,7 @@ def create_app(hub: HubServices) -> FastAPI:
     app.add_exception_handler(MilongaError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_such_thing)
-    app.add_middleware(Gated, gate=Gate(hub.accounts), refuse=_refused)
+    app.add_middleware(Gated, gate=Gate(hub.accounts, Owners(hub.projects, hub.rollouts, hub.alerts)), refuse=_refused)
     app.add_middleware(Speaking)
     app.add_middleware(Safety, host=hub.settings.host, names=hub.settings.server_names)
     app.add_middleware(metrics.Counting)
@@ -124,6 +126,8 @@ def _api(hub: HubServices) -> APIRouter:
         return hub.runs.start(project, Trigger.APPLY, reason, request_id)
 
     def project_of(model_version: str) -> Project:
+        if seen_projects() is not None:
+            need_project(project_of_name(model_version))
         return hub.projects.get(hub.models.get_version(model_version).run.split("/")[1])
 
     uploads = Uploads(hub.settings.data_dir / "uploads-http", hub.settings.max_upload_bytes)

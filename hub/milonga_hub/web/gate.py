@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from fastapi import Request
@@ -28,6 +29,18 @@ _NOWHERE, _NOTHING_TO_CHANGE = Access(Role.VIEWER), Access(Role.ADMIN, changes=T
 Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """A pattern that a path fits, with the parts that it names."""
+
+    operation: str
+    access: Access
+    parts: Mapping[str, str]
+
+    def part(self, name: str) -> str:
+        return self.parts.get(name, "")
+
+
 class Routes:
     """The table of accesses, by patterns of paths."""
 
@@ -37,17 +50,23 @@ class Routes:
             method, _, path = operation.partition(" ")
             self._patterns.setdefault(method, []).append((compile_path(path)[0], operation, access))
 
-    def find(self, method: str, path: str) -> tuple[str, Access]:
-        """Return the operation and what it asks for.
+    def find(self, method: str, path: str) -> tuple[str, Access, list[Fitting]]:
+        """Return the operation, what it asks for, and all that fits.
 
         Where several patterns fit, the strictest: whichever route answers in the end, it asks for no more.
         """
         there = self._patterns.get("GET" if method == "HEAD" else method, [])
-        found = {operation: access for pattern, operation, access in there if pattern.match(path)}
-        access = strictest(list(found.values()))
+        fitting = [
+            Fitting(operation, access, found.groupdict())
+            for pattern, operation, access in there
+            if (found := pattern.match(path))
+        ]
+        access = strictest([each.access for each in fitting])
         if access is None:
-            return f"{method} ?", _NOWHERE if method in ("GET", "HEAD") else _NOTHING_TO_CHANGE
-        return next(operation for operation, each in found.items() if each == access), access
+            operation = f"{method} ?"
+            access = _NOWHERE if method in ("GET", "HEAD") else _NOTHING_TO_CHANGE
+            return operation, access, [Fitting(operation, access, {})]
+        return next(each.operation for each in fitting if each.access == access), access, fitting
 
 
 class Gated:
@@ -67,7 +86,7 @@ class Gated:
         request = Request(scope)
         # Not request.url.path: that is read out of the header Host as well, which callers write.
         path = str(scope["path"])
-        operation, access = self._routes.find(request.method, path)
+        operation, access, fitting = self._routes.find(request.method, path)
         asking = ask(None)
         host = request.client.host if request.client else ""
 
@@ -80,6 +99,8 @@ class Gated:
         try:
             asking.caller = self._caller(request, access)
             self._gate.check(access, asking.caller)
+            for each in fitting:
+                self._gate.check_limits(each.operation, each.access, asking, each.part)
             if access.least is None and access.changes and request.method != "GET":
                 _check_size(request)
         except MilongaError as error:

@@ -67,7 +67,7 @@ class AsyncAccounts:
         return answer.caller
 
     def list_accounts(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[accounts_pb2.Account]:
-        """Everybody who can sign in.
+        """Everybody who can sign in. Scope: accounts:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -85,7 +85,7 @@ class AsyncAccounts:
     async def create_account(
         self, name: str, *, role: accounts_pb2.Role.ValueType, password: str, timeout: float | None = None
     ) -> accounts_pb2.Account:
-        """Lets somebody sign in.
+        """Lets somebody sign in. Scope: accounts:write.
 
         Args:
             role: Required.
@@ -101,7 +101,7 @@ class AsyncAccounts:
     async def set_account_role(
         self, name: str, *, role: accounts_pb2.Role.ValueType, timeout: float | None = None
     ) -> accounts_pb2.Account:
-        """Changes what somebody may do, and with it what their API keys may.
+        """Changes what somebody may do, and with it what their API keys may. Scope: accounts:write.
 
         Args:
             role: Required.
@@ -116,7 +116,8 @@ class AsyncAccounts:
     async def set_password(
         self, name: str, *, old_password: str = "", password: str, timeout: float | None = None
     ) -> accounts_pb2.Account:
-        """Everybody may change their own, an admin everybody's. Ends all sessions of the account.
+        """Everybody may change their own, an admin everybody's. Ends all sessions of the account. Scope:
+        accounts:write.
 
         Args:
             old_password: The one until now; an admin who sets somebody else's leaves it out.
@@ -130,7 +131,7 @@ class AsyncAccounts:
         return answer.account
 
     async def delete_account(self, name: str, *, timeout: float | None = None) -> None:
-        """Ends its sessions and API keys too.
+        """Ends its sessions and API keys too. Scope: accounts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -141,7 +142,8 @@ class AsyncAccounts:
         )
 
     async def end_sessions(self, name: str, *, timeout: float | None = None) -> int:
-        """Signs the account out of all browsers. Everybody may do so for themselves, an admin for everybody.
+        """Signs the account out of all browsers. Everybody may do so for themselves, an admin for everybody. Scope:
+        accounts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -153,23 +155,36 @@ class AsyncAccounts:
         return answer.ended
 
     async def create_api_key(
-        self, label: str, *, role: accounts_pb2.Role.ValueType, lifetime_seconds: int = 0, timeout: float | None = None
+        self,
+        label: str,
+        *,
+        role: accounts_pb2.Role.ValueType = accounts_pb2.ROLE_UNSPECIFIED,
+        lifetime_seconds: int = 0,
+        scopes: Sequence[str] = (),
+        projects: Sequence[str] = (),
+        timeout: float | None = None,
     ) -> accounts_pb2.CreateApiKeyResponse:
-        """Makes a key for a program, which may at most what its owner may.
+        """Makes a key for a program, which may at most what its owner may. Scope: accounts:write.
 
         Args:
             label: What it is for.
-            role: Required.
+            role: Left out, the least role that may all of its scopes; without scopes it must be given.
             lifetime_seconds: 0 means 90 days.
+            scopes: Such as "rollouts:write": AREA:read, or AREA:write for changing and seeing. None is all that the
+                role may.
+            projects: The projects that it is for; it sees and changes nothing of others, or that belongs to none.
+                None is all.
             timeout: Seconds; None takes the client's.
         """
-        request = accounts_pb2.CreateApiKeyRequest(label=label, role=role, lifetime_seconds=lifetime_seconds)
+        request = accounts_pb2.CreateApiKeyRequest(
+            label=label, role=role, lifetime_seconds=lifetime_seconds, scopes=scopes, projects=projects
+        )
         return await self._calls.unary(
             "/milonga.v1.AccountService/CreateApiKey", request, accounts_pb2.CreateApiKeyResponse, timeout
         )
 
     def list_api_keys(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[accounts_pb2.ApiKey]:
-        """One's own; an admin sees all.
+        """One's own; an admin sees all. Scope: accounts:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -198,7 +213,7 @@ class AsyncAccounts:
     def list_audit_entries(
         self, caller: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[accounts_pb2.AuditEntry]:
-        """The newest first.
+        """The newest first. Scope: accounts:read.
 
         Args:
             caller: Only of this caller, empty for all.
@@ -230,7 +245,7 @@ class AsyncAlerts:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> AsyncIterator[alerts_pb2.Alert]:
-        """What stands and what is over, the newest first.
+        """What stands and what is over, the newest first. Scope: alerts:read.
 
         Args:
             state: Unspecified for all.
@@ -247,7 +262,7 @@ class AsyncAlerts:
         )
 
     async def get_alert(self, id: str, *, timeout: float | None = None) -> alerts_pb2.GetAlertResponse:
-        """One alert, and what became of the messages about it.
+        """One alert, and what became of the messages about it. Scope: alerts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -260,7 +275,7 @@ class AsyncAlerts:
     async def acknowledge_alert(
         self, id: str, *, by: str = "", note: str = "", timeout: float | None = None
     ) -> alerts_pb2.Alert:
-        """Somebody looks after it: nothing more is sent about it until it has resolved.
+        """Somebody looks after it: nothing more is sent about it until it has resolved. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -282,7 +297,8 @@ class AsyncAlerts:
         request_id: str = "",
         timeout: float | None = None,
     ) -> alerts_pb2.Silence:
-        """Alerts still open and resolve, but nothing is sent about them until the silence ends.
+        """Alerts still open and resolve, but nothing is sent about them until the silence ends. Scope:
+        alerts:write.
 
         Args:
             rule: Empty for all.
@@ -305,7 +321,7 @@ class AsyncAlerts:
         return answer.silence
 
     def list_silences(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[alerts_pb2.Silence]:
-        """When nothing is sent, and who said so.
+        """When nothing is sent, and who said so. Scope: alerts:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -321,7 +337,7 @@ class AsyncAlerts:
         )
 
     async def end_silence(self, id: str, *, timeout: float | None = None) -> alerts_pb2.Silence:
-        """Lets messages go out again.
+        """Lets messages go out again. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -333,7 +349,7 @@ class AsyncAlerts:
         return answer.silence
 
     def list_alert_rules(self, *, timeout: float | None = None) -> AsyncIterator[alerts_pb2.AlertRule]:
-        """All rules, those that the hub comes with too.
+        """All rules, those that the hub comes with too. Scope: alerts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -350,7 +366,7 @@ class AsyncAlerts:
     async def apply_alert_rule(
         self, name: str, *, spec: alerts_pb2.AlertRuleSpec, dry_run: bool = False, timeout: float | None = None
     ) -> alerts_pb2.ApplyAlertRuleResponse:
-        """Creates the rule or changes it; equal specs change nothing.
+        """Creates the rule or changes it; equal specs change nothing. Scope: alerts:write.
 
         Args:
             spec: Required.
@@ -362,7 +378,7 @@ class AsyncAlerts:
         )
 
     async def delete_alert_rule(self, name: str, *, timeout: float | None = None) -> None:
-        """One that replaced a rule of the hub gives way to that again.
+        """One that replaced a rule of the hub gives way to that again. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -373,7 +389,7 @@ class AsyncAlerts:
         )
 
     def list_alert_channels(self, *, timeout: float | None = None) -> AsyncIterator[alerts_pb2.AlertChannel]:
-        """Where messages go, without secrets.
+        """Where messages go, without secrets. Scope: alerts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -390,7 +406,7 @@ class AsyncAlerts:
     async def apply_alert_channel(
         self, name: str, *, spec: alerts_pb2.AlertChannelSpec, dry_run: bool = False, timeout: float | None = None
     ) -> alerts_pb2.ApplyAlertChannelResponse:
-        """Creates the channel or changes it; equal specs change nothing.
+        """Creates the channel or changes it; equal specs change nothing. Scope: alerts:write.
 
         Args:
             spec: Required.
@@ -402,7 +418,7 @@ class AsyncAlerts:
         )
 
     async def delete_alert_channel(self, name: str, *, timeout: float | None = None) -> None:
-        """Nothing is sent there any more.
+        """Nothing is sent there any more. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -413,7 +429,7 @@ class AsyncAlerts:
         )
 
     async def test_alert_channel(self, name: str, *, timeout: float | None = None) -> str:
-        """Sends a message now and says what came of it.
+        """Sends a message now and says what came of it. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -432,7 +448,7 @@ class AsyncBuilds:
         self._calls = calls
 
     async def get_build(self, name: str, *, timeout: float | None = None) -> models_pb2.Build:
-        """One build with its figures, gates and files.
+        """One build with its figures, gates and files. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -446,7 +462,7 @@ class AsyncBuilds:
     def list_builds(
         self, model_version: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[models_pb2.Build]:
-        """What was built of a model version.
+        """What was built of a model version. Scope: models:read.
 
         Args:
             model_version: Empty for all.
@@ -466,7 +482,7 @@ class AsyncBuilds:
         self, model_version: str, *, device_type: str, target: str, timeout: float | None = None
     ) -> models_pb2.Build:
         """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until
-        this one is done.
+        this one is done. Scope: models:write.
 
         Args:
             model_version: models/{model}/versions/{number}
@@ -481,14 +497,15 @@ class AsyncBuilds:
         return answer.build
 
     def watch_build(self, name: str) -> AsyncIterator[models_pb2.Build]:
-        """Sends the build now and after every change, until it is not in progress."""
+        """Sends the build now and after every change, until it is not in progress. Scope: models:read."""
         request = models_pb2.WatchBuildRequest(name=name)
         return self._calls.watch(
             "/milonga.v1.BuildService/WatchBuild", request, models_pb2.WatchBuildResponse, lambda news: news.build
         )
 
     async def cancel_build(self, name: str, *, timeout: float | None = None) -> models_pb2.Build:
-        """Ends a build that is made outside a run; what was built for the target before stays as it is.
+        """Ends a build that is made outside a run; what was built for the target before stays as it is. Scope:
+        models:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -502,7 +519,7 @@ class AsyncBuilds:
     async def override_build(
         self, name: str, *, by: str = "", reason: str, timeout: float | None = None
     ) -> models_pb2.Build:
-        """Allows a build that is not VERIFIED on devices; the record keeps who, when and why.
+        """Allows a build that is not VERIFIED on devices; the record keeps who, when and why. Scope: models:write.
 
         Args:
             reason: Required.
@@ -515,7 +532,8 @@ class AsyncBuilds:
         return answer.build
 
     async def choose_build(self, name: str, *, timeout: float | None = None) -> models_pb2.Build:
-        """Makes this the build that devices of its type get, in place of any other of its version.
+        """Makes this the build that devices of its type get, in place of any other of its version. Scope:
+        models:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -527,7 +545,7 @@ class AsyncBuilds:
         return answer.build
 
     async def get_build_log(self, name: str, *, timeout: float | None = None) -> str:
-        """What was done and what the engine printed; the newest where that is very long.
+        """What was done and what the engine printed; the newest where that is very long. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -539,7 +557,7 @@ class AsyncBuilds:
         return answer.text
 
     async def get_build_manifest(self, name: str, *, timeout: float | None = None) -> str:
-        """What the bundle says of itself to the device that runs it.
+        """What the bundle says of itself to the device that runs it. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -551,7 +569,8 @@ class AsyncBuilds:
         return answer.json
 
     def download_build(self, name: str, *, timeout: float | None = None) -> AsyncIterator[bytes]:
-        """Sends the bundle as a zip file, with a program that runs it where there is one for its engine.
+        """Sends the bundle as a zip file, with a program that runs it where there is one for its engine. Scope:
+        models:read.
 
         Args:
             timeout: Seconds for all of it; None waits.
@@ -580,7 +599,7 @@ class AsyncDatasets:
     ) -> datasets_pb2.DatasetVersion:
         """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or to detect the layout of YOLO
         (data.yaml, images/, labels/), COCO (a JSON file beside pictures) or Pascal VOC (an XML file for each). The
-        first message carries the header, the rest chunks.
+        first message carries the header, the rest chunks. Scope: datasets:write.
 
         Args:
             append: Add to the newest version instead of replacing it.
@@ -603,7 +622,7 @@ class AsyncDatasets:
         return answer.dataset_version
 
     async def get_dataset(self, name: str, *, timeout: float | None = None) -> datasets_pb2.Dataset:
-        """A data set with its classes and the number of its newest version.
+        """A data set with its classes and the number of its newest version. Scope: datasets:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -615,7 +634,7 @@ class AsyncDatasets:
         return answer.dataset
 
     def list_datasets(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[datasets_pb2.Dataset]:
-        """All data sets, by name.
+        """All data sets, by name. Scope: datasets:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -633,7 +652,7 @@ class AsyncDatasets:
     def list_dataset_versions(
         self, dataset: str, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[datasets_pb2.DatasetVersion]:
-        """The versions of a data set, the newest first.
+        """The versions of a data set, the newest first. Scope: datasets:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -665,6 +684,7 @@ class AsyncDevices:
         timeout: float | None = None,
     ) -> devices_pb2.CreateJoinTokenResponse:
         """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again.
+        Scope: devices:write.
 
         Args:
             uses: 0 means one use.
@@ -682,7 +702,7 @@ class AsyncDevices:
     def list_join_tokens(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.JoinToken]:
-        """Tokens that were made, without their secrets.
+        """Tokens that were made, without their secrets. Scope: devices:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -698,7 +718,8 @@ class AsyncDevices:
         )
 
     async def get_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """One device as the hub knows it: hardware, labels, what it serves and when it was seen.
+        """One device as the hub knows it: hardware, labels, what it serves and when it was seen. Scope:
+        devices:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -712,7 +733,7 @@ class AsyncDevices:
     def list_devices(
         self, selector: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.Device]:
-        """Devices that a selector matches, by name.
+        """Devices that a selector matches, by name. Scope: devices:read.
 
         Args:
             selector: A selector: "type=pi5, site in (busan, seoul), !canary". Empty matches all.
@@ -731,7 +752,7 @@ class AsyncDevices:
     async def update_device(
         self, name: str, *, labels: Mapping[str, str] | None = None, request_id: str = "", timeout: float | None = None
     ) -> devices_pb2.Device:
-        """Sets the given labels and keeps the others; an empty value removes its label.
+        """Sets the given labels and keeps the others; an empty value removes its label. Scope: devices:write.
 
         Args:
             request_id: The same one makes a repeat harmless; a new one where left out.
@@ -744,7 +765,7 @@ class AsyncDevices:
         return answer.device
 
     async def delete_device(self, name: str, *, timeout: float | None = None) -> None:
-        """Forgets the device, ends its connections and refuses its certificate from now on.
+        """Forgets the device, ends its connections and refuses its certificate from now on. Scope: devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -755,7 +776,8 @@ class AsyncDevices:
         )
 
     async def revoke_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """Ends the device's connections and refuses its key for as long as the device is not deleted.
+        """Ends the device's connections and refuses its key for as long as the device is not deleted. Scope:
+        devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -769,7 +791,7 @@ class AsyncDevices:
     def list_join_requests(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.JoinRequest]:
-        """Machines that asked to join without a token.
+        """Machines that asked to join without a token. Scope: devices:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -785,7 +807,7 @@ class AsyncDevices:
         )
 
     async def approve_join_request(self, id: str, *, timeout: float | None = None) -> devices_pb2.JoinRequest:
-        """Lets the machine in; it gets its certificate the next time that it asks.
+        """Lets the machine in; it gets its certificate the next time that it asks. Scope: devices:write.
 
         Args:
             id: Its id, or the wanted name where only one request has it.
@@ -798,7 +820,7 @@ class AsyncDevices:
         return answer.join_request
 
     async def refuse_join_request(self, id: str, *, timeout: float | None = None) -> devices_pb2.JoinRequest:
-        """Turns the machine away.
+        """Turns the machine away. Scope: devices:write.
 
         Args:
             id: Its id, or the wanted name where only one request has it.
@@ -811,7 +833,7 @@ class AsyncDevices:
         return answer.join_request
 
     def watch_devices(self, selector: str = "") -> AsyncIterator[devices_pb2.Device]:
-        """Sends all devices that match now, and each again after every change.
+        """Sends all devices that match now, and each again after every change. Scope: devices:read.
 
         Args:
             selector: Empty matches all.
@@ -827,7 +849,7 @@ class AsyncDevices:
     def list_device_types(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.DeviceType]:
-        """Kinds of devices by hardware and runtime: what is measured, searched and built for.
+        """Kinds of devices by hardware and runtime: what is measured, searched and built for. Scope: devices:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -845,7 +867,7 @@ class AsyncDevices:
     def list_measurements(
         self, device_type: str = "", *, run: str = "", page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.Measurement]:
-        """Latencies of subnets and builds as devices measured them.
+        """Latencies of subnets and builds as devices measured them. Scope: devices:read.
 
         Args:
             device_type: Empty for all.
@@ -864,7 +886,7 @@ class AsyncDevices:
     async def pin_device(
         self, name: str, *, model_version: str = "", timeout: float | None = None
     ) -> devices_pb2.Device:
-        """Keeps the device on a version: rollouts of others leave it out.
+        """Keeps the device on a version: rollouts of others leave it out. Scope: devices:write.
 
         Args:
             model_version: Empty lets go of it.
@@ -879,7 +901,7 @@ class AsyncDevices:
     async def get_device_log(
         self, name: str, *, cursor: str = "", max_bytes: int = 0, timeout: float | None = None
     ) -> devices_pb2.GetDeviceLogResponse:
-        """What the agent of a connected device logged.
+        """What the agent of a connected device logged. Scope: devices:write.
 
         Args:
             cursor: Of an earlier answer: what was logged since then. Empty for the newest.
@@ -892,7 +914,8 @@ class AsyncDevices:
         )
 
     async def diagnose_device(self, name: str, *, timeout: float | None = None) -> bytes:
-        """Log, state, inventory, versions and checks of a connected device in one file, without secrets.
+        """Log, state, inventory, versions and checks of a connected device in one file, without secrets. Scope:
+        devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -904,7 +927,7 @@ class AsyncDevices:
         return answer.content
 
     async def restart_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """Wants the device's agent to start anew, now or when it connects.
+        """Wants the device's agent to start anew, now or when it connects. Scope: devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -916,7 +939,8 @@ class AsyncDevices:
         return answer.device
 
     async def profile_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """Wants the device to probe its hardware and time its model again, now or when it connects.
+        """Wants the device to probe its hardware and time its model again, now or when it connects. Scope:
+        devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -930,7 +954,7 @@ class AsyncDevices:
     def list_device_steps(
         self, device: str, *, generation: int = 0, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.DeviceStep]:
-        """What a device reported of every step of its assignments.
+        """What a device reported of every step of its assignments. Scope: devices:read.
 
         Args:
             generation: Only of this assignment; 0 for all.
@@ -949,7 +973,7 @@ class AsyncDevices:
     def list_device_builds(
         self, device: str = "", *, bundle: str = "", page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.DeviceBuild]:
-        """What devices built for themselves, and what came of it.
+        """What devices built for themselves, and what came of it. Scope: devices:read.
 
         Args:
             device: Empty for all.
@@ -981,7 +1005,8 @@ class AsyncLabelling:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> AsyncIterator[labelling_pb2.Sample]:
-        """In the order in which they should be labelled while they wait, else the newest first.
+        """In the order in which they should be labelled while they wait, else the newest first. Scope:
+        labelling:read.
 
         Args:
             state: Unspecified: all, the newest first.
@@ -1001,7 +1026,7 @@ class AsyncLabelling:
     async def get_sample_picture(
         self, name: str, *, timeout: float | None = None
     ) -> labelling_pb2.GetSamplePictureResponse:
-        """The picture as the device sent it.
+        """The picture as the device sent it. Scope: labelling:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1021,7 +1046,7 @@ class AsyncLabelling:
         decided_by: str = "",
         timeout: float | None = None,
     ) -> labelling_pb2.Sample:
-        """Says what a sample shows, or that the device was right.
+        """Says what a sample shows, or that the device was right. Scope: labelling:write.
 
         Args:
             label: A class of the data set, where the project tells classes apart.
@@ -1040,7 +1065,7 @@ class AsyncLabelling:
     async def skip_sample(
         self, name: str, *, decided_by: str = "", timeout: float | None = None
     ) -> labelling_pb2.Sample:
-        """Says that a sample is not worth a label; its picture is deleted soon.
+        """Says that a sample is not worth a label; its picture is deleted soon. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1052,7 +1077,7 @@ class AsyncLabelling:
         return answer.sample
 
     async def undo_sample(self, name: str, *, timeout: float | None = None) -> labelling_pb2.Sample:
-        """Lets a sample wait again, as long as its label is not part of the data set.
+        """Lets a sample wait again, as long as its label is not part of the data set. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1067,7 +1092,7 @@ class AsyncLabelling:
         self, project: str, *, timeout: float | None = None
     ) -> labelling_pb2.AddLabelledSamplesResponse:
         """Makes what is labelled part of the project's data set now; the hub does it by itself after a while
-        without labels.
+        without labels. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1081,7 +1106,7 @@ class AsyncLabelling:
         )
 
     async def get_labelling(self, project: str, *, timeout: float | None = None) -> labelling_pb2.Labelling:
-        """How much waits and is done, and how often devices were right.
+        """How much waits and is done, and how often devices were right. Scope: labelling:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1093,7 +1118,7 @@ class AsyncLabelling:
         return answer.labelling
 
     async def discard_samples(self, project: str, *, timeout: float | None = None) -> int:
-        """Deletes the pictures that wait; devices do not send them again.
+        """Deletes the pictures that wait; devices do not send them again. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1112,7 +1137,7 @@ class AsyncModels:
         self._calls = calls
 
     def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[models_pb2.Model]:
-        """Models of which there is a version, by name.
+        """Models of which there is a version, by name. Scope: models:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1128,7 +1153,7 @@ class AsyncModels:
         )
 
     async def get_model_version(self, name: str, *, timeout: float | None = None) -> models_pb2.ModelVersion:
-        """One version: the subnet of each device type, its accuracy, and where it came from.
+        """One version: the subnet of each device type, its accuracy, and where it came from. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1142,7 +1167,7 @@ class AsyncModels:
     def list_model_versions(
         self, model: str, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[models_pb2.ModelVersion]:
-        """The versions of a model, the newest first.
+        """The versions of a model, the newest first. Scope: models:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1160,7 +1185,7 @@ class AsyncModels:
     def download_checkpoint(
         self, name: str, *, device_type: str = "", timeout: float | None = None
     ) -> AsyncIterator[bytes]:
-        """Sends the chosen subnet of a device type as its family's own checkpoint file.
+        """Sends the chosen subnet of a device type as its family's own checkpoint file. Scope: models:read.
 
         Args:
             name: models/{model}/versions/{number}
@@ -1192,7 +1217,7 @@ class AsyncModels:
     ) -> models_pb2.ImportModelResponse:
         """Takes a network that was trained elsewhere: a header, then the file in chunks. Answers once the file is
         checked, with the run that builds it for the project's devices and makes a version of it; nothing is rolled
-        out.
+        out. Scope: models:write.
 
         Args:
             file_name: Its ending says what it is: .onnx, or .pt of ultralytics.
@@ -1236,7 +1261,7 @@ class AsyncModels:
     def download_network(
         self, name: str, *, device_type: str = "", timeout: float | None = None
     ) -> AsyncIterator[bytes]:
-        """Sends the network of a device type as a plain ONNX file.
+        """Sends the network of a device type as a plain ONNX file. Scope: models:read.
 
         Args:
             name: models/{model}/versions/{number}
@@ -1265,7 +1290,7 @@ class AsyncProjects:
         request_id: str = "",
         timeout: float | None = None,
     ) -> projects_pb2.ApplyProjectResponse:
-        """Creates the project or changes its spec; equal specs change nothing.
+        """Creates the project or changes its spec; equal specs change nothing. Scope: projects:write.
 
         Args:
             spec: Required.
@@ -1282,7 +1307,7 @@ class AsyncProjects:
         )
 
     async def get_project(self, name: str, *, timeout: float | None = None) -> projects_pb2.Project:
-        """A project with its spec as it is now.
+        """A project with its spec as it is now. Scope: projects:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1294,7 +1319,7 @@ class AsyncProjects:
         return answer.project
 
     def list_projects(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[projects_pb2.Project]:
-        """All projects, by name.
+        """All projects, by name. Scope: projects:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1326,7 +1351,8 @@ class AsyncRollouts:
         request_id: str = "",
         timeout: float | None = None,
     ) -> rollouts_pb2.Rollout:
-        """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again.
+        """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again. Scope:
+        rollouts:write.
 
         Args:
             selector: Empty takes the project's.
@@ -1347,7 +1373,7 @@ class AsyncRollouts:
         return answer.rollout
 
     async def get_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """One rollout with its waves and devices.
+        """One rollout with its waves and devices. Scope: rollouts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1361,7 +1387,7 @@ class AsyncRollouts:
     def list_rollouts(
         self, project: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[rollouts_pb2.Rollout]:
-        """Rollouts, the newest first.
+        """Rollouts, the newest first. Scope: rollouts:read.
 
         Args:
             project: Empty for all.
@@ -1378,7 +1404,7 @@ class AsyncRollouts:
         )
 
     async def pause_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Lets no more devices begin until ResumeRollout.
+        """Lets no more devices begin until ResumeRollout. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1390,7 +1416,7 @@ class AsyncRollouts:
         return answer.rollout
 
     async def resume_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Goes on with a rollout that was paused, by a person or by failures.
+        """Goes on with a rollout that was paused, by a person or by failures. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1402,7 +1428,7 @@ class AsyncRollouts:
         return answer.rollout
 
     async def approve_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Lets a rollout begin that waits for a person.
+        """Lets a rollout begin that waits for a person. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1414,7 +1440,7 @@ class AsyncRollouts:
         return answer.rollout
 
     async def retry_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Lets the devices that failed try again, and no others.
+        """Lets the devices that failed try again, and no others. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1426,7 +1452,7 @@ class AsyncRollouts:
         return answer.rollout
 
     async def abort_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Stops for good; devices that have not been reached keep what they have.
+        """Stops for good; devices that have not been reached keep what they have. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1438,7 +1464,7 @@ class AsyncRollouts:
         return answer.rollout
 
     def watch_rollout(self, id: str) -> AsyncIterator[rollouts_pb2.Rollout]:
-        """Sends the rollout now and after every change, until it has ended."""
+        """Sends the rollout now and after every change, until it has ended. Scope: rollouts:read."""
         request = rollouts_pb2.WatchRolloutRequest(id=id)
         return self._calls.watch(
             "/milonga.v1.RolloutService/WatchRollout",
@@ -1457,7 +1483,8 @@ class AsyncRuns:
     async def start_run(
         self, project: str, *, reason: str = "", request_id: str = "", timeout: float | None = None
     ) -> projects_pb2.Run:
-        """Queues a run with the project's present spec. The same `request_id` gives the same run again.
+        """Queues a run with the project's present spec. The same `request_id` gives the same run again. Scope:
+        runs:write.
 
         Args:
             request_id: The same one makes a repeat harmless; a new one where left out.
@@ -1472,7 +1499,7 @@ class AsyncRuns:
         return answer.run
 
     async def get_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """One run with its stages, figures and outcome.
+        """One run with its stages, figures and outcome. Scope: runs:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1484,7 +1511,7 @@ class AsyncRuns:
     def list_runs(
         self, project: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[projects_pb2.Run]:
-        """Runs, the newest first.
+        """Runs, the newest first. Scope: runs:read.
 
         Args:
             project: Empty for all.
@@ -1497,7 +1524,7 @@ class AsyncRuns:
         )
 
     async def cancel_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Ends a run; what its stages have kept stays for ResumeRun.
+        """Ends a run; what its stages have kept stays for ResumeRun. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1509,7 +1536,7 @@ class AsyncRuns:
         return answer.run
 
     async def resume_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Goes on with a failed or cancelled run from the stage where it ended.
+        """Goes on with a failed or cancelled run from the stage where it ended. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1521,7 +1548,7 @@ class AsyncRuns:
         return answer.run
 
     async def approve_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Lets a run begin that a policy started and that waits for a person.
+        """Lets a run begin that a policy started and that waits for a person. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1533,7 +1560,7 @@ class AsyncRuns:
         return answer.run
 
     async def refuse_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Ends a run that waits for a person.
+        """Ends a run that waits for a person. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1545,7 +1572,7 @@ class AsyncRuns:
         return answer.run
 
     def watch_run(self, name: str) -> AsyncIterator[projects_pb2.Run]:
-        """Sends the run now and after every change, until it ends."""
+        """Sends the run now and after every change, until it ends. Scope: runs:read."""
         request = projects_pb2.WatchRunRequest(name=name)
         return self._calls.watch(
             "/milonga.v1.RunService/WatchRun", request, projects_pb2.WatchRunResponse, lambda news: news.run
@@ -1554,7 +1581,7 @@ class AsyncRuns:
     def list_candidates(
         self, run: str, *, device_type: str = "", page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[projects_pb2.Candidate]:
-        """Candidates that the search found, with predicted and measured figures.
+        """Candidates that the search found, with predicted and measured figures. Scope: runs:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1585,7 +1612,7 @@ class AsyncTelemetry:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> AsyncIterator[telemetry_pb2.TelemetryWindow]:
-        """What models did on devices, window by window, the last received first.
+        """What models did on devices, window by window, the last received first. Scope: telemetry:read.
 
         Args:
             device: Empty for all.
@@ -1606,7 +1633,7 @@ class AsyncTelemetry:
     def list_drift_events(
         self, project: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[telemetry_pb2.DriftEvent]:
-        """Where telemetry left what it is held against, the newest first.
+        """Where telemetry left what it is held against, the newest first. Scope: telemetry:read.
 
         Args:
             project: Empty for all.
@@ -1625,7 +1652,7 @@ class AsyncTelemetry:
     async def estimate_accuracy(
         self, project: str, *, timeout: float | None = None
     ) -> telemetry_pb2.EstimateAccuracyResponse:
-        """What share of a project's answers is right, without labels.
+        """What share of a project's answers is right, without labels. Scope: telemetry:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1639,7 +1666,7 @@ class AsyncTelemetry:
         self, device: str, *, since: datetime | None = None
     ) -> AsyncIterator[telemetry_pb2.TelemetryWindow]:
         """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since
-        a time.
+        a time. Scope: telemetry:read.
 
         Args:
             since: Begin with all windows that started at this time or later, in the order in which they came; unset

@@ -65,7 +65,7 @@ class Accounts:
         return answer.caller
 
     def list_accounts(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[accounts_pb2.Account]:
-        """Everybody who can sign in.
+        """Everybody who can sign in. Scope: accounts:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -83,7 +83,7 @@ class Accounts:
     def create_account(
         self, name: str, *, role: accounts_pb2.Role.ValueType, password: str, timeout: float | None = None
     ) -> accounts_pb2.Account:
-        """Lets somebody sign in.
+        """Lets somebody sign in. Scope: accounts:write.
 
         Args:
             role: Required.
@@ -99,7 +99,7 @@ class Accounts:
     def set_account_role(
         self, name: str, *, role: accounts_pb2.Role.ValueType, timeout: float | None = None
     ) -> accounts_pb2.Account:
-        """Changes what somebody may do, and with it what their API keys may.
+        """Changes what somebody may do, and with it what their API keys may. Scope: accounts:write.
 
         Args:
             role: Required.
@@ -114,7 +114,8 @@ class Accounts:
     def set_password(
         self, name: str, *, old_password: str = "", password: str, timeout: float | None = None
     ) -> accounts_pb2.Account:
-        """Everybody may change their own, an admin everybody's. Ends all sessions of the account.
+        """Everybody may change their own, an admin everybody's. Ends all sessions of the account. Scope:
+        accounts:write.
 
         Args:
             old_password: The one until now; an admin who sets somebody else's leaves it out.
@@ -128,7 +129,7 @@ class Accounts:
         return answer.account
 
     def delete_account(self, name: str, *, timeout: float | None = None) -> None:
-        """Ends its sessions and API keys too.
+        """Ends its sessions and API keys too. Scope: accounts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -139,7 +140,8 @@ class Accounts:
         )
 
     def end_sessions(self, name: str, *, timeout: float | None = None) -> int:
-        """Signs the account out of all browsers. Everybody may do so for themselves, an admin for everybody.
+        """Signs the account out of all browsers. Everybody may do so for themselves, an admin for everybody. Scope:
+        accounts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -151,23 +153,36 @@ class Accounts:
         return answer.ended
 
     def create_api_key(
-        self, label: str, *, role: accounts_pb2.Role.ValueType, lifetime_seconds: int = 0, timeout: float | None = None
+        self,
+        label: str,
+        *,
+        role: accounts_pb2.Role.ValueType = accounts_pb2.ROLE_UNSPECIFIED,
+        lifetime_seconds: int = 0,
+        scopes: Sequence[str] = (),
+        projects: Sequence[str] = (),
+        timeout: float | None = None,
     ) -> accounts_pb2.CreateApiKeyResponse:
-        """Makes a key for a program, which may at most what its owner may.
+        """Makes a key for a program, which may at most what its owner may. Scope: accounts:write.
 
         Args:
             label: What it is for.
-            role: Required.
+            role: Left out, the least role that may all of its scopes; without scopes it must be given.
             lifetime_seconds: 0 means 90 days.
+            scopes: Such as "rollouts:write": AREA:read, or AREA:write for changing and seeing. None is all that the
+                role may.
+            projects: The projects that it is for; it sees and changes nothing of others, or that belongs to none.
+                None is all.
             timeout: Seconds; None takes the client's.
         """
-        request = accounts_pb2.CreateApiKeyRequest(label=label, role=role, lifetime_seconds=lifetime_seconds)
+        request = accounts_pb2.CreateApiKeyRequest(
+            label=label, role=role, lifetime_seconds=lifetime_seconds, scopes=scopes, projects=projects
+        )
         return self._calls.unary(
             "/milonga.v1.AccountService/CreateApiKey", request, accounts_pb2.CreateApiKeyResponse, timeout
         )
 
     def list_api_keys(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[accounts_pb2.ApiKey]:
-        """One's own; an admin sees all.
+        """One's own; an admin sees all. Scope: accounts:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -196,7 +211,7 @@ class Accounts:
     def list_audit_entries(
         self, caller: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[accounts_pb2.AuditEntry]:
-        """The newest first.
+        """The newest first. Scope: accounts:read.
 
         Args:
             caller: Only of this caller, empty for all.
@@ -228,7 +243,7 @@ class Alerts:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Iterator[alerts_pb2.Alert]:
-        """What stands and what is over, the newest first.
+        """What stands and what is over, the newest first. Scope: alerts:read.
 
         Args:
             state: Unspecified for all.
@@ -245,7 +260,7 @@ class Alerts:
         )
 
     def get_alert(self, id: str, *, timeout: float | None = None) -> alerts_pb2.GetAlertResponse:
-        """One alert, and what became of the messages about it.
+        """One alert, and what became of the messages about it. Scope: alerts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -256,7 +271,7 @@ class Alerts:
     def acknowledge_alert(
         self, id: str, *, by: str = "", note: str = "", timeout: float | None = None
     ) -> alerts_pb2.Alert:
-        """Somebody looks after it: nothing more is sent about it until it has resolved.
+        """Somebody looks after it: nothing more is sent about it until it has resolved. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -278,7 +293,8 @@ class Alerts:
         request_id: str = "",
         timeout: float | None = None,
     ) -> alerts_pb2.Silence:
-        """Alerts still open and resolve, but nothing is sent about them until the silence ends.
+        """Alerts still open and resolve, but nothing is sent about them until the silence ends. Scope:
+        alerts:write.
 
         Args:
             rule: Empty for all.
@@ -301,7 +317,7 @@ class Alerts:
         return answer.silence
 
     def list_silences(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[alerts_pb2.Silence]:
-        """When nothing is sent, and who said so.
+        """When nothing is sent, and who said so. Scope: alerts:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -317,7 +333,7 @@ class Alerts:
         )
 
     def end_silence(self, id: str, *, timeout: float | None = None) -> alerts_pb2.Silence:
-        """Lets messages go out again.
+        """Lets messages go out again. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -329,7 +345,7 @@ class Alerts:
         return answer.silence
 
     def list_alert_rules(self, *, timeout: float | None = None) -> Iterator[alerts_pb2.AlertRule]:
-        """All rules, those that the hub comes with too.
+        """All rules, those that the hub comes with too. Scope: alerts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -346,7 +362,7 @@ class Alerts:
     def apply_alert_rule(
         self, name: str, *, spec: alerts_pb2.AlertRuleSpec, dry_run: bool = False, timeout: float | None = None
     ) -> alerts_pb2.ApplyAlertRuleResponse:
-        """Creates the rule or changes it; equal specs change nothing.
+        """Creates the rule or changes it; equal specs change nothing. Scope: alerts:write.
 
         Args:
             spec: Required.
@@ -358,7 +374,7 @@ class Alerts:
         )
 
     def delete_alert_rule(self, name: str, *, timeout: float | None = None) -> None:
-        """One that replaced a rule of the hub gives way to that again.
+        """One that replaced a rule of the hub gives way to that again. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -369,7 +385,7 @@ class Alerts:
         )
 
     def list_alert_channels(self, *, timeout: float | None = None) -> Iterator[alerts_pb2.AlertChannel]:
-        """Where messages go, without secrets.
+        """Where messages go, without secrets. Scope: alerts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -386,7 +402,7 @@ class Alerts:
     def apply_alert_channel(
         self, name: str, *, spec: alerts_pb2.AlertChannelSpec, dry_run: bool = False, timeout: float | None = None
     ) -> alerts_pb2.ApplyAlertChannelResponse:
-        """Creates the channel or changes it; equal specs change nothing.
+        """Creates the channel or changes it; equal specs change nothing. Scope: alerts:write.
 
         Args:
             spec: Required.
@@ -398,7 +414,7 @@ class Alerts:
         )
 
     def delete_alert_channel(self, name: str, *, timeout: float | None = None) -> None:
-        """Nothing is sent there any more.
+        """Nothing is sent there any more. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -409,7 +425,7 @@ class Alerts:
         )
 
     def test_alert_channel(self, name: str, *, timeout: float | None = None) -> str:
-        """Sends a message now and says what came of it.
+        """Sends a message now and says what came of it. Scope: alerts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -428,7 +444,7 @@ class Builds:
         self._calls = calls
 
     def get_build(self, name: str, *, timeout: float | None = None) -> models_pb2.Build:
-        """One build with its figures, gates and files.
+        """One build with its figures, gates and files. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -440,7 +456,7 @@ class Builds:
     def list_builds(
         self, model_version: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[models_pb2.Build]:
-        """What was built of a model version.
+        """What was built of a model version. Scope: models:read.
 
         Args:
             model_version: Empty for all.
@@ -460,7 +476,7 @@ class Builds:
         self, model_version: str, *, device_type: str, target: str, timeout: float | None = None
     ) -> models_pb2.Build:
         """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until
-        this one is done.
+        this one is done. Scope: models:write.
 
         Args:
             model_version: models/{model}/versions/{number}
@@ -475,14 +491,15 @@ class Builds:
         return answer.build
 
     def watch_build(self, name: str) -> Iterator[models_pb2.Build]:
-        """Sends the build now and after every change, until it is not in progress."""
+        """Sends the build now and after every change, until it is not in progress. Scope: models:read."""
         request = models_pb2.WatchBuildRequest(name=name)
         return self._calls.watch(
             "/milonga.v1.BuildService/WatchBuild", request, models_pb2.WatchBuildResponse, lambda news: news.build
         )
 
     def cancel_build(self, name: str, *, timeout: float | None = None) -> models_pb2.Build:
-        """Ends a build that is made outside a run; what was built for the target before stays as it is.
+        """Ends a build that is made outside a run; what was built for the target before stays as it is. Scope:
+        models:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -494,7 +511,7 @@ class Builds:
         return answer.build
 
     def override_build(self, name: str, *, by: str = "", reason: str, timeout: float | None = None) -> models_pb2.Build:
-        """Allows a build that is not VERIFIED on devices; the record keeps who, when and why.
+        """Allows a build that is not VERIFIED on devices; the record keeps who, when and why. Scope: models:write.
 
         Args:
             reason: Required.
@@ -507,7 +524,8 @@ class Builds:
         return answer.build
 
     def choose_build(self, name: str, *, timeout: float | None = None) -> models_pb2.Build:
-        """Makes this the build that devices of its type get, in place of any other of its version.
+        """Makes this the build that devices of its type get, in place of any other of its version. Scope:
+        models:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -519,7 +537,7 @@ class Builds:
         return answer.build
 
     def get_build_log(self, name: str, *, timeout: float | None = None) -> str:
-        """What was done and what the engine printed; the newest where that is very long.
+        """What was done and what the engine printed; the newest where that is very long. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -531,7 +549,7 @@ class Builds:
         return answer.text
 
     def get_build_manifest(self, name: str, *, timeout: float | None = None) -> str:
-        """What the bundle says of itself to the device that runs it.
+        """What the bundle says of itself to the device that runs it. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -543,7 +561,8 @@ class Builds:
         return answer.json
 
     def download_build(self, name: str, *, timeout: float | None = None) -> Iterator[bytes]:
-        """Sends the bundle as a zip file, with a program that runs it where there is one for its engine.
+        """Sends the bundle as a zip file, with a program that runs it where there is one for its engine. Scope:
+        models:read.
 
         Args:
             timeout: Seconds for all of it; None waits.
@@ -572,7 +591,7 @@ class Datasets:
     ) -> datasets_pb2.DatasetVersion:
         """Sends a zip or tar archive: class folders (CLASS/PICTURE) to classify, or to detect the layout of YOLO
         (data.yaml, images/, labels/), COCO (a JSON file beside pictures) or Pascal VOC (an XML file for each). The
-        first message carries the header, the rest chunks.
+        first message carries the header, the rest chunks. Scope: datasets:write.
 
         Args:
             append: Add to the newest version instead of replacing it.
@@ -595,7 +614,7 @@ class Datasets:
         return answer.dataset_version
 
     def get_dataset(self, name: str, *, timeout: float | None = None) -> datasets_pb2.Dataset:
-        """A data set with its classes and the number of its newest version.
+        """A data set with its classes and the number of its newest version. Scope: datasets:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -607,7 +626,7 @@ class Datasets:
         return answer.dataset
 
     def list_datasets(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[datasets_pb2.Dataset]:
-        """All data sets, by name.
+        """All data sets, by name. Scope: datasets:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -625,7 +644,7 @@ class Datasets:
     def list_dataset_versions(
         self, dataset: str, *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[datasets_pb2.DatasetVersion]:
-        """The versions of a data set, the newest first.
+        """The versions of a data set, the newest first. Scope: datasets:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -657,6 +676,7 @@ class Devices:
         timeout: float | None = None,
     ) -> devices_pb2.CreateJoinTokenResponse:
         """Makes a token with which devices enrol. The same `request_id` gives the same token and secret again.
+        Scope: devices:write.
 
         Args:
             uses: 0 means one use.
@@ -672,7 +692,7 @@ class Devices:
         )
 
     def list_join_tokens(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[devices_pb2.JoinToken]:
-        """Tokens that were made, without their secrets.
+        """Tokens that were made, without their secrets. Scope: devices:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -688,7 +708,8 @@ class Devices:
         )
 
     def get_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """One device as the hub knows it: hardware, labels, what it serves and when it was seen.
+        """One device as the hub knows it: hardware, labels, what it serves and when it was seen. Scope:
+        devices:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -702,7 +723,7 @@ class Devices:
     def list_devices(
         self, selector: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[devices_pb2.Device]:
-        """Devices that a selector matches, by name.
+        """Devices that a selector matches, by name. Scope: devices:read.
 
         Args:
             selector: A selector: "type=pi5, site in (busan, seoul), !canary". Empty matches all.
@@ -721,7 +742,7 @@ class Devices:
     def update_device(
         self, name: str, *, labels: Mapping[str, str] | None = None, request_id: str = "", timeout: float | None = None
     ) -> devices_pb2.Device:
-        """Sets the given labels and keeps the others; an empty value removes its label.
+        """Sets the given labels and keeps the others; an empty value removes its label. Scope: devices:write.
 
         Args:
             request_id: The same one makes a repeat harmless; a new one where left out.
@@ -734,7 +755,7 @@ class Devices:
         return answer.device
 
     def delete_device(self, name: str, *, timeout: float | None = None) -> None:
-        """Forgets the device, ends its connections and refuses its certificate from now on.
+        """Forgets the device, ends its connections and refuses its certificate from now on. Scope: devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -743,7 +764,8 @@ class Devices:
         self._calls.unary("/milonga.v1.DeviceService/DeleteDevice", request, devices_pb2.DeleteDeviceResponse, timeout)
 
     def revoke_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """Ends the device's connections and refuses its key for as long as the device is not deleted.
+        """Ends the device's connections and refuses its key for as long as the device is not deleted. Scope:
+        devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -757,7 +779,7 @@ class Devices:
     def list_join_requests(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[devices_pb2.JoinRequest]:
-        """Machines that asked to join without a token.
+        """Machines that asked to join without a token. Scope: devices:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -773,7 +795,7 @@ class Devices:
         )
 
     def approve_join_request(self, id: str, *, timeout: float | None = None) -> devices_pb2.JoinRequest:
-        """Lets the machine in; it gets its certificate the next time that it asks.
+        """Lets the machine in; it gets its certificate the next time that it asks. Scope: devices:write.
 
         Args:
             id: Its id, or the wanted name where only one request has it.
@@ -786,7 +808,7 @@ class Devices:
         return answer.join_request
 
     def refuse_join_request(self, id: str, *, timeout: float | None = None) -> devices_pb2.JoinRequest:
-        """Turns the machine away.
+        """Turns the machine away. Scope: devices:write.
 
         Args:
             id: Its id, or the wanted name where only one request has it.
@@ -799,7 +821,7 @@ class Devices:
         return answer.join_request
 
     def watch_devices(self, selector: str = "") -> Iterator[devices_pb2.Device]:
-        """Sends all devices that match now, and each again after every change.
+        """Sends all devices that match now, and each again after every change. Scope: devices:read.
 
         Args:
             selector: Empty matches all.
@@ -815,7 +837,7 @@ class Devices:
     def list_device_types(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[devices_pb2.DeviceType]:
-        """Kinds of devices by hardware and runtime: what is measured, searched and built for.
+        """Kinds of devices by hardware and runtime: what is measured, searched and built for. Scope: devices:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -833,7 +855,7 @@ class Devices:
     def list_measurements(
         self, device_type: str = "", *, run: str = "", page_size: int = 0, timeout: float | None = None
     ) -> Iterator[devices_pb2.Measurement]:
-        """Latencies of subnets and builds as devices measured them.
+        """Latencies of subnets and builds as devices measured them. Scope: devices:read.
 
         Args:
             device_type: Empty for all.
@@ -850,7 +872,7 @@ class Devices:
         )
 
     def pin_device(self, name: str, *, model_version: str = "", timeout: float | None = None) -> devices_pb2.Device:
-        """Keeps the device on a version: rollouts of others leave it out.
+        """Keeps the device on a version: rollouts of others leave it out. Scope: devices:write.
 
         Args:
             model_version: Empty lets go of it.
@@ -865,7 +887,7 @@ class Devices:
     def get_device_log(
         self, name: str, *, cursor: str = "", max_bytes: int = 0, timeout: float | None = None
     ) -> devices_pb2.GetDeviceLogResponse:
-        """What the agent of a connected device logged.
+        """What the agent of a connected device logged. Scope: devices:write.
 
         Args:
             cursor: Of an earlier answer: what was logged since then. Empty for the newest.
@@ -878,7 +900,8 @@ class Devices:
         )
 
     def diagnose_device(self, name: str, *, timeout: float | None = None) -> bytes:
-        """Log, state, inventory, versions and checks of a connected device in one file, without secrets.
+        """Log, state, inventory, versions and checks of a connected device in one file, without secrets. Scope:
+        devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -890,7 +913,7 @@ class Devices:
         return answer.content
 
     def restart_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """Wants the device's agent to start anew, now or when it connects.
+        """Wants the device's agent to start anew, now or when it connects. Scope: devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -902,7 +925,8 @@ class Devices:
         return answer.device
 
     def profile_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
-        """Wants the device to probe its hardware and time its model again, now or when it connects.
+        """Wants the device to probe its hardware and time its model again, now or when it connects. Scope:
+        devices:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -916,7 +940,7 @@ class Devices:
     def list_device_steps(
         self, device: str, *, generation: int = 0, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[devices_pb2.DeviceStep]:
-        """What a device reported of every step of its assignments.
+        """What a device reported of every step of its assignments. Scope: devices:read.
 
         Args:
             generation: Only of this assignment; 0 for all.
@@ -935,7 +959,7 @@ class Devices:
     def list_device_builds(
         self, device: str = "", *, bundle: str = "", page_size: int = 0, timeout: float | None = None
     ) -> Iterator[devices_pb2.DeviceBuild]:
-        """What devices built for themselves, and what came of it.
+        """What devices built for themselves, and what came of it. Scope: devices:read.
 
         Args:
             device: Empty for all.
@@ -967,7 +991,8 @@ class Labelling:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Iterator[labelling_pb2.Sample]:
-        """In the order in which they should be labelled while they wait, else the newest first.
+        """In the order in which they should be labelled while they wait, else the newest first. Scope:
+        labelling:read.
 
         Args:
             state: Unspecified: all, the newest first.
@@ -985,7 +1010,7 @@ class Labelling:
         )
 
     def get_sample_picture(self, name: str, *, timeout: float | None = None) -> labelling_pb2.GetSamplePictureResponse:
-        """The picture as the device sent it.
+        """The picture as the device sent it. Scope: labelling:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1005,7 +1030,7 @@ class Labelling:
         decided_by: str = "",
         timeout: float | None = None,
     ) -> labelling_pb2.Sample:
-        """Says what a sample shows, or that the device was right.
+        """Says what a sample shows, or that the device was right. Scope: labelling:write.
 
         Args:
             label: A class of the data set, where the project tells classes apart.
@@ -1022,7 +1047,7 @@ class Labelling:
         return answer.sample
 
     def skip_sample(self, name: str, *, decided_by: str = "", timeout: float | None = None) -> labelling_pb2.Sample:
-        """Says that a sample is not worth a label; its picture is deleted soon.
+        """Says that a sample is not worth a label; its picture is deleted soon. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1034,7 +1059,7 @@ class Labelling:
         return answer.sample
 
     def undo_sample(self, name: str, *, timeout: float | None = None) -> labelling_pb2.Sample:
-        """Lets a sample wait again, as long as its label is not part of the data set.
+        """Lets a sample wait again, as long as its label is not part of the data set. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1049,7 +1074,7 @@ class Labelling:
         self, project: str, *, timeout: float | None = None
     ) -> labelling_pb2.AddLabelledSamplesResponse:
         """Makes what is labelled part of the project's data set now; the hub does it by itself after a while
-        without labels.
+        without labels. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1063,7 +1088,7 @@ class Labelling:
         )
 
     def get_labelling(self, project: str, *, timeout: float | None = None) -> labelling_pb2.Labelling:
-        """How much waits and is done, and how often devices were right.
+        """How much waits and is done, and how often devices were right. Scope: labelling:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1075,7 +1100,7 @@ class Labelling:
         return answer.labelling
 
     def discard_samples(self, project: str, *, timeout: float | None = None) -> int:
-        """Deletes the pictures that wait; devices do not send them again.
+        """Deletes the pictures that wait; devices do not send them again. Scope: labelling:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1094,7 +1119,7 @@ class Models:
         self._calls = calls
 
     def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[models_pb2.Model]:
-        """Models of which there is a version, by name.
+        """Models of which there is a version, by name. Scope: models:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1110,7 +1135,7 @@ class Models:
         )
 
     def get_model_version(self, name: str, *, timeout: float | None = None) -> models_pb2.ModelVersion:
-        """One version: the subnet of each device type, its accuracy, and where it came from.
+        """One version: the subnet of each device type, its accuracy, and where it came from. Scope: models:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1124,7 +1149,7 @@ class Models:
     def list_model_versions(
         self, model: str, *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[models_pb2.ModelVersion]:
-        """The versions of a model, the newest first.
+        """The versions of a model, the newest first. Scope: models:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1140,7 +1165,7 @@ class Models:
         )
 
     def download_checkpoint(self, name: str, *, device_type: str = "", timeout: float | None = None) -> Iterator[bytes]:
-        """Sends the chosen subnet of a device type as its family's own checkpoint file.
+        """Sends the chosen subnet of a device type as its family's own checkpoint file. Scope: models:read.
 
         Args:
             name: models/{model}/versions/{number}
@@ -1172,7 +1197,7 @@ class Models:
     ) -> models_pb2.ImportModelResponse:
         """Takes a network that was trained elsewhere: a header, then the file in chunks. Answers once the file is
         checked, with the run that builds it for the project's devices and makes a version of it; nothing is rolled
-        out.
+        out. Scope: models:write.
 
         Args:
             file_name: Its ending says what it is: .onnx, or .pt of ultralytics.
@@ -1214,7 +1239,7 @@ class Models:
         )
 
     def download_network(self, name: str, *, device_type: str = "", timeout: float | None = None) -> Iterator[bytes]:
-        """Sends the network of a device type as a plain ONNX file.
+        """Sends the network of a device type as a plain ONNX file. Scope: models:read.
 
         Args:
             name: models/{model}/versions/{number}
@@ -1243,7 +1268,7 @@ class Projects:
         request_id: str = "",
         timeout: float | None = None,
     ) -> projects_pb2.ApplyProjectResponse:
-        """Creates the project or changes its spec; equal specs change nothing.
+        """Creates the project or changes its spec; equal specs change nothing. Scope: projects:write.
 
         Args:
             spec: Required.
@@ -1260,7 +1285,7 @@ class Projects:
         )
 
     def get_project(self, name: str, *, timeout: float | None = None) -> projects_pb2.Project:
-        """A project with its spec as it is now.
+        """A project with its spec as it is now. Scope: projects:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1272,7 +1297,7 @@ class Projects:
         return answer.project
 
     def list_projects(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[projects_pb2.Project]:
-        """All projects, by name.
+        """All projects, by name. Scope: projects:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1304,7 +1329,8 @@ class Rollouts:
         request_id: str = "",
         timeout: float | None = None,
     ) -> rollouts_pb2.Rollout:
-        """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again.
+        """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again. Scope:
+        rollouts:write.
 
         Args:
             selector: Empty takes the project's.
@@ -1325,7 +1351,7 @@ class Rollouts:
         return answer.rollout
 
     def get_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """One rollout with its waves and devices.
+        """One rollout with its waves and devices. Scope: rollouts:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1339,7 +1365,7 @@ class Rollouts:
     def list_rollouts(
         self, project: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[rollouts_pb2.Rollout]:
-        """Rollouts, the newest first.
+        """Rollouts, the newest first. Scope: rollouts:read.
 
         Args:
             project: Empty for all.
@@ -1356,7 +1382,7 @@ class Rollouts:
         )
 
     def pause_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Lets no more devices begin until ResumeRollout.
+        """Lets no more devices begin until ResumeRollout. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1368,7 +1394,7 @@ class Rollouts:
         return answer.rollout
 
     def resume_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Goes on with a rollout that was paused, by a person or by failures.
+        """Goes on with a rollout that was paused, by a person or by failures. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1380,7 +1406,7 @@ class Rollouts:
         return answer.rollout
 
     def approve_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Lets a rollout begin that waits for a person.
+        """Lets a rollout begin that waits for a person. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1392,7 +1418,7 @@ class Rollouts:
         return answer.rollout
 
     def retry_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Lets the devices that failed try again, and no others.
+        """Lets the devices that failed try again, and no others. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1404,7 +1430,7 @@ class Rollouts:
         return answer.rollout
 
     def abort_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
-        """Stops for good; devices that have not been reached keep what they have.
+        """Stops for good; devices that have not been reached keep what they have. Scope: rollouts:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1416,7 +1442,7 @@ class Rollouts:
         return answer.rollout
 
     def watch_rollout(self, id: str) -> Iterator[rollouts_pb2.Rollout]:
-        """Sends the rollout now and after every change, until it has ended."""
+        """Sends the rollout now and after every change, until it has ended. Scope: rollouts:read."""
         request = rollouts_pb2.WatchRolloutRequest(id=id)
         return self._calls.watch(
             "/milonga.v1.RolloutService/WatchRollout",
@@ -1435,7 +1461,8 @@ class Runs:
     def start_run(
         self, project: str, *, reason: str = "", request_id: str = "", timeout: float | None = None
     ) -> projects_pb2.Run:
-        """Queues a run with the project's present spec. The same `request_id` gives the same run again.
+        """Queues a run with the project's present spec. The same `request_id` gives the same run again. Scope:
+        runs:write.
 
         Args:
             request_id: The same one makes a repeat harmless; a new one where left out.
@@ -1448,7 +1475,7 @@ class Runs:
         return answer.run
 
     def get_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """One run with its stages, figures and outcome.
+        """One run with its stages, figures and outcome. Scope: runs:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1460,7 +1487,7 @@ class Runs:
     def list_runs(
         self, project: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[projects_pb2.Run]:
-        """Runs, the newest first.
+        """Runs, the newest first. Scope: runs:read.
 
         Args:
             project: Empty for all.
@@ -1473,7 +1500,7 @@ class Runs:
         )
 
     def cancel_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Ends a run; what its stages have kept stays for ResumeRun.
+        """Ends a run; what its stages have kept stays for ResumeRun. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1483,7 +1510,7 @@ class Runs:
         return answer.run
 
     def resume_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Goes on with a failed or cancelled run from the stage where it ended.
+        """Goes on with a failed or cancelled run from the stage where it ended. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1493,7 +1520,7 @@ class Runs:
         return answer.run
 
     def approve_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Lets a run begin that a policy started and that waits for a person.
+        """Lets a run begin that a policy started and that waits for a person. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1505,7 +1532,7 @@ class Runs:
         return answer.run
 
     def refuse_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.Run:
-        """Ends a run that waits for a person.
+        """Ends a run that waits for a person. Scope: runs:write.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1515,7 +1542,7 @@ class Runs:
         return answer.run
 
     def watch_run(self, name: str) -> Iterator[projects_pb2.Run]:
-        """Sends the run now and after every change, until it ends."""
+        """Sends the run now and after every change, until it ends. Scope: runs:read."""
         request = projects_pb2.WatchRunRequest(name=name)
         return self._calls.watch(
             "/milonga.v1.RunService/WatchRun", request, projects_pb2.WatchRunResponse, lambda news: news.run
@@ -1524,7 +1551,7 @@ class Runs:
     def list_candidates(
         self, run: str, *, device_type: str = "", page_size: int = 0, timeout: float | None = None
     ) -> Iterator[projects_pb2.Candidate]:
-        """Candidates that the search found, with predicted and measured figures.
+        """Candidates that the search found, with predicted and measured figures. Scope: runs:read.
 
         Args:
             page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
@@ -1555,7 +1582,7 @@ class Telemetry:
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Iterator[telemetry_pb2.TelemetryWindow]:
-        """What models did on devices, window by window, the last received first.
+        """What models did on devices, window by window, the last received first. Scope: telemetry:read.
 
         Args:
             device: Empty for all.
@@ -1576,7 +1603,7 @@ class Telemetry:
     def list_drift_events(
         self, project: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Iterator[telemetry_pb2.DriftEvent]:
-        """Where telemetry left what it is held against, the newest first.
+        """Where telemetry left what it is held against, the newest first. Scope: telemetry:read.
 
         Args:
             project: Empty for all.
@@ -1595,7 +1622,7 @@ class Telemetry:
     def estimate_accuracy(
         self, project: str, *, timeout: float | None = None
     ) -> telemetry_pb2.EstimateAccuracyResponse:
-        """What share of a project's answers is right, without labels.
+        """What share of a project's answers is right, without labels. Scope: telemetry:read.
 
         Args:
             timeout: Seconds; None takes the client's.
@@ -1607,7 +1634,7 @@ class Telemetry:
 
     def watch_telemetry(self, device: str, *, since: datetime | None = None) -> Iterator[telemetry_pb2.TelemetryWindow]:
         """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since
-        a time.
+        a time. Scope: telemetry:read.
 
         Args:
             since: Begin with all windows that started at this time or later, in the order in which they came; unset

@@ -109,6 +109,8 @@ class ApiKey(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     USED_AT_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     label: _builtins.str
     """What it is for."""
@@ -124,6 +126,14 @@ class ApiKey(_message.Message):
     def used_at(self) -> _timestamp_pb2.Timestamp:
         """To the minute."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Such as "rollouts:write", which lets it see rollouts too; none is all that the role may."""
+
+    @_builtins.property
+    def projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What of other projects, or of none, it does not reach; none is all."""
+
     def __init__(
         self,
         *,
@@ -134,10 +144,12 @@ class ApiKey(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         used_at: _timestamp_pb2.Timestamp | None = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        projects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "used_at", b"used_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "label", b"label", "role", b"role", "used_at", b"used_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "label", b"label", "projects", b"projects", "role", b"role", "scopes", b"scopes", "used_at", b"used_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -152,6 +164,8 @@ class Caller(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     ACCOUNT_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: Global___CallerKind.ValueType
     role: Global___Role.ValueType
@@ -159,6 +173,14 @@ class Caller(_message.Message):
     """Of an API key."""
     account: _builtins.str
     """The account that it acts for, empty for none."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What an API key is limited to; none is all that its role may."""
+
+    @_builtins.property
+    def projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The projects that an API key is limited to; none is all."""
+
     def __init__(
         self,
         *,
@@ -167,10 +189,12 @@ class Caller(_message.Message):
         role: Global___Role.ValueType = ...,
         key_id: _builtins.str = ...,
         account: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        projects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "key_id", b"key_id", "kind", b"kind", "name", b"name", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "key_id", b"key_id", "kind", b"kind", "name", b"name", "projects", b"projects", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -611,22 +635,34 @@ class CreateApiKeyRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     LIFETIME_SECONDS_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """What it is for."""
     role: Global___Role.ValueType
-    """Required."""
+    """Left out, the least role that may all of its scopes; without scopes it must be given."""
     lifetime_seconds: _builtins.int
     """0 means 90 days."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Such as "rollouts:write": AREA:read, or AREA:write for changing and seeing. None is all that the role may."""
+
+    @_builtins.property
+    def projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The projects that it is for; it sees and changes nothing of others, or that belongs to none. None is all."""
+
     def __init__(
         self,
         *,
         label: _builtins.str = ...,
         role: Global___Role.ValueType = ...,
         lifetime_seconds: _builtins.int = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        projects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "lifetime_seconds", b"lifetime_seconds", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "lifetime_seconds", b"lifetime_seconds", "projects", b"projects", "role", b"role", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
