@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # (low, high, bins) of every histogram that a device sends. Edges are fixed so that windows of all devices add up.
 BINS: Mapping[str, tuple[float, float, int]] = {
@@ -57,6 +57,8 @@ def decode(data: bytes) -> Image.Image:
                 image = ImageOps.exif_transpose(image)
     except PictureError:
         raise
+    except UnidentifiedImageError as error:  # Its own words name an object of this program.
+        raise PictureError("not a picture that can be read: it is of no known format") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and more.
         raise PictureError(f"not a picture that can be read: {error}") from error
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

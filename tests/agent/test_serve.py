@@ -101,7 +101,7 @@ def test_the_server_describes_itself(client: httpx.Client) -> None:
     [
         ([], "one input"),
         ([{"name": "picture", "shape": [1], "datatype": "BYTES", "data": ["!!"]}], "base64"),
-        ([_picture(b"no picture")], "picture 0: not a picture"),
+        ([_picture(b"no picture")], "picture 0: not a picture that can be read: it is of no known format"),
         ([_picture(b"")], "empty"),
         ([{**_picture(b"x"), "shape": [2]}], "2"),
         ([{"name": "image", "shape": [1, 3, 9, 9], "datatype": "FP32", "data": [0.0] * 243}], f"{SIZE_PX}"),

@@ -148,6 +148,7 @@ def test_a_run_shows_its_front_limit_choice_and_comparison(client: TestClient) -
         "chosen subnet",
         "new pictures",
         "+22.1 points",
+        "Class by class, 12 classes",
         "Training",
     ):
         assert wanted in text, wanted

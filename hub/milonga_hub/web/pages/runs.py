@@ -39,8 +39,9 @@ class Found:
     chosen: Candidate | None
     candidates: Sequence[Candidate]
     build: Build | None
-    # Rows of (group, accuracy before, accuracy now).
+    # Rows of (group, accuracy before, accuracy now): of all pictures, and class by class.
     comparison: Sequence[tuple[str, float | None, float | None]]
+    classes: Sequence[tuple[str, float | None, float | None]]
 
 
 def router(hub: HubServices) -> APIRouter:
@@ -105,6 +106,7 @@ def _of_type(hub: HubServices, run: Run, name: str, candidates: list[Candidate],
         candidates=sorted(close, key=lambda each: (not each.chosen, each.measured_ms or 0.0)),
         build=build,
         comparison=_comparison(run, name),
+        classes=_classes(run, name),
     )
 
 
@@ -125,9 +127,17 @@ def _comparison(run: Run, device_type: str) -> list[tuple[str, float | None, flo
         now = metrics.get(f"challenger {group} {device_type}")
         if before is not None or now is not None:
             rows.append((_(words), before, now))
-    kept = next((one for one in run.comparisons if one.device_type == device_type), None)
-    if kept is not None:
-        rows += [
-            (_("class %(name)s", name=one.name), one.champion_accuracy, one.challenger_accuracy) for one in kept.classes
-        ]
     return rows
+
+
+def _classes(run: Run, device_type: str) -> list[tuple[str, float | None, float | None]]:
+    """Return the classes, those first that lost most."""
+    kept = next((one for one in run.comparisons if one.device_type == device_type), None)
+    if kept is None:
+        return []
+    return [
+        (_("class %(name)s", name=one.name), one.champion_accuracy, one.challenger_accuracy)
+        for one in sorted(
+            kept.classes, key=lambda one: (one.challenger_accuracy or 0.0) - (one.champion_accuracy or 0.0)
+        )
+    ]
