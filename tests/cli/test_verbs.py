@@ -87,7 +87,7 @@ READING: dict[str, tuple[str, str]] = {
     "api-keys ls": ("api_keys", "milonga api-keys create"),
     "audit ls": ("audit_entries", ""),
 }
-CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import",
+CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import", "datasets export",
     "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts approve", "rollouts retry", "devices pin", "devices unpin", "devices logs", "devices diagnose", "devices restart", "devices profile", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "models import", "models export", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
@@ -189,6 +189,20 @@ def test_samples_are_labelled_exported_and_added_from_the_command_line(new: Cli,
     assert "never changes" in new("samples", "undo", first).err
     assert new("samples", "discard", "digits", "--yes").out == "0 pictures are deleted\n"
     assert new("samples", "ls", "digits", "--state", "odd").code == 2
+
+
+def test_a_data_set_is_exported_and_comes_back_as_it_was(new: Cli, tmp_path: Path) -> None:
+    version = new.hub.datasets.import_archive("digits", _archive(tmp_path), append=False, strict=False)
+    target = tmp_path / "out.zip"
+    said = new("datasets", "export", "digits", "-o", str(target)).out
+    assert said.startswith(f"{target}: ") and "datasets/digits/versions/1" in " ".join(said.split())
+    told = new("datasets", "export", "digits/1", "--format", "folders", "-o", str(target), "--json").json
+    assert (told["digest"], told["size_bytes"]) == (version.digest, target.stat().st_size)
+    assert new.hub.datasets.import_archive("again", target, append=False, strict=True).digest == version.digest
+    assert "milonga datasets versions" in new("datasets", "export", "digits/9").err
+    refused = new("datasets", "export", "digits", "--format", "coco", "-o", str(tmp_path / "none.zip"))
+    assert refused.code == 4 and "class folders" in refused.err and not (tmp_path / "none.zip").exists()
+    assert new("datasets", "export", "digits", "--format", "png").code == 2
 
 
 def _archive(folder: Path) -> Path:

@@ -125,3 +125,22 @@ def test_what_a_killed_hub_left_half_uploaded_is_cleared(service: DatasetService
     (tmp_path / "uploads" / "tmp123").write_bytes(b"half")
     DatasetRpc(service, tmp_path / "uploads")
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_a_version_goes_out_in_small_messages_that_tell_how_far_it_is(service: DatasetService, tmp_path: Path) -> None:
+    version = service.import_archive("digits", _packed(_pictures(tmp_path / "a")), append=False, strict=False)
+    request = pb.DownloadDatasetVersionRequest(name=version.name)
+
+    async def fetched() -> list[pb.DownloadDatasetVersionResponse]:
+        async with _serving(DatasetRpc(service, tmp_path / "uploads")) as stub:
+            return [each async for each in stub.DownloadDatasetVersion(request)]
+
+    sent = asyncio.run(fetched())
+    told = [each.written_count for each in sent]
+    assert told == sorted(told) and told[0] < told[-1] == sent[0].picture_count == 60
+    archive = tmp_path / "out.zip"
+    archive.write_bytes(b"".join(each.chunk for each in sent))
+    assert service.import_archive("again", archive, append=False, strict=True).digest == version.digest
+    request.layout = pb.DATASET_LAYOUT_COCO
+    with pytest.raises(grpc.aio.AioRpcError, match="export it as class folders"):
+        asyncio.run(fetched())

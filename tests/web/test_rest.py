@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
+import zipfile
 
 import httpx
 import pytest
@@ -145,6 +147,15 @@ def test_a_data_set_is_uploaded_and_a_project_applied_to_it(tmp_path_factory: py
     applied = client.post(f"{API}/projects/mine:apply", json={**body, "dry_run": False}).json()
     assert applied["run"]["name"] == "projects/mine/runs/1"
     assert client.post(f"{API}/projects/mine:apply", json={**body, "dry_run": False}).json()["changes"] == []
+
+
+def test_a_data_set_is_downloaded_in_a_layout(client: TestClient) -> None:
+    answer = client.get(f"{API}/datasets/digits/versions/1/archive", params={"layout": "CLASS_FOLDERS"})
+    assert answer.headers["content-disposition"] == 'attachment; filename="digits-v1-class-folders.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None and len(archive.namelist()) == int(answer.headers["milonga-picture-count"])
+    refused = client.get(f"{API}/datasets/digits/versions/1/archive", params={"layout": "VOC"})
+    assert (refused.status_code, "class folders" in refused.text) == (409, True)
 
 
 def test_errors_have_one_shape(client: TestClient) -> None:

@@ -20,3 +20,7 @@ for dataset in hub.datasets.list_datasets():
 # %% ListDatasetVersions
 for version in hub.datasets.list_dataset_versions("leaves"):
     print(version.number, version.digest, dict(version.class_counts))
+
+# %% DownloadDatasetVersion
+with Path("leaves.zip").open("wb") as file:
+    file.writelines(hub.datasets.download_dataset_version("datasets/leaves/versions/1"))

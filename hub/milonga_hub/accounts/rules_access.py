@@ -59,7 +59,7 @@ GRPC: Mapping[str, Access] = {
     **_methods("milonga.v1.EnrolmentService", {_OPEN: "Enrol GetTime"}),
     **_methods(
         "milonga.v1.DatasetService",
-        {_SEES: "GetDataset ListDatasets ListDatasetVersions", _CHANGES: "ImportDataset"},
+        {_SEES: "GetDataset ListDatasets ListDatasetVersions DownloadDatasetVersion", _CHANGES: "ImportDataset"},
     ),
     **_methods("milonga.v1.ProjectService", {_SEES: "GetProject ListProjects", _CHANGES: "ApplyProject"}),
     **_methods(
@@ -282,6 +282,7 @@ HTTP: Mapping[str, Access] = {
         /datasets/{dataset}
         /datasets/{dataset}/versions
         /datasets/{dataset}/versions/{number}
+        /datasets/{dataset}/versions/{number}/archive
         /projects
         /projects/{project}
         /projects/{project}/labelling

@@ -56,7 +56,7 @@ GRPC: Mapping[str, Whose] = {
             _LISTED: "ListDatasets",
             Whose(Kind.DATASET, "name"): "GetDataset",
             Whose(Kind.DATASET, "dataset"): "ListDatasetVersions",
-            _LOOKED_AT: "ImportDataset",
+            _LOOKED_AT: "ImportDataset DownloadDatasetVersion",
         },
     ),
     **_methods("ProjectService", {_LISTED: "ListProjects", Whose(Kind.PROJECT, "name"): "GetProject ApplyProject"}),

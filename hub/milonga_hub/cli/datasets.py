@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from milonga.client.content import chunks_of
 from milonga.v1 import datasets_pb2 as pb
 from milonga.v1 import projects_pb2
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
 
 from milonga_hub.cli.client import Client, Hub, Json, Limit
-from milonga_hub.cli.output import ago, clean, print_json, say, table, word
+from milonga_hub.cli.failures import NOT_FOUND, USAGE, Refused
+from milonga_hub.cli.output import ago, clean, print_json, say, size, table, word
 from milonga_hub.cli.packing import packed
+from milonga_hub.cli.whole_files import write_whole
 from milonga_hub.datasets.models import Layout
 
 group = typer.Typer()
@@ -44,7 +55,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Send pictures to the hub as a new version of a data set."""
-    with packed(source) as archive, _progress(json) as progress:
+    with packed(source) as archive, _progress(json, DownloadColumn(), TransferSpeedColumn()) as progress:
         task = progress.add_task("sending", total=archive.stat().st_size)
 
         def chunks() -> Iterator[bytes]:
@@ -61,8 +72,8 @@ def import_(
         _say_imported(version, name)
 
 
-def _progress(json: bool) -> Any:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+def _progress(json: bool, *further: ProgressColumn) -> Any:
+    columns = (TextColumn("{task.description}"), BarColumn(), *further)
     # On stderr and only for people: stdout stays clean.
     return Progress(*columns, console=Console(stderr=True), disable=json or not sys.stderr.isatty(), transient=True)
 
@@ -87,6 +98,66 @@ def _say_imported(version: pb.DatasetVersion, name: str) -> None:
         say(f"  left out: {clean(each.path)}: {clean(each.reason)}")
     if len(version.rejected) > _SHOWN_REJECTED:
         say(f"  and {len(version.rejected) - _SHOWN_REJECTED} more; see: milonga datasets versions {name} --json")
+
+
+_FORMATS = {"folders": Layout.CLASS_FOLDERS, "yolo": Layout.YOLO, "coco": Layout.COCO, "voc": Layout.VOC}
+
+
+@group.command("export")
+def export(
+    name: Annotated[str, typer.Argument(help="DATASET, which takes its newest version, or DATASET/NUMBER.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="folders, yolo, coco or voc; empty: folders to classify, yolo to detect.",
+            show_default=False,
+        ),
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The zip file to write.", show_default="NAME-vNUMBER.zip")
+    ] = None,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Download a version of a data set in a layout that other tools know, with its splits; imported again, it is the same."""
+    if form and form not in _FORMATS:
+        raise Refused(f"there is no format {form!r}; there are {', '.join(_FORMATS)}", USAGE)
+    with Client() as client, _progress(json, TaskProgressColumn()) as progress:
+        version = _version(client, name)
+        target = output or Path(f"{version.dataset}-v{version.number}.zip")
+        task = progress.add_task("receiving", total=version.train_count + version.validation_count)
+        request = pb.DownloadDatasetVersionRequest(name=version.name)
+        if form:
+            request.layout = pb.DatasetLayout.Value(f"DATASET_LAYOUT_{_FORMATS[form].name}")
+
+        def chunks() -> Iterator[bytes]:
+            for each in client.datasets.DownloadDatasetVersion(request):
+                progress.update(task, completed=each.written_count)
+                yield each.chunk
+
+        write_whole(target, chunks())
+    size_bytes = target.stat().st_size
+    if json:
+        say(dumps({"path": str(target), "version": version.name, "digest": version.digest, "size_bytes": size_bytes}))
+    else:
+        say(
+            f"{target}: {version.train_count + version.validation_count} pictures of {version.name}, {size(size_bytes)}"
+        )
+
+
+def _version(client: Client, name: str) -> pb.DatasetVersion:
+    """Return the newest version of a data set, or the one that the name says."""
+    dataset, _, number = name.removeprefix("datasets/").replace("/versions/", "/").partition("/")
+    limit = 0 if number else 1
+    request = pb.ListDatasetVersionsRequest(dataset=dataset)
+    found = client.all(client.datasets.ListDatasetVersions, request, "dataset_versions", limit).dataset_versions
+    for version in found:
+        if number in ("", str(version.number)):
+            return cast(pb.DatasetVersion, version)
+    raise Refused(
+        f"there is no version {number} of {dataset}; list them with: milonga datasets versions {dataset}", NOT_FOUND
+    )
 
 
 @group.command("list")

@@ -12,6 +12,7 @@ from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
 from milonga_hub.cli.output import NONE, ago, clean, facts, measure, percent, print_json, say, short, size, table
+from milonga_hub.cli.whole_files import write_whole
 
 models = typer.Typer()
 
@@ -111,23 +112,11 @@ def export_network(
 ) -> None:
     """Download a version's network as a plain ONNX file: input "image", output "logits", or "maps" of boxes."""
     with Client() as client:
-        _write(output, client.hub.models.download_network(version_name(version), device_type=device_type))
+        write_whole(output, client.hub.models.download_network(version_name(version), device_type=device_type))
     if json:
         say(dumps({"path": str(output), "size_bytes": output.stat().st_size}))
     else:
         say(f"{output}: {size(output.stat().st_size)}; try it: milonga-compiler build {output} --help")
-
-
-def _write(output: Path, chunks: Iterable[bytes]) -> None:
-    """Write what is sent; the file appears whole or not at all."""
-    part = output.with_name(f".{output.name}.part")
-    with part.open("wb") as file:
-        try:
-            file.writelines(chunks)
-        except BaseException:
-            part.unlink()
-            raise
-    part.replace(output)
 
 
 @models.command("checkpoint")
@@ -142,7 +131,7 @@ def download_checkpoint(
 ) -> None:
     """Download a detector's chosen subnet as ultralytics loads it: YOLO("subnet.pt")."""
     with Client() as client:
-        _write(output, client.hub.models.download_checkpoint(version_name(version), device_type=device_type))
+        write_whole(output, client.hub.models.download_checkpoint(version_name(version), device_type=device_type))
     if json:
         say(dumps({"path": str(output), "size_bytes": output.stat().st_size}))
     else:

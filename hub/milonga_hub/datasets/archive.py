@@ -238,6 +238,15 @@ def pack_folder(folder: Path, archive: Path) -> int:
     return count
 
 
+def holds_class(name: str) -> bool:
+    """Whether pictures of a class of this name come back as its own from a folder of this name."""
+    path = f"folder/{name}/x"
+    try:
+        return _safe(path) == path and not _hidden(path) and path.count("/") == 2 and _class_of(path) == name
+    except InvalidInput:
+        return False
+
+
 def _safe(name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:

@@ -25,6 +25,8 @@ from milonga_hub.tasks import Task
 
 # A class has lists of its own in the same folder, bird_train.txt: those say nothing more.
 _LISTS = {"train": TRAIN, "val": VALIDATION, "trainval": TRAIN, "test": TEST}
+# One class a line, in the order that numbers them; the challenge itself has no such file.
+_CLASSES = "classes.txt"
 # Masks, named like the pictures that they belong to.
 _MASKS = "Segmentation"
 _SILENT = (".txt", ".md", ".html", ".mat")
@@ -41,7 +43,7 @@ def is_one(archive: Archive) -> bool:
 def read(members: Iterator[Member], blobs: Blobs) -> Read:
     """Keep the pictures. Raises InvalidInput where no annotation belongs to any."""
     found = Read(Task.DETECTION, (), layout=Layout.VOC)
-    kept, files, lists = _gathered(found, members, blobs)
+    kept, files, lists, classes = _gathered(found, members, blobs)
     annotated = _annotated(found, kept, files, _parts(lists))
     if files and not annotated:
         raise InvalidInput(f"no picture belongs to {next(iter(files))}; send the pictures together with the XML files")
@@ -51,16 +53,16 @@ def read(members: Iterator[Member], blobs: Blobs) -> Read:
     if difficult:
         found.notes.append(f"{difficult} objects marked difficult were left out, as Pascal VOC does not count them.")
     label(found, kept, annotated)
-    return dataclasses.replace(
-        found, classes=tuple(natural({box.label for one in found.labelled for box in one.boxes}))
-    )
+    shown = natural({box.label for one in found.labelled for box in one.boxes})
+    return dataclasses.replace(found, classes=tuple(dict.fromkeys([*classes, *shown])))
 
 
 def _gathered(
     found: Read, members: Iterator[Member], blobs: Blobs
-) -> tuple[dict[str, Kept], dict[str, VocFile], dict[str, bytes]]:
-    """Return pictures, annotations and lists of splits, each by their paths."""
+) -> tuple[dict[str, Kept], dict[str, VocFile], dict[str, bytes], list[str]]:
+    """Return pictures, annotations and lists of splits, each by their paths, and the classes that a file of them names."""
     kept, files, lists = {}, {}, {}
+    classes: list[str] = []
     for member in members:
         path = PurePosixPath(member.path)
         suffix = path.suffix.lower()
@@ -76,9 +78,11 @@ def _gathered(
                 found.reject(member.path, str(error))
         elif path.parent.parts[-2:] == ("ImageSets", "Main") and path.stem in _LISTS:
             lists[member.path] = member.data
+        elif path.name == _CLASSES:
+            classes += [line.strip() for line in member.data.decode("utf-8-sig", "replace").split("\n") if line.strip()]
         elif suffix not in _SILENT:
             found.reject(member.path, "is neither a picture nor an annotation file")
-    return kept, files, lists
+    return kept, files, lists, classes
 
 
 def _annotated(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 from milonga_hub.blobs import Blobs
 from milonga_hub.datasets import layout_coco, layout_voc, layout_yolo
 from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.models import Layout
+from milonga_hub.datasets.parts import part_of, splits
 from milonga_hub.datasets.reading import OnProgress, Read, telling
 from milonga_hub.datasets.rules import Labelled
 from milonga_hub.errors import InvalidInput
@@ -33,9 +36,17 @@ def read(archive: Archive, blobs: Blobs, on_progress: OnProgress | None) -> Read
 
 def _of_class_folders(archive: Archive, files: Iterator[Member], blobs: Blobs) -> Read:
     found = Read(Task.CLASSIFICATION, tuple(archive.contents.classes), layout=Layout.CLASS_FOLDERS)
+    sent = []
     for member in files:
         label = member.label
         picture = found.keep(member, blobs)
         if picture is not None:
-            found.labelled.append(Labelled(picture.digest, label, member.path))
+            sent.append(Labelled(picture.digest, label, member.path))
+    # train/bolt/1.png and val/bolt/2.png, as torchvision and ultralytics have it: the folder above that of the class.
+    above = {one.path: part_of(str(PurePosixPath(one.path).parents[1])) for one in sent}
+    chosen = splits({path: [part] if part else [] for path, part in above.items()})
+    found.notes.extend(chosen.notes)
+    found.labelled.extend(
+        replace(one, split=chosen.chosen.get(one.path, "")) for one in sent if one.path not in chosen.left_out
+    )
     return found

@@ -12,9 +12,13 @@ from milonga.v1 import datasets_pb2_grpc
 
 from milonga_hub.bridge import to_proto
 from milonga_hub.callers import need_dataset, seen_datasets
+from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import InvalidInput
 from milonga_hub.uploads import Upload, Uploads
+
+_CHUNK_BYTES = 1 << 20
+_LAYOUTS = {pb.DatasetLayout.Value(f"DATASET_LAYOUT_{each.name}"): each for each in Layout}
 
 
 class DatasetRpc(datasets_pb2_grpc.DatasetServiceServicer):
@@ -69,3 +73,23 @@ class DatasetRpc(datasets_pb2_grpc.DatasetServiceServicer):
         versions, token = self._datasets.versions(request.dataset, request.page_size, request.page_token)
         messages = [to_proto(one, pb.DatasetVersion) for one in versions]
         return pb.ListDatasetVersionsResponse(dataset_versions=messages, next_page_token=token)
+
+    async def DownloadDatasetVersion(
+        self, request: pb.DownloadDatasetVersionRequest, context: Any
+    ) -> AsyncIterator[pb.DownloadDatasetVersionResponse]:
+        """Send the file as it is written: no more of it than one picture waits here."""
+        need_dataset(request.name.removeprefix("datasets/").partition("/")[0])
+        if request.layout and request.layout not in _LAYOUTS:
+            raise InvalidInput(
+                f"layout {request.layout} is not known here; known are {', '.join(pb.DatasetLayout.keys()[1:])}"
+            )
+        layout = _LAYOUTS.get(request.layout)
+        export = await asyncio.to_thread(self._datasets.export, request.name, layout)
+        pieces = export.pieces()
+        while piece := await asyncio.to_thread(next, pieces, None):
+            for start in range(0, len(piece.data), _CHUNK_BYTES):
+                yield pb.DownloadDatasetVersionResponse(
+                    chunk=piece.data[start : start + _CHUNK_BYTES],
+                    written_count=piece.written_count,
+                    picture_count=export.count,
+                )

@@ -19,10 +19,19 @@ from sqlmodel import Session, col, select
 from milonga_hub.blobs import Blobs
 from milonga_hub.datasets import rules
 from milonga_hub.datasets.archive import open_archive
+from milonga_hub.datasets.exports import Export
 from milonga_hub.datasets.layouts import read
-from milonga_hub.datasets.models import TRAINING_FILES, Dataset, DatasetImport, DatasetVersion, RejectedFile
+from milonga_hub.datasets.models import (
+    TRAINING_FILES,
+    Dataset,
+    DatasetImport,
+    DatasetVersion,
+    Layout,
+    RejectedFile,
+)
 from milonga_hub.datasets.reading import Read
 from milonga_hub.datasets.rules import Box, Labelled, Sample
+from milonga_hub.datasets.rules_exports import LAYOUTS
 from milonga_hub.datasets.rules_health import Health, Sizes, health_of, sizes_of
 from milonga_hub.datasets.training_data import write_arrays, write_yolo
 from milonga_hub.db import Database
@@ -268,6 +277,14 @@ class DatasetService:
         packed = io.BytesIO()
         picture.save(packed, "JPEG", quality=_THUMBNAIL_QUALITY)
         return packed.getvalue()
+
+    def export(self, version_name: str, layout: Layout | None = None) -> Export:
+        """Return the version on its way out as a zip file; no layout takes the first that suits the task.
+
+        What it writes is this version, whatever is imported meanwhile. Raises FailedPrecondition where the layout cannot hold it.
+        """
+        version = self.get_version(version_name)
+        return Export(version, self._samples(version), layout or LAYOUTS[version.task][0], self._blobs)
 
     def write_training_data(
         self, version_name: str, resolution_px: int, folder: Path, steps: Sequence[str] = ()

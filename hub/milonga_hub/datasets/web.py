@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from milonga_hub.callers import seen_datasets
-from milonga_hub.datasets.models import Dataset, DatasetVersionView
+from milonga_hub.datasets.models import Dataset, DatasetVersionView, Layout
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
@@ -25,6 +26,10 @@ _RAW: dict[str, Any] = {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
+}
+
+_ZIP: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
 }
 
 
@@ -49,6 +54,7 @@ def router(datasets: DatasetService, uploads: Uploads, events: EventBus) -> APIR
     api = APIRouter(tags=["datasets"])
     _add_reading(api, datasets)
     _add_imports(api, datasets, uploads, events)
+    _add_export(api, datasets)
     return api
 
 
@@ -108,6 +114,21 @@ def _add_imports(api: APIRouter, datasets: DatasetService, uploads: Uploads, eve
                 upload.write(chunk)
             version = await asyncio.to_thread(datasets.import_archive, dataset, upload.path, append, strict, request_id)
         return view(DatasetVersionView, version)
+
+
+def _add_export(api: APIRouter, datasets: DatasetService) -> None:
+    @api.get("/datasets/{dataset}/versions/{number}/archive", response_class=StreamingResponse, responses=_ZIP)
+    async def export_version(dataset: str, number: int, layout: Layout | None = None) -> StreamingResponse:
+        """Send a version as a zip file in a layout that other tools know; left out: class folders to classify, YOLO to detect."""
+        export = await asyncio.to_thread(datasets.export, f"datasets/{dataset}/versions/{number}", layout)
+        headers = {
+            "Content-Disposition": f'attachment; filename="{export.file_name}"',
+            "Milonga-Picture-Count": str(export.count),
+        }
+        # Not held together by a size: it is written while it is sent.
+        return StreamingResponse(
+            (piece.data for piece in export.pieces()), media_type="application/zip", headers=headers
+        )
 
 
 def _telling(events: EventBus, request_id: str) -> Callable[[int, int], None] | None:

@@ -667,6 +667,29 @@ class AsyncDatasets:
             timeout,
         )
 
+    def download_dataset_version(
+        self,
+        name: str,
+        *,
+        layout: datasets_pb2.DatasetLayout.ValueType = datasets_pb2.DATASET_LAYOUT_UNSPECIFIED,
+        timeout: float | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Sends a version as a zip file in a layout that other tools know, with its splits; imported again, it has
+        the same digest. Scope: datasets:read.
+
+        Args:
+            name: datasets/{dataset}/versions/{number}
+            layout: Left out: class folders to classify, YOLO's to detect.
+            timeout: Seconds for all of it; None waits.
+        """
+        request = datasets_pb2.DownloadDatasetVersionRequest(name=name, layout=layout)
+        return self._calls.download(
+            "/milonga.v1.DatasetService/DownloadDatasetVersion",
+            request,
+            datasets_pb2.DownloadDatasetVersionResponse,
+            timeout,
+        )
+
 
 class AsyncDevices:
     """Devices, the types they fall into, and the tokens with which they join."""

@@ -401,3 +401,53 @@ class ListDatasetVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDatasetVersionsResponse: _TypeAlias = ListDatasetVersionsResponse  # noqa: Y015
+
+@_typing.final
+class DownloadDatasetVersionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """datasets/{dataset}/versions/{number}"""
+    layout: Global___DatasetLayout.ValueType
+    """Left out: class folders to classify, YOLO's to detect."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        layout: Global___DatasetLayout.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadDatasetVersionRequest: _TypeAlias = DownloadDatasetVersionRequest  # noqa: Y015
+
+@_typing.final
+class DownloadDatasetVersionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    WRITTEN_COUNT_FIELD_NUMBER: _builtins.int
+    PICTURE_COUNT_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    written_count: _builtins.int
+    """How many of its pictures are in what was sent so far."""
+    picture_count: _builtins.int
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        written_count: _builtins.int = ...,
+        picture_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "picture_count", b"picture_count", "written_count", b"written_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadDatasetVersionResponse: _TypeAlias = DownloadDatasetVersionResponse  # noqa: Y015

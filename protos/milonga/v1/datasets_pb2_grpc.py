@@ -55,6 +55,11 @@ class DatasetServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
                 _registered_method=True)
+        self.DownloadDatasetVersion = channel.unary_stream(
+                '/milonga.v1.DatasetService/DownloadDatasetVersion',
+                request_serializer=milonga_dot_v1_dot_datasets__pb2.DownloadDatasetVersionRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_datasets__pb2.DownloadDatasetVersionResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer(object):
@@ -91,6 +96,13 @@ class DatasetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownloadDatasetVersion(self, request, context):
+        """Sends a version as a zip file in a layout that other tools know, with its splits; imported again, it has the same digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +125,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasetVersions,
                     request_deserializer=milonga_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.SerializeToString,
+            ),
+            'DownloadDatasetVersion': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadDatasetVersion,
+                    request_deserializer=milonga_dot_v1_dot_datasets__pb2.DownloadDatasetVersionRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_datasets__pb2.DownloadDatasetVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +241,33 @@ class DatasetService(object):
             '/milonga.v1.DatasetService/ListDatasetVersions',
             milonga_dot_v1_dot_datasets__pb2.ListDatasetVersionsRequest.SerializeToString,
             milonga_dot_v1_dot_datasets__pb2.ListDatasetVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadDatasetVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/milonga.v1.DatasetService/DownloadDatasetVersion',
+            milonga_dot_v1_dot_datasets__pb2.DownloadDatasetVersionRequest.SerializeToString,
+            milonga_dot_v1_dot_datasets__pb2.DownloadDatasetVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

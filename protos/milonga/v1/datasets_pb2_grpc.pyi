@@ -44,6 +44,8 @@ class DatasetServiceStub:
     """All data sets, by name."""
     ListDatasetVersions: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetVersionsRequest, _datasets_pb2.ListDatasetVersionsResponse]
     """The versions of a data set, the newest first."""
+    DownloadDatasetVersion: _grpc.UnaryStreamMultiCallable[_datasets_pb2.DownloadDatasetVersionRequest, _datasets_pb2.DownloadDatasetVersionResponse]
+    """Sends a version as a zip file in a layout that other tools know, with its splits; imported again, it has the same digest."""
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -61,6 +63,8 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """All data sets, by name."""
     ListDatasetVersions: _aio.UnaryUnaryMultiCallable[_datasets_pb2.ListDatasetVersionsRequest, _datasets_pb2.ListDatasetVersionsResponse]  # type: ignore[assignment]
     """The versions of a data set, the newest first."""
+    DownloadDatasetVersion: _aio.UnaryStreamMultiCallable[_datasets_pb2.DownloadDatasetVersionRequest, _datasets_pb2.DownloadDatasetVersionResponse]  # type: ignore[assignment]
+    """Sends a version as a zip file in a layout that other tools know, with its splits; imported again, it has the same digest."""
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Labelled pictures, in immutable versions addressed by what they contain."""
@@ -99,5 +103,13 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.ListDatasetVersionsResponse, _abc.Awaitable[_datasets_pb2.ListDatasetVersionsResponse]]:
         """The versions of a data set, the newest first."""
+
+    @_abc_1.abstractmethod
+    def DownloadDatasetVersion(
+        self,
+        request: _datasets_pb2.DownloadDatasetVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_datasets_pb2.DownloadDatasetVersionResponse], _abc.AsyncIterator[_datasets_pb2.DownloadDatasetVersionResponse]]:
+        """Sends a version as a zip file in a layout that other tools know, with its splits; imported again, it has the same digest."""
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

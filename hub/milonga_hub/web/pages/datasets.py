@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
 
 from milonga_hub.datasets.rules import TRAIN, VALIDATION
+from milonga_hub.datasets.rules_exports import LAYOUTS
 from milonga_hub.tasks import Task
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
@@ -59,6 +60,7 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
         return render(
             request,
             "dataset.html",
+            layouts=LAYOUTS[newest.task],
             live=f"datasets/{name}",
             newest=newest,
             versions=hub.datasets.versions(name)[0],
