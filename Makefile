@@ -12,7 +12,7 @@ RDFM_COMMIT := 44557eba8e273fdaf981d5b699326209186fc6e5
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 check bench bench-peers soak fuzz protos translations docs clean
+.PHONY: help install demo test test-browser test-aarch64 test-objects check bench bench-peers soak fuzz protos translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ test-browser: $(STAMP) ## Run what needs a Chromium: every page, and the whole w
 
 test-aarch64: $(STAMP) ## Run TVM's cross-build and the agent in an aarch64 user-space, made of Debian's packages and emulated
 	$(BIN)/python -m tests.aarch64 $(TEST_ARGS)
+
+test-objects: $(STAMP) ## Try stores of blobs with a server that speaks S3 too, which takes 90 MB more in .venv
+	$(BIN)/python -m pip install --quiet --group objects
+	$(BIN)/python -m pytest tests/blobs $(TEST_ARGS)
 
 check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 	$(BIN)/ruff format --check .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 from milonga_compiler.files import write_atomically
 
-from milonga_hub import tracing
+from milonga_hub import holding, tracing
 from milonga_hub.accounts.gate import Gate
 from milonga_hub.accounts.owners import Owners
 from milonga_hub.accounts.rpc import AccountRpc
@@ -26,7 +25,8 @@ from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.facts import Observer
 from milonga_hub.alerts.rpc import AlertRpc
 from milonga_hub.alerts.service import AlertService
-from milonga_hub.blobs import BlobStore
+from milonga_hub.blobs import places
+from milonga_hub.blobs.watching import BlobWatch
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.runner import BuildRunner
 from milonga_hub.builds.service import BuildService
@@ -105,15 +105,15 @@ class Hub:
         self.database = Database(settings.resolved_database_url)
         self.database.create_tables()
         self.events = EventBus()
-        self.blobs = BlobStore(self.folder / "blobs")
+        stores = self._open_stores()
+        self.blobs = stores.blobs
+        self.blob_watch = BlobWatch(self.blobs)
         self.devices = DeviceService(self.database, self.events, settings)
         self.transfers = TransferService(self.blobs, self.folder / "deltas", settings)
         self.accounts = AccountService(self.database, self.folder, self.devices.authority.fingerprint, settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
-        self.samples = SampleIntake(
-            self.database, self.events, self.devices, self.projects, BlobStore(self.folder / "samples")
-        )
+        self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, stores.pictures)
         self.labelling = LabellingService(
             self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
         )
@@ -142,6 +142,14 @@ class Hub:
         self.jobs = Jobs()
         self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs)
         self.addresses = Addresses("", "", "", "")
+
+    def _open_stores(self) -> places.Stores:
+        url = places.settled(self.folder, self.settings.blobs)
+        stores = places.open_stores(self.folder, url, self.settings.blob_cache_bytes)
+        stores.prepare()
+        # Only now: a place that never answered is not where blobs are.
+        places.record(self.folder, url)
+        return stores
 
     @property
     def grpc_port(self) -> int:
@@ -365,15 +373,12 @@ def _keep_private(database: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Hold the folder for this process alone. The kernel lets go of it when the process ends, however it ends."""
-    descriptor = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
+    """Hold the folder for this process alone."""
+    descriptor = holding.hold(folder)
+    if descriptor is None:
         raise FailedPrecondition(
             f"another hub is using the data folder {folder}; stop it, or choose another with --data-dir"
-        ) from error
+        )
     return descriptor
 
 

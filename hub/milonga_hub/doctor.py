@@ -20,8 +20,9 @@ import psutil
 from cryptography import x509
 from milonga_compiler.environments import usable_engines
 
+from milonga_hub.blobs import places
 from milonga_hub.db import utc_now
-from milonga_hub.errors import FailedPrecondition
+from milonga_hub.errors import FailedPrecondition, MilongaError
 from milonga_hub.plugged import examined
 from milonga_hub.settings import Settings
 from milonga_hub.signing.service import SigningService
@@ -60,6 +61,7 @@ def examine(settings: Settings) -> list[Check]:
         return [*checks, Check("hub", Result.FAILED, f"there was never one in {folder}", start), *_work()]
     checks += _running(settings)
     checks.append(_database(settings))
+    checks.append(_blobs(settings))
     checks.append(_authority(folder))
     checks += _signing(folder)
     return [*checks, *_work()]
@@ -151,6 +153,21 @@ def _database(settings: Settings) -> Check:
         "database", Result.FAILED, f"{path} is damaged: {said}",
         "stop the hub and restore a backup: milonga restore FILE --data-dir NEW-FOLDER",
     )  # fmt: skip
+
+
+def _blobs(settings: Settings) -> Check:
+    try:
+        url = places.settled(settings.data_dir, settings.blobs)
+        if not url:
+            return Check("blobs", Result.OK, "are in the data folder")
+        with places.looking_at(settings.data_dir, url) as stores:
+            for _, blobs in stores.named:
+                blobs.check()
+    except MilongaError as error:
+        return Check(
+            "blobs", Result.FAILED, str(error), "mend that with the hub's own environment; nothing kept is lost"
+        )
+    return Check("blobs", Result.OK, f"{places.shown(url)} answers")
 
 
 def _authority(folder: Path) -> Check:

@@ -51,6 +51,15 @@ class Settings(BaseSettings):
         description="Further names of the hub, in its certificate and for a proxy on its machine (a JSON list).",
     )
     database_url: str = Field(default="", description="SQLAlchemy URL; empty means SQLite in the data folder.")
+    blobs: str = Field(
+        default="",
+        description="Where pictures, models and builds are kept: s3://BUCKET/PREFIX, another URL that fsspec knows, or"
+        " file:///FOLDER; empty means where this hub has had them, at first the data folder.",
+    )
+    # The builds of a fleet and the pictures of a training; more is fetched again.
+    blob_cache_bytes: int = Field(
+        default=20 << 30, ge=0, description="Most that copies of blobs elsewhere take of the disk; the oldest go first."
+    )
     # 64 GiB: more pictures than one machine trains on in a day.
     max_upload_bytes: int = Field(default=64 << 30, gt=0, description="Largest archive that an import takes.")
     max_download_kbps: float = Field(

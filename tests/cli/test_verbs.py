@@ -94,7 +94,7 @@ CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "appl
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
     "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
     "build override", "build choose", "build example", "login", "logout", "users add", "users set-role", "users password",
-    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list")  # fmt: skip
+    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list", "blobs status", "blobs move")  # fmt: skip
 HUBLESS = (
     "backup",
     "doctor",
@@ -108,7 +108,7 @@ HUBLESS = (
     "logout",
     "bench latency",
     "types known",
-    *(verb for verb in CHANGING if verb.startswith(("keys ", "broker "))),
+    *(verb for verb in CHANGING if verb.startswith(("keys ", "broker ", "blobs "))),
 )
 ONE_LINE = ("runs watch digits/1", "rollouts watch digits-1", f"build watch {BUILD}")
 

@@ -17,6 +17,7 @@ from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.facts import Observer
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import BlobStore, digest_of
+from milonga_hub.blobs.watching import BlobWatch
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
@@ -71,6 +72,7 @@ class Services:
         self.database.create_tables()
         self.events = EventBus()
         self.blobs = BlobStore(folder / "blobs")
+        self.blob_watch = BlobWatch(self.blobs)
         self.devices = DeviceService(self.database, self.events, self.settings)
         self.accounts = AccountService(
             self.database, folder, self.devices.authority.fingerprint, self.settings, passwords=quick_passwords()

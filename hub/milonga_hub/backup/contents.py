@@ -20,7 +20,18 @@ ABOUT, DIGESTS = "milonga-backup.json", "milonga-digests.json"
 DATABASE = "milonga.db"
 # What hubs make anew, or what belongs to a hub that runs.
 LEFT_OUT = frozenset(
-    {"deltas", "imports", "uploads", "uploads-http", "uploads-models", "hub.json", "hub.lock", "local.key", ".writable"}
+    {
+        "blob-cache",
+        "deltas",
+        "imports",
+        "uploads",
+        "uploads-http",
+        "uploads-models",
+        "hub.json",
+        "hub.lock",
+        "local.key",
+        ".writable",
+    }
 )
 RUNS = "runs"
 
@@ -34,6 +45,8 @@ class About(BaseModel):
     # Of the authority that all devices of this hub believe.
     fingerprint: str
     with_runs: bool
+    # Where blobs are that are not in it; "" where all are.
+    blobs_elsewhere: str = ""
 
 
 class Digests(BaseModel):

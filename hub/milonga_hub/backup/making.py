@@ -9,7 +9,7 @@ import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -17,6 +17,8 @@ from typing import IO
 
 from milonga_hub.authority import Authority
 from milonga_hub.backup.contents import ABOUT, DATABASE, DIGESTS, About, Digests, OnProgress, disk_errors, is_kept
+from milonga_hub.blobs import places
+from milonga_hub.blobs.interface import key_of
 from milonga_hub.db import utc_now
 from milonga_hub.errors import AlreadyExists, InvalidInput
 from milonga_hub.signing.service import SigningService
@@ -36,9 +38,16 @@ class Made:
 
 
 def back_up(
-    data_dir: Path, target: Path, *, with_runs: bool = True, on_progress: OnProgress = lambda done, total: None
+    data_dir: Path,
+    target: Path,
+    *,
+    with_runs: bool = True,
+    with_blobs: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> Made:
     """Write all of a hub to a file that only this user may read: it holds the hub's keys.
+
+    Blobs that lie elsewhere stay there, or `with_blobs` come along, and then into the data folder that is restored.
 
     Raises InvalidInput where there is no hub, AlreadyExists where the file is there, ResourceExhausted on a full disk.
     """
@@ -52,6 +61,7 @@ def back_up(
         made_at=utc_now(),
         fingerprint=Authority(data_dir / "authority").fingerprint,
         with_runs=with_runs,
+        blobs_elsewhere="" if with_blobs else places.shown(places.recorded(data_dir)),
     )
     part = target.with_name(f".{target.name}.part")
     try:
@@ -88,7 +98,14 @@ def _write(file: IO[bytes], data_dir: Path, snapshot: Path, about: About, on_pro
     kept = {name: path for name, path in files.items() if is_kept(PurePosixPath(name), about.with_runs)}
     signing = {name: kept.pop(name) for name in list(kept) if name.startswith("signing/")}
     total = snapshot.stat().st_size + sum(_size(path) for path in (*kept.values(), *signing.values()))
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+    url = "" if about.blobs_elsewhere else places.recorded(data_dir)
+    with (
+        places.looking_at(data_dir, url) if url else nullcontext() as stores,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        if stores is not None:
+            kept.pop(places.RECORD, None)
+            total += sum(blob.size_bytes for _, blobs in stores.named for blob in blobs.all())
         packing = _Packing(archive, total, on_progress)
         packing.add_bytes(ABOUT, about.model_dump_json(indent=1).encode(), 0o600)
         packing.add(DATABASE, snapshot)
@@ -98,6 +115,9 @@ def _write(file: IO[bytes], data_dir: Path, snapshot: Path, about: About, on_pro
                 packing.add(name, path)
         for name, path in kept.items():
             packing.add(name, path)
+        for folder, blobs in stores.named if stores is not None else ():
+            for blob in blobs.all():
+                packing.add(f"{folder}/{key_of(blob.digest)}", blobs.path(blob.digest))
         packing.add_bytes(DIGESTS, Digests(sha256=packing.digests).model_dump_json().encode(), 0o600)
     return len(packing.digests) - len((ABOUT, DIGESTS))
 

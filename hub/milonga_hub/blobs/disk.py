@@ -68,6 +68,9 @@ class BlobStore(Blobs):
     def delete(self, digest: str) -> None:
         self._place(digest).unlink(missing_ok=True)
 
+    def prepare(self) -> None:
+        self.check()
+
     def check(self) -> None:
         if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise BlobsUnreachable(f"the hub cannot read and write {self.root}; mend its rights, or mount it again")

@@ -92,6 +92,10 @@ class Blobs(ABC):
         """Forget the blob, if it is there."""
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Make ready what blobs are kept in. Raises BlobsUnreachable where that cannot be."""
+
+    @abstractmethod
     def check(self) -> None:
         """Raise BlobsUnreachable, within seconds, where the store does not answer."""
 

@@ -24,6 +24,10 @@ def backup(
     runs: Annotated[
         bool, typer.Option(help="Take the folders of runs along: supernets to train on from, and the largest part.")
     ] = True,
+    blobs: Annotated[
+        bool,
+        typer.Option("--blobs", help="Take blobs along that are elsewhere, in an object store; else they stay there."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Write all of a hub to one file, on the hub's machine, while the hub runs. It holds the hub's keys: keep it safe."""
@@ -37,8 +41,8 @@ def backup(
             "this hub's database is elsewhere (MILONGA_DATABASE_URL): back it up by its own means, such as pg_dump, and then"
             " copy the data folder"
         )
-    with _progress("backing up", json) as tell:
-        made = back_up(settings.data_dir, file, with_runs=runs, on_progress=tell)
+    with progress("backing up", json) as tell:
+        made = back_up(settings.data_dir, file, with_runs=runs, with_blobs=blobs, on_progress=tell)
     if json:
         told = {**made.about.model_dump(mode="json"), "file": str(made.path)}
         typer.echo(json_text.dumps({**told, "file_count": made.file_count, "size_bytes": made.size_bytes}, indent=2))
@@ -46,6 +50,10 @@ def backup(
     say(
         f"{made.path}: {made.file_count} files, {size(made.size_bytes)}. It holds the hub's keys: keep it where they may be."
     )
+    if made.about.blobs_elsewhere:
+        say(
+            f"Pictures, models and builds stay in {made.about.blobs_elsewhere}: keep earlier versions there, or take --blobs."
+        )
     say(f"To use it: milonga restore {made.path} --data-dir NEW-FOLDER")
 
 
@@ -57,7 +65,7 @@ def restore(
     """Make a hub's data folder out of a backup; devices find it at the addresses of the old one."""
     from milonga_hub.backup.restoring import restore as restored_from
 
-    with _progress("restoring", json) as tell:
+    with progress("restoring", json) as tell:
         restored = restored_from(file, data_dir, tell)
     if json:
         told = {**restored.about.model_dump(mode="json"), "data_dir": str(restored.data_dir)}
@@ -68,6 +76,10 @@ def restore(
     say(
         f"{restored.data_dir}: {restored.file_count} files, as they were on {restored.about.made_at:%Y-%m-%d at %H:%M} UTC."
     )
+    if restored.about.blobs_elsewhere:
+        say(
+            f"Pictures, models and builds are in {restored.about.blobs_elsewhere}: this hub needs the same access to it."
+        )
     for role in restored.unsigned:
         say(f"Keys of {role} are elsewhere. Devices may have seen a later version; renew it: milonga keys renew {role}")
     say(
@@ -78,7 +90,7 @@ def restore(
 
 
 @contextmanager
-def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
         task = progress.add_task(what, total=None)

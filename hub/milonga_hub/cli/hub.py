@@ -49,6 +49,16 @@ def up(
         typer.Option(metavar="HOST:PORT", help="Where devices reach a broker by URL, where that is not the URL's."),
     ] = None,
     database_url: Annotated[str | None, typer.Option(help="SQLAlchemy URL; empty: SQLite in the data folder.")] = None,
+    blobs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where pictures, models and builds are kept: s3://BUCKET/PREFIX or file:///FOLDER; else the data folder.",
+        ),
+    ] = None,
+    blob_cache_bytes: Annotated[
+        int | None, typer.Option(help="Most that copies of blobs elsewhere take of the disk; the oldest go first.")
+    ] = None,
     max_upload_bytes: Annotated[int | None, typer.Option(help="Largest archive that an import takes.")] = None,
     max_download_kbps: Annotated[
         float | None, typer.Option(help="Most that all downloads of devices together take, in kbit/s; 0: no limit.")

@@ -9,6 +9,7 @@ import grpc
 
 from milonga_hub.errors import (
     AlreadyExists,
+    BlobDamaged,
     BlobsUnreachable,
     FailedPrecondition,
     InvalidInput,
@@ -27,6 +28,7 @@ CODES: dict[type[MilongaError], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    BlobDamaged: grpc.StatusCode.FAILED_PRECONDITION,
     BlobsUnreachable: grpc.StatusCode.UNAVAILABLE,
     MilongaError: grpc.StatusCode.FAILED_PRECONDITION,
 }

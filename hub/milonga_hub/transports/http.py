@@ -30,6 +30,7 @@ from milonga_hub.datasets import web as datasets
 from milonga_hub.devices import web as devices
 from milonga_hub.errors import (
     AlreadyExists,
+    BlobDamaged,
     BlobsUnreachable,
     FailedPrecondition,
     InvalidInput,
@@ -68,6 +69,7 @@ ANSWERS: dict[type[MilongaError], tuple[int, str]] = {
     PermissionDenied: (403, "PERMISSION_DENIED"),
     TooOften: (429, "RESOURCE_EXHAUSTED"),
     ResourceExhausted: (507, "RESOURCE_EXHAUSTED"),
+    BlobDamaged: (409, "FAILED_PRECONDITION"),
     BlobsUnreachable: (503, "UNAVAILABLE"),
     MilongaError: (409, "FAILED_PRECONDITION"),
 }
@@ -95,7 +97,10 @@ def create_app(hub: HubServices) -> FastAPI:
 
     @app.get("/readyz", tags=["health"])
     async def readyz() -> JSONResponse:
-        """Say whether requests should come here: 503 while the hub stops, or where its database does not answer."""
+        """Say whether requests should come here: 503 while the hub stops, or where its database does not answer.
+
+        `blobs` says what is wrong with the store of blobs, where it does not answer.
+        """
         if app.state.stopping.is_set():
             return JSONResponse({"status": "stopping"}, 503)
         try:
@@ -104,7 +109,9 @@ def create_app(hub: HubServices) -> FastAPI:
         except Exception as error:  # Whatever it is, it is no reason to send requests here.
             _log.warning("the database does not answer: %r", error)
             return JSONResponse({"status": "the database does not answer"}, 503)
-        return JSONResponse({"status": "ready"})
+        # Without blobs devices go on and are heard, so that requests come here all the same; whoever reads this is told.
+        problem = await asyncio.to_thread(hub.blob_watch.problem)
+        return JSONResponse({"status": "ready", **({"blobs": problem} if problem else {})})
 
     app.include_router(
         install.router(hub.settings.data_dir / "wheelhouses", lambda: hub.grpc_port), include_in_schema=False

@@ -101,6 +101,12 @@ class _Collector:
         yield _counter("milonga_refused_messages", "Messages of devices that were not taken.", ("kind",), refused)
         came = {(source,): value for source, value in counts.blob_bytes.items()}
         yield _counter("milonga_blob_bytes", "Bytes of builds that came to devices.", ("source",), came)
+        yield _gauge(
+            "milonga_blobs_up",
+            "1 while the store of blobs answers.",
+            (),
+            {(): float(not self._hub.blob_watch.problem())},
+        )
         waiting = {(name,): count() for name, count in counts.queues.items()}
         waiting["runs",] = sum(run.state is RunState.QUEUED for run in self._hub.runs.unfinished())
         waiting["alert_messages",] = self._hub.alerts.deliveries.waiting_count()

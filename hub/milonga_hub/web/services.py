@@ -6,6 +6,7 @@ from typing import Protocol
 
 from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.service import AlertService
+from milonga_hub.blobs.watching import BlobWatch
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
@@ -33,6 +34,7 @@ class HubServices(Protocol):
     alerts: AlertService
     labelling: LabellingService
     accounts: AccountService
+    blob_watch: BlobWatch
 
     @property
     def grpc_port(self) -> int:
