@@ -27,6 +27,10 @@ class Histogram:
     counts: list[int] = field(default_factory=list)
 
 
+# A message's bytes, JSON of earlier versions and of other databases, or nothing.
+Stored = bytes | str | None
+
+
 class Packed(NamedTuple):
     """What is stored of a window's histograms and the like."""
 
@@ -92,10 +96,15 @@ class _Packed(sa.types.TypeDecorator[Any]):
         return pack(value) if dialect.name == "sqlite" else type_.dump_json(value).decode()
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:
-        if value is None:
-            return None
-        type_, _, unpack = _KINDS[self.name]
-        return unpack(value) if isinstance(value, bytes) else type_.validate_json(value)
+        return unpacked(self.name, value)
+
+
+def unpacked(kind: str, stored: Stored) -> Any:
+    """Return a "histogram", "histograms", "counts" or "percentiles" from what lies in the database."""
+    if stored is None:
+        return None
+    type_, _, unpack = _KINDS[kind]
+    return unpack(stored) if isinstance(stored, bytes) else type_.validate_json(stored)
 
 
 _WINDOW, _HISTOGRAM = telemetry_pb2.TelemetryWindow.FromString, common_pb2.Histogram.FromString

@@ -88,6 +88,8 @@ class TelemetryTotal(SQLModel, table=True):
     """All windows of a model version that began in one step of time, added up."""
 
     __tablename__ = "telemetry_total"
+    # Charts ask for a stretch of time, of one project or of all.
+    __table_args__ = (Index("ix_telemetry_total_time", "step_seconds", "started_at", "project"),)
     project: str = Field(primary_key=True)
     model_version: str = Field(primary_key=True)
     step_seconds: int = Field(primary_key=True)

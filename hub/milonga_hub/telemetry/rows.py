@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,10 +20,19 @@ from milonga_hub.telemetry.figures import (
     packed_percentiles,
 )
 from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowRow
-from milonga_hub.telemetry.rules_series import Sum
+from milonga_hub.telemetry.stored import ActiveWindow, SummedWindow
 
 _NAMES = tuple(field.name for field in fields(TelemetryWindow) if field.name != "packed")
-_SUMMED = tuple(field.name for field in fields(Sum) if field.name != "window_count")
+# In the order of SummedWindow and ActiveWindow.
+_SUMMED = (
+    "started_at", "request_count", "error_count", "log10_latency_ms", "confidence", "class_counts", "inputs", "cpu_percent",
+    "memory_bytes", "temperature_celsius",
+)  # fmt: skip
+_ACTIVE = (
+    "device", "boot_id", "project", "model_version", "bundle", "request_count", "error_count", "log10_latency_ms",
+    "temperature_celsius", "dropped_count",
+)  # fmt: skip
+_AS_IT_IS = sa.types.NullType()
 # What makes a repeat harmless.
 _KEY = ("device", "boot_id", "sequence")
 _GIVEN = tuple(name for name in _NAMES if name != "id")
@@ -33,23 +43,36 @@ _NEWER = f"SELECT id, {', '.join(_KEY)} FROM telemetry_window WHERE id > ?"  # n
 
 
 def all_columns() -> sa.Select[Any]:
-    """Return the statement of which each row is a window's, for `window_of`."""
+    """Return the statement of which each row is a window's, for `windows_of`."""
     return sa.select(*(_TABLE.c[name] for name in _NAMES))
 
 
 def summed_columns() -> sa.Select[Any]:
     """Return the statement of which each row is what `sums_of` needs of a window: half of its columns."""
-    return sa.select(*(_TABLE.c[name] for name in _SUMMED))
+    return sa.select(*_raw(_SUMMED))
 
 
-def sums_of(session: Session, statement: sa.Select[Any]) -> Iterator[Sum]:
-    """Yield the windows of a `summed_columns()` statement as sums of one."""
-    for started_at, *figures in session.connection().execute(statement.execution_options(yield_per=500)):
-        yield Sum(started_at, 1, *figures)
+def sums_of(session: Session, statement: sa.Select[Any]) -> Iterator[SummedWindow]:
+    """Yield the windows of a `summed_columns()` statement."""
+    for row in session.connection().execute(statement.execution_options(yield_per=500)):
+        yield SummedWindow(*row)
 
 
-def window_of(row: Sequence[Any]) -> TelemetryWindow:
-    return TelemetryWindow(*row)
+def active_since(session: Session, since: datetime) -> list[ActiveWindow]:
+    """Return the windows that ended since, in the order in which they came."""
+    statement = sa.select(_TABLE.c.id, *_raw(_ACTIVE)).where(_TABLE.c.ended_at >= since)
+    found = session.connection().execute(statement)
+    # The driver's own rows: nothing in them is read otherwise, and there may be a hundred thousand.
+    rows: Sequence[Any] = found.cursor.fetchall() if found.cursor is not None else []
+    # Put in order here: asked for it, SQLite reads all windows there are in place of the newest by their index.
+    return [ActiveWindow(*row[1:]) for row in sorted(rows, key=itemgetter(0))]
+
+
+def _raw(names: Sequence[str]) -> Iterator[sa.ColumnElement[Any]]:
+    """Yield columns, those with histograms and the like as they are stored."""
+    for name in names:
+        column = _TABLE.c[name]
+        yield sa.type_coerce(column, _AS_IT_IS) if name in Packed._fields else column
 
 
 def windows_of(session: Session, statement: sa.Select[Any]) -> Iterator[TelemetryWindow]:

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import NamedTuple
 
-from milonga_hub.telemetry.figures import Histogram
-from milonga_hub.telemetry.rules import latency_quantiles, merge_histograms
-
-
-class ActiveWindow(NamedTuple):
-    """Those figures of a window that are summed here."""
-
-    device: str
-    boot_id: str
-    project: str
-    model_version: str
-    bundle: str
-    request_count: int
-    error_count: int
-    log10_latency_ms: Histogram | None
-    temperature_celsius: float | None
-    dropped_count: int
+from milonga_hub.telemetry.rules_medians import medians
+from milonga_hub.telemetry.stored import ActiveWindow
 
 
 @dataclass(frozen=True)
@@ -35,7 +19,6 @@ class Activity:
     bundle: str
     request_count: int
     error_count: int
-    log10_latency_ms: Histogram | None
     median_ms: float | None
     # The last one: what it is now, not what it was at its hottest.
     temperature_celsius: float | None
@@ -44,23 +27,27 @@ class Activity:
 
 def activity(windows: Iterable[ActiveWindow]) -> dict[str, Activity]:
     """Return what each device did; windows come oldest first."""
-    by_device = sorted(windows, key=lambda window: window.device)
-    return {device: _of_one([*its]) for device, its in groupby(by_device, key=lambda window: window.device)}
+    by_device: defaultdict[str, list[ActiveWindow]] = defaultdict(list)
+    for window in windows:
+        by_device[window.device].append(window)
+    same = [[one for one in its if one.bundle == its[-1].bundle] for its in by_device.values()]
+    halves = medians([[one.log10_latency_ms for one in its] for its in same])
+    return {
+        device: _of_one(its, alike, median_ms)
+        for (device, its), alike, median_ms in zip(by_device.items(), same, halves, strict=True)
+    }
 
 
-def _of_one(windows: Sequence[ActiveWindow]) -> Activity:
+def _of_one(windows: Sequence[ActiveWindow], same: Sequence[ActiveWindow], median_ms: float | None) -> Activity:
     last = windows[-1]
-    same = [window for window in windows if window.bundle == last.bundle]
-    merged = merge_histograms([one.log10_latency_ms for one in same if one.log10_latency_ms is not None])
     temperatures = [one.temperature_celsius for one in windows if one.temperature_celsius is not None]
     return Activity(
         project=last.project,
         model_version=last.model_version,
         bundle=last.bundle,
-        request_count=sum(window.request_count for window in same),
-        error_count=sum(window.error_count for window in same),
-        log10_latency_ms=merged,
-        median_ms=latency_quantiles(merged, (0.5,))[0] if merged is not None and sum(merged.counts) > 0 else None,
+        request_count=sum([window.request_count for window in same]),
+        error_count=sum([window.error_count for window in same]),
+        median_ms=median_ms,
         temperature_celsius=temperatures[-1] if temperatures else None,
         dropped_count=_newly_dropped(windows),
     )
@@ -68,9 +55,7 @@ def _of_one(windows: Sequence[ActiveWindow]) -> Activity:
 
 def _newly_dropped(windows: Sequence[ActiveWindow]) -> int:
     """Return windows lost within these: the count grows from boot on, so what the first one tells is older."""
-    total = 0
-    by_boot = sorted(windows, key=lambda window: window.boot_id)
-    for _, its in groupby(by_boot, key=lambda window: window.boot_id):
-        counts = [window.dropped_count for window in its]
-        total += max(counts) - min(counts)
-    return total
+    counts: defaultdict[str, list[int]] = defaultdict(list)
+    for window in windows:
+        counts[window.boot_id].append(window.dropped_count)
+    return sum(max(each) - min(each) for each in counts.values())

@@ -114,8 +114,10 @@ def summed(rows: Sequence[Summed], started_at: datetime) -> Sum:
     count = sum(row.window_count for row in rows)
     loads = [(row.cpu_percent, row.window_count) for row in rows if row.cpu_percent is not None]
     weight = sum(windows for _, windows in loads)
-    names = sorted({name for row in rows for name in row.inputs})
-    inputs = {name: _sum(row.inputs.get(name) for row in rows) for name in names}
+    # Asked for once: rows out of the database are read when they are asked.
+    seen = [row.inputs for row in rows]
+    names = sorted({name for each in seen for name in each})
+    inputs = {name: _sum(each.get(name) for each in seen) for name in names}
     return Sum(
         started_at=started_at,
         window_count=count,

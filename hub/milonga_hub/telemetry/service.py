@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,18 +17,22 @@ from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.events import Event, EventBus
 from milonga_hub.paging import of_projects, page
 from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.telemetry.ahead import ROW_ID, Ahead
 from milonga_hub.telemetry.confidences import Confidences
 from milonga_hub.telemetry.judging import Judge
 from milonga_hub.telemetry.models import DriftEvent, Estimate, TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.refusals import Refusals
-from milonga_hub.telemetry.rows import all_columns, insert, summed_columns, sums_of, window_of
+from milonga_hub.telemetry.rows import active_since, all_columns, insert, summed_columns, sums_of, windows_of
 from milonga_hub.telemetry.rules_accuracy import estimated, together
-from milonga_hub.telemetry.rules_activity import ActiveWindow, Activity, activity
+from milonga_hub.telemetry.rules_activity import Activity, activity
 from milonga_hub.telemetry.rules_intake import flaw, righted
 from milonga_hub.telemetry.rules_retention import HOUR, MINUTE
 from milonga_hub.telemetry.rules_series import Sum, series
 from milonga_hub.telemetry.tally import Tally
 from milonga_hub.telemetry.totals import Totals
+
+# A window that came, or that others were merged into.
+_LONGEST = timedelta(seconds=HOUR)
 
 
 class TelemetryService:
@@ -49,7 +53,8 @@ class TelemetryService:
         """
         self.refusals = Refusals(clock)
         self._served_as = served_as
-        self.totals = Totals(database, events, clock)
+        self._ahead = Ahead(database)
+        self.totals = Totals(database, events, clock, self._ahead)
         self._database = database
         self._storing = threading.Lock()
         self._events = events
@@ -102,14 +107,21 @@ class TelemetryService:
 
     def series(self, device: str, since: datetime, until: datetime, step_seconds: int) -> list[Sum]:
         """Return what one device did over time, in even steps."""
-        statement = summed_columns().where(
+        its = (
             col(TelemetryWindowRow.device) == device,
             # All there are; named, so that the index finds windows by their age.
             col(TelemetryWindowRow.resolution_seconds).in_((0, MINUTE, HOUR)),
             col(TelemetryWindowRow.ended_at) >= since,
-            col(TelemetryWindowRow.started_at) < until,
+        )
+        # When a window ended is in the index; when it began is not, and it is not longer than an hour.
+        rows = (
+            sa.select(ROW_ID)
+            .select_from(TelemetryWindowRow)
+            .where(*its, col(TelemetryWindowRow.ended_at) < until + _LONGEST)
         )
         with self._database.session() as session:
+            self._ahead.fetch(session, "telemetry_window", rows)
+            statement = summed_columns().where(*its, col(TelemetryWindowRow.started_at) < until)
             return series(sums_of(session, statement), step_seconds)
 
     def query(
@@ -122,8 +134,9 @@ class TelemetryService:
         projects: Collection[str] | None = None,
     ) -> tuple[list[TelemetryWindow], str]:
         """Return windows, the last received first."""
-        # A row of it has the id by which pages go, as the row of a model has.
-        statement: Any = of_projects(all_columns(), col(TelemetryWindowRow.project), projects)
+        # An index has the ids alone; what lies at them is read ahead.
+        place = col(TelemetryWindowRow.id)
+        statement: Any = of_projects(sa.select(place), col(TelemetryWindowRow.project), projects)
         if device:
             statement = statement.where(col(TelemetryWindowRow.device) == device)
         if project:
@@ -131,19 +144,16 @@ class TelemetryService:
         if since is not None:
             statement = statement.where(col(TelemetryWindowRow.started_at) >= since)
         with self._database.session() as session:
-            key = col(TelemetryWindowRow.id)
-            rows: list[Any]
-            rows, token = page(session, statement, key, page_size, page_token, newest_first=True)
-        return [window_of(row) for row in rows], token
+            found: list[Any]
+            found, token = page(session, statement, place, page_size, page_token, newest_first=True)
+            ids = [row.id for row in found]
+            self._ahead.fetch_ids("telemetry_window", ids)
+            return [*windows_of(session, all_columns().where(place.in_(ids)).order_by(place.desc()))], token
 
     def activity(self, since: datetime) -> dict[str, Activity]:
         """Return what each device did in the windows that ended since, of the project that it served last."""
-        columns = [getattr(TelemetryWindowRow, name) for name in ("id", *ActiveWindow._fields)]
-        statement = sa.select(*columns).where(col(TelemetryWindowRow.ended_at) >= since)
         with self._database.session() as session:
-            # Put in order here: asked for it, SQLite reads all windows there are in place of the newest by their index.
-            rows = sorted(session.execute(statement).all(), key=lambda row: row[0])
-        return activity([ActiveWindow(*row[1:]) for row in rows])
+            return activity(active_since(session, since))
 
     def drift_events(
         self, project: str = "", page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None

@@ -18,6 +18,7 @@ from sqlmodel import Session, col, delete
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.events import EventBus
+from milonga_hub.telemetry.ahead import ROW_ID, Ahead
 from milonga_hub.telemetry.models import TelemetryAdded, TelemetryTotal, TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.rows import all_columns, windows_of
 from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series, summed
@@ -51,8 +52,11 @@ class Totals:
     that writes sums also writes up to which window they go, and those after it are read from the table when a hub starts.
     """
 
-    def __init__(self, database: Database, events: EventBus, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, events: EventBus, clock: Callable[[], datetime] = utc_now, ahead: Ahead | None = None
+    ) -> None:
         self._database = database
+        self._ahead = ahead or Ahead(database)
         self._events = events
         self._clock = clock
         self._told: dict[str, float] = {}
@@ -146,16 +150,16 @@ class Totals:
         level = COARSE
         if since >= self._clock() - timedelta(days=_FINE_DAYS):
             level = max((each for each in LEVELS if each <= step_seconds), default=LEVELS[0])
-        statement = _ALL.where(
+        its = [
             _TABLE.c.step_seconds == level,
             _TABLE.c.started_at >= floored(since, level),
             _TABLE.c.started_at < until,
-        )
-        if project:
-            statement = statement.where(_TABLE.c.project == project)
+            *([_TABLE.c.project == project] if project else []),
+        ]
         found: defaultdict[tuple[str, str], list[Summed]] = defaultdict(list)
         with self._database.session() as session:
-            for row in session.connection().execute(statement):
+            self._ahead.fetch(session, _TABLE.name, sa.select(ROW_ID).select_from(_TABLE).where(*its))
+            for row in session.connection().execute(_ALL.where(*its)):
                 found[row.project, row.model_version].append(Sum(*row[3:]))
         return {key: series(rows, max(step_seconds, level)) for key, rows in sorted(found.items())}
 
