@@ -23,6 +23,7 @@ from typing import IO, Any
 from milonga import tickets
 from milonga.ending import die_with_parent
 from milonga.throttling import Throttle
+from milonga.waiting import within
 
 _BLOB = re.compile(r"GET /blobs/(sha256:([0-9a-f]{64})) HTTP/1\.1")
 _RANGE = re.compile(r"bytes=(\d{1,18})-")
@@ -81,7 +82,7 @@ class Server:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _PATIENCE_SECONDS)
+        head = await within(reader.readuntil(b"\r\n\r\n"), _PATIENCE_SECONDS)
         device = _device(writer.get_extra_info("peercert"))
         digest, offset = self.allowed(head.decode("latin-1"), device)
         if self._sendings >= _MOST_SENDINGS:
@@ -120,7 +121,7 @@ class Server:
                         return
                     await self._throttle.take(len(piece))
                     writer.write(piece)
-                    await asyncio.wait_for(writer.drain(), _TAKEN_SECONDS)
+                    await within(writer.drain(), _TAKEN_SECONDS)
                     sent += len(piece)
             finally:
                 _say({"sent_bytes": sent, "digest": digest, "device": device})

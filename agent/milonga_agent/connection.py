@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from milonga.v1 import agent_pb2
+from milonga.waiting import within
 
 from milonga_agent.enrolment import Joining, enrol
 from milonga_agent.errors import AgentError, HubUnreachable, Refused
@@ -135,7 +136,7 @@ class Connection:
     async def _beat(self) -> None:
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._status_changed.wait(), self._heartbeat_seconds)
+                await within(self._status_changed.wait(), self._heartbeat_seconds)
             self._status_changed.clear()
             self._outbox.send(heartbeat=agent_pb2.Heartbeat(status=self._said.status()))
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from milonga.throttling import Throttle
+from milonga.waiting import within
 
 from milonga_agent.errors import NeighbourFailed
 from milonga_agent.keys import KEY
@@ -53,7 +54,7 @@ class Neighbour:
             raise NeighbourFailed(f"it cannot be reached: {error or type(error).__name__}") from error
         try:
             writer.write(self._question(digest, offset))
-            status = _status(await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _SILENT_SECONDS))
+            status = _status(await within(reader.readuntil(b"\r\n\r\n"), _SILENT_SECONDS))
             if status != 206:
                 raise NeighbourFailed(_WHY.get(status, f"it answers {status}"), lasts=status not in _WHY)
             async for piece in _pieces(reader):
@@ -85,7 +86,7 @@ class Neighbour:
                 host.strip("[]"), int(port), ssl=context, server_hostname=self.device, limit=_PIECE_BYTES
             )
             try:
-                reader, writer = await asyncio.wait_for(opening, _DIAL_SECONDS)
+                reader, writer = await within(opening, _DIAL_SECONDS)
             except (OSError, asyncio.TimeoutError) as error:
                 problem = OSError(f"{address}: {error or 'nobody answers'}")
                 continue
@@ -103,7 +104,7 @@ async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     waited, came = 0.0, 0
     while True:
         began = loop.time()
-        piece = await asyncio.wait_for(reader.read(_PIECE_BYTES), _SILENT_SECONDS)
+        piece = await within(reader.read(_PIECE_BYTES), _SILENT_SECONDS)
         waited, came = waited + loop.time() - began, came + len(piece)
         if not piece:
             return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from milonga.waiting import within
+
 
 async def ended_within(
     process: asyncio.subprocess.Process, seconds: float, given: bytes | None = None
@@ -13,16 +15,10 @@ async def ended_within(
 
     Raises asyncio.TimeoutError where it has not ended by then. It is killed then, and where this is cancelled.
     """
-    # Not asyncio.wait_for: before Python 3.12 that loses a cancellation that comes as the process ends.
-    said = asyncio.ensure_future(process.communicate(given))
     try:
-        await asyncio.wait([said], timeout=seconds)
-        if not said.done():
-            raise asyncio.TimeoutError
-        out, errors = said.result()
+        out, errors = await within(process.communicate(given), seconds)
         return out or b"", errors or b""
     finally:
-        said.cancel()
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

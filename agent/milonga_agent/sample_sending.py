@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from milonga.v1 import agent_pb2
+from milonga.waiting import within
 
 from milonga_agent.errors import AgentError
 from milonga_agent.sample_folder import SampleFolder
@@ -90,7 +91,7 @@ class SampleSending:
                 _log.warning("samples wait: %s", error)
                 seconds = _PATIENCE_SECONDS * self._random.uniform(0.5, 1.0)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), seconds)
+                await within(self._changed.wait(), seconds)
             self._changed.clear()
 
     async def send(self) -> bool:

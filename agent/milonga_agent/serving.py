@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from milonga.waiting import within
+
 from milonga_agent.engines import Choice, Engines
 from milonga_agent.errors import BadBundle, InUse
 from milonga_agent.limits import Limits
@@ -200,7 +202,7 @@ class Serving:
         if worker is None or not worker.alive or worker.wish.bundle != wish.bundle:
             raise BadBundle(f"{wish.model_version} ended soon after it began to serve")
         try:
-            await asyncio.wait_for(_ready(self.port), ANSWER_SECONDS)
+            await within(_ready(self.port), ANSWER_SECONDS)
         except (OSError, asyncio.TimeoutError) as error:
             raise BadBundle(
                 f"{wish.model_version} does not answer on port {self.port}: {error or 'no answer'}"

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from milonga.waiting import within
+
 from milonga_agent.errors import AgentError, HubUnreachable, Untrusted
 from milonga_agent.files import write_atomically
 
@@ -64,7 +66,7 @@ class Trust:
         }
         try:
             async with self._asking:
-                said = await asyncio.wait_for(_ask(question, fetch), _SECONDS)
+                said = await within(_ask(question, fetch), _SECONDS)
         except asyncio.TimeoutError as error:
             raise AgentError(f"the signed metadata could not be verified within {_SECONDS:.0f} s") from error
         if said["is"] == "refused":

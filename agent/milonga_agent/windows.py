@@ -7,6 +7,8 @@ import contextlib
 import logging
 from typing import Any
 
+from milonga.waiting import within
+
 from milonga_agent.errors import BadBundle
 from milonga_agent.plan import Wish
 from milonga_agent.sensors import temperature_celsius
@@ -38,7 +40,7 @@ class Windows:
     async def run(self) -> None:
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._seconds)
+                await within(self._changed.wait(), self._seconds)
             self._changed.clear()
             try:
                 taken = await self._serving.take()

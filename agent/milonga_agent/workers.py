@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from milonga.waiting import within
+
 from milonga_agent.engines import Choice
 from milonga_agent.errors import BadBundle
 from milonga_agent.limits import Limits
@@ -58,7 +60,7 @@ class Child:
     async def _hear(self, seconds: float) -> dict[str, Any]:
         assert self.process.stdout is not None
         try:
-            line = await asyncio.wait_for(self.process.stdout.readline(), seconds)
+            line = await within(self.process.stdout.readline(), seconds)
         except asyncio.TimeoutError:
             return {"message": f"the worker did not answer within {seconds:.0f} s"}
         if not line:

@@ -16,6 +16,7 @@ import grpc
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.protobuf import json_format
 from milonga.v1 import agent_pb2, devices_pb2
+from milonga.waiting import within
 
 import milonga_agent
 from milonga_agent import plan
@@ -397,7 +398,7 @@ class Device:
         assert wanted is not None
         self._wishes.clear()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wishes.wait(), wanted.minutes * 60.0)
+            await within(self._wishes.wait(), wanted.minutes * 60.0)
             raise Superseded("the hub wishes something newer")
         requests = int(self._simulation.requests_per_second * wanted.minutes * 60.0 * wanted.share)
         seed = (self._simulation.seed, self.index, wish.bundle)
