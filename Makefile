@@ -12,7 +12,7 @@ RDFM_COMMIT := 44557eba8e273fdaf981d5b699326209186fc6e5
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 test-objects check bench bench-peers soak fuzz protos translations docs clean
+.PHONY: help install demo test test-browser test-aarch64 test-objects test-postgres check bench bench-peers soak fuzz protos revision translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test-objects: $(STAMP) ## Try stores of blobs with a server that speaks S3 too, 
 	$(BIN)/python -m pip install --quiet --group objects
 	$(BIN)/python -m pytest tests/blobs $(TEST_ARGS)
 
+test-postgres: $(STAMP) ## Run all tests on PostgreSQL, a server of its own (TEST_ARGS=tests/telemetry)
+	$(BIN)/python -m tests.postgres_server $(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
+
 check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -67,6 +70,9 @@ fuzz: $(STAMP) ## Offer a million inputs that nobody means well at every door of
 protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again, the services of milonga.client and docs/api
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
 	$(BIN)/python -m tools.codegen
+
+revision: $(STAMP) ## Write a revision of the hub's tables after changing a model: make revision MESSAGE="what it does"
+	$(BIN)/python -m tools.revision "$(MESSAGE)"
 
 docs: $(STAMP) ## Make the documentation's site in site/: open site/index.html
 	test -x .docs/venv/bin/mkdocs || { $(PYTHON) -m venv .docs/venv && .docs/venv/bin/python -m pip install --quiet --upgrade "pip>=25.1" && .docs/venv/bin/python -m pip install --quiet --group docs; }

@@ -103,6 +103,7 @@ class Hub:
         if not settings.database_url:
             _keep_private(self.folder / "milonga.db")
         self.database = Database(settings.resolved_database_url)
+        self.database.hold()
         self.database.create_tables()
         self.events = EventBus()
         stores = self._open_stores()
@@ -329,7 +330,8 @@ class Hub:
         return self.runs.start(project, Trigger.APPLY, reason, request_id)
 
     def close(self) -> None:
-        """Let go of the data folder."""
+        """Let go of the data folder and the database."""
+        self.database.close()
         os.close(self._lock)
 
 

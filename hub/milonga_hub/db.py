@@ -10,12 +10,19 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnDefault, event, inspect, text
+from sqlalchemy import URL, Connection, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DataError
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Session, SQLModel, create_engine
 
-# Columns that older versions made and that would refuse rows of this one: table, column.
-_RETIRED = (("device", "secret_hash"), ("device", "enrolment_key_hash"), ("device", "boot_id"))
+from milonga_hub import postgres
+from milonga_hub.errors import FailedPrecondition, InvalidInput
+
+_URLS = "write postgresql://USER:PASSWORD@HOST/DATABASE, or leave it out for SQLite in the data folder"
+# SQLite's own INTEGER has 64 bits, and only that numbers its rows by itself.
+_WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+# Twice what the longest has today.
+_WORD_LENGTH = 64
 
 
 class _Json(sa.types.TypeDecorator[Any]):
@@ -74,62 +81,98 @@ def utc_now() -> datetime:
 
 
 class Database:
-    """All tables behind one URL. Safe to use from several threads; each session belongs to one."""
+    """All tables behind one URL. Safe to use from several threads; each session belongs to one.
+
+    Raises InvalidInput for a URL that is none of SQLite or PostgreSQL, FailedPrecondition without PostgreSQL's driver.
+    """
 
     def __init__(self, url: str) -> None:
-        sqlite = url.startswith("sqlite")
-        # Opening SQLite costs as much as ten queries, so that connections are kept: as many as threads use at a time.
-        self.engine = create_engine(url, **({"poolclass": QueuePool, "max_overflow": -1} if sqlite else {}))
+        parsed = parsed_url(url)
+        sqlite = parsed.get_backend_name() == "sqlite"
+        try:
+            # Opening SQLite costs as much as ten queries, so that connections are kept: as many as threads use at a time.
+            self.engine = create_engine(
+                parsed, **({"poolclass": QueuePool, "max_overflow": -1} if sqlite else postgres.ENGINE)
+            )
+        except ModuleNotFoundError as error:
+            raise FailedPrecondition(postgres.MISSING) from error
         self._begin = text("BEGIN IMMEDIATE") if sqlite else None
+        self._held: Connection | None = None
         if sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
+        else:
+            postgres.prepare(self.engine)
+
+    @property
+    def is_postgresql(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
 
     def create_tables(self) -> None:
-        """Make what is missing. All models must be imported first; app.py does."""
-        SQLModel.metadata.create_all(self.engine)
-        self._add_columns()
-        self._drop_columns()
-        self._add_indexes()
+        """Make the tables, or bring those of an earlier version up to date.
 
-    def _add_columns(self) -> None:
-        """Add to tables of an older version the columns that came since, filled with their defaults."""
-        known = inspect(self.engine)
-        for table in SQLModel.metadata.sorted_tables:
-            there = {column["name"] for column in known.get_columns(table.name)}
-            for column in table.columns:
-                if column.name in there:
-                    continue
-                kind = column.type.compile(self.engine.dialect)
-                with self.engine.begin() as connection:
-                    connection.execute(text(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}'))
-                    default = column.default
-                    if isinstance(default, ColumnDefault) and not default.is_callable:
-                        connection.execute(table.update().values({column.name: default.arg}))
+        Raises FailedPrecondition for a database that cannot be reached, or that a newer version of the hub wrote.
+        """
+        # Here, because only who starts a hub needs it.
+        from milonga_hub.migrations.running import upgrade
 
-    def _drop_columns(self) -> None:
-        known = inspect(self.engine)
-        for table, column in _RETIRED:
-            if known.has_table(table) and column in {each["name"] for each in known.get_columns(table)}:
-                with self.engine.begin() as connection:
-                    connection.execute(text(f'ALTER TABLE "{table}" DROP COLUMN "{column}"'))
+        upgrade(self.engine)
 
-    def _add_indexes(self) -> None:
-        """Make the indexes that came since a table was made."""
-        for table in SQLModel.metadata.sorted_tables:
-            for index in table.indexes:
-                index.create(self.engine, checkfirst=True)
+    def hold(self) -> None:
+        """Let no other hub use the database until close(): two would do everything twice.
+
+        SQLite's lies in the data folder, which a hub holds. Raises FailedPrecondition where another has it, or nobody answers.
+        """
+        if self.is_postgresql and self._held is None:
+            self._held = postgres.hold(self.engine)
+
+    def close(self) -> None:
+        """Let go of what hold() holds."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+            self.engine.dispose()
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Commit at the end of the block, or roll everything back on an error. Objects stay readable afterwards."""
-        with Session(self.engine, expire_on_commit=False) as session:
-            yield session
-            session.commit()
+        """Commit at the end of the block, or roll everything back on an error. Objects stay readable afterwards.
+
+        Raises InvalidInput for a value that the database cannot hold, such as a text with a NUL in PostgreSQL.
+        """
+        try:
+            with Session(self.engine, expire_on_commit=False) as session:
+                yield session
+                session.commit()
+        except DataError as error:
+            raise InvalidInput(f"the database cannot hold a value: {error.orig}") from error
 
     def begin_writing(self, session: Session) -> None:
         """Let nobody else write until the session ends, so that what it reads still holds when it writes."""
         if self._begin is not None:
             session.connection().execute(self._begin)
+        else:
+            postgres.begin_writing(session.connection())
+
+
+def parsed_url(url: str) -> URL:
+    """Return the URL with the driver that the hub uses. Raises InvalidInput."""
+    try:
+        parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    except ArgumentError as error:
+        raise InvalidInput(f"the database's URL cannot be read; {_URLS}") from error
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise InvalidInput(f"a hub keeps its tables in SQLite or PostgreSQL, not {parsed.get_backend_name()}; {_URLS}")
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
+
+
+@event.listens_for(sa.Column, "before_parent_attach")
+def _as_everywhere(column: sa.Column[Any], table: Any) -> None:
+    """Let a column hold in every database what it holds in SQLite: whole numbers of 64 bits, and words that enums get later."""
+    if getattr(table, "metadata", None) is not SQLModel.metadata:
+        return
+    if isinstance(column.type, sa.Enum):
+        column.type.native_enum, column.type.length = False, _WORD_LENGTH
+    elif type(column.type) is sa.Integer:
+        column.type = _WHOLE
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:

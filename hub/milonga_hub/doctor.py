@@ -21,9 +21,11 @@ from cryptography import x509
 from milonga_compiler.environments import usable_engines
 
 from milonga_hub.blobs import places
-from milonga_hub.db import utc_now
+from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, MilongaError
+from milonga_hub.migrations import running
 from milonga_hub.plugged import examined
+from milonga_hub.postgres import asked
 from milonga_hub.settings import Settings
 from milonga_hub.signing.service import SigningService
 
@@ -60,7 +62,7 @@ def examine(settings: Settings) -> list[Check]:
         start = f"start the hub: milonga up --data-dir {folder}; or name its folder with --data-dir"
         return [*checks, Check("hub", Result.FAILED, f"there was never one in {folder}", start), *_work()]
     checks += _running(settings)
-    checks.append(_database(settings))
+    checks += _database(settings)
     checks.append(_blobs(settings))
     checks.append(_authority(folder))
     checks += _signing(folder)
@@ -137,19 +139,25 @@ def _port(name: str, address: str) -> Check:
     return Check(name, Result.OK, f"{address} answers")
 
 
-def _database(settings: Settings) -> Check:
+def _database(settings: Settings) -> Iterator[Check]:
     if settings.database_url:
-        return Check("database", Result.OK, "is elsewhere (MILONGA_DATABASE_URL); examine it by its own means")
+        yield from _server(settings.database_url)
+        return
     path = settings.data_dir / _DATABASE
+    revision = None
     try:
         # Read only: a hub that runs goes on.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as database:
             said = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+                (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error as error:
         said = str(error)
     if said == "ok":
-        return Check("database", Result.OK, f"whole, {_size(path.stat().st_size)}")
-    return Check(
+        yield Check("database", Result.OK, f"whole, {_size(path.stat().st_size)}")
+        yield _tables(revision)
+        return
+    yield Check(
         "database", Result.FAILED, f"{path} is damaged: {said}",
         "stop the hub and restore a backup: milonga restore FILE --data-dir NEW-FOLDER",
     )  # fmt: skip
@@ -168,6 +176,32 @@ def _blobs(settings: Settings) -> Check:
             "blobs", Result.FAILED, str(error), "mend that with the hub's own environment; nothing kept is lost"
         )
     return Check("blobs", Result.OK, f"{places.shown(url)} answers")
+
+
+def _server(url: str) -> Iterator[Check]:
+    """Look at a database that is elsewhere; a server tells by itself where its files are damaged."""
+    try:
+        told = asked(Database(url).engine)
+    except MilongaError as error:
+        yield Check("database", Result.FAILED, str(error), "see to the server, or mend MILONGA_DATABASE_URL")
+        return
+    yield Check("database", Result.OK, f"{told.server}, {_size(told.size_bytes)}")
+    yield _tables(told.revision)
+
+
+def _tables(revision: str | None) -> Check:
+    newest = running.newest()
+    if revision == newest:
+        return Check("tables", Result.OK, f"at revision {revision}, the newest")
+    if revision is not None and revision not in running.reached_at(newest):
+        newer = "update Milonga, or restore a backup from before the newer one was here"
+        return Check("tables", Result.FAILED, f"at revision {revision}, of a newer version of Milonga", newer)
+    return Check(
+        "tables",
+        Result.WARNING,
+        f"at revision {revision or 'none'}; the newest is {newest}",
+        "start the hub, which brings them up",
+    )
 
 
 def _authority(folder: Path) -> Check:

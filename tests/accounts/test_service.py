@@ -29,6 +29,7 @@ from milonga_hub.settings import Settings
 from sqlmodel import func, select
 
 from tests.accounts.quick import quick_passwords
+from tests.databases import database_setting
 
 FINGERPRINT = "sha256:" + "5e" * 32
 PASSWORD = "seven wooden floors"
@@ -40,7 +41,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         self.folder = folder
-        self.settings = Settings(data_dir=folder)
+        self.settings = Settings(data_dir=folder, database_url=database_setting(folder))
         self.database = Database(self.settings.resolved_database_url)
         self.database.create_tables()
         self.accounts = self.started()

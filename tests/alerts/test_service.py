@@ -35,6 +35,7 @@ from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
 
 from tests.alerts.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
+from tests.databases import database_url
 from tests.telemetry.windows import START
 
 EXAMPLES = Path(__file__).parent.parent.parent / "fleet_configs" / "alerts"
@@ -48,7 +49,7 @@ class World:
         self.now = START
         self.offline: set[str] = set()
         self.hot: set[str] = set()
-        self.database = Database(f"sqlite:///{folder / 'test.db'}")
+        self.database = Database(database_url(folder / "test.db"))
         self.database.create_tables()
         self.alerts = self.restarted()
 

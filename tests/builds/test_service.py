@@ -21,6 +21,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.transports import grpc as grpc_transport
 
 from tests.certificates import Tls
+from tests.databases import database_url
 from tests.signing.ready import signing
 
 VERSION = "models/d/versions/1"
@@ -28,7 +29,7 @@ VERSION = "models/d/versions/1"
 
 @pytest.fixture
 def builds(tmp_path: Path) -> BuildService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return BuildService(database, BlobStore(tmp_path / "blobs"), EventBus(), signing(tmp_path / "signing"))
 
@@ -148,7 +149,7 @@ def test_each_device_type_has_its_own_chosen_build(builds: BuildService, tmp_pat
 
 def test_choosing_is_told_to_those_who_listen(tmp_path: Path) -> None:
     async def choose() -> Any:
-        database, events = Database(f"sqlite:///{tmp_path / 'test.db'}"), EventBus()
+        database, events = Database(database_url(tmp_path / "test.db")), EventBus()
         database.create_tables()
         builds = BuildService(database, BlobStore(tmp_path / "blobs"), events, signing(tmp_path / "signing"))
         (build,) = builds.record(VERSION, "pi", [_verified(tmp_path / "a")], None)

@@ -14,12 +14,14 @@ from milonga_hub.devices.models import KnownBundle
 from sqlalchemy import event
 from sqlmodel import Session, select
 
+from tests.databases import database_url
+
 
 class Kept:
     """A database that counts its commits."""
 
     def __init__(self, folder: Path) -> None:
-        self.database = Database(f"sqlite:///{folder / 'hub.db'}")
+        self.database = Database(database_url(folder / "hub.db"))
         self.database.create_tables()
         self.commits = Commits(self.database)
         self.count = 0

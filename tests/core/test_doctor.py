@@ -16,12 +16,14 @@ from milonga_hub.doctor import Check, Result, examine, worst
 from milonga_hub.settings import Settings
 from typer.testing import CliRunner
 
+from tests.databases import database_setting, only_on_sqlite
+
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a hub that ran, and does not any more."""
     folder = tmp_path_factory.mktemp("hub")
-    made = Hub(Settings(data_dir=folder))
+    made = Hub(Settings(data_dir=folder, database_url=database_setting(folder)))
     made.signing.prepare()
     made.close()
     return folder
@@ -33,7 +35,9 @@ def folder(ready: Path, tmp_path: Path) -> Path:
 
 
 def _found(folder: Path, name: str) -> Check:
-    (check,) = [each for each in examine(Settings(data_dir=folder)) if each.name == name]
+    (check,) = [
+        each for each in examine(Settings(data_dir=folder, database_url=database_setting(folder))) if each.name == name
+    ]
     return check
 
 
@@ -44,7 +48,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 def test_a_hub_that_is_well_has_nothing_that_failed(folder: Path) -> None:
     before = _contents(folder)
-    checks = examine(Settings(data_dir=folder))
+    checks = examine(Settings(data_dir=folder, database_url=database_setting(folder)))
     assert [each for each in checks if each.result is Result.FAILED] == []
     assert {each.name for each in checks} >= {
         "disk",
@@ -82,6 +86,7 @@ def test_a_hub_that_is_said_to_run_and_does_not_answer_has_failed(folder: Path) 
         assert "0.0.0.0" in _found(folder, "reach").next_step
 
 
+@only_on_sqlite
 def test_a_damaged_database_is_found(folder: Path) -> None:
     path = folder / "milonga.db"
     with closing(sqlite3.connect(path)) as database:

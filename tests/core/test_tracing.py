@@ -22,6 +22,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url
 from tests.devices.world import hub as devices_hub
 from tests.devices.world import people, run
 from tests.simulation.hubs import running
@@ -124,7 +125,7 @@ def test_calls_requests_and_commits_of_a_hub_are_traced(spans: Any, tmp_path: Pa
 
 
 def test_windows_are_stored_within_a_span(spans: Any, tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     TelemetryService(database, EventBus(), lambda bundle: None, lambda project: DriftPolicy()).store(
         [window(1), window(2)]

@@ -26,6 +26,7 @@ from milonga_hub.learning.detection_data import read
 from milonga_hub.tasks import Task
 from PIL import Image
 
+from tests.databases import database_url
 from tests.e2e import digits
 
 NAMES = ["bolt", "nut"]
@@ -33,7 +34,7 @@ NAMES = ["bolt", "nut"]
 
 @pytest.fixture
 def service(tmp_path: Path) -> DatasetService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return DatasetService(database, BlobStore(tmp_path / "blobs"), EventBus())
 

@@ -22,12 +22,13 @@ from milonga_hub.db import Database
 from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.events import EventBus
 
+from tests.databases import database_url
 from tests.e2e import digits
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> DatasetService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return DatasetService(database, BlobStore(tmp_path / "blobs"), EventBus())
 

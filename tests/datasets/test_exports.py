@@ -28,6 +28,8 @@ from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
 from PIL import Image
 
+from tests.databases import database_url
+
 # Markup, quotes, other scripts, numbers, words of YAML, splits and layouts: what a class may be called.
 ODD = [
     "<b>&amp;</b>",
@@ -59,7 +61,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetService, Pa
 
 
 def _service(folder: Path) -> DatasetService:
-    database = Database(f"sqlite:///{folder / 'test.db'}")
+    database = Database(database_url(folder / "test.db"))
     database.create_tables()
     return DatasetService(database, BlobStore(folder / "blobs"), EventBus())
 

@@ -25,6 +25,8 @@ from milonga_hub.events import EventBus
 from milonga_hub.tasks import Task
 from PIL import Image
 
+from tests.databases import database_url
+
 WIDTH, HEIGHT = 40, 20
 # A bolt in the left half; a nut in the lower right quarter.
 BOLT, NUT = Box("bolt", 0.25, 0.5, 0.5, 1.0), Box("nut", 0.75, 0.75, 0.5, 0.5)
@@ -32,7 +34,7 @@ BOLT, NUT = Box("bolt", 0.25, 0.5, 0.5, 1.0), Box("nut", 0.75, 0.75, 0.5, 0.5)
 
 @pytest.fixture
 def service(tmp_path: Path) -> DatasetService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return DatasetService(database, BlobStore(tmp_path / "blobs"), EventBus())
 

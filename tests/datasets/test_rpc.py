@@ -22,6 +22,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.transports import grpc as grpc_transport
 
 from tests.certificates import Tls
+from tests.databases import database_url
 from tests.datasets.test_datasets import _packed, _pictures
 
 FOLDER = tempfile.TemporaryDirectory()
@@ -33,7 +34,7 @@ Requests = Iterable[pb.ImportDatasetRequest]
 
 @pytest.fixture
 def service(tmp_path: Path) -> DatasetService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return DatasetService(database, BlobStore(tmp_path / "blobs"), EventBus())
 

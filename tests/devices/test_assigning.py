@@ -18,6 +18,8 @@ from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
 from sqlalchemy import event
 
+from tests.databases import database_setting
+
 # More than go into one statement.
 COUNT = 1001
 BUNDLE = "sha256:" + "1" * 64
@@ -31,7 +33,7 @@ def events() -> EventBus:
 
 @pytest.fixture
 def devices(tmp_path: Path, events: EventBus) -> DeviceService:
-    settings = Settings(data_dir=tmp_path)
+    settings = Settings(data_dir=tmp_path, database_url=database_setting(tmp_path))
     database = Database(settings.resolved_database_url)
     database.create_tables()
     rows = [

@@ -11,6 +11,7 @@ from milonga.v1 import agent_pb2, devices_pb2
 from milonga_hub.devices.models import Device, DeviceBuildState, DeviceState
 
 from tests.certificates import Key
+from tests.databases import only_on_sqlite
 from tests.devices.world import Agent, World, hub, people, run
 
 
@@ -237,6 +238,7 @@ def test_a_device_whose_hardware_changed_moves_to_another_type(tmp_path: Path) -
     run(story())
 
 
+@only_on_sqlite
 def test_a_new_hub_on_the_same_data_knows_everything(tmp_path: Path) -> None:
     async def before() -> tuple[str, Key]:
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:

@@ -10,6 +10,7 @@ from milonga.v1 import devices_pb2
 from milonga_hub.authority import presented
 
 from tests.certificates import Key
+from tests.databases import only_on_sqlite
 from tests.devices.world import Agent, hub, people, run
 
 
@@ -30,6 +31,7 @@ def test_enrolling_twice_gives_the_same_identity_and_uses_the_token_once(tmp_pat
     run(story())
 
 
+@only_on_sqlite
 def test_no_secret_is_kept(tmp_path: Path) -> None:
     async def story() -> None:
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:

@@ -23,6 +23,7 @@ from milonga_hub.transfers.service import TransferService
 from milonga_hub.transports.grpc import serve
 
 from tests.certificates import Key, Tls
+from tests.databases import database_setting
 from tests.signing.ready import signing
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class World:
     def __init__(self, folder: Path, policy: MeasuringPolicy) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock()
-        self.settings = Settings(data_dir=folder, grpc_port=0)
+        self.settings = Settings(data_dir=folder, database_url=database_setting(folder), grpc_port=0)
         self.events = EventBus()
         self.database = Database(self.settings.resolved_database_url)
         self.database.create_tables()

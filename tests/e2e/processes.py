@@ -26,6 +26,8 @@ from milonga.v1 import (
     telemetry_pb2_grpc,
 )
 
+from tests.databases import database_setting
+
 T = TypeVar("T")
 
 # Becomes the command that follows and ends with its parent: 1 is PR_SET_PDEATHSIG of <linux/prctl.h>. Not a preexec_fn:
@@ -128,7 +130,8 @@ class System:
         self.folder = folder
         command = [sys.executable, "-m", "milonga_hub.cli", "up", "--data-dir", str(folder / "hub")]
         ports = ["--http-port", "0", "--grpc-port", "0", "--device-port", "0", "--mqtt-port", "0"]
-        self.hub = Child("hub", [*command, *ports, *hub_options], folder / "hub.log")
+        database = ["--database-url", database_setting(folder / "hub")]
+        self.hub = Child("hub", [*command, *ports, *database, *hub_options], folder / "hub.log")
         self.agents: dict[str, Child] = {}
         self.addresses: dict[str, str] = {}
         self._api: Api | None = None

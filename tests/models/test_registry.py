@@ -16,12 +16,13 @@ from milonga_hub.events import EventBus
 from milonga_hub.models.service import ModelService
 from milonga_hub.tasks import Task
 
+from tests.databases import database_url
 from tests.signing.ready import signing
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return database
 

@@ -39,6 +39,7 @@ from milonga_hub.transports import grpc as grpc_transport
 from pydantic import BaseModel
 
 from tests.certificates import Tls
+from tests.databases import database_url
 from tests.datasets.test_datasets import _packed, _pictures
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "fleet_configs" / "projects").glob("*.yaml"))
@@ -47,7 +48,7 @@ HEAD = "kind: Project\nname: digits\nspec:\n"
 
 @pytest.fixture
 def projects(tmp_path: Path) -> ProjectService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     events = EventBus()
     datasets = DatasetService(database, BlobStore(tmp_path / "blobs"), events)

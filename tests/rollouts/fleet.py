@@ -17,6 +17,7 @@ from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.settings import Settings
 
 from tests.certificates import Key
+from tests.databases import database_setting
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -66,7 +67,7 @@ class Fleet:
     def __init__(self, folder: Path, boards: dict[str, str]) -> None:
         self.now = START
         self.events = EventBus()
-        self.settings = Settings(data_dir=folder)
+        self.settings = Settings(data_dir=folder, database_url=database_setting(folder))
         self.database = Database(self.settings.resolved_database_url)
         self.database.create_tables()
         self.devices = DeviceService(self.database, self.events, self.settings, self.clock)

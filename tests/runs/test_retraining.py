@@ -30,6 +30,7 @@ from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.models import DriftEvent, Estimate
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url
 from tests.datasets.test_datasets import _packed, _pictures
 from tests.telemetry.windows import window
 
@@ -211,7 +212,7 @@ class World:
     """A hub's policies on real tables, with a data set that grows."""
 
     def __init__(self, folder: Path) -> None:
-        database = Database(f"sqlite:///{folder / 'test.db'}")
+        database = Database(database_url(folder / "test.db"))
         database.create_tables()
         events = EventBus()
         self.folder = folder

@@ -20,6 +20,7 @@ from milonga_hub.runs.rules import tightest
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.stages import Report, stage
 
+from tests.databases import database_url
 from tests.datasets.test_datasets import _packed, _pictures
 
 
@@ -30,7 +31,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def runs(tmp_path: Path, pictures: Path) -> RunService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     events = EventBus()
     datasets = DatasetService(database, BlobStore(tmp_path / "blobs"), events)

@@ -11,9 +11,11 @@ from milonga_hub.events import EventBus
 from milonga_hub.search.service import SearchService
 from milonga_hub.settings import Settings
 
+from tests.databases import database_url
+
 
 def test_measurements_of_all_runs_come_back_by_type_with_the_subnets_choices(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'hub.db'}")
+    database = Database(database_url(tmp_path / "hub.db"))
     database.create_tables()
     search = SearchService(database, DeviceService(database, EventBus(), Settings(data_dir=tmp_path)))
     search.remember("mbv3", 32, [{"subnet": "a", "encoding": [0, 1]}, {"subnet": "b", "encoding": [1, 1]}])

@@ -16,6 +16,7 @@ from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import ProjectSpec
 from milonga_hub.settings import Settings
 
+from tests.databases import database_setting
 from tests.web.filled import pictures
 
 PROJECT = "digits"
@@ -24,7 +25,17 @@ PROJECT = "digits"
 @asynccontextmanager
 async def running(folder: Path, **settings: Any) -> AsyncIterator[Hub]:
     """Serve on free ports until the block ends."""
-    hub = Hub(Settings(data_dir=folder, http_port=0, grpc_port=0, device_port=0, mqtt_port=0, **settings))
+    hub = Hub(
+        Settings(
+            data_dir=folder,
+            database_url=database_setting(folder),
+            http_port=0,
+            grpc_port=0,
+            device_port=0,
+            mqtt_port=0,
+            **settings,
+        )
+    )
     try:
         async with hub.running():
             yield hub

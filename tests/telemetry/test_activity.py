@@ -12,6 +12,7 @@ from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url
 from tests.telemetry.windows import BUNDLE, START, window
 
 OTHER = "sha256:" + "2" * 64
@@ -19,7 +20,7 @@ OTHER = "sha256:" + "2" * 64
 
 @pytest.fixture
 def service(tmp_path: Path) -> TelemetryService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return TelemetryService(database, EventBus(), lambda bundle: None, lambda project: DriftPolicy())
 

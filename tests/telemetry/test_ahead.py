@@ -15,6 +15,7 @@ from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.ahead import Ahead
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url
 from tests.telemetry.windows import START, window
 
 _COUNT = 100
@@ -22,7 +23,7 @@ _COUNT = 100
 
 @pytest.fixture
 def service(tmp_path: Path) -> TelemetryService:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     service = TelemetryService(database, EventBus(), lambda bundle: None, lambda project: DriftPolicy(), lambda: START)
     devices = ("pi-1", "pi-2")

@@ -17,6 +17,7 @@ from milonga_hub.telemetry.figures import Histogram, Percentiles
 from milonga_hub.telemetry.rules_intake import Allowance, flaw, righted
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url
 from tests.telemetry.windows import START, window
 
 _TIMES = st.integers(0, 200 * 10**9).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
@@ -72,7 +73,7 @@ def test_a_spool_of_days_may_come_at_once_and_a_flood_may_not() -> None:
 
 
 def test_a_device_speaks_of_nothing_but_what_it_was_given(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'hub.db'}")
+    database = Database(database_url(tmp_path / "hub.db"))
     database.create_tables()
     known = {window().bundle: ("digits", "models/digits/versions/1")}
     service = TelemetryService(

@@ -16,6 +16,7 @@ from milonga_hub.telemetry.retention import Keeper
 from milonga_hub.telemetry.rules_retention import HOUR, MINUTE, Retention
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url
 from tests.telemetry.windows import START, plausible_counts, window, window_of
 
 # An hour and ten minutes of windows of half a minute.
@@ -25,7 +26,7 @@ COUNT = 140
 class World:
     def __init__(self, folder: Path) -> None:
         self.now = START
-        self.database = Database(f"sqlite:///{folder / 'test.db'}")
+        self.database = Database(database_url(folder / "test.db"))
         self.database.create_tables()
         self.service = TelemetryService(self.database, EventBus(), lambda bundle: None, lambda project: DriftPolicy())
         self.keeper = Keeper(self.database, self.service.totals, Retention(), lambda: self.now)

@@ -20,6 +20,7 @@ from milonga_hub.telemetry.messages import parse_window
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url, only_on_sqlite
 from tests.telemetry.windows import START, plausible_counts, window_of
 
 TOPIC = "milonga/v1/pi-1/telemetry"
@@ -27,7 +28,7 @@ TOPIC = "milonga/v1/pi-1/telemetry"
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return database
 
@@ -58,6 +59,7 @@ def test_what_a_device_publishes_is_what_is_read_later(service: TelemetryService
     assert service.query()[0] == [parsed]
 
 
+@only_on_sqlite
 def test_it_is_stored_alike_whether_it_came_over_the_wire_or_not(service: TelemetryService, database: Database) -> None:
     made, second = _windows(2)
     parsed = parse_window(TOPIC, to_proto(second, telemetry_pb2.TelemetryWindow).SerializeToString())
@@ -70,6 +72,7 @@ def test_it_is_stored_alike_whether_it_came_over_the_wire_or_not(service: Teleme
     assert service.query()[0] == [parsed, made]
 
 
+@only_on_sqlite
 def test_rows_that_an_earlier_version_wrote_as_json_are_read_and_added_to(
     service: TelemetryService, database: Database
 ) -> None:

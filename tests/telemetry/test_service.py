@@ -22,6 +22,7 @@ from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.telemetry.service import TelemetryService
 
+from tests.databases import database_url, only_on_sqlite
 from tests.telemetry.windows import (
     BUNDLE,
     START,
@@ -46,7 +47,7 @@ class World:
         self.reference: Mapping[str, Any] | None = reference_of(plausible_counts(self.random, 1000))
         self.now = START
         self.events = EventBus()
-        self.database = Database(f"sqlite:///{folder / 'test.db'}")
+        self.database = Database(database_url(folder / "test.db"))
         self.database.create_tables()
         self.restart()
 
@@ -306,6 +307,7 @@ def test_a_threshold_on_the_newest_windows_can_still_be_had(world: World) -> Non
     assert event.began_at is None
 
 
+@only_on_sqlite
 def test_what_devices_did_of_late_is_found_by_the_age_of_windows(world: World) -> None:
     """In place of reading all there are: a fleet has millions."""
     world.service.store([window(i) for i in range(5)])

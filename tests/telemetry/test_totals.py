@@ -18,6 +18,7 @@ from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.telemetry.totals import forget
 from sqlalchemy.exc import OperationalError
 
+from tests.databases import database_url
 from tests.telemetry.windows import START, histogram, plausible_counts, reference_of, window, window_of
 
 DAY = timedelta(days=1)
@@ -25,7 +26,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return database
 

@@ -27,6 +27,7 @@ from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.transports.brokers import Broker
 
 from tests.certificates import Key
+from tests.databases import database_url
 from tests.transports.clients import PATIENCE_SECONDS, Device, Loop, connected, context_of, payload
 
 Make = Callable[[DeviceService, Path], Broker]
@@ -37,7 +38,7 @@ class Fleet:
 
     def __init__(self, loop: Loop, folder: Path, make: Make) -> None:
         self.loop = loop
-        self.database = Database(f"sqlite:///{folder / 'milonga.db'}")
+        self.database = Database(database_url(folder / "milonga.db"))
         self.database.create_tables()
         self.devices = DeviceService(self.database, EventBus(), Settings(data_dir=folder))
         self.authority = self.devices.authority

@@ -18,6 +18,8 @@ from milonga_hub.transports.brokers import Broker
 from milonga_hub.transports.mosquitto import Mosquitto, installed
 from milonga_hub.transports.mqtt import EmbeddedBroker
 
+from tests.databases import database_url
+
 
 def broker_of(kind: str, authority: Authority, database: Database, folder: Path) -> Broker:
     if kind == "embedded":
@@ -28,7 +30,7 @@ def broker_of(kind: str, authority: Authority, database: Database, folder: Path)
 
 
 async def serve(path: str, port: int, folder: str, kind: str) -> None:
-    database = Database(f"sqlite:///{path}")
+    database = Database(database_url(Path(path)))
     database.create_tables()
     service = TelemetryService(database, EventBus(), lambda bundle: None, lambda project: DriftPolicy())
     authority = Authority(Path(folder))

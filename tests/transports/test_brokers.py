@@ -15,6 +15,8 @@ from milonga_hub.settings import Settings
 from milonga_hub.telemetry.endpoint import BrokerEndpoint
 from milonga_hub.transports.brokers import Choice, chosen, external, told_to_devices
 
+from tests.databases import database_url
+
 PROGRAM = Path("/usr/sbin/mosquitto")
 
 
@@ -23,7 +25,7 @@ def choose(folder: Path, found: Path | None, **settings: Any) -> Choice:
         Settings(data_dir=folder, **settings),
         Authority(folder / "authority"),
         lambda shown: Device(name=shown.device, device_type=""),
-        Certificates(Database(f"sqlite:///{folder / 'milonga.db'}")),
+        Certificates(Database(database_url(folder / "milonga.db"))),
         lambda device: None,
         lambda: found,
     )

@@ -35,6 +35,7 @@ from milonga_hub.transports.brokers import Broker
 from milonga_hub.transports.mqtt import EmbeddedBroker
 
 from tests.certificates import Key, Tls
+from tests.databases import database_url
 from tests.telemetry.windows import window
 from tests.transports.broker_contract import BrokerContract
 from tests.transports.clients import PATIENCE_SECONDS, Device, Loop, connected, context_of, payload
@@ -74,7 +75,7 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(database_url(tmp_path / "test.db"))
     database.create_tables()
     return database
 
@@ -217,14 +218,14 @@ def test_what_was_acknowledged_before_a_kill_is_there_after_it_and_only_once(tmp
             pi.client.loop_stop()
             unacknowledged -= set(pi.heard.queue)
         acknowledged = set(range(200)) - unacknowledged
-        assert acknowledged <= set(stored(Database(f"sqlite:///{path}")))
+        assert acknowledged <= set(stored(Database(database_url(path))))
         assert unacknowledged
     with hub_process(path, kind, port) as (_, port), device(BrokerEndpoint("127.0.0.1", port), "pi-1") as pi:
         pi.ready()
         for sequence in sorted(unacknowledged):
             pi.publish(payload(sequence))
         assert set(pi.acknowledged(len(unacknowledged))) == unacknowledged
-    assert stored(Database(f"sqlite:///{path}")) == list(range(200))
+    assert stored(Database(database_url(path))) == list(range(200))
 
 
 def test_what_has_come_in_when_the_hub_stops_is_still_stored(loop: Loop, database: Database) -> None:

@@ -46,6 +46,7 @@ from PIL import Image
 from tests.accounts.quick import quick_passwords
 from tests.builds.networks import network
 from tests.certificates import Key
+from tests.databases import database_setting
 from tests.signing.ready import signing
 from tests.telemetry.windows import histogram, plausible_counts, reference_of
 
@@ -67,7 +68,7 @@ class Services:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.settings = Settings(data_dir=folder)
+        self.settings = Settings(data_dir=folder, database_url=database_setting(folder))
         self.database = Database(self.settings.resolved_database_url)
         self.database.create_tables()
         self.events = EventBus()

@@ -16,10 +16,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from milonga_hub.authority import Authority
+from milonga_hub.backup import tables
 from milonga_hub.backup.contents import ABOUT, DATABASE, DIGESTS, About, Digests, OnProgress, disk_errors, is_kept
 from milonga_hub.blobs import places
 from milonga_hub.blobs.interface import key_of
-from milonga_hub.db import utc_now
+from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import AlreadyExists, InvalidInput
 from milonga_hub.signing.service import SigningService
 
@@ -41,6 +42,7 @@ def back_up(
     data_dir: Path,
     target: Path,
     *,
+    database_url: str = "",
     with_runs: bool = True,
     with_blobs: bool = False,
     on_progress: OnProgress = lambda done, total: None,
@@ -48,11 +50,11 @@ def back_up(
     """Write all of a hub to a file that only this user may read: it holds the hub's keys.
 
     Blobs that lie elsewhere stay there, or `with_blobs` come along, and then into the data folder that is restored.
-
-    Raises InvalidInput where there is no hub, AlreadyExists where the file is there, ResourceExhausted on a full disk.
+    `database_url` is the hub's setting. Raises InvalidInput where there is no hub, AlreadyExists where the file is there,
+    ResourceExhausted on a full disk.
     """
-    database = data_dir / DATABASE
-    if not database.exists():
+    there = data_dir / ("hub.lock" if database_url else DATABASE)
+    if not there.exists():
         raise InvalidInput(f"there is no hub's database in {data_dir}; name the hub's folder with --data-dir")
     if target.exists():
         raise AlreadyExists(f"{target} is there already; choose another name")
@@ -69,7 +71,7 @@ def back_up(
             disk_errors(target, "write the backup elsewhere"),
             tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as place,
         ):
-            snapshot = _snapshot(database, Path(place) / DATABASE)
+            snapshot = _snapshot(data_dir, database_url, Path(place) / DATABASE)
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 count = _write(file, data_dir, snapshot, about, on_progress)
@@ -81,9 +83,12 @@ def back_up(
     return Made(target, about, count, target.stat().st_size)
 
 
-def _snapshot(database: Path, copy: Path) -> Path:
-    """Return a copy of the database as it is at one moment, while others write to it."""
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+def _snapshot(data_dir: Path, database_url: str, copy: Path) -> Path:
+    """Return a copy of the database as it is at one moment, while others write to it: an SQLite file, whatever it is."""
+    if database_url:
+        tables.export(Database(database_url), copy)
+        return copy
+    with closing(sqlite3.connect(data_dir / DATABASE)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
     return copy
 

@@ -14,7 +14,19 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from milonga_hub.backup.contents import ABOUT, DIGESTS, FORMAT, About, Digests, OnProgress, disk_errors, is_safe
+from milonga_hub.backup import tables
+from milonga_hub.backup.contents import (
+    ABOUT,
+    DATABASE,
+    DIGESTS,
+    FORMAT,
+    About,
+    Digests,
+    OnProgress,
+    disk_errors,
+    is_safe,
+)
+from milonga_hub.db import Database
 from milonga_hub.errors import AlreadyExists, InvalidInput
 from milonga_hub.signing.service import SigningService
 
@@ -33,8 +45,13 @@ class Restored:
     unsigned: list[str]
 
 
-def restore(source: Path, data_dir: Path, on_progress: OnProgress = lambda done, total: None) -> Restored:
-    """Make the folder of a hub. Raises InvalidInput for what is no whole backup, AlreadyExists where a folder has something."""
+def restore(
+    source: Path, data_dir: Path, on_progress: OnProgress = lambda done, total: None, *, database_url: str = ""
+) -> Restored:
+    """Make the folder of a hub, and fill its database where that is elsewhere.
+
+    Raises InvalidInput for what is no whole backup, AlreadyExists where a folder or the database has something.
+    """
     if data_dir.exists() and any(data_dir.iterdir()):
         raise AlreadyExists(
             f"{data_dir} is not empty; restore into a new folder, and start the hub with that --data-dir"
@@ -46,6 +63,10 @@ def restore(source: Path, data_dir: Path, on_progress: OnProgress = lambda done,
             part.mkdir(parents=True, mode=0o700)
             about, count = _extract(source, part, on_progress)
             unsigned = SigningService(part / "signing").overtake(_VERSIONS_AHEAD)
+            if database_url:
+                tables.fill(Database(database_url), part / DATABASE)
+                for path in part.glob(f"{DATABASE}*"):
+                    path.unlink()
             if data_dir.exists():
                 data_dir.rmdir()
             part.replace(data_dir)

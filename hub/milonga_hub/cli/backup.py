@@ -6,7 +6,7 @@ import json as json_text
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,12 +15,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from milonga_hub.cli.client import Json
 from milonga_hub.cli.output import say, size
 
+if TYPE_CHECKING:
+    from milonga_hub.settings import Settings
+
 _DataDir = Annotated[Path | None, typer.Option(help="The hub's data folder, as for milonga up (MILONGA_DATA_DIR).")]
+
+_DatabaseUrl = Annotated[
+    str | None, typer.Option(help="Database of the hub, where that is not in its folder (MILONGA_DATABASE_URL).")
+]
 
 
 def backup(
     file: Annotated[Path, typer.Argument(help="Where to write it, for example hub-2026-11-26.tar.")],
     data_dir: _DataDir = None,
+    database_url: _DatabaseUrl = None,
     runs: Annotated[
         bool, typer.Option(help="Take the folders of runs along: supernets to train on from, and the largest part.")
     ] = True,
@@ -32,17 +40,17 @@ def backup(
 ) -> None:
     """Write all of a hub to one file, on the hub's machine, while the hub runs. It holds the hub's keys: keep it safe."""
     from milonga_hub.backup.making import back_up
-    from milonga_hub.errors import FailedPrecondition
-    from milonga_hub.settings import Settings
 
-    settings = Settings(data_dir=data_dir) if data_dir else Settings()
-    if settings.database_url:
-        raise FailedPrecondition(
-            "this hub's database is elsewhere (MILONGA_DATABASE_URL): back it up by its own means, such as pg_dump, and then"
-            " copy the data folder"
-        )
+    settings = _settings(data_dir, database_url)
     with progress("backing up", json) as tell:
-        made = back_up(settings.data_dir, file, with_runs=runs, with_blobs=blobs, on_progress=tell)
+        made = back_up(
+            settings.data_dir,
+            file,
+            database_url=settings.database_url,
+            with_runs=runs,
+            with_blobs=blobs,
+            on_progress=tell,
+        )
     if json:
         told = {**made.about.model_dump(mode="json"), "file": str(made.path)}
         typer.echo(json_text.dumps({**told, "file_count": made.file_count, "size_bytes": made.size_bytes}, indent=2))
@@ -60,13 +68,15 @@ def backup(
 def restore(
     file: Annotated[Path, typer.Argument(help="What milonga backup wrote.")],
     data_dir: Annotated[Path, typer.Option(help="A new folder, for the hub that is made of it.")],
+    database_url: _DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Make a hub's data folder out of a backup; devices find it at the addresses of the old one."""
     from milonga_hub.backup.restoring import restore as restored_from
 
+    settings = _settings(data_dir, database_url)
     with progress("restoring", json) as tell:
-        restored = restored_from(file, data_dir, tell)
+        restored = restored_from(file, data_dir, tell, database_url=settings.database_url)
     if json:
         told = {**restored.about.model_dump(mode="json"), "data_dir": str(restored.data_dir)}
         typer.echo(
@@ -87,6 +97,13 @@ def restore(
         " ask by themselves."
     )
     say(f"Stop the old hub, then start this one: milonga up --data-dir {restored.data_dir}")
+
+
+def _settings(data_dir: Path | None, database_url: str | None) -> Settings:
+    from milonga_hub.settings import Settings
+
+    given: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 @contextmanager

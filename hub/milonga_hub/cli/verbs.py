@@ -21,6 +21,7 @@ from milonga_hub.cli import (
     exchange,
     hub,
     keys,
+    migrate,
     model_import,
     models,
     plugins,
@@ -64,6 +65,7 @@ app.command("logout")(accounts.logout)
 app.command("whoami")(accounts.whoami)
 app.command("doctor")(hub.doctor)
 app.command("backup")(backup.backup)
+app.command("migrate")(migrate.migrate)
 app.command("restore")(backup.restore)
 app.command("agent-bundle")(bundles.agent_bundle)
 app.command("apply")(applying.apply)

@@ -76,10 +76,7 @@ def percentiles_of(message: common_pb2.Percentiles) -> Percentiles:
 
 
 class _Packed(sa.types.TypeDecorator[Any]):
-    """Bytes of a message in SQLite, whose columns take text and bytes alike: rows of earlier versions hold JSON, and are read too.
-
-    Other databases hold JSON.
-    """
+    """Bytes of a message. Columns of SQLite take text and bytes alike: rows of earlier versions hold JSON there, and are read too."""
 
     impl = sa.Text
     cache_ok = True
@@ -89,11 +86,14 @@ class _Packed(sa.types.TypeDecorator[Any]):
         # By name, so that two of a kind are one to SQLAlchemy's cache of statements.
         self.name = name
 
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        return dialect.type_descriptor(sa.LargeBinary() if dialect.name == "postgresql" else sa.Text())
+
     def process_bind_param(self, value: Any, dialect: Any) -> Any:
         if value is None:
             return None
-        type_, pack, _ = _KINDS[self.name]
-        return pack(value) if dialect.name == "sqlite" else type_.dump_json(value).decode()
+        _, pack, _ = _KINDS[self.name]
+        return pack(value)
 
     def process_result_value(self, value: Any, dialect: Any) -> Any:
         return unpacked(self.name, value)

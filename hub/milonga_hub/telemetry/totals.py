@@ -110,26 +110,24 @@ class Totals:
                 self._waiting, self._added = [], newest
 
     def _write(self, session: Session, new: Mapping[_Key, Sum]) -> None:
-        before = self._locked(session, sorted(new))
+        before = self._so_far(session, sorted(new))
         values = []
         for key, sum_ in new.items():
             total = summed([before[key], sum_], key[3]) if key in before else sum_
             values.append(_values(key, total))
         insert = _upsert(session)(_TABLE)
-        written = insert.on_conflict_do_update(_KEY, set_={name: insert.excluded[name] for name in _SUMMED})
+        written = insert.on_conflict_do_update(
+            index_elements=_KEY, set_={name: insert.excluded[name] for name in _SUMMED}
+        )
         session.connection().execute(written, values)
 
-    def _locked(self, session: Session, keys: Sequence[_Key]) -> dict[_Key, Sum]:
-        """Return what these are so far; nobody else changes them until the transaction ends."""
+    def _so_far(self, session: Session, keys: Sequence[_Key]) -> dict[_Key, Sum]:
+        """Return what these are so far; nobody else writes until the transaction ends."""
         connection = session.connection()
-        if _is_postgresql(session):
-            # SQLite has one writer at a time. In one order, so that two transactions never wait for each other.
-            empty = [_values(key, Sum(key[3])) for key in keys]
-            connection.execute(postgresql.insert(_TABLE).on_conflict_do_nothing(), empty)
         found: dict[_Key, Sum] = {}
         for place in range(0, len(keys), _KEYS_ASKED):
             asked = sa.tuple_(*(_TABLE.c[name] for name in _KEY)).in_(keys[place : place + _KEYS_ASKED])
-            rows = connection.execute(_ALL.where(asked).order_by(*(_TABLE.c[name] for name in _KEY)).with_for_update())
+            rows = connection.execute(_ALL.where(asked))
             found |= {tuple(row[:4]): Sum(*row[3:]) for row in rows}
         return found
 
@@ -175,19 +173,15 @@ def _begun(session: Session) -> int:
 
 def _note(session: Session, window_id: int) -> None:
     insert = _upsert(session)(_ADDED).values(id=1, window_id=window_id)
-    session.connection().execute(insert.on_conflict_do_update(("id",), set_={"window_id": window_id}))
+    session.connection().execute(insert.on_conflict_do_update(index_elements=("id",), set_={"window_id": window_id}))
 
 
 def _values(key: _Key, total: Sum) -> dict[str, Any]:
     return {**dict(zip(_KEY, key, strict=True)), **{name: getattr(total, name) for name in _SUMMED}}
 
 
-def _is_postgresql(session: Session) -> bool:
-    return session.get_bind().dialect.name == "postgresql"
-
-
 def _upsert(session: Session) -> Any:
-    return postgresql.insert if _is_postgresql(session) else sqlite.insert
+    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
 
 
 def _by_level(windows: Sequence[TelemetryWindow]) -> dict[_Key, Sum]:
