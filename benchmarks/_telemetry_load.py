@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from milonga.pictures import BINS, INPUT_STATISTICS
+from milonga.pictures import BINS, INPUTS
 from milonga.v1 import telemetry_pb2
 from milonga_hub.bridge import to_proto
 from milonga_hub.db import Database, utc_now
@@ -58,7 +58,15 @@ def reference() -> dict[str, Any]:
 
 
 def _counts(random: np.random.Generator, size: int) -> dict[str, list[int]]:
-    shares = {"confidence": (8, 0.7), "brightness": (9, 20), "contrast": (30, 12), "sharpness": (20, 20)}
+    shares = {
+        "confidence": (8, 0.7),
+        "brightness": (9, 20),
+        "contrast": (30, 12),
+        "sharpness": (20, 20),
+        "chroma": (6, 20),
+        "warmth": (40, 36),
+        "size": (60, 40),
+    }
     found = {
         name: [int(n) for n in np.histogram(random.beta(*shape, size), bins=20, range=(0, 1))[0]]
         for name, shape in shares.items()
@@ -81,7 +89,7 @@ def windows(device: str, count: int) -> Iterator[TelemetryWindow]:
             ended_at=started + timedelta(seconds=_SECONDS), bundle="sha256:" + "1" * 64,
             model_version="models/bench/versions/1", project="bench", request_count=_ANSWERS,
             log10_latency_ms=Histogram(low=low, high=high, counts=latencies), class_counts=counts["class_counts"],
-            confidence=_histogram("confidence", counts), inputs={n: _histogram(n, counts) for n in INPUT_STATISTICS},
+            confidence=_histogram("confidence", counts), inputs={n: _histogram(n, counts) for n in INPUTS},
             cpu_percent=20.0, memory_bytes=200_000_000, temperature_celsius=50.0,
         )  # fmt: skip
 

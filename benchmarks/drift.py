@@ -59,6 +59,8 @@ def _counts(random: np.random.Generator, size: int, b: float = 20.0, alike: int 
         "brightness": _shares(random, 9, b, size, alike),
         "contrast": _shares(random, 30, 12, size, alike),
         "sharpness": _shares(random, 20, 20, size, alike),
+        "chroma": _shares(random, 6, 20, size, alike),
+        "warmth": _shares(random, 40, 36, size, alike),
         "class_counts": [int(n) * alike for n in random.multinomial(size // alike, [0.1] * 10)],
     }
 

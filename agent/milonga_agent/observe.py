@@ -43,7 +43,7 @@ class Window:
             self._add("confidence", confidences)
             for answer in answers:
                 self._class_counts[int(answer)] += 1
-            for name in pictures.INPUT_STATISTICS:
+            for name in pictures.INPUTS:
                 self._add(name, [one[name] for one in seen])
 
     def failed(self) -> None:
@@ -69,7 +69,7 @@ class Window:
                 "latency_ms": _percentiles(self._latencies),
                 "log10_latency_ms": _histogram("log10_latency_ms", self._counts),
                 "confidence": _histogram("confidence", self._counts),
-                "inputs": {name: _histogram(name, self._counts) for name in pictures.INPUT_STATISTICS},
+                "inputs": {name: _histogram(name, self._counts) for name in pictures.INPUTS},
                 "class_counts": self._class_counts,
             }
             self._clear()

@@ -121,8 +121,8 @@ class Served:
             except ValueError as error:  # PictureError is one.
                 raise BadRequest(f"picture {index}: {error}") from error
         placed = [self._input.place(image) for image in prepared]
-        # Held against what the network learned from, which was prepared too.
-        seen = [pictures.statistics(image) for image in prepared]
+        # Held against what the network learned from, which was prepared too; the size is that of what came.
+        seen = [{**pictures.statistics(image), "size": pictures.size(came)} for image, came in zip(prepared, decoded)]
         inputs = self._input.normalise(np.stack([array for array, _ in placed]))
         answer = self._run(inputs, [placement for _, placement in placed], seen)
         sampler = self.sampler

@@ -20,15 +20,24 @@ BINS: Mapping[str, tuple[float, float, int]] = {
     "brightness": (0.0, 1.0, 20),
     "contrast": (0.0, 1.0, 20),
     "sharpness": (0.0, 1.0, 20),
+    "chroma": (0.0, 1.0, 20),
+    "warmth": (0.0, 1.0, 20),
+    # log2 of a side in pixels, half an octave each: 16 pixels to 16,384.
+    "size": (4.0, 14.0, 20),
     # 10 microseconds to 100 seconds.
     "log10_latency_ms": (-2.0, 5.0, 140),
 }
 
-INPUT_STATISTICS = ("brightness", "contrast", "sharpness")
+# What is held against the pictures that a network learned from.
+INPUT_STATISTICS = ("brightness", "contrast", "sharpness", "chroma", "warmth")
+# What devices send: the size as well, which says what a camera is set to. Networks learn from pictures of one size.
+INPUTS = (*INPUT_STATISTICS, "size")
 
 # A picture of 64 megapixels needs 192 MB once decoded; small devices would not survive more.
 MAX_PIXELS = 64_000_000
 _LOOK_AREAS = 8
+# Colours are looked at from so far that a shorter side is about so many pixels: alike for a picture and for a smaller copy of it.
+_COLOUR_SIDE = 32
 # The EXIF tag by which cameras say how they were held.
 _ORIENTATION = 0x0112
 
@@ -96,10 +105,11 @@ def normalise(pictures: NDArray[np.uint8], mean: Sequence[float], std: Sequence[
 
 
 def statistics(image: Image.Image) -> dict[str, float]:
-    """Return what a picture looks like in three numbers from 0 to 1.
+    """Return what a picture looks like in five numbers from 0 to 1.
 
     brightness is the mean of the luma, contrast twice its standard deviation, sharpness 1 - exp(-4 * mean |gradient|)
-    of the luma between neighbours (0 for a flat picture).
+    of the luma between neighbours (0 for a flat picture). chroma is the mean of how far the strongest of red, green and blue
+    is from the weakest (0 for shades of grey), warmth half of how far red is from blue, from 0.5 on (as light bulbs are from daylight).
     """
     luma = np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255.0)
     steps = [np.abs(np.diff(luma, axis=axis)).mean() for axis in (0, 1) if luma.shape[axis] > 1]
@@ -108,7 +118,23 @@ def statistics(image: Image.Image) -> dict[str, float]:
         "brightness": float(luma.mean()),
         "contrast": min(1.0, 2.0 * float(luma.std())),
         "sharpness": 1.0 - math.exp(-4.0 * gradient),
+        **_colours(image),
     }
+
+
+def _colours(image: Image.Image) -> dict[str, float]:
+    small = image.convert("RGB").reduce(max(1, min(image.size) // _COLOUR_SIDE))
+    colours = np.asarray(small, dtype=np.float32) / np.float32(255.0)
+    red, _, blue = (float(mean) for mean in colours.mean(axis=(0, 1)))
+    return {
+        "chroma": float((colours.max(axis=2) - colours.min(axis=2)).mean()),
+        "warmth": 0.5 + (red - blue) / 2.0,
+    }
+
+
+def size(image: Image.Image) -> float:
+    """Return log2 of a picture's side in pixels; of one that is no square, of the square with as many."""
+    return math.log2(image.width * image.height) / 2.0
 
 
 def look(picture: NDArray[np.uint8]) -> NDArray[np.float32]:

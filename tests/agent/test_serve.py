@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from milonga.pictures import INPUTS
 from milonga_agent.errors import BadBundle, EngineMissing
 from milonga_agent.pursuit import slowest_ms
 from milonga_agent.runtimes import load
@@ -156,7 +157,7 @@ def test_requests_are_counted_in_fixed_bins(client: httpx.Client, served: Served
     window = served.window.take()
     assert (window["request_count"], window["error_count"]) == (11, 1)
     assert sum(window["confidence"]["counts"]) == 10 == sum(window["class_counts"]) == window["latency_ms"]["count"]
-    assert set(window["inputs"]) == {"brightness", "contrast", "sharpness"}
+    assert set(window["inputs"]) == set(INPUTS)
     assert all(sum(histogram["counts"]) == 10 for histogram in window["inputs"].values())
     assert served.window.take()["request_count"] == 0
 

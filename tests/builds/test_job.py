@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from milonga.candidates import candidates
-from milonga.pictures import BINS
+from milonga.pictures import BINS, INPUT_STATISTICS
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.builds.rules import BuildFigures, choose_build
 from milonga_hub.jobs import KINDS, JobContext, JobCrashed, JobError, Progress, run_job
@@ -106,7 +106,7 @@ def test_what_devices_build_for_themselves_falls_back_to_the_builds_that_hold(
 def test_the_manifest_says_what_healthy_telemetry_looks_like(built: tuple[Any, dict[str, Any], Path]) -> None:
     _, result, _ = built
     reference = verify_bundle(Path(result["builds"][1]["directory"])).manifest["reference"]
-    for name in ("confidence", "brightness", "contrast", "sharpness"):
+    for name in ("confidence", *INPUT_STATISTICS):
         assert len(reference[name]) == BINS[name][2]
         assert sum(reference[name]) == reference["sample_count"] == 300
     assert sum(reference["class_counts"]) == 300

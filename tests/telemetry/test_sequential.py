@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.rules_sequential import (
     MAX_MOMENTS,
     MONTH_SECONDS,
@@ -27,10 +29,11 @@ from milonga_hub.telemetry.rules_sequential import (
     spread,
     stability_index,
 )
+from milonga_hub.telemetry.rules_watching import after, watched
 from numpy.typing import NDArray
 from scipy.stats import multinomial
 
-from tests.telemetry.windows import beta_counts
+from tests.telemetry.windows import beta_counts, plausible_counts, reference_of, window_of
 
 Counts = Callable[[np.random.Generator], NDArray[np.float64]]
 SHARES = st.lists(st.floats(0.01, 1.0), min_size=3, max_size=3).map(lambda values: np.array(values) / sum(values))
@@ -210,3 +213,16 @@ def test_many_devices_that_drift_together_are_named_at_less_evidence_each() -> N
     together = {device: (12.0 if device < 1000 else -5.0) for device in range(100_000)}
     assert drifted(alone, 0.1) == set()
     assert drifted(together, 0.1) == set(range(1000))
+
+
+def test_an_agent_that_tells_nothing_of_colours_is_judged_by_the_rest() -> None:
+    random = np.random.default_rng(4)
+    policy = DriftPolicy(enabled=True)
+    seen = watched(policy, reference_of(plausible_counts(random, 2000)))
+    for sequence in range(20):
+        one = window_of({**plausible_counts(random, 200), "brightness": beta_counts(random, 200, 20, 9)}, sequence)
+        told = {name: counts for name, counts in one.inputs.items() if name not in ("chroma", "warmth")}
+        seen = after(seen, policy, replace(one, inputs=told))
+    won = {name: one.log_won for name, one in seen.evidence().items()}
+    assert won["brightness"] > 20
+    assert max(won["chroma"], won["warmth"]) <= 0

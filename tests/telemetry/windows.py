@@ -58,6 +58,8 @@ def plausible_counts(random: np.random.Generator, size: int) -> dict[str, Sequen
         "brightness": beta_counts(random, size, 9, 20),
         "contrast": beta_counts(random, size, 30, 12),
         "sharpness": beta_counts(random, size, 20, 20),
+        "chroma": beta_counts(random, size, 6, 20),
+        "warmth": beta_counts(random, size, 40, 36),
         "classes": [int(n) for n in random.multinomial(size, [0.1] * 10)],
     }
 

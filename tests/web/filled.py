@@ -450,7 +450,10 @@ class _Filling:
             temperature_celsius=48.0 + 4 * index + sequence / 8,
             confidence=histogram("confidence", counts["confidence"]),
             class_counts=counts["classes"],
-            inputs={key: histogram(key, counts[key]) for key in INPUT_STATISTICS},
+            inputs={
+                **{key: histogram(key, counts[key]) for key in INPUT_STATISTICS},
+                "size": histogram("size", [0] * 10 + [60] + [0] * 9),
+            },
             cpu_percent=30.0 + 10 * index + float(self.random.normal(0, 3)),
             memory_bytes=90_000_000 + 8_000_000 * index,
         )

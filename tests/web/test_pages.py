@@ -175,6 +175,12 @@ def test_drift_and_reference_are_on_the_monitoring_page(client: TestClient) -> N
     assert "no run yet" in text
 
 
+def test_the_colours_and_sizes_of_pictures_are_on_the_monitoring_page(client: TestClient) -> None:
+    text = client.get("/monitoring?device=pi5-1").text
+    for name in ("chroma", "warmth", "side in pixels, log2"):
+        assert f"Distribution of {name} over" in text
+
+
 def test_the_buttons_of_a_rollout_pause_and_resume_it(client: TestClient, hub: Services) -> None:
     paused = client.post("/rollouts/digits-2/pause", follow_redirects=False)
     assert (paused.status_code, paused.headers["location"]) == (303, "/rollouts/digits-2")

@@ -25,6 +25,8 @@ _SIZE_POWER = 0.7
 _PLAIN: Mapping[str, Sequence[int]] = {
     "confidence": [0] * 10 + [1, 1, 1, 2, 2, 3, 4, 8, 18, 60],
     **{name: [0, 0, 1, 3, 6, 10, 14, 17, 18, 17, 14, 10, 6, 3, 1, 0, 0, 0, 0, 0] for name in pictures.INPUT_STATISTICS},
+    # Cameras of 640 x 480 pixels.
+    "size": [0] * 10 + [1] + [0] * 9,
     "class_counts": [10] * 10,
 }
 
@@ -97,8 +99,8 @@ def counted(
     answers = requests - errors
     known = {**_PLAIN, **reference}
     seen = {
-        name: _histogram(name, _moved(known[name], shift), answers, seed)
-        for name in ("confidence", *pictures.INPUT_STATISTICS)
+        name: _histogram(name, known[name] if name == "size" else _moved(known[name], shift), answers, seed)
+        for name in ("confidence", *pictures.INPUTS)
     }
     return {
         "request_count": requests,

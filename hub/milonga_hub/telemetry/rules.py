@@ -22,7 +22,7 @@ from scipy.special import gammaincc
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.figures import Histogram, Percentiles
 
-# Five signals are judged at every window of every device: at 0.001 chance alone would still raise some alarms, but the
+# Seven signals are judged at every window of every device: at 0.001 chance alone would still raise some alarms, but the
 # index has to be above its threshold too; together they stay below one in a hundred (tests/telemetry/test_rules.py).
 MAX_P_VALUE = 0.001
 # Bins are merged until each holds this share of all counts, so that no sparse bin decides.
@@ -31,7 +31,7 @@ MIN_BIN_SHARE = 0.05
 MIN_EXPECTED_COUNT = 5.0
 CLASSES = "classes"
 CONFIDENCE = "confidence"
-INPUT_SIGNALS = ("brightness", "contrast", "sharpness")
+INPUT_SIGNALS = ("brightness", "contrast", "sharpness", "chroma", "warmth")
 # What retraining answers; a slow or failing device it does not.
 SIGNALS = (CONFIDENCE, *INPUT_SIGNALS, CLASSES)
 LATENCY = "latency"

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from milonga_hub.telemetry.rules import CLASSES, CONFIDENCE, INPUT_SIGNALS
+from milonga_hub.telemetry.rules import SIGNALS
 from milonga_hub.telemetry.rules_series import Sum, drift_scores
 from milonga_hub.web.charts.lines import Series, Span, lines
 from milonga_hub.web.charts.shares import most_frequent, shares
@@ -19,6 +19,8 @@ from milonga_hub.web.language import gettext as _
 _QUANTILES = (N_("median"), "p95", "p99")
 # Pictures of classes are one for each line, and no more than that.
 _MOST_CLASSES = 3
+# Signals of drift that fit beside each other above a picture.
+_MOST_SIGNALS = 5
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,13 @@ def _latency(of: Sequence[Line], span: Span) -> list[tuple[str, Markup]]:
 
 
 def _drift(of: Sequence[Line], span: Span, threshold: float | None) -> list[tuple[str, Markup]]:
-    """Return one picture: of every signal for one line, of the worst signal for each of several."""
+    """Return one picture: of the signals that went furthest for one line, of the worst signal for each of several."""
     scores = [[(s.started_at, drift_scores(s, line.reference)) for s in line.sums] for line in of]
     if len(of) == 1:
         title = _("Unlike the validation pictures, by signal")
         found = [
             Series(_(name), [(at, each[name]) for at, each in scores[0] if name in each], colour)
-            for colour, name in enumerate((CONFIDENCE, *INPUT_SIGNALS, CLASSES))
+            for colour, name in enumerate(_furthest([each for _, each in scores[0]]))
         ]
     else:
         title = _("Unlike the validation pictures, worst signal")
@@ -109,6 +111,13 @@ def _drift(of: Sequence[Line], span: Span, threshold: float | None) -> list[tupl
             for colour, (line, points) in enumerate(zip(of, scores, strict=True))
         ]
     return [(title, lines(title, _("stability index"), found, span=span, limit=threshold))]
+
+
+def _furthest(scores: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return as many signals as there is room to name, in their usual order."""
+    most = {name: max(each.get(name, 0.0) for each in scores) for name in SIGNALS} if scores else {}
+    shown = sorted(most, key=lambda name: -most[name])[:_MOST_SIGNALS]
+    return [name for name in SIGNALS if name in shown]
 
 
 def _classes(of: Sequence[Line], span: Span, step_seconds: float) -> list[tuple[str, Markup]]:

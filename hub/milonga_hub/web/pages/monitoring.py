@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
+from milonga.pictures import INPUTS
 
 from milonga_hub.alerts.models import Alert, AlertState
 from milonga_hub.db import utc_now
@@ -19,6 +20,7 @@ from milonga_hub.telemetry.rules_series import Sum, floored, step_for, summed
 from milonga_hub.web.charts.histogram import histogram
 from milonga_hub.web.charts.lines import COLOURS, Span
 from milonga_hub.web.charts.monitoring import Line, monitoring
+from milonga_hub.web.language import N_
 from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
@@ -27,7 +29,8 @@ from milonga_hub.web.words import version as version_words
 WINDOWS = {"1h": 3600, "6h": 21600, "24h": 86400, "7d": 604800, "30d": 2592000}
 _MOST_LINES = COLOURS
 _SHOWN_DRIFT, _SHOWN_ALERTS = 30, 20
-_INPUTS = ("brightness", "contrast", "sharpness")
+# How the distributions of pictures are called, where not by their own name.
+_CALLED = {"size": N_("side in pixels, log2")}
 
 
 @dataclass(frozen=True)
@@ -195,16 +198,17 @@ def _distributions(line: Line) -> list[tuple[str, Markup]]:
     whole = summed(line.sums, line.sums[0].started_at)
     pictures = [
         (name, _picture(name, whole.confidence if name == "confidence" else whole.inputs.get(name), line.reference))
-        for name in ("confidence", *_INPUTS)
+        for name in ("confidence", *INPUTS)
     ]
-    return [(_(name), picture) for name, picture in pictures if picture]
+    return [(_(_CALLED.get(name, name)), picture) for name, picture in pictures if picture]
 
 
 def _picture(name: str, seen: Histogram | None, reference: Any) -> Markup:
     if seen is None or not sum(seen.counts):
         return Markup("")
     expected = reference.get(name) or []
-    return histogram(_(name), seen.low, seen.high, seen.counts, expected if len(expected) == len(seen.counts) else [])
+    called = _(_CALLED.get(name, name))
+    return histogram(called, seen.low, seen.high, seen.counts, expected if len(expected) == len(seen.counts) else [])
 
 
 def _drift(hub: HubServices, asked: Asked) -> list[Any]:
