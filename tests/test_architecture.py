@@ -28,6 +28,7 @@ NOUNS = (
     "runs",
     "models",
     "builds",
+    "quotas",
     "rollouts",
     "signing",
     "telemetry",

@@ -50,6 +50,7 @@ from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.quotas.service import QuotaService
 from milonga_hub.rollouts.rpc import RolloutRpc
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.executor import Executor
@@ -124,6 +125,10 @@ class Hub:
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
         self.imports = ModelImports(self.projects, self.datasets, self.runs, self.blobs, self.folder / "imports")
+        self.quotas = QuotaService(
+            settings.quotas, self.projects, self.datasets, self.samples, self.builds, self.devices, self.runs
+        )
+        self.quotas.stand_at_doors()
         self.search = SearchService(self.database, self.devices)
         self.telemetry = TelemetryService(
             self.database,
@@ -295,7 +300,7 @@ class Hub:
             DeviceRpc(self.devices, self.events),
             EnrolmentRpc(self.devices, lambda: DeviceAddress(device_port, *mqtt)),
             DatasetRpc(self.datasets, self.folder / "uploads", settings.max_upload_bytes),
-            ProjectRpc(self.projects, self._start_applied),
+            ProjectRpc(self.projects, self._start_applied, self.quotas.usage),
             RunRpc(self.runs, self.events),
             ModelRpc(
                 self.models,

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -165,8 +165,12 @@ def _known_keys(spec: type[BaseModel], path: Any) -> list[str]:
     """Return the keys that may stand at a path inside the spec."""
     model: Any = spec
     for part in path:
-        if isinstance(part, str):
+        if get_origin(model) is dict:
+            model = get_args(model)[1]  # A key of the user's own.
+        elif isinstance(part, str):
             model = model.model_fields[part].annotation
+            if get_origin(model) is dict:
+                continue
             inner = [one for one in get_args(model) if isinstance(one, type) and issubclass(one, BaseModel)]
             model = inner[0] if inner else model
     return list(model.model_fields)

@@ -72,6 +72,12 @@ class ResourceExhausted(MilongaError):
     reason = "RESOURCE_EXHAUSTED"
 
 
+class QuotaExceeded(ResourceExhausted):
+    """A project takes as much as it may."""
+
+    reason = "QUOTA_EXCEEDED"
+
+
 class TooOften(ResourceExhausted):
     """The caller has to wait before the next try."""
 

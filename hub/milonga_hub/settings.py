@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     )
     # 64 GiB: more pictures than one machine trains on in a day.
     max_upload_bytes: int = Field(default=64 << 30, gt=0, description="Largest archive that an import takes.")
+    quotas: Path | None = Field(
+        default=None, description="File (YAML) with what each project may take of this hub; none limits nothing."
+    )
     max_download_kbps: float = Field(
         default=0.0, ge=0, description="Most that all downloads of devices together take, in kbit/s; 0 for no limit."
     )

@@ -44,7 +44,7 @@ def _servicers(hub: Services) -> list[Any]:
     return [
         DeviceRpc(hub.devices, hub.events),
         DatasetRpc(hub.datasets, hub.folder / "uploads"),
-        ProjectRpc(hub.projects, start),
+        ProjectRpc(hub.projects, start, hub.quotas.usage),
         RunRpc(hub.runs, hub.events),
         ModelRpc(
             hub.models,

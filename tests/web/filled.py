@@ -34,6 +34,7 @@ from milonga_hub.models.imports import ModelImports
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec, SamplingSpec
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.quotas.service import QuotaService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Candidate, ComparedGroup, Comparison, Run, RunState, Stage, StageState, Trigger
 from milonga_hub.runs.service import RunService
@@ -90,6 +91,9 @@ class Services:
         self.builds = BuildService(self.database, self.blobs, self.events, signing(folder / "signing"))
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
+        self.quotas = QuotaService(
+            None, self.projects, self.datasets, self.samples, self.builds, self.devices, self.runs
+        )
         self.imports = ModelImports(self.projects, self.datasets, self.runs, self.blobs, folder / "imports")
         self.telemetry = TelemetryService(
             self.database,

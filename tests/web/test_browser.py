@@ -53,6 +53,7 @@ PATHS = (
     "/settings",
     "/settings/users",
     "/settings/audit",
+    "/settings/usage",
     "/api/docs",
 )
 

@@ -41,6 +41,7 @@ def written() -> str:
     from milonga_hub.alerts.models import CHANNEL_FILE, RULE_FILE
     from milonga_hub.devices.known import FILE as DEVICE_TYPE_FILE
     from milonga_hub.projects.models import PROJECT_FILE
+    from milonga_hub.quotas.models import QUOTAS_FILE
     from milonga_hub.simulation.spec import FILE as SIMULATION_FILE
 
     parts = [
@@ -48,7 +49,7 @@ def written() -> str:
         "YAML with `kind`, `name` and `spec`. Unknown keys are errors that name the line. `milonga schema KIND` prints the JSON"
         " Schema of a kind, for editors.",
     ]
-    for kind in (PROJECT_FILE, RULE_FILE, CHANNEL_FILE, DEVICE_TYPE_FILE, SIMULATION_FILE):
+    for kind in (PROJECT_FILE, RULE_FILE, CHANNEL_FILE, DEVICE_TYPE_FILE, SIMULATION_FILE, QUOTAS_FILE):
         schema = kind.schema()
         parts += [f"## {kind.name}", f"Examples with words to each key: `{kind.examples}`."]
         rows = [f"| `{path}` | {told} | {default} |" for path, told, default in _keys(schema, schema["$defs"])]

@@ -11,6 +11,10 @@ for project in hub.projects.list_projects():
 project = hub.projects.get_project("digits")
 print(project.spec.dataset, [limits.latency_ms for limits in project.spec.limits])
 
+# %% GetProjectUsage
+usage = hub.projects.get_project_usage("digits")
+print(usage.dataset_bytes + usage.sample_bytes + usage.build_bytes, usage.quota.storage_bytes or "without limit")
+
 # %% ApplyProject
 spec = project.spec
 spec.limits[0].latency_ms = 3.5

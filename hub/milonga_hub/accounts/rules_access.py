@@ -61,7 +61,9 @@ GRPC: Mapping[str, Access] = {
         "milonga.v1.DatasetService",
         {_SEES: "GetDataset ListDatasets ListDatasetVersions DownloadDatasetVersion", _CHANGES: "ImportDataset"},
     ),
-    **_methods("milonga.v1.ProjectService", {_SEES: "GetProject ListProjects", _CHANGES: "ApplyProject"}),
+    **_methods(
+        "milonga.v1.ProjectService", {_SEES: "GetProject GetProjectUsage ListProjects", _CHANGES: "ApplyProject"}
+    ),
     **_methods(
         "milonga.v1.RunService",
         {
@@ -199,6 +201,7 @@ HTTP: Mapping[str, Access] = {
         /api/openapi.json
         /metrics
         /settings
+        /settings/usage
         /devices
         /devices/{name}
         /datasets
@@ -285,6 +288,7 @@ HTTP: Mapping[str, Access] = {
         /datasets/{dataset}/versions/{number}/archive
         /projects
         /projects/{project}
+        /projects/{project}/usage
         /projects/{project}/labelling
         /projects/{project}/samples
         /projects/{project}/samples/{sample}

@@ -59,7 +59,10 @@ GRPC: Mapping[str, Whose] = {
             _LOOKED_AT: "ImportDataset DownloadDatasetVersion",
         },
     ),
-    **_methods("ProjectService", {_LISTED: "ListProjects", Whose(Kind.PROJECT, "name"): "GetProject ApplyProject"}),
+    **_methods(
+        "ProjectService",
+        {_LISTED: "ListProjects", Whose(Kind.PROJECT, "name"): "GetProject GetProjectUsage ApplyProject"},
+    ),
     **_methods(
         "RunService",
         {

@@ -6,13 +6,13 @@ import hashlib
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from milonga_hub.errors import InvalidInput
+from milonga_hub.errors import InvalidInput, NotFound
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -78,6 +78,14 @@ class Blobs(ABC):
 
     @abstractmethod
     def size(self, digest: str) -> int: ...
+
+    def sizes(self, digests: Collection[str]) -> int:
+        """Return what these blobs take together; one that is not there takes nothing."""
+        total = 0
+        for digest in digests:
+            with suppress(NotFound):
+                total += self.size(digest)
+        return total
 
     @abstractmethod
     def read_range(self, digest: str, offset: int, size: int) -> bytes:

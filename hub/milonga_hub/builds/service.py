@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from milonga_compiler.errors import UnknownTarget
 from milonga_compiler.files import write_atomically
 from milonga_compiler.target import Target
-from sqlmodel import col, false, or_, select
+from sqlmodel import col, false, func, or_, select
 
 from milonga_hub.blobs import Blobs, digest_of_file
 from milonga_hub.builds import rules
@@ -118,6 +118,14 @@ class BuildService:
         build = self.end(name, "cancelled")
         self.on_cancelled(name)
         return build
+
+    def size_bytes(self, project: str) -> int:
+        """Return what the builds of a project take."""
+        taken = select(func.coalesce(func.sum(Build.size_bytes), 0)).where(
+            Build.bundle != "", col(Build.model_version).startswith(f"models/{project}/", autoescape=True)
+        )
+        with self._database.session() as session:
+            return int(session.exec(taken).one())
 
     def of_type(self, model_version: str, device_type: str) -> _Builds:
         """Return all builds of a device type's subnet."""

@@ -85,9 +85,13 @@ def schema(
     from milonga_hub.alerts.models import CHANNEL_FILE, RULE_FILE
     from milonga_hub.devices.known import FILE as DEVICE_TYPE_FILE
     from milonga_hub.projects.models import PROJECT_FILE
+    from milonga_hub.quotas.models import QUOTAS_FILE
     from milonga_hub.simulation.spec import FILE as SIMULATION_FILE
 
-    known = {each.name: each for each in (PROJECT_FILE, RULE_FILE, CHANNEL_FILE, DEVICE_TYPE_FILE, SIMULATION_FILE)}
+    known = {
+        each.name: each
+        for each in (PROJECT_FILE, RULE_FILE, CHANNEL_FILE, DEVICE_TYPE_FILE, SIMULATION_FILE, QUOTAS_FILE)
+    }
     found = next((each for name, each in known.items() if name.lower() == kind.lower()), None)
     if found is None:
         raise Refused(f"there is no kind {kind!r}; there are: {', '.join(known)}", USAGE)

@@ -60,6 +60,9 @@ def up(
         int | None, typer.Option(help="Most that copies of blobs elsewhere take of the disk; the oldest go first.")
     ] = None,
     max_upload_bytes: Annotated[int | None, typer.Option(help="Largest archive that an import takes.")] = None,
+    quotas: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What each project may take of this hub (docs/quotas.md).")
+    ] = None,
     max_download_kbps: Annotated[
         float | None, typer.Option(help="Most that all downloads of devices together take, in kbit/s; 0: no limit.")
     ] = None,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json as json_text
 from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+from google.protobuf.json_format import MessageToDict
 from milonga.v1 import projects_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
 from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table
 
 group = typer.Typer()
+
+_COUNT_SECONDS = 300.0
+_WHOLE: Any = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
 
 
 @group.command("list")
@@ -82,6 +88,52 @@ def _samples(sampling: pb.SamplingSpec) -> str:
     if not sampling.enabled:
         return "off: no picture leaves a device"
     return f"at most {sampling.pictures_per_day} pictures and {sampling.megabytes_per_day:g} MB a day leave each device"
+
+
+def _of(used: str, limit: str) -> str:
+    return f"{used} of {limit}" if limit else used
+
+
+def _used(usage: pb.ProjectUsage) -> tuple[str, str, str, str, str]:
+    """Return what a project takes, and may take, as a row."""
+    quota = usage.quota
+    stored = usage.dataset_bytes + usage.sample_bytes + usage.build_bytes
+    return (
+        usage.project,
+        _of(size(stored), size(quota.storage_bytes) if quota.HasField("storage_bytes") else ""),
+        _of(str(usage.device_count), str(quota.devices) if quota.HasField("devices") else ""),
+        _of(str(usage.open_run_count), str(quota.runs_at_a_time) if quota.HasField("runs_at_a_time") else ""),
+        _of(str(usage.day_run_count), str(quota.runs_per_day) if quota.HasField("runs_per_day") else ""),
+    )
+
+
+@group.command("usage")
+def usage(
+    project: Annotated[str, typer.Argument(help="One project; all where none is named.")] = "",
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Say what projects take of the hub, and what they may (docs/quotas.md)."""
+    with Client() as client:
+        names = [project]
+        if not project:
+            listed = client.all(client.projects.ListProjects, pb.ListProjectsRequest(), "projects")
+            names = [each.name for each in listed.projects]
+        # Counting the pictures of a large data set takes a while, the first time.
+        answers = [
+            client.projects.GetProjectUsage(pb.GetProjectUsageRequest(name=name), timeout=_COUNT_SECONDS)
+            for name in names
+        ]
+    if json:
+        told = [MessageToDict(answer.project_usage, **_WHOLE) for answer in answers]
+        typer.echo(json_text.dumps({"project_usages": told}, indent=2))
+    elif not answers:
+        say("no projects yet; copy one from fleet_configs/projects, then: milonga apply -f FILE")
+    else:
+        table(
+            ("project", "storage", "devices", "runs now", "runs in 24 hours"),
+            [_used(answer.project_usage) for answer in answers],
+        )
 
 
 @group.command("show")

@@ -52,6 +52,7 @@ class DatasetRpc(datasets_pb2_grpc.DatasetServiceServicer):
                     raise InvalidInput("the first message must be the header, naming the data set")
                 header = request.header
                 need_dataset(header.dataset, to_change=True)
+                await asyncio.to_thread(self._datasets.check_room, header.dataset)
             elif request.WhichOneof("message") != "chunk":
                 raise InvalidInput("messages after the first must be chunks of the archive")
             else:

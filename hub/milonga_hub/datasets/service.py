@@ -60,6 +60,10 @@ class DatasetService:
         self._events = events
         # Versions are numbered one at a time; imports run in threads.
         self._importing = threading.Lock()
+        # Raises QuotaExceeded where a data set may not grow by what the function returns, in bytes.
+        self.may_grow: Callable[[str, Callable[[], int]], None] = lambda dataset, added_bytes: None
+        # What each data set takes, by the newest version that it was counted with.
+        self._counted: dict[str, tuple[str, int]] = {}
         # The listing that was read last, for pages that turn through it: (blob, samples).
         self._listed: tuple[str, list[Sample]] = ("", [])
 
@@ -100,7 +104,7 @@ class DatasetService:
         with self._importing:
             newest = self.latest(dataset)
             sent = Read(newest.task, tuple(newest.classes), [*labelled])
-            version = self._make(dataset, sent, append=True, strict=False, request_id="")
+            version = self._make(dataset, sent, append=True, strict=False, request_id="", grows=False)
         self._events.publish(f"datasets/{dataset}", version)
         return version
 
@@ -121,7 +125,9 @@ class DatasetService:
         with open_archive(archive) as opened:
             return read(opened, self._blobs, on_progress)
 
-    def _make(self, dataset: str, read: Read, append: bool, strict: bool, request_id: str) -> DatasetVersion:
+    def _make(
+        self, dataset: str, read: Read, append: bool, strict: bool, request_id: str, grows: bool = True
+    ) -> DatasetVersion:
         newest = self._newest(dataset)
         if newest is not None and newest.task is not read.task:
             raise FailedPrecondition(
@@ -144,6 +150,9 @@ class DatasetService:
                 self._answer(session, newest, request_id)
             return newest
         added = sum(sample.added_in == number for sample in merged.samples)
+        if grows:
+            new = {sample.digest for sample in merged.samples} - {sample.digest for sample in before}
+            self.may_grow(dataset, lambda: self._blobs.sizes(new))
         version = DatasetVersion(
             name=f"datasets/{dataset}/versions/{number}",
             dataset=dataset,
@@ -238,6 +247,23 @@ class DatasetService:
         newest = self._newest(dataset)
         assert newest is not None, "a data set is made with its first version"
         return newest
+
+    def check_room(self, dataset: str) -> None:
+        """Raise QuotaExceeded where the data set may not grow at all, before anything large is sent for it."""
+        self.may_grow(dataset, lambda: 1)
+
+    def size_bytes(self, dataset: str) -> int:
+        """Return what the pictures of all versions take together; 0 where there is no such data set."""
+        newest = self._newest(dataset)
+        if newest is None:
+            return 0
+        known, size_bytes = self._counted.get(dataset, ("", 0))
+        if known != newest.name:
+            with self._database.session() as session:
+                versions = session.exec(select(DatasetVersion).where(DatasetVersion.dataset == dataset)).all()
+            size_bytes = self._blobs.sizes({sample.digest for version in versions for sample in self._samples(version)})
+            self._counted[dataset] = (newest.name, size_bytes)
+        return size_bytes
 
     def health(self, version_name: str) -> Health:
         """Return how good the version is to learn from."""

@@ -85,6 +85,7 @@ def _add_imports(api: APIRouter, datasets: DatasetService, uploads: Uploads, eve
     ) -> DatasetVersionView:
         """Send an archive as the whole body (curl --data-binary @pictures.zip); imports/{request_id} tells progress."""
         datasets.check_name(dataset)
+        await asyncio.to_thread(datasets.check_room, dataset)
         with uploads.receiving() as upload:
             upload.expect(int(request.headers.get("content-length") or 0))
             try:

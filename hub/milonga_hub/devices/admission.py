@@ -69,6 +69,8 @@ class Admission:
         self._type_of = type_of
         # For transfers under way, which cannot ask the database for every chunk.
         self._shut_out: set[str] = set()
+        # Raises QuotaExceeded where a new device would be too many for a project.
+        self.may_join: Callable[[Device], None] = lambda device: None
 
     def enrol(self, enrolment: Enrolment) -> Identity:
         """Return a certificate for a new device, for one that comes back with its key, or none while an operator is asked.
@@ -273,7 +275,7 @@ class Admission:
 
     def _new(self, session: Session, enrolment: Enrolment, labels: Mapping[str, str]) -> Device:
         rules.check_labels(labels)
-        return Device(
+        device = Device(
             name=enrolment.device,
             device_type=self._type_of(session, enrolment.inventory, enrolment.simulated),
             labels=dict(labels),
@@ -282,6 +284,8 @@ class Admission:
             agent_version=enrolment.agent_version,
             enrolled_at=self._clock(),
         )
+        self.may_join(device)
+        return device
 
 
 def _revoked(device: Device) -> str:

@@ -139,6 +139,10 @@ class DeviceService:
         """As `enrol`, in one commit with others that join at the same time."""
         return await self._admission.join(enrolment)
 
+    def may_join(self, check: Callable[[Device], None]) -> None:
+        """Let `check` raise QuotaExceeded for a new device that would be too many."""
+        self._admission.may_join = check
+
     def renew(self, device: str, request: bytes) -> None:
         """Send the connected device a new certificate for its key."""
         self._streams.send(device, "certificate", self._admission.renew(device, request))

@@ -18,7 +18,7 @@ from milonga_hub.blobs import Blobs, digest_of
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.service import DeviceService, SamplingPolicy
-from milonga_hub.errors import InvalidInput, NotFound, PermissionDenied, ResourceExhausted
+from milonga_hub.errors import InvalidInput, NotFound, PermissionDenied, QuotaExceeded, ResourceExhausted
 from milonga_hub.events import Event, EventBus
 from milonga_hub.labelling import rules
 from milonga_hub.labelling.models import QueuedSample, SampleSource, SampleState, SampleView
@@ -57,6 +57,8 @@ class SampleIntake:
         self._projects = projects
         self.pictures = pictures
         self._clock = clock
+        # Raises QuotaExceeded where a project may not keep so many bytes more.
+        self.may_grow: Callable[[str, int], None] = lambda project, added_bytes: None
         self._keeping = threading.Lock()
         self._told: dict[str, SamplingPolicy] = {}
         # Of the assignment that a device was last looked at with, 0 for none: most news of devices concerns no policy.
@@ -156,11 +158,23 @@ class SampleIntake:
             )
             if session.exec(mine).one() >= _MOST_WAITING:
                 return [], done
+        try:
+            self.may_grow(project, 1)
+        except QuotaExceeded as error:
+            _log.warning("pictures wait on their devices: %s", error)
+            return [], done
         return rules.within_day(spec, *sent, [one for one in digests if one not in done]), done
+
+    def size_bytes(self, project: str) -> int:
+        """Return what the pictures take that are kept for the project here."""
+        kept = select(func.coalesce(func.sum(QueuedSample.size_bytes), 0))
+        with self._database.session() as session:
+            return int(session.exec(kept.where(QueuedSample.project == project, QueuedSample.kept)).one())
 
     def expect(self, device: str, told: SampleView) -> None:
         """Raise PermissionDenied or ResourceExhausted where the announced picture must not be sent."""
         spec = self._allowed(device, told.project).spec.samples
+        self.may_grow(told.project, told.size_bytes)
         if not 0 < told.size_bytes <= rules.MAX_SAMPLE_BYTES:
             raise InvalidInput(f"a picture has 1 to {rules.MAX_SAMPLE_BYTES:,} bytes, not {told.size_bytes:,}")
         with self._database.session() as session:

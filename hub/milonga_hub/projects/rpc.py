@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,14 @@ from milonga_hub.projects.service import ProjectService
 
 
 class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
-    def __init__(self, projects: ProjectService, start: Callable[[str, str, str], BaseModel]) -> None:
-        """`start(project, reason, request_id)` starts a run and returns it."""
+    def __init__(
+        self,
+        projects: ProjectService,
+        start: Callable[[str, str, str], BaseModel],
+        usage: Callable[[str], BaseModel],
+    ) -> None:
+        """`start(project, reason, request_id)` starts a run and returns it; `usage` returns what a project takes and may take."""
+        self._usage = usage
         self._projects = projects
         self._start = start
 
@@ -44,3 +51,7 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
     async def ListProjects(self, request: pb.ListProjectsRequest, context: Any) -> pb.ListProjectsResponse:
         projects, token = self._projects.list(request.page_size, request.page_token, seen_projects())
         return pb.ListProjectsResponse(projects=[to_proto(one, pb.Project) for one in projects], next_page_token=token)
+
+    async def GetProjectUsage(self, request: pb.GetProjectUsageRequest, context: Any) -> pb.GetProjectUsageResponse:
+        usage = await asyncio.to_thread(self._usage, request.name)
+        return pb.GetProjectUsageResponse(project_usage=to_proto(usage, pb.ProjectUsage))

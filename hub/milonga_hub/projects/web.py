@@ -11,6 +11,7 @@ from milonga_hub.callers import leave_unrecorded, need_scope, seen_projects
 from milonga_hub.projects.models import Project, ProjectSpec
 from milonga_hub.projects.rules import worth_a_run
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.quotas.models import ProjectUsage
 from milonga_hub.runs.models import Run, RunView
 from milonga_hub.web.views import PageSize, PageToken, view
 
@@ -35,8 +36,10 @@ class Applied(BaseModel):
     run: RunView | None = None
 
 
-def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> APIRouter:
-    """`start(project, reason, request_id)` starts a run and returns it."""
+def router(
+    projects: ProjectService, start: Callable[[str, str, str], Run], usage: Callable[[str], ProjectUsage]
+) -> APIRouter:
+    """`start(project, reason, request_id)` starts a run and returns it; `usage` returns what a project takes and may take."""
     api = APIRouter(tags=["projects"])
 
     @api.get("/projects")
@@ -47,6 +50,11 @@ def router(projects: ProjectService, start: Callable[[str, str, str], Run]) -> A
     @api.get("/projects/{project}")
     async def get_project(project: str) -> Project:
         return projects.get(project)
+
+    @api.get("/projects/{project}/usage")
+    def get_project_usage(project: str) -> ProjectUsage:
+        """Return what a project takes of the hub now, and what it may."""
+        return usage(project)
 
     @api.post("/projects/{project}:apply")
     async def apply_project(project: str, body: Application) -> Applied:

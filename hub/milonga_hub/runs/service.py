@@ -37,6 +37,8 @@ class RunService:
         # The executor's ears: called with the name of a run that may begin, or must end.
         self.on_queued: Callable[[], None] = lambda: None
         self.on_cancelled: Callable[[str], None] = lambda name: None
+        # Raises QuotaExceeded where a project may start no run.
+        self.may_start: Callable[[str], None] = lambda project: None
 
     def start(
         self, project: str, trigger: Trigger, reason: str, request_id: str = "", imported: ImportedModel | None = None
@@ -57,6 +59,7 @@ class RunService:
             known = self._requested(session, project, request_id)
             if known is not None:
                 return known
+            self.may_start(project)
             numbers = session.exec(select(Run.number).where(Run.project == project)).all()
             number = max(numbers, default=0) + 1
             run = Run(

@@ -107,10 +107,28 @@ class _Collector:
             (),
             {(): float(not self._hub.blob_watch.problem())},
         )
+        yield from self._quotas()
         waiting = {(name,): count() for name, count in counts.queues.items()}
         waiting["runs",] = sum(run.state is RunState.QUEUED for run in self._hub.runs.unfinished())
         waiting["alert_messages",] = self._hub.alerts.deliveries.waiting_count()
         yield _gauge("milonga_queue_length", "Things that wait.", ("queue",), waiting)
+
+    def _quotas(self) -> Iterator[Any]:
+        used: dict[tuple[str, str], float] = {}
+        limits: dict[tuple[str, str], float] = {}
+        for usage in self._hub.quotas.limited():
+            quota = usage.quota
+            for what, value, limit in (
+                ("storage_bytes", usage.storage_bytes, quota.storage_bytes),
+                ("devices", usage.device_count, quota.devices),
+                ("runs_at_a_time", usage.open_run_count, quota.runs_at_a_time),
+                ("runs_per_day", usage.day_run_count, quota.runs_per_day),
+            ):
+                if limit is not None:
+                    used[usage.project, what], limits[usage.project, what] = value, limit
+        labels = ("project", "what")
+        yield _gauge("milonga_project_used", "What a limited project takes of the hub.", labels, used)
+        yield _gauge("milonga_project_quota", "What a project may take of the hub.", labels, limits)
 
     def _fleet(self) -> Iterator[Any]:
         known = (one for one in self._hub.devices.outlines() if one.state is not DeviceState.REVOKED)

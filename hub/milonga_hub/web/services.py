@@ -14,6 +14,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.labelling.service import LabellingService
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.quotas.service import QuotaService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.service import RunService
 from milonga_hub.settings import Settings
@@ -35,6 +36,7 @@ class HubServices(Protocol):
     labelling: LabellingService
     accounts: AccountService
     blob_watch: BlobWatch
+    quotas: QuotaService
 
     @property
     def grpc_port(self) -> int:

@@ -1341,6 +1341,18 @@ class AsyncProjects:
         )
         return answer.project
 
+    async def get_project_usage(self, name: str, *, timeout: float | None = None) -> projects_pb2.ProjectUsage:
+        """What a project takes of the hub now, and what it may. Scope: projects:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = projects_pb2.GetProjectUsageRequest(name=name)
+        answer = await self._calls.unary(
+            "/milonga.v1.ProjectService/GetProjectUsage", request, projects_pb2.GetProjectUsageResponse, timeout
+        )
+        return answer.project_usage
+
     def list_projects(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[projects_pb2.Project]:
         """All projects, by name. Scope: projects:read.
 

@@ -1319,6 +1319,18 @@ class Projects:
         )
         return answer.project
 
+    def get_project_usage(self, name: str, *, timeout: float | None = None) -> projects_pb2.ProjectUsage:
+        """What a project takes of the hub now, and what it may. Scope: projects:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = projects_pb2.GetProjectUsageRequest(name=name)
+        answer = self._calls.unary(
+            "/milonga.v1.ProjectService/GetProjectUsage", request, projects_pb2.GetProjectUsageResponse, timeout
+        )
+        return answer.project_usage
+
     def list_projects(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[projects_pb2.Project]:
         """All projects, by name. Scope: projects:read.
 

@@ -886,6 +886,97 @@ class Project(_message.Message):
 Global___Project: _TypeAlias = Project  # noqa: Y015
 
 @_typing.final
+class ProjectQuota(_message.Message):
+    """What a project may take of the hub; what is left out is without limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORAGE_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    RUNS_AT_A_TIME_FIELD_NUMBER: _builtins.int
+    RUNS_PER_DAY_FIELD_NUMBER: _builtins.int
+    storage_bytes: _builtins.int
+    """Of pictures in its data set, pictures of its devices, and builds, together."""
+    devices: _builtins.int
+    runs_at_a_time: _builtins.int
+    """Those that have not ended: under way, queued, or waiting for approval."""
+    runs_per_day: _builtins.int
+    def __init__(
+        self,
+        *,
+        storage_bytes: _builtins.int | None = ...,
+        devices: _builtins.int | None = ...,
+        runs_at_a_time: _builtins.int | None = ...,
+        runs_per_day: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_devices", b"_devices", "_runs_at_a_time", b"_runs_at_a_time", "_runs_per_day", b"_runs_per_day", "_storage_bytes", b"_storage_bytes", "devices", b"devices", "runs_at_a_time", b"runs_at_a_time", "runs_per_day", b"runs_per_day", "storage_bytes", b"storage_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_devices", b"_devices", "_runs_at_a_time", b"_runs_at_a_time", "_runs_per_day", b"_runs_per_day", "_storage_bytes", b"_storage_bytes", "devices", b"devices", "runs_at_a_time", b"runs_at_a_time", "runs_per_day", b"runs_per_day", "storage_bytes", b"storage_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__devices: _TypeAlias = _typing.Literal["devices"]  # noqa: Y015
+    _WhichOneofArgType__devices: _TypeAlias = _typing.Literal["_devices", b"_devices"]  # noqa: Y015
+    _WhichOneofReturnType__runs_at_a_time: _TypeAlias = _typing.Literal["runs_at_a_time"]  # noqa: Y015
+    _WhichOneofArgType__runs_at_a_time: _TypeAlias = _typing.Literal["_runs_at_a_time", b"_runs_at_a_time"]  # noqa: Y015
+    _WhichOneofReturnType__runs_per_day: _TypeAlias = _typing.Literal["runs_per_day"]  # noqa: Y015
+    _WhichOneofArgType__runs_per_day: _TypeAlias = _typing.Literal["_runs_per_day", b"_runs_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__storage_bytes: _TypeAlias = _typing.Literal["storage_bytes"]  # noqa: Y015
+    _WhichOneofArgType__storage_bytes: _TypeAlias = _typing.Literal["_storage_bytes", b"_storage_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__devices) -> _WhichOneofReturnType__devices | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__runs_at_a_time) -> _WhichOneofReturnType__runs_at_a_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__runs_per_day) -> _WhichOneofReturnType__runs_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__storage_bytes) -> _WhichOneofReturnType__storage_bytes | None: ...
+
+Global___ProjectQuota: _TypeAlias = ProjectQuota  # noqa: Y015
+
+@_typing.final
+class ProjectUsage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    DATASET_BYTES_FIELD_NUMBER: _builtins.int
+    SAMPLE_BYTES_FIELD_NUMBER: _builtins.int
+    BUILD_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_COUNT_FIELD_NUMBER: _builtins.int
+    OPEN_RUN_COUNT_FIELD_NUMBER: _builtins.int
+    DAY_RUN_COUNT_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    dataset_bytes: _builtins.int
+    """All versions of its data set together; a data set of two projects counts for both."""
+    sample_bytes: _builtins.int
+    """Pictures of its devices that are not part of a data set."""
+    build_bytes: _builtins.int
+    device_count: _builtins.int
+    open_run_count: _builtins.int
+    day_run_count: _builtins.int
+    """Started in the last 24 hours."""
+    @_builtins.property
+    def quota(self) -> Global___ProjectQuota: ...
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        dataset_bytes: _builtins.int = ...,
+        sample_bytes: _builtins.int = ...,
+        build_bytes: _builtins.int = ...,
+        device_count: _builtins.int = ...,
+        open_run_count: _builtins.int = ...,
+        day_run_count: _builtins.int = ...,
+        quota: Global___ProjectQuota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_bytes", b"build_bytes", "dataset_bytes", b"dataset_bytes", "day_run_count", b"day_run_count", "device_count", b"device_count", "open_run_count", b"open_run_count", "project", b"project", "quota", b"quota", "sample_bytes", b"sample_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProjectUsage: _TypeAlias = ProjectUsage  # noqa: Y015
+
+@_typing.final
 class Stage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1279,6 +1370,45 @@ class ApplyProjectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyProjectResponse: _TypeAlias = ApplyProjectResponse  # noqa: Y015
+
+@_typing.final
+class GetProjectUsageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectUsageRequest: _TypeAlias = GetProjectUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetProjectUsageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_USAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def project_usage(self) -> Global___ProjectUsage: ...
+    def __init__(
+        self,
+        *,
+        project_usage: Global___ProjectUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["project_usage", b"project_usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project_usage", b"project_usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProjectUsageResponse: _TypeAlias = GetProjectUsageResponse  # noqa: Y015
 
 @_typing.final
 class GetProjectRequest(_message.Message):

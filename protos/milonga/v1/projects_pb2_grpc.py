@@ -45,6 +45,11 @@ class ProjectServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_projects__pb2.GetProjectRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_projects__pb2.GetProjectResponse.FromString,
                 _registered_method=True)
+        self.GetProjectUsage = channel.unary_unary(
+                '/milonga.v1.ProjectService/GetProjectUsage',
+                request_serializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageResponse.FromString,
+                _registered_method=True)
         self.ListProjects = channel.unary_unary(
                 '/milonga.v1.ProjectService/ListProjects',
                 request_serializer=milonga_dot_v1_dot_projects__pb2.ListProjectsRequest.SerializeToString,
@@ -70,6 +75,13 @@ class ProjectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProjectUsage(self, request, context):
+        """What a project takes of the hub now, and what it may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListProjects(self, request, context):
         """All projects, by name.
         """
@@ -89,6 +101,11 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.GetProject,
                     request_deserializer=milonga_dot_v1_dot_projects__pb2.GetProjectRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_projects__pb2.GetProjectResponse.SerializeToString,
+            ),
+            'GetProjectUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProjectUsage,
+                    request_deserializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageResponse.SerializeToString,
             ),
             'ListProjects': grpc.unary_unary_rpc_method_handler(
                     servicer.ListProjects,
@@ -151,6 +168,33 @@ class ProjectService(object):
             '/milonga.v1.ProjectService/GetProject',
             milonga_dot_v1_dot_projects__pb2.GetProjectRequest.SerializeToString,
             milonga_dot_v1_dot_projects__pb2.GetProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProjectUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.ProjectService/GetProjectUsage',
+            milonga_dot_v1_dot_projects__pb2.GetProjectUsageRequest.SerializeToString,
+            milonga_dot_v1_dot_projects__pb2.GetProjectUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class ProjectServiceStub:
     """Creates the project or changes its spec; equal specs change nothing."""
     GetProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.GetProjectRequest, _projects_pb2.GetProjectResponse]
     """A project with its spec as it is now."""
+    GetProjectUsage: _grpc.UnaryUnaryMultiCallable[_projects_pb2.GetProjectUsageRequest, _projects_pb2.GetProjectUsageResponse]
+    """What a project takes of the hub now, and what it may."""
     ListProjects: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]
     """All projects, by name."""
 
@@ -49,6 +51,8 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """Creates the project or changes its spec; equal specs change nothing."""
     GetProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.GetProjectRequest, _projects_pb2.GetProjectResponse]  # type: ignore[assignment]
     """A project with its spec as it is now."""
+    GetProjectUsage: _aio.UnaryUnaryMultiCallable[_projects_pb2.GetProjectUsageRequest, _projects_pb2.GetProjectUsageResponse]  # type: ignore[assignment]
+    """What a project takes of the hub now, and what it may."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]  # type: ignore[assignment]
     """All projects, by name."""
 
@@ -70,6 +74,14 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.GetProjectResponse, _abc.Awaitable[_projects_pb2.GetProjectResponse]]:
         """A project with its spec as it is now."""
+
+    @_abc_1.abstractmethod
+    def GetProjectUsage(
+        self,
+        request: _projects_pb2.GetProjectUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projects_pb2.GetProjectUsageResponse, _abc.Awaitable[_projects_pb2.GetProjectUsageResponse]]:
+        """What a project takes of the hub now, and what it may."""
 
     @_abc_1.abstractmethod
     def ListProjects(

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from milonga_hub.callers import Role, caller, tell_problem
+from milonga_hub.callers import Role, caller, seen_projects, tell_problem
 from milonga_hub.errors import MilongaError
 from milonga_hub.web.language import N_, NAMES, gettext
 from milonga_hub.web.pages.page import everything, render
@@ -46,6 +46,12 @@ def router(hub: HubServices) -> APIRouter:
         return render(
             request, "audit.html", entries=entries, following=following, wanted=caller, is_first=not page_token
         )
+
+    @pages.get("/settings/usage")
+    def usage(request: Request) -> HTMLResponse:
+        """Show what projects take; counted in a thread, since a large data set takes a while the first time."""
+        usages = hub.quotas.usages(seen_projects())
+        return render(request, "usage.html", me=caller(), usages=usages, is_limited=hub.settings.quotas is not None)
 
     return pages
 

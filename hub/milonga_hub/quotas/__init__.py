@@ -1,0 +1,1 @@
+"""How much each project may take of a hub, and how much it takes."""
