@@ -230,6 +230,7 @@ class Hub:
                 self.telemetry_keeper.run,
                 self.alerts.deliveries.run,
                 self.accounts.audit.run,
+                *([self.database.stay] if self.database.is_postgresql else []),
                 *([tracking.run] if tracking else []),
             ):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)
@@ -419,6 +420,7 @@ def main(settings: Settings) -> int:
         for handler in logging.getLogger().handlers:
             handler.setFormatter(tracing.TracedLines(_LOG_LINES))
     logging.getLogger("amqtt").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     _allow_connections()
     asyncio.run(_serve(settings))
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +20,10 @@ from sqlmodel import Session, SQLModel, create_engine
 from milonga_hub import postgres
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 
+_log = logging.getLogger(__name__)
+
+# How soon a hub knows that the server was away.
+_HELD_SECONDS = 10.0
 _URLS = "write postgresql://USER:PASSWORD@HOST/DATABASE, or leave it out for SQLite in the data folder"
 # SQLite's own INTEGER has 64 bits, and only that numbers its rows by itself.
 _WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -124,6 +130,27 @@ class Database:
         """
         if self.is_postgresql and self._held is None:
             self._held = postgres.hold(self.engine)
+
+    async def stay(self) -> None:
+        """Hold the database again where a server that was away let go of it, until cancelled.
+
+        Raises FailedPrecondition where another hub has it since.
+        """
+        while self._held is not None:
+            await asyncio.sleep(_HELD_SECONDS)
+            await asyncio.to_thread(self.hold_again)
+
+    def hold_again(self) -> None:
+        """Hold the database where that was lost. Raises FailedPrecondition where another hub has it."""
+        if self._held is None or postgres.is_held(self._held):
+            return
+        try:
+            lost, self._held = self._held, postgres.hold(self.engine)
+        except postgres.Unreachable as error:
+            _log.warning("%s; trying again", error)
+            return
+        lost.close()
+        _log.info("the database is this hub's again")
 
     def close(self) -> None:
         """Let go of what hold() holds."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from milonga_hub.errors import FailedPrecondition
 
@@ -37,6 +37,20 @@ def prepare(engine: Engine) -> None:
     event.listen(engine, "before_cursor_execute", _write_alone)
 
 
+class Unreachable(FailedPrecondition):
+    """The server does not answer, or does not let this hub in."""
+
+
+def is_held(connection: Connection) -> bool:
+    """Return whether the server still knows the connection that holds the database."""
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except DBAPIError:
+        connection.invalidate()
+        return False
+    return True
+
+
 def hold(engine: Engine) -> Connection:
     """Return the connection by which this process is the only hub of the database, until it is closed or the process ends."""
     connection = connected(engine).execution_options(isolation_level="AUTOCOMMIT")
@@ -54,12 +68,12 @@ def hold(engine: Engine) -> Connection:
 
 
 def connected(engine: Engine) -> Connection:
-    """Return a connection. Raises FailedPrecondition with the server's reason where there is none to be had."""
+    """Return a connection. Raises Unreachable with the server's reason where there is none to be had."""
     try:
         return engine.connect()
     except OperationalError as error:
         reason = " ".join(str(error.orig).split())
-        raise FailedPrecondition(
+        raise Unreachable(
             f"cannot use the database {_place(engine)}: {reason}; see to the server, or mend MILONGA_DATABASE_URL"
         ) from error
 
@@ -94,7 +108,7 @@ def revision(connection: Connection) -> str | None:
 
 def _place(engine: Engine) -> str:
     """Return which database it is, without the password."""
-    return engine.url.set(drivername="postgresql", password=None, username=None).render_as_string()
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 def begin_writing(connection: Connection) -> None:

@@ -106,8 +106,9 @@ def test_an_authority_that_cannot_be_read_is_found(folder: Path) -> None:
 def test_the_worst_of_all_is_what_the_command_ends_with(folder: Path) -> None:
     assert worst([]) is Result.OK
     assert worst([Check("a", Result.WARNING, ""), Check("b", Result.OK, "")]) is Result.WARNING
-    told = CliRunner().invoke(app, ["doctor", "--data-dir", str(folder), "--json"])
+    runner = CliRunner(env={"MILONGA_DATABASE_URL": database_setting(folder)})
+    told = runner.invoke(app, ["doctor", "--data-dir", str(folder), "--json"])
     assert told.exit_code == 0 and json.loads(told.output)["checks"]
     (folder / "authority" / "authority.pem").unlink()
-    failed = CliRunner().invoke(app, ["doctor", "--data-dir", str(folder)])
+    failed = runner.invoke(app, ["doctor", "--data-dir", str(folder)])
     assert failed.exit_code == 1 and "-> restore it" in failed.output

@@ -19,7 +19,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.settings import Settings
 from milonga_hub.telemetry.service import TelemetryService
-from sqlalchemy import text
+from sqlalchemy import create_engine, make_url, text
 from sqlmodel import col, select, update
 
 from tests.databases import postgresql_url
@@ -94,6 +94,35 @@ def test_a_second_hub_on_the_database_is_refused_until_the_first_has_ended(
         Hub(Settings(data_dir=tmp_path / "second", database_url=url))
     first.close()
     Hub(Settings(data_dir=tmp_path / "third", database_url=url)).close()
+
+
+def test_a_hub_holds_its_database_again_after_the_server_was_away(url: str, postgresql: str) -> None:
+    first, second = Database(url), Database(url)
+    first.hold()
+    _cut_off(postgresql, url)
+    first.hold_again()
+    with pytest.raises(FailedPrecondition, match="another hub"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("milonga_hub.postgres.LOCK_SECONDS", 1)
+        second.hold()
+    second.engine.dispose()
+    _cut_off(postgresql, url)
+    second.hold()
+    with pytest.raises(FailedPrecondition, match="another hub"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("milonga_hub.postgres.LOCK_SECONDS", 1)
+        first.hold_again()
+    first.close()
+    second.close()
+
+
+def _cut_off(server: str, url: str) -> None:
+    """End all connections to the database, as a server does that is started anew."""
+    engine = create_engine(server)
+    name = make_url(url).database
+    with engine.connect() as connection:
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+        )
+    engine.dispose()
 
 
 def test_telemetry_is_kept_once_and_read_as_it_came(database: Database) -> None:

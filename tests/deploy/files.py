@@ -12,8 +12,10 @@ import yaml
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+# Over KUBERNETES.
+KUBERNETES_POSTGRES = DEPLOY / "kubernetes-postgres"
 CONTAINERFILE = ROOT / "hub" / "Containerfile"
-COMPOSE, MOSQUITTO = DEPLOY / "compose.yaml", DEPLOY / "compose.mosquitto.yaml"
+COMPOSE, MOSQUITTO, POSTGRES = (DEPLOY / f"compose{over}.yaml" for over in ("", ".mosquitto", ".postgres"))
 UNIT = DEPLOY / "milonga-hub.service"
 
 
@@ -30,11 +32,13 @@ def compose(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def manifests() -> dict[str, dict[str, Any]]:
-    """Return what kustomization.yaml applies, as "Kind/name"."""
-    listed = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
-    assert {*listed, "kustomization.yaml"} == {path.name for path in KUBERNETES.iterdir()}
-    found = [each for name in listed for each in yaml.safe_load_all((KUBERNETES / name).read_text(encoding="utf-8"))]
+def manifests(folder: Path = KUBERNETES) -> dict[str, dict[str, Any]]:
+    """Return what kustomization.yaml applies, as "Kind/name", without regard to what it lies over."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    patches = [each["path"] for each in kustomization.get("patches", [])]
+    listed = [name for name in kustomization["resources"] if not name.startswith("..")]
+    assert {*listed, *patches, "kustomization.yaml"} == {path.name for path in folder.iterdir()}
+    found = [each for name in listed for each in yaml.safe_load_all((folder / name).read_text(encoding="utf-8"))]
     named = {f"{each['kind']}/{each['metadata']['name']}": each for each in found}
     assert len(named) == len(found)
     return named

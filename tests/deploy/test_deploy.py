@@ -17,6 +17,7 @@ import pytest
 import yaml
 from milonga_hub.settings import Settings
 from milonga_hub.transports.http import create_app, serve
+from sqlalchemy import make_url
 
 from tests.deploy import files
 from tests.web.filled import Services
@@ -50,6 +51,17 @@ def _container() -> dict[str, Any]:
     return found
 
 
+def _compose_postgres() -> dict[str, Any]:
+    service: dict[str, Any] = files.compose(files.POSTGRES)["services"]["postgres"]
+    return service
+
+
+def _postgres_pod() -> dict[str, Any]:
+    manifests = files.manifests(files.KUBERNETES_POSTGRES)
+    spec: dict[str, Any] = manifests["StatefulSet/milonga-database"]["spec"]["template"]["spec"]
+    return spec
+
+
 def _unit(key: str) -> list[str]:
     return re.findall(rf"^{key}=(.*)$", files.UNIT.read_text(encoding="utf-8"), re.MULTILINE)
 
@@ -65,6 +77,7 @@ ENVIRONMENTS = {
     "Containerfile": files.image_environment(),
     "compose": _hub()["environment"],
     "compose.mosquitto": files.compose(files.MOSQUITTO)["services"]["hub"]["environment"],
+    "compose.postgres": files.compose(files.POSTGRES)["services"]["hub"]["environment"],
     "kubernetes": files.manifests()["ConfigMap/milonga-hub"]["data"],
     "systemd": dict(line.split("=", 1) for line in _unit("Environment")),
 }
@@ -87,7 +100,7 @@ def test_every_variable_is_a_setting_of_the_hub_and_its_value_is_taken(
 
 def test_what_compose_asks_for_is_explained() -> None:
     written = (files.ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-    for path in (files.COMPOSE, files.MOSQUITTO):
+    for path in (files.COMPOSE, files.MOSQUITTO, files.POSTGRES):
         asked = set(re.findall(r"\$\{(\w+)", path.read_text(encoding="utf-8")))
         assert asked and {name for name in asked if name not in written} == set()
     arguments = {rest.partition("=")[0] for word, rest in files.instructions() if word == "ARG"}
@@ -148,9 +161,46 @@ def test_nobody_is_root_and_no_right_is_left() -> None:
     assert (pod["runAsUser"], pod["runAsGroup"], pod["fsGroup"]) == (user, group, group)
     assert _container()["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert not _pod()["automountServiceAccountToken"]
-    services = [_hub(), files.compose(files.MOSQUITTO)["services"]["mosquitto"]]
+    services = [_hub(), files.compose(files.MOSQUITTO)["services"]["mosquitto"], _compose_postgres()]
     assert all(each["cap_drop"] == ["ALL"] and each["security_opt"] == ["no-new-privileges:true"] for each in services)
     assert _unit("User") == ["milonga"] and _unit("CapabilityBoundingSet") == [""]
+
+
+def test_postgresql_is_one_for_the_hub_alone_and_nobody_s_root() -> None:
+    compose, pod = _compose_postgres(), _postgres_pod()
+    (container,) = pod["containers"]
+    assert compose["image"] == container["image"]
+    assert compose["user"] == "{runAsUser}:{runAsGroup}".format(**pod["securityContext"]) != "0:0"
+    assert pod["securityContext"]["runAsNonRoot"] and container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert compose["read_only"] and container["securityContext"]["readOnlyRootFilesystem"]
+    assert "ports" not in compose, "nobody outside reaches it"
+    manifests = files.manifests(files.KUBERNETES_POSTGRES)
+    ((rule,),) = [manifests["NetworkPolicy/milonga-database"]["spec"]["ingress"]]
+    assert rule["from"] == [{"podSelector": files.manifests()["StatefulSet/milonga-hub"]["spec"]["selector"]}]
+    (volume,) = compose["volumes"]
+    places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert volume.split(":")[1] == places.pop("data")
+    assert set(places) == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_hub_finds_postgresql_where_it_is() -> None:
+    url = make_url(ENVIRONMENTS["compose.postgres"]["MILONGA_DATABASE_URL"].replace("${", "").replace("}", ""))
+    environment = _compose_postgres()["environment"]
+    assert url.host == "postgres" and url.database == environment["POSTGRES_DB"] == environment["POSTGRES_USER"]
+    patch = yaml.safe_load((files.KUBERNETES_POSTGRES / "hub.yaml").read_text(encoding="utf-8"))
+    hub = files.manifests()["StatefulSet/milonga-hub"]
+    assert patch["metadata"] == {name: hub["metadata"][name] for name in ("name", "namespace")}
+    (patched,) = patch["spec"]["template"]["spec"]["containers"]
+    (variable,) = patched["env"]
+    assert patched["name"] == _container()["name"] and variable["name"] == "MILONGA_DATABASE_URL"
+    asked = {variable["valueFrom"]["secretKeyRef"]["key"]}
+    (server,) = _postgres_pod()["containers"]
+    asked |= {each["valueFrom"]["secretKeyRef"]["key"] for each in server["env"] if "valueFrom" in each}
+    written = (files.ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    made = re.search(r"create secret generic milonga-database((?:\\\n|.)*)", written)
+    assert made and set(re.findall(r"--from-literal=(\w+)=", made.group(1))) == asked
+    service = "Service/milonga-database"
+    assert f"@{service.partition('/')[2]}/" in made.group(1) and service in files.manifests(files.KUBERNETES_POSTGRES)
 
 
 def test_there_is_one_hub_and_services_do_not_speak_into_its_settings() -> None:
@@ -165,7 +215,7 @@ def test_images_have_a_version_and_the_hub_s_is_its_own() -> None:
     (replaced,) = yaml.safe_load((files.KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))["images"]
     assert f"{replaced['name']}:{replaced['newTag']}" == ours
     foreign = [rest.split(" ")[0] for word, rest in files.instructions() if word == "FROM"]
-    foreign.append(files.compose(files.MOSQUITTO)["services"]["mosquitto"]["image"])
+    foreign += [files.compose(files.MOSQUITTO)["services"]["mosquitto"]["image"], _compose_postgres()["image"]]
     assert [image for image in foreign if not re.search(r":\d+\.\d+", image)] == []
 
 
@@ -234,7 +284,10 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert unit.name not in done.stderr
 
 
-@pytest.mark.parametrize("name", files.manifests())
+ALL_MANIFESTS = {**files.manifests(), **files.manifests(files.KUBERNETES_POSTGRES)}
+
+
+@pytest.mark.parametrize("name", ALL_MANIFESTS)
 def test_kubernetes_takes_each_manifest(name: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="needs: pip install --group deploy")
-    validate.validate(files.manifests()[name], "1.37", strict=True)
+    validate.validate(ALL_MANIFESTS[name], "1.37", strict=True)

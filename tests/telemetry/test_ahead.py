@@ -15,7 +15,7 @@ from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.ahead import Ahead
 from milonga_hub.telemetry.service import TelemetryService
 
-from tests.databases import database_url
+from tests.databases import database_url, only_on_sqlite
 from tests.telemetry.windows import START, window
 
 _COUNT = 100
@@ -45,6 +45,7 @@ def looked_for() -> Iterator[list[list[int]]]:
     sa.event.remove(sa.Engine, "before_cursor_execute", note)
 
 
+@only_on_sqlite
 def test_the_newest_windows_of_a_device_are_looked_for_by_several_threads(
     service: TelemetryService, looked_for: list[list[int]]
 ) -> None:
@@ -56,23 +57,27 @@ def test_the_newest_windows_of_a_device_are_looked_for_by_several_threads(
     assert ([one.sequence for one in rest], end) == ([*range(19, -1, -1)], "")
 
 
+@only_on_sqlite
 def test_a_day_of_a_device_is_looked_for_too(service: TelemetryService, looked_for: list[list[int]]) -> None:
     sums = service.series("pi-2", START, START + timedelta(days=1), 900)
     assert sum(one.request_count for one in sums) == _COUNT
     assert sum(len(part) for part in looked_for) == _COUNT
 
 
+@only_on_sqlite
 def test_so_are_the_sums_of_a_project(service: TelemetryService, looked_for: list[list[int]]) -> None:
     ((sums,),) = (service.totals.series("digits", START, START + timedelta(days=1), 60).values(),)
     assert sum(one.request_count for one in sums) == 2 * _COUNT
     assert sum(len(part) for part in looked_for) == len(sums)
 
 
+@only_on_sqlite
 def test_a_handful_is_not_worth_it(service: TelemetryService, looked_for: list[list[int]]) -> None:
     assert len(service.query(device="pi-1", page_size=20)[0]) == 20
     assert looked_for == []
 
 
+@only_on_sqlite
 def test_a_database_in_memory_has_nothing_to_be_read_ahead(looked_for: list[list[int]]) -> None:
     Ahead(Database("sqlite://")).fetch_ids("telemetry_window", [*range(100)])
     assert looked_for == []

@@ -15,10 +15,14 @@ from milonga_hub import postgres
 from milonga_hub.db import Database
 from milonga_hub.errors import AlreadyExists, FailedPrecondition, InvalidInput
 from milonga_hub.migrations import running
-from milonga_hub.telemetry.models import TelemetryWindowRow
+from milonga_hub.telemetry.models import TelemetryTotal, TelemetryWindowRow
 
 _ROWS = 2000
 _VERSION = "alembic_version"
+# Histograms and the like were text once.
+_OF_TELEMETRY = {
+    each.__tablename__: each.metadata.tables[each.__tablename__] for each in (TelemetryWindowRow, TelemetryTotal)
+}
 
 
 def export(database: Database, path: Path) -> None:
@@ -77,15 +81,15 @@ def _copy(source: Connection, target: Connection) -> None:
 
 def _repacked(table: str, column: sa.Column[Any]) -> Callable[[Any], Any] | None:
     """Return what makes bytes of what an earlier version wrote as text, where the column takes bytes alone."""
-    if not isinstance(column.type, sa.LargeBinary):
+    if table not in _OF_TELEMETRY or not isinstance(column.type, sa.LargeBinary):
         return None
-    type_ = TelemetryWindowRow.metadata.tables[table].c[column.name].type
+    type_ = _OF_TELEMETRY[table].c[column.name].type
+    assert isinstance(type_, sa.types.TypeDecorator)
     dialect = sqlite.dialect()
 
     def repack(value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        assert isinstance(type_, sa.types.TypeDecorator)
         return type_.process_bind_param(type_.process_result_value(value, dialect), dialect)
 
     return repack

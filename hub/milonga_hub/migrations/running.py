@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from milonga_hub import postgres
 from milonga_hub.errors import FailedPrecondition, InvalidInput
+
+_log = logging.getLogger(__name__)
 
 # How models and tables are compared, and revisions written: SQLite changes a column by making its table anew.
 COMPARED: dict[str, Any] = {"compare_type": True, "render_as_batch": True}
@@ -76,6 +79,7 @@ def migrate(engine: Engine, target: str) -> None:
             command.upgrade(config, target)
         else:
             command.downgrade(config, target)
+        _log.info("brought the tables from revision %s to %s", current or "none", _current(connection, known) or "none")
 
 
 def sql(engine: Engine, target: str) -> str:

@@ -1,4 +1,7 @@
-"""What there was when revisions began; tables from before that are taken up with all that is in them."""
+"""What there was when revisions began.
+
+Tables from before that are taken up with all that is in them.
+"""
 
 from __future__ import annotations
 
