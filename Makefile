@@ -12,7 +12,7 @@ RDFM_COMMIT := 44557eba8e273fdaf981d5b699326209186fc6e5
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 test-objects test-postgres check bench bench-peers soak fuzz protos revision translations docs clean
+.PHONY: help install demo test test-browser test-aarch64 test-kfp test-objects test-postgres check bench bench-peers soak fuzz protos revision translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 	@if command -v npx >/dev/null; then cd protos && npx --yes @bufbuild/buf lint; else echo "buf lint left out: it needs npx"; fi
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not browser" tests
 
+test-kfp: $(STAMP) ## Do a hub's run again as a pipeline of Kubeflow, by its SDK on this machine, and compare (installs the SDK into .kfp)
+	test -d .kfp/kfp || $(BIN)/python -m pip install --quiet --target .kfp "kfp>=2.17,<3"
+	PYTHONPATH=.kfp $(BIN)/python -m pytest tests/exchange/test_kubeflow_pipeline.py $(TEST_ARGS)
+
 bench: $(STAMP) ## Run the benchmarks, or one: make bench NAME=agent
 	$(BIN)/python -m benchmarks $(NAME)
 
@@ -83,4 +87,4 @@ translations: $(STAMP) ## Bring the catalogues of the dashboard's languages up t
 	$(BIN)/python -m tests.web.translations
 
 clean: ## Remove .venv and what tests and benchmarks wrote
-	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .bench .docs site
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .bench .docs .kfp site

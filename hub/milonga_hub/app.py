@@ -54,6 +54,7 @@ from milonga_hub.quotas.service import QuotaService
 from milonga_hub.rollouts.rpc import RolloutRpc
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.executor import Executor
+from milonga_hub.runs.exports import RunExports
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.pipeline import carry_out
 from milonga_hub.runs.rpc import RunRpc
@@ -129,6 +130,9 @@ class Hub:
             settings.quotas, self.projects, self.datasets, self.samples, self.builds, self.devices, self.runs
         )
         self.quotas.stand_at_doors()
+        self.run_exports = RunExports(
+            self.runs, self.datasets, self.models, self.builds, self.blobs, self.folder / "runs"
+        )
         self.search = SearchService(self.database, self.devices)
         self.telemetry = TelemetryService(
             self.database,
@@ -302,7 +306,7 @@ class Hub:
             EnrolmentRpc(self.devices, lambda: DeviceAddress(device_port, *mqtt)),
             DatasetRpc(self.datasets, self.folder / "uploads", settings.max_upload_bytes),
             ProjectRpc(self.projects, self._start_applied, self.quotas.usage),
-            RunRpc(self.runs, self.events),
+            RunRpc(self.runs, self.events, self.run_exports),
             ModelRpc(
                 self.models,
                 self.builds,

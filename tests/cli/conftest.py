@@ -25,6 +25,7 @@ from milonga_hub.models.rpc import ModelRpc
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.rollouts.rpc import RolloutRpc
+from milonga_hub.runs.exports import RunExports
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rpc import RunRpc
 from milonga_hub.telemetry.rpc import TelemetryRpc
@@ -45,7 +46,11 @@ def _servicers(hub: Services) -> list[Any]:
         DeviceRpc(hub.devices, hub.events),
         DatasetRpc(hub.datasets, hub.folder / "uploads"),
         ProjectRpc(hub.projects, start, hub.quotas.usage),
-        RunRpc(hub.runs, hub.events),
+        RunRpc(
+            hub.runs,
+            hub.events,
+            RunExports(hub.runs, hub.datasets, hub.models, hub.builds, hub.blobs, hub.folder / "runs"),
+        ),
         ModelRpc(
             hub.models,
             hub.builds,

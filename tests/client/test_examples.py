@@ -14,11 +14,13 @@ from milonga.client.calls import Calls
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
 from milonga_hub.runs.models import Trigger
+from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.profiled import Profiled
 
 from tests.certificates import Key
 from tests.cli.conftest import served
 from tests.compiler.foreign import classifier
-from tests.web.filled import PROJECT, filled, pictures
+from tests.web.filled import PROJECT, Services, filled, pictures
 from tools.codegen.__main__ import PAGES
 from tools.codegen.describe import Service, described
 from tools.codegen.pages import EXAMPLES, cells, pages
@@ -49,8 +51,17 @@ def used_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     services.projects.apply(PROJECT, waits)
     for trigger in (Trigger.NEW_LABELS, Trigger.SCHEDULE):
         services.runs.start(PROJECT, trigger, "by itself")
+    _plan_run(services)
     with served(services) as address:
         yield address
+
+
+def _plan_run(services: Services) -> None:
+    """Leave in the folder of the first run what it decided and measured, as a hub does."""
+    folder, spec = services.folder / "runs" / PROJECT / "1", services.projects.get(PROJECT).spec
+    version = services.datasets.latest(PROJECT)
+    RunPlan(spec=spec, dataset_version=version.name, classes=version.classes, types=[]).write(folder)
+    (folder / "profiled.json").write_text(Profiled(history=[], costs="").model_dump_json())
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from milonga_hub.datasets.models import DatasetVersion, Layout
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Box, Labelled, Sample
 from milonga_hub.datasets.rules_exports import edges, stem_of
 from milonga_hub.datasets.service import DatasetService
-from milonga_hub.datasets.zipping import zipped
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
+from milonga_hub.zipping import zipped
 from PIL import Image
 
 from tests.databases import database_url

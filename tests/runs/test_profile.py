@@ -14,7 +14,8 @@ from milonga_hub.learning.checkpoint import Checkpoint, Recipe
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.projects.models import BuildSpec, ProjectSpec, SearchSpec, TrainingSpec
-from milonga_hub.runs.profile import Profiled, check_measured, profile
+from milonga_hub.runs.profile import check_measured, profile
+from milonga_hub.runs.profiled import Profiled
 
 from tests.runs.boards import Board, Hub, weights
 

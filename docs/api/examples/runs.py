@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from milonga.client import Client
 from milonga.v1 import projects_pb2
 
@@ -35,3 +37,7 @@ print(run.outcome or run.error)
 for candidate in hub.runs.list_candidates("projects/digits/runs/1"):
     if candidate.chosen:
         print(candidate.device_type, candidate.description, candidate.accuracy, candidate.measured_ms)
+
+# %% DownloadRun
+with Path("run.zip").open("wb") as file:
+    file.writelines(hub.runs.download_run("projects/digits/runs/1"))

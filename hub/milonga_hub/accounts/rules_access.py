@@ -67,7 +67,7 @@ GRPC: Mapping[str, Access] = {
     **_methods(
         "milonga.v1.RunService",
         {
-            _SEES: "GetRun ListRuns WatchRun ListCandidates",
+            _SEES: "GetRun ListRuns WatchRun ListCandidates DownloadRun",
             _CHANGES: "StartRun CancelRun ResumeRun ApproveRun RefuseRun",
         },
     ),

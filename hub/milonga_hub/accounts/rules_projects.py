@@ -68,7 +68,7 @@ GRPC: Mapping[str, Whose] = {
         {
             _LISTED: "ListRuns",
             _PROJECT: "StartRun",
-            _NAME: "GetRun WatchRun CancelRun ResumeRun ApproveRun RefuseRun",
+            _NAME: "GetRun WatchRun DownloadRun CancelRun ResumeRun ApproveRun RefuseRun",
             Whose(Kind.NAME, "run"): "ListCandidates",
         },
     ),

@@ -20,16 +20,20 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 def pack(builds: BuildService, name: str, path: Path) -> None:
     """Write the zip file of a build. Raises FailedPrecondition where it has no bundle."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        folder = _unpacked(builds, name, Path(scratch))
-        try:
-            (folder / EXAMPLE).write_text(example(folder), encoding="utf-8")
-        except CompilerError:
-            (folder / EXAMPLE).unlink(missing_ok=True)  # Not every engine has one.
-        with zipfile.ZipFile(path, "w") as archive:
-            for file in sorted(each for each in folder.rglob("*") if each.is_file()):
-                info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _TIME)
-                # Weights do not become smaller.
-                archive.writestr(info, file.read_bytes(), zipfile.ZIP_STORED)
+        pack_bundle(_unpacked(builds, name, Path(scratch)), path)
+
+
+def pack_bundle(folder: Path, path: Path) -> None:
+    """Write the zip file of a bundle, after putting the program that runs it beside its files."""
+    try:
+        (folder / EXAMPLE).write_text(example(folder), encoding="utf-8")
+    except CompilerError:
+        (folder / EXAMPLE).unlink(missing_ok=True)  # Not every engine has one.
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(each for each in folder.rglob("*") if each.is_file()):
+            info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _TIME)
+            # Weights do not become smaller.
+            archive.writestr(info, file.read_bytes(), zipfile.ZIP_STORED)
 
 
 def example_of(builds: BuildService, name: str) -> str:

@@ -16,7 +16,7 @@ from milonga_hub.blobs import Blobs
 from milonga_hub.datasets.models import DatasetVersion, Layout
 from milonga_hub.datasets.rules import Sample
 from milonga_hub.datasets.rules_exports import check, edges, folder_of, stem_of
-from milonga_hub.datasets.zipping import zipped
+from milonga_hub.zipping import zipped
 
 # The EXIF tag by which cameras say how they were held; from 5 on the picture lies on its side.
 _ORIENTATION, _FIRST_ON_ITS_SIDE = 0x0112, 5

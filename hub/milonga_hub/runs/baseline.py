@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from milonga_hub.errors import FailedPrecondition
+from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, keep
 from milonga_hub.runs.measure import measure_subnets, median_times, of_targets, target_of, why_failed
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
-from milonga_hub.runs.train import assess, curve, training_spec
+from milonga_hub.runs.train import assess, curve
 from milonga_hub.runs.work import Work
 from milonga_hub.search import rules as search_rules
 
@@ -97,7 +98,7 @@ async def train_levels(
     for index, (level, row) in enumerate(sorted(wanted.items())):
         start, share = index / len(wanted), 1 / len(wanted)
         tell = curve(work, report.of_job(start, start + 0.9 * share), index * plan.spec.training.epochs)
-        spec = {**training_spec(work, plan), "alone": row["settings"]}
+        spec = {**orders.training(plan, work.place(plan)), "alone": row["settings"]}
         trained = await work.job("train", f"train/level{level}", spec, tell)
         assessed[level] = await assess(work, plan, f"assess/level{level}", trained["checkpoint"], plan.searched)
     found = _with_accuracies(work, plan, levels, chosen, assessed)

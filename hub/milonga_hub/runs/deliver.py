@@ -14,6 +14,7 @@ from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
 from milonga_hub.projects.models import Limits
 from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
+from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised
 from milonga_hub.runs.measure import measure_items
 from milonga_hub.runs.models import Comparison, RunState
@@ -52,7 +53,8 @@ async def build(
     builds: dict[str, list[Build]] = {}
     for index, (name, choice) in enumerate(choices.items()):
         share = 0.7 / len(choices)
-        spec = _build_spec(work, plan, choice, version)
+        made = orders.Made(work.run.project, version.name, _tuned(work, choice.type.architecture))
+        spec = orders.building(plan, work.place(plan), choice.type, choice.candidate, choice.measured_ms, made)
         result = await work.job("build", f"build/{name}", spec, report.of_job(share * index, share * (index + 1)))
         predicted, limits = choice.candidate.get("predicted_ms"), choice.type.limits
         services.builds.orders.keep(version.name, name, spec, limits.latency_ms, limits.model_bytes, predicted)
@@ -64,33 +66,9 @@ async def build(
     return version, Specialised(able, {**found.impossible, **left_out})
 
 
-def _build_spec(work: Work, plan: RunPlan, choice: Choice, version: ModelVersion) -> dict[str, Any]:
-    return {
-        "onnx": choice.candidate["onnx"],
-        "expected": choice.candidate["expected"],
-        "subnet_accuracy": choice.candidate["subnet_accuracy"],
-        "data": work.data(plan),
-        "targets": choice.type.targets,
-        "architecture": choice.type.architecture,
-        "max_accuracy_loss_points": plan.spec.build.max_accuracy_loss_points,
-        "calibration_count": plan.spec.build.calibration_count,
-        "manifest": {
-            "project": work.run.project,
-            "model_version": version.name,
-            "subnet": choice.candidate["subnet"],
-            "classes": plan.classes,
-            "task": plan.spec.task.value.lower(),
-            "size_px": choice.candidate["resolution_px"],
-            "expected_ms": choice.measured_ms,
-        },
-        **({"input": choice.candidate["input"]} if "input" in choice.candidate else {}),
-        "told": choice.candidate.get("told") or plan.spec.detection.model_dump(),
-        "seed": plan.spec.training.seed,
-        "threads": work.threads(plan, "build"),
-        "tuning_minutes": plan.spec.build.tuning_minutes,
-        # Subnets of one supernet share kernels, and so do those of all versions of a project.
-        "tuning_database": str(work.services.folder / work.run.project / "tuned" / (choice.type.architecture or "hub")),
-    }
+def _tuned(work: Work, architecture: str) -> str:
+    """Return where tuned kernels are kept: subnets of one supernet share them, and so do those of all versions of a project."""
+    return str(work.services.folder / work.run.project / "tuned" / (architecture or "hub"))
 
 
 async def _choose_builds(
@@ -143,12 +121,9 @@ async def compare(work: Work, plan: RunPlan, version: ModelVersion, report: Repo
     for index, name in enumerate(sorted(set(challengers) & set(champions))):
         folder = work.folder / "compare" / name
         builds = work.services.builds
-        spec = {
-            "champion": str(builds.unpack(champions[name].bundle, folder / "champion").absolute()),
-            "challenger": str(builds.unpack(challengers[name].bundle, folder / "challenger").absolute()),
-            "data": work.data(plan),
-            "max_class_loss_points": plan.spec.build.max_class_loss_points,
-        }
+        champion = str(builds.unpack(champions[name].bundle, folder / "champion").absolute())
+        challenger = str(builds.unpack(challengers[name].bundle, folder / "challenger").absolute())
+        spec = orders.comparing(plan, work.place(plan), champion, challenger)
         result = await work.job("compare", f"compare/{name}/job", spec, report.of_job())
         if result["better"]:
             better.append(name)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, change
 from milonga_hub.runs.measure import target_of
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
-from milonga_hub.runs.train import assess, curve, training_spec
+from milonga_hub.runs.train import assess, curve
 from milonga_hub.runs.work import Work
 
 Row = dict[str, Any]
@@ -54,15 +55,8 @@ async def _tuned(
     work: Work, plan: RunPlan, trained: Mapping[str, Any], candidate: Row, targets: list[str], tell: Any
 ) -> dict[str, Row]:
     """Return what builds are made from and held against, by target, after the training."""
-    training, folder = plan.spec.training, f"finetune/{candidate['subnet'].removeprefix('sha256:')[:16]}"
-    spec = {
-        **training_spec(work, plan),
-        "alone": {**trained["space"], "fixed": candidate["encoding"]},
-        "base_checkpoint": trained["checkpoint"],
-        "epochs": training.finetune_epochs,
-        "tuning_trials": 0,
-        "replays": bool(plan.base_supernet),
-    }
+    folder = f"finetune/{candidate['subnet'].removeprefix('sha256:')[:16]}"
+    spec = orders.fine_tuning(plan, work.place(plan), trained, candidate)
     result = await work.job("train", f"{folder}/train", spec, tell)
     return await assess(work, plan, f"{folder}/assess", result["checkpoint"], targets)
 

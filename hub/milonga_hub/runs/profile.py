@@ -7,74 +7,26 @@ from itertools import count
 from typing import Any
 
 from milonga_compiler.files import write_atomically
-from pydantic import BaseModel
 
 from milonga_hub.devices.models import Measurement
 from milonga_hub.errors import FailedPrecondition
+from milonga_hub.runs import orders
 from milonga_hub.runs.measure import measure_subnets, of_targets, why_failed
 from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.profiled import Profiled, Quality, Row
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 
 # A line through fewer points says nothing of its error.
 MIN_MEASUREMENTS = 4
+# What is known at its end, in the run's folder.
+PROFILED = "profiled.json"
 # Shares of the stage: exporting, the first measurements, and all further ones.
 _EXPORTED, _MEASURED, _JUDGED = 0.2, 0.7, 0.95
 
-Row = dict[str, Any]
-
-
-class Quality(BaseModel):
-    """How good the latency model of one device type is, in its worst precision."""
-
-    held_out_relative_error: float
-    trusted: bool
-    advice: str
-    # Measurements that were asked for beyond the first.
-    further: int
-
-    @classmethod
-    def of(cls, precisions: Mapping[str, dict[str, Any]], further: int) -> Quality:
-        worst = max(precisions.values(), key=lambda one: (not one["trusted"], one["held_out_relative_error"]))
-        return cls(**{**worst, "further": further})
-
-
-class Profiled(BaseModel):
-    """What is known of latencies when the search begins; kept, so that a run that is resumed searches from the same."""
-
-    # By device type: {"subnet", "encoding", "precision", "median_ms"}, the last None where the device failed.
-    measured: dict[str, list[Row]] = {}
-    # What device types outside the run measured before: {"device_type", "measurements"}.
-    history: list[dict[str, Any]]
-    # File of what was counted of the space.
-    costs: str
-    quality: dict[str, Quality] = {}
-
-    def good(self, device_type: str) -> list[Row]:
-        return [row for row in self.measured[device_type] if row["median_ms"] is not None]
-
-    def elsewhere(self, device_type: str) -> list[dict[str, Any]]:
-        """Return what all other types measured: those of one run teach each other, too."""
-        known = {one["device_type"]: one["measurements"] for one in self.history}
-        known |= {name: self.good(name) for name in self.measured}
-        return [{"device_type": name, "measurements": rows} for name, rows in known.items() if name != device_type]
-
-    def add(self, measured: Mapping[str, Sequence[Measurement]], subnets: Sequence[Row]) -> None:
-        encodings = {one["subnet"]: one["encoding"] for one in subnets}
-        for name, some in measured.items():
-            self.measured.setdefault(name, []).extend(
-                {
-                    "subnet": one.subnet,
-                    "encoding": encodings[one.subnet],
-                    "precision": one.precision,
-                    "median_ms": one.median_ms,
-                }
-                for one in some
-            )
-
 
 async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> Profiled:
-    path = work.folder / "profiled.json"
+    path = work.folder / PROFILED
     if path.exists():
         profiled = Profiled.model_validate_json(path.read_text(encoding="utf-8"))
     else:
@@ -87,14 +39,7 @@ async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Re
 
 async def _first(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> Profiled:
     history = work.kept("history.json", lambda: _history(work, plan))
-    spec = {
-        "checkpoint": trained["checkpoint"],
-        "count": plan.spec.search.measured_subnets,
-        "targets": plan.searched,
-        "elsewhere": history,
-        "seed": plan.spec.search.seed,
-        "threads": work.threads(plan, "profile"),
-    }
+    spec = orders.profiling(plan, work.place(plan), trained["checkpoint"], history)
     result = await work.job("profile", "profile", spec, report.of_job(0.0, _EXPORTED))
     wanted = {item.name: of_targets(result["subnets"], item.searched) for item in plan.types}
     measured = await _measured(work, plan, wanted, report, _EXPORTED, _MEASURED)
@@ -130,7 +75,8 @@ async def _until_trusted(
     first = {name: len(rows) for name, rows in profiled.measured.items()}
     for number in count():
         further = {name: len(rows) - first[name] for name, rows in profiled.measured.items()}
-        spec = _judge_spec(work, plan, trained, profiled, further)
+        left = {name: plan.spec.search.further_measurements - count for name, count in further.items()}
+        spec = orders.judging(plan, work.place(plan), trained["checkpoint"], profiled, left)
         # A folder for each round, so that a run that is resumed finds all of them again.
         judged = await work.job("judge", f"profile/judged/{number}", spec, report.of_job(_MEASURED, _MEASURED))
         profiled.quality = {
@@ -141,28 +87,6 @@ async def _until_trusted(
             return
         measured = await _measured(work, plan, wanted, report, _MEASURED, _JUDGED)
         profiled.add(measured, [one for some in wanted.values() for one in some])
-
-
-def _judge_spec(
-    work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled, further: Mapping[str, int]
-) -> dict[str, Any]:
-    search = plan.spec.search
-    return {
-        "checkpoint": trained["checkpoint"],
-        "costs": profiled.costs,
-        "types": [
-            {
-                "name": item.name,
-                "engine": item.engine,
-                "measurements": profiled.measured[item.name],
-                "elsewhere": profiled.elsewhere(item.name),
-                "left": search.further_measurements - further[item.name],
-            }
-            for item in plan.types
-        ],
-        "seed": search.seed,
-        "threads": work.threads(plan, "judge"),
-    }
 
 
 def _history(work: Work, plan: RunPlan) -> list[dict[str, Any]]:

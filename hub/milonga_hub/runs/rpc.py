@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,9 +12,12 @@ from milonga.v1 import projects_pb2_grpc
 from milonga_hub.bridge import to_proto
 from milonga_hub.callers import seen_projects
 from milonga_hub.events import EventBus
+from milonga_hub.runs.exports import RunExports
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rules import ENDED
 from milonga_hub.runs.service import RunService
+
+_CHUNK_BYTES = 1 << 20
 
 
 def _message(run: Run) -> pb.Run:
@@ -21,9 +25,10 @@ def _message(run: Run) -> pb.Run:
 
 
 class RunRpc(projects_pb2_grpc.RunServiceServicer):
-    def __init__(self, runs: RunService, events: EventBus) -> None:
+    def __init__(self, runs: RunService, events: EventBus, exports: RunExports) -> None:
         self._runs = runs
         self._events = events
+        self._exports = exports
 
     async def StartRun(self, request: pb.StartRunRequest, context: Any) -> pb.StartRunResponse:
         run = self._runs.start(request.project, Trigger.MANUAL, request.reason, request_id=request.request_id)
@@ -66,3 +71,9 @@ class RunRpc(projects_pb2_grpc.RunServiceServicer):
         )
         messages = [to_proto(candidate, pb.Candidate) for candidate in candidates]
         return pb.ListCandidatesResponse(candidates=messages, next_page_token=token)
+
+    async def DownloadRun(self, request: pb.DownloadRunRequest, context: Any) -> AsyncIterator[pb.DownloadRunResponse]:
+        pieces = await asyncio.to_thread(self._exports.export, request.name)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            for start in range(0, len(piece), _CHUNK_BYTES):
+                yield pb.DownloadRunResponse(chunk=piece[start : start + _CHUNK_BYTES])

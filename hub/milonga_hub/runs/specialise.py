@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from milonga_hub.errors import FailedPrecondition
+from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, keep
 from milonga_hub.runs.measure import measure_subnets, median_times
 from milonga_hub.runs.plan import RunPlan
-from milonga_hub.runs.profile import Profiled
+from milonga_hub.runs.profiled import Profiled
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 from milonga_hub.search import rules as search_rules
 
 
 async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled, report: Report) -> Specialised:
-    result = await work.job("search", "search", _search_spec(work, plan, trained, profiled), report.of_job(0, 0.6))
+    spec = orders.searching(plan, work.place(plan), trained["checkpoint"], profiled)
+    result = await work.job("search", "search", spec, report.of_job(0, 0.6))
     found = {name: one["candidates"] for name, one in result["types"].items()}
     training = plan.spec.training
     for some in found.values():
@@ -38,31 +40,6 @@ async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: P
         raise FailedPrecondition(" ".join(impossible.values()))
     _tell_search(result, choices, impossible, report)
     return Specialised(choices, impossible)
-
-
-def _search_spec(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled) -> dict[str, Any]:
-    search = plan.spec.search
-    return {
-        "checkpoint": trained["checkpoint"],
-        "costs": profiled.costs,
-        "data": work.data(plan),
-        "types": [
-            {
-                "name": item.name,
-                "limits": item.limits.model_dump(exclude_none=True, exclude={"selector"}),
-                "engine": item.engine,
-                "measurements": profiled.good(item.name),
-                "elsewhere": profiled.elsewhere(item.name),
-            }
-            for item in plan.types
-        ],
-        "evaluated_subnets": search.evaluated_subnets,
-        "population": search.population,
-        "generations": search.generations,
-        "verified_candidates": search.verified_candidates,
-        "seed": search.seed,
-        "threads": work.threads(plan, "search"),
-    }
 
 
 def _tell_search(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from milonga_hub.jobs import Progress
+from milonga_hub.runs import orders
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
@@ -15,11 +16,10 @@ from milonga_hub.runs.work import Work
 
 async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
     """Train the supernet, on from an earlier one where the plan names it."""
-    training = plan.spec.training
-    spec = training_spec(work, plan)
+    spec = orders.training(plan, work.place(plan))
     if plan.base_supernet:
         base = str(await asyncio.to_thread(_base, work, plan.base_supernet))
-        spec |= {"base_checkpoint": base, "epochs": training.retrain_epochs, "tuning_trials": 0}
+        spec = orders.training_on(plan, work.place(plan), base)
     result = await work.job("train", "train", spec, curve(work, report.of_job()))
     report(
         1.0,
@@ -41,34 +41,11 @@ def _base(work: Work, digest: str) -> Path:
     return path
 
 
-def training_spec(work: Work, plan: RunPlan) -> dict[str, Any]:
-    """Return what the training job is asked for: all of the project's space, from nothing."""
-    training = plan.spec.training
-    return {
-        "data": work.data(plan),
-        "space": training.space,
-        "resolution_px": training.resolution_px,
-        "epochs": training.epochs,
-        "batch_size": training.batch_size,
-        "learning_rate": training.learning_rate,
-        "seed": training.seed,
-        "threads": work.threads(plan, "train"),
-        "patience": training.patience,
-        "tuning_trials": training.tuning_trials,
-        "base_checkpoint": None,
-    }
-
-
 async def assess(
     work: Work, plan: RunPlan, folder: str, checkpoint: str, targets: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Return by target how accurate a network is that was trained alone, and what its builds are made from and held against."""
-    spec = {
-        "checkpoint": checkpoint,
-        "data": work.data(plan),
-        "targets": targets,
-        "threads": work.threads(plan, "assess"),
-    }
+    spec = orders.assessing(plan, work.place(plan), checkpoint, targets)
     result = await work.job("assess", folder, spec, lambda progress: None)
     found: dict[str, dict[str, Any]] = result["targets"]
     return found

@@ -20,6 +20,7 @@ from milonga_hub.jobs import Jobs
 from milonga_hub.models.service import ModelService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Run
+from milonga_hub.runs.orders import Place
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.service import RunService
 from milonga_hub.search.service import SearchService
@@ -61,6 +62,10 @@ class Work:
     def threads(self, plan: RunPlan, kind: str) -> int:
         """Return how many threads a job of this kind takes."""
         return plan.spec.training.threads or self.services.jobs.threads(kind)
+
+    def place(self, plan: RunPlan) -> Place:
+        """Return where the jobs of the run are done."""
+        return Place(self.data(plan), lambda kind: self.threads(plan, kind))
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """Return JSON that the run wrote under this name before; where it has not, make it and write it first."""

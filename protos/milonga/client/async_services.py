@@ -1613,6 +1613,19 @@ class AsyncRuns:
             "/milonga.v1.RunService/WatchRun", request, projects_pb2.WatchRunResponse, lambda news: news.run
         )
 
+    def download_run(self, name: str, *, timeout: float | None = None) -> AsyncIterator[bytes]:
+        """Sends as a zip file what the run decided and what devices measured for it: its jobs can be done with that
+        and its data set's version where there are no devices (milonga export kfp). Scope: runs:read.
+
+        Args:
+            name: projects/{project}/runs/{run}
+            timeout: Seconds for all of it; None waits.
+        """
+        request = projects_pb2.DownloadRunRequest(name=name)
+        return self._calls.download(
+            "/milonga.v1.RunService/DownloadRun", request, projects_pb2.DownloadRunResponse, timeout
+        )
+
     def list_candidates(
         self, run: str, *, device_type: str = "", page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[projects_pb2.Candidate]:

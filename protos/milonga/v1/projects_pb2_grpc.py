@@ -283,6 +283,11 @@ class RunServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_projects__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_projects__pb2.WatchRunResponse.FromString,
                 _registered_method=True)
+        self.DownloadRun = channel.unary_stream(
+                '/milonga.v1.RunService/DownloadRun',
+                request_serializer=milonga_dot_v1_dot_projects__pb2.DownloadRunRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_projects__pb2.DownloadRunResponse.FromString,
+                _registered_method=True)
         self.ListCandidates = channel.unary_unary(
                 '/milonga.v1.RunService/ListCandidates',
                 request_serializer=milonga_dot_v1_dot_projects__pb2.ListCandidatesRequest.SerializeToString,
@@ -350,6 +355,14 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DownloadRun(self, request, context):
+        """Sends as a zip file what the run decided and what devices measured for it: its jobs can be done with that and its data set's
+        version where there are no devices (milonga export kfp).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListCandidates(self, request, context):
         """Candidates that the search found, with predicted and measured figures.
         """
@@ -399,6 +412,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=milonga_dot_v1_dot_projects__pb2.WatchRunRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_projects__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'DownloadRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadRun,
+                    request_deserializer=milonga_dot_v1_dot_projects__pb2.DownloadRunRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_projects__pb2.DownloadRunResponse.SerializeToString,
             ),
             'ListCandidates': grpc.unary_unary_rpc_method_handler(
                     servicer.ListCandidates,
@@ -623,6 +641,33 @@ class RunService(object):
             '/milonga.v1.RunService/WatchRun',
             milonga_dot_v1_dot_projects__pb2.WatchRunRequest.SerializeToString,
             milonga_dot_v1_dot_projects__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/milonga.v1.RunService/DownloadRun',
+            milonga_dot_v1_dot_projects__pb2.DownloadRunRequest.SerializeToString,
+            milonga_dot_v1_dot_projects__pb2.DownloadRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -116,6 +116,10 @@ class RunServiceStub:
     """Ends a run that waits for a person."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_projects_pb2.WatchRunRequest, _projects_pb2.WatchRunResponse]
     """Sends the run now and after every change, until it ends."""
+    DownloadRun: _grpc.UnaryStreamMultiCallable[_projects_pb2.DownloadRunRequest, _projects_pb2.DownloadRunResponse]
+    """Sends as a zip file what the run decided and what devices measured for it: its jobs can be done with that and its data set's
+    version where there are no devices (milonga export kfp).
+    """
     ListCandidates: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListCandidatesRequest, _projects_pb2.ListCandidatesResponse]
     """Candidates that the search found, with predicted and measured figures."""
 
@@ -140,6 +144,10 @@ class RunServiceAsyncStub(RunServiceStub):
     """Ends a run that waits for a person."""
     WatchRun: _aio.UnaryStreamMultiCallable[_projects_pb2.WatchRunRequest, _projects_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Sends the run now and after every change, until it ends."""
+    DownloadRun: _aio.UnaryStreamMultiCallable[_projects_pb2.DownloadRunRequest, _projects_pb2.DownloadRunResponse]  # type: ignore[assignment]
+    """Sends as a zip file what the run decided and what devices measured for it: its jobs can be done with that and its data set's
+    version where there are no devices (milonga export kfp).
+    """
     ListCandidates: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListCandidatesRequest, _projects_pb2.ListCandidatesResponse]  # type: ignore[assignment]
     """Candidates that the search found, with predicted and measured figures."""
 
@@ -209,6 +217,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_projects_pb2.WatchRunResponse], _abc.AsyncIterator[_projects_pb2.WatchRunResponse]]:
         """Sends the run now and after every change, until it ends."""
+
+    @_abc_1.abstractmethod
+    def DownloadRun(
+        self,
+        request: _projects_pb2.DownloadRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_projects_pb2.DownloadRunResponse], _abc.AsyncIterator[_projects_pb2.DownloadRunResponse]]:
+        """Sends as a zip file what the run decided and what devices measured for it: its jobs can be done with that and its data set's
+        version where there are no devices (milonga export kfp).
+        """
 
     @_abc_1.abstractmethod
     def ListCandidates(

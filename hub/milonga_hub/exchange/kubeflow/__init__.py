@@ -1,0 +1,1 @@
+"""A run's jobs as a pipeline of Kubeflow, for clusters that have no hub."""
