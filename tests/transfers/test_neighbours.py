@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -233,15 +233,23 @@ def test_who_has_no_certificate_of_the_hubs_authority_is_not_heard(tmp_path: Pat
             (here.asking.folder / "key.pem").write_bytes(key.pem)
             with pytest.raises(NeighbourFailed, match=r"the line to it broke|cannot be reached"):
                 await _all(neighbour, wish.files[0].digest)
-            bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
-            reader, writer = await asyncio.open_connection("127.0.0.1", here.port, ssl=bare)
-            writer.write(b"GET / HTTP/1.1\r\n\r\n")
-            with pytest.raises((OSError, asyncio.IncompleteReadError)):
-                await reader.readexactly(1)
-            writer.close()
 
     run(story())
+
+
+def test_who_shows_no_certificate_is_refused_in_the_handshake(tmp_path: Path) -> None:
+    tls = Tls(tmp_path / "hub")
+    make_for_cache(tmp_path)
+    (tmp_path / "authority.pem").write_bytes(tls.authority.certificate)
+    bare = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
+    asked, answered = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = bare.wrap_bio(answered, asked)
+    server = caching.context(str(tmp_path / CACHE), str(tmp_path / "authority.pem")).wrap_bio(asked, answered, True)
+    with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+        for end in [client, server] * 3:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
 
 
 def test_a_device_that_is_revoked_gets_nothing_from_neighbours_either(tmp_path: Path) -> None:
