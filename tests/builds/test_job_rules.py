@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,11 +124,21 @@ def test_a_loss_of_one_point_is_allowed_however_clear() -> None:
     assert judge([_old(0, 10, count=1000), NEW]).better
 
 
-def test_more_pictures_answered_better_are_no_gain_where_the_whole_is_worse() -> None:
-    group = Group("old", 100, champion_accuracy=0.500, challenger_accuracy=0.495, gained=40, lost=5)
-    assert not judge([group], measure="mAP50-95").better
-    assert judge([replace(group, challenger_accuracy=0.505)]).better
-    assert "1.5 points on old pictures" in judge([replace(group, challenger_accuracy=0.485, gained=0, lost=0)]).reason
+def test_where_accuracy_is_no_mean_over_pictures_those_drawn_again_decide() -> None:
+    group = Group("old", 100, champion_accuracy=0.50, challenger_accuracy=0.52, gained=5, lost=40)
+    surely = judge([group], measure="mAP50-95", gains=np.linspace(0.001, 0.041, 500))
+    assert surely.better and surely.p_value == pytest.approx(2 / 501)
+    assert "mAP50-95 50.0% to 52.0% (+0.2 to +4.0 points in 95 of 100 draws, p = 0.004)" in surely.reason
+    # A twentieth of the draws says the opposite: of both sides, a tenth.
+    assert not judge([group], gains=np.linspace(-0.0021, 0.0379, 500)).better
+    worse = judge([replace(group, gained=40, lost=5)], gains=np.linspace(-0.041, -0.001, 500))
+    assert not worse.better and worse.p_value == pytest.approx(2 / 501)
+    assert judge([group], gains=np.zeros(500)).p_value == 1.0
+
+
+def test_a_loss_on_old_pictures_is_named_however_it_was_judged() -> None:
+    group = Group("old", 100, champion_accuracy=0.500, challenger_accuracy=0.485, gained=0, lost=0)
+    assert "1.5 points on old pictures" in judge([group], gains=np.full(500, 0.01)).reason
 
 
 @given(st.integers(1, 500), st.integers(0, 200), st.integers(0, 200))

@@ -40,6 +40,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         measure=task.measure,
         classes=by_class,
         max_class_loss_points=spec.get("max_class_loss_points", MAX_CLASS_LOSS_POINTS),
+        gains=judges["challenger"].gains(judges["champion"]),
     )
     context.progress(1.0, verdict.reason)
     return {

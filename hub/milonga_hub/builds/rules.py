@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 # Not scipy.stats, which has the whole test: to import it took a quarter of the hub's start.
 from scipy.special import betainc
 
@@ -197,21 +200,30 @@ def judge(
     measure: str = "accuracy",
     classes: Sequence[Group] = (),
     max_class_loss_points: float = MAX_CLASS_LOSS_POINTS,
+    gains: NDArray[np.float64] | None = None,
 ) -> Verdict:
     """Return whether the challenger is better than the champion, in figures and in words.
 
-    It is better where it answers more pictures better than chance explains, and forgets no group (see Group.forgets) and no
+    It is better where it is so by more than chance explains, and forgets no group (see Group.forgets) and no
     class (see forgotten); `classes` are the same pictures again, by what they show.
-    Chance is the exact two-sided McNemar test: if the versions were equally good, the pictures on which they differ
-    would fall to either like the sides of a coin (Dietterich 1998, "Approximate statistical tests", section 3.1).
+    Where a picture has one answer, chance is the exact two-sided McNemar test: if the versions were equally good, the
+    pictures on which they differ would fall to either like the sides of a coin (Dietterich 1998, "Approximate
+    statistical tests", section 3.1). Where accuracy is no mean over pictures, `gains` are what the challenger gains on pictures
+    drawn again and again.
     """
     gained, lost = sum(group.gained for group in groups), sum(group.lost for group in groups)
-    # A fair coin is symmetric, so both sides together are twice one of them.
-    p_value = min(1.0, 2.0 * chance_of_heads(max(gained, lost), gained + lost))
-    words = (
-        f"{challenger} answers {gained} pictures better than {champion}, and {lost} worse (p = {p_value:.2g}); {measure}"
-        f" {_mean(groups, 'champion_accuracy'):.1%} to {_mean(groups, 'challenger_accuracy'):.1%}"
-    )
+    told = f"{challenger} answers {gained} pictures better than {champion}, and {lost} worse"
+    accuracies = f"{measure} {_mean(groups, 'champion_accuracy'):.1%} to {_mean(groups, 'challenger_accuracy'):.1%}"
+    if gains is None:
+        # A fair coin is symmetric, so both sides together are twice one of them.
+        p_value = min(1.0, 2.0 * chance_of_heads(max(gained, lost), gained + lost))
+        better, words = gained > lost, f"{told} (p = {p_value:.2g}); {accuracies}"
+    else:
+        p_value = _chance_of_none(gains)
+        low, high = np.quantile(gains, (0.025, 0.975)) * 100.0
+        better = float(np.mean(gains)) > 0.0
+        interval = f"{low:+.1f} to {high:+.1f} points in 95 of 100 draws, p = {p_value:.2g}"
+        words = f"{told}; {accuracies} ({interval})"
     if worse := [group for group in groups if group.forgets]:
         named = " and ".join(f"{group.loss_points:.1f} points on {group.name} pictures" for group in worse)
         allowed = f"{MAX_GROUP_LOSS_POINTS:g} allowed"
@@ -220,11 +232,15 @@ def judge(
         named = ", ".join(f"{group.loss_points:.1f} points on {group.name}" for group in lost_classes)
         allowed = f"{max_class_loss_points:g} allowed for a class"
         return Verdict(False, p_value, f"not better: {challenger} loses {named}, {allowed}; {words}")
-    # Where one picture holds many objects, more pictures may be answered better and the whole still be worse.
-    lower = _mean(groups, "challenger_accuracy") < _mean(groups, "champion_accuracy") - 1e-9
-    if gained > lost and p_value <= SIGNIFICANCE and not lower:
+    if better and p_value <= SIGNIFICANCE:
         return Verdict(True, p_value, f"better: {words}")
     return Verdict(False, p_value, f"not clearly better: {words}")
+
+
+def _chance_of_none(gains: NDArray[np.float64]) -> float:
+    """Return how often, of both sides, pictures drawn again say the opposite: never 0, for there could be one draw more."""
+    opposite = min(int((gains <= 0.0).sum()), int((gains >= 0.0).sum()))
+    return min(1.0, 2.0 * (opposite + 1) / (len(gains) + 1))
 
 
 def _mean(groups: Sequence[Group], field: str) -> float:

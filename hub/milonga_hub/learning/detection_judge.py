@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from milonga_hub.learning import ultralytics_offline  # noqa: F401  must come before ultralytics
 from milonga_hub.learning.judged import of_boxes
+from milonga_hub.learning.resampled import Precisions, gains
 from milonga_hub.learning.task import PictureJudge
 
 # isort: split
@@ -24,6 +25,8 @@ from ultralytics.utils.metrics import ap_per_class
 
 # COCO's ten thresholds of overlap, 0.5 to 0.95.
 _OVERLAPS = 10
+# A chance of 0.05 is then told from one of 0.03 or 0.07.
+_DRAWS = 500
 
 
 class DetectionJudge(PictureJudge):
@@ -109,6 +112,11 @@ class DetectionJudge(PictureJudge):
         """Return mAP50-95, the mean over the classes that the chosen pictures show; 0 where they show none."""
         figures, _ = self._figures([stats for stats, taken in zip(self._stats, chosen, strict=True) if taken])
         return 0.0 if figures is None else float(figures[5].mean())
+
+    def gains(self, champion: PictureJudge) -> NDArray[np.float64]:
+        if not isinstance(champion, DetectionJudge):
+            raise TypeError(f"boxes are not compared with what {type(champion).__name__} judges")
+        return gains(Precisions(self._stats), Precisions(champion._stats), len(self._stats), _DRAWS)
 
     def _figures(self, some: Sequence[Any]) -> tuple[Any, NDArray[np.float32]]:
         """Return what ultralytics says of these pictures, None where nothing is right, and the classes of all objects."""

@@ -36,6 +36,13 @@ class PictureJudge(Judge):
     def accuracy_of(self, chosen: NDArray[np.bool_]) -> float:
         """Return the accuracy on the chosen of the pictures (n,), at least one."""
 
+    def gains(self, champion: PictureJudge) -> NDArray[np.float64] | None:
+        """Return by how much more accurate this is than the champion on pictures drawn again and again (times,).
+
+        None where the accuracy is the mean of the pictures' own scores: there is an exact test for these.
+        """
+        return None
+
     def accuracy(self) -> float:
         return self.accuracy_of(np.ones(len(self.scores()), dtype=bool))
 

@@ -64,6 +64,10 @@ _OF_RUNS = (
     N_(
         "%(new)s answers %(gained)s pictures better than %(old)s, and %(lost)s worse (p = %(p)s); accuracy %(before)s to %(now)s"
     ),
+    N_(
+        "%(new)s answers %(gained)s pictures better than %(old)s, and %(lost)s worse; %(measure)s %(before)s to %(now)s"
+        " (%(low)s to %(high)s points in 95 of 100 draws, p = %(p)s)"
+    ),
     N_("%(count)s new labelled pictures (%(wanted)s start a run)"),
     N_("schedule %(schedule)s, due since %(time)s"),
     N_(
