@@ -43,3 +43,17 @@ def test_blobs_are_moved_to_a_store_and_back(tmp_path: Path, run: Run) -> None:
     hub.close()
     again = run(["blobs", "move", "--to", "disk", "--data-dir", str(data)])
     assert again.code == 4 and "already" in again.err
+
+
+def test_what_nothing_names_is_swept_while_no_hub_runs(tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "hub"
+    hub = Hub(Settings(data_dir=data))
+    lost = hub.blobs.put(b"of an import that was refused")
+    sweep = ["blobs", "sweep", "--days", "0", "--data-dir", str(data)]
+    running = run(sweep)
+    assert running.code == 4 and "the hub runs" in running.err and hub.blobs.exists(lost)
+    hub.close()
+    told = run([*sweep, "--dry-run"])
+    assert told.code == 0 and "1 blobs, 29 B, would be deleted; 0 stay." in told.out
+    assert run([*sweep, "--json"]).json == {"count": 1, "size_bytes": 29, "kept": 0, "deleted": True}
+    assert not BlobStore(data / "blobs").exists(lost)

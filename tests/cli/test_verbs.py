@@ -95,7 +95,7 @@ CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "expo
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
     "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
     "build override", "build choose", "build example", "login", "logout", "users add", "users set-role", "users password",
-    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list", "blobs status", "blobs move")  # fmt: skip
+    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list", "blobs status", "blobs move", "blobs sweep")  # fmt: skip
 HUBLESS = (
     "backup",
     "doctor",

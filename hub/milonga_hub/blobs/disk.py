@@ -68,6 +68,11 @@ class BlobStore(Blobs):
     def delete(self, digest: str) -> None:
         self._place(digest).unlink(missing_ok=True)
 
+    def tidy(self, before: datetime) -> None:
+        for part in self.root.glob("??/.part-*"):
+            if part.stat().st_mtime < before.timestamp():
+                part.unlink(missing_ok=True)
+
     def prepare(self) -> None:
         self.check()
 

@@ -107,6 +107,10 @@ class Blobs(ABC):
     def check(self) -> None:
         """Raise BlobsUnreachable, within seconds, where the store does not answer."""
 
+    @abstractmethod
+    def tidy(self, before: datetime) -> None:
+        """Remove what is left of blobs whose keeping was cut off before then."""
+
     def older_than(self, moment: datetime) -> Iterator[str]:
         """Yield the digests of the blobs that were kept before then."""
         return (blob.digest for blob in self.all() if blob.kept_at < moment)

@@ -129,6 +129,11 @@ class ObjectBlobs(Blobs):
             self._tried(lambda: self._store.rm_file(key))
         self._cache.forget(digest)
 
+    def tidy(self, before: datetime) -> None:
+        for info in self._tried(lambda: self._list(self._store.ls, f"{self._prefix}/.part")):
+            if _time_of(info) < before:
+                self._tried(partial(self._store.rm_file, info["name"]))
+
     def prepare(self) -> None:
         self._send(self._marker, lambda key: self._store.pipe_file(key, _MARK))
 

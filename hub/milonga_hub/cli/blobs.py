@@ -54,6 +54,52 @@ def status(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 @group.command()
+def sweep(
+    days: Annotated[float, typer.Option(min=0, help="Leave what was kept in so many days, whatever names it.")] = 1.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    data_dir: DataDir = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="Database of the hub, where that is not in its folder (MILONGA_DATABASE_URL).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Delete what nothing names: of imports that were refused or cut off, and subnets that were only measured.
+
+    The hub must be stopped meanwhile. Data sets, models and builds in all their versions are named.
+    """
+    from datetime import timedelta
+
+    from milonga_hub.blobs import places
+    from milonga_hub.blobs.sweeping import sweep as swept_of
+    from milonga_hub.db import Database, utc_now
+    from milonga_hub.holding import hold
+
+    settings = _settings(data_dir)
+    if database_url is not None:
+        settings = settings.model_copy(update={"database_url": database_url})
+    folder = settings.data_dir
+    held = hold(folder)
+    if held is None:
+        raise Refused("the hub runs, and could name a blob that is just deleted; stop it, and run this again")
+    try:
+        url = places.settled(folder, settings.blobs)
+        database = Database(settings.resolved_database_url)
+        with progress("looking", json) as tell, places.looking_at(folder, url) as stores:
+            before = utc_now() - timedelta(days=days)
+            swept = swept_of(
+                stores.blobs, database.engine, folder, before, dry_run=dry_run, on_progress=lambda count: tell(count, 0)
+            )
+    finally:
+        os.close(held)
+    if json:
+        told = {"count": swept.count, "size_bytes": swept.size_bytes, "kept": swept.kept_count, "deleted": not dry_run}
+        typer.echo(json_text.dumps(told, indent=2))
+        return
+    verb = "would be" if dry_run else "were"
+    say(f"{swept.count} blobs, {size(swept.size_bytes)}, {verb} deleted; {swept.kept_count} stay.")
+
+
+@group.command()
 def move(
     to: Annotated[
         str, typer.Option(metavar="URL", help="s3://BUCKET/PREFIX, file:///FOLDER, or disk: the data folder.")
