@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ class Progress:
     fraction: float
     message: str
     metrics: dict[str, float]
+    #: The machine that does it; "" for the hub's own.
+    where: str = ""
 
 
 class Workers(Protocol):
@@ -103,6 +106,8 @@ class Jobs:
     def __init__(self, workers: Workers = LOCAL) -> None:
         self._workers = workers
         self._turns = asyncio.Semaphore(workers.at_once)
+        # By the folder that jobs tune into: what two of them wrote at a time would not fit together.
+        self._tuned: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def threads(self, kind: str) -> int:
         """Return how many threads a job of this kind takes where its user does not say."""
@@ -112,7 +117,8 @@ class Jobs:
         self, kind: str, spec: dict[str, Any], workdir: Path, on_progress: Callable[[Progress], Awaitable[None] | None]
     ) -> dict[str, Any]:
         """Return the job's result as `run_job` does, once it is its turn."""
-        async with self._turns:
+        folder = spec["tuning_database"] if spec.get("tuning_minutes") else ""
+        async with self._tuned[folder] if folder else contextlib.nullcontext(), self._turns:
             return await run_job(kind, spec, workdir, on_progress, self._workers)
 
 
@@ -178,7 +184,8 @@ async def run_job(
 async def _pass_on(line: bytes, on_progress: Callable[[Progress], Awaitable[None] | None]) -> None:
     try:
         said = json.loads(line)
-        progress = Progress(float(said["fraction"]), str(said["message"]), dict(said["metrics"]))
+        where = str(said.get("where", ""))
+        progress = Progress(float(said["fraction"]), str(said["message"]), dict(said["metrics"]), where)
     except (ValueError, KeyError, TypeError):
         return  # A library printed to stdout.
     waited = on_progress(progress)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from milonga_hub.jobs import environment
+import pytest
+from milonga_hub.jobs import Jobs, LocalWorkers, environment
 
 
 def _threads(kind: str) -> int:
@@ -26,3 +30,43 @@ def test_numpy_in_a_job_takes_one_thread() -> None:
 def test_what_the_user_sets_is_kept_and_training_takes_what_it_is_given() -> None:
     assert environment("search", {"OPENBLAS_NUM_THREADS": "4"})["OPENBLAS_NUM_THREADS"] == "4"
     assert "OPENBLAS_NUM_THREADS" not in environment("train", {})
+
+
+class _Two(LocalWorkers):
+    """Two at a time, which do what a program says; it finds its job's folder in sys.argv[1]."""
+
+    at_once = 2
+
+    def __init__(self, program: str) -> None:
+        self._program = f"import json, sys\nfrom pathlib import Path\njob = Path(sys.argv[1])\n{program}"
+
+    def command(self, kind: str, workdir: Path) -> Sequence[str]:
+        return [sys.executable, "-c", self._program, str(workdir)]
+
+
+def _do(program: str, spec: dict[str, object], folder: Path) -> list[dict[str, object]]:
+    async def both() -> list[dict[str, object]]:
+        jobs = Jobs(_Two(program))
+        both = (jobs.run("build", spec, folder / name, lambda _: None) for name in ("a", "b"))
+        return list(await asyncio.gather(*both))
+
+    return asyncio.run(both())
+
+
+@pytest.mark.timeout(60)
+def test_as_many_jobs_run_at_a_time_as_their_workers_take(tmp_path: Path) -> None:
+    meet = """
+while not all((job.parent / name / "spec.json").exists() for name in "ab"):
+    pass
+(job / "result.json").write_text("{}")
+"""
+    assert _do(meet, {}, tmp_path) == [{}, {}]
+
+
+def test_jobs_that_tune_into_one_folder_take_turns(tmp_path: Path) -> None:
+    alone = """
+others = [one for one in job.parent.glob("*/spec.json") if not (one.parent / "result.json").exists()]
+(job / "result.json").write_text(json.dumps({"at work": len(others)}))
+"""
+    spec = {"tuning_minutes": 1.0, "tuning_database": str(tmp_path / "tuned")}
+    assert _do(alone, spec, tmp_path) == [{"at work": 1}, {"at work": 1}]

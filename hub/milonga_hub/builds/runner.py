@@ -131,7 +131,9 @@ class BuildRunner:
 
     async def _job(self, build: Build, spec: dict[str, Any]) -> dict[str, Any]:
         def tell(progress: Progress) -> None:
-            self._builds.change_stage(build.name, "build", progress=progress.fraction, message=progress.message)
+            self._builds.change_stage(
+                build.name, "build", progress=progress.fraction, message=progress.message, where=progress.where
+            )
 
         for crash in range(1, _MAX_CRASHES + 1):
             try:

@@ -85,6 +85,8 @@ def _row(stage: pb.Stage, now: datetime) -> tuple[RenderableType, ...]:
     words = clean(stage.message)
     if running and stage.metrics:
         words = f"{words}  {_metrics(stage.metrics)}".strip()
+    if stage.where:
+        words = f"{words}  (on {clean(stage.where)})".strip()
     if stage.attempts > 1:
         words = f"{words}  (attempt {stage.attempts})".strip()
     dim = "dim" if stage.state in (pb.STAGE_STATE_PENDING, pb.STAGE_STATE_SKIPPED) else ""

@@ -83,6 +83,7 @@ class Stage(BaseModel):
     message: str = ""
     metrics: dict[str, float] = {}
     attempts: int = 0
+    where: str = ""
 
 
 class RunView(SQLModel):

@@ -28,8 +28,8 @@ class Report:
         self._told_at = 0.0
         self.skipped = False
 
-    def __call__(self, fraction: float, message: str, **metrics: float) -> None:
-        """Show the fraction (0 to 1) that is done, and figures by name."""
+    def __call__(self, fraction: float, message: str, where: str = "", /, **metrics: float) -> None:
+        """Show the fraction (0 to 1) that is done, the machine that does it, and figures by name."""
         if self._silent or (time.monotonic() - self._told_at < _SECONDS_BETWEEN_UPDATES and not metrics):
             return
         self._told_at = time.monotonic()
@@ -40,13 +40,14 @@ class Report:
             progress=min(1.0, max(0.0, fraction)),
             message=message,
             metrics={**stage.metrics, **metrics},
+            where=where or stage.where,
         )
 
     def of_job(self, start: float = 0.0, end: float = 1.0) -> Callable[[Progress], None]:
         """Return a listener that shows a job's progress as this share of the stage."""
 
         def tell(progress: Progress) -> None:
-            self(start + (end - start) * progress.fraction, progress.message, **progress.metrics)
+            self(start + (end - start) * progress.fraction, progress.message, progress.where, **progress.metrics)
 
         return tell
 
@@ -62,7 +63,12 @@ async def stage(runs: RunService, run: str, name: str, work: Callable[[Report], 
     if known.state in (StageState.SUCCEEDED, StageState.SKIPPED):
         return await work(Report(runs, run, name, silent=True))
     runs.change_stage(
-        run, name, state=StageState.RUNNING, started_at=known.started_at or utc_now(), attempts=known.attempts + 1
+        run,
+        name,
+        state=StageState.RUNNING,
+        started_at=known.started_at or utc_now(),
+        attempts=known.attempts + 1,
+        where="",
     )
     report = Report(runs, run, name, silent=False)
     result = await work(report)

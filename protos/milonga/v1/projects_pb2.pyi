@@ -1008,6 +1008,7 @@ class Stage(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """prepare, train, profile, search, build, compare or rollout; a baseline trains after it has chosen."""
     state: Global___StageState.ValueType
@@ -1016,6 +1017,8 @@ class Stage(_message.Message):
     message: _builtins.str
     attempts: _builtins.int
     """How often the stage was started; above 1 after a crash."""
+    where: _builtins.str
+    """The machine of a cluster that did its newest job; empty for the hub's own."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1035,10 +1038,11 @@ class Stage(_message.Message):
         message: _builtins.str = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         attempts: _builtins.int = ...,
+        where: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "ended_at", b"ended_at", "message", b"message", "metrics", b"metrics", "name", b"name", "progress", b"progress", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "ended_at", b"ended_at", "message", b"message", "metrics", b"metrics", "name", b"name", "progress", b"progress", "started_at", b"started_at", "state", b"state", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
