@@ -30,6 +30,7 @@ from milonga_hub.blobs.watching import BlobWatch
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.runner import BuildRunner
 from milonga_hub.builds.service import BuildService
+from milonga_hub.cluster import workers
 from milonga_hub.collecting import leave_what_stays
 from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.datasets.service import DatasetService
@@ -149,7 +150,7 @@ class Hub:
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
         self.alerts = AlertService(self.database, self.events, observer)
         self.executor = Executor(self.runs, self._work)
-        self.jobs = Jobs()
+        self.jobs = Jobs(workers.chosen(settings))
         self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs)
         self.addresses = Addresses("", "", "", "")
 

@@ -21,8 +21,10 @@ from cryptography import x509
 from milonga_compiler.environments import usable_engines
 
 from milonga_hub.blobs import places
+from milonga_hub.cluster.connection import knock
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, MilongaError
+from milonga_hub.jobs import JobError
 from milonga_hub.migrations import running
 from milonga_hub.plugged import examined
 from milonga_hub.postgres import asked
@@ -66,6 +68,7 @@ def examine(settings: Settings) -> list[Check]:
     checks.append(_blobs(settings))
     checks.append(_authority(folder))
     checks += _signing(folder)
+    checks += _cluster(settings.ray)
     return [*checks, *_work()]
 
 
@@ -202,6 +205,17 @@ def _tables(revision: str | None) -> Check:
         f"at revision {revision or 'none'}; the newest is {newest}",
         "start the hub, which brings them up",
     )
+
+
+def _cluster(address: str) -> Iterator[Check]:
+    if not address:
+        return
+    try:
+        knock(address)
+    except JobError:
+        yield Check("Ray", Result.FAILED, f"nobody answers at {address}", "see on its head that it runs: ray status")
+    else:
+        yield Check("Ray", Result.OK, f"jobs run on the cluster at {address}")
 
 
 def _authority(folder: Path) -> Check:

@@ -93,6 +93,17 @@ class Settings(BaseSettings):
         default="",
         description="URI of an MLflow server that is told of runs and model versions: http://mlflow:5000; empty tells none.",
     )
+    ray: str = Field(
+        default="",
+        description="Ray cluster that jobs run on: ray://head:10001, HOST:6379 of one that this machine is part of, or auto; empty"
+        " runs them on this machine.",
+    )
+    ray_resources: list[str] = Field(
+        default=[],
+        description="What a job takes of the cluster, as KIND=cpu:8,gpu:1,memory_gib:16, where KIND is train, search, build or"
+        " another kind, or all (a JSON list).",
+    )
+    ray_jobs: int = Field(default=4, ge=1, description="Most jobs that the hub has on the cluster at a time.")
     session_days: float = Field(default=7.0, gt=0, le=366, description="How long a browser stays signed in.")
     oidc_issuer: str = Field(default="", description="Address of the OpenID provider by which people may sign in.")
     oidc_client_id: str = Field(default="", description="What the OpenID provider calls this hub.")

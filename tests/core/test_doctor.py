@@ -112,3 +112,11 @@ def test_the_worst_of_all_is_what_the_command_ends_with(folder: Path) -> None:
     (folder / "authority" / "authority.pem").unlink()
     failed = runner.invoke(app, ["doctor", "--data-dir", str(folder)])
     assert failed.exit_code == 1 and "-> restore it" in failed.output
+
+
+def test_a_ray_cluster_that_is_named_is_looked_for(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"ray://127.0.0.1:{head.getsockname()[1]}"
+        (there,) = [one for one in examine(Settings(data_dir=folder, ray=address)) if one.name == "Ray"]
+    (gone,) = [one for one in examine(Settings(data_dir=folder, ray=address)) if one.name == "Ray"]
+    assert (there.result, gone.result) == (Result.OK, Result.FAILED) and "ray status" in gone.next_step

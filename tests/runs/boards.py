@@ -15,7 +15,7 @@ from milonga_hub.blobs import BlobStore
 from milonga_hub.devices.models import Engine, Inventory
 from milonga_hub.devices.service import DeviceService, Enrolment, MeasurementItem
 from milonga_hub.devices.values import Hello, Latency, MeasurementResult, MeasurementTask
-from milonga_hub.jobs import Jobs
+from milonga_hub.jobs import LOCAL, Jobs, Workers
 from milonga_hub.projects.models import Limits, ProjectSpec
 from milonga_hub.runs.models import Stage, Trigger
 from milonga_hub.runs.plan import RunPlan, TypePlan
@@ -97,7 +97,7 @@ def weights(blobs: BlobStore, item: MeasurementItem) -> int:
 class Hub:
     """A hub with one run of a project, ten classes, and boards of a type each."""
 
-    def __init__(self, folder: Path, spec: ProjectSpec) -> None:
+    def __init__(self, folder: Path, spec: ProjectSpec, workers: Workers = LOCAL) -> None:
         self.spec = spec
         self.services = Services(folder)
         self.services.datasets.import_archive("digits", _packed(_pictures(folder / "pictures")), False, False)
@@ -105,7 +105,7 @@ class Hub:
         self.search = SearchService(self.services.database, self.services.devices)
         self.boards: dict[str, Board] = {}
         run = self.services.runs.start("digits", Trigger.MANUAL, "")
-        self.work = Work(_run_services(self.services, self.search, folder / "runs"), run)
+        self.work = Work(_run_services(self.services, self.search, folder / "runs", workers), run)
         self.work.folder.mkdir(parents=True)
 
     def plan(self, limits: Mapping[str, Limits]) -> RunPlan:
@@ -140,7 +140,7 @@ class Hub:
         return {name: len(board.asked) for name, board in self.boards.items()}
 
 
-def _run_services(hub: Services, search: SearchService, folder: Path) -> RunServices:
+def _run_services(hub: Services, search: SearchService, folder: Path, workers: Workers) -> RunServices:
     return RunServices(
         events=hub.events,
         blobs=hub.blobs,
@@ -152,5 +152,5 @@ def _run_services(hub: Services, search: SearchService, folder: Path) -> RunServ
         rollouts=hub.rollouts,
         runs=hub.runs,
         search=search,
-        jobs=Jobs(),
+        jobs=Jobs(workers),
     )

@@ -486,6 +486,7 @@ class _Filling:
             progress=0.4,
             attempts=2,
             message="epoch 8 of 20",
+            where="gpu-1 (10.0.0.7, node 5d41402a)",
             metrics={"loss": 0.61, "accuracy_largest": 0.86},
         )
         self.hub.runs.change(run.name, state=RunState.RUNNING, stages=stages)

@@ -157,7 +157,7 @@ def test_a_run_shows_its_front_limit_choice_and_comparison(client: TestClient) -
 def test_a_running_run_shows_how_far_it_is_and_may_be_cancelled(client: TestClient) -> None:
     text = client.get("/runs/digits/3").text
     assert "epoch 8 of 20" in text
-    assert "(attempt 2)" in text
+    assert "(attempt 2)" in text and "(on gpu-1 (10.0.0.7, node 5d41402a))" in text
     assert "/runs/digits/3/cancel" in text
     assert "/cancel" not in client.get("/runs/digits/1").text
 

@@ -99,6 +99,17 @@ def up(
         str | None,
         typer.Option(metavar="URI", help="MLflow server that is told of runs and model versions: http://mlflow:5000."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Ray cluster that jobs run on (docs/ray.md): ray://head:10001."),
+    ] = None,
+    ray_resources: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=cpu:N,...", help="What a job takes of it: train=cpu:8,gpu:1,memory_gib:16; repeatable."
+        ),
+    ] = None,
+    ray_jobs: Annotated[int | None, typer.Option(min=1, help="Most jobs that the hub has on it at a time.")] = None,
     session_days: Annotated[float | None, typer.Option(help="How long a browser stays signed in.")] = None,
     audit_days: Annotated[float | None, typer.Option(help="How long the audit log keeps an entry.")] = None,
     oidc_issuer: Annotated[
