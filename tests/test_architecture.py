@@ -36,6 +36,7 @@ NOUNS = (
     "training",
     "search",
     "transfers",
+    "webhooks",
 )
 # What each distribution may import of ours.
 ALLOWED = {

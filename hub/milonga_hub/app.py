@@ -77,6 +77,9 @@ from milonga_hub.transports import brokers
 from milonga_hub.transports import grpc as grpc_transport
 from milonga_hub.transports import http as http_transport
 from milonga_hub.uploads import Uploads
+from milonga_hub.webhooks.rpc import WebhookRpc
+from milonga_hub.webhooks.service import WebhookService
+from milonga_hub.webhooks.sight import Sight
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +151,11 @@ class Hub:
             self.events, self.projects, self.datasets, self.devices, self.telemetry, self.labelling, self.runs
         )
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
-        self.alerts = AlertService(self.database, self.events, observer)
+        # Names this hub in the events that it sends.
+        source = f"urn:milonga:hub:{self.devices.authority.fingerprint.removeprefix('sha256:')}"
+        self.alerts = AlertService(self.database, self.events, observer, source=source)
+        sight = Sight(self.runs, self.rollouts, self.builds, self.devices, self.datasets, self.projects, self.alerts)
+        self.webhooks = WebhookService(self.database, self.events, sight, source)
         self.executor = Executor(self.runs, self._work)
         self.jobs = Jobs(workers.chosen(settings))
         self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs)
@@ -234,6 +241,8 @@ class Hub:
                 self.alerts.run,
                 self.telemetry_keeper.run,
                 self.alerts.deliveries.run,
+                self.webhooks.watch,
+                self.webhooks.run,
                 self.accounts.audit.run,
                 *([self.database.stay] if self.database.is_postgresql else []),
                 *([tracking.run] if tracking else []),
@@ -320,6 +329,7 @@ class Hub:
             AlertRpc(self.alerts),
             LabellingRpc(self.labelling),
             AccountRpc(self.accounts),
+            WebhookRpc(self.webhooks),
         ]
         server, port = await grpc_transport.serve(
             servicers,

@@ -22,6 +22,7 @@ OF_NO_PROJECT = {
     "DeviceService",
     "AlertService/ListSilences CreateSilence EndSilence ListAlertRules ApplyAlertRule DeleteAlertRule ListAlertChannels"
     " ApplyAlertChannel DeleteAlertChannel TestAlertChannel",
+    "WebhookService",
     # By device, whatever project the device serves.
     "TelemetryService/WatchTelemetry",
 }

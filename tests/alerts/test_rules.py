@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.alerts.builtin import BUILT_IN
 from milonga_hub.alerts.models import Alert, AlertRuleSpec, AlertSignal, Silence
-from milonga_hub.alerts.rules import channels_of, check, next_attempt, silence_of, to_tell
+from milonga_hub.alerts.rules import channels_of, check, silence_of, to_tell
 from milonga_hub.alerts.rules_findings import DeviceFacts, DriftFacts, Facts, RolloutFacts, RunFacts, findings
 from milonga_hub.errors import InvalidInput
+from milonga_hub.outbox import next_attempt
 
 from tests.telemetry.windows import START
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from milonga_hub.alerts.channels import ChannelFailed
 from milonga_hub.alerts.models import (
     CHANNEL_FILE,
     RULE_FILE,
@@ -23,7 +22,6 @@ from milonga_hub.alerts.models import (
     AlertRuleSpec,
     AlertSignal,
     AlertState,
-    DeliveryState,
     EmailSpec,
     MailSecurity,
     WebhookSpec,
@@ -33,6 +31,8 @@ from milonga_hub.alerts.service import AlertService
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
+from milonga_hub.outbox import DeliveryState
+from milonga_hub.posting import ChannelFailed
 
 from tests.alerts.receivers import MailReceiver, WebReceiver, mail_receiver, web_receiver
 from tests.databases import database_url
@@ -146,7 +146,10 @@ def test_a_webhook_is_signed_says_what_to_do_and_hears_of_the_end(world: World, 
     world.look()
     world.deliver()
     (body,) = web.bodies
-    told = json.loads(body)
+    event = json.loads(body)
+    assert (event["specversion"], event["type"], event["source"]) == ("1.0", "milonga.alert.opened", "/")
+    assert web.headers[0]["Content-Type"] == "application/cloudevents+json; charset=utf-8"
+    told = event["data"]
     assert (told["event"], told["alert_count"], len(told["alerts"])) == ("opened", 2, 2)
     assert "95 °C" in told["title"] and told["alerts"][0]["next_step"]
     found = re.fullmatch(r"t=(\d+),v1=([0-9a-f]{64})", web.headers[0]["Milonga-Signature"])
@@ -155,7 +158,7 @@ def test_a_webhook_is_signed_says_what_to_do_and_hears_of_the_end(world: World, 
     world.hot = {"b"}
     world.look(60)
     world.deliver()
-    ended = json.loads(web.bodies[1])
+    ended = json.loads(web.bodies[1])["data"]
     assert (ended["event"], [one["subject"] for one in ended["alerts"]]) == ("resolved", ["devices/a"])
 
 
@@ -221,7 +224,7 @@ def test_a_silence_holds_messages_back_until_it_ends(world: World, web: WebRecei
     assert web.bodies == []
     world.look(3600)
     world.deliver()
-    assert [json.loads(body)["event"] for body in web.bodies] == ["opened"]
+    assert [json.loads(body)["data"]["event"] for body in web.bodies] == ["opened"]
     assert world.alerts.get(opened.id).silenced_until is None
 
 

@@ -31,6 +31,7 @@ from milonga_hub.runs.rpc import RunRpc
 from milonga_hub.telemetry.rpc import TelemetryRpc
 from milonga_hub.transports.grpc import serve, server_credentials
 from milonga_hub.uploads import Uploads
+from milonga_hub.webhooks.rpc import WebhookRpc
 
 from tests.web.filled import Services, filled
 
@@ -63,6 +64,7 @@ def _servicers(hub: Services) -> list[Any]:
         AlertRpc(hub.alerts),
         LabellingRpc(hub.labelling),
         AccountRpc(hub.accounts),
+        WebhookRpc(hub.webhooks),
     ]
 
 

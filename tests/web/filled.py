@@ -42,6 +42,8 @@ from milonga_hub.settings import Settings
 from milonga_hub.telemetry.figures import Percentiles
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.webhooks.service import WebhookService
+from milonga_hub.webhooks.sight import Sight
 from PIL import Image
 
 from tests.accounts.quick import quick_passwords
@@ -104,6 +106,8 @@ class Services:
 
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
         self.alerts = AlertService(self.database, self.events, observer)
+        sight = Sight(self.runs, self.rollouts, self.builds, self.devices, self.datasets, self.projects, self.alerts)
+        self.webhooks = WebhookService(self.database, self.events, sight)
 
     def _reference_of(self, bundle: str) -> Mapping[str, Any] | None:
         try:

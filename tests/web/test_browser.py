@@ -52,6 +52,7 @@ PATHS = (
     "/alerts",
     "/settings",
     "/settings/users",
+    "/settings/webhooks",
     "/settings/audit",
     "/settings/usage",
     "/api/docs",

@@ -110,6 +110,10 @@ GRPC: Mapping[str, Access] = {
             " DeleteAlertChannel TestAlertChannel",
         },
     ),
+    **_methods(
+        "milonga.v1.WebhookService",
+        {_SEES: "ListWebhooks ListWebhookDeliveries", _CHANGES: "ApplyWebhook DeleteWebhook TestWebhook"},
+    ),
     **_methods("grpc.health.v1.Health", {_OPEN: "Check Watch List"}),
     **_methods("grpc.reflection.v1alpha.ServerReflection", {_OPEN: "ServerReflectionInfo"}),
 }
@@ -234,6 +238,7 @@ HTTP: Mapping[str, Access] = {
         /new/devices/{id}
         /new/datasets
         /new/projects
+        /settings/webhooks
         """,
     ),
     **_routes(
@@ -263,6 +268,9 @@ HTTP: Mapping[str, Access] = {
         POST /alerts/{id}/acknowledge
         POST /alerts/{id}/silence
         POST /alert_silences/{id}/end
+        POST /settings/webhooks
+        POST /settings/webhooks/{name}/test
+        POST /settings/webhooks/{name}/delete
         """,
     ),
     **_routes(
@@ -317,6 +325,8 @@ HTTP: Mapping[str, Access] = {
         /alert_silences
         /alert_rules
         /alert_channels
+        /webhooks
+        /webhook_deliveries
         """,
     ),
     **_routes(
@@ -365,6 +375,9 @@ HTTP: Mapping[str, Access] = {
         POST /alert_channels/{channel}:apply
         DELETE /alert_channels/{channel}
         POST /alert_channels/{channel}:test
+        POST /webhooks/{webhook}:apply
+        POST /webhooks/{webhook}:test
+        DELETE /webhooks/{webhook}
         """,
     ),
 }

@@ -25,6 +25,7 @@ _SERVICES = {
     "RolloutService": "rollouts",
     "RunService": "runs",
     "TelemetryService": "telemetry",
+    "WebhookService": "webhooks",
 }
 # What the last word of a path that names a kind of thing is about: /projects/{project}/runs is about runs.
 _COLLECTIONS = {
@@ -53,6 +54,8 @@ _COLLECTIONS = {
     "runs": "runs",
     "samples": "labelling",
     "telemetry": "telemetry",
+    "webhook_deliveries": "webhooks",
+    "webhooks": "webhooks",
 }
 # A key may always ask who it is, and end itself.
 _ANY_KEY = {

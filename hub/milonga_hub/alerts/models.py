@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import Field as Bound
 from pydantic import model_validator
@@ -13,6 +12,8 @@ from sqlmodel import Field, SQLModel
 
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 from milonga_hub.documents import Kind, Spec
+from milonga_hub.outbox import DeliveryView
+from milonga_hub.posting import check_address
 
 _DAY_SECONDS = 86_400.0
 # Of a rule's times; none needs more.
@@ -44,12 +45,6 @@ class AlertState(StrEnum):
     RESOLVED = "RESOLVED"
 
 
-class DeliveryState(StrEnum):
-    PENDING = "PENDING"
-    DELIVERED = "DELIVERED"
-    GIVEN_UP = "GIVEN_UP"
-
-
 class MailSecurity(StrEnum):
     STARTTLS = "STARTTLS"
     TLS = "TLS"
@@ -78,9 +73,7 @@ class WebhookSpec(Spec):
 
     @model_validator(mode="after")
     def _usable(self) -> WebhookSpec:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{self.url!r} is not the address of a webhook; write https://host/path")
+        check_address(self.url)
         return self
 
 
@@ -188,19 +181,11 @@ class Silence(SQLModel, table=True):
     until: datetime = Field(sa_type=UTC_TIME)
 
 
-class DeliveryView(SQLModel):
-    id: str = Field(primary_key=True)
+class AlertDeliveryView(DeliveryView):
     channel: str
-    event: str
-    state: DeliveryState = Field(default=DeliveryState.PENDING, index=True)
-    attempts: int = 0
-    error: str = ""
-    created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
-    next_attempt_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
-    ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
 
 
-class AlertDelivery(DeliveryView, table=True):
+class AlertDelivery(AlertDeliveryView, table=True):
     """One message to one channel, kept until it has arrived or was given up."""
 
     __tablename__ = "alert_delivery"

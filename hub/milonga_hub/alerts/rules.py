@@ -1,20 +1,21 @@
-"""When a finding becomes an alert, whom to tell of it, and when to try again. Pure."""
+"""When a finding becomes an alert, and whom to tell of it. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from milonga_hub.alerts.models import Alert, AlertRuleSpec, Silence
+from milonga_hub.alerts.models import Alert, AlertRuleSpec, AlertView, Silence
 from milonga_hub.alerts.rules_findings import THRESHOLDS
 from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput
 
+OPENED, RESOLVED, TEST = "opened", "resolved", "test"
+# What one message lists; the rest is counted. A webhook's receiver may refuse large bodies.
+_LISTED_ALERTS = 50
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-# The first retry comes after 5 s, later ones after twice the time before, never more than a quarter of an hour.
-_FIRST_RETRY_SECONDS = 5.0
-_LAST_RETRY_SECONDS = 900.0
 
 
 def check(name: str, spec: AlertRuleSpec) -> None:
@@ -58,8 +59,20 @@ def channels_of(wanted: Sequence[str], known: Iterable[str]) -> list[str]:
     return sorted(name for name in known if not wanted or name in wanted)
 
 
-def next_attempt(attempts: int, created_at: datetime, give_up_after_seconds: float, now: datetime) -> datetime | None:
-    """Return when to try again after so many attempts, None when it is time to give up."""
-    wait_seconds = min(_FIRST_RETRY_SECONDS * 2.0 ** min(attempts - 1, 20), _LAST_RETRY_SECONDS)
-    then = now + timedelta(seconds=wait_seconds)
-    return then if then <= created_at + timedelta(seconds=give_up_after_seconds) else None
+def told(event: str, alerts: Sequence[Alert]) -> dict[str, Any]:
+    """Return the data of an event about alerts: a title for people, and the alerts as the API has them."""
+    listed = [AlertView(**{name: getattr(one, name) for name in AlertView.model_fields}) for one in alerts]
+    return {
+        "event": event,
+        "title": _title(event, alerts),
+        "alert_count": len(alerts),
+        "alerts": [one.model_dump(mode="json") for one in listed[:_LISTED_ALERTS]],
+    }
+
+
+def _title(event: str, alerts: Sequence[Alert]) -> str:
+    if event == TEST:
+        return "Milonga: a test message; alerts will reach you this way"
+    done = "resolved" if event == RESOLVED else alerts[0].severity.lower()
+    first = alerts[0].message
+    return f"Milonga {done}: {first}" if len(alerts) == 1 else f"Milonga {done}: {first}, and {len(alerts) - 1} more"

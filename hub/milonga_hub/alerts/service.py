@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, or_, select
 
 from milonga_hub.alerts import rules
 from milonga_hub.alerts.definitions import Definitions
-from milonga_hub.alerts.deliveries import OPENED, RESOLVED, Deliveries
+from milonga_hub.alerts.deliveries import Deliveries
 from milonga_hub.alerts.models import Alert, AlertDelivery, AlertState, RuleView, Silence
+from milonga_hub.alerts.rules import OPENED, RESOLVED
 from milonga_hub.alerts.rules_findings import Facts, Finding, findings, threshold_of
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
@@ -48,14 +49,20 @@ class AlertService:
     """Keeps alerts and silences; `definitions` has rules and channels, `deliveries` the messages."""
 
     def __init__(
-        self, database: Database, events: EventBus, observer: Sight, clock: Callable[[], datetime] = utc_now
+        self,
+        database: Database,
+        events: EventBus,
+        observer: Sight,
+        clock: Callable[[], datetime] = utc_now,
+        source: str = "/",
     ) -> None:
+        """`source` names the hub in the events that it sends."""
         self._database = database
         self._events = events
         self._observer = observer
         self._clock = clock
         self.definitions = Definitions(database, clock)
-        self.deliveries = Deliveries(database, self.definitions, clock)
+        self.deliveries = Deliveries(database, self.definitions, source, clock)
         # When findings were first seen that have not stood long enough yet. A hub that restarts begins anew.
         self._first_seen: dict[Subject, datetime] = {}
         # While a hub is down it sees no device: what is older than its start has not stood for longer than that.
@@ -88,6 +95,12 @@ class AlertService:
             statement = statement.where(Alert.subject == subject)
         with self._database.session() as session:
             return page(session, statement, col(Alert.id), page_size, page_token, newest_first=True)
+
+    def changed_since(self, moment: datetime) -> _Alerts:
+        """Return the alerts that opened or resolved since then."""
+        recent = or_(col(Alert.opened_at) >= moment, col(Alert.resolved_at) >= moment)
+        with self._database.session() as session:
+            return [*session.exec(select(Alert).where(recent))]
 
     def acknowledge(self, id: str, by: str, note: str = "") -> Alert:
         """Note that somebody looks after it: nothing more is sent until it has resolved. The first one stands."""

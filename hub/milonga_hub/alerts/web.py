@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from milonga_hub.alerts.models import (
     AlertChannelSpec,
+    AlertDeliveryView,
     AlertRuleSpec,
     AlertState,
     AlertView,
     ChannelView,
-    DeliveryView,
     RuleView,
     Silence,
 )
@@ -30,7 +30,7 @@ class AlertPage(BaseModel):
 
 class AlertWithMessages(BaseModel):
     alert: AlertView
-    deliveries: list[DeliveryView]
+    deliveries: list[AlertDeliveryView]
 
 
 class Acknowledgement(BaseModel):
@@ -102,7 +102,7 @@ def _add_alerts(api: APIRouter, alerts: AlertService) -> None:
     async def get_alert(alert: str) -> AlertWithMessages:
         """Return the alert and what was sent about it."""
         found = view(AlertView, alerts.get(alert))
-        return AlertWithMessages(alert=found, deliveries=views(DeliveryView, alerts.messages(alert)))
+        return AlertWithMessages(alert=found, deliveries=views(AlertDeliveryView, alerts.messages(alert)))
 
     @api.post("/alerts/{alert}:acknowledge")
     async def acknowledge_alert(alert: str, body: Acknowledgement) -> AlertView:

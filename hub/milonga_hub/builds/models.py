@@ -73,6 +73,8 @@ class Build(SQLModel, table=True):
     # Digest of what was done and what the engine printed.
     log: str = ""
     in_progress: bool = Field(default=False, index=True)
+    # When it came into its state; None where that was before this was kept.
+    state_at: datetime | None = Field(default_factory=utc_now, sa_type=UTC_TIME, index=True)
     # Of the last time that it was built outside a run.
     stages: list[Stage] = Field(default=[], sa_type=json_of(list[Stage]))
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -325,6 +326,8 @@ class BuildService:
         self.get(name)
         with self._database.session() as session:
             build = session.get_one(Build, name)
+            if values.get("state", build.state) is not build.state:
+                build.state_at = utc_now()
             for field, value in values.items():
                 setattr(build, field, value)
             session.add(build)
@@ -358,6 +361,13 @@ class BuildService:
             statement = statement.where(Build.model_version == model_version)
         with self._database.session() as session:
             return page(session, statement, col(Build.name), page_size, page_token)
+
+    def settled_since(self, moment: datetime) -> _Builds:
+        """Return the builds that were verified or rejected since then."""
+        settled = (BuildState.VERIFIED, BuildState.REJECTED)
+        recent = select(Build).where(col(Build.state_at) >= moment, col(Build.state).in_(settled))
+        with self._database.session() as session:
+            return [*session.exec(recent)]
 
     def chosen(self, model_version: str) -> dict[str, Build]:
         """Return the chosen build of each device type."""

@@ -20,6 +20,7 @@ from milonga.v1 import (
     projects_pb2_grpc,
     rollouts_pb2_grpc,
     telemetry_pb2_grpc,
+    webhooks_pb2_grpc,
 )
 
 from milonga_hub.cli.failures import FAILED, NOT_FOUND, REFUSED, UNREACHABLE, USAGE, Refused
@@ -90,6 +91,7 @@ class Client:
         self.builds = models_pb2_grpc.BuildServiceStub(channel)
         self.rollouts = rollouts_pb2_grpc.RolloutServiceStub(channel)
         self.alerts = alerts_pb2_grpc.AlertServiceStub(channel)
+        self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self.labelling = labelling_pb2_grpc.LabellingServiceStub(channel)
         self.telemetry = telemetry_pb2_grpc.TelemetryServiceStub(channel)
 

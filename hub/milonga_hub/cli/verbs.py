@@ -33,6 +33,7 @@ from milonga_hub.cli import (
     simulate,
     telemetry,
     types,
+    webhooks,
 )
 from milonga_hub.cli.client import HUB_VARIABLE, remember_hub
 
@@ -92,6 +93,7 @@ for name, group, words in (
     ("import", exchange.group, "Projects of other tools."),
     ("export", exporting.group, "What the hub does, for other tools."),
     ("alerts", alerts.group, "What needs a person: alerts, rules, silences and channels."),
+    ("webhooks", webhooks.group, "Programs that are told what happens."),
     ("users", accounts.users, "People who may sign in, and what they may."),
     ("api-keys", accounts.api_keys, "Keys with which programs call the hub."),
     ("audit", accounts.audit, "Who changed what."),

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,11 @@ class DatasetService:
         statement = select(DatasetVersion).where(DatasetVersion.dataset == dataset)
         with self._database.session() as session:
             return page(session, statement, col(DatasetVersion.number), page_size, page_token, newest_first=True)
+
+    def made_since(self, moment: datetime) -> _Versions:
+        """Return the versions of all data sets that were made since then."""
+        with self._database.session() as session:
+            return [*session.exec(select(DatasetVersion).where(col(DatasetVersion.created_at) >= moment))]
 
     def get_version(self, name: str) -> DatasetVersion:
         with self._database.session() as session:

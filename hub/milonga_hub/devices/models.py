@@ -71,7 +71,7 @@ class DeviceView(SQLModel):
     simulated: bool = False
     inventory: Inventory = Field(default=Inventory(), sa_type=json_of(Inventory))
     agent_version: str = ""
-    enrolled_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
+    enrolled_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME, index=True)
     seen_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
     assigned_generation: int = 0
     reported_generation: int = 0

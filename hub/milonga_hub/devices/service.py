@@ -228,6 +228,11 @@ class DeviceService:
             devices = session.exec(select(Device).where(col(Device.revoked_at).is_(None)).order_by(col(Device.name)))
             return [device for device in devices if wanted.matches(self.attributes(device))]
 
+    def enrolled_since(self, moment: datetime) -> _Devices:
+        """Return the devices that have joined since then."""
+        with self._database.session() as session:
+            return [*session.exec(select(Device).where(col(Device.enrolled_at) >= moment))]
+
     def standings(self) -> _Standings:
         """Return as much of all devices as rollouts look at, by name, without those that were revoked."""
         columns = [col(getattr(Device, name)) for name in (*Standing._fields[:-1], "inventory")]

@@ -94,6 +94,8 @@ class RolloutView(SQLModel):
     devices: list[RolloutDevice] = Field(default=[], sa_type=json_of(list[RolloutDevice]))
     created_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
     ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
+    # When it came into its state; None where that was before this was kept.
+    state_at: datetime | None = Field(default_factory=utc_now, sa_type=UTC_TIME, index=True)
 
 
 class Rollout(RolloutView, table=True):

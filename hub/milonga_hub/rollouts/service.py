@@ -120,6 +120,11 @@ class RolloutService:
         with self._database.session() as session:
             return page(session, statement, col(Rollout.created_at), page_size, page_token, newest_first=True)
 
+    def since(self, moment: datetime) -> _Rollouts:
+        """Return the rollouts that came into their state since then."""
+        with self._database.session() as session:
+            return [*session.exec(select(Rollout).where(col(Rollout.state_at) >= moment))]
+
     def pause(self, id: str) -> Rollout:
         """Begin no further wave; devices that have their assignment finish it."""
         return self._change(id, (RolloutState.RUNNING,), state=RolloutState.PAUSED, reason="paused by hand")
@@ -265,7 +270,10 @@ class RolloutService:
                     return until
                 case Pause(reason):
                     rollout.state, rollout.reason, rollout.ended_at = RolloutState.PAUSED, reason, None
+                    rollout.state_at = now
                 case Succeed(reason):
+                    if rollout.state is not RolloutState.SUCCEEDED:
+                        rollout.state_at = now
                     rollout.state, rollout.reason = RolloutState.SUCCEEDED, reason
                     rollout.ended_at = rollout.ended_at or now
                     return None
@@ -350,7 +358,7 @@ class RolloutService:
             for each in former:
                 each.state = RolloutState.ABORTED
                 each.reason = f"superseded by {rollout.id}"
-                each.ended_at = self._clock()
+                each.ended_at = each.state_at = self._clock()
                 session.add(each)
             session.add(rollout)
         return former
@@ -365,6 +373,8 @@ class RolloutService:
             if rollout.state not in allowed:
                 wanted = " or ".join(state.lower() for state in allowed)
                 raise FailedPrecondition(f"rollout {rollout.id} is {rollout.state.lower()}, not {wanted}")
+            if values.get("state", rollout.state) is not rollout.state:
+                rollout.state_at = self._clock()
             for field, value in values.items():
                 setattr(rollout, field, value)
             with self._database.session() as session:

@@ -122,6 +122,12 @@ class RunService:
         with self._database.session() as session:
             return [*session.exec(select(Run).where(Run.project == project, recent))]
 
+    def ended_since(self, moment: datetime) -> _Runs:
+        """Return the runs that have ended since then."""
+        recent = select(Run).where(col(Run.ended_at) >= moment, col(Run.state).in_(ENDED))
+        with self._database.session() as session:
+            return [*session.exec(recent)]
+
     def unfinished(self) -> _Runs:
         """Return queued and interrupted runs, oldest first; those that wait for approval are neither."""
         idle = {*ENDED, RunState.AWAITING_APPROVAL}

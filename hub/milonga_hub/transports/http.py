@@ -57,6 +57,7 @@ from milonga_hub.web.gate import Gated
 from milonga_hub.web.safety import Safety
 from milonga_hub.web.services import HubServices
 from milonga_hub.web.speaking import Speaking
+from milonga_hub.webhooks import web as webhooks
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def _api(hub: HubServices) -> APIRouter:
         alerts.router(hub.alerts),
         labelling.router(hub.labelling),
         accounts.router(hub.accounts),
+        webhooks.router(hub.webhooks),
     ):
         api.include_router(router)
     return api

@@ -111,6 +111,7 @@ class _Collector:
         waiting = {(name,): count() for name, count in counts.queues.items()}
         waiting["runs",] = sum(run.state is RunState.QUEUED for run in self._hub.runs.unfinished())
         waiting["alert_messages",] = self._hub.alerts.deliveries.waiting_count()
+        waiting["webhook_messages",] = self._hub.webhooks.waiting_count()
         yield _gauge("milonga_queue_length", "Things that wait.", ("queue",), waiting)
 
     def _quotas(self) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.service import RunService
 from milonga_hub.settings import Settings
 from milonga_hub.telemetry.service import TelemetryService
+from milonga_hub.webhooks.service import WebhookService
 
 
 class HubServices(Protocol):
@@ -37,6 +38,7 @@ class HubServices(Protocol):
     accounts: AccountService
     blob_watch: BlobWatch
     quotas: QuotaService
+    webhooks: WebhookService
 
     @property
     def grpc_port(self) -> int:

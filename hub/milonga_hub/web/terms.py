@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 
-from milonga_hub.alerts.models import AlertSeverity, AlertSignal, AlertState, DeliveryState
+from milonga_hub.alerts.models import AlertSeverity, AlertSignal, AlertState
 from milonga_hub.builds.models import BuildState
 from milonga_hub.callers import Role
 from milonga_hub.devices.models import DeviceBuildState, DeviceState, JoinRequestState, Verification
 from milonga_hub.labelling.models import SampleReason, SampleState
+from milonga_hub.outbox import DeliveryState
 from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState, Step
 from milonga_hub.runs.models import RunState, StageState, Trigger
 from milonga_hub.tasks import Task

@@ -19,6 +19,7 @@ from milonga.v1 import (
     projects_pb2,
     rollouts_pb2,
     telemetry_pb2,
+    webhooks_pb2,
 )
 
 
@@ -1729,6 +1730,109 @@ class AsyncTelemetry:
         )
 
 
+class AsyncWebhooks:
+    """Addresses of programs that are told what happens: a signed POST of a CloudEvent for each event, tried again until it arrives."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+
+    def list_webhooks(self, *, timeout: float | None = None) -> AsyncIterator[webhooks_pb2.Webhook]:
+        """Who is told of what. Scope: webhooks:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.ListWebhooksRequest()
+        return self._calls.rows(
+            "/milonga.v1.WebhookService/ListWebhooks",
+            request,
+            webhooks_pb2.ListWebhooksResponse,
+            lambda page: page.webhooks,
+            timeout,
+        )
+
+    async def apply_webhook(
+        self,
+        name: str,
+        *,
+        url: str,
+        secret: str = "",
+        events: Sequence[str] = (),
+        project: str = "",
+        give_up_after_seconds: float | None = None,
+        timeout: float | None = None,
+    ) -> webhooks_pb2.ApplyWebhookResponse:
+        """Creates or changes a webhook, which hears of what happens from then on. Scope: webhooks:write.
+
+        Args:
+            url: Required.
+            secret: Signs what is sent. Left out: the one that the hub has already for this address, or a new one.
+            events: None is all.
+            project: Empty: of all projects, and of what belongs to none.
+            give_up_after_seconds: Unset: a day.
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.ApplyWebhookRequest(
+            name=name,
+            url=url,
+            secret=secret,
+            events=events,
+            project=project,
+            give_up_after_seconds=give_up_after_seconds,
+        )
+        return await self._calls.unary(
+            "/milonga.v1.WebhookService/ApplyWebhook", request, webhooks_pb2.ApplyWebhookResponse, timeout
+        )
+
+    async def delete_webhook(self, name: str, *, timeout: float | None = None) -> None:
+        """Tells it nothing more; what waits for it is given up. Scope: webhooks:write.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.DeleteWebhookRequest(name=name)
+        await self._calls.unary(
+            "/milonga.v1.WebhookService/DeleteWebhook", request, webhooks_pb2.DeleteWebhookResponse, timeout
+        )
+
+    async def test_webhook(self, name: str, *, timeout: float | None = None) -> str:
+        """Sends a test event now. Scope: webhooks:write.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.TestWebhookRequest(name=name)
+        answer = await self._calls.unary(
+            "/milonga.v1.WebhookService/TestWebhook", request, webhooks_pb2.TestWebhookResponse, timeout
+        )
+        return answer.answer
+
+    def list_webhook_deliveries(
+        self,
+        webhook: str = "",
+        *,
+        state: alerts_pb2.DeliveryState.ValueType = alerts_pb2.DELIVERY_STATE_UNSPECIFIED,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[webhooks_pb2.WebhookDelivery]:
+        """What was sent or is to be sent, the newest first; kept for 90 days. Scope: webhooks:read.
+
+        Args:
+            webhook: Empty for all.
+            state: Unspecified for all.
+            page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.ListWebhookDeliveriesRequest(webhook=webhook, state=state, page_size=page_size)
+        return self._calls.pages(
+            "/milonga.v1.WebhookService/ListWebhookDeliveries",
+            request,
+            webhooks_pb2.ListWebhookDeliveriesResponse,
+            lambda page: page.deliveries,
+            timeout,
+        )
+
+
 class AsyncServices:
     """All services, by the names of what they are about."""
 
@@ -1744,3 +1848,4 @@ class AsyncServices:
         self.rollouts = AsyncRollouts(calls)
         self.runs = AsyncRuns(calls)
         self.telemetry = AsyncTelemetry(calls)
+        self.webhooks = AsyncWebhooks(calls)

@@ -20,6 +20,7 @@ from milonga.v1 import (
     projects_pb2,
     rollouts_pb2,
     telemetry_pb2,
+    webhooks_pb2,
 )
 
 # gRPC allows no more.
@@ -36,6 +37,7 @@ _FILES: tuple[Any, ...] = (
     projects_pb2,
     rollouts_pb2,
     telemetry_pb2,
+    webhooks_pb2,
 )
 
 

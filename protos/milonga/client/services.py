@@ -19,6 +19,7 @@ from milonga.v1 import (
     projects_pb2,
     rollouts_pb2,
     telemetry_pb2,
+    webhooks_pb2,
 )
 
 
@@ -1697,6 +1698,109 @@ class Telemetry:
         )
 
 
+class Webhooks:
+    """Addresses of programs that are told what happens: a signed POST of a CloudEvent for each event, tried again until it arrives."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def list_webhooks(self, *, timeout: float | None = None) -> Iterator[webhooks_pb2.Webhook]:
+        """Who is told of what. Scope: webhooks:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.ListWebhooksRequest()
+        return self._calls.rows(
+            "/milonga.v1.WebhookService/ListWebhooks",
+            request,
+            webhooks_pb2.ListWebhooksResponse,
+            lambda page: page.webhooks,
+            timeout,
+        )
+
+    def apply_webhook(
+        self,
+        name: str,
+        *,
+        url: str,
+        secret: str = "",
+        events: Sequence[str] = (),
+        project: str = "",
+        give_up_after_seconds: float | None = None,
+        timeout: float | None = None,
+    ) -> webhooks_pb2.ApplyWebhookResponse:
+        """Creates or changes a webhook, which hears of what happens from then on. Scope: webhooks:write.
+
+        Args:
+            url: Required.
+            secret: Signs what is sent. Left out: the one that the hub has already for this address, or a new one.
+            events: None is all.
+            project: Empty: of all projects, and of what belongs to none.
+            give_up_after_seconds: Unset: a day.
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.ApplyWebhookRequest(
+            name=name,
+            url=url,
+            secret=secret,
+            events=events,
+            project=project,
+            give_up_after_seconds=give_up_after_seconds,
+        )
+        return self._calls.unary(
+            "/milonga.v1.WebhookService/ApplyWebhook", request, webhooks_pb2.ApplyWebhookResponse, timeout
+        )
+
+    def delete_webhook(self, name: str, *, timeout: float | None = None) -> None:
+        """Tells it nothing more; what waits for it is given up. Scope: webhooks:write.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.DeleteWebhookRequest(name=name)
+        self._calls.unary(
+            "/milonga.v1.WebhookService/DeleteWebhook", request, webhooks_pb2.DeleteWebhookResponse, timeout
+        )
+
+    def test_webhook(self, name: str, *, timeout: float | None = None) -> str:
+        """Sends a test event now. Scope: webhooks:write.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.TestWebhookRequest(name=name)
+        answer = self._calls.unary(
+            "/milonga.v1.WebhookService/TestWebhook", request, webhooks_pb2.TestWebhookResponse, timeout
+        )
+        return answer.answer
+
+    def list_webhook_deliveries(
+        self,
+        webhook: str = "",
+        *,
+        state: alerts_pb2.DeliveryState.ValueType = alerts_pb2.DELIVERY_STATE_UNSPECIFIED,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[webhooks_pb2.WebhookDelivery]:
+        """What was sent or is to be sent, the newest first; kept for 90 days. Scope: webhooks:read.
+
+        Args:
+            webhook: Empty for all.
+            state: Unspecified for all.
+            page_size: Rows to ask for at a time, 0 for the hub's choice; all are given in the end.
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.ListWebhookDeliveriesRequest(webhook=webhook, state=state, page_size=page_size)
+        return self._calls.pages(
+            "/milonga.v1.WebhookService/ListWebhookDeliveries",
+            request,
+            webhooks_pb2.ListWebhookDeliveriesResponse,
+            lambda page: page.deliveries,
+            timeout,
+        )
+
+
 class Services:
     """All services, by the names of what they are about."""
 
@@ -1712,3 +1816,4 @@ class Services:
         self.rollouts = Rollouts(calls)
         self.runs = Runs(calls)
         self.telemetry = Telemetry(calls)
+        self.webhooks = Webhooks(calls)

@@ -27,6 +27,7 @@ from milonga_hub.web.pages import (
     settings,
     sign_in,
     sign_in_provider,
+    webhooks,
 )
 from milonga_hub.web.pages.page import error_page
 from milonga_hub.web.services import HubServices
@@ -55,6 +56,7 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         alerts,
         labelling,
         settings,
+        webhooks,
         sign_in,
         sign_in_provider,
     ):

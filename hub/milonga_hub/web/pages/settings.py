@@ -29,6 +29,7 @@ AREAS = {
     "rollouts": N_("rollouts"),
     "runs": N_("runs"),
     "telemetry": N_("telemetry"),
+    "webhooks": N_("webhooks"),
 }
 _SHOWN_PROJECTS = 200
 LIFETIMES = ((30, N_("30 days")), (90, N_("90 days")), (366, N_("a year")))
