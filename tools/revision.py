@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from alembic import command
 from milonga_hub.db import Database
 from milonga_hub.migrations import running
+from sqlalchemy.dialects import sqlite
 from sqlmodel.sql.sqltypes import AutoString
 
 
@@ -34,6 +36,26 @@ def plain(kind: str, item: Any, context: Any) -> str | Literal[False]:
     return False
 
 
+def fill(context: Any, revision: Any, directives: Sequence[Any]) -> None:
+    """Give new columns that may not be empty the default of their model, for rows that are there already."""
+    for table in directives[0].upgrade_ops.ops:
+        for operation in getattr(table, "ops", ()):
+            column = getattr(operation, "column", None)
+            if isinstance(column, sa.Column) and not column.nullable and column.server_default is None:
+                column.server_default = _literal(column)
+
+
+def _literal(column: sa.Column[Any]) -> sa.DefaultClause | None:
+    """Return the default as text, which both databases make a number or a truth of by the column's type."""
+    default = column.default
+    if not isinstance(default, sa.ColumnDefault) or not default.is_scalar:
+        return None
+    dialect = sqlite.dialect()
+    stored = column.type.dialect_impl(dialect).bind_processor(dialect)
+    value = stored(default.arg) if stored else default.arg
+    return None if isinstance(value, bytes) else sa.DefaultClause(str(value))
+
+
 def main(message: str) -> int:
     """Write the file and say which; return the exit code."""
     with tempfile.TemporaryDirectory() as place:
@@ -43,9 +65,11 @@ def main(message: str) -> int:
         with database.engine.connect() as connection:
             config = running.alembic_config()
             config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
-            config.attributes.update(connection=connection, options={"render_item": plain})
+            config.attributes.update(
+                connection=connection, options={"render_item": plain, "process_revision_directives": fill}
+            )
             script: Any = command.revision(config, message, autogenerate=True, rev_id=f"{number:04}")
-    print(f"{script.path}: read it, and fill what is new in rows that are there")
+    print(f"{script.path}: read it: make check formats it, make test TEST_ARGS=tests/core/test_migrations.py tries it")
     return 0
 
 

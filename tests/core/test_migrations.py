@@ -128,6 +128,8 @@ def test_what_fails_on_the_way_is_undone(database: Database, monkeypatch: pytest
 
 
 def test_the_statements_alone_make_the_same_tables(database: Database) -> None:
+    if not database.is_postgresql:
+        pytest.skip("SQLite makes tables anew, which statements alone cannot")
     statements = running.sql(database.engine, "head")
     with database.engine.begin() as connection:
         for statement in statements.split(";\n"):

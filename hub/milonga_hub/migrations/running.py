@@ -14,6 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, inspect, text
 
 from milonga_hub import postgres
@@ -94,10 +95,16 @@ def sql(engine: Engine, target: str) -> str:
             raise FailedPrecondition(
                 "these tables are from before there were revisions: what they lack is found when it is added; run it without --sql"
             )
-    if _is_above(known, target, current):
-        command.upgrade(config, f"{current or BASE}:{target}", sql=True)
-    else:
-        command.downgrade(config, f"{current or BASE}:{target}", sql=True)
+    way = f"{current or BASE}:{target}"
+    try:
+        if _is_above(known, target, current):
+            command.upgrade(config, way, sql=True)
+        else:
+            command.downgrade(config, way, sql=True)
+    except CommandError as error:
+        raise FailedPrecondition(
+            "SQLite changes columns by making their table anew, for which the rows have to be at hand; run it without --sql"
+        ) from error
     return out.getvalue()
 
 
