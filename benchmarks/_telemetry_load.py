@@ -21,6 +21,7 @@ import numpy as np
 from milonga.pictures import BINS, INPUTS
 from milonga.v1 import telemetry_pb2
 from milonga_hub.bridge import to_proto
+from milonga_hub.collecting import leave_what_stays
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import DeviceService
@@ -120,6 +121,8 @@ async def _serve(folder: Path, kind: str, idle: int, policy: DriftPolicy) -> Non
     choice = chosen(settings, devices.authority, devices.authenticate, devices.certificates, lambda device: None)
     endpoint = await choice.broker.start("127.0.0.1", 0, ())
     await TelemetryIntake(telemetry.store, telemetry.examine, telemetry.refusals).start(endpoint)
+    # As the hub does.
+    leave_what_stays()
     print(json.dumps({"port": endpoint.port, "broker_pid": getattr(choice.broker, "pid", None)}), flush=True)
     await asyncio.Event().wait()
 
