@@ -5,7 +5,7 @@ from __future__ import annotations
 from milonga_agent.engines import Engines
 from milonga_agent.hub import Courier
 from milonga_agent.memory import Memory
-from milonga_agent.plan import Wish
+from milonga_agent.plan import WantedFile, Wish
 from milonga_agent.steps import Depot
 from milonga_agent.trusting import Trust
 
@@ -25,7 +25,11 @@ class Bundles:
     async def check(self, wish: Wish) -> None:
         """Return if the bundle is signed for the project that its manifest names. Raises Untrusted."""
         manifest = next(file for file in wish.files if file.path == "manifest.json")
-        await self._trust.check(self.depot.project(wish), manifest.digest, manifest.size_bytes, self.courier.metadata)
+        await self.check_signed(self.depot.project(wish), manifest)
+
+    async def check_signed(self, project: str, manifest: WantedFile) -> None:
+        """Return if the file is signed for the project. Raises Untrusted."""
+        await self._trust.check(project, manifest.digest, manifest.size_bytes, self.courier.metadata)
 
     def collect(self) -> None:
         """Remove what nobody needs, once it is written down what is needed; an agent without memory removes nothing."""

@@ -127,6 +127,7 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--no-samples", action="store_true", help="let no picture leave this device, whatever its project allows"
     )
+    verb.add_argument("--no-tuning", action="store_true", help="let no hub try tvm's kernels on this device")
     _add_data_dir(verb)
     _add_limits(verb)
 
@@ -238,6 +239,7 @@ def _options(given: argparse.Namespace) -> Any:
         trusted_root=given.trusted_root.absolute() if given.trusted_root else None,
         redact=given.redact,
         samples=not given.no_samples,
+        tuning=not given.no_tuning,
     )
 
 

@@ -48,6 +48,7 @@ from milonga_agent.steps import Depot
 from milonga_agent.supervision import confirm_start, keep_alive, notify, switched_back
 from milonga_agent.telemetry import Boot, Sender, Spool
 from milonga_agent.trusting import Trust
+from milonga_agent.tuning import Tuning
 from milonga_agent.upkeep import STEADY_SECONDS, Upkeep
 from milonga_agent.windows import Windows
 from milonga_agent.workers import Worker
@@ -78,6 +79,8 @@ class Options:
     # How pictures are made unrecognisable before they are kept for labelling, and whether any may leave at all.
     redact: str = ""
     samples: bool = True
+    # Whether a hub may try kernels here.
+    tuning: bool = True
 
 
 class Agent:
@@ -163,6 +166,7 @@ class Agent:
         assignments = Assignments(self._memory, serving, self._bundles, self._reports)
         folder = self._options.data_dir
         measuring = Measuring(folder, self._options.limits, self._bundles, self._outbox)
+        tuning = Tuning(folder, self._options.limits, self._bundles, self._outbox, measuring.turn)
         helping = Helping(folder, self.journal, self._outbox, (self._options.join_token,))
 
         async def profile(number: int) -> None:
@@ -181,6 +185,8 @@ class Agent:
                 assignments.accept(message.assignment)
             elif kind == "measurement_request":
                 measuring.ask(message.measurement_request)
+            elif kind == "tuning_request" and self._options.tuning:
+                tuning.ask(message.tuning_request)
             elif kind == "settings":
                 windows.every(message.settings.telemetry_seconds)
                 connection.use(message.settings)
@@ -203,6 +209,7 @@ class Agent:
             connection.run(identity),
             assignments.run(),
             measuring.run(),
+            tuning.run(),
             windows.run(),
             helping.run(),
             caring.run(),
@@ -272,6 +279,7 @@ class Agent:
             boot_id=self._boot.id,
             status=self._status(),
             knows_shadows=True,
+            knows_tuning=self._options.tuning,
         )
 
     def _status(self) -> agent_pb2.AgentStatus:

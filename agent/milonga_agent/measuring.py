@@ -54,7 +54,8 @@ class Measuring:
         self._bundles = bundles
         self._outbox = outbox
         self._asked: asyncio.Queue[agent_pb2.MeasurementRequest] = asyncio.Queue()
-        self._one_at_a_time = asyncio.Lock()
+        # Whose holder may measure.
+        self.turn = asyncio.Lock()
         self._rest = Rest()
 
     def ask(self, request: agent_pb2.MeasurementRequest) -> None:
@@ -68,7 +69,7 @@ class Measuring:
 
     async def measure(self, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
         """Return what was measured, once no other measurement is under way. Raises HubUnreachable."""
-        async with self._one_at_a_time:
+        async with self.turn:
             try:
                 return await self._measured(request)
             except HubUnreachable:

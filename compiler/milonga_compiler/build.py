@@ -91,7 +91,7 @@ def build(
     Each step is told in words. Scratch files lie beside `folder`, named `.bundle-*`; the steps and what the engine printed are
     kept there as `<folder>.log`. With `keep_rejected`, a build that ran and is refused is bundled as well, for people who know
     better. With `tuning`, kernels are tuned first, for as long as its budget says, and the build takes what its database has;
-    a tuning that fails is told, and the build goes on. Raises EngineMissing or UnknownTarget.
+    a tuning that fails is told, as a step without kernels too, and the build goes on. Raises EngineMissing or UnknownTarget.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
@@ -135,6 +135,7 @@ def _tune(
             on_tuned(step)
             say(step.words(tuning.budget))
     except CompilerError as error:
+        on_tuned(Step((), 0, ended=str(error)))
         say(f"not tuned: {error}")
 
 

@@ -25,6 +25,10 @@ class TuningRefused(BuildFailed):
     """There is nothing to tune, not here, or not into this folder."""
 
 
+class DeviceGone(TuningRefused):
+    """The device that times kernels is not there any more, and is not awaited longer."""
+
+
 class RunFailed(CompilerError):
     """The engine could not run what was built."""
 

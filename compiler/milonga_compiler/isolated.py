@@ -27,7 +27,7 @@ from milonga_compiler.errors import BuildFailed, CompilerError, EngineDied, RunF
 from milonga_compiler.lending import lent
 from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
-from milonga_compiler.tuning import Budget, Step, Tuning
+from milonga_compiler.tuning import Step, Tuning
 from milonga_compiler.worker import BOOTSTRAP
 
 _PACKAGE = Path(__file__).parent
@@ -35,6 +35,8 @@ _PACKAGE = Path(__file__).parent
 _TAIL_LINES, _TAIL_LETTERS = 4, 600
 # A turn of tuning that was begun because it would fit may take so much longer; then it is ended.
 _GRACE_SECONDS = 30.0
+# Before the first: importing TVM, and timing all kernels as they are, takes minutes on busy machines and slow devices.
+_READING_SECONDS = 300.0
 _OUT_OF_MEMORY = (
     "bad_alloc",
     "cannot allocate",
@@ -101,26 +103,35 @@ class IsolatedBackend(Backend):
         wanted = {"architecture": target.architecture, "database": str(tuning.database.absolute())}
         scratch = tempfile.mkdtemp(prefix="milonga-")
         asked = {**request, **wanted, "budget": asdict(tuning.budget), "scratch": scratch}
+        asked["on_device"] = tuning.timer is not None
         try:
             with self._asked(asked) as process:
-                yield from self._steps(process, f"tuning for {target}", tuning.budget)
+                yield from self._steps(process, f"tuning for {target}", tuning)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _steps(self, process: _Process, doing: str, budget: Budget) -> Iterator[Step]:
-        """Yield what the process tells, and end it where it takes longer than it may."""
-        began, step = time.monotonic(), None
+    def _steps(self, process: _Process, doing: str, tuning: Tuning) -> Iterator[Step]:
+        """Yield what the process tells, and end it where it takes longer than it may; have a device time what it asks for."""
+        began, waited, budget, step = time.monotonic(), 0.0, tuning.budget, None
         while True:
             asked, allowed = time.monotonic(), self._limits.build_seconds
             if budget.seconds is not None:
-                allowed = max(1.0, began + budget.seconds + _GRACE_SECONDS - asked)
+                allowed = max(
+                    1.0, began + waited + budget.seconds + (_GRACE_SECONDS if step else _READING_SECONDS) - asked
+                )
             try:
                 answer = process.answer(doing, allowed, BuildFailed)
             except EngineDied:
                 if step is None or time.monotonic() - asked < allowed:
                     raise
-                yield replace(step, seconds=time.monotonic() - began, ended="its last turn took longer than was left")
+                seconds = time.monotonic() - began - waited
+                yield replace(step, seconds=seconds, ended="its last turn took longer than was left")
                 return
+            if "time" in answer and tuning.timer is not None:
+                times = tuning.timer(Path(answer["time"]))
+                waited += times.waited_seconds
+                process.tell({"times": times.as_json()})
+                continue
             if "step" not in answer:
                 return
             step = Step.from_json(answer["step"])

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from milonga_compiler.timing import Timer
+
 # Schedules that are built and measured together. Each turn searches anew, which takes as long as some eight measurements.
 TRIALS_PER_TURN = 16
 # Fewer are not worth the search before them.
@@ -54,6 +56,8 @@ class Tuning:
     budget: Budget = Budget()
     # How many threads measure a schedule.
     threads: int = 1
+    # Has a device measure schedules; None: this machine does.
+    timer: Timer | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Step:
     """How far a tuning is: at its beginning, where `turn` is None, and after each turn, with the kernel before it.
 
     `found` kernels were in the database when it began. `seconds` and `trials` are those of this tuning; `failed` of the
-    trials did not build or run. `ended` says why nothing follows.
+    trials did not build or run. `ended` says why nothing follows. `device` timed last; empty where this machine does.
     """
 
     kernels: tuple[Kernel, ...]
@@ -129,6 +133,7 @@ class Step:
     failed: int = 0
     turn: Kernel | None = None
     ended: str = ""
+    device: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,3 +50,14 @@ def llvm(architecture: str, local: bool) -> dict[str, str]:
         avx2 = local and " avx2 " in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         described["mcpu"] = "x86-64-v3" if avx2 else "x86-64-v2"
     return described
+
+
+def c_compiler(architecture: str) -> str:
+    """Return the compiler that links for the architecture. Raises BuildFailed with the package to install."""
+    local = architecture == platform.machine()
+    names = ("g++", "gcc", "clang") if local else (f"{architecture}-linux-gnu-gcc",)
+    found = next((name for name in names if shutil.which(name)), None)
+    if found is None:
+        package = "gcc" if local else f"gcc-{architecture.replace('_', '-')}-linux-gnu"
+        raise BuildFailed(f"linking for {architecture} needs {names[-1]}; run: apt-get install {package}")
+    return found

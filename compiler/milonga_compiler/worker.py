@@ -1,7 +1,8 @@
 """The process that an engine runs in. It is started by isolated.py and speaks JSON lines.
 
-Down (stdin): one request, {"do": "build" | "tune" | "run" | "unsupported", ...}; then {"do": "next"} for each further variant or step.
-Up (stdout): {"variant": {...}}, {"step": {...}}, {"done": ...}, or {"error": NAME, "message": ..., "operators": [...]}.
+Down (stdin): one request, {"do": "build" | "tune" | "run" | "unsupported", ...}; then {"do": "next"} for each further variant or step,
+and {"times": {...}} for kernels to time.
+Up (stdout): {"variant": {...}}, {"step": {...}}, {"time": FILE}, {"done": ...}, or {"error": NAME, "message": ..., "operators": [...]}.
 What the engine itself prints goes to stderr, which is the log.
 """
 
@@ -17,8 +18,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from milonga_compiler.timing import Times
 
 # What the parent must start an interpreter with (-c): another environment does not have this package, and may take only
 # this package from here, never the versions of others that lie beside it.
@@ -48,7 +53,7 @@ def main() -> int:
         # Private writable memory, as the agent's limits.py has it: files that are only mapped do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (request["memory_bytes"], request["memory_bytes"]))
     try:
-        for answer in _answers(request):
+        for answer in _answers(request, out):
             _say(out, answer)
             if "done" not in answer and not sys.stdin.readline():
                 break
@@ -60,7 +65,7 @@ def main() -> int:
     return 0
 
 
-def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _answers(request: dict[str, Any], out: Any) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     from milonga_compiler.backends import in_process
@@ -82,7 +87,8 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         # Schedules are built there, and what is left when this process is ended goes with the folder.
         os.environ["TMPDIR"] = tempfile.tempdir = request["scratch"]
         target = Target.parse(request["target"], request["architecture"])
-        tuning = Tuning(Path(request["database"]), Budget(**request["budget"]), request["threads"])
+        timer = partial(_timed, out) if request["on_device"] else None
+        tuning = Tuning(Path(request["database"]), Budget(**request["budget"]), request["threads"], timer)
         for step in engine.tune(Path(request["onnx"]), target, tuning):
             yield {"step": step.as_json()}
         yield {"done": None}
@@ -92,6 +98,14 @@ def _answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"done": None}
     else:
         yield {"done": sorted(engine.unsupported(read_network(Path(request["onnx"]))))}
+
+
+def _timed(out: Any, archive: Path) -> Times:
+    """Ask for the times of kernels on a device, in the middle of a tuning."""
+    from milonga_compiler.timing import Times
+
+    _say(out, {"time": str(archive)})
+    return Times.from_json(json.loads(sys.stdin.readline())["times"])
 
 
 def _described(error: Exception) -> dict[str, Any]:

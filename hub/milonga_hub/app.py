@@ -30,6 +30,7 @@ from milonga_hub.blobs.watching import BlobWatch
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.runner import BuildRunner
 from milonga_hub.builds.service import BuildService
+from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.cluster import workers
 from milonga_hub.collecting import leave_what_stays
 from milonga_hub.datasets.rpc import DatasetRpc
@@ -158,7 +159,8 @@ class Hub:
         self.webhooks = WebhookService(self.database, self.events, sight, source)
         self.executor = Executor(self.runs, self._work)
         self.jobs = Jobs(workers.chosen(settings))
-        self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs)
+        sessions = TuningSessions(self.folder / "tuning", self.blobs, self.signing)
+        self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs, sessions)
         self.addresses = Addresses("", "", "", "")
 
     def _open_stores(self) -> places.Stores:

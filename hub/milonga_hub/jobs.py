@@ -69,6 +69,10 @@ class Progress:
     where: str = ""
 
 
+# Answers what a job asks of the hub.
+OnQuestion = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
 class Workers(Protocol):
     """Where jobs run. Whatever does a job is a process of this machine, which may only watch over one elsewhere."""
 
@@ -114,25 +118,41 @@ class Jobs:
         return self._workers.threads(kind)
 
     async def run(
-        self, kind: str, spec: dict[str, Any], workdir: Path, on_progress: Callable[[Progress], Awaitable[None] | None]
+        self,
+        kind: str,
+        spec: dict[str, Any],
+        workdir: Path,
+        on_progress: Callable[[Progress], Awaitable[None] | None],
+        on_question: OnQuestion | None = None,
     ) -> dict[str, Any]:
         """Return the job's result as `run_job` does, once it is its turn."""
         folder = spec["tuning_database"] if spec.get("tuning_minutes") else ""
+        # What asks the hub is done beside it.
+        workers = LOCAL if on_question else self._workers
         async with self._tuned[folder] if folder else contextlib.nullcontext(), self._turns:
-            return await run_job(kind, spec, workdir, on_progress, self._workers)
+            return await run_job(kind, spec, workdir, on_progress, workers, on_question)
 
 
 class JobContext:
-    """What a job sees of the hub: somewhere to say how far it is."""
+    """What a job sees of the hub: somewhere to say how far it is, and to ask for what only the hub can do."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    def __init__(self, out: TextIO, answers: TextIO | None = None) -> None:
+        self._out, self._answers = out, answers
 
     def progress(self, fraction: float, message: str = "", **metrics: float) -> None:
         """Tell the hub how far the job is (0 to 1) and its newest figures."""
         line = {"kind": "progress", "fraction": float(fraction), "message": message}
         line["metrics"] = {name: float(value) for name, value in metrics.items()}
         print(json.dumps(line), file=self._out, flush=True)
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the hub's answer, however long that takes. Raises JobError where the hub answers no questions of this job."""
+        print(json.dumps({"kind": "question", "question": question}), file=self._out, flush=True)
+        line = self._answers.readline() if self._answers is not None else ""
+        if not line:
+            raise JobError("what runs this job has no way to ask the hub")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 def environment(kind: str, known: Mapping[str, str]) -> dict[str, str]:
@@ -146,8 +166,9 @@ async def run_job(
     workdir: Path,
     on_progress: Callable[[Progress], Awaitable[None] | None],
     workers: Workers = LOCAL,
+    on_question: OnQuestion | None = None,
 ) -> dict[str, Any]:
-    """Return the job's result, from its folder if it has finished before.
+    """Return the job's result, from its folder if it has finished before. `on_question` answers what the job asks.
 
     Raises JobError where the job said why it cannot succeed, JobCrashed where its process died. Cancelling the
     awaiting task ends the process.
@@ -164,13 +185,15 @@ async def run_job(
     with (workdir / "log.txt").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *workers.command(kind, workdir),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=1 << 20,
+            stdin=asyncio.subprocess.PIPE if on_question else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=log, limit=1 << 20,
             env=environment(kind, os.environ),
         )  # fmt: skip
         try:
             assert process.stdout is not None
             async for line in process.stdout:
-                await _pass_on(line, on_progress)
+                if on_question is None or not await _answered(line, process, on_question):
+                    await _pass_on(line, on_progress)
             code = await process.wait()
         finally:
             await _end(process, workers.ending_seconds)
@@ -179,6 +202,23 @@ async def run_job(
     if not result_path.exists():
         raise JobCrashed(f"the {kind} job ended with exit code {code}; its log is {workdir / 'log.txt'}")
     return _read_result(result_path)
+
+
+async def _answered(line: bytes, process: asyncio.subprocess.Process, on_question: OnQuestion) -> bool:
+    """Return whether the line is a question, once it is answered."""
+    try:
+        said = json.loads(line)
+        asked = dict(said["question"]) if said["kind"] == "question" else None
+    except (ValueError, KeyError, TypeError):
+        return False
+    if asked is None:
+        return False
+    answer = await on_question(asked)
+    assert process.stdin is not None
+    with contextlib.suppress(ConnectionError):  # It died meanwhile, as its exit code tells.
+        process.stdin.write(json.dumps(answer).encode() + b"\n")
+        await process.stdin.drain()
+    return True
 
 
 async def _pass_on(line: bytes, on_progress: Callable[[Progress], Awaitable[None] | None]) -> None:
@@ -218,7 +258,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the hub, which ends its jobs.
     kind, workdir = sys.argv[1], Path(sys.argv[2])
     spec = json.loads((workdir / "spec.json").read_text(encoding="utf-8"))
-    context = JobContext(os.fdopen(os.dup(1), "w"))
+    context = JobContext(os.fdopen(os.dup(1), "w"), sys.stdin)
     os.dup2(2, 1)  # What libraries print goes to the log.
     job = importlib.import_module(KINDS[kind])
     try:

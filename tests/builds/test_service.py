@@ -12,7 +12,7 @@ from milonga.v1 import models_pb2 as pb
 from milonga.v1 import models_pb2_grpc
 from milonga_compiler.bundle import verify_bundle, write_bundle
 from milonga_hub.blobs import BlobStore
-from milonga_hub.builds.models import BuildState
+from milonga_hub.builds.models import BuildState, BuildTuning, TuningSite
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.service import BuildService
 from milonga_hub.db import Database, utc_now
@@ -112,6 +112,26 @@ def test_the_fastest_that_passes_is_chosen_and_every_other_says_why_not(builds: 
     }
     gates = {gate.name: (gate.found, gate.allowed, gate.passed) for gate in builds.get(fp32.name).gates}
     assert gates == {"latency": (3.0, 2.5, False), "size": (7.0, None, True)}
+
+
+def test_what_tuning_came_to_is_kept_with_what_was_built_also_where_that_is_the_same(
+    builds: BuildService, tmp_path: Path
+) -> None:
+    builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    asked = BuildTuning(site=TuningSite.DEVICE, minutes=5, wanted_device="pi-1")
+    result = {**_verified(tmp_path / "a"), "engine": "tvm"}
+    told = {"site": "DEVICE", "minutes": 5.0, "device": "pi-1", "trials": 32, "begun_ms": 6.0, "ms": 2.0}
+    (build,) = builds.record(VERSION, "pi", [{**result, "tuning": told}], None)
+    assert build.tuning is not None and build.tuning.gain == 3.0
+    started = builds.start(VERSION, "pi", "tvm/fp32", asked)
+    assert (started.wanted_tuning, started.tuning) == (asked, build.tuning), (
+        "it stays as it is until this one has ended"
+    )
+    (again,) = builds.record(VERSION, "pi", [{**result, "tuning": {**told, "trials": 48}}], None)
+    assert again.tuning is not None and again.tuning.trials == 48 and again.bundle == build.bundle
+    assert builds.get(build.name).wanted_tuning == asked
+    (untuned,) = builds.record(VERSION, "pi", [result], None)
+    assert untuned.tuning is None
 
 
 def test_a_build_that_devices_get_is_not_built_anew_under_them(builds: BuildService, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from milonga_hub.jobs import Jobs, LocalWorkers, environment
+from milonga_hub.jobs import Jobs, LocalWorkers, Progress, environment, run_job
 
 
 def _threads(kind: str) -> int:
@@ -70,3 +71,34 @@ others = [one for one in job.parent.glob("*/spec.json") if not (one.parent / "re
 """
     spec = {"tuning_minutes": 1.0, "tuning_database": str(tmp_path / "tuned")}
     assert _do(alone, spec, tmp_path) == [{"at work": 1}, {"at work": 1}]
+
+
+_ASKING = """
+from milonga_hub.jobs import JobContext, JobError
+context, said = JobContext(sys.stdout, sys.stdin), []
+for number in (1, 2):
+    context.progress(number / 2, "asking")
+    try:
+        said.append(context.ask({"number": number}))
+    except JobError as error:
+        said.append(str(error))
+(job / "result.json").write_text(json.dumps({"said": said}))
+"""
+
+
+def test_a_job_asks_the_hub_and_goes_on_with_its_answers(tmp_path: Path) -> None:
+    heard: list[float] = []
+
+    async def answer(question: dict[str, Any]) -> dict[str, Any]:
+        return {"twice": 2 * question["number"]}
+
+    def hear(progress: Progress) -> None:
+        heard.append(progress.fraction)
+
+    asked = run_job("build", {}, tmp_path, hear, _Two(_ASKING), answer)
+    assert asyncio.run(asked) == {"said": [{"twice": 2}, {"twice": 4}]} and heard == [0.5, 1.0]
+
+
+def test_a_job_that_nobody_answers_is_told_so(tmp_path: Path) -> None:
+    done = asyncio.run(run_job("build", {}, tmp_path, lambda progress: None, _Two(_ASKING)))
+    assert done == {"said": ["what runs this job has no way to ask the hub"] * 2}

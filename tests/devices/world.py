@@ -177,11 +177,12 @@ class Agent:
         self._channels.append(channel)
         self.stub = agent_pb2_grpc.AgentServiceStub(channel)
 
-    async def connect(self, generation: int = 0, bundle: str = "") -> Any:
+    async def connect(self, generation: int = 0, bundle: str = "", **says: Any) -> Any:
         """Say hello and return the settings that the hub answers with."""
         self.stream = self.stub.Connect()
         status = agent_pb2.AgentStatus(generation=generation, active_bundle=bundle)
-        hello = agent_pb2.Hello(inventory=self.inventory, agent_version="1.0", boot_id=self.boot_id, status=status)
+        about = {"inventory": self.inventory, "agent_version": "1.0", "boot_id": self.boot_id, "status": status}
+        hello = agent_pb2.Hello(**{**about, **says})
         await self.stream.write(agent_pb2.ConnectRequest(hello=hello))
         return await self.hear("settings")
 

@@ -19,6 +19,7 @@ from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import BlobStore, digest_of
 from milonga_hub.blobs.watching import BlobWatch
 from milonga_hub.builds.service import BuildService
+from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import DeviceBuild, DeviceBuildState, Engine, Inventory, StepLog
@@ -90,7 +91,9 @@ class Services:
             self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
         )
         self.models = ModelService(self.database, self.blobs)
-        self.builds = BuildService(self.database, self.blobs, self.events, signing(folder / "signing"))
+        signer = signing(folder / "signing")
+        self.builds = BuildService(self.database, self.blobs, self.events, signer)
+        self.sessions = TuningSessions(folder / "tuning", self.blobs, signer)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
         self.quotas = QuotaService(

@@ -21,13 +21,7 @@ _CPU, _POOLED_ALLOCATOR = 1, 2  # DLDeviceType kDLCPU; vm.h: AllocatorType::kPoo
 
 class Tvm(Runtime):
     def __init__(self, model: Path, threads: int) -> None:
-        os.environ["TVM_NUM_THREADS"] = str(threads)  # Read once, when the first parallel kernel starts.
-        try:
-            import tvm_ffi
-
-            ctypes.CDLL(str(_runtime_library()), ctypes.RTLD_GLOBAL)
-        except (ImportError, OSError) as error:
-            raise EngineMissing("tvm is not installed; run: pip install 'milonga-agent[tvm]'") from error
+        tvm_ffi = load_runtime(threads)
         try:
             described = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
             shape = tuple(int(size) for size in described["input_shape"])
@@ -37,7 +31,7 @@ class Tvm(Runtime):
             raise BadBundle(f"tvm cannot load {model.name}: {error}") from error
         self.input_shape = shape
         self._main = self._machine["main"]
-        self._picture = _aligned((1, *shape))
+        self._picture = aligned((1, *shape))
         self._tensor = tvm_ffi.from_dlpack(self._picture)
 
     def run(self, inputs: Floats) -> Floats:
@@ -49,6 +43,18 @@ class Tvm(Runtime):
         return np.array(np.from_dlpack(output if hasattr(output, "__dlpack__") else output[0]), dtype=np.float32)
 
 
+def load_runtime(threads: int) -> Any:
+    """Load what compiled kernels need, and not the compiler; return tvm_ffi. Raises EngineMissing."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)  # Read once, when the first parallel kernel starts.
+    try:
+        import tvm_ffi
+
+        ctypes.CDLL(str(_runtime_library()), ctypes.RTLD_GLOBAL)
+    except (ImportError, OSError) as error:
+        raise EngineMissing("tvm is not installed; run: pip install 'milonga-agent[tvm]'") from error
+    return tvm_ffi
+
+
 def _runtime_library() -> Path:
     """Return TVM's runtime, found without importing tvm. Raises ImportError where it is not installed."""
     found = importlib.util.find_spec("tvm")
@@ -57,9 +63,9 @@ def _runtime_library() -> Path:
     return Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"
 
 
-def _aligned(shape: tuple[int, ...]) -> Floats:
-    """Return zeros (float32) that start at a multiple of the alignment."""
-    size_bytes = int(np.prod(shape)) * 4
+def aligned(shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    """Return zeros that start at a multiple of the alignment."""
+    size_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size_bytes + _ALIGNMENT, dtype=np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size_bytes].view(np.float32).reshape(shape)
+    return memory[start : start + size_bytes].view(dtype).reshape(shape)

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import platform
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.engines import Precision
-from milonga_compiler.errors import BuildFailed, CannotRunHere
+from milonga_compiler.errors import CannotRunHere
 from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Step, Tuning
-from milonga_compiler.tvm_network import imported, llvm
+from milonga_compiler.tvm_network import c_compiler, imported, llvm
 
 # e_machine at byte 18 of an ELF header (System V ABI, "ELF Header"), as `uname -m` says it.
 _MACHINES = {62: "x86_64", 183: "aarch64"}
@@ -38,7 +37,7 @@ class TvmBackend(Backend):
         import tvm
 
         architecture = self.architecture or platform.machine()
-        compiler, target = _c_compiler(architecture), llvm(architecture, local=not self.architecture)
+        compiler, target = c_compiler(architecture), llvm(architecture, local=not self.architecture)
         if self.database is None:
             executable, told = tvm.compile(imported(network), tvm.target.Target(target)), "not tuned"
         else:
@@ -93,17 +92,6 @@ def _load_runtime() -> None:
     found = importlib.util.find_spec("tvm")
     assert found is not None and found.submodule_search_locations, "the interpreter was chosen for having it"
     ctypes.CDLL(str(Path(found.submodule_search_locations[0]) / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
-
-
-def _c_compiler(architecture: str) -> str:
-    """Return the compiler that links for the architecture. Raises BuildFailed with the package to install."""
-    local = architecture == platform.machine()
-    names = ("g++", "gcc", "clang") if local else (f"{architecture}-linux-gnu-gcc",)
-    found = next((name for name in names if shutil.which(name)), None)
-    if found is None:
-        package = "gcc" if local else f"gcc-{architecture.replace('_', '-')}-linux-gnu"
-        raise BuildFailed(f"linking for {architecture} needs {names[-1]}; run: apt-get install {package}")
-    return found
 
 
 def _machine(library: Path) -> str:

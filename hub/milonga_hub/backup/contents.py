@@ -24,6 +24,7 @@ LEFT_OUT = frozenset(
         "blob-cache",
         "deltas",
         "imports",
+        "tuning",
         "uploads",
         "uploads-http",
         "uploads-models",

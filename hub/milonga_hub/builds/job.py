@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from milonga_compiler.errors import BundleInvalid, EngineMissing
 from milonga_compiler.files import write_atomically
 from milonga_compiler.parity import Report
 from milonga_compiler.target import Target
-from milonga_compiler.tuning import Budget, Step, Tuning
+from milonga_compiler.timing import Timer
+from milonga_compiler.tuning import Step
 
 from milonga_hub.blobs import digest_of_file
 from milonga_hub.builds.evidence_for_job import SeenEvidence, gathered
+from milonga_hub.builds.tuning_for_job import JobTuning, asking
 from milonga_hub.jobs import JobContext
 
 # Entries of the spec that say where something lies; what is built depends on what lies in the first two.
@@ -44,13 +46,14 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     made: dict[Target, dict[str, Any]] = {}
     # What devices build for themselves comes last: it falls back to what holds of the others.
     for index, target in enumerate(sorted(targets, key=_on_devices)):
-        tell = _teller(context, (index + 0.1) / (len(targets) + 0.1), target)
+        tell = _Teller(context, index, len(targets), target)
         if _on_devices(target):
             tell(f"bundling {target} for devices to build")
             held = [made[one]["directory"] for one in targets if one in made and made[one]["state"] == "VERIFIED"]
             made[target] = _deferred(target, spec, workdir, evidence, calibration, [*held, *spec.get("held", [])])
         else:
-            made[target] = _one(target, spec, workdir, evidence, calibration, tell)
+            timer = asking(context)
+            made[target] = _one(target, spec, workdir, evidence, calibration, tell, timer)
     context.progress(1.0, f"{sum(one['state'] == 'VERIFIED' for one in made.values())} of {len(made)} builds hold")
     return {"builds": [made[target] for target in targets]}
 
@@ -74,8 +77,20 @@ def _deferred(
     return _result(built, workdir, spec)
 
 
-def _teller(context: JobContext, fraction: float, target: Target) -> Callable[[str], None]:
-    return lambda words: context.progress(fraction, words if str(target) in words else f"{target}: {words}")
+# Of a target that is tuned, how much of its progress that is.
+_TUNING_SHARE = 0.8
+
+
+class _Teller:
+    """Tells in words what is done for a target; `share` is how much of it is done, of 1."""
+
+    def __init__(self, context: JobContext, index: int, count: int, target: Target) -> None:
+        self._context, self._index, self._count, self._target = context, index, count, target
+        self.share = 0.1
+
+    def __call__(self, words: str) -> None:
+        fraction = (self._index + self.share) / (self._count + 0.1)
+        self._context.progress(fraction, words if str(self._target) in words else f"{self._target}: {words}")
 
 
 def _one(
@@ -84,14 +99,20 @@ def _one(
     workdir: Path,
     evidence: SeenEvidence,
     calibration: Floats | None,
-    tell: Callable[[str], None],
+    tell: _Teller,
+    timer: Timer,
 ) -> dict[str, Any]:
     slug = f"{target.engine}-{target.precision}"
     record, order = workdir / f"{slug}.json", _order(spec)
     finished = _finished(workdir, slug, order)
     if finished is not None:
         return finished
-    tuning, on_tuned = _tuning(target, spec, workdir / f"{slug}.tuned.json", order)
+    tuning = JobTuning(target, spec, workdir / f"{slug}.tuned.json", order, timer)
+
+    def tuned(step: Step) -> None:
+        tuning.keep(step)
+        tell.share = 0.1 + _TUNING_SHARE * tuning.spent_share
+
     try:
         built = build(
             Path(spec["onnx"]),
@@ -104,34 +125,16 @@ def _one(
             spec["threads"],
             tell,
             keep_rejected=True,
-            tuning=tuning,
-            on_tuned=on_tuned,
+            tuning=tuning.tuning,
+            on_tuned=tuned,
         )
     except EngineMissing as error:
         # Not kept: the engine may be there when the job is run again, and the other targets need not wait for it.
         return _result(Built(target, State.REJECTED, str(error)), workdir, spec)
     result = _result(built if spec["data"] else _unjudged(built), workdir, spec)
+    result["tuning"] = tuning.told
     write_atomically(record, json.dumps({"order": order, "result": result}))
     return result
-
-
-def _tuning(
-    target: Target, spec: dict[str, Any], record: Path, order: str
-) -> tuple[Tuning | None, Callable[[Step], None]]:
-    """Return how kernels are tuned before the build, if at all, and what keeps how long they were: a job that is begun again
-    has what is left of its minutes.
-    """
-    seconds = 60.0 * spec.get("tuning_minutes", 0.0)
-    if not seconds or not ENGINES[target.engine].tuned:
-        return None, lambda step: None
-    kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    spent = kept["seconds"] if kept.get("order") == order else 0.0
-
-    def keep(step: Step) -> None:
-        write_atomically(record, json.dumps({"order": order, "seconds": spent + step.seconds}))
-
-    left = Budget(seconds=max(0.0, seconds - spent))
-    return Tuning(Path(spec["tuning_database"]), left, spec["threads"]), keep
 
 
 def _order(spec: dict[str, Any]) -> str:

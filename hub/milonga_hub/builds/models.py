@@ -43,6 +43,37 @@ class BuildOverride(BaseModel):
     reason: str
 
 
+class TuningSite(StrEnum):
+    """Where kernels are timed while they are tuned."""
+
+    HUB = "HUB"
+    DEVICE = "DEVICE"
+
+
+class BuildTuning(BaseModel):
+    """How a build's kernels are tuned first, and what that came to; fields are those of the protocol's Tuning."""
+
+    site: TuningSite
+    minutes: float
+    wanted_device: str = ""
+    device: str = ""
+    seconds: float = 0.0
+    trials: int = 0
+    failed: int = 0
+    kernels: int = 0
+    found: int = 0
+    tuned: int = 0
+    untuned_ms: float = 0.0
+    begun_ms: float = 0.0
+    ms: float = 0.0
+    ended: str = ""
+
+    @property
+    def gain(self) -> float | None:
+        """Return how many times as fast the kernels are, together, as when this tuning began."""
+        return self.begun_ms / self.ms if self.ms else None
+
+
 class Build(SQLModel, table=True):
     name: str = Field(primary_key=True)
     model_version: str = Field(index=True)
@@ -77,6 +108,10 @@ class Build(SQLModel, table=True):
     state_at: datetime | None = Field(default_factory=utc_now, sa_type=UTC_TIME, index=True)
     # Of the last time that it was built outside a run.
     stages: list[Stage] = Field(default=[], sa_type=json_of(list[Stage]))
+    # None where its kernels were not tuned before it was built.
+    tuning: BuildTuning | None = Field(default=None, sa_type=json_of(BuildTuning | None))
+    # Of the last time that it was built outside a run: as it was asked for.
+    wanted_tuning: BuildTuning | None = Field(default=None, sa_type=json_of(BuildTuning | None))
 
     @property
     def made_on_devices(self) -> bool:

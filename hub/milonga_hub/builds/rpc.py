@@ -12,7 +12,8 @@ from milonga.v1 import models_pb2 as pb
 from milonga.v1 import models_pb2_grpc
 
 from milonga_hub.bridge import to_proto
-from milonga_hub.builds.models import Build
+from milonga_hub.builds import rules
+from milonga_hub.builds.models import Build, BuildTuning, TuningSite
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.service import BuildService
 from milonga_hub.callers import seen_projects, signature
@@ -23,6 +24,12 @@ _CHUNK_BYTES = 1 << 20
 
 def _message(build: Build) -> pb.Build:
     return to_proto(build, pb.Build)
+
+
+def _asked_tuning(request: pb.StartBuildRequest) -> BuildTuning | None:
+    unset = request.tuning_site == pb.TUNING_SITE_UNSPECIFIED
+    site = None if unset else TuningSite(pb.TuningSite.Name(request.tuning_site).removeprefix("TUNING_SITE_"))
+    return rules.asked_tuning(request.tuning_minutes, site, request.tuning_device)
 
 
 class BuildRpc(models_pb2_grpc.BuildServiceServicer):
@@ -38,7 +45,7 @@ class BuildRpc(models_pb2_grpc.BuildServiceServicer):
         return pb.ListBuildsResponse(builds=[_message(one) for one in builds], next_page_token=token)
 
     async def StartBuild(self, request: pb.StartBuildRequest, context: Any) -> pb.StartBuildResponse:
-        build = self._builds.start(request.model_version, request.device_type, request.target)
+        build = self._builds.start(request.model_version, request.device_type, request.target, _asked_tuning(request))
         return pb.StartBuildResponse(build=_message(build))
 
     async def WatchBuild(self, request: pb.WatchBuildRequest, context: Any) -> AsyncIterator[pb.WatchBuildResponse]:

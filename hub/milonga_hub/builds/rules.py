@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 # Not scipy.stats, which has the whole test: to import it took a quarter of the hub's start.
+from milonga_compiler.engines import ENGINES
+from numpy.typing import NDArray
 from scipy.special import betainc
 
-from milonga_hub.builds.models import Build, BuildOverride, BuildState, Gate
+from milonga_hub.builds.models import Build, BuildOverride, BuildState, BuildTuning, Gate, TuningSite
+from milonga_hub.errors import InvalidInput
 
 # Below this, chance alone seldom explains a difference: Fisher's customary 5 %.
 SIGNIFICANCE = 0.05
@@ -21,6 +23,10 @@ MAX_GROUP_LOSS_POINTS = 1.0
 MAX_UNCLEAR_LOSS_POINTS = 5.0
 # Of the pictures of one class, what it may lose more than chance explains; a project may say otherwise.
 MAX_CLASS_LOSS_POINTS = 5.0
+
+
+# A week: jobs take turns, and a tuning holds up the others.
+MAX_TUNING_MINUTES = 7 * 1440.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,28 @@ class BuildFigures:
     @property
     def target(self) -> str:
         return f"{self.engine}/{self.precision}"
+
+
+def check_tuning(engine: str, tuning: BuildTuning | None) -> None:
+    """Raise InvalidInput where this cannot be asked for."""
+    if tuning is None:
+        return
+    if not ENGINES[engine].tuned:
+        able = " and ".join(name for name, one in ENGINES.items() if one.tuned)
+        raise InvalidInput(f"{engine} brings its kernels with it, and is not tuned; only {able} is")
+    if not 0 < tuning.minutes <= MAX_TUNING_MINUTES:
+        raise InvalidInput(
+            f"a tuning takes more than 0 and at most {MAX_TUNING_MINUTES:g} minutes, not {tuning.minutes:g}"
+        )
+    if tuning.wanted_device and tuning.site is TuningSite.HUB:
+        raise InvalidInput(f"it is tuned on the hub or on {tuning.wanted_device}, not on both")
+
+
+def asked_tuning(minutes: float, site: TuningSite | None, device: str) -> BuildTuning | None:
+    """Return the tuning that a request asks for, on devices unless it says otherwise; None for none."""
+    if not minutes and not device and site is None:
+        return None
+    return BuildTuning(site=site or TuningSite.DEVICE, minutes=minutes, wanted_device=device)
 
 
 def objection(state: BuildState, reason: str, override: BuildOverride | None, bundle: str) -> str:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from milonga_hub import tracing
-from milonga_hub.builds import rules
-from milonga_hub.builds.models import Build, BuildState
-from milonga_hub.builds.service import BuildService, item_of
+from milonga_hub.builds import rules, tuned
+from milonga_hub.builds.device_tuning import DeviceTuning, Timers, threads_of
+from milonga_hub.builds.models import Build, BuildState, TuningSite
+from milonga_hub.builds.service import BuildService, item_of, project_of
+from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceBuild, DeviceState, Measurement
 from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.errors import FailedPrecondition, MilongaError
-from milonga_hub.jobs import JobCrashed, Jobs, Progress
+from milonga_hub.jobs import JobCrashed, Jobs, OnQuestion, Progress
 from milonga_hub.runs.models import StageState
 
 _log = logging.getLogger(__name__)
@@ -30,10 +32,9 @@ _MEASURING_SECONDS = 600.0
 _FILES = ("onnx", "expected", "data")
 
 
-class Devices(Protocol):
+class Devices(Timers, Protocol):
     """What builds need of DeviceService."""
 
-    def matching(self, selector: str) -> list[Device]: ...
     def device_builds(self, device: str = "", bundle: str = "") -> tuple[list[DeviceBuild], str]: ...
     async def measure(
         self,
@@ -46,13 +47,16 @@ class Devices(Protocol):
 
 
 class BuildRunner:
-    """`folder` holds a folder for each build."""
+    """`folder` holds a folder for each build; `sessions` let devices tune."""
 
-    def __init__(self, builds: BuildService, devices: Devices, folder: Path, jobs: Jobs) -> None:
+    def __init__(
+        self, builds: BuildService, devices: Devices, folder: Path, jobs: Jobs, sessions: TuningSessions
+    ) -> None:
         self._builds = builds
         self._devices = devices
         self._folder = folder
         self._jobs = jobs
+        self._sessions = sessions
         self._making: asyncio.Task[None] | None = None
         builds.growing_log = lambda build: self._place(build) / f"{build.engine}-{build.precision}.log"
 
@@ -106,7 +110,9 @@ class BuildRunner:
         if gone:
             raise FailedPrecondition(f"{', '.join(gone)} is gone, from which to build; start a run: milonga runs start")
         held = await asyncio.to_thread(self._held, build) if build.made_on_devices else []
-        result = await self._job(build, {**order.spec, "targets": [build.target], "held": held})
+        spec = {**order.spec, "targets": [build.target], "held": held}
+        spec |= await asyncio.to_thread(self._tuning_of, build, order.spec)
+        result = await self._job(build, spec)
         (made,) = await asyncio.to_thread(
             self._builds.record,
             build.model_version,
@@ -129,6 +135,41 @@ class BuildRunner:
         place = self._place(build)
         return [str(self._builds.unpack(one.bundle, place / f"held-{number}")) for number, one in enumerate(some, 1)]
 
+    def _tuning_of(self, build: Build, ordered: dict[str, Any]) -> dict[str, Any]:
+        """Return what the job is told of tuning, in place of what the run's job was told."""
+        wanted, architecture = build.wanted_tuning, ordered.get("architecture", "")
+        if "tuning_database" not in ordered:
+            if wanted is None:
+                return {}
+            raise FailedPrecondition(
+                f"{build.model_version} is of an earlier version of the hub, which kept no tuned kernels; start a run: milonga"
+                " runs start"
+            )
+        root = tuned.root_of(Path(ordered["tuning_database"]))
+        if wanted is None:
+            return tuned.asked_of_job(root, architecture, build.device_type, ordered.get("tuning_minutes", 0.0))
+        if wanted.site is TuningSite.HUB:
+            return {"tuning_minutes": wanted.minutes, "tuning_database": str(tuned.on_hub(root, architecture))}
+        threads = threads_of(build, wanted, self._devices.matching(""))
+        # Before anything begins: without a signature all of it would be for nothing.
+        self._sessions.open(project_of(build), build.device_type)
+        return {
+            "tuning_minutes": wanted.minutes,
+            "tuning_database": str(tuned.on_devices(root, build.device_type)),
+            "tuning_on": {"device": wanted.wanted_device, "threads": threads},
+        }
+
+    def _questions(self, build: Build) -> OnQuestion | None:
+        """Return what answers the job, where it tunes on devices."""
+        wanted = build.wanted_tuning
+        if wanted is None or wanted.site is not TuningSite.DEVICE:
+            return None
+
+        def tell(words: str) -> None:
+            self._builds.change_stage(build.name, "build", message=words)
+
+        return DeviceTuning(build, wanted, project_of(build), self._sessions, self._devices, tell).answer
+
     async def _job(self, build: Build, spec: dict[str, Any]) -> dict[str, Any]:
         def tell(progress: Progress) -> None:
             self._builds.change_stage(
@@ -137,7 +178,7 @@ class BuildRunner:
 
         for crash in range(1, _MAX_CRASHES + 1):
             try:
-                return await self._jobs.run("build", spec, self._place(build), tell)
+                return await self._jobs.run("build", spec, self._place(build), tell, self._questions(build))
             except JobCrashed:
                 if crash == _MAX_CRASHES:
                     raise

@@ -17,8 +17,9 @@ from sqlmodel import col, false, func, or_, select
 
 from milonga_hub.blobs import Blobs, digest_of_file
 from milonga_hub.builds import rules
-from milonga_hub.builds.models import Build, BuildOverride, BuildState, Gate
+from milonga_hub.builds.models import Build, BuildOverride, BuildState, BuildTuning, Gate
 from milonga_hub.builds.orders import BuildOrders
+from milonga_hub.builds.tuned import asked_of_job
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import DeviceBuild, File, Measurement
 from milonga_hub.devices.service import MeasurementItem
@@ -56,12 +57,13 @@ class BuildService:
         self.on_cancelled: Callable[[str], None] = lambda name: None
         self.growing_log: Callable[[Build], Path | None] = lambda build: None
 
-    def start(self, model_version: str, device_type: str, target: str) -> Build:
+    def start(self, model_version: str, device_type: str, target: str, tuning: BuildTuning | None = None) -> Build:
         """Queue a build of a device type's subnet for one more target; one that is in progress already is returned as it is.
 
-        What was built for the target before stays as it is until this build has ended.
+        With `tuning`, its kernels are tuned first. What was built for the target before stays as it is until this build has ended.
         """
         wanted = _parsed(target)
+        rules.check_tuning(wanted.engine, tuning)
         self.orders.get(model_version, device_type)
         name = f"{model_version}/builds/{device_type}:{wanted.engine}:{wanted.precision}"
         with self._database.session() as session:
@@ -80,6 +82,7 @@ class BuildService:
                     " new version (milonga runs start)"
                 )
             build.in_progress, build.stages = True, [Stage(name=stage) for stage in STAGES]
+            build.wanted_tuning = tuning
             session.add(build)
         self._tell(build)
         self.on_queued()
@@ -128,6 +131,11 @@ class BuildService:
         with self._database.session() as session:
             return int(session.exec(taken).one())
 
+    @staticmethod
+    def tuning_of_job(root: Path, architecture: str, device_type: str, minutes: float) -> dict[str, Any]:
+        """Return what a run's build job is told of tuning; `root` is where the project's tuned kernels lie. See tuned.py."""
+        return asked_of_job(root, architecture, device_type, minutes)
+
     def of_type(self, model_version: str, device_type: str) -> _Builds:
         """Return all builds of a device type's subnet."""
         statement = select(Build).where(Build.model_version == model_version, Build.device_type == device_type)
@@ -153,7 +161,7 @@ class BuildService:
         for build in builds:
             if not rules.rejected(build):
                 size_bytes = next(file.size_bytes for file in build.files if file.path == MANIFEST)
-                bundles[_project(build)][build.bundle] = size_bytes
+                bundles[project_of(build)][build.bundle] = size_bytes
         for project, named in bundles.items():
             self._signer.sign(project, named)
 
@@ -165,7 +173,7 @@ class BuildService:
 
     def demand_signed(self, builds: Iterable[Build]) -> None:
         """Raise FailedPrecondition while a build lacks a signature without which no device runs it."""
-        waiting = [build.name for build in builds if not self._signer.is_signed(_project(build), build.bundle)]
+        waiting = [build.name for build in builds if not self._signer.is_signed(project_of(build), build.bundle)]
         if waiting:
             raise FailedPrecondition(
                 f"{', '.join(waiting)}: not signed yet by keys that are not on this hub; see milonga keys status, sign what waits,"
@@ -178,8 +186,9 @@ class BuildService:
         name = f"{model_version}/builds/{device_type}:{result['engine']}:{result['precision']}"
         with self._database.session() as session:
             known = session.get(Build, name)
+        tuning = BuildTuning.model_validate(result["tuning"]) if result.get("tuning") else None
         if known is not None and _like(known, result):
-            return known
+            return self._change(name, tuning=tuning) if known.tuning != tuning else known
         files = [File(**file) for file in result["files"]]
         for file in files:
             # The manifest's digest is the bundle's, so the manifest is found by it.
@@ -205,6 +214,8 @@ class BuildService:
             log=self._kept_log(result.get("log", "")),
             in_progress=known.in_progress if known else False,
             stages=known.stages if known else [],
+            tuning=tuning,
+            wanted_tuning=known.wanted_tuning if known else None,
         )
         with self._database.session() as session:
             session.merge(build)
@@ -451,7 +462,7 @@ def item_of(build: Build) -> MeasurementItem:
     return MeasurementItem(build.subnet, build.engine, build.precision, list(build.files), build.building_seconds)
 
 
-def _project(build: Build) -> str:
+def project_of(build: Build) -> str:
     """Return whose build it is; a project's models have its name."""
     return build.model_version.removeprefix("models/").partition("/")[0]
 

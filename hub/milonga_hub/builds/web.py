@@ -13,8 +13,9 @@ from fastapi.responses import FileResponse, PlainTextResponse
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
-from milonga_hub.builds.models import Build
+from milonga_hub.builds.models import Build, TuningSite
 from milonga_hub.builds.packing import example_of, pack
+from milonga_hub.builds.rules import asked_tuning
 from milonga_hub.builds.service import BuildService
 from milonga_hub.callers import seen_projects, signature
 from milonga_hub.web.views import PageSize, PageToken
@@ -31,6 +32,10 @@ class NewBuild(BaseModel):
     device_type: str
     # Engine and precision, for example "openvino/int8".
     target: str
+    # How long its kernels are tuned first, 0 for not at all; where, on devices if it is not said; and on which device.
+    tuning_minutes: float = 0.0
+    tuning_site: TuningSite | None = None
+    tuning_device: str = ""
 
 
 class NewOverride(BaseModel):
@@ -99,7 +104,8 @@ def _add_verbs(api: APIRouter, builds: BuildService) -> None:
     @api.post("/models/{model}/versions/{number}/builds", status_code=201)
     async def start_build(model: str, number: int, body: NewBuild) -> Build:
         """Build a device type's subnet for one more target, outside a run."""
-        return builds.start(f"models/{model}/versions/{number}", body.device_type, body.target)
+        tuning = asked_tuning(body.tuning_minutes, body.tuning_site, body.tuning_device)
+        return builds.start(f"models/{model}/versions/{number}", body.device_type, body.target, tuning)
 
     @api.post(f"{_ONE}:cancel")
     async def cancel_build(model: str, number: int, build: str) -> Build:

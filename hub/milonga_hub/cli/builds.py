@@ -101,6 +101,18 @@ def start(
         str, typer.Argument(metavar="TYPE/ENGINE/PRECISION", help="For example raspberry-pi-5/openvino/int8.")
     ],
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
+    tune: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="Tune tvm's kernels first for so long: 90s, 10m or 2h.", show_default=False),
+    ] = "",
+    tune_on: Annotated[
+        str,
+        typer.Option(
+            metavar="TYPE|DEVICE|hub",
+            help="Where: on any device of the build's type, on one device, or on the hub's own processor.",
+            show_default="the build's type",
+        ),
+    ] = "",
     hub: Hub = None,
     json: Json = False,
 ) -> None:
@@ -111,6 +123,12 @@ def start(
             f"a target is TYPE/ENGINE/PRECISION, for example raspberry-pi-5/openvino/int8; {target!r} is not", USAGE
         )
     request = pb.StartBuildRequest(model_version=version_name(version), device_type=device_type, target=wanted)
+    if tune_on and not tune:
+        raise Refused("say for how long to tune: --tune 10m", USAGE)
+    if tune:
+        request.tuning_minutes = _minutes(tune)
+        request.tuning_site = pb.TUNING_SITE_HUB if tune_on == "hub" else pb.TUNING_SITE_DEVICE
+        request.tuning_device = tune_on if tune_on not in ("", "hub", device_type) else ""
     with Client() as client:
         response = client.builds.StartBuild(request, timeout=CALL_SECONDS)
     if watch:
@@ -119,6 +137,15 @@ def start(
         print_json(response)
     else:
         say(f"{response.build.name} is begun", f"follow it: milonga build watch {response.build.name}")
+
+
+def _minutes(text: str) -> float:
+    """Return how long "90s", "10m" or "2h" are."""
+    number, unit = text[:-1], text[-1:]
+    units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+    if unit not in units or not number.replace(".", "", 1).isdigit():
+        raise Refused(f"--tune takes a time such as 90s, 10m or 2h; {text!r} is none", USAGE)
+    return float(number) * units[unit]
 
 
 @group.command("watch")

@@ -14,6 +14,7 @@ from milonga_hub.cli.output import (
     ago,
     cell,
     clean,
+    duration,
     facts,
     measure,
     number,
@@ -66,6 +67,7 @@ def print_build(build: pb.Build) -> None:
             ("predicted", number(build.predicted_ms, "ms")),
             ("measured", f"{latency(build)}{f' on {build.measured_on}' if build.measured_on else ''}"),
             ("not measured", build.measuring_error),
+            *_tuning(build),
             ("made", ago(build, "created_at")),
             *(("gate", words) for words in _gates(build)),
             *(("file", f"{file.path}  {size(file.size_bytes)}  {short(file.digest)}") for file in build.files),
@@ -78,6 +80,25 @@ def _override(build: pb.Build) -> Iterator[tuple[str, str]]:
     if build.HasField("override"):
         given = build.override
         yield "allowed", f"by {given.by}, {ago(given, 'at')}: {given.reason}"
+
+
+def _tuning(build: pb.Build) -> Iterator[tuple[str, str]]:
+    if not build.HasField("tuning"):
+        return
+    told = build.tuning
+    wanted = told.wanted_device or f"a device of type {build.device_type}"
+    where = "the hub" if told.site == pb.TUNING_SITE_HUB else told.device or wanted
+    failed = f", {told.failed} of them failed" if told.failed else ""
+    yield (
+        "tuned",
+        f"on {where}: {duration(told.seconds)} of {duration(60 * told.minutes)}, {told.trials} schedules{failed}",
+    )
+    if told.kernels:
+        figures = f"{number(told.begun_ms, 'ms')} to {number(told.ms, 'ms')}, untuned {number(told.untuned_ms, 'ms')}"
+        found = f", {told.found} of them before" if told.found else ""
+        yield "kernels", f"{told.tuned} of {told.kernels} tuned{found}; all together {figures}"
+    if told.ended:
+        yield "ended", told.ended
 
 
 def _gates(build: pb.Build) -> Iterator[str]:

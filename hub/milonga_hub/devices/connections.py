@@ -21,7 +21,16 @@ from milonga_hub.devices.models import (
 )
 from milonga_hub.devices.records import Records
 from milonga_hub.devices.streams import DeviceStream, Streams
-from milonga_hub.devices.values import AgentSettings, AgentStatus, Hello, HelpAnswer, MeasurementResult, Profile
+from milonga_hub.devices.timing import Timing
+from milonga_hub.devices.values import (
+    AgentSettings,
+    AgentStatus,
+    Hello,
+    HelpAnswer,
+    MeasurementResult,
+    Profile,
+    TimingResult,
+)
 from milonga_hub.errors import FailedPrecondition, MilongaError, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.settings import Settings
@@ -40,6 +49,7 @@ class Connections:
         clock: Callable[[], datetime],
         streams: Streams,
         measuring: Measuring,
+        timing: Timing,
         helping: Helping,
     ) -> None:
         self._events = events
@@ -47,6 +57,7 @@ class Connections:
         self._clock = clock
         self._streams = streams
         self._measuring = measuring
+        self._timing = timing
         self._helping = helping
         self._records = Records(clock)
         self._commits = commits
@@ -81,6 +92,7 @@ class Connections:
         stream = self._streams.open(device)
         # Of an older stream, if there was one.
         self._measuring.lost(device)
+        self._timing.lost(device)
         self._helping.lost(device)
         return stream
 
@@ -88,7 +100,7 @@ class Connections:
         self, stream: DeviceStream, hello: Hello, found: Device, assignment: Assignment | None
     ) -> DeviceStream:
         wanted, renew_after = self._settings, self.renew_after_seconds(found)
-        stream.status = hello.status
+        stream.status, stream.knows_tuning = hello.status, hello.knows_tuning
         stream.begin("settings", AgentSettings(wanted.heartbeat_seconds, wanted.telemetry_seconds, renew_after))
         if assignment is not None and rules.is_behind(assignment, hello.status.generation, hello.status.active_bundle):
             # A newer one may have been left while this one was read.
@@ -121,6 +133,7 @@ class Connections:
         if not self._streams.forget(stream):
             return False
         self._measuring.lost(stream.device)
+        self._timing.lost(stream.device)
         self._helping.lost(stream.device)
         return True
 
@@ -195,6 +208,9 @@ class Connections:
 
     def measured(self, device: str, result: MeasurementResult) -> None:
         self._measuring.answered(device, result)
+
+    def timed(self, device: str, result: TimingResult) -> None:
+        self._timing.answered(device, result)
 
     async def watch_heartbeats(self) -> None:
         """Check again and again, as often as agents report."""

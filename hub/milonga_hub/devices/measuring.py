@@ -122,9 +122,13 @@ class Measuring:
                     task.cancel()
                 await asyncio.gather(change, *workers.values(), return_exceptions=True)
 
+    def machine(self, device: Device) -> asyncio.Lock:
+        """Return what is held while anything is timed on the device's machine."""
+        return self._machines.setdefault(machine_of(device), asyncio.Lock())
+
     async def _work(self, batch: _Batch, device: Device) -> None:
         """Put questions to one device until none waits or the device is lost."""
-        machine = self._machines.setdefault(machine_of(device), asyncio.Lock())
+        machine = self.machine(device)
         while batch.waiting:
             async with machine:
                 # While this waited for the machine, others may have finished the work, or the device have left.

@@ -35,6 +35,8 @@ from milonga_hub.devices.values import (
     NewCertificate,
     Profile,
     SamplingPolicy,
+    TimingResult,
+    TimingTask,
 )
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound, PermissionDenied, Unauthenticated
 from milonga_hub.events import EventBus
@@ -390,6 +392,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                 case "measurement":
                     result = from_proto(request.measurement, MeasurementResult)
                     self._devices.connections.measured(device, result)
+                case "tuning_result":
+                    self._devices.connections.timed(device, from_proto(request.tuning_result, TimingResult))
                 case "certificate_request":
                     self._devices.renew(device, request.certificate_request.certificate_request)
                 case "device_build":
@@ -456,6 +460,8 @@ def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
         return agent_pb2.ConnectResponse(assignment=to_proto(message, agent_pb2.Assignment))
     if isinstance(message, MeasurementTask):
         return agent_pb2.ConnectResponse(measurement_request=_measurement_request(message))
+    if isinstance(message, TimingTask):
+        return agent_pb2.ConnectResponse(tuning_request=_tuning_request(message))
     if isinstance(message, HelpTask):
         kind = agent_pb2.HelpKind.Value(f"HELP_KIND_{message.kind.value}")
         return agent_pb2.ConnectResponse(
@@ -499,4 +505,17 @@ def _measurement_request(task: MeasurementTask) -> agent_pb2.MeasurementRequest:
         budget_seconds=task.policy.budget_seconds,
         batch=task.id,
         batch_size=1,
+    )
+
+
+def _tuning_request(task: TimingTask) -> agent_pb2.TuningRequest:
+    item = task.item
+    return agent_pb2.TuningRequest(
+        id=task.id,
+        session=to_proto(item.session, common_pb2.File),
+        kernels=to_proto(item.kernels, common_pb2.File),
+        signature=item.signature,
+        max_seconds_each=item.max_seconds_each,
+        seconds_each=item.seconds_each,
+        max_seconds=item.max_seconds,
     )

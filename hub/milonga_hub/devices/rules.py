@@ -253,6 +253,11 @@ def next_generation(assignment: Assignment | None, reported_generation: int) -> 
     return max(assignment.generation if assignment else 0, reported_generation) + 1
 
 
+def times_kernels(device: DeviceView) -> bool:
+    """Return whether the device has the runtime that tuned kernels need."""
+    return any(engine.name == "tvm" for engine in device.inventory.engines)
+
+
 def machine_of(device: DeviceView) -> str:
     """Return what devices on the same machine share: they would disturb each other's measurements."""
     return device.inventory.machine_id or f"device:{device.name}"

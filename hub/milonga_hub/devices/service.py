@@ -40,6 +40,7 @@ from milonga_hub.devices.models import (
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.steps import last_steps
 from milonga_hub.devices.streams import Streams
+from milonga_hub.devices.timing import Timed, Timing
 from milonga_hub.devices.tokens import HubKey, JoinTokens
 from milonga_hub.devices.values import (
     Enrolment,
@@ -52,6 +53,7 @@ from milonga_hub.devices.values import (
     Outline,
     SamplingPolicy,
     Standing,
+    TimingItem,
 )
 from milonga_hub.errors import FailedPrecondition, NotFound, Unauthenticated
 from milonga_hub.events import EventBus
@@ -67,6 +69,8 @@ __all__ = [
     "MeasuringPolicy",
     "SamplingPolicy",
     "Standing",
+    "Timed",
+    "TimingItem",
     "Wanted",
 ]
 
@@ -108,10 +112,13 @@ class DeviceService:
         self._tokens = JoinTokens(database, self._key, clock, self.authority.fingerprint)
         self._streams = Streams()
         self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
+        self._timing = Timing(database, events, self._streams, self._measuring)
         self._helping = Helping(database, self._streams, clock)
         self._assigning = Assigning(database, events, self._streams, clock)
         commits = Commits(database)
-        self.connections = Connections(commits, events, settings, clock, self._streams, self._measuring, self._helping)
+        self.connections = Connections(
+            commits, events, settings, clock, self._streams, self._measuring, self._timing, self._helping
+        )
         self._admission = Admission(
             database, commits, events, settings, clock, self.authority, self._tokens, self.connections.type_of
         )
@@ -433,11 +440,11 @@ class DeviceService:
         self._streams.send(device, "sampling", policy)
 
     def may_fetch(self, device: str, digest: str) -> bool:
-        """Say whether the file belongs to what the device is assigned, or is asked to measure now."""
+        """Say whether the file belongs to what the device is assigned, or is asked to measure or to time now."""
         assignment = self.assignment(device)
         if assignment is not None and any(file.digest == digest for file in assignment.files):
             return True
-        return digest in self._measuring.digests_for(device)
+        return digest in self._measuring.digests_for(device) or digest in self._timing.digests_for(device)
 
     def known_to(self, device: str, digest: str, bundles: Sequence[str]) -> tuple[str, _Names]:
         """Return the path of the file in what the device is assigned, and those of the bundles that it may know of.
@@ -468,6 +475,18 @@ class DeviceService:
     ) -> _Measurements:
         """Return one measurement for each item, in their order; failed ones carry an error. See measuring.py."""
         return await self._measuring.measure(device_type, items, run, purpose, on_progress)
+
+    async def time_kernels(
+        self,
+        device_type: str,
+        item: TimingItem,
+        wanted: str = "",
+        preferred: str = "",
+        *,
+        tell: Callable[[str], None] = lambda words: None,
+    ) -> Timed:
+        """Return what kernels take on a device of the type. See timing.py."""
+        return await self._timing.time(device_type, item, wanted, preferred, tell=tell)
 
     def measurements(
         self, device_type: str = "", run: str = "", page_size: int = 0, page_token: str = ""

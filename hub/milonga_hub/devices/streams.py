@@ -16,6 +16,7 @@ from milonga_hub.devices.values import (
     NewAssignment,
     NewCertificate,
     SamplingPolicy,
+    TimingTask,
 )
 from milonga_hub.errors import FailedPrecondition, MilongaError
 
@@ -23,6 +24,7 @@ Outgoing = (
     Assignment
     | NewAssignment
     | MeasurementTask
+    | TimingTask
     | AgentSettings
     | NewCertificate
     | SamplingPolicy
@@ -49,6 +51,8 @@ class DeviceStream:
         self._closed: MilongaError | None = None
         # What the database has of the device, once it has: most heartbeats say the same again.
         self.status: AgentStatus | None = None
+        # Whether its agent times kernels.
+        self.knows_tuning = False
 
     @property
     def closed(self) -> MilongaError | None:

@@ -170,6 +170,7 @@ class Hello(BaseModel):
     boot_id: str = ""
     status: AgentStatus = AgentStatus()
     knows_shadows: bool = False
+    knows_tuning: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,44 @@ class MeasurementResult(Conditions):
     id: str
     error: str = ""
     latency_ms: Latency | None = None
+
+
+@dataclass(frozen=True)
+class TimingItem:
+    """Kernels to be timed, `count` of them in one file, and what lets a device run them: protos/milonga/tuning_session.py."""
+
+    session: File
+    kernels: File
+    signature: bytes
+    count: int
+    # Of one kernel: for how long it is repeated, and what it may take.
+    seconds_each: float
+    max_seconds_each: float
+    # What all may take together.
+    max_seconds: float
+
+
+@dataclass(frozen=True)
+class TimingTask:
+    """Kernels to be timed as a device is asked for them."""
+
+    id: str
+    item: TimingItem
+
+
+class KernelTime(BaseModel):
+    """The median of one call; 0 where `error` says why there is none."""
+
+    ms: float = 0.0
+    error: str = ""
+
+
+class TimingResult(BaseModel):
+    """What the device found, or in `error` why it timed nothing."""
+
+    id: str
+    error: str = ""
+    kernels: list[KernelTime] = []
 
 
 class Profile(BaseModel):

@@ -53,8 +53,16 @@ async def build(
     builds: dict[str, list[Build]] = {}
     for index, (name, choice) in enumerate(choices.items()):
         share = 0.7 / len(choices)
-        made = orders.Made(work.run.project, version.name, _tuned(work, choice.type.architecture))
+        # Subnets of one supernet share kernels, and so do those of all versions of a project.
+        tuning = services.builds.tuning_of_job(
+            services.folder / work.run.project / "tuned",
+            choice.type.architecture,
+            choice.type.name,
+            plan.spec.build.tuning_minutes,
+        )
+        made = orders.Made(work.run.project, version.name, tuning["tuning_database"])
         spec = orders.building(plan, work.place(plan), choice.type, choice.candidate, choice.measured_ms, made)
+        spec |= tuning
         result = await work.job("build", f"build/{name}", spec, report.of_job(share * index, share * (index + 1)))
         predicted, limits = choice.candidate.get("predicted_ms"), choice.type.limits
         services.builds.orders.keep(version.name, name, spec, limits.latency_ms, limits.model_bytes, predicted)
@@ -64,11 +72,6 @@ async def build(
     left_out = await _choose_builds(work, choices, builds, report)
     able = {name: choice for name, choice in choices.items() if name not in left_out}
     return version, Specialised(able, {**found.impossible, **left_out})
-
-
-def _tuned(work: Work, architecture: str) -> str:
-    """Return where tuned kernels are kept: subnets of one supernet share them, and so do those of all versions of a project."""
-    return str(work.services.folder / work.run.project / "tuned" / (architecture or "hub"))
 
 
 async def _choose_builds(

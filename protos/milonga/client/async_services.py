@@ -480,7 +480,15 @@ class AsyncBuilds:
         )
 
     async def start_build(
-        self, model_version: str, *, device_type: str, target: str, timeout: float | None = None
+        self,
+        model_version: str,
+        *,
+        device_type: str,
+        target: str,
+        tuning_minutes: float = 0.0,
+        tuning_site: models_pb2.TuningSite.ValueType = models_pb2.TUNING_SITE_UNSPECIFIED,
+        tuning_device: str = "",
+        timeout: float | None = None,
     ) -> models_pb2.Build:
         """Builds a device type's subnet for one target, outside a run. A build that is there stays in use until
         this one is done. Scope: models:write.
@@ -489,9 +497,19 @@ class AsyncBuilds:
             model_version: models/{model}/versions/{number}
             device_type: Required.
             target: Required: engine and precision, for example "openvino/int8".
+            tuning_minutes: How long its kernels are tuned first; 0: not at all. Only tvm is tuned.
+            tuning_site: Where; unspecified: on a device of the type.
+            tuning_device: The device to tune on; empty for any of the type that is connected and has the engine.
             timeout: Seconds; None takes the client's.
         """
-        request = models_pb2.StartBuildRequest(model_version=model_version, device_type=device_type, target=target)
+        request = models_pb2.StartBuildRequest(
+            model_version=model_version,
+            device_type=device_type,
+            target=target,
+            tuning_minutes=tuning_minutes,
+            tuning_site=tuning_site,
+            tuning_device=tuning_device,
+        )
         answer = await self._calls.unary(
             "/milonga.v1.BuildService/StartBuild", request, models_pb2.StartBuildResponse, timeout
         )

@@ -248,6 +248,7 @@ class ConnectRequest(_message.Message):
     HELP_ANSWER_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    TUNING_RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -270,6 +271,8 @@ class ConnectRequest(_message.Message):
     def cache(self) -> Global___Cache:
         """Told after every Hello and whenever it changes, by a device that serves its neighbours."""
 
+    @_builtins.property
+    def tuning_result(self) -> Global___TuningResult: ...
     def __init__(
         self,
         *,
@@ -282,12 +285,13 @@ class ConnectRequest(_message.Message):
         help_answer: Global___HelpAnswer | None = ...,
         profile: Global___Profile | None = ...,
         cache: Global___Cache | None = ...,
+        tuning_result: Global___TuningResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step", "tuning_result", b"tuning_result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "certificate_request", b"certificate_request", "device_build", b"device_build", "heartbeat", b"heartbeat", "hello", b"hello", "help_answer", b"help_answer", "measurement", b"measurement", "message", b"message", "profile", b"profile", "step", b"step", "tuning_result", b"tuning_result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request", "device_build", "help_answer", "profile", "cache"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "heartbeat", "step", "measurement", "certificate_request", "device_build", "help_answer", "profile", "cache", "tuning_result"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -305,6 +309,7 @@ class ConnectResponse(_message.Message):
     HELP_REQUEST_FIELD_NUMBER: _builtins.int
     CARE_FIELD_NUMBER: _builtins.int
     CACHE_KEY_FIELD_NUMBER: _builtins.int
+    TUNING_REQUEST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignment(self) -> Global___Assignment: ...
     @_builtins.property
@@ -321,6 +326,8 @@ class ConnectResponse(_message.Message):
     def care(self) -> Global___Care: ...
     @_builtins.property
     def cache_key(self) -> Global___CacheKey: ...
+    @_builtins.property
+    def tuning_request(self) -> Global___TuningRequest: ...
     def __init__(
         self,
         *,
@@ -332,12 +339,13 @@ class ConnectResponse(_message.Message):
         help_request: Global___HelpRequest | None = ...,
         care: Global___Care | None = ...,
         cache_key: Global___CacheKey | None = ...,
+        tuning_request: Global___TuningRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cache_key", b"cache_key", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cache_key", b"cache_key", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings", "tuning_request", b"tuning_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cache_key", b"cache_key", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "cache_key", b"cache_key", "care", b"care", "certificate", b"certificate", "help_request", b"help_request", "measurement_request", b"measurement_request", "message", b"message", "sampling", b"sampling", "settings", b"settings", "tuning_request", b"tuning_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate", "sampling", "help_request", "care", "cache_key"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["assignment", "measurement_request", "settings", "certificate", "sampling", "help_request", "care", "cache_key", "tuning_request"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -522,10 +530,13 @@ class Hello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     KNOWS_SHADOWS_FIELD_NUMBER: _builtins.int
+    KNOWS_TUNING_FIELD_NUMBER: _builtins.int
     agent_version: _builtins.str
     boot_id: _builtins.str
     knows_shadows: _builtins.bool
     """It runs shadows where an assignment asks for one; older agents would activate at once."""
+    knows_tuning: _builtins.bool
+    """It times kernels where the hub tunes them; older agents would not answer."""
     @_builtins.property
     def inventory(self) -> _devices_pb2.Inventory: ...
     @_builtins.property
@@ -538,10 +549,11 @@ class Hello(_message.Message):
         boot_id: _builtins.str = ...,
         status: Global___AgentStatus | None = ...,
         knows_shadows: _builtins.bool = ...,
+        knows_tuning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inventory", b"inventory", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "inventory", b"inventory", "knows_shadows", b"knows_shadows", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "boot_id", b"boot_id", "inventory", b"inventory", "knows_shadows", b"knows_shadows", "knows_tuning", b"knows_tuning", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -838,6 +850,110 @@ class MeasurementResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__settled) -> _WhichOneofReturnType__settled | None: ...
 
 Global___MeasurementResult: _TypeAlias = MeasurementResult  # noqa: Y015
+
+@_typing.final
+class TuningRequest(_message.Message):
+    """Time compiled kernels on this device: they are machine code, so the device runs none that it cannot follow to a key that it
+    trusts. `session` is a manifest that is signed as bundles are, and names the key that `signature` is made with.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_EACH_FIELD_NUMBER: _builtins.int
+    SECONDS_EACH_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    signature: _builtins.bytes
+    """Of the two digests, by the session's key: see milonga/tuning_session.py."""
+    max_seconds_each: _builtins.float
+    """What one kernel may take in all; one that takes longer is ended, and counts as failed."""
+    seconds_each: _builtins.float
+    """For how long a kernel is repeated."""
+    max_seconds: _builtins.float
+    """What all kernels may take together."""
+    @_builtins.property
+    def session(self) -> _common_pb2.File:
+        """JSON: {"kind": "tuning", "project", "device_type", "public_key", "ends_at"}."""
+
+    @_builtins.property
+    def kernels(self) -> _common_pb2.File:
+        """A zip file: kernels.json and the libraries that it names."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        session: _common_pb2.File | None = ...,
+        kernels: _common_pb2.File | None = ...,
+        signature: _builtins.bytes = ...,
+        max_seconds_each: _builtins.float = ...,
+        seconds_each: _builtins.float = ...,
+        max_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kernels", b"kernels", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kernels", b"kernels", "max_seconds", b"max_seconds", "max_seconds_each", b"max_seconds_each", "seconds_each", b"seconds_each", "session", b"session", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningRequest: _TypeAlias = TuningRequest  # noqa: Y015
+
+@_typing.final
+class TuningResult(_message.Message):
+    """What the device found, in the order of kernels.json."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    error: _builtins.str
+    """Why nothing was timed; empty otherwise."""
+    @_builtins.property
+    def kernels(self) -> _containers.RepeatedCompositeFieldContainer[Global___KernelTime]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        error: _builtins.str = ...,
+        kernels: _abc.Iterable[Global___KernelTime] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "kernels", b"kernels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TuningResult: _TypeAlias = TuningResult  # noqa: Y015
+
+@_typing.final
+class KernelTime(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    ms: _builtins.float
+    """Median of one call; 0 where it failed."""
+    error: _builtins.str
+    """Empty on success."""
+    def __init__(
+        self,
+        *,
+        ms: _builtins.float = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "ms", b"ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KernelTime: _TypeAlias = KernelTime  # noqa: Y015
 
 @_typing.final
 class Settings(_message.Message):

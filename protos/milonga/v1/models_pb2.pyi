@@ -47,6 +47,28 @@ BUILD_STATE_VERIFIED: BuildState.ValueType  # 3
 BUILD_STATE_REJECTED: BuildState.ValueType  # 4
 Global___BuildState: _TypeAlias = BuildState  # noqa: Y015
 
+class _TuningSite:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TuningSiteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TuningSite.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TUNING_SITE_UNSPECIFIED: _TuningSite.ValueType  # 0
+    TUNING_SITE_HUB: _TuningSite.ValueType  # 1
+    """On the hub's own processor, which must be of the devices' kind."""
+    TUNING_SITE_DEVICE: _TuningSite.ValueType  # 2
+    """On a device of the type, by its agent."""
+
+class TuningSite(_TuningSite, metaclass=_TuningSiteEnumTypeWrapper):
+    """Where a network's kernels are timed while schedules of them are tried."""
+
+TUNING_SITE_UNSPECIFIED: TuningSite.ValueType  # 0
+TUNING_SITE_HUB: TuningSite.ValueType  # 1
+"""On the hub's own processor, which must be of the devices' kind."""
+TUNING_SITE_DEVICE: TuningSite.ValueType  # 2
+"""On a device of the type, by its agent."""
+Global___TuningSite: _TypeAlias = TuningSite  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -464,6 +486,8 @@ class Build(_message.Message):
     OVERRIDE_FIELD_NUMBER: _builtins.int
     IN_PROGRESS_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    TUNING_FIELD_NUMBER: _builtins.int
+    WANTED_TUNING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{number}/builds/{device_type}:{engine}:{precision}"""
     model_version: _builtins.str
@@ -512,6 +536,14 @@ class Build(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[_projects_pb2.Stage]:
         """Of the last time that it was built outside a run."""
 
+    @_builtins.property
+    def tuning(self) -> Global___Tuning:
+        """How its kernels were tuned before it was built; absent where they were not."""
+
+    @_builtins.property
+    def wanted_tuning(self) -> Global___Tuning:
+        """Of the last time that it was built outside a run: as it was asked for."""
+
     def __init__(
         self,
         *,
@@ -542,14 +574,83 @@ class Build(_message.Message):
         override: Global___BuildOverride | None = ...,
         in_progress: _builtins.bool = ...,
         stages: _abc.Iterable[_projects_pb2.Stage] | None = ...,
+        tuning: Global___Tuning | None = ...,
+        wanted_tuning: Global___Tuning | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "override", b"override"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "override", b"override", "tuning", b"tuning", "wanted_tuning", b"wanted_tuning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "bundle", b"bundle", "chosen", b"chosen", "created_at", b"created_at", "decision", b"decision", "device_type", b"device_type", "engine", b"engine", "files", b"files", "gates", b"gates", "in_progress", b"in_progress", "max_abs_error", b"max_abs_error", "measured_half_width_ms", b"measured_half_width_ms", "measured_ms", b"measured_ms", "measured_on", b"measured_on", "measuring_error", b"measuring_error", "model_version", b"model_version", "name", b"name", "override", b"override", "precision", b"precision", "predicted_ms", b"predicted_ms", "reason", b"reason", "size_bytes", b"size_bytes", "stages", b"stages", "state", b"state", "subnet", b"subnet", "subnet_accuracy", b"subnet_accuracy", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "bundle", b"bundle", "chosen", b"chosen", "created_at", b"created_at", "decision", b"decision", "device_type", b"device_type", "engine", b"engine", "files", b"files", "gates", b"gates", "in_progress", b"in_progress", "max_abs_error", b"max_abs_error", "measured_half_width_ms", b"measured_half_width_ms", "measured_ms", b"measured_ms", "measured_on", b"measured_on", "measuring_error", b"measuring_error", "model_version", b"model_version", "name", b"name", "override", b"override", "precision", b"precision", "predicted_ms", b"predicted_ms", "reason", b"reason", "size_bytes", b"size_bytes", "stages", b"stages", "state", b"state", "subnet", b"subnet", "subnet_accuracy", b"subnet_accuracy", "task", b"task", "tuning", b"tuning", "wanted_tuning", b"wanted_tuning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Build: _TypeAlias = Build  # noqa: Y015
+
+@_typing.final
+class Tuning(_message.Message):
+    """How kernels are tuned, as it was asked for, and what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SITE_FIELD_NUMBER: _builtins.int
+    MINUTES_FIELD_NUMBER: _builtins.int
+    WANTED_DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    TUNED_FIELD_NUMBER: _builtins.int
+    UNTUNED_MS_FIELD_NUMBER: _builtins.int
+    BEGUN_MS_FIELD_NUMBER: _builtins.int
+    MS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    site: Global___TuningSite.ValueType
+    minutes: _builtins.float
+    """What may be spent."""
+    wanted_device: _builtins.str
+    """The device that was asked for; empty for any of the type."""
+    device: _builtins.str
+    """The device that timed last."""
+    seconds: _builtins.float
+    trials: _builtins.int
+    """Schedules that were tried, and those of them that did not build or run."""
+    failed: _builtins.int
+    kernels: _builtins.int
+    """Kernels of the network; those of them that were found tuned when it began, and that are tuned now."""
+    found: _builtins.int
+    tuned: _builtins.int
+    untuned_ms: _builtins.float
+    """What all kernels take together, each timed by itself: as the compiler leaves them, when this tuning began, and now."""
+    begun_ms: _builtins.float
+    ms: _builtins.float
+    ended: _builtins.str
+    """Why it ended."""
+    def __init__(
+        self,
+        *,
+        site: Global___TuningSite.ValueType = ...,
+        minutes: _builtins.float = ...,
+        wanted_device: _builtins.str = ...,
+        device: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        trials: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        kernels: _builtins.int = ...,
+        found: _builtins.int = ...,
+        tuned: _builtins.int = ...,
+        untuned_ms: _builtins.float = ...,
+        begun_ms: _builtins.float = ...,
+        ms: _builtins.float = ...,
+        ended: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun_ms", b"begun_ms", "device", b"device", "ended", b"ended", "failed", b"failed", "found", b"found", "kernels", b"kernels", "minutes", b"minutes", "ms", b"ms", "seconds", b"seconds", "site", b"site", "trials", b"trials", "tuned", b"tuned", "untuned_ms", b"untuned_ms", "wanted_device", b"wanted_device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tuning: _TypeAlias = Tuning  # noqa: Y015
 
 @_typing.final
 class Gate(_message.Message):
@@ -891,22 +992,34 @@ class StartBuildRequest(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     DEVICE_TYPE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    TUNING_MINUTES_FIELD_NUMBER: _builtins.int
+    TUNING_SITE_FIELD_NUMBER: _builtins.int
+    TUNING_DEVICE_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """models/{model}/versions/{number}"""
     device_type: _builtins.str
     """Required."""
     target: _builtins.str
     """Required: engine and precision, for example "openvino/int8"."""
+    tuning_minutes: _builtins.float
+    """How long its kernels are tuned first; 0: not at all. Only tvm is tuned."""
+    tuning_site: Global___TuningSite.ValueType
+    """Where; unspecified: on a device of the type."""
+    tuning_device: _builtins.str
+    """The device to tune on; empty for any of the type that is connected and has the engine."""
     def __init__(
         self,
         *,
         model_version: _builtins.str = ...,
         device_type: _builtins.str = ...,
         target: _builtins.str = ...,
+        tuning_minutes: _builtins.float = ...,
+        tuning_site: Global___TuningSite.ValueType = ...,
+        tuning_device: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_type", b"device_type", "model_version", b"model_version", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_type", b"device_type", "model_version", b"model_version", "target", b"target", "tuning_device", b"tuning_device", "tuning_minutes", b"tuning_minutes", "tuning_site", b"tuning_site"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
