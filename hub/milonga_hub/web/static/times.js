@@ -9,10 +9,11 @@
 
   // The same words as the hub's (words.py).
   const duration = (seconds) => {
-    for (const [size, form] of [[86400, _("%(count)s d")], [3600, _("%(count)s h")], [60, _("%(count)s min")]]) {
-      if (seconds >= 2 * size || seconds === size) return form.replace("%(count)s", Math.round(seconds / size));
-    }
-    return _("%(count)s s", { count: Math.round(seconds) });
+    const size = [86400, 3600, 60].find((each) => seconds >= 2 * each || seconds === each) || 1;
+    const count = Math.round(seconds / size);
+    if (size === 86400) return _("%(count)s d", { count });
+    if (size === 3600) return _("%(count)s h", { count });
+    return size === 60 ? _("%(count)s min", { count }) : _("%(count)s s", { count });
   };
 
   const write = (element, text) => { if (element.textContent !== text) element.textContent = text; };
