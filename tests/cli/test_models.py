@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from milonga_hub.blobs import digest_of_file
+from milonga_hub.callers import Role
 from milonga_hub.runs.models import Trigger
 
 from tests.cli.conftest import Cli
 from tests.compiler.foreign import classifier
+from tests.web.people import signed_in
 
 SCALING = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
 
@@ -54,3 +56,33 @@ def test_what_cannot_be_taken_is_refused_with_what_to_do(
     assert said.code in (2, 3, 4) and said.out == ""
     assert words in said.err
     assert len(cli.hub.runs.list()[0]) == before
+
+
+def test_a_model_is_brought_on_a_page_with_what_its_file_does_not_say(cli: Cli, file: Path) -> None:
+    ana = signed_in(cli.hub)
+    assert 'href="/new/models?project=digits"' in ana.get("/projects/digits").text
+    page = ana.get("/new/models?project=digits").text
+    assert "<option selected>digits</option>" in page and "/static/model.js" in page and "trust_pickle" in page
+    said = {"file_name": "of mine.onnx", "classes": ["bolt", "nut", "0"], "mean": [0.5] * 3, "std": [0.25] * 3}
+    taken = ana.post("/api/v1/projects/digits/models:import", params=said, content=file.read_bytes())
+    assert taken.status_code == 201, taken.text
+    assert taken.json()["imported"]["classes"] == ["bolt", "nut", "0"] and taken.json()["imported"]["by"] == "ana"
+    assert ana.get(f"/runs/digits/{taken.json()['run']['number']}").status_code == 200
+    for wrong, words in (
+        ({"file_name": "other.txt"}, "neither an .onnx file nor a .pt"),
+        ({"file_name": "other.pt"}, "it runs whatever code is in it"),
+        ({"file_name": "of mine.onnx", "dataset": "nowhere"}, "there is no data set 'nowhere'"),
+        ({"file_name": "of mine.onnx", "mean": "wide"}, "mean"),
+    ):
+        refused = ana.post("/api/v1/projects/digits/models:import", params=wrong, content=b"x")
+        assert 400 <= refused.status_code < 500 and words in refused.json()["error"]["message"]
+    assert list((cli.hub.folder / "uploads-models-http").iterdir()) == []
+
+
+def test_only_operators_find_the_page_and_only_admins_may_trust_a_pickle(cli: Cli) -> None:
+    assert signed_in(cli.hub, "ben", Role.VIEWER).get("/new/models").status_code == 403
+    kim = signed_in(cli.hub, "kim", Role.OPERATOR)
+    assert "trust_pickle" not in kim.get("/new/models").text
+    said = {"file_name": "mine.pt", "trust_pickle": "true"}
+    refused = kim.post("/api/v1/projects/digits/models:import", params=said, content=b"x")
+    assert refused.status_code == 403 and "only administrators" in refused.text

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from tests.web.people import PASSWORD
 from tests.web.shots import keep_as_it_is
@@ -53,6 +54,7 @@ PATHS = (
     "/settings",
     "/settings/users",
     "/settings/webhooks",
+    "/new/models",
     "/settings/audit",
     "/settings/usage",
     "/api/docs",
@@ -232,6 +234,26 @@ def test_pictures_become_a_project_and_a_run_without_a_terminal(page: Page, tmp_
     expect(page.locator("#wrong-name")).to_be_empty()
     page.get_by_role("button", name="Start").click()
     expect(page.locator("h1")).to_contain_text("Run 1")
+
+
+def test_a_model_is_chosen_and_sent_with_what_the_form_says(page: Page, tmp_path: Path) -> None:
+    """What the hub does with it is told by tests/cli/test_models.py."""
+    sent: list[str] = []
+
+    def take(route: Route) -> None:
+        sent.append(unquote(route.request.url.partition("?")[2]))
+        route.fulfill(status=201, json={"run": {"project": "digits", "number": 1}})
+
+    page.route("**/api/v1/projects/digits/models:import?*", take)
+    page.goto("/new/models?project=digits")
+    for name, words in (("notes.txt", "neither an .onnx file"), ("parts.onnx", "")):
+        (tmp_path / name).write_bytes(b"x")
+        page.locator("#file").set_input_files(tmp_path / name)
+        expect(page.locator("#problem")).to_contain_text(words)
+    page.get_by_label("Classes, one a line").fill("bolt\nnut\n")
+    page.get_by_role("button", name="Send").click()
+    expect(page).to_have_url(re.compile("/runs/digits/1$"))
+    assert len(sent) == 1 and "file_name=parts.onnx" in sent[0] and "classes=bolt&classes=nut" in sent[0]
 
 
 def test_a_page_with_a_command_follows_who_joins(page: Page, address: str) -> None:

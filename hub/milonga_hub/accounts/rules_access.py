@@ -237,6 +237,7 @@ HTTP: Mapping[str, Access] = {
         /new/devices
         /new/devices/{id}
         /new/datasets
+        /new/models
         /new/projects
         /settings/webhooks
         """,
@@ -347,6 +348,7 @@ HTTP: Mapping[str, Access] = {
         POST /datasets/{dataset}:import
         POST /datasets/{dataset}/versions
         POST /projects/{project}:apply
+        POST /projects/{project}/models:import
         POST /projects/{project}/labelling:add
         POST /projects/{project}/labelling:discard
         POST /projects/{project}/samples/{sample}:label

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from milonga_hub.callers import seen_projects
-from milonga_hub.models.models import Model, ModelVersion
+from milonga_hub.errors import InvalidInput
+from milonga_hub.models.imports import ModelImports, Sent
+from milonga_hub.models.models import ImportedModel, Model, ModelVersion
 from milonga_hub.models.service import ModelService
-from milonga_hub.web.views import PageSize, PageToken
+from milonga_hub.runs.models import RunView
+from milonga_hub.uploads import Uploads
+from milonga_hub.web.views import PageSize, PageToken, view
+
+# The file itself, which no form wraps: it goes to the disk once.
+_RAW: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 
 class ModelPage(BaseModel):
@@ -22,8 +37,65 @@ class ModelVersionPage(BaseModel):
     next_page_token: str
 
 
-def router(models: ModelService) -> APIRouter:
+class TakenModel(BaseModel):
+    # What builds it.
+    run: RunView
+    imported: ImportedModel | None
+
+
+def router(models: ModelService, imports: ModelImports, uploads: Uploads) -> APIRouter:
+    """`uploads` holds files while they arrive."""
     api = APIRouter(tags=["models"])
+    _add_reading(api, models)
+    _add_import(api, imports, uploads)
+    return api
+
+
+def _add_import(api: APIRouter, imports: ModelImports, uploads: Uploads) -> None:
+    @api.post("/projects/{project}/models:import", status_code=201, openapi_extra=_RAW)
+    async def import_model(
+        request: Request,
+        project: str,
+        file_name: Annotated[str, Query(description="Its name, which ends in .onnx or .pt.")],
+        digest: str = "",
+        classes: Annotated[
+            list[str], Query(description="In the order of its outputs, where the file lacks them.")
+        ] = [],  # noqa: B006
+        mean: Annotated[list[float], Query()] = [],  # noqa: B006
+        std: Annotated[list[float], Query()] = [],  # noqa: B006
+        resize: str = "",
+        size_px: int = 0,
+        dataset: str = "",
+        trust_pickle: bool = False,
+        request_id: str = "",
+    ) -> TakenModel:
+        """Send a model that was trained elsewhere as the whole body; its run builds it for the project's devices."""
+        sent = Sent(
+            project=project,
+            file_name=file_name,
+            digest=digest,
+            classes=classes,
+            mean=mean,
+            std=std,
+            resize=resize,
+            size_px=size_px,
+            dataset=dataset,
+            trust_pickle=trust_pickle,
+            request_id=request_id,
+        )
+        imports.check(sent)
+        with uploads.receiving() as upload:
+            upload.expect(int(request.headers.get("content-length") or 0))
+            try:
+                async for chunk in request.stream():
+                    upload.write(chunk)
+            except ClientDisconnect as error:
+                raise InvalidInput("the upload was cut off; send it again") from error
+            run = await imports.take(sent, upload.path)
+        return TakenModel(run=view(RunView, run), imported=run.imported)
+
+
+def _add_reading(api: APIRouter, models: ModelService) -> None:
 
     @api.get("/models")
     async def list_models(page_size: PageSize = 0, page_token: PageToken = "") -> ModelPage:
@@ -45,5 +117,3 @@ def router(models: ModelService) -> APIRouter:
         """Send the chosen subnet of a device type as ultralytics loads it: YOLO("subnet.pt")."""
         path = models.checkpoint(f"models/{model}/versions/{number}", device_type)
         return FileResponse(path, filename=f"{model}-v{number}-{device_type}.pt", media_type="application/octet-stream")
-
-    return api

@@ -147,7 +147,11 @@ def _api(hub: HubServices) -> APIRouter:
         datasets.router(hub.datasets, uploads, hub.events),
         projects.router(hub.projects, start, hub.quotas.usage),
         runs.router(hub.runs),
-        models.router(hub.models),
+        models.router(
+            hub.models,
+            hub.imports,
+            Uploads(hub.settings.data_dir / "uploads-models-http", hub.settings.max_upload_bytes, "file", ""),
+        ),
         builds.router(hub.builds),
         rollouts.router(hub.rollouts, project_of),
         telemetry.router(hub.telemetry),

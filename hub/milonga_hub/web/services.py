@@ -12,6 +12,7 @@ from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
 from milonga_hub.labelling.service import LabellingService
+from milonga_hub.models.imports import ModelImports
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.quotas.service import QuotaService
@@ -30,6 +31,7 @@ class HubServices(Protocol):
     projects: ProjectService
     runs: RunService
     models: ModelService
+    imports: ModelImports
     builds: BuildService
     rollouts: RolloutService
     telemetry: TelemetryService

@@ -72,6 +72,30 @@ window.MilongaWords = { plural: (n) => Number(0), texts: {
  "hub unreachable": [
   "허브에 연결할 수 없음"
  ],
+ "This is neither an .onnx file nor a .pt of ultralytics; export the network to ONNX.": [
+  ".onnx 파일도 ultralytics의 .pt 파일도 아닙니다. 신경망을 ONNX로 내보내십시오."
+ ],
+ "This is %(size)s; the hub takes %(most)s at once.": [
+  "크기가 %(size)s입니다. 허브는 한 번에 %(most)s까지 받습니다."
+ ],
+ "Choose a file first.": [
+  "먼저 파일을 선택하십시오."
+ ],
+ "Sending %(done)s of %(all)s": [
+  "보내는 중 %(done)s/%(all)s"
+ ],
+ "Sent. Reading the network…": [
+  "보냈습니다. 신경망을 읽는 중…"
+ ],
+ "The hub cannot be reached, or cut the upload off. Is it running?": [
+  "허브에 연결할 수 없거나 업로드가 끊겼습니다. 허브가 실행 중입니까?"
+ ],
+ "Stopped; the hub kept nothing of it.": [
+  "중지했습니다. 허브에 저장된 것은 없습니다."
+ ],
+ "Sending…": [
+  "보내는 중…"
+ ],
  "This is %(size)s; the hub takes %(most)s at once. Send it in parts, each added to those before.": [
   "크기가 %(size)s입니다. 허브는 한 번에 %(most)s까지 받습니다. 나누어 보내고 각각 기존 이미지에 추가하십시오."
  ],
@@ -93,19 +117,10 @@ window.MilongaWords = { plural: (n) => Number(0), texts: {
  "Reading pictures: %(done)s of %(all)s": [
   "이미지를 읽는 중: %(done)s/%(all)s"
  ],
- "Sending %(done)s of %(all)s": [
-  "보내는 중 %(done)s/%(all)s"
- ],
  "Sent. Reading pictures…": [
   "보냈습니다. 이미지를 읽는 중…"
  ],
  "The hub cannot be reached, or cut the upload off. Is it running, and is the archive within its limits?": [
   "허브에 연결할 수 없거나 전송이 끊어졌습니다. 허브가 실행 중인지, 압축 파일이 제한 이내인지 확인하십시오."
- ],
- "Stopped; the hub kept nothing of it.": [
-  "중지했습니다. 허브에 저장된 것은 없습니다."
- ],
- "Sending…": [
-  "보내는 중…"
  ]
 } };
