@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,17 +12,9 @@ import pytest
 from milonga_hub.blobs import Blobs, BlobStore, digest_of
 from milonga_hub.errors import InvalidInput, NotFound
 
-from tests.blobs.stores import S3, WITHOUT_S3, in_memory, in_s3, on_fsspec_disk, s3
+from tests.blobs.stores import in_memory, in_s3, on_fsspec_disk
 
 ABSENT = digest_of(b"nobody kept this")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    if WITHOUT_S3:
-        pytest.skip(WITHOUT_S3)
-    with s3() as running:
-        yield running
 
 
 @pytest.fixture(params=["folder", "memory", "fsspec-disk", "s3"])
@@ -53,6 +45,14 @@ def test_keeping_again_changes_nothing(blobs: Blobs) -> None:
     assert blobs.put(b"small") == blobs.put(b"small")
     assert blobs.put(content) == blobs.put(content)
     assert sorted(one.digest for one in blobs.all()) == sorted({digest_of(b"small"), digest_of(content)})
+
+
+def test_many_that_are_kept_ahead_are_there_when_the_block_ends(blobs: Blobs) -> None:
+    contents = [bytes([number]) * 100 for number in range(100)]
+    with blobs.ahead() as sink:
+        digests = [sink.put(content) for content in contents]
+    assert digests == [digest_of(content) for content in contents]
+    assert [one.digest for one in blobs.all()] == sorted(digests)
 
 
 def test_a_range_is_what_lies_there(blobs: Blobs) -> None:

@@ -6,7 +6,6 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,7 @@ from milonga_hub.blobs.cache import Cache
 from milonga_hub.blobs.objects import ObjectBlobs
 from milonga_hub.errors import BlobDamaged, BlobsUnreachable, NotFound, ResourceExhausted
 
-from tests.blobs.stores import S3, SECRET, WITHOUT_S3, in_memory, in_s3, on_fsspec_disk, s3
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    if WITHOUT_S3:
-        pytest.skip(WITHOUT_S3)
-    with s3() as running:
-        yield running
+from tests.blobs.stores import S3, SECRET, in_memory, in_s3, on_fsspec_disk
 
 
 class Flaky:
@@ -114,6 +105,18 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
     _failing(blobs, OSError(28, "No space left on device"), times=1, pauses=2)
     with pytest.raises(ResourceExhausted, match="the hub's disk is full"):
         blobs.read(digest)
+
+
+def test_what_could_not_be_kept_ahead_is_told_before_the_block_ends(tmp_path: Path) -> None:
+    blobs = in_memory(tmp_path)
+    _failing(blobs, ConnectionError("cut"), times=1000, pauses=0)
+    with pytest.raises(BlobsUnreachable, match="cut"), blobs.ahead() as sink:
+        sink.put(b"a picture")
+    # Nor is one import's failure the next one's.
+    blobs._store.left = 0
+    with blobs.ahead() as sink:
+        digest = sink.put(b"a picture")
+    assert blobs.read(digest) == b"a picture"
 
 
 class Time:

@@ -8,12 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from milonga_hub.app import Hub
-from milonga_hub.blobs import Blobs, BlobStore, digest_of
+from milonga_hub.blobs import Blobs, BlobStore
 from milonga_hub.blobs.sweeping import sweep
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import KnownBundle
-from milonga_hub.settings import Settings
 
 from tests.blobs.stores import in_memory, on_fsspec_disk
 from tests.web.filled import Services, pictures
@@ -21,13 +19,12 @@ from tests.web.filled import Services, pictures
 SOON = timedelta(hours=1)
 
 
-@pytest.fixture(params=["folder", "memory", "fsspec-disk"])
+@pytest.fixture(params=["folder", "memory"])
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Services:
     made = Services(tmp_path)
     makers: dict[str, Callable[[], Blobs]] = {
         "folder": lambda: made.blobs,
         "memory": lambda: in_memory(tmp_path / "cache"),
-        "fsspec-disk": lambda: on_fsspec_disk(tmp_path / "fsspec"),
     }
     blobs = makers[request.param]()
     made.blobs = made.datasets._blobs = blobs  # type: ignore[assignment]
@@ -63,7 +60,8 @@ def test_what_nothing_names_goes_and_what_anything_names_stays(hub: Services) ->
     assert hub.datasets.samples("datasets/digits/versions/1")[1] == len(kept)
 
 
-def test_what_came_lately_stays_whatever_names_it(hub: Services) -> None:
+def test_what_came_lately_stays_whatever_names_it(tmp_path: Path) -> None:
+    hub = Services(tmp_path)
     digest = hub.blobs.put(b"about to be named")
     assert sweep(hub.blobs, hub.database.engine, hub.folder, utc_now() - SOON).count == 0
     assert hub.blobs.exists(digest)
@@ -87,13 +85,3 @@ def test_parts_of_what_was_cut_off_go_too(tmp_path: Path) -> None:
     assert far._store.exists(f"{far._prefix}/.part/cut-off")
     far.tidy(utc_now() + SOON)
     assert not far._store.exists(f"{far._prefix}/.part/cut-off")
-
-
-def test_digests_are_found_in_every_table_of_a_real_hub(tmp_path: Path) -> None:
-    hub = Hub(Settings(data_dir=tmp_path))
-    try:
-        lost = hub.blobs.put(b"nobody's")
-        assert sweep(hub.blobs, hub.database.engine, tmp_path, utc_now() + SOON).count == 1
-        assert not hub.blobs.exists(lost) and digest_of(b"nobody's") == lost
-    finally:
-        hub.close()

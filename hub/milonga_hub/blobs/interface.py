@@ -7,10 +7,11 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 from milonga_hub.errors import InvalidInput, NotFound
 
@@ -49,6 +50,13 @@ class Kept:
     kept_at: datetime
 
 
+class Sink(Protocol):
+    """What takes blobs."""
+
+    def put(self, data: bytes) -> str:
+        """Take the bytes and return their digest."""
+
+
 class Blobs(ABC):
     """A store of blobs. All of it may be called from any thread; what lies elsewhere may take its time."""
 
@@ -68,6 +76,11 @@ class Blobs(ABC):
     @abstractmethod
     def put(self, data: bytes) -> str:
         """Keep the bytes and return their digest; they are safe when this returns."""
+
+    @contextmanager
+    def ahead(self) -> Iterator[Sink]:
+        """Give what takes many small blobs; all of them are safe when the block ends."""
+        yield self
 
     @abstractmethod
     def put_file(self, path: Path) -> str:

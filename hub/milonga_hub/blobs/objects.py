@@ -7,14 +7,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from milonga_hub.blobs.ahead import Ahead
 from milonga_hub.blobs.cache import Cache
-from milonga_hub.blobs.interface import Blobs, Kept, digest_at, digest_of, digest_of_file, key_of
+from milonga_hub.blobs.interface import Blobs, Kept, Sink, digest_at, digest_of, digest_of_file, key_of
 from milonga_hub.errors import BlobDamaged, BlobsUnreachable, NotFound, ResourceExhausted
 
 _Answer = TypeVar("_Answer")
@@ -78,6 +79,13 @@ class ObjectBlobs(Blobs):
         if len(data) < _ASKED_FIRST_BYTES or not self.exists(digest):
             self._send(self._key(digest), lambda key: self._store.pipe_file(key, data))
         return digest
+
+    @contextmanager
+    def ahead(self) -> Iterator[Sink]:
+        with Ahead.threads() as threads:
+            sink = Ahead(self, threads)
+            yield sink
+            sink.finish()
 
     def put_file(self, path: Path) -> str:
         digest = digest_of_file(path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from milonga import yolo
 
-from milonga_hub.blobs import Blobs
+from milonga_hub.blobs import Sink
 from milonga_hub.datasets.annotated import Annotated, label
 from milonga_hub.datasets.archive import MAX_MEMBER_BYTES, Archive, Member
 from milonga_hub.datasets.coco_file import CocoAnnotation, CocoFile, looks_like_one, parse, used_categories
@@ -50,7 +50,7 @@ def _repeats(name: str, found: Mapping[str, CocoFile]) -> bool:
     )
 
 
-def read(archive: Archive, files: Mapping[str, CocoFile], members: Iterator[Member], blobs: Blobs) -> Read:
+def read(archive: Archive, files: Mapping[str, CocoFile], members: Iterator[Member], blobs: Sink) -> Read:
     """Keep the pictures that the files list. Raises InvalidInput where none of them is there."""
     groups: set[str] = set()
     classes: dict[str, None] = {}
@@ -78,7 +78,7 @@ def _is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in yolo.ENDINGS
 
 
-def _kept(found: Read, annotated: Mapping[str, Annotated], members: Iterator[Member], blobs: Blobs) -> dict[str, Kept]:
+def _kept(found: Read, annotated: Mapping[str, Annotated], members: Iterator[Member], blobs: Sink) -> dict[str, Kept]:
     kept = {}
     for member in members:
         if member.path in annotated:

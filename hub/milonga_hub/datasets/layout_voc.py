@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from milonga import yolo
 
-from milonga_hub.blobs import Blobs
+from milonga_hub.blobs import Sink
 from milonga_hub.datasets.annotated import Annotated, label
 from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.models import Layout
@@ -40,7 +40,7 @@ def is_one(archive: Archive) -> bool:
     return any(looks_like_one(archive.read(name)) for name in written[:_LOOKED_AT])
 
 
-def read(members: Iterator[Member], blobs: Blobs) -> Read:
+def read(members: Iterator[Member], blobs: Sink) -> Read:
     """Keep the pictures. Raises InvalidInput where no annotation belongs to any."""
     found = Read(Task.DETECTION, (), layout=Layout.VOC)
     kept, files, lists, classes = _gathered(found, members, blobs)
@@ -58,7 +58,7 @@ def read(members: Iterator[Member], blobs: Blobs) -> Read:
 
 
 def _gathered(
-    found: Read, members: Iterator[Member], blobs: Blobs
+    found: Read, members: Iterator[Member], blobs: Sink
 ) -> tuple[dict[str, Kept], dict[str, VocFile], dict[str, bytes], list[str]]:
     """Return pictures, annotations and lists of splits, each by their paths, and the classes that a file of them names."""
     kept, files, lists = {}, {}, {}

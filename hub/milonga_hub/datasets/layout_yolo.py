@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from milonga import yolo
 
-from milonga_hub.blobs import Blobs
+from milonga_hub.blobs import Sink
 from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.reading import Kept, Read, told
@@ -50,7 +50,7 @@ def description(archive: Archive) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
-def read(archive: Archive, yaml_path: str, described: dict[str, Any], files: Iterator[Member], blobs: Blobs) -> Read:
+def read(archive: Archive, yaml_path: str, described: dict[str, Any], files: Iterator[Member], blobs: Sink) -> Read:
     try:
         found = Read(Task.DETECTION, yolo.names(described), layout=Layout.YOLO)
     except ValueError as error:

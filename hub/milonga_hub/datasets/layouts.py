@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from milonga_hub.blobs import Blobs
+from milonga_hub.blobs import Sink
 from milonga_hub.datasets import layout_coco, layout_voc, layout_yolo
 from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.models import Layout
@@ -17,7 +17,7 @@ from milonga_hub.errors import InvalidInput
 from milonga_hub.tasks import Task
 
 
-def read(archive: Archive, blobs: Blobs, on_progress: OnProgress | None) -> Read:
+def read(archive: Archive, blobs: Sink, on_progress: OnProgress | None) -> Read:
     """Keep the archive's pictures and return what they show. Raises InvalidInput where it has no layout of these."""
     files = telling(archive, on_progress)
     if (described := layout_yolo.description(archive)) is not None:
@@ -34,7 +34,7 @@ def read(archive: Archive, blobs: Blobs, on_progress: OnProgress | None) -> Read
     return _of_class_folders(archive, files, blobs)
 
 
-def _of_class_folders(archive: Archive, files: Iterator[Member], blobs: Blobs) -> Read:
+def _of_class_folders(archive: Archive, files: Iterator[Member], blobs: Sink) -> Read:
     found = Read(Task.CLASSIFICATION, tuple(archive.contents.classes), layout=Layout.CLASS_FOLDERS)
     sent = []
     for member in files:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from milonga import pictures
 
-from milonga_hub.blobs import Blobs
+from milonga_hub.blobs import Sink
 from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.models import Layout, RejectedFile
 from milonga_hub.datasets.rules import Labelled
@@ -44,7 +44,7 @@ class Read:
     def reject(self, path: str, reason: str) -> None:
         self.rejected.append(RejectedFile(path=path, reason=reason))
 
-    def keep(self, member: Member, blobs: Blobs, smallest_px: int = 1) -> Kept | None:
+    def keep(self, member: Member, blobs: Sink, smallest_px: int = 1) -> Kept | None:
         """Keep a picture; return None, with the reason noted, for one that cannot be used."""
         try:
             image = pictures.decode(member.data)

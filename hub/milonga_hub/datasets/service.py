@@ -123,8 +123,8 @@ class DatasetService:
             return None if answered is None else session.get_one(DatasetVersion, answered.version)
 
     def _read(self, archive: Path, on_progress: Callable[[int, int], None] | None) -> Read:
-        with open_archive(archive) as opened:
-            return read(opened, self._blobs, on_progress)
+        with open_archive(archive) as opened, self._blobs.ahead() as sink:
+            return read(opened, sink, on_progress)
 
     def _make(
         self, dataset: str, read: Read, append: bool, strict: bool, request_id: str, grows: bool = True
