@@ -12,7 +12,7 @@ RDFM_COMMIT := 44557eba8e273fdaf981d5b699326209186fc6e5
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 test-kfp test-objects test-postgres test-ray check bench bench-peers soak fuzz protos revision translations docs clean
+.PHONY: help install demo test test-browser test-aarch64 test-kfp test-objects test-postgres test-ray check bench bench-peers soak fuzz fuzz-rest protos revision translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -75,6 +75,10 @@ soak: $(STAMP) ## Kill an agent at every system call and cut its power, 10,000 t
 fuzz: $(STAMP) ## Offer a million inputs that nobody means well at every door of hub and agent (FUZZ_ARGS="--inputs 10000")
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
+fuzz-rest: $(STAMP) ## Call every operation of REST by schemathesis, which is installed into .fuzz, as an admin and as a viewer (FUZZ_ARGS="--only datasets")
+	test -d .fuzz/schemathesis || $(BIN)/python -m pip install --quiet --target .fuzz "schemathesis>=4.32,<5"
+	PYTHONPATH=.fuzz $(BIN)/python -m tests.fuzz.rest $(FUZZ_ARGS)
+
 protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again, the services of milonga.client and docs/api
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
 	$(BIN)/python -m tools.codegen
@@ -91,4 +95,4 @@ translations: $(STAMP) ## Bring the catalogues of the dashboard's languages up t
 	$(BIN)/python -m tests.web.translations
 
 clean: ## Remove .venv and what tests and benchmarks wrote
-	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .bench .docs .kfp site
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .bench .docs .kfp .fuzz site

@@ -30,6 +30,9 @@ from tests.runs.boards import Board, Hub, weights
 
 kfp = pytest.importorskip("kfp", reason="the SDK of Kubeflow Pipelines is not installed; make test-kfp installs it")
 
+# A hub's run and a pipeline of eight steps, each some processes: a minute of processor time, many on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
 SPEC = ProjectSpec(
     dataset="digits",
     training=TrainingSpec(
@@ -96,7 +99,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> _Both:
     folder = tmp_path_factory.mktemp("both")
     (folder / "hub").mkdir()
     hub = _Hub(folder / "hub")
-    found, version = hub.run(lambda: _hub_run(hub), seconds=500)
+    found, version = hub.run(lambda: _hub_run(hub), seconds=1800)
     # As if devices of one type had run the version before.
     hub.services.runs.keep_comparison(hub.work.run.name, Comparison(device_type="fast", champion=version))
     exported = folder / "exported"

@@ -158,6 +158,21 @@ def test_a_data_set_is_downloaded_in_a_layout(client: TestClient) -> None:
     assert (refused.status_code, "class folders" in refused.text) == (409, True)
 
 
+def test_the_description_tells_of_the_errors_that_are_answered(client: TestClient) -> None:
+    described = client.get("/api/openapi.json").json()
+    statuses = {str(status) for status, _ in ANSWERS.values()}
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            # FastAPI's own status for what cannot be used: 400 is answered.
+            assert "422" not in operation["responses"], path
+            if path.startswith(API):
+                assert statuses <= set(operation["responses"]), path
+    error = described["components"]["schemas"]["Error"]["properties"]["error"]
+    for answer in (client.get(f"{API}/devices/nobody"), client.get(f"{API}/devices", params={"page_size": -1})):
+        told = answer.json()["error"]
+        assert set(error["required"]) <= set(told) <= set(error["properties"])
+
+
 def test_errors_have_one_shape(client: TestClient) -> None:
     for path, status, code in (
         ("/devices/nobody", 404, "NOT_FOUND"),

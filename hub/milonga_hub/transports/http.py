@@ -51,6 +51,7 @@ from milonga_hub.rollouts import web as rollouts
 from milonga_hub.runs import web as runs
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.telemetry import web as telemetry
+from milonga_hub.transports.openapi import describe
 from milonga_hub.uploads import Uploads
 from milonga_hub.web import metrics, pages, stream
 from milonga_hub.web.gate import Gated
@@ -82,6 +83,9 @@ _GRACE_SECONDS = 2
 _READY_SECONDS = 5.0
 
 
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Send requests elsewhere; `status` says why."}}
+
+
 class PortInUse(FailedPrecondition):
     """Another program listens there."""
 
@@ -89,6 +93,7 @@ class PortInUse(FailedPrecondition):
 def create_app(hub: HubServices) -> FastAPI:
     """Return the application of one hub."""
     app = FastAPI(title="Milonga", version="1", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    describe(app)
     app.state.stopping = asyncio.Event()
     app.include_router(_api(hub), prefix="/api/v1")
     app.include_router(stream.router(hub.events, app.state.stopping), prefix="/api/v1")
@@ -98,7 +103,7 @@ def create_app(hub: HubServices) -> FastAPI:
         """Say that the process answers; for what starts it anew where it does not."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"])
+    @app.get("/readyz", tags=["health"], responses=_NOT_READY)
     async def readyz() -> JSONResponse:
         """Say whether requests should come here: 503 while the hub stops, or where its database does not answer.
 
