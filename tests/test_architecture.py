@@ -95,6 +95,15 @@ def test_the_hub_process_never_imports_torch() -> None:
         assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}; only jobs may"
 
 
+def test_only_the_process_that_watches_over_a_job_imports_ray() -> None:
+    of_its_own = {HUB / "cluster" / f"{name}.py" for name in ("driver", "placing", "actor")}
+    for path in set(_files(HUB)) - of_its_own:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_once = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+        assert "ray" not in at_once, path
+        assert not {f"milonga_hub.cluster.{one.stem}" for one in of_its_own} & set(_imports(path)), path
+
+
 def test_the_hub_serves_the_agent_and_never_imports_it() -> None:
     for path in _files(HUB):
         assert "milonga_agent" not in {name.split(".")[0] for name in _imports(path)}, path

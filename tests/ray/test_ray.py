@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -30,7 +32,7 @@ from tests.ray.small_cluster import SmallCluster, small_cluster
 from tests.runs.boards import Board, Hub, weights
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROJECT = ProjectSpec(
     dataset="digits",
@@ -179,6 +181,29 @@ def test_a_driver_on_a_machine_of_the_cluster_needs_no_client_server(
 ) -> None:
     Watched(_workers(cluster, member=True), tmp_path / "job").run("train", {**TRAIN, "data": str(arrays)})
     assert _digest(tmp_path / "job" / "checkpoint.pt") == _digest(trained / "checkpoint.pt")
+
+
+def test_a_job_goes_to_the_node_that_has_its_data(cluster: SmallCluster, arrays: Path, tmp_path: Path) -> None:
+    with np.load(arrays) as known:
+        padding = np.random.default_rng(0).bytes(6 << 20)
+        np.savez(tmp_path / "large.npz", padding=np.frombuffer(padding, np.uint8), **known)
+    spec = {**TRAIN, "epochs": 1, "data": str(tmp_path / "large.npz")}
+    first = Watched(_workers(cluster), tmp_path / "first")
+    first.run("train", spec)
+    digest = _digest(tmp_path / "large.npz")
+    (here,) = [store for store in _stores(cluster) if (store / digest).exists()]
+    (other,) = [store for store in _stores(cluster) if store != here]
+    other.mkdir(parents=True, exist_ok=True)
+    shutil.move(here / digest, other / digest)
+    second = Watched(first.workers, tmp_path / "second")
+    second.run("train", spec)
+    assert second.said[-1].where != first.said[-1].where
+    assert any("has what it reads" in one.message for one in second.said)
+
+
+def _stores(cluster: SmallCluster) -> list[Path]:
+    """Return where the nodes keep files."""
+    return [folder / f"milonga-ray-{os.getuid()}" / "files" for folder in cluster.folders]
 
 
 # What goes wrong
