@@ -73,7 +73,7 @@ def test_a_job_runs_on_what_was_sent_and_what_it_leaves_comes_back(node: Path, w
         folder = station.about()["folder"]
         places = {path: f"{folder}/{name}" for path, name in wanted.places.items()}
         spec = {"target": places[str(new)], "bases": {"sha256:0": places[str(old)]}}
-        station.start("delta", json.dumps(spec), wanted.digests, wanted.folders, {})
+        station.start("delta", json.dumps(spec), wanted.digests, {})
         code, _, said = _follow(station, Arrivals({"work": workdir}))
     finally:
         station.close()
@@ -89,7 +89,7 @@ def test_a_job_runs_on_what_was_sent_and_what_it_leaves_comes_back(node: Path, w
 def test_a_process_that_fails_ends_with_its_code_and_its_log(node: Path, workdir: Path) -> None:
     station = Station("one")
     try:
-        station.start("no-such-kind", "{}", {}, [], {})
+        station.start("no-such-kind", "{}", {}, {})
         code, log, _ = _follow(station, Arrivals({"work": workdir}))
     finally:
         station.close()
@@ -119,6 +119,28 @@ def test_a_data_set_of_many_files_travels_whole_with_what_lies_beside_it(workdir
         wanted.spec("train", {"data": str(tmp_path / "data" / "data.yaml")}, "/n")["data"]
         == "/n/inputs/0/data/data.yaml"
     )
+
+
+def test_a_folder_that_outlives_its_job_comes_back_to_its_place(node: Path, workdir: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "records.json").write_text("1")
+    wanted = load("build", {"tuning_database": str(tuned)}, workdir)
+    assert wanted.spec("build", {"tuning_database": str(tuned)}, "/n")["tuning_database"] == "/n/kept/0"
+    station = Station("one")
+    try:
+        _send(station, wanted)
+        folder = Path(station.about()["folder"])
+        # It fails at once; what it would have tuned is written for it.
+        station.start("no-such-kind", "{}", wanted.digests, {})
+        assert (folder / "kept" / "0" / "records.json").read_text() == "1"
+        (folder / "kept" / "0" / "records.json").write_text("12")
+        _follow(station, Arrivals({"work": workdir, **wanted.kept()}))
+    finally:
+        station.close()
+    assert (tuned / "records.json").read_text() == "12"
+    # One that is not there yet is made by the job, as on the hub's machine.
+    assert load("build", {"tuning_database": str(tmp_path / "none")}, workdir).kept() == {"kept/0": tmp_path / "none"}
 
 
 def test_what_is_gone_is_said_with_what_to_do(workdir: Path, tmp_path: Path) -> None:

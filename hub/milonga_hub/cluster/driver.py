@@ -92,7 +92,7 @@ class Driver:
             for batch in wanted.batches(digests):
                 answer(actor.take.remote(batch))
             spec = json.dumps(wanted.spec(self._kind, self._spec, about["folder"]), sort_keys=True, indent=1)
-            answer(actor.start.remote(self._kind, spec, wanted.digests, wanted.folders, team))
+            answer(actor.start.remote(self._kind, spec, wanted.digests, team))
 
     def _follow(self, stations: Stations, wanted: Load) -> int:
         """Take what happens until the leader has ended, or any other has failed, and return that exit code."""

@@ -22,7 +22,6 @@ class Load:
     """Files by their names on the node, and there the name of each path that the spec has."""
 
     files: dict[str, Path]
-    folders: list[str]
     places: dict[str, str]
     #: By name.
     digests: dict[str, str]
@@ -71,8 +70,7 @@ def load(kind: str, spec: Mapping[str, Any], workdir: Path) -> Load:
     for number, path in enumerate(rules.keeps(kind, spec)):
         places[path] = f"{KEPT}/{number}"
         files |= {f"{KEPT}/{number}/{name}": file for name, file in _under(Path(path))}
-    folders = [name for name in places.values() if name.startswith(f"{KEPT}/")]
-    return Load(files, folders, places, {name: _digest(path) for name, path in files.items()})
+    return Load(files, places, {name: _digest(path) for name, path in files.items()})
 
 
 def _add(files: dict[str, Path], folder: str, path: Path) -> str:

@@ -76,12 +76,9 @@ class Station:
             one.bind(("", 0))
             return int(one.getsockname()[1])
 
-    def start(
-        self, kind: str, spec: str, files: Mapping[str, str], folders: Sequence[str], team: Mapping[str, str]
-    ) -> None:
-        """Lay out files (digests by name) and empty folders, and start the job's process; `team` is added to its environment."""
-        for folder in (WORK, *folders):
-            (self._folder / folder).mkdir(parents=True, exist_ok=True)
+    def start(self, kind: str, spec: str, files: Mapping[str, str], team: Mapping[str, str]) -> None:
+        """Lay out files (digests by name) and start the job's process; `team` is added to its environment."""
+        (self._folder / WORK).mkdir()
         for name, digest in files.items():
             self._store.place(digest, self._folder / name, changes=not name.startswith(f"{INPUTS}/"))
         (self._folder / _SPEC).write_text(spec, encoding="utf-8")
