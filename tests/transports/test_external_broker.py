@@ -16,6 +16,7 @@ from milonga_hub.settings import Settings
 from milonga_hub.transports.brokers import Broker, chosen
 from milonga_hub.transports.mosquitto import installed
 
+from tests.databases import database_setting
 from tests.transports.broker_contract import Fleet
 from tests.transports.clients import Loop, payload
 
@@ -24,8 +25,9 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="mosquitto 2.0 or newer 
 
 
 def test_a_broker_of_the_written_files_serves_the_hub_by_its_url(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("MILONGA_DATABASE_URL", database_setting(tmp_path))
     assert PROGRAM is not None
     loop = Loop()
     with socket.socket() as free:
