@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Bound
 from sqlmodel import Field, SQLModel
 
@@ -37,7 +37,9 @@ class EventKind(StrEnum):
 class WebhookSpec(BaseModel):
     """What somebody asks for."""
 
-    url: str
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Bound(max_length=2000)
     # Left out: the one that the hub has already, or a new one.
     secret: str = ""
     # None is all.
