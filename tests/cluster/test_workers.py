@@ -19,7 +19,7 @@ def test_jobs_run_on_the_hubs_machine_unless_a_cluster_is_named() -> None:
     assert chosen(Settings()) is LOCAL
 
 
-@pytest.mark.parametrize("address", ["head", "http://head:10001", "ray://head", "ray://", "ray://head:port"])
+@pytest.mark.parametrize("address", ["head", "http://head:10001", "ray://head", "ray://", "ray://head:port", "local"])
 def test_what_is_no_address_is_refused_with_one_that_is(address: str) -> None:
     with pytest.raises(InvalidInput, match="write ray://head:10001"):
         chosen(Settings(ray=address))

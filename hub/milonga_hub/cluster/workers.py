@@ -15,7 +15,7 @@ from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.jobs import LOCAL, Workers
 from milonga_hub.settings import Settings
 
-_ADDRESS = re.compile(r"auto|local|(ray://)?[^\s/:]+:\d+")
+_ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+")
 
 
 class RayWorkers:
