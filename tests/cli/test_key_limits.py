@@ -52,6 +52,15 @@ def _named(cli: Cli) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.fixture(autouse=True)
+def no_key_stays(cli: Cli) -> Iterator[None]:
+    """End the keys that a test made: the hub is that of all tests here."""
+    yield
+    keys = cli.hub.accounts.api_keys
+    for key in keys.page(LOCAL)[0]:
+        keys.delete(LOCAL, key.id)
+
+
 @contextmanager
 def _calls(cli: Cli, key: str) -> Iterator[Call]:
     named = _named(cli)
