@@ -95,7 +95,8 @@ CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "expo
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
     "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
     "build override", "build choose", "build example", "login", "logout", "users add", "users set-role", "users password",
-    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list", "blobs status", "blobs move", "blobs sweep")  # fmt: skip
+    "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list", "blobs status", "blobs move", "blobs sweep", "migrate",
+    "webhooks ls", "webhooks set", "webhooks test", "webhooks deliveries", "webhooks delete")  # fmt: skip
 HUBLESS = (
     "backup",
     "doctor",
@@ -108,6 +109,7 @@ HUBLESS = (
     "login",
     "logout",
     "bench latency",
+    "migrate",
     "types known",
     *(verb for verb in CHANGING if verb.startswith(("keys ", "broker ", "blobs "))),
 )
@@ -135,7 +137,7 @@ def test_no_verb_is_forgotten_here(run: Run) -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 decorated += sum("command(" in ast.unparse(each) for each in node.decorator_list)
-    assert decorated + 12 == len({_verb(command) for command in READING} | set(CHANGING))
+    assert decorated + 13 == len({_verb(command) for command in READING} | set(CHANGING))
 
 
 @pytest.mark.parametrize("command", READING)
