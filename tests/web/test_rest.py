@@ -167,6 +167,13 @@ def test_the_description_tells_of_the_errors_that_are_answered(client: TestClien
             assert "422" not in operation["responses"], path
             if path.startswith(API):
                 assert statuses <= set(operation["responses"]), path
+    build = "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:fp32"
+    for path, named in (
+        (f"{build}/log", "/models/{model}/versions/{number}/builds/{build}/log"),
+        ("/datasets/digits/versions/1/archive", "/datasets/{dataset}/versions/{number}/archive"),
+    ):
+        answer = described["paths"][f"{API}{named}"]["get"]["responses"]["200"]
+        assert list(answer["content"]) == [client.get(API + path).headers["content-type"].partition(";")[0]]
     error = described["components"]["schemas"]["Error"]["properties"]["error"]
     for answer in (client.get(f"{API}/devices/nobody"), client.get(f"{API}/devices", params={"page_size": -1})):
         told = answer.json()["error"]

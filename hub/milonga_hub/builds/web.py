@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
@@ -18,7 +18,7 @@ from milonga_hub.builds.packing import example_of, pack
 from milonga_hub.builds.rules import asked_tuning
 from milonga_hub.builds.service import BuildService
 from milonga_hub.callers import seen_projects, signature
-from milonga_hub.web.views import PageSize, PageToken
+from milonga_hub.web.views import PageSize, PageToken, files
 
 _ONE = "/models/{model}/versions/{number}/builds/{build}"
 
@@ -67,7 +67,7 @@ def _add_reading(api: APIRouter, builds: BuildService) -> None:
     async def get_build(model: str, number: int, build: str) -> Build:
         return builds.get(_name(model, number, build))
 
-    @api.get(f"{_ONE}/log")
+    @api.get(f"{_ONE}/log", response_class=PlainTextResponse)
     def get_build_log(model: str, number: int, build: str) -> PlainTextResponse:
         """Send what was done and what the engine printed."""
         return PlainTextResponse(builds.log(_name(model, number, build)))
@@ -79,14 +79,14 @@ def _add_reading(api: APIRouter, builds: BuildService) -> None:
 
 
 def _add_files(api: APIRouter, builds: BuildService) -> None:
-    @api.get(f"{_ONE}/example")
+    @api.get(f"{_ONE}/example", response_class=Response, responses=files("text/x-python"))
     async def get_build_example(model: str, number: int, build: str) -> PlainTextResponse:
         """Send a program that runs the bundle with numpy, Pillow and its engine alone."""
         text = await asyncio.to_thread(example_of, builds, _name(model, number, build))
         attached = {"Content-Disposition": 'attachment; filename="example.py"'}
         return PlainTextResponse(text, media_type="text/x-python", headers=attached)
 
-    @api.get(f"{_ONE}/bundle")
+    @api.get(f"{_ONE}/bundle", response_class=Response, responses=files("application/zip"))
     async def get_build_bundle(model: str, number: int, build: str) -> FileResponse:
         """Send the bundle as a zip file, with its program."""
         scratch = tempfile.TemporaryDirectory(prefix="milonga-")

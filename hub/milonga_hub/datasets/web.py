@@ -17,7 +17,7 @@ from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
 from milonga_hub.uploads import Uploads
-from milonga_hub.web.views import PageSize, PageToken, view, views
+from milonga_hub.web.views import PageSize, PageToken, files, view, views
 
 _CHUNK_BYTES = 1 << 20
 # The archive itself, which no form wraps: it goes to the disk once.
@@ -26,10 +26,6 @@ _RAW: dict[str, Any] = {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
-}
-
-_ZIP: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}
 }
 
 
@@ -118,7 +114,11 @@ def _add_imports(api: APIRouter, datasets: DatasetService, uploads: Uploads, eve
 
 
 def _add_export(api: APIRouter, datasets: DatasetService) -> None:
-    @api.get("/datasets/{dataset}/versions/{number}/archive", response_class=StreamingResponse, responses=_ZIP)
+    @api.get(
+        "/datasets/{dataset}/versions/{number}/archive",
+        response_class=StreamingResponse,
+        responses=files("application/zip"),
+    )
     async def export_version(dataset: str, number: int, layout: Layout | None = None) -> StreamingResponse:
         """Send a version as a zip file in a layout that other tools know; left out: class folders to classify, YOLO to detect."""
         export = await asyncio.to_thread(datasets.export, f"datasets/{dataset}/versions/{number}", layout)

@@ -15,7 +15,7 @@ from milonga_hub.devices.models import (
     StepLog,
 )
 from milonga_hub.devices.service import DeviceService
-from milonga_hub.web.views import PageSize, PageToken, view, views
+from milonga_hub.web.views import PageSize, PageToken, files, view, views
 
 
 class DevicePage(BaseModel):
@@ -127,7 +127,7 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
         answer = await devices.log(device, cursor, max_bytes)
         return DeviceLog(text=answer.content.decode("utf-8", "replace"), cursor=answer.cursor)
 
-    @api.get("/devices/{device}/diagnostics", response_class=Response)
+    @api.get("/devices/{device}/diagnostics", response_class=Response, responses=files("application/gzip"))
     async def diagnose_device(device: str) -> Response:
         """Return log, state, inventory, versions and checks of a connected device as a .tar.gz, without secrets."""
         name = f'attachment; filename="{devices.get(device).name}-diagnostics.tar.gz"'

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from milonga_hub.callers import signature
 from milonga_hub.labelling.models import Labelling, SampleBox, SampleState, SampleView
 from milonga_hub.labelling.service import LabellingService
-from milonga_hub.web.views import PageSize, PageToken, view, views
+from milonga_hub.web.views import PageSize, PageToken, files, view, views
 
 # A picture is addressed by its content, so it never changes; it may be deleted, so nobody else keeps it for long.
 _FOR_A_WHILE = {"Cache-Control": "private, max-age=3600"}
@@ -77,7 +77,11 @@ def _add_reading(api: APIRouter, labelling: LabellingService) -> None:
     def get_sample(project: str, sample: str) -> SampleView:
         return view(SampleView, labelling.get(_name(project, sample)))
 
-    @api.get("/projects/{project}/samples/{sample}/picture", response_class=Response)
+    @api.get(
+        "/projects/{project}/samples/{sample}/picture",
+        response_class=Response,
+        responses=files("image/png", "image/jpeg"),
+    )
     def get_picture(project: str, sample: str) -> Response:
         data, media_type = labelling.picture(_name(project, sample))
         return Response(data, media_type=media_type, headers=_FOR_A_WHILE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
@@ -16,7 +16,7 @@ from milonga_hub.models.models import ImportedModel, Model, ModelVersion
 from milonga_hub.models.service import ModelService
 from milonga_hub.runs.models import RunView
 from milonga_hub.uploads import Uploads
-from milonga_hub.web.views import PageSize, PageToken, view
+from milonga_hub.web.views import PageSize, PageToken, files, view
 
 # The file itself, which no form wraps: it goes to the disk once.
 _RAW: dict[str, Any] = {
@@ -112,7 +112,11 @@ def _add_reading(api: APIRouter, models: ModelService) -> None:
     async def get_version(model: str, number: int) -> ModelVersion:
         return models.get_version(f"models/{model}/versions/{number}")
 
-    @api.get("/models/{model}/versions/{number}/checkpoints/{device_type}")
+    @api.get(
+        "/models/{model}/versions/{number}/checkpoints/{device_type}",
+        response_class=Response,
+        responses=files("application/octet-stream"),
+    )
     def get_checkpoint(model: str, number: int, device_type: str) -> FileResponse:
         """Send the chosen subnet of a device type as ultralytics loads it: YOLO("subnet.pt")."""
         path = models.checkpoint(f"models/{model}/versions/{number}", device_type)

@@ -34,6 +34,12 @@ PageSize = Annotated[int, Query(ge=0, le=1000, description="0 takes the hub's ow
 PageToken = Annotated[str, Query(description="next_page_token of the page before; empty for the first.")]
 
 
+def files(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    """Return how a route describes its answer where that is a file of one of these types, and no JSON."""
+    content = {name: {"schema": {"type": "string", "format": "binary"}} for name in media_types}
+    return {200: {"description": "The file.", "content": content}}
+
+
 def view(view_class: type[V], row: object) -> V:
     """Return those fields of the row that the view has."""
     return view_class(**{name: getattr(row, name) for name in view_class.model_fields})
