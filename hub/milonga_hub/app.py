@@ -77,6 +77,7 @@ from milonga_hub.transfers.service import TransferService
 from milonga_hub.transports import brokers
 from milonga_hub.transports import grpc as grpc_transport
 from milonga_hub.transports import http as http_transport
+from milonga_hub.transports.https import Certificate
 from milonga_hub.uploads import Uploads
 from milonga_hub.webhooks.rpc import WebhookRpc
 from milonga_hub.webhooks.service import WebhookService
@@ -105,6 +106,7 @@ class Hub:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.https = _certificate(settings)
         self.folder = _usable_folder(settings.data_dir)
         self._lock = _lock(self.folder)
         if not settings.database_url:
@@ -184,11 +186,16 @@ class Hub:
         path = self.accounts.set_up_path
         return f"{self._web_address()}{path}" if path else ""
 
+    @property
+    def scheme(self) -> str:
+        """Return what addresses of pages begin with."""
+        return "https" if self.https else "http"
+
     def _web_address(self) -> str:
         """Return where others reach the pages."""
         port = self.addresses.http.rpartition(":")[2]
         address, _ = address_for_others(f"127.0.0.1:{port}", self.settings.host)
-        return f"http://{address}"
+        return f"{self.scheme}://{address}"
 
     def _reference_of(self, bundle: str) -> dict[str, Any] | None:
         """Return the histograms that a bundle's manifest keeps of its validation pictures."""
@@ -248,12 +255,13 @@ class Hub:
                 self.accounts.audit.run,
                 *([self.database.stay] if self.database.is_postgresql else []),
                 *([tracking.run] if tracking else []),
+                *([self.https.follow] if self.https else []),
             ):
                 task = asyncio.create_task(loop(), name=loop.__qualname__)
                 task.add_done_callback(_die_with)
                 stack.push_async_callback(_stop, task)
             known = self.folder / "hub.json"
-            about = {"fingerprint": self.devices.authority.fingerprint, "pid": os.getpid()}
+            about = {"scheme": self.scheme, "fingerprint": self.devices.authority.fingerprint, "pid": os.getpid()}
             write_atomically(known, json.dumps({**asdict(self.addresses), **about}))
             stack.callback(known.unlink, missing_ok=True)
             yield self.addresses
@@ -345,7 +353,7 @@ class Hub:
 
     async def _serve_http(self, stack: AsyncExitStack) -> int:
         app = http_transport.create_app(self)
-        server, port = await http_transport.serve(app, self.settings.host, self.settings.http_port)
+        server, port = await http_transport.serve(app, self.settings.host, self.settings.http_port, self.https)
         stack.push_async_callback(server.stop)
         return port
 
@@ -356,6 +364,14 @@ class Hub:
         """Let go of the data folder and the database."""
         self.database.close()
         os.close(self._lock)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.https_certificate is not None:
+        return Certificate(settings.https_certificate, settings.https_key)
+    if settings.https_key is not None:
+        raise InvalidInput(f"--https-key {settings.https_key} is of no use alone; name its --https-certificate too")
+    return None
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -415,7 +431,7 @@ async def _serve(settings: Settings) -> None:
     hub = Hub(settings)
     try:
         async with hub.running() as addresses:
-            print(f"Milonga is up. Dashboard: http://{addresses.http}", flush=True)
+            print(f"Milonga is up. Dashboard: {hub.scheme}://{addresses.http}", flush=True)
             if hub.set_up_link:
                 print(f"Make the first account there: {hub.set_up_link}", flush=True)
             print(

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import ssl
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -105,7 +106,7 @@ def _running(settings: Settings) -> Iterator[Check]:
     except (OSError, ValueError):
         yield Check("hub", Result.WARNING, "does not run", f"start it: milonga up --data-dir {settings.data_dir}")
         return
-    yield Check("hub", *_answers(str(addresses["http"])))
+    yield Check("hub", *_answers(str(addresses["http"]), addresses.get("scheme", "http")))
     for name, key in (("for programs", "grpc"), ("for devices", "device"), ("telemetry", "mqtt")):
         yield _port(name, str(addresses[key]))
     host = str(addresses["device"]).rpartition(":")[0]
@@ -116,11 +117,15 @@ def _running(settings: Settings) -> Iterator[Check]:
         )  # fmt: skip
 
 
-def _answers(address: str) -> tuple[Result, str, str]:
+def _answers(address: str, scheme: str) -> tuple[Result, str, str]:
     host, _, port = address.rpartition(":")
     host = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
+    # Whether it answers, not whose it is: its certificate is for the name that others know this machine by.
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=_SECONDS) as answer:
+        asked = f"{scheme}://{host}:{port}/readyz"
+        with urllib.request.urlopen(asked, timeout=_SECONDS, context=anybody) as answer:  # noqa: S310  by the hub itself
             answer.read()
     except OSError as error:
         return (
@@ -128,7 +133,7 @@ def _answers(address: str) -> tuple[Result, str, str]:
             f"is said to run, and is not ready at {address}: {error}",
             "look at its log, or start it anew",
         )
-    return Result.OK, f"runs, and is ready at http://{address}", ""
+    return Result.OK, f"runs, and is ready at {scheme}://{address}", ""
 
 
 def _port(name: str, address: str) -> Check:

@@ -16,6 +16,13 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path("milonga-data"), description="Database, blobs and job folders.")
     host: str = Field(default="127.0.0.1", description="Address to listen on, for HTTP, gRPC and MQTT.")
     http_port: int = Field(default=8080, ge=0, le=65535, description="Dashboard and REST; 0 takes a free one.")
+    https_certificate: Path | None = Field(
+        default=None,
+        description="Certificate chain (PEM) with which the HTTP port is encrypted; none leaves that to a proxy.",
+    )
+    https_key: Path | None = Field(
+        default=None, description="Key (PEM) of that certificate, where it is not in the same file."
+    )
     grpc_port: int = Field(
         default=8443, ge=0, le=65535, description="gRPC, for programs and devices that join; 0 takes a free one."
     )

@@ -25,6 +25,16 @@ def up(
     http_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Dashboard and REST; 0 takes a free one.")
     ] = None,
+    https_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Certificate chain (PEM) to encrypt the HTTP port with; none leaves that to a proxy."
+        ),
+    ] = None,
+    https_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Key (PEM) of that certificate, where it is not in the same file."),
+    ] = None,
     grpc_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="gRPC, for programs and devices that join; 0 takes a free one.")
     ] = None,

@@ -51,6 +51,7 @@ from milonga_hub.rollouts import web as rollouts
 from milonga_hub.runs import web as runs
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.telemetry import web as telemetry
+from milonga_hub.transports.https import Certificate
 from milonga_hub.transports.openapi import describe
 from milonga_hub.uploads import Uploads
 from milonga_hub.web import metrics, pages, stream
@@ -239,8 +240,10 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-async def serve(app: FastAPI, host: str, port: int) -> tuple[RunningServer, int]:
-    """Start serving and return the server and its port (a free one for port 0).
+async def serve(
+    app: FastAPI, host: str, port: int, certificate: Certificate | None = None
+) -> tuple[RunningServer, int]:
+    """Start serving and return the server and its port (a free one for port 0); with a certificate, over TLS alone.
 
     Raises PortInUse, or InvalidInput where the host is not an address of this machine.
     """
@@ -248,6 +251,9 @@ async def serve(app: FastAPI, host: str, port: int) -> tuple[RunningServer, int]
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_GRACE_SECONDS
     )
+    if certificate is not None:
+        config.load()
+        config.ssl = certificate.context
     server = _Server(config)
     task = asyncio.create_task(server.serve([listening]), name="http server")
     ready = asyncio.create_task(server.ready.wait())
