@@ -66,7 +66,8 @@ def decode(data: bytes) -> Image.Image:
                 image = ImageOps.exif_transpose(image)
     except PictureError:
         raise
-    except UnidentifiedImageError as error:  # Its own words name an object of this program.
+    # The first names an object of this program; the other is what Pillow's plug-ins say of formats that nobody added.
+    except (UnidentifiedImageError, ImportError) as error:
         raise PictureError("not a picture that can be read: it is of no known format") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and more.
         raise PictureError(f"not a picture that can be read: {error}") from error

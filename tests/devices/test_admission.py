@@ -11,7 +11,9 @@ import grpc
 import pytest
 from milonga.v1 import agent_pb2, devices_pb2
 from milonga_hub.authority import Authority
+from milonga_hub.db import Database
 from milonga_hub.devices.models import DeviceState
+from milonga_hub.migrations.running import migrate
 
 from tests.certificates import Key
 from tests.databases import only_on_sqlite
@@ -303,6 +305,9 @@ def test_a_device_of_the_time_before_certificates_joins_again_with_a_token_and_k
             await agent.enrol(labels={"site": "busan"})
 
     run(before())
+    database = Database(f"sqlite:///{tmp_path / 'milonga.db'}")
+    migrate(database.engine, "0001")
+    database.close()
     with sqlite3.connect(tmp_path / "milonga.db") as old:
         for column in ("secret_hash", "enrolment_key_hash", "boot_id"):
             old.execute(f"ALTER TABLE device ADD COLUMN {column} VARCHAR NOT NULL DEFAULT 'x'")

@@ -135,7 +135,7 @@ def _send_pictures(page: Page, folder: Path) -> list[digits.Picture]:
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_role("heading", name="Health")).to_be_visible()
     assert told[0] == "Sending…" and any(words.startswith("Sen") for words in told[1:]), told
-    expect(page.get_by_text("class folders")).to_be_visible()
+    expect(page.get_by_role("definition").filter(has_text="class folders")).to_be_visible()
     expect(page.locator(".gallery img")).to_have_count(PICTURES)
     keep(page, "path-7-data-set")
     return pictures
