@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,6 +24,8 @@ from milonga_hub.errors import FailedPrecondition, InvalidInput
 
 _log = logging.getLogger(__name__)
 
+# How long who writes waits for others, on SQLite.
+_WAITS_SECONDS = 10.0
 # How soon a hub knows that the server was away.
 _HELD_SECONDS = 10.0
 _URLS = "write postgresql://USER:PASSWORD@HOST/DATABASE, or leave it out for SQLite in the data folder"
@@ -204,11 +208,25 @@ def _as_everywhere(column: sa.Column[Any], table: Any) -> None:
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={1000 * _WAITS_SECONDS:.0f}")
+    _log_ahead(cursor)
     # FULL: what was acknowledged survives a power cut, at no cost where writes come in batches.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.execute("PRAGMA busy_timeout=10000")
     # 32 MB a connection, where that much is read: the upper levels of a table of ten million rows. In 2 MB each look reads them anew.
     cursor.execute("PRAGMA cache_size=-32000")
     cursor.close()
+
+
+def _log_ahead(cursor: Any) -> None:
+    """Let the file have a write-ahead log. Of all that SQLite does this alone does not wait: two who begin a new file are in each
+    other's way, and one of them is told at once that it is locked."""
+    ends = time.monotonic() + _WAITS_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > ends:
+                raise
+            time.sleep(0.01)

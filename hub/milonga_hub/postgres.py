@@ -73,6 +73,10 @@ def connected(engine: Engine) -> Connection:
         return engine.connect()
     except OperationalError as error:
         reason = " ".join(str(error.orig).split())
+        if engine.dialect.name == "sqlite":
+            raise Unreachable(
+                f"cannot use the database {engine.url.database}: {reason}; see to its folder, its disk, and what else uses it"
+            ) from error
         raise Unreachable(
             f"cannot use the database {_place(engine)}: {reason}; see to the server, or mend MILONGA_DATABASE_URL"
         ) from error
