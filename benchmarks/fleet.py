@@ -1,4 +1,4 @@
-"""What a fleet costs the hub: joining, signs of life, open streams, and files, in CPU time of the hub's process alone.
+"""What a fleet costs the hub, its broker included: joining, signs of life, open streams and files, in CPU time of their processes.
 
 MILONGA_BENCH_EFFORT=10 takes ten times as many devices (the default is 1,000); 0.1 looks whether it all works. The load runs
 in this process and is not counted.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from milonga.ending import die_with_parent
+from milonga.waiting import within
 from milonga_compiler.errors import CompilerError
 from milonga_compiler.files import write_atomically
 
@@ -237,7 +238,7 @@ async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
     if process.returncode is None and seconds:
         with contextlib.suppress(ProcessLookupError, TimeoutError):
             process.terminate()
-            await asyncio.wait_for(process.wait(), seconds)
+            await within(process.wait(), seconds)
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

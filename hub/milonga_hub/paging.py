@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -23,6 +23,16 @@ _FOREIGN_TOKEN = "page_token is not one that this hub gave out; leave it empty t
 def of_projects(statement: Any, project: Any, projects: Collection[str] | None) -> Any:
     """Return the statement for rows whose column `project` is one of these alone; None is for all."""
     return statement if projects is None else statement.where(project.in_(sorted(projects)))
+
+
+def all_rows(listing: Callable[[str], tuple[Sequence[T], str]]) -> Iterator[T]:
+    """Yield the rows of all pages; `listing` returns those of a page token with the next one, as lists of services do."""
+    token = ""
+    while True:
+        rows, token = listing(token)
+        yield from rows
+        if not token:
+            return
 
 
 def page(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from milonga_hub.errors import ResourceExhausted
+from starlette.requests import ClientDisconnect, Request
+
+from milonga_hub.errors import InvalidInput, ResourceExhausted
 
 IN_PARTS = "send it in parts, each added to those before (--append), or "
 
@@ -36,6 +38,19 @@ class Uploads:
         finally:
             os.close(descriptor)
             upload.path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def whole_body(request: Request, uploads: Uploads) -> AsyncIterator[Path]:
+    """Give the file that a request's body is. Raises ResourceExhausted as Upload does, InvalidInput where the body is cut off."""
+    with uploads.receiving() as upload:
+        upload.expect(int(request.headers.get("content-length") or 0))
+        try:
+            async for chunk in request.stream():
+                upload.write(chunk)
+        except ClientDisconnect as error:
+            raise InvalidInput("the upload was cut off; send it again") from error
+        yield upload.path
 
 
 class Upload:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.errors import NotFound
-from milonga_hub.projects.models import Project
+from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.service import RolloutService
 
@@ -32,15 +32,7 @@ class Owners:
     def datasets(self, projects: Sequence[str]) -> Mapping[str, bool]:
         """Return the data sets that these projects use, and whether no other project does."""
         users: dict[str, set[str]] = {}
-        for project in self._all():
+        for project in all_rows(lambda token: self._projects.list(MAX_PAGE_SIZE, token)):
             if project.spec.dataset:
                 users.setdefault(project.spec.dataset, set()).add(project.name)
         return {name: used <= set(projects) for name, used in users.items() if used & set(projects)}
-
-    def _all(self) -> Iterator[Project]:
-        token = ""
-        while True:
-            found, token = self._projects.list(page_size=1000, page_token=token)
-            yield from found
-            if not token:
-                return

@@ -8,6 +8,7 @@ from datetime import datetime
 from milonga_hub.alerts.rules_findings import DeviceFacts, DriftFacts, Facts, RolloutFacts, RunFacts
 from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import DeviceService
+from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.models import LEFT_OUT, RolloutDeviceState, RolloutState
 from milonga_hub.rollouts.service import RolloutService
@@ -44,12 +45,7 @@ class Observer:
         )
 
     def _project_names(self) -> Iterator[str]:
-        token = ""
-        while True:
-            found, token = self._projects.list(page_size=1000, page_token=token)
-            yield from (project.name for project in found)
-            if not token:
-                return
+        return (project.name for project in all_rows(lambda token: self._projects.list(MAX_PAGE_SIZE, token)))
 
     def _device_facts(self, since: datetime) -> list[DeviceFacts]:
         active = self._telemetry.activity(since)

@@ -9,14 +9,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
-from starlette.requests import ClientDisconnect
 
 from milonga_hub.callers import seen_datasets
 from milonga_hub.datasets.models import Dataset, DatasetVersionView, Layout
 from milonga_hub.datasets.service import DatasetService
-from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
-from milonga_hub.uploads import Uploads
+from milonga_hub.uploads import Uploads, whole_body
 from milonga_hub.web.views import PageSize, PageToken, files, view, views
 
 _CHUNK_BYTES = 1 << 20
@@ -82,17 +80,9 @@ def _add_imports(api: APIRouter, datasets: DatasetService, uploads: Uploads, eve
         """Send an archive as the whole body (curl --data-binary @pictures.zip); imports/{request_id} tells progress."""
         datasets.check_name(dataset)
         await asyncio.to_thread(datasets.check_room, dataset)
-        with uploads.receiving() as upload:
-            upload.expect(int(request.headers.get("content-length") or 0))
-            try:
-                async for chunk in request.stream():
-                    upload.write(chunk)
-            except ClientDisconnect as error:
-                raise InvalidInput("the upload was cut off; send it again") from error
+        async with whole_body(request, uploads) as path:
             tell = _telling(events, request_id)
-            version = await asyncio.to_thread(
-                datasets.import_archive, dataset, upload.path, append, strict, request_id, tell
-            )
+            version = await asyncio.to_thread(datasets.import_archive, dataset, path, append, strict, request_id, tell)
         return view(DatasetVersionView, version)
 
     @api.post("/datasets/{dataset}/versions", status_code=201)

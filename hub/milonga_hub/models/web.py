@@ -7,15 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
-from starlette.requests import ClientDisconnect
 
 from milonga_hub.callers import seen_projects
-from milonga_hub.errors import InvalidInput
 from milonga_hub.models.imports import ModelImports, Sent
 from milonga_hub.models.models import ImportedModel, Model, ModelVersion
 from milonga_hub.models.service import ModelService
 from milonga_hub.runs.models import RunView
-from milonga_hub.uploads import Uploads
+from milonga_hub.uploads import Uploads, whole_body
 from milonga_hub.web.views import PageSize, PageToken, files, view
 
 # The file itself, which no form wraps: it goes to the disk once.
@@ -84,14 +82,8 @@ def _add_import(api: APIRouter, imports: ModelImports, uploads: Uploads) -> None
             request_id=request_id,
         )
         imports.check(sent)
-        with uploads.receiving() as upload:
-            upload.expect(int(request.headers.get("content-length") or 0))
-            try:
-                async for chunk in request.stream():
-                    upload.write(chunk)
-            except ClientDisconnect as error:
-                raise InvalidInput("the upload was cut off; send it again") from error
-            run = await imports.take(sent, upload.path)
+        async with whole_body(request, uploads) as path:
+            run = await imports.take(sent, path)
         return TakenModel(run=view(RunView, run), imported=run.imported)
 
 

@@ -15,6 +15,7 @@ from milonga_hub.devices.models import Device
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import QuotaExceeded
+from milonga_hub.paging import all_rows
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.quotas import rules
@@ -130,12 +131,7 @@ class QuotaService:
         return rules.quota_of(self.spec(), project.name).storage_bytes
 
     def _all(self) -> Iterator[Project]:
-        token = ""
-        while True:
-            found, token = self._projects.list(page_token=token)
-            yield from found
-            if not token:
-                return
+        return all_rows(lambda token: self._projects.list(page_token=token))
 
 
 def _raise(words: str) -> None:

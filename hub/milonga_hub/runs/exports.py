@@ -13,8 +13,9 @@ from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.service import ModelService
+from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.projects.models import SearchStrategy
-from milonga_hub.runs.models import PLAN, Candidate, Run
+from milonga_hub.runs.models import PLAN, Run
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.profile import PROFILED
 from milonga_hub.runs.profiled import Profiled
@@ -95,7 +96,9 @@ class RunExports:
 
     def _measurements(self, run: Run, plan: RunPlan, profiled: Profiled) -> dict[str, Any]:
         """Return all that devices measured for the run, by device type."""
-        candidates = self._candidates(run.name)
+        candidates = [
+            *all_rows(lambda token: self._runs.candidates(run.name, page_size=MAX_PAGE_SIZE, page_token=token))
+        ]
         version = self._models.of_run(run.project, run.name)
         builds = self._every_build(version.name) if version else []
         return {
@@ -119,19 +122,8 @@ class RunExports:
             "elsewhere": profiled.history,
         }
 
-    def _candidates(self, run: str) -> list[Candidate]:
-        found, token = self._runs.candidates(run, page_size=1000)
-        while token:
-            more, token = self._runs.candidates(run, page_size=1000, page_token=token)
-            found += more
-        return found
-
     def _every_build(self, version: str) -> list[Build]:
-        found, token = self._builds.list(version, page_size=1000)
-        while token:
-            more, token = self._builds.list(version, page_size=1000, page_token=token)
-            found += more
-        return found
+        return [*all_rows(lambda token: self._builds.list(version, page_size=MAX_PAGE_SIZE, page_token=token))]
 
 
 def _json(value: Any) -> bytes:

@@ -11,6 +11,7 @@ from milonga_hub.devices.service import DeviceService
 from milonga_hub.errors import MilongaError, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.labelling.service import LabellingService
+from milonga_hub.paging import all_rows
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run
@@ -57,10 +58,7 @@ class Triggers:
 
     def look(self) -> list[Run]:
         """Start what is due now and return it."""
-        projects, token = self._projects.list()
-        while token:
-            more, token = self._projects.list(page_token=token)
-            projects = [*projects, *more]
+        projects = [*all_rows(lambda token: self._projects.list(page_token=token))]
         started = []
         for project in projects:
             try:

@@ -13,6 +13,7 @@ from milonga_hub.db import utc_now
 from milonga_hub.errors import NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.models.service import ModelService
+from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.runs.models import PLAN, Candidate, Run
 from milonga_hub.runs.service import RunService
 from milonga_hub.tracking.mirror import MOST_WAITING, SECONDS_BETWEEN, Mirror
@@ -98,8 +99,4 @@ class Tracking:
         return found | ({"candidates.csv": candidates_csv(candidates)} if candidates else {})
 
     def _candidates(self, run: str) -> list[Candidate]:
-        found, token = self._runs.candidates(run, page_size=1000)
-        while token:
-            more, token = self._runs.candidates(run, page_size=1000, page_token=token)
-            found = [*found, *more]
-        return found
+        return [*all_rows(lambda token: self._runs.candidates(run, page_size=MAX_PAGE_SIZE, page_token=token))]

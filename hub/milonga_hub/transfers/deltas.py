@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from milonga.deltas import FORMAT
+from milonga.waiting import within
 from milonga_compiler.files import write_atomically
 
 from milonga_hub.blobs import Blobs
@@ -71,7 +72,7 @@ class Deltas:
             task = self._making[key] = asyncio.create_task(self._made(key, target, bases))
             task.add_done_callback(lambda _: self._making.pop(key, None))
         try:
-            made = await asyncio.wait_for(asyncio.shield(task), seconds)
+            made = await within(asyncio.shield(task), seconds)
         except TimeoutError:
             return None  # It goes on, for those who ask later.
         return made if made.digest else None

@@ -15,6 +15,7 @@ from milonga_hub.builds.models import BuildState
 from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
+from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.rollouts.models import RolloutState
 from milonga_hub.rollouts.service import RolloutService
@@ -142,12 +143,8 @@ class Sight:
             )
 
     def _users(self, dataset: str) -> Iterator[str]:
-        token = ""
-        while True:
-            found, token = self._projects.list(page_size=1000, page_token=token)
-            yield from (project.name for project in found if project.spec.dataset == dataset)
-            if not token:
-                return
+        projects = all_rows(lambda token: self._projects.list(MAX_PAGE_SIZE, token))
+        return (project.name for project in projects if project.spec.dataset == dataset)
 
     def _of_alerts(self, since: datetime) -> Iterator[Happening]:
         for alert in self._alerts.changed_since(since):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from milonga_hub import callers
+from milonga_hub.paging import all_rows
 from milonga_hub.web import language, words
 
 T = TypeVar("T")
@@ -76,8 +78,4 @@ def error_page(request: Request, status: int, message: str) -> HTMLResponse:
 
 def everything(listing: Callable[[str], tuple[list[T], str]], at_most: int = 1000) -> list[T]:
     """Return the rows of all pages of a list, up to a number that a page can still show."""
-    rows, token = listing("")
-    while token and len(rows) < at_most:
-        more, token = listing(token)
-        rows += more
-    return rows[:at_most]
+    return [*islice(all_rows(listing), at_most)]
