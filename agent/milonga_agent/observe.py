@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from milonga import pictures
+from milonga.embeddings import EMBEDDING
 
 # Enough for exact percentiles of a window on any device; beyond it the newest take the place of the oldest.
 _MAX_LATENCIES = 20_000
@@ -18,8 +19,9 @@ _MAX_LATENCIES = 20_000
 class Window:
     """Counts since the last `take`. Safe to use from several threads."""
 
-    def __init__(self, classes: int) -> None:
-        self._classes = classes
+    def __init__(self, classes: int, cells: int = 0) -> None:
+        """`cells` is how many parts of cells embeddings are counted in, 0 where a bundle gives none."""
+        self._classes, self._cells = classes, cells
         self._lock = threading.Lock()
         self._clear()
 
@@ -28,12 +30,18 @@ class Window:
         self._latencies: list[float] = []
         self._counts = {name: [0] * bins for name, (_, _, bins) in pictures.BINS.items()}
         self._class_counts = [0] * self._classes
+        self._cell_counts = [0] * self._cells
         self._requests = self._errors = 0
 
     def answered(
-        self, milliseconds: float, confidences: Any, answers: Any, seen: Sequence[Mapping[str, float]]
+        self,
+        milliseconds: float,
+        confidences: Any,
+        answers: Any,
+        seen: Sequence[Mapping[str, float]],
+        places: Sequence[int] = (),
     ) -> None:
-        """Count one request: engine time, confidence and class of each answer or box, statistics of each picture."""
+        """Count one request: engine time, confidence and class of each answer or box, statistics and cell of each picture."""
         with self._lock:
             self._requests += 1
             self._latencies.append(milliseconds)
@@ -45,6 +53,8 @@ class Window:
                 self._class_counts[int(answer)] += 1
             for name in pictures.INPUTS:
                 self._add(name, [one[name] for one in seen])
+            for place in places:
+                self._cell_counts[place] += 1
 
     def failed(self) -> None:
         """Count one request that got an error."""
@@ -69,11 +79,15 @@ class Window:
                 "latency_ms": _percentiles(self._latencies),
                 "log10_latency_ms": _histogram("log10_latency_ms", self._counts),
                 "confidence": _histogram("confidence", self._counts),
-                "inputs": {name: _histogram(name, self._counts) for name in pictures.INPUTS},
+                "inputs": {**{name: _histogram(name, self._counts) for name in pictures.INPUTS}, **self._embedded()},
                 "class_counts": self._class_counts,
             }
             self._clear()
         return taken
+
+    def _embedded(self) -> dict[str, Any]:
+        counts = self._cell_counts
+        return {EMBEDDING: {"low": 0.0, "high": float(len(counts)), "counts": counts}} if counts else {}
 
 
 def _percentiles(values: list[float]) -> dict[str, float]:

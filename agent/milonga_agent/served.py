@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from milonga import pictures, preprocessing
 from milonga.candidates import Candidate, candidates, finished
+from milonga.embeddings import EMBEDDING, Cells
 from milonga.inputs import Input, Placement
 
 from milonga_agent.answers import Answer, Output, answering
@@ -45,11 +46,13 @@ class Served:
                 preprocessing.step(step)
             self._answering = answering(self.manifest)
             wanted = self._wanted(target)
+            # None: of bundles without a second output nothing is counted.
+            self._cells = Cells.of(self.manifest[EMBEDDING]) if EMBEDDING in self.manifest else None
         except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
             raise BadBundle(f"{folder / 'manifest.json'} is not a manifest that can be served: {error!r}") from error
         self._folder, self._target = folder, wanted.target
         self._runtime = load(wanted.engine, model or folder / wanted.model_file, threads)
-        self.window = Window(len(self.manifest["classes"]))
+        self.window = Window(len(self.manifest["classes"]), self._cells.count if self._cells else 0)
         # None: no picture is looked at for any other purpose than to answer.
         self.sampler: Sampler | None = None
         # None: no request goes to a shadow.
@@ -165,8 +168,9 @@ class Served:
 
     def _run(self, inputs: Floats, placements: Sequence[Placement], seen: Sequence[Mapping[str, float]]) -> Answer:
         began = time.perf_counter()
-        output = self._runtime.run(inputs)
+        output, embedding = self._runtime.run_embedding(inputs)
         milliseconds = (time.perf_counter() - began) * 1e3
         answer = replace(self._answering.answer(output, placements), milliseconds=milliseconds)
-        self.window.answered(milliseconds, answer.confidences, answer.classes, seen)
+        places = self._cells.places(embedding) if self._cells and embedding is not None else ()
+        self.window.answered(milliseconds, answer.confidences, answer.classes, seen, places)
         return answer

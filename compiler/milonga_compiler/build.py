@@ -16,6 +16,8 @@ import numpy as np
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.bundle import PROBE_EXPECTED, PROBE_INPUT, Bundle, write_bundle
+from milonga_compiler.embedding import embed
+from milonga_compiler.engines import ENGINES
 from milonga_compiler.errors import BuildFailed, CannotRunHere, CompilerError, EngineMissing
 from milonga_compiler.parity import Comparison, Evidence, Judge, Report
 from milonga_compiler.target import Target
@@ -177,13 +179,20 @@ def _try(
     threads: int,
 ) -> _Tried:
     comparison, judge, first = Comparison(evidence.expected), evidence.judge(), evidence.expected[:0]
+    model = work / variant.model_file
     try:
+        # What is tried is what devices get.
+        embeds = judge.takes_embeddings and ENGINES[target.engine].embeds and embed(model)
         for pictures in evidence.parts():
-            outputs = engine.run(work / variant.model_file, pictures, threads)
+            outputs, *more = (
+                engine.outputs(model, pictures, threads) if embeds else [engine.run(model, pictures, threads)]
+            )
             comparison.add(outputs)
             if comparison.not_finite:
                 break
             judge.add(outputs)
+            if more:
+                judge.embedded(more[0])
             first = outputs[:PROBE_COUNT] if not len(first) else first
     except CannotRunHere as error:
         return _unseen(variant, target, evidence, str(error))

@@ -40,6 +40,7 @@ class Engine:
 
     `modules` must be importable to build and to run ("a|b": either); the extra of the engine's name in pyproject.toml brings them.
     `takes_onnx` says that an fp32 build is the ONNX file itself.
+    `embeds` says that its builds can have a second output, and that devices read it: embedding.py.
     `tuned` says that its kernels are written for each network, and gain by tuning.
     `own_environment` says that they do not get on with the other engines' packages or are very large;
     `without_dependencies` are those that bring far more than is used. `requirement` is what a device must have
@@ -54,6 +55,7 @@ class Engine:
     architectures: tuple[str, ...] = ("x86_64", "aarch64")
     build_site: BuildSite = BuildSite.HUB
     takes_onnx: bool = False
+    embeds: bool = False
     tuned: bool = False
     own_environment: bool = False
     without_dependencies: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ _OWN: dict[str, Engine] = {
         requirement=">=1.17",  # Opset 17 and per-channel QDQ.
         verification=_X86_ONLY,
         takes_onnx=True,
+        embeds=True,
     ),
     "openvino": Engine(
         precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
@@ -98,6 +101,7 @@ _OWN: dict[str, Engine] = {
         requirement=">=1.16",
         verification="verified",
         takes_onnx=True,
+        embeds=True,
     ),
     "tensorrt": Engine(
         precisions=(Precision.FP32, Precision.FP16, Precision.INT8),

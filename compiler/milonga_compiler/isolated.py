@@ -139,14 +139,20 @@ class IsolatedBackend(Backend):
             process.tell({"do": "next"})
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
+        return self._run(model_file, inputs, threads, whole=False)[0]
+
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
+        return self._run(model_file, inputs, threads, whole=True)
+
+    def _run(self, model_file: Path, inputs: Floats, threads: int, whole: bool) -> list[Floats]:
         with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:
-            given, made = Path(scratch) / "inputs.npy", Path(scratch) / "outputs.npy"
+            given, made = Path(scratch) / "inputs.npy", Path(scratch) / "outputs.npz"
             np.save(str(given), inputs)
-            request = {"do": "run", "model_file": str(model_file.absolute()), "threads": threads}
+            request = {"do": "run", "model_file": str(model_file.absolute()), "threads": threads, "whole": whole}
             with self._asked({**request, "inputs": str(given), "outputs": str(made)}) as process:
                 process.answer(f"running {model_file.name}", self._limits.run_seconds, RunFailed)
-            outputs: Floats = np.load(str(made))
-            return outputs
+            with np.load(str(made)) as outputs:
+                return [outputs[name] for name in outputs.files]
 
     def unsupported(self, network: Network) -> frozenset[str]:
         with self._asked({"do": "unsupported", "onnx": str(network.path.absolute())}) as process:

@@ -23,10 +23,16 @@ class Judge(ABC):
 
     #: What accuracy is called, for people.
     measure = "accuracy"
+    #: Whether it wants to know what the last layer but one makes of the pictures, where an engine can tell.
+    takes_embeddings = False
 
     @abstractmethod
     def add(self, outputs: Floats) -> None:
         """Take the outputs (n, ...) for the next n pictures."""
+
+    def embedded(self, embeddings: Floats) -> None:
+        """Take the second output (n, d) of a build that has one, for the pictures of the last `add`."""
+        raise NotImplementedError(f"{type(self).__name__} takes no embeddings")
 
     @abstractmethod
     def accuracy(self) -> float:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from milonga.candidates import candidates
+from milonga.embeddings import EMBEDDING
 from milonga.pictures import BINS, INPUT_STATISTICS
+from milonga_agent.served import Served
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.builds.rules import BuildFigures, choose_build
 from milonga_hub.jobs import KINDS, JobContext, JobCrashed, JobError, Progress, run_job
@@ -114,6 +116,23 @@ def test_the_manifest_says_what_healthy_telemetry_looks_like(built: tuple[Any, d
     assert all(
         right <= seen for right, seen in zip(reference["confidence_right"], reference["confidence"], strict=True)
     )
+
+
+def test_a_device_counts_embeddings_as_the_manifest_says_that_validation_pictures_do(
+    built: tuple[Any, dict[str, Any], Path],
+) -> None:
+    _, result, _ = built
+    pictures = digits()
+    held_out = pictures.normalised[pictures.train_count :][1::2]
+    for one in result["builds"][1:]:
+        served = Served(Path(one["directory"]), threads=1)
+        for picture in held_out:
+            served.of_tensor(picture[None])
+        seen = served.window.take()["inputs"][EMBEDDING]["counts"]
+        expected = served.manifest["reference"][EMBEDDING]
+        assert sum(seen) == sum(expected) == 150
+        # Here and there a picture lies between two cells, and one at a time is added up in another order.
+        assert sum(abs(left - right) for left, right in zip(seen, expected, strict=True)) <= 4
 
 
 def test_a_killed_build_job_does_not_build_a_finished_target_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from milonga.embeddings import EMBEDDING
 from milonga.pictures import INPUT_STATISTICS
 from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.facts import Observer
@@ -40,7 +41,7 @@ from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Candidate, ComparedGroup, Comparison, Run, RunState, Stage, StageState, Trigger
 from milonga_hub.runs.service import RunService
 from milonga_hub.settings import Settings
-from milonga_hub.telemetry.figures import Percentiles
+from milonga_hub.telemetry.figures import Histogram, Percentiles
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.webhooks.service import WebhookService
@@ -63,6 +64,9 @@ BOARDS = {
 }
 PROJECT = "digits"
 LIMITS = {"jetson-orin-nano": 2.0, "raspberry-pi-5": 4.0, "raspberry-pi-zero-2": 6.0}
+
+# Of validation pictures, how many lie near the centres of cells, and how many far from them.
+_NEAR, _FAR = [210, 180, 150, 140, 120, 100], [20, 18, 16, 16, 16, 14]
 
 
 class Services:
@@ -349,6 +353,7 @@ class _Filling:
             "judged": self._judged(),
             "reference": {
                 **{name: [int(n) for n in counts] for name, counts in reference_of(self.counts).items()},
+                EMBEDDING: [*_NEAR, *_FAR],
                 "confidence_right": [int(0.9 * n) for n in self.counts["confidence"]],
             },
         }
@@ -464,6 +469,7 @@ class _Filling:
             inputs={
                 **{key: histogram(key, counts[key]) for key in INPUT_STATISTICS},
                 "size": histogram("size", [0] * 10 + [60] + [0] * 9),
+                EMBEDDING: Histogram(low=0.0, high=12.0, counts=[12, 10, 8, 8, 6, 4, 4, 3, 2, 1, 1, 1]),
             },
             cpu_percent=30.0 + 10 * index + float(self.random.normal(0, 3)),
             memory_bytes=90_000_000 + 8_000_000 * index,

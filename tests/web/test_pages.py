@@ -181,6 +181,12 @@ def test_the_colours_and_sizes_of_pictures_are_on_the_monitoring_page(client: Te
         assert f"Distribution of {name} over" in text
 
 
+def test_embeddings_are_shown_where_one_build_has_made_their_cells(client: TestClient) -> None:
+    shown = "Distribution of embedding: cells near, then far over"
+    assert shown in client.get("/monitoring?device=pi5-1").text
+    assert shown not in client.get("/monitoring").text
+
+
 def test_the_buttons_of_a_rollout_pause_and_resume_it(client: TestClient, hub: Services) -> None:
     paused = client.post("/rollouts/digits-2/pause", follow_redirects=False)
     assert (paused.status_code, paused.headers["location"]) == (303, "/rollouts/digits-2")

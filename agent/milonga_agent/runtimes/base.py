@@ -23,3 +23,7 @@ class Runtime(ABC):
     @abstractmethod
     def run(self, inputs: Floats) -> Floats:
         """Return the first output (n, ...) of normalised pictures (n, 3, H, W), float32: logits (n, classes) or detections."""
+
+    def run_embedding(self, inputs: Floats) -> tuple[Floats, Floats | None]:
+        """Return what `run` does, and the second output (n, d); None where the engine or its build has none."""
+        return self.run(inputs), None

@@ -30,4 +30,8 @@ class OnnxRuntime(Runtime):
         self.input_shape = tuple(described.shape[1:])
 
     def run(self, inputs: Floats) -> Floats:
-        return np.asarray(self._session.run(None, {self._name: inputs})[0], dtype=np.float32)
+        return self.run_embedding(inputs)[0]
+
+    def run_embedding(self, inputs: Floats) -> tuple[Floats, Floats | None]:
+        first, *more = self._session.run(None, {self._name: inputs})
+        return np.asarray(first, dtype=np.float32), np.asarray(more[0], dtype=np.float32) if more else None

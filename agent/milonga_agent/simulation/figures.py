@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from milonga import pictures
+from milonga.embeddings import EMBEDDING
 from milonga.v1 import agent_pb2
 
 from milonga_agent.comparing import Comparison
@@ -102,6 +103,13 @@ def counted(
         name: _histogram(name, known[name] if name == "size" else _moved(known[name], shift), answers, seed)
         for name in ("confidence", *pictures.INPUTS)
     }
+    if cells := known.get(EMBEDDING):
+        # The latter half is far from what was validated.
+        seen[EMBEDDING] = {
+            "low": 0.0,
+            "high": float(len(cells)),
+            "counts": spread(_moved(cells, shift), answers, (EMBEDDING, *seed)),
+        }
     return {
         "request_count": requests,
         "error_count": errors,

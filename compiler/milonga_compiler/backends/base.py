@@ -89,6 +89,10 @@ class Backend(ABC):
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
         """Return the first output (n, ...) of normalised inputs (n, 3, H, W)."""
 
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
+        """Return all outputs (n, ...) that a build has; of most engines only the first is read."""
+        return [self.run(model_file, inputs, threads)]
+
     @abstractmethod
     def _accept(self, network: Network, scratch: Path) -> None:
         """Let the engine read the network; files may go into the folder. Raises UnsupportedOperators or BuildFailed."""

@@ -42,12 +42,13 @@ class OnnxRuntimeBackend(Backend):
         return quantize_variants(network.path, folder, calibration)
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
+        return self.outputs(model_file, inputs, threads)[0]
+
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
         session = self.session(model_file, threads)
         name = session.get_inputs()[0].name
-        parts = [
-            session.run(None, {name: inputs[start : start + _BATCH]})[0] for start in range(0, len(inputs), _BATCH)
-        ]
-        return np.concatenate(parts).astype(np.float32)
+        parts = [session.run(None, {name: inputs[start : start + _BATCH]}) for start in range(0, len(inputs), _BATCH)]
+        return [np.concatenate(each).astype(np.float32) for each in zip(*parts)]
 
     def _accept(self, network: Network, scratch: Path) -> None:
         self.session(network.path, 1)

@@ -24,10 +24,13 @@ class ReferenceBackend(Backend):
         return [BuiltModel("model.onnx", ["model.onnx"])]
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
+        return self.outputs(model_file, inputs, threads)[0]
+
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
         from onnx.reference import ReferenceEvaluator
 
         evaluator = ReferenceEvaluator(str(model_file))
-        return np.asarray(evaluator.run(None, {evaluator.input_names[0]: inputs})[0], dtype=np.float32)
+        return [np.asarray(one, dtype=np.float32) for one in evaluator.run(None, {evaluator.input_names[0]: inputs})]
 
     def _accept(self, network: Network, scratch: Path) -> None:
         from onnx.reference import ReferenceEvaluator

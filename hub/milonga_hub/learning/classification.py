@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from milonga import pictures
+from milonga.embeddings import EMBEDDING, fitted
 from milonga.inputs import Input
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.parity import Answers
@@ -94,16 +95,22 @@ def _inputs(arrays: NDArray[np.uint8], seen: Input) -> Iterator[Floats]:
 class _Judge(Answers, PictureJudge):
     """Right and wrong answers, and what healthy telemetry of a device that answers so looks like."""
 
+    takes_embeddings = True
+
     def __init__(self, data: Data, names: Sequence[str]) -> None:
         super().__init__(data.y_val.numpy())
         index = {name: number for number, name in enumerate(data.names)}
         self._data = data
         self._known = np.array([index.get(name, -1) for name in names], dtype=np.int64)
         self._confidences: list[Floats] = []
+        self._embeddings: list[Floats] = []
 
     def add(self, outputs: Floats) -> None:
         super().add(outputs)
         self._confidences.append(pictures.softmax(outputs).max(axis=1))
+
+    def embedded(self, embeddings: Floats) -> None:
+        self._embeddings.append(embeddings)
 
     def scores(self) -> NDArray[np.float64]:
         """Return 1 for each right answer; a class that the data set does not know is wrong."""
@@ -127,7 +134,11 @@ class _Judge(Answers, PictureJudge):
             "class_counts": np.bincount(self.answers, minlength=len(self._known)).tolist(),
             "sample_count": len(self.answers),
         }
-        return {**super().entries(), "reference": reference, "judged": self._judged(confidences)}
+        found = fitted(np.concatenate(self._embeddings)) if self._embeddings else None
+        cells: dict[str, Any] = {}
+        if found is not None:
+            cells[EMBEDDING], reference[EMBEDDING] = found[0].described(), found[1]
+        return {**super().entries(), **cells, "reference": reference, "judged": self._judged(confidences)}
 
     def _judged(self, confidences: Floats) -> dict[str, Any]:
         """Class by class, in the network's own order; pictures of classes that it does not know are left out."""

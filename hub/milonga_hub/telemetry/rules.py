@@ -16,13 +16,14 @@ from itertools import zip_longest
 from typing import Any, Protocol
 
 import numpy as np
+from milonga.embeddings import EMBEDDING
 from numpy.typing import NDArray
 from scipy.special import gammaincc
 
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.figures import Histogram, Percentiles
 
-# Seven signals are judged at every window of every device: at 0.001 chance alone would still raise some alarms, but the
+# Eight signals are judged at every window of every device: at 0.001 chance alone would still raise some alarms, but the
 # index has to be above its threshold too; together they stay below one in a hundred (tests/telemetry/test_rules.py).
 MAX_P_VALUE = 0.001
 # Bins are merged until each holds this share of all counts, so that no sparse bin decides.
@@ -31,7 +32,9 @@ MIN_BIN_SHARE = 0.05
 MIN_EXPECTED_COUNT = 5.0
 CLASSES = "classes"
 CONFIDENCE = "confidence"
-INPUT_SIGNALS = ("brightness", "contrast", "sharpness", "chroma", "warmth")
+INPUT_SIGNALS = ("brightness", "contrast", "sharpness", "chroma", "warmth", EMBEDDING)
+# Their bins have no order: neighbours are no more alike than others.
+UNORDERED = frozenset((CLASSES, EMBEDDING))
 # What retraining answers; a slow or failing device it does not.
 SIGNALS = (CONFIDENCE, *INPUT_SIGNALS, CLASSES)
 LATENCY = "latency"
@@ -196,7 +199,7 @@ def drifted(policy: DriftPolicy, reference: Mapping[str, Any], windows: Sequence
         if sum(seen) < policy.min_samples or not expected:
             continue
         length = len(expected) if name != CLASSES else max(len(expected), len(seen))
-        result = compare(_padded(expected, length), _padded(seen, length), ordered=name != CLASSES)
+        result = compare(_padded(expected, length), _padded(seen, length), ordered=name not in UNORDERED)
         if result.psi > policy.threshold and result.p_value < MAX_P_VALUE:
             found.append(_signal(name, result, policy.threshold, sum(seen)))
     return sorted(found, key=lambda signal: -signal.statistic)

@@ -13,6 +13,7 @@ from milonga_hub.telemetry.rules import (
     CLASSES,
     CONFIDENCE,
     INPUT_SIGNALS,
+    UNORDERED,
     add_counts,
     compare,
     latency_quantiles,
@@ -152,5 +153,5 @@ def drift_scores(sum_: Sum, reference: Mapping[str, Any]) -> dict[str, float]:
     for name, counts in seen.items():
         expected = [int(count) for count in reference.get("class_counts" if name == CLASSES else name) or []]
         if sum(counts) and len(expected) == len(counts):
-            found[name] = compare(expected, counts, ordered=name != CLASSES).psi
+            found[name] = compare(expected, counts, ordered=name not in UNORDERED).psi
     return found

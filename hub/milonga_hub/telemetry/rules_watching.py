@@ -19,6 +19,7 @@ from milonga_hub.telemetry.rules import (
     ERRORS,
     LATENCY,
     SIGNALS,
+    UNORDERED,
     Signal,
     add_counts,
     merge_histograms,
@@ -102,7 +103,7 @@ _KEYS = {CLASSES: "class_counts"}
 def _held(references: Mapping[str, Sequence[int]], threshold: float, thinned: float) -> dict[str, Allowed]:
     found = {}
     for name, counts in references.items():
-        one = allowed([count / thinned for count in counts], threshold, ordered=name != CLASSES)
+        one = allowed([count / thinned for count in counts], threshold, ordered=name not in UNORDERED)
         if one is not None:
             found[name] = one
     return found

@@ -41,7 +41,8 @@ WORDS = (
     # Stages of runs and builds.
     N_("prepare"), N_("train"), N_("profile"), N_("search"), N_("finetune"), N_("compare"), N_("rollout"), N_("measure"),
     # Signals of drift, and what distributions are of.
-    N_("confidence"), N_("classes"), N_("brightness"), N_("contrast"), N_("sharpness"), N_("chroma"), N_("warmth"), N_("errors"), N_("slow"),
+    N_("confidence"), N_("classes"), N_("brightness"), N_("contrast"), N_("sharpness"), N_("chroma"), N_("warmth"),
+    N_("embedding"), N_("errors"), N_("slow"),
     # Elastic dimensions.
     N_("depth"), N_("width"), N_("kernel"), N_("expand"), N_("resolution"), N_("level"), N_("squeeze"),
 )  # fmt: skip

@@ -108,6 +108,8 @@ class TelemetryWindow(_message.Message):
     def inputs(self) -> _containers.MessageMap[_builtins.str, _common_pb2.Histogram]:
         """Statistics of the pictures after decoding, each 0 to 1: by name "brightness", "contrast", "sharpness", "chroma", "warmth"; and "size",
         log2 of the pixels a side, of the pictures as they came. Older agents do not send the last three.
+        And "embedding" of builds that have such an output: in which cell of validation pictures the network's last layer but one places each
+        picture, first those near the centres of cells and then those far from them. See docs/drift.md.
         """
 
     def __init__(
@@ -249,7 +251,7 @@ class DriftEvent(_message.Message):
     device: _builtins.str
     model_version: _builtins.str
     signal: _builtins.str
-    """"confidence", "brightness", "contrast", "sharpness", "chroma", "warmth" or "classes"; "latency" or "errors", which no retraining answers."""
+    """"confidence", "brightness", "contrast", "sharpness", "chroma", "warmth", "embedding" or "classes"; "latency" or "errors", which no retraining answers."""
     statistic: _builtins.float
     """Population stability index against the reference; of latency and errors the share of requests that were slow or failed."""
     threshold: _builtins.float

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
+from milonga.embeddings import EMBEDDING
 from milonga.pictures import INPUTS
 
 from milonga_hub.alerts.models import Alert, AlertState
@@ -30,7 +31,7 @@ WINDOWS = {"1h": 3600, "6h": 21600, "24h": 86400, "7d": 604800, "30d": 2592000}
 _MOST_LINES = COLOURS
 _SHOWN_DRIFT, _SHOWN_ALERTS = 30, 20
 # How the distributions of pictures are called, where not by their own name.
-_CALLED = {"size": N_("side in pixels, log2")}
+_CALLED = {"size": N_("side in pixels, log2"), EMBEDDING: N_("embedding: cells near, then far")}
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,9 @@ def _line(hub: HubServices, name: str, sums: list[Sum], bundles: Sequence[str]) 
     references = [each.get("reference") or {} for each in manifests]
     keys = {key for each in references for key in each}
     reference = {key: _added([each[key] for each in references if each.get(key)]) for key in keys}
+    if len(references) > 1:
+        # Every build has cells of its own, which do not add up to one picture.
+        reference.pop(EMBEDDING, None)
     classes = next((each["classes"] for each in manifests if each.get("classes")), ())
     return Line(name, sums, reference, [str(each) for each in classes])
 
@@ -198,7 +202,7 @@ def _distributions(line: Line) -> list[tuple[str, Markup]]:
     whole = summed(line.sums, line.sums[0].started_at)
     pictures = [
         (name, _picture(name, whole.confidence if name == "confidence" else whole.inputs.get(name), line.reference))
-        for name in ("confidence", *INPUTS)
+        for name in ("confidence", *INPUTS, *([EMBEDDING] if EMBEDDING in line.reference else []))
     ]
     return [(_(_CALLED.get(name, name)), picture) for name, picture in pictures if picture]
 
