@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,11 @@ def run() -> list[Result]:
     print(
         f"  Kendall tau of single seeds: {', '.join(f'{tau:.3f}' for tau in taus)}; of their means, {_tau(inherited, own):.3f}"
     )
+    crossed, repeated = across_seeds(found[:, 0], found[:, 1]), across_seeds(found[:, 1], found[:, 1])
+    print(
+        f"  Kendall tau across seeds: {crossed:.3f} of inherited with alone, {repeated:.3f} of alone with alone, which chance"
+        " alone keeps below 1"
+    )
     return [
         Result(
             "accuracy alone, over inherited",
@@ -61,6 +67,14 @@ def run() -> list[Result]:
             1.0,
             float(np.ptp(taus)),
         ),
+        Result(
+            "Kendall tau of alone with alone of another seed, over that of inherited",
+            repeated,
+            "",
+            "inherited with alone of another seed",
+            crossed,
+            None,
+        ),
     ]
 
 
@@ -73,6 +87,16 @@ def _trained(training: tuple[int, int | None]) -> list[float]:
             return [alone(family, _spread()[number], digits, recipe, Path(name), "it")]
         supernet = trained(family, digits, recipe, Path(name), "it")
         return [evaluated(supernet, one, digits) for one in _spread()]
+
+
+def across_seeds(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Return the mean Kendall tau of one way's order in one seed with the other way's in another (seeds, subnets).
+
+    Of a way with itself, it is how well a training tells the order at all: subnets that differ by less than two trainings
+    of the same one do come in either order, and nothing can foretell which.
+    """
+    pairs = permutations(range(len(first)), 2)
+    return float(np.mean([_tau(first[one], second[other]) for one, other in pairs]))
 
 
 def _tau(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

@@ -17,7 +17,8 @@ from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe, load_supe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import Data, load
 from milonga_hub.learning.spaces import space
-from milonga_hub.learning.task import Mixed, runner
+from milonga_hub.learning.spaces.fixed import Fixed
+from milonga_hub.learning.task import Mixed, Optimiser, runner
 from milonga_hub.learning.train import Trainer, TrainingDiverged, automatic_batch_size, evaluated, settled, subnet
 
 from tests.learning.data import write_arrays
@@ -195,12 +196,37 @@ def test_pictures_that_are_no_numbers_stop_the_training_with_advice(data: Data, 
 
 
 def test_what_a_recipe_leaves_open_is_chosen_for_the_task(task: Classification) -> None:
-    chosen = settled(replace(RECIPE, batch_size=0, learning_rate=0), task)
+    chosen = settled(replace(RECIPE, batch_size=0, learning_rate=0), task, SPACE)
     assert (chosen.optimiser, chosen.learning_rate) == (task.optimiser.name, task.optimiser.learning_rate)
     assert chosen.batch_size == automatic_batch_size(task.count)
     assert chosen.largest_alone_share == task.largest_alone_share
     complete = replace(RECIPE, optimiser="adamw", largest_alone_share=0.5)
-    assert settled(complete, task) == complete
+    assert settled(complete, task, SPACE) == complete
+
+
+def test_a_task_may_want_another_learning_rate_where_subnets_share_weights(
+    task: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "optimiser", Optimiser("adamw", 0.01, shared=2.0))
+    open_recipe = replace(RECIPE, learning_rate=0)
+    assert settled(open_recipe, task, SPACE).learning_rate == 0.02
+    assert settled(open_recipe, task, Fixed(SPACE, SPACE.smallest())).learning_rate == 0.01
+    assert settled(RECIPE, task, SPACE).learning_rate == RECIPE.learning_rate
+
+
+def test_one_network_alone_is_evaluated_once_an_epoch(
+    task: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+
+    def judge(_: Any, size: int) -> float:
+        judged.append(size)
+        return 0.5
+
+    monkeypatch.setattr(task, "evaluate", judge)
+    alone = Fixed(SPACE, SPACE.smallest())
+    (point,) = Trainer(task, alone, replace(RECIPE, epochs=1), tmp_path / "c.pt").run()
+    assert len(judged) == 1 and point.accuracy_largest == point.accuracy_smallest == 0.5
 
 
 def test_an_unknown_optimiser_is_refused_with_the_known_ones(task: Classification, tmp_path: Path) -> None:

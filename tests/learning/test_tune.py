@@ -10,6 +10,7 @@ from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
 from milonga_hub.learning.spaces import space
+from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.tune import tuned
 
 from tests.learning.data import write_arrays
@@ -29,6 +30,14 @@ def test_a_hopeless_learning_rate_is_replaced_and_a_restart_goes_on(tmp_path: Pa
     assert again == found and len(said) == 3
     more = tuned(task, SPACE, recipe, tmp_path / "tuning", 4, lambda _, words: said.append(words))
     assert len(said) == 4 and "best so far" in said[-1] and more.epochs == recipe.epochs
+
+
+def test_a_learning_rate_that_is_left_to_the_task_is_tuned_from_the_task_s(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    task = Classification(load(write_arrays(tmp_path / "data.npz", count=40)))
+    recipe = Recipe("resnet", 16, epochs=2, batch_size=8, learning_rate=0, seed=0)
+    found = tuned(task, Fixed(SPACE, SPACE.smallest()), recipe, tmp_path / "tuning", 1)
+    assert found.learning_rate == task.optimiser.learning_rate
 
 
 def test_no_trials_are_refused(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class Detection(Task):
     """
 
     # SGD with the settings that suit classification left yolo26n at two thirds of this one's mAP after equal steps.
-    optimiser = Optimiser("adamw", 0.008)
+    optimiser = Optimiser("adamw", 0.008, shared=2.0)
     # A teacher that finds nothing yet teaches that there is nothing.
     largest_alone_share = 1 / 3
     measure = DetectionJudge.measure

@@ -19,10 +19,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Optimiser:
-    """What suits a kind of task: "sgd" or "adamw", and the learning rate for a batch of 64."""
+    """What suits a kind of task: "sgd" or "adamw", and the learning rate for a batch of 64.
+
+    Where subnets share weights the rate is `shared` times that: each learns from its part of a gradient alone.
+    """
 
     name: str
     learning_rate: float
+    shared: float = 1.0
 
 
 class PictureJudge(Judge):

@@ -43,15 +43,19 @@ def automatic_batch_size(count: int) -> int:
     return max((size for size in _BATCHES if count // size >= _FEWEST_STEPS), default=_BATCHES[0])
 
 
-def settled(recipe: Recipe, task: Task) -> Recipe:
-    """Return the recipe with what it leaves open chosen for the task. Raises ValueError for an unknown optimiser."""
+def settled(recipe: Recipe, task: Task, space: Space) -> Recipe:
+    """Return the recipe with what it leaves open chosen for the task and for whether networks of the space share weights.
+
+    Raises ValueError for an unknown optimiser.
+    """
     name = task.optimiser.name if recipe.optimiser == "auto" else recipe.optimiser
     if name not in _OPTIMISERS:
         raise ValueError(f"there is no optimiser {name!r}; take auto, {' or '.join(_OPTIMISERS)}")
+    shared = space.smallest() != space.largest()
     return replace(
         recipe,
         optimiser=name,
-        learning_rate=recipe.learning_rate or task.optimiser.learning_rate,
+        learning_rate=recipe.learning_rate or task.optimiser.learning_rate * (task.optimiser.shared if shared else 1.0),
         batch_size=recipe.batch_size or automatic_batch_size(task.count),
         largest_alone_share=task.largest_alone_share if recipe.largest_alone_share < 0 else recipe.largest_alone_share,
     )
@@ -70,7 +74,7 @@ class Trainer:
         """
         if task.count < 2:
             raise ValueError(f"there are {task.count} pictures to train on; at least 2 are needed")
-        self._task, self._recipe, self._path = task, (recipe := settled(recipe, task)), path
+        self._task, self._recipe, self._path = task, (recipe := settled(recipe, task, space)), path
         self._device, self._team = device(), Team()
         torch.manual_seed(recipe.seed)
         self._random = random.Random(recipe.seed)
@@ -214,8 +218,9 @@ class Trainer:
 
     def _measured(self) -> tuple[float, float]:
         space = self.supernet.space
-        largest, smallest = (evaluated(self.supernet, one, self._task) for one in (space.largest(), space.smallest()))
-        return largest, smallest
+        # One network alone is both.
+        found = {one: evaluated(self.supernet, one, self._task) for one in {space.largest(), space.smallest()}}
+        return found[space.largest()], found[space.smallest()]
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(

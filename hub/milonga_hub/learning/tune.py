@@ -11,7 +11,7 @@ from pathlib import Path
 from milonga_hub.learning.checkpoint import Point, Recipe
 from milonga_hub.learning.spaces import Space
 from milonga_hub.learning.task import Task
-from milonga_hub.learning.train import Trainer, TrainingDiverged
+from milonga_hub.learning.train import Trainer, TrainingDiverged, settled
 
 # A trial trains for this share of the epochs, at least two: enough to see which one learns.
 _SHARE_OF_EPOCHS = 0.2
@@ -45,6 +45,7 @@ def tuned(
     if trials < 1:
         raise ValueError(f"tuning needs at least 1 trial, not {trials}")
     optuna = _optuna()
+    recipe = settled(recipe, task, space)
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name="recipe",
