@@ -16,6 +16,7 @@ _COLDEST_CELSIUS = -60.0
 # Bits of the Raspberry Pi's get_throttled: frequency capped, throttled, soft temperature limit. Under-voltage (bit 0)
 # is left out: where it slows, the frequency is capped too. 16 bits higher stands what has happened since boot.
 _PI_LIMITS, _PI_PAST_SHIFT = 0b1110, 16
+_PI_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 
 
 def first_line(*paths: str) -> str:
@@ -52,7 +53,7 @@ class Reading:
 def read_sensors(cpus: Collection[int] = (), root: Path = ROOT) -> Reading:
     """Return what can be read of these CPUs, or of all."""
     folders = [root / _CPUS / f"cpu{cpu}" for cpu in cpus] or list((root / _CPUS).glob("cpu[0-9]*"))
-    bits = next(_numbers([root / "sys/devices/platform/soc/soc:firmware/get_throttled"], base=16), 0)
+    bits = next(_numbers([root / _PI_THROTTLED], base=16), 0)
     past = bin(bits >> _PI_PAST_SHIFT & _PI_LIMITS).count("1")
     return Reading(
         celsius=temperature_celsius(root),
@@ -66,6 +67,27 @@ def _frequency_mhz(folders: Sequence[Path]) -> float | None:
     """Return the fastest CPU's: those with nothing to do clock down by themselves."""
     khz = max(_numbers(cpu / "cpufreq/scaling_cur_freq" for cpu in folders), default=0)
     return khz / 1000.0 if khz else None
+
+
+def tells_throttling(root: Path = ROOT) -> bool:
+    """Return whether anything here says that CPUs were held back."""
+    return (root / _PI_THROTTLED).exists() or any((root / _CPUS).glob("cpu[0-9]*/thermal_throttle/*_count"))
+
+
+def power_watts(root: Path = ROOT) -> float | None:
+    """Return what the machine draws: the largest rail that is measured, which is the board's own, or what its battery gives; else None.
+
+    Boards with an INA3221 (Jetson) tell volts and amperes of each rail, others watts.
+    """
+    rails = [value / 1e6 for value in _numbers((root / "sys/class/hwmon").glob("hwmon*/power*_input"))]
+    for current in (root / "sys/class/hwmon").glob("hwmon*/curr*_input"):
+        pair = [*_numbers([current, current.with_name(current.name.replace("curr", "in"))])]
+        if len(pair) == 2:  # Milliamperes and millivolts.
+            rails.append(pair[0] * pair[1] / 1e6)
+    for battery in (root / "sys/class/power_supply").glob("*"):
+        if first_line(str(battery / "status")) == "Discharging":
+            rails += [value / 1e6 for value in _numbers([battery / "power_now"])]
+    return max((watts for watts in rails if watts > 0), default=None)
 
 
 def temperature_celsius(root: Path = ROOT) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from milonga.waiting import within
 
 from milonga_agent.errors import BadBundle
+from milonga_agent.machine import Machine
 from milonga_agent.plan import Wish
 from milonga_agent.sensors import temperature_celsius
 from milonga_agent.serving import Serving
@@ -29,6 +30,7 @@ class Windows:
         self._boot = boot
         self._sender = sender
         self._usage = Usage()
+        self._machine = Machine()
         self._seconds = 30.0
         self._changed = asyncio.Event()
 
@@ -66,4 +68,5 @@ class Windows:
             "memory_bytes": memory,
             "temperature_celsius": temperature_celsius() or float("nan"),
         }
-        self._sender.put(self._boot.order, window_of(counted, about))
+        inputs = {**counted["inputs"], **self._machine.take()}
+        self._sender.put(self._boot.order, window_of({**counted, "inputs": inputs}, about))

@@ -84,6 +84,24 @@ class Sum:
         return latency_quantiles(histogram, QUANTILES)
 
     @property
+    def power_watts(self) -> float | None:
+        """Return the mean of what machines drew; None where none tells."""
+        histogram = self.inputs.get("power")
+        if histogram is None or not sum(histogram.counts):
+            return None
+        width = (histogram.high - histogram.low) / len(histogram.counts)
+        drawn = (2 ** (histogram.low + (index + 0.5) * width) * count for index, count in enumerate(histogram.counts))
+        return float(sum(drawn)) / sum(histogram.counts)
+
+    @property
+    def throttled_share(self) -> float | None:
+        """Return the share of windows in which a machine was throttled, of those whose machines tell."""
+        histogram = self.inputs.get("throttled")
+        if histogram is None or not sum(histogram.counts):
+            return None
+        return histogram.counts[-1] / sum(histogram.counts)
+
+    @property
     def mean_confidence(self) -> float | None:
         histogram = self.confidence
         if histogram is None or not sum(histogram.counts):

@@ -110,6 +110,7 @@ class TelemetryWindow(_message.Message):
         log2 of the pixels a side, of the pictures as they came. Older agents do not send the last three.
         And "embedding" of builds that have such an output: in which cell of validation pictures the network's last layer but one places each
         picture, first those near the centres of cells and then those far from them. See docs/drift.md.
+        And of the machine, where its sensors tell, once a window: "power", log2 of watts, and "throttled", whether CPUs were held back (no, yes).
         """
 
     def __init__(

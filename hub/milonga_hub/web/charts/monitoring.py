@@ -61,6 +61,8 @@ def monitoring(
         drawn(_("Processor, mean"), "%", lambda s: s.cpu_percent),
         drawn(_("Memory, the most"), "MB", lambda s: s.memory_bytes / 1e6 if s.memory_bytes else None),
         drawn(_("Temperature, the hottest"), "°C", lambda s: s.temperature_celsius),
+        drawn(_("Throttled"), _("% of windows"), lambda s: _percent(s.throttled_share)),
+        drawn(_("Power, mean"), "W", lambda s: s.power_watts),
     ]
     return [(title, picture) for title, picture in pictures if picture]
 
