@@ -98,10 +98,21 @@ def test_what_was_measured_without_a_prediction_is_drawn_where_it_was_measured()
     assert "measured 4 ms" in tips and "predicted" not in tips.replace("front, predicted", "")
 
 
-def test_times_on_the_axis_of_a_long_run_are_round() -> None:
-    stage = Stage(name="train", state=StageState.SUCCEEDED, started_at=NOW, ended_at=NOW + timedelta(seconds=430))
-    drawn = [each.text for each in ElementTree.fromstring(timeline([stage], NOW)).iter() if each.text]
-    assert [words_ for words_ in drawn if words_.endswith("min")][:3] == ["1 min", "2 min", "3 min"]
+@pytest.mark.parametrize(
+    ("seconds", "wanted", "form"),
+    [
+        (110, ["0:00", "0:20", "0:40"], "min:s since the start"),
+        (430, ["0:00", "1:00", "2:00"], "min:s since the start"),
+        (14000, ["0:00", "0:30", "1:00"], "h:min since the start"),
+        (500000, ["0", "24 h", "2 d"], None),
+    ],
+)
+def test_times_on_the_axis_of_a_run_are_round_and_all_in_one_form(seconds: int, wanted: list[str], form: str) -> None:
+    stage = Stage(name="train", state=StageState.SUCCEEDED, started_at=NOW, ended_at=NOW + timedelta(seconds=seconds))
+    ticks = [
+        each.text for each in ElementTree.fromstring(timeline([stage], NOW)).iter() if each.get("class") == "tick"
+    ]
+    assert ticks[:3] == wanted and (form is None or form in ticks)
 
 
 @pytest.mark.parametrize(

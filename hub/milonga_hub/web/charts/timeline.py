@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from milonga_hub.runs.models import Stage, StageState
 from milonga_hub.web import words
-from milonga_hub.web.charts.drawing import Scale, line, picture, rect, text
+from milonga_hub.web.charts.drawing import Scale, picture, rect, text
+from milonga_hub.web.charts.elapsed import elapsed_axis
 from milonga_hub.web.charts.table import Cell
 from milonga_hub.web.language import gettext as _
 from milonga_hub.web.said import said
@@ -27,14 +28,11 @@ def timeline(stages: Sequence[Stage], now: datetime) -> Markup:
     total = max(1.0, max((end - began).total_seconds() for end in ends))
     x = Scale(0.0, total, LEFT, RIGHT)
     bottom = TOP + ROW * len(stages)
-    parts = []
-    for tick in _ticks(total):
-        parts.append(line(x(tick), TOP, x(tick), bottom, "grid"))
-        parts.append(text(x(tick), bottom + 16, words.duration(tick) if tick else "0", "tick", "middle"))
+    parts = elapsed_axis(x, TOP, bottom)
     for index, stage in enumerate(stages):
         parts += _row(stage, TOP + ROW * index, x, began, now)
     listed = ", ".join(f"{words.term(stage.name)} {words.state(stage.state)}" for stage in stages)
-    return picture(WIDTH, bottom + 24, _("Stages: %(stages)s", stages=listed), parts, _data(stages))
+    return picture(WIDTH, bottom + 38, _("Stages: %(stages)s", stages=listed), parts, _data(stages))
 
 
 def _data(stages: Sequence[Stage]) -> Iterator[list[Cell]]:
@@ -42,13 +40,6 @@ def _data(stages: Sequence[Stage]) -> Iterator[list[Cell]]:
     for each in stages:
         message = said(each.message)
         yield [words.term(each.name), words.state(each.state), each.started_at, each.ended_at, each.attempts, message]
-
-
-def _ticks(total_seconds: float) -> list[float]:
-    """Return times that are round on a clock, at most eight."""
-    steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600, 43200, 86400)
-    step = next((each for each in steps if total_seconds / each <= 8), 86400 * (1 + int(total_seconds / 86400 / 8)))
-    return [float(step * index) for index in range(int(total_seconds / step) + 1)]
 
 
 def _end(stage: Stage, now: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""Rollouts: waves as columns, and buttons to approve, pause, resume, retry and abort."""
+"""Rollouts: waves over time, each device step by step, canary against control, and buttons to steer it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from milonga_hub.db import utc_now
+from milonga_hub.rollouts import rules_progress
 from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState
+from milonga_hub.rollouts.rules_progress import step_states
+from milonga_hub.web.charts.waves import waves
+from milonga_hub.web.pages.canary import sides
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
@@ -32,16 +37,22 @@ def router(hub: HubServices) -> APIRouter:
         return render(request, "rollouts.html", live="rollouts/", rollouts=rollouts)
 
     @pages.get("/rollouts/{id}")
-    async def one(request: Request, id: str) -> HTMLResponse:
+    def one(request: Request, id: str) -> HTMLResponse:
+        """Show it, in a thread of its own, as telemetry is added up for it."""
         rollout = hub.rollouts.get(id)
         shown = _shown(rollout.devices)
+        steps = rules_progress.columns(rollout, rollout.devices)
         return render(
             request,
             "rollout.html",
-            live=f"rollouts/{rollout.id}",
+            live=f"rollouts/{rollout.id},telemetry_totals/{rollout.project}",
             rollout=rollout,
             shown=shown,
             simulated=hub.devices.simulated_names(),
+            waves=waves(rules_progress.spans(rollout), utc_now()),
+            steps=steps,
+            step_states=step_states,
+            sides=sides(hub, rollout),
             newest=hub.rollouts.list(rollout.project, page_size=1)[0][0].id == rollout.id,
             left_out=shown.get(LEFT_OUT, []),
             left_out_count=sum(device.wave == LEFT_OUT for device in rollout.devices),

@@ -16,14 +16,30 @@
 
   const openDetails = () => new Set([...content.querySelectorAll("details[open][id]")].map((each) => each.id));
 
+  // What the reader has typed or ticked, and how far tables are scrolled, outlives what comes in.
+  const filledIn = () => [...content.querySelectorAll("input[id], select[id], textarea[id]")].flatMap((each) => {
+    if (each.type === "checkbox" || each.type === "radio") return each.checked === each.defaultChecked ? [] : [{ id: each.id, name: "checked", value: each.checked }];
+    if (each.type === "file" || each.type === "hidden" || each.value === each.defaultValue) return [];
+    return each.matches("select") && [...each.options].every((one) => one.selected === one.defaultSelected) ? [] : [{ id: each.id, name: "value", value: each.value }];
+  });
+  const sideways = () => [...content.querySelectorAll(".scroll, .wide")].map((each) => each.scrollLeft);
+
   const replace = (fresh) => {
     const opened = openDetails();
+    const typed = filledIn();
+    const scrolled = sideways();
     const focused = document.activeElement && document.activeElement.id;
     document.getElementById(part).replaceChildren(...fresh.childNodes);
     for (const id of opened) {
       const found = document.getElementById(id);
       if (found) found.open = true;
     }
+    for (const { id, name, value } of typed) {
+      const found = document.getElementById(id);
+      if (found) found[name] = value;
+    }
+    content.querySelectorAll(".scroll, .wide").forEach((each, index) => { each.scrollLeft = scrolled[index] || 0; });
+    content.dispatchEvent(new Event("refreshed"));
     const back = focused && document.getElementById(focused);
     if (back) back.focus({ preventScroll: true });
   };
