@@ -27,6 +27,7 @@ from milonga_compiler.files import write_atomically
 
 from milonga_hub import counts
 from milonga_hub.errors import MilongaError
+from milonga_hub.traces import Trace, used
 
 KINDS = {
     "train": "milonga_hub.training.job",
@@ -142,8 +143,9 @@ class JobContext:
 
     def progress(self, fraction: float, message: str = "", **metrics: float) -> None:
         """Tell the hub how far the job is (0 to 1) and its newest figures."""
-        line = {"kind": "progress", "fraction": float(fraction), "message": message}
+        line: dict[str, Any] = {"kind": "progress", "fraction": float(fraction), "message": message}
         line["metrics"] = {name: float(value) for name, value in metrics.items()}
+        line["used"] = used()
         print(json.dumps(line), file=self._out, flush=True)
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +185,7 @@ async def run_job(
     result_path.unlink(missing_ok=True)
     write_atomically(spec_path, text)
     began = time.monotonic()
-    with (workdir / "log.txt").open("ab") as log:
+    with (workdir / "log.txt").open("ab") as log, Trace(workdir) as trace:
         process = await asyncio.create_subprocess_exec(
             *workers.command(kind, workdir),
             stdin=asyncio.subprocess.PIPE if on_question else asyncio.subprocess.DEVNULL,
@@ -194,7 +196,7 @@ async def run_job(
             assert process.stdout is not None
             async for line in process.stdout:
                 if on_question is None or not await _answered(line, process, on_question):
-                    await _pass_on(line, on_progress)
+                    await _pass_on(line, on_progress, trace)
             code = await process.wait()
         finally:
             await _end(process, workers.ending_seconds)
@@ -222,13 +224,14 @@ async def _answered(line: bytes, process: asyncio.subprocess.Process, on_questio
     return True
 
 
-async def _pass_on(line: bytes, on_progress: Callable[[Progress], Awaitable[None] | None]) -> None:
+async def _pass_on(line: bytes, on_progress: Callable[[Progress], Awaitable[None] | None], trace: Trace) -> None:
     try:
         said = json.loads(line)
         where = str(said.get("where", ""))
         progress = Progress(float(said["fraction"]), str(said["message"]), dict(said["metrics"]), where)
     except (ValueError, KeyError, TypeError):
         return  # A library printed to stdout.
+    trace.note(said)
     waited = on_progress(progress)
     if waited is not None:
         await waited

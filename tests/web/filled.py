@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from milonga.embeddings import EMBEDDING
 from milonga.pictures import INPUT_STATISTICS
+from milonga_hub import traces
 from milonga_hub.accounts.service import AccountService
 from milonga_hub.alerts.facts import Observer
 from milonga_hub.alerts.service import AlertService
@@ -31,7 +32,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.models import SampleReason, SampleView
 from milonga_hub.labelling.service import LabellingService
-from milonga_hub.learning.judged import of_answers
+from milonga_hub.learning.judged import examples, of_answers
 from milonga_hub.models.imports import ModelImports
 from milonga_hub.models.service import ModelService
 from milonga_hub.projects.models import DriftTrigger, Limits, ProjectSpec, RetrainingPolicy, RolloutSpec, SamplingSpec
@@ -382,7 +383,8 @@ class _Filling:
         labels = self.random.integers(0, 10, 400)
         answers = np.where(self.random.random(400) < 0.93, labels, self.random.integers(0, 10, 400))
         confidences = np.where(labels == answers, 0.9, 0.6) + self.random.normal(0, 0.1, 400)
-        return of_answers(labels, answers, confidences.astype(np.float32), 10)
+        judged = labels, answers, confidences.astype(np.float32)
+        return {**of_answers(*judged, 10), "examples": examples(np.arange(400) % 5, *judged)}
 
     def _finished_rollout(self, version: str) -> None:
         self._connect("zero2-1", self.hub.devices.get("zero2-1").inventory)
@@ -505,6 +507,19 @@ class _Filling:
         self.hub.runs.change(run.name, state=RunState.RUNNING, stages=stages)
         for epoch in range(1, 9):
             self._training_point(run, epoch)
+        folder = self.hub.folder / "runs" / PROJECT / str(run.number) / "train"
+        folder.mkdir(parents=True)
+        lines = [
+            {
+                "at": (now - timedelta(seconds=90 - 10 * epoch)).isoformat(),
+                "fraction": epoch / 20,
+                "message": f"epoch {epoch} of 20 {HOSTILE}",
+                "used": {"cpu_seconds": 17.0 * epoch + epoch % 3, "memory_bytes": 4e8 + 2e7 * epoch},
+            }
+            for epoch in range(1, 9)
+        ]
+        (folder / traces.NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+        (folder / "log.txt").write_text("UserWarning: lr_scheduler\n", encoding="utf-8")
 
 
 # As milonga_hub.learning.drawing makes them, which the hub's own process does not load.

@@ -282,6 +282,10 @@ class DatasetService:
         step = max(1, len(samples) // _SIZED_PICTURES)
         return sizes_of([self._size(sample) for sample in samples[::step]])
 
+    def size_of(self, digest: str) -> tuple[int, int]:
+        """Return the width and height of a picture as it is looked at."""
+        return pictures.decode(self._blobs.read(digest)).size
+
     def _size(self, sample: Sample) -> tuple[int, int, int]:
         path = self._blobs.path(sample.digest)
         with Image.open(path) as image:

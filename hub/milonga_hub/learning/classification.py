@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from milonga_hub.learning.data import Data, augment
-from milonga_hub.learning.judged import of_answers
+from milonga_hub.learning.judged import examples, of_answers
 from milonga_hub.learning.task import PictureJudge, Task, parts, together
 
 LABEL_SMOOTHING = 0.1
@@ -146,7 +146,11 @@ class _Judge(Answers, PictureJudge):
         places[self._known[self._known >= 0]] = np.flatnonzero(self._known >= 0)
         labels = places[self._data.y_val.numpy().astype(np.int64)[: len(self.answers)]]
         known = labels >= 0
-        return of_answers(labels[known], self.answers[known], confidences[known], len(self._known))
+        judged = labels[known], self.answers[known], confidences[known]
+        return {
+            **of_answers(*judged, len(self._known)),
+            "examples": examples(np.flatnonzero(known), *judged),
+        }
 
 
 def _weights(labels: Tensor, classes: int) -> Tensor:

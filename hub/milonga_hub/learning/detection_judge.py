@@ -15,7 +15,7 @@ from milonga_compiler.backends.base import Floats
 from numpy.typing import NDArray
 
 from milonga_hub.learning import ultralytics_offline  # noqa: F401  must come before ultralytics
-from milonga_hub.learning.judged import of_boxes
+from milonga_hub.learning.judged import MOST_BOXES, examples_of_boxes, of_boxes
 from milonga_hub.learning.resampled import Precisions, gains
 from milonga_hub.learning.task import PictureJudge
 
@@ -61,6 +61,8 @@ class DetectionJudge(PictureJudge):
         # Of each picture: right by overlap (m, 10), confidence (m,), class (m,), classes of objects (k,).
         self._stats: list[tuple[NDArray[np.bool_], Floats, Floats, NDArray[np.float32]]] = []
         self._scores: list[float] = []
+        # What a device would tell of each picture: corners in pixels of the input, confidence and class, the surest of them.
+        self._told: list[Floats] = []
         self._confidences: list[float] = []
         self._counts = np.zeros(len(names), dtype=np.int64)
         self._shape: tuple[int, ...] = ()
@@ -95,6 +97,8 @@ class DetectionJudge(PictureJudge):
         """Count what a device would tell of the picture, and score it: F1, the mean over all overlaps."""
         told = detections.find(output, self._classes, self._seen.size_px, self._post)
         self._confidences.extend(told.scores.tolist())
+        few = slice(None, MOST_BOXES)
+        self._told.append(np.column_stack([told.boxes[few], told.scores[few], told.classes[few]]).astype(np.float32))
         self._counts += np.bincount(told.classes, minlength=len(self._counts))
         found = {
             "bboxes": torch.from_numpy(told.boxes),
@@ -125,7 +129,8 @@ class DetectionJudge(PictureJudge):
 
     def _judged(self) -> dict[str, Any]:
         figures, target = self._figures(self._stats)
-        return {} if figures is None else of_boxes(figures, target.astype(np.int64), self._classes)
+        shown = {"examples": examples_of_boxes(self._told, self.scores())}
+        return shown if figures is None else {**of_boxes(figures, target.astype(np.int64), self._classes), **shown}
 
     def entries(self) -> Mapping[str, Any]:
         bins = (self._shape[0] - self._classes) // 4

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 # A matrix of more classes is too large for a manifest, and for a page.
 MOST_CONFUSED = 40
 _CURVE_POINTS = 41
+# Of the mistakes, and of the right answers: what fits on a page, and is little in a manifest.
+_MOST_SHOWN = 24
+# Of one picture.
+MOST_BOXES = 20
 
 
 def of_answers(
@@ -34,6 +38,41 @@ def of_answers(
         pairs = np.bincount(labels * classes + answers, minlength=classes * classes)
         found["confusion"] = pairs.reshape(classes, classes).tolist()
     return found
+
+
+def examples(
+    rows: NDArray[np.int64], labels: NDArray[np.int64], answers: NDArray[np.int64], confidences: Floats
+) -> list[dict[str, Any]]:
+    """Return single answers to look at: the surest mistakes, the surest first, then right ones from all over.
+
+    All are (n,); `rows` tells which validation picture of the data set version each is, in the order of its listing.
+    """
+    wrong, right = np.flatnonzero(labels != answers), np.flatnonzero(labels == answers)
+    surest = wrong[np.argsort(-confidences[wrong], kind="stable")][:_MOST_SHOWN]
+    spread = right[np.unique(np.linspace(0, max(0, len(right) - 1), min(_MOST_SHOWN, len(right))).astype(int))]
+    return [
+        {
+            "row": int(rows[place]),
+            "label": int(labels[place]),
+            "answer": int(answers[place]),
+            "confidence": round(float(confidences[place]), 4),
+        }
+        for place in (*surest, *spread)
+    ]
+
+
+def examples_of_boxes(told: Sequence[Floats], scores: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Return the pictures to look at, in the order of a listing's validation pictures: those answered worst, then from all over.
+
+    `told` are for each picture (k, 6): corners in pixels of the input, confidence and class; `scores` its F1.
+    """
+    by_score = np.argsort(scores, kind="stable")
+    worst, rest = by_score[: _MOST_SHOWN // 2], by_score[_MOST_SHOWN // 2 :]
+    spread = rest[np.unique(np.linspace(0, max(0, len(rest) - 1), min(_MOST_SHOWN // 2, len(rest))).astype(int))]
+    return [
+        {"row": int(row), "score": round(float(scores[row]), 4), "boxes": [_rounded(one) for one in told[row]]}
+        for row in (*worst, *spread)
+    ]
 
 
 def of_boxes(figures: Sequence[Any], objects: NDArray[np.int64], classes: int) -> dict[str, Any]:

@@ -65,4 +65,11 @@ def _row(span: Span, y: float, x: Scale, began: datetime, now: datetime) -> list
 def _data(spans: Sequence[Span]) -> Iterator[list[Cell]]:
     yield [_("wave"), _("started"), _("ended"), _("devices"), _("succeeded"), _("failed")]
     for span in spans:
-        yield [float(span.index + 1), span.began, span.ended, float(span.count), float(span.succeeded), float(span.failed)]
+        yield [
+            float(span.index + 1),
+            span.began,
+            span.ended,
+            float(span.count),
+            float(span.succeeded),
+            float(span.failed),
+        ]

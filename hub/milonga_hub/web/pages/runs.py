@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from markupsafe import Markup
 
 from milonga_hub.builds.models import Build
@@ -19,13 +20,20 @@ from milonga_hub.projects.models import Limits
 from milonga_hub.projects.rules import limits_among
 from milonga_hub.runs.models import Candidate, Run
 from milonga_hub.runs.rules import ENDED, tightest
+from milonga_hub.traces import JobTrace, Line, traces
 from milonga_hub.web.charts.pareto import pareto
+from milonga_hub.web.charts.resources import resources
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.charts.training import training
 from milonga_hub.web.language import N_
 from milonga_hub.web.language import gettext as _
+from milonga_hub.web.pages.examples import examples
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
+
+_SHOWN_LINES = 60
+# Of what one job wrote to its error stream.
+_MOST_LETTERS = 100_000
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,13 @@ def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
     @pages.get("/runs/{project}/{number}")
-    async def one(request: Request, project: str, number: int) -> HTMLResponse:
+    def one(request: Request, project: str, number: int) -> HTMLResponse:
+        """Show it, in a thread of its own: what its jobs told lies in files."""
         run = hub.runs.get(f"projects/{project}/runs/{number}")
         version = next((each for each in hub.models.versions(project)[0] if each.run == run.name), None)
         builds = {} if version is None else hub.builds.chosen(version.name)
+        told = traces(_folder(hub, run))
+        shown = next(iter(builds.values()), None)
         return render(
             request,
             "run.html",
@@ -62,8 +73,18 @@ def router(hub: HubServices) -> APIRouter:
             training=training(run.history, run.task.measure),
             found=_found(hub, run, builds),
             version=version,
+            resources=resources(told),
+            log=_newest(told),
+            shown_build=shown,
+            examples=examples(hub, version.dataset_version if version else "", shown),
             rollouts=[each for each in hub.rollouts.list(project)[0] if version and each.model_version == version.name],
         )
+
+    @pages.get("/runs/{project}/{number}/log")
+    def log(project: str, number: int) -> PlainTextResponse:
+        """Return all that the run's jobs told, and what went wrong in them."""
+        run = hub.runs.get(f"projects/{project}/runs/{number}")
+        return PlainTextResponse("".join(_whole_log(_folder(hub, run))))
 
     @pages.post("/runs/{project}/{number}/{verb}")
     async def change(project: str, number: int, verb: str) -> RedirectResponse:
@@ -79,6 +100,26 @@ def router(hub: HubServices) -> APIRouter:
         return RedirectResponse(f"/runs/{quote(project, safe='')}/{number}", status_code=303)
 
     return pages
+
+
+def _folder(hub: HubServices, run: Run) -> Path:
+    return hub.settings.data_dir / "runs" / run.project / str(run.number)
+
+
+def _newest(told: Sequence[JobTrace]) -> list[tuple[str, Line]]:
+    """Return what was told last, the newest first."""
+    lines = [(each.job, line) for each in told for line in each.lines[-_SHOWN_LINES:]]
+    return sorted(lines, key=lambda one: one[1].at, reverse=True)[:_SHOWN_LINES]
+
+
+def _whole_log(folder: Path) -> Iterator[str]:
+    for each in traces(folder):
+        yield f"== {each.job}\n"
+        for line in each.lines:
+            yield f"[{line.at:%Y-%m-%d %H:%M:%S} UTC] {line.fraction:4.0%} {line.message}{f' ({line.where})' if line.where else ''}\n"
+        errors = folder / each.job / "log.txt"
+        if errors.is_file():
+            yield errors.read_text(encoding="utf-8", errors="replace")[-_MOST_LETTERS:]
 
 
 def _found(hub: HubServices, run: Run, builds: dict[str, Build]) -> list[Found]:
