@@ -382,7 +382,7 @@ class _Filling:
     def _judged(self) -> dict[str, Any]:
         labels = self.random.integers(0, 10, 400)
         answers = np.where(self.random.random(400) < 0.93, labels, self.random.integers(0, 10, 400))
-        confidences = np.where(labels == answers, 0.9, 0.6) + self.random.normal(0, 0.1, 400)
+        confidences = np.clip(np.where(labels == answers, 0.9, 0.6) + self.random.normal(0, 0.1, 400), 0.1, 1.0)
         judged = labels, answers, confidences.astype(np.float32)
         return {**of_answers(*judged, 10), "examples": examples(np.arange(400) % 5, *judged)}
 

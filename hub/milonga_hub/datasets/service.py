@@ -22,6 +22,7 @@ from milonga_hub.datasets import rules
 from milonga_hub.datasets.archive import open_archive
 from milonga_hub.datasets.exports import Export
 from milonga_hub.datasets.layouts import read
+from milonga_hub.datasets.likeness import Likeness, Likenesses
 from milonga_hub.datasets.models import (
     TRAINING_FILES,
     Dataset,
@@ -32,6 +33,7 @@ from milonga_hub.datasets.models import (
 )
 from milonga_hub.datasets.reading import Read
 from milonga_hub.datasets.rules import Box, Labelled, Sample
+from milonga_hub.datasets.rules_coverage import Coverage, coverage_of
 from milonga_hub.datasets.rules_exports import LAYOUTS
 from milonga_hub.datasets.rules_health import Health, Sizes, health_of, sizes_of
 from milonga_hub.datasets.training_data import write_arrays, write_yolo
@@ -67,6 +69,7 @@ class DatasetService:
         self._counted: dict[str, tuple[str, int]] = {}
         # The listing that was read last, for pages that turn through it: (blob, samples).
         self._listed: tuple[str, list[Sample]] = ("", [])
+        self._likenesses = Likenesses(blobs, events)
 
     def import_archive(
         self,
@@ -275,6 +278,14 @@ class DatasetService:
         """Return how good the version is to learn from."""
         version = self.get_version(version_name)
         return health_of(version.task, version.classes, self._samples(version), len(version.rejected))
+
+    def likeness(self, version_name: str) -> Likeness:
+        """Return which pictures look alike; whoever asks first has them looked at, which goes on after this returns."""
+        return self._likenesses.of(version_name, self._samples(self.get_version(version_name)))
+
+    def coverage(self, version_name: str, label: str = "") -> Coverage | None:
+        """Return where boxes lie in pictures, of one class or of all; None where there is none."""
+        return coverage_of(self._samples(self.get_version(version_name)), label)
 
     def sizes(self, version_name: str) -> Sizes | None:
         """Return how large the version's pictures are, by some of them; None where there is none."""

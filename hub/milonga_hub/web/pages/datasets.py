@@ -11,7 +11,10 @@ from fastapi.responses import HTMLResponse, Response
 from milonga_hub.datasets.rules import TRAIN, VALIDATION
 from milonga_hub.datasets.rules_exports import LAYOUTS
 from milonga_hub.tasks import Task
+from milonga_hub.web.charts.heatmap import heatmap
+from milonga_hub.web.charts.splits import splits
 from milonga_hub.web.pages.page import everything, render
+from milonga_hub.web.pages.suspects import suspects
 from milonga_hub.web.services import HubServices
 
 _SHOWN_PICTURES = 48
@@ -56,16 +59,21 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
     ) -> HTMLResponse:
         """Show the newest version; in a thread of its own, as all of its pictures are counted."""
         newest = hub.datasets.latest(name)
+        projects, health = _projects_on(hub, name), hub.datasets.health(newest.name)
+        coverage = hub.datasets.coverage(newest.name, label)
         pictures, count = hub.datasets.samples(newest.name, label, split, start, _SHOWN_PICTURES)
         return render(
             request,
             "dataset.html",
             layouts=LAYOUTS[newest.task],
-            live=f"datasets/{name}",
+            live=f"datasets/{name},likeness/{newest.name}",
             newest=newest,
             versions=hub.datasets.versions(name)[0],
-            projects=_projects_on(hub, name),
-            health=hub.datasets.health(newest.name),
+            projects=projects,
+            health=health,
+            splits_compared=splits(health.classes),
+            heatmap=heatmap(coverage.counts, coverage.boxes) if coverage else "",
+            suspects=suspects(hub, newest, projects),
             sizes=hub.datasets.sizes(newest.name),
             detection=newest.task is Task.DETECTION,
             pictures=pictures,
