@@ -206,6 +206,7 @@ HTTP: Mapping[str, Access] = {
         /metrics
         /settings
         /settings/usage
+        /settings/policies
         /devices
         /devices/{name}
         /datasets
@@ -218,6 +219,7 @@ HTTP: Mapping[str, Access] = {
         /labelling/{name}/standing
         /runs/{project}/{number}
         /runs/{project}/{number}/search
+        /runs/{project}/{number}/log
         /models/{model}/versions/{number}
         /models/{model}/versions/{number}/builds/{build}
         /models/{model}/versions/{number}/builds/{build}/network
@@ -239,6 +241,7 @@ HTTP: Mapping[str, Access] = {
         /new/datasets
         /new/models
         /new/projects
+        /devices/{name}/log
         /settings/webhooks
         """,
     ),
@@ -248,6 +251,7 @@ HTTP: Mapping[str, Access] = {
         """
         POST /join_requests/{id_}/approve
         POST /join_requests/{id_}/refuse
+        POST /devices
         POST /devices/{name}/revoke
         POST /devices/{name}/pin
         POST /devices/{name}/unpin
@@ -269,6 +273,7 @@ HTTP: Mapping[str, Access] = {
         POST /alerts/{id}/acknowledge
         POST /alerts/{id}/silence
         POST /alert_silences/{id}/end
+        POST /settings/policies/{project}
         POST /settings/webhooks
         POST /settings/webhooks/{name}/test
         POST /settings/webhooks/{name}/delete

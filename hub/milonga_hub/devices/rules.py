@@ -87,6 +87,18 @@ def with_boot(boot_ids: Sequence[str], boot_id: str) -> list[str]:
     return [*(known for known in boot_ids if known != boot_id), boot_id][-_KEPT_BOOTS:]
 
 
+def labels_of_text(text: str) -> dict[str, str]:
+    """Return the labels of "site=busan, role=canary"; an empty value stands for one to take away. Raises InvalidInput."""
+    found = {}
+    for part in text.split(","):
+        key, equals, value = part.strip().partition("=")
+        if part.strip() and not equals:
+            raise InvalidInput(f"{part.strip()!r} is not a label; write KEY=VALUE, several with commas between them")
+        if part.strip():
+            found[key.strip()] = value.strip()
+    return found
+
+
 def merged(labels: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
     """Return the labels with the changes made; an empty value removes its key."""
     return {key: value for key, value in {**labels, **changes}.items() if value}

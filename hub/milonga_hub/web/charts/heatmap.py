@@ -25,6 +25,7 @@ def heatmap(counts: Sequence[Sequence[int]], boxes: int) -> Markup:
         for column, count in enumerate(values):
             if count:
                 parts.append(_part(LEFT + column * cell, TOP + row * cell, cell, count, most, boxes))
+    parts.append(rect(LEFT, TOP + SIDE + 12, 24 * _KEY_STEPS, 10, "frame"))
     parts += [_key(step) for step in range(_KEY_STEPS)]
     parts.append(text(LEFT + 130, TOP + SIDE + 21, _("0 to %(most)s boxes over a part", most=most), "tick"))
     where = _("Where the boxes are: %(count)s boxes, at most %(most)s over one part", count=boxes, most=most)

@@ -1,4 +1,4 @@
-"""Latency of requests over time: the median solid, the slowest percent dashed."""
+"""Latency of requests over time: the median solid, what 95 of 100 take at most dashed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from milonga_hub.telemetry.models import TelemetryWindow
+from milonga_hub.telemetry.rules import latency_quantiles
 from milonga_hub.web.charts.lines import Series, lines
 from milonga_hub.web.language import gettext as _
+
+_SHARES = (0.5, 0.95)
 
 
 def latency(windows: Mapping[str, Sequence[TelemetryWindow]]) -> Markup:
@@ -16,10 +19,10 @@ def latency(windows: Mapping[str, Sequence[TelemetryWindow]]) -> Markup:
     series = []
     for colour, (device, of_device) in enumerate(windows.items()):
         served = [
-            (window.ended_at, window.latency_ms)
+            (window.ended_at, latency_quantiles(window.log10_latency_ms, _SHARES))
             for window in of_device
-            if window.latency_ms is not None and window.request_count
+            if window.log10_latency_ms is not None and any(window.log10_latency_ms.counts)
         ]
-        series.append(Series(f"{device} p99", [(at, found.p99) for at, found in served], colour, dashed=True))
-        series.append(Series(device, [(at, found.p50) for at, found in served], colour))
-    return lines(_("Latency, median and p99"), "ms", series)
+        series.append(Series(f"{device} p95", [(at, found[1]) for at, found in served], colour, dashed=True))
+        series.append(Series(device, [(at, found[0]) for at, found in served], colour))
+    return lines(_("Latency, median and p95"), "ms", series)

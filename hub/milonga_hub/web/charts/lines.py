@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
-from milonga_hub.web.charts.drawing import Scale, circle, left_axis, legend, line, path, picture, text
+from milonga_hub.web.charts.drawing import Scale, circle, element, left_axis, legend, line, path, picture
 from milonga_hub.web.charts.table import Cell
 from milonga_hub.web.language import gettext as _
 
@@ -18,6 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 546, 46, 200
 # The style sheet has this many colours; more lines begin again.
 COLOURS = 6
 _TICKS = 4
+_FORMS = {"seconds": "%H:%M:%S", "minutes": "%H:%M", "days": "%d %b %H:%M"}
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,17 @@ def _stretches(points: Sequence[tuple[datetime, float]], gap_seconds: float) -> 
 def time_axis(x: Scale) -> list[Markup]:
     parts = [line(LEFT, BOTTOM, RIGHT, BOTTOM, "axis")]
     seconds = x.high - x.low
-    form = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 86400 else "%d %b %H:%M"
+    name = "seconds" if seconds < 600 else "minutes" if seconds < 86400 else "days"
+    form = _FORMS[name]
     for index in range(_TICKS):
-        at = x.low + seconds * index / (_TICKS - 1)
+        at = datetime.fromtimestamp(math.floor(x.low + seconds * index / (_TICKS - 1)), UTC)
         anchor = "start" if index == 0 else "end" if index == _TICKS - 1 else "middle"
+        # times.js writes them in the reader's zone.
+        moment = {"data_time": at.isoformat(), "data_form": name}
+        place = x(x.low + seconds * index / (_TICKS - 1))
         parts.append(
-            text(x(at), BOTTOM + 18, datetime.fromtimestamp(math.floor(at), UTC).strftime(form), "tick", anchor)
+            element("text", at.strftime(form), x=place, y=BOTTOM + 18, cls="tick", text_anchor=anchor, **moment)
         )
-    parts.append(text(RIGHT, BOTTOM + 33, "UTC", "tick", "end"))
+    zone = {"data_zone": datetime.fromtimestamp(math.floor(x.high), UTC).isoformat()}
+    parts.append(element("text", "UTC", x=RIGHT, y=BOTTOM + 33, cls="tick", text_anchor="end", **zone))
     return parts

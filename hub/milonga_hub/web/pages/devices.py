@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from milonga_hub.errors import InvalidInput
+from milonga_hub.devices.models import Device
+from milonga_hub.errors import InvalidInput, MilongaError
 from milonga_hub.web.charts.latency import latency
 from milonga_hub.web.charts.lines import Series, lines
 from milonga_hub.web.language import gettext
-from milonga_hub.web.pages.page import everything, render
+from milonga_hub.web.pages import devices_together
+from milonga_hub.web.pages.devices_together import Outcome
+from milonga_hub.web.pages.page import Part, everything, render
 from milonga_hub.web.services import HubServices
 
 _SHOWN_DEVICES = 100
@@ -24,25 +29,60 @@ def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
     @pages.get("/devices")
-    async def fleet(request: Request, selector: str = "", page_token: str = "") -> HTMLResponse:
-        problem, following = "", ""
+    def fleet(request: Request, selector: str = "", page_token: str = "") -> HTMLResponse:
+        return _fleet(request, selector, page_token)
+
+    @pages.post("/devices")
+    def together(
+        request: Request,
+        verb: Annotated[str, Form()],
+        device: Annotated[list[str] | None, Form()] = None,
+        selector: Annotated[str, Form()] = "",
+        which: Annotated[str, Form()] = "ticked",
+        labels: Annotated[str, Form()] = "",
+    ) -> HTMLResponse:
+        """Do one thing to many devices, in a thread of its own, and show what became of it above them."""
+        address = request.client.host if request.client else ""
+        try:
+            outcome = devices_together.apply(hub, verb, device or [], selector, which == "all", labels, address)
+        except InvalidInput as error:
+            return _fleet(request, selector, "", problem=str(error), status=400)
+        return _fleet(request, selector, "", outcome=outcome)
+
+    def _fleet(
+        request: Request,
+        selector: str,
+        page_token: str,
+        outcome: Outcome | None = None,
+        problem: str = "",
+        status: int = 200,
+    ) -> HTMLResponse:
+        wrong, following = "", ""
         try:
             devices, following = hub.devices.list(selector, _SHOWN_DEVICES, page_token)
         except InvalidInput as error:
-            devices, problem = [], str(error)
+            devices, wrong = [], str(error)
         types = everything(lambda token: hub.devices.types(page_token=token))
         return render(
             request,
             "devices.html",
+            script="devices",
             live="devices/,join_requests/",
+            # A page that answers a form is fetched again from where it would be looked at.
+            live_part=Part("content", f"/devices?{urlencode({'selector': selector})}") if outcome or problem else None,
             devices=devices,
-            count=len(hub.devices.outlines("" if problem else selector)) if following or page_token else len(devices),
+            count=len(hub.devices.outlines("" if wrong else selector)) if following or page_token else len(devices),
             more=urlencode({"selector": selector, "page_token": following}) if following else "",
             first=not page_token,
             types=types,
             join_requests=everything(lambda token: hub.devices.join_requests(page_token=token)),
             selector=selector,
-            problem=problem,
+            problem=wrong or problem,
+            nothing_found=not wrong,
+            outcome=outcome,
+            verbs=devices_together.VERBS,
+            known_labels=_label_keys(devices),
+            status=status,
         )
 
     @pages.post("/join_requests/{id_}/approve")
@@ -90,6 +130,7 @@ def router(hub: HubServices) -> APIRouter:
         of_device = [each for each in measured if each.device == device.name]
         cpu = [(window.ended_at, window.cpu_percent) for window in oldest_first if window.cpu_percent is not None]
         memory = [(window.ended_at, window.memory_bytes / 1e6) for window in oldest_first]
+        heat = [(w.ended_at, w.temperature_celsius) for w in oldest_first if w.temperature_celsius is not None]
         return render(
             request,
             "device.html",
@@ -101,9 +142,25 @@ def router(hub: HubServices) -> APIRouter:
             assignment=hub.devices.assignment(device.name),
             device_builds=everything(lambda token: hub.devices.device_builds(device.name, page_token=token)),
             latency=latency({device.name: oldest_first}),
+            temperature=lines(gettext("Temperature"), "°C", [Series(gettext("temperature"), heat, 3)]),
             cpu=lines(gettext("Processor"), "%", [Series(gettext("processor"), cpu, 1)]),
             memory=lines(gettext("Memory"), "MB", [Series(gettext("memory"), memory, 2)]),
             measurements=sorted(of_device, key=lambda each: each.measured_at, reverse=True)[:_SHOWN_MEASUREMENTS],
         )
 
+    @pages.get("/devices/{name}/log")
+    async def log(request: Request, name: str) -> HTMLResponse:
+        """Ask the device for what its agent logged."""
+        device, text, problem = hub.devices.get(name), "", ""
+        try:
+            text = (await hub.devices.log(name)).content.decode("utf-8", "replace")
+        except MilongaError as error:
+            problem = str(error)
+        return render(request, "device_log.html", device=device, text=text, problem=problem)
+
     return pages
+
+
+def _label_keys(devices: Sequence[Device]) -> list[str]:
+    """Return labels that the shown devices have, for examples that work here."""
+    return sorted({f"{key}={value}" for device in devices for key, value in device.labels.items()})[:4]

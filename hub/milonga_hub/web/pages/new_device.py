@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import JoinToken
+from milonga_hub.devices.rules import labels_of_text
 from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.install.reach import address_for_others
 from milonga_hub.install.web import host_of
@@ -51,7 +52,7 @@ def router(hub: HubServices) -> APIRouter:
             wrong = _("The number of devices must be 1 to %(most)s.", most=f"{_MOST_USES:,}")
             return _form(request, hub, given, wrong, status=400)
         try:
-            made = hub.devices.create_join_token(_labels(labels), int(uses), lifetime_seconds, request_id)
+            made = hub.devices.create_join_token(labels_of_text(labels), int(uses), lifetime_seconds, request_id)
         except InvalidInput as error:
             return _form(request, hub, given, str(error), status=400)
         return _command(request, hub, *made)
@@ -84,17 +85,6 @@ def _form(
         lifetimes=LIFETIMES,
         request_id=secrets.token_hex(16),
     )
-
-
-def _labels(text: str) -> dict[str, str]:
-    """Return {"site": "busan"} of "site=busan, role=canary". Raises InvalidInput for a part without a value."""
-    found = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise InvalidInput(f"{part!r} is not a label; write KEY=VALUE, several with commas between them")
-        found[key.strip()] = value.strip()
-    return found
 
 
 def _command(request: Request, hub: HubServices, token: JoinToken, secret: str) -> HTMLResponse:

@@ -10,6 +10,7 @@
   const detection = Boolean(station.dataset.detection);
   const classes = JSON.parse(station.dataset.classes);
   const base = `/api/v1/projects/${encodeURIComponent(project)}`;
+  const taken = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
   const AHEAD = 8; // Pictures fetched ahead; more would grow stale as labels change the order.
 
   let queue = [];
@@ -63,7 +64,7 @@
     // Small pictures are enlarged without being smoothed: each pixel counts.
     image.classList.toggle("tiny", tiny(current));
     fit();
-    find("about").textContent = `${current.device}, ${new Date(current.taken_at).toLocaleString(language)}, ${reasons[current.reason]}`;
+    find("about").textContent = `${current.device}, ${taken.format(new Date(current.taken_at))}, ${reasons[current.reason]}`;
     const answer = answerOf(current);
     const said = _("the device says %(answer)s", { answer: answer || _("nothing") });
     const sure = detection && !current.predicted_boxes.length ? "" : ` (${percent(current.confidence)})`;

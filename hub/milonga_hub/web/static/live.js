@@ -22,6 +22,11 @@
     if (each.type === "file" || each.type === "hidden" || each.value === each.defaultValue) return [];
     return each.matches("select") && [...each.options].every((one) => one.selected === one.defaultSelected) ? [] : [{ id: each.id, name: "value", value: each.value }];
   });
+  // Words half written, in some scripts letters half written, are not to be taken from under the hands.
+  const typing = () => {
+    const at = document.activeElement;
+    return content.contains(at) && at.matches("input:not([type=checkbox], [type=radio]), textarea") && at.value !== at.defaultValue;
+  };
   const sideways = () => [...content.querySelectorAll(".scroll, .wide")].map((each) => each.scrollLeft);
 
   const replace = (fresh) => {
@@ -53,7 +58,8 @@
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         const fresh = page.getElementById(part);
-        if (fresh) replace(fresh);
+        if (fresh && !typing()) replace(fresh);
+        else if (fresh) addEventListener("focusout", later, { once: true });
       }
     } catch {
       // The stream says that the hub is gone, and when it is back.
@@ -70,7 +76,8 @@
 
   document.addEventListener("visibilitychange", () => { if (!document.hidden && again) { again = false; later(); } });
 
-  let lost = false;
+  // What changed after the page was made and before its stream began is fetched like what was missed later.
+  let lost = true;
   const stream = new EventSource(`/api/v1/events?topics=${encodeURIComponent(topics)}`);
   stream.onmessage = later;
   stream.onopen = () => {
