@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from milonga_hub.learning.judged import MOST_CONFUSED, of_answers, of_boxes
+from milonga_hub.learning.judged import MOST_CONFUSED, examples, examples_of_boxes, of_answers, of_boxes
 
 
 def test_answers_are_told_by_class_and_by_what_they_are_mistaken_for() -> None:
@@ -42,3 +42,17 @@ def test_boxes_are_told_by_class_with_those_that_no_picture_shows_left_out() -> 
     assert found["support"] == [2, 0, 1]
     assert found["average_precision"][1] is None and found["average_precision"][0] == pytest.approx(0.995, abs=0.01)
     assert found["curve"]["recall"][0] == 0.0 and found["curve"]["recall"][-1] == 1.0
+
+
+def test_the_surest_mistakes_come_first_among_the_answers_to_look_at() -> None:
+    labels, answers = np.array([0, 1, 1, 0, 1]), np.array([0, 0, 1, 1, 0])
+    confidences = np.array([0.9, 0.6, 0.8, 0.95, 0.7], dtype=np.float32)
+    found = examples(np.array([3, 5, 7, 9, 11]), labels, answers, confidences)
+    assert [each["row"] for each in found] == [9, 11, 5, 3, 7]
+    assert found[0] == {"row": 9, "label": 0, "answer": 1, "confidence": 0.95}
+
+
+def test_the_pictures_whose_boxes_fit_worst_come_first() -> None:
+    told = [np.zeros((0, 6), np.float32), np.array([[1, 2, 3, 4, 0.5, 1]], np.float32)]
+    found = examples_of_boxes(told, np.array([0.9, 0.1]))
+    assert [(each["row"], each["score"], len(each["boxes"])) for each in found] == [(1, 0.1, 1), (0, 0.9, 0)]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ PATHS = (
     "/",
     "/devices",
     "/devices/pi5-1",
+    "/devices/pi5-1/log",
     "/datasets",
     "/datasets/digits",
     "/new/datasets",
@@ -54,6 +56,7 @@ PATHS = (
     "/settings",
     "/settings/users",
     "/settings/webhooks",
+    "/settings/policies",
     "/new/models",
     "/settings/audit",
     "/settings/usage",
@@ -198,6 +201,23 @@ def _label(page: Page, address: str, shelf: str) -> None:
     """Change a label as another tab of the same browser would."""
     url, headers = f"{address}/api/v1/devices/pi5-2", {"Origin": address}
     expect(page.request.patch(url, data={"labels": {"shelf": shelf}}, headers=headers)).to_be_ok()
+
+
+def test_devices_are_ticked_and_labelled_together_and_a_tick_outlives_what_comes_in(page: Page, address: str) -> None:
+    page.goto("/devices")
+    expect(page.locator("#live-state")).to_have_text("live")
+    page.get_by_label("Choose orin-1").check()
+    _label(page, address, "nine")
+    expect(page.get_by_text("shelf=nine")).to_be_visible()
+    expect(page.get_by_label("Choose orin-1")).to_be_checked()
+    page.get_by_label("Tick all that are shown").check()
+    expect(page.get_by_label("Choose zero2-1")).to_be_checked()
+    expect(page.locator("#labels")).to_be_hidden()
+    page.get_by_label("Do", exact=True).select_option("Set labels")
+    page.locator("#labels").fill("rack=one")
+    page.get_by_role("button", name="Do it").click()
+    expect(page.get_by_role("status").filter(has_text="done for 4 devices")).to_be_visible()
+    expect(page.get_by_text("rack=one")).to_have_count(4)
 
 
 def test_the_dark_of_the_night_is_respected(page: Page) -> None:
@@ -399,3 +419,14 @@ def test_times_are_those_of_the_readers_zone(browser: Browser, address: str, sig
         expect(page.locator("#until-hint time").last).to_have_text(re.compile("Mar 1, 2026, 9:00:00.PM GMT.9"))
         page.goto("/rollouts")
         expect(page.locator("time").first).to_have_attribute("title", re.compile("GMT.9"))
+        # So are those along the axes of pictures, and those that readers give.
+        page.goto("/monitoring?device=pi5-1&window=6h&until=2026-03-01T12:00")
+        expect(page.get_by_label("until")).to_have_value("2026-03-01T21:00")
+        page.get_by_label("until").fill("2026-03-01T22:30")
+        page.get_by_role("button", name="Show").click()
+        expect(page).to_have_url(re.compile("until=2026-03-01T13%3A30"))
+        page.goto("/devices/pi5-1")
+        expect(page.locator("text[data-zone]").first).to_have_text("GMT+9")
+        told = page.locator("text[data-time]").first
+        utc = datetime.fromisoformat(told.get_attribute("data-time") or "")
+        assert (told.text_content() or "").startswith(f"{(utc + timedelta(hours=9)):%H:%M}")

@@ -8,12 +8,15 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from milonga_hub.datasets.rules_health import ClassHealth
+from milonga_hub.rollouts.rules_progress import Span
 from milonga_hub.runs.models import Candidate, Stage, StageState
 from milonga_hub.web import words
 from milonga_hub.web.axes import Range, axes
 from milonga_hub.web.charts.agreement import agreement, scatter
 from milonga_hub.web.charts.confusion import confusion
 from milonga_hub.web.charts.drawing import Scale, text
+from milonga_hub.web.charts.heatmap import heatmap
 from milonga_hub.web.charts.histogram import histogram
 from milonga_hub.web.charts.honeycomb import Cell, honeycomb
 from milonga_hub.web.charts.lineage import Box, lineage
@@ -23,9 +26,11 @@ from milonga_hub.web.charts.parallel import parallel
 from milonga_hub.web.charts.pareto import pareto
 from milonga_hub.web.charts.precision import precision_recall
 from milonga_hub.web.charts.qr import qr
+from milonga_hub.web.charts.splits import splits
 from milonga_hub.web.charts.table import as_csv
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.charts.training import training
+from milonga_hub.web.charts.waves import waves
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -221,3 +226,33 @@ def test_a_confusion_has_a_square_for_each_pair_and_says_how_many_are_right() ->
     assert root.findtext("{*}metadata") == "shown,<bolt>,nut\n<bolt>,8,2\nnut,1,9\n"
     assert confusion([], []) == confusion([[0]], ["x"]) == ""
     assert precision_recall({"recall": [0.5], "precision": [1.0]}) == ""
+
+
+def test_bars_of_both_splits_say_how_unlike_they_are() -> None:
+    alike = splits([ClassHealth("a", 10, 5), ClassHealth("b", 10, 5)])
+    unlike = splits([ClassHealth("a", 10, 0), ClassHealth("<b>", 0, 5)])
+    assert alike is not None and unlike is not None
+    assert (alike.distance, unlike.distance) == (0.0, 1.0)
+    assert "<b>" not in unlike.picture
+    assert splits([ClassHealth("a", 10, 0)]) is None
+
+
+def test_a_heat_map_is_strongest_where_most_boxes_are() -> None:
+    drawn = ElementTree.fromstring(heatmap([[0, 1], [2, 4]], 5)).iter()
+    shares = [float(each.get("fill-opacity", "0")) for each in drawn if each.get("class") == "heat"]
+    assert shares[:3] == [0.25, 0.5, 1.0]
+    assert heatmap([[0]], 0) == ""
+
+
+def test_waves_are_drawn_once_the_first_has_begun() -> None:
+    waiting = Span(1, None, None, 0, 0, 3, ())
+    running = Span(0, NOW, None, 1, 1, 2, (NOW + timedelta(seconds=10),))
+    assert waves([waiting], NOW) == ""
+    picture = waves([running, waiting], NOW + timedelta(seconds=30))
+    for wanted in ("bar failed", "arrival", "1 of 2, 1 failed, 30 s", "waits"):
+        assert wanted in picture, wanted
+
+
+def test_times_along_an_axis_can_be_told_in_the_zone_of_the_reader() -> None:
+    picture = lines("x", "ms", [Series("a", [(NOW, 1.0), (NOW + timedelta(seconds=60), 2.0)], 0)])
+    assert 'data-time="2026-03-01T12:00:00+00:00" data-form="seconds"' in picture and "data-zone" in picture

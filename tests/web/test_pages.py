@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from html.parser import HTMLParser
 
 import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.rollouts.models import RolloutState
 from milonga_hub.runs.models import RunState, Trigger
+from milonga_hub.telemetry.models import TelemetryWindow
 
 from tests.web.filled import HOSTILE, Services
 
@@ -49,6 +51,7 @@ THINGS = (
     "/monitoring?device=pi5-1,pi5-2&window=6h",
     "/monitoring?window=24h&until=2026-03-01T12:00",
     "/devices?selector=role%3Dcanary",
+    "/devices/pi5-1/log",
 )
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -346,3 +349,99 @@ def test_a_build_shows_how_it_answers_class_by_class(client: TestClient) -> None
     text = client.get("/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8").text
     for wanted in ("Confusion of 10 classes", "Precision against recall", "All 10 classes, the worst first"):
         assert wanted in text, wanted
+
+
+def test_a_rollout_shows_its_waves_its_devices_step_by_step_and_canary_against_control(client: TestClient) -> None:
+    text = client.get("/rollouts/digits-2").text
+    for wanted in (
+        "Waves over time: Wave 1 1 of 1, Wave 2 0 of 3",
+        'class="pip running" title="running"',
+        "Canary against",
+    ):
+        assert wanted in text, wanted
+    grid = re.findall(r'class="pip (\w+)"', text[text.index('id="wave-1"') :])
+    assert grid == ["running", *["pending"] * 5] * 3
+
+
+def test_figures_of_the_new_version_stand_beside_those_of_the_others(client: TestClient, hub: Services) -> None:
+    since = min(wave.started_at for wave in hub.rollouts.get("digits-2").waves if wave.started_at)
+    for device, version, sequence in (("pi5-2", 2, 901), ("orin-1", 1, 902)):
+        window = TelemetryWindow(
+            device=device,
+            boot_id="boot",
+            sequence=sequence,
+            started_at=since,
+            ended_at=since + timedelta(seconds=1),
+            project="digits",
+            model_version=f"models/digits/versions/{version}",
+            request_count=50 * version,
+            error_count=5,
+        )
+        hub.telemetry.store([window])
+    text = client.get("/rollouts/digits-2").text
+    assert "digits v2, sent by this rollout" in text and "digits v1, on the other devices" in text
+    assert '<td>errors</td><td class="num">5.0%</td><td class="num">10.0%</td><td class="num">-5.0 points</td>' in text
+
+
+def test_a_run_shows_single_answers_what_its_jobs_take_and_what_they_told(client: TestClient) -> None:
+    text = client.get("/runs/digits/3").text
+    assert "epoch 8 of 20 &lt;script&gt;" in text and "Processor: train" in text and "Memory: train" in text
+    whole = client.get("/runs/digits/3/log")
+    assert whole.headers["content-type"].startswith("text/plain") and "UserWarning: lr_scheduler" in whole.text
+    done = client.get("/runs/digits/2").text
+    assert "Predictions" in done and 'class="example wrong"' in done and 'class="example right"' in done
+
+
+def test_a_data_set_shows_what_to_look_at(client: TestClient, hub: Services) -> None:
+    client.get("/datasets/digits")
+    hub.datasets.likenesses.finish()
+    text = client.get("/datasets/digits").text
+    for wanted in ("Shares of classes in both splits", "Labels that may be wrong", "None among 36 that were looked at"):
+        assert wanted in text, wanted
+
+
+def test_one_thing_is_done_to_all_devices_that_match_and_each_stands_in_the_audit_log(
+    client: TestClient, hub: Services
+) -> None:
+    form = {"verb": "label", "which": "all", "selector": "type=raspberry-pi-5", "labels": "shelf=three, role="}
+    answer = client.post("/devices", data=form)
+    assert "Set labels: done for 2 devices" in answer.text
+    assert [hub.devices.get(name).labels.get("shelf") for name in ("pi5-1", "pi5-2", "orin-1")] == [
+        "three",
+        "three",
+        None,
+    ]
+    assert "role" not in hub.devices.get("pi5-1").labels
+    entries = [each.resource for each in hub.accounts.audit.page("ana")[0]]
+    assert "/devices/pi5-1/label" in entries and "/devices/pi5-2/label" in entries
+    client.post("/devices", data={"verb": "label", "device": "pi5-1", "labels": "role=canary"})
+    some = client.post("/devices", data={"verb": "pin", "device": ["pi5-1", "nobody"]})
+    assert "done for 1 device." in some.text and "nobody: no device" in some.text
+    assert hub.devices.get("pi5-1").pinned_version
+    client.post("/devices", data={"verb": "unpin", "device": "pi5-1"})
+    for wrong, words in (
+        ({"verb": "pin"}, "no device is chosen"),
+        ({"verb": "label", "device": "pi5-1"}, "which labels?"),
+    ):
+        answer = client.post("/devices", data=wrong)
+        assert (answer.status_code, words in answer.text) == (400, True)
+
+
+def test_policies_are_changed_on_a_page_and_all_else_of_a_project_stays(client: TestClient, hub: Services) -> None:
+    before = hub.projects.get("digits").spec
+    form = {"new_labels": "25", "cool_down_hours": "2", "soak_seconds": "30", "approve_rollouts": "true"}
+    assert client.post("/settings/policies/digits", data=form).status_code == 200
+    after = hub.projects.get("digits").spec
+    changed = (after.retraining.new_labels, after.retraining.cool_down_seconds, after.rollout.soak_seconds)
+    assert changed == (25, 7200.0, 30.0)
+    assert after.rollout.approval and not after.retraining.drift.enabled
+    assert (after.limits, after.samples, after.rollout.waves) == (before.limits, before.samples, before.rollout.waves)
+    wrong = client.post("/settings/policies/digits", data={**form, "soak_seconds": "-1"})
+    assert wrong.status_code == 400 and 'role="alert"' in wrong.text
+    hub.projects.apply("digits", before)
+
+
+def test_an_alert_leads_to_the_pages_that_help(client: TestClient) -> None:
+    text = client.get("/alerts").text
+    for address in ("/monitoring?device=pi5-1", "/labelling/digits", "/projects/digits"):
+        assert '<p class="ways">' in text and f'href="{address}"' in text

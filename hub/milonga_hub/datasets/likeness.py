@@ -41,6 +41,7 @@ class Likenesses:
         self._blobs, self._events = blobs, events
         self._known: OrderedDict[str, Likeness] = OrderedDict()
         self._lock = threading.Lock()
+        self._looking: threading.Thread | None = None
 
     def of(self, version: str, samples: Sequence[Sample]) -> Likeness:
         """Return what is known by now; the first to ask has the pictures looked at."""
@@ -52,8 +53,14 @@ class Likenesses:
             begun = self._known[version] = Likeness(0, len(some))
             while len(self._known) > _KEPT_VERSIONS:
                 self._known.popitem(last=False)
-        threading.Thread(target=self._look, args=(version, some), name="likeness", daemon=True).start()
+        self._looking = threading.Thread(target=self._look, args=(version, some), name="likeness", daemon=True)
+        self._looking.start()
         return begun
+
+    def finish(self) -> None:
+        """Wait for the looking that began last."""
+        if self._looking is not None:
+            self._looking.join()
 
     def _look(self, version: str, samples: Sequence[Sample]) -> None:
         seen: list[tuple[Sample, Look]] = []

@@ -69,7 +69,7 @@ class DatasetService:
         self._counted: dict[str, tuple[str, int]] = {}
         # The listing that was read last, for pages that turn through it: (blob, samples).
         self._listed: tuple[str, list[Sample]] = ("", [])
-        self._likenesses = Likenesses(blobs, events)
+        self.likenesses = Likenesses(blobs, events)
 
     def import_archive(
         self,
@@ -281,7 +281,7 @@ class DatasetService:
 
     def likeness(self, version_name: str) -> Likeness:
         """Return which pictures look alike; whoever asks first has them looked at, which goes on after this returns."""
-        return self._likenesses.of(version_name, self._samples(self.get_version(version_name)))
+        return self.likenesses.of(version_name, self._samples(self.get_version(version_name)))
 
     def coverage(self, version_name: str, label: str = "") -> Coverage | None:
         """Return where boxes lie in pictures, of one class or of all; None where there is none."""
