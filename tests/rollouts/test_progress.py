@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from milonga_hub.projects.models import RolloutSpec, ShadowSpec
+from milonga_hub.devices.models import ShadowSpec
+from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import RolloutDevice, RolloutDeviceState, RolloutView, Step, Wave
 from milonga_hub.rollouts.rules_progress import StepState, began, columns, spans, step_states
 
