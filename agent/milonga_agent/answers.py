@@ -34,6 +34,8 @@ class Answer:
     classes: NDArray[np.int64]
     # How long the engine took.
     milliseconds: float = 0.0
+    # What the last layer but one makes of each picture (n, d), where the bundle gives that.
+    embeddings: Floats | None = None
 
 
 class Answering(ABC):

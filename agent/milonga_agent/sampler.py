@@ -76,9 +76,11 @@ class Sampler:
         """Consider the pictures of one request: as they were sent, as read, as uint8 (3, H, W), and what was answered."""
         now = time.time()
         said = list(_predictions(answer, [image.size for image in decoded]))
+        # As the network has them, where it tells: what it has never seen may look like any other picture.
+        looks = [pictures.look(array) for array in arrays] if answer.embeddings is None else answer.embeddings
         with self._changed:
-            for data, array, (predicted, confidence, boxes) in zip(encoded_, arrays, said):
-                novelty = self._novelty.of(pictures.look(array))
+            for data, look, (predicted, confidence, boxes) in zip(encoded_, looks, said):
+                novelty = self._novelty.of(look)
                 self._chooser.offer(Candidate(data, predicted, confidence, novelty, now, boxes))
             self._changed.notify_all()
 

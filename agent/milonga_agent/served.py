@@ -170,7 +170,10 @@ class Served:
         began = time.perf_counter()
         output, embedding = self._runtime.run_embedding(inputs)
         milliseconds = (time.perf_counter() - began) * 1e3
-        answer = replace(self._answering.answer(output, placements), milliseconds=milliseconds)
-        places = self._cells.places(embedding) if self._cells and embedding is not None else ()
+        answer = self._answering.answer(output, placements)
+        places: Sequence[int] = ()
+        if self._cells and embedding is not None and np.isfinite(embedding).all():
+            places, answer = self._cells.places(embedding), replace(answer, embeddings=embedding)
+        answer = replace(answer, milliseconds=milliseconds)
         self.window.answered(milliseconds, answer.confidences, answer.classes, seen, places)
         return answer

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from milonga import pictures
 from milonga.v1 import agent_pb2, labelling_pb2
+from milonga_agent.answers import Answer
 from milonga_agent.errors import AgentError
 from milonga_agent.redaction import Nothing, Redaction, RedactionFailed, redaction
 from milonga_agent.sample_folder import SampleFolder
@@ -229,6 +230,38 @@ def _sampled(made: Example, folder: Path, redact: Redaction | None = None, **pol
     now[0] = 10.0
     assert sampler.keep_due()
     return kept
+
+
+def test_a_picture_that_only_the_network_finds_unlike_the_others_is_novel(tmp_path: Path) -> None:
+    now, kept = [0.0], SampleFolder(tmp_path)
+    policy = replace(POLICY, least_confident=0.0, novel=1.0, random=0.0)
+    sampler = Sampler(policy, "models/digits/versions/1", kept, Nothing(), lambda: now[0])
+    source = np.random.default_rng(2)
+    picture = Image.new("RGB", (32, 32), (120, 120, 120))
+    array = np.full((3, 32, 32), 120, dtype=np.uint8)
+
+    def see(name: str, shift: float) -> None:
+        embeddings = (shift + source.standard_normal((1, 16))).astype(np.float32)
+        answer = Answer({"class": [name]}, np.array([0.5], np.float32), np.array([0]), embeddings=embeddings)
+        sampler.see([_png_of(picture)], [picture], [array], answer)
+
+    for _ in range(60):
+        see("usual", 0.0)
+    see("never seen", 6.0)
+    for _ in range(10):
+        see("usual", 0.0)
+    now[0] = 10.0
+    assert sampler.keep_due()
+    (path,) = kept.digests().values()
+    sample = kept.read(path)
+    assert sample is not None
+    assert (sample.header.predicted, sample.header.reason) == ("never seen", labelling_pb2.SAMPLE_REASON_NOVEL)
+
+
+def _png_of(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_a_picture_is_kept_with_what_the_device_answered_and_without_its_metadata(
