@@ -599,6 +599,16 @@ def test_newcomers_that_fail_pause_the_rollout_before_the_next_ones_begin(fleet:
     assert fleet.obey() == []
 
 
+def test_a_newcomer_does_not_make_the_share_of_failures_in_its_wave_small_enough(fleet: Fleet) -> None:
+    fleet.faults = {"pi-1": ("PROBE", "no")}
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], max_failure_ratio=0.3))
+    fleet.obey()
+    fleet.join("pi-4", "pi5")
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.PAUSED, "one of three failed; it would be one of four"
+    assert fleet.obey() == []
+
+
 def test_of_two_rollouts_over_one_device_the_later_wins(fleet: Fleet) -> None:
     spec = RolloutSpec(waves=[1.0], soak_seconds=0, max_concurrent=1)
     older = fleet.rollouts.create(version_name(1), "digits", "", spec)

@@ -15,8 +15,8 @@ from milonga_hub.devices.models import Assignment, DeviceState
 from milonga_hub.devices.values import LastStep, Standing
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.assigning import Assigner
-from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState, Wave
-from milonga_hub.rollouts.rules import Assign, EndWave, Pause, Report, Succeed, next_action, observed
+from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Wave
+from milonga_hub.rollouts.rules import Assign, EndWave, Pause, Report, Succeed, next_action, observed, too_many_failures
 from milonga_hub.rollouts.rules_waves import Entrant, joined, plan_waves
 
 BUNDLE = "sha256:new"
@@ -224,7 +224,8 @@ class AnyLuck(RuleBasedStateMachine):
             return
         reports = self._reports()
         rollout.devices, rollout.waves = observed(rollout, reports, self.now)
-        rollout.devices, rollout.waves = joined(rollout, {name: self._entrant(name) for name in self.fleet.truths})
+        if not too_many_failures(rollout):
+            rollout.devices, rollout.waves = joined(rollout, {name: self._entrant(name) for name in self.fleet.truths})
         assigner = Assigner(self.fleet, self.fleet)
         for _ in range(100):
             reports = self._reports()
@@ -273,7 +274,7 @@ class AnyLuck(RuleBasedStateMachine):
         """Whether more devices of a wave have failed than may; of a rollout that is over, those that were done count not."""
         for wave in self.rollout.waves:
             members = [d for d in self.rollout.devices if d.wave == wave.index and d.device in self.fleet.truths]
-            taken = [d for d in members if d.generation and self._taken(d.device)]
+            taken = [d for d in members if d.generation and self._taken(d.device) and not self._serves(d)]
             members = [d for d in members if d not in taken]
             over = self.rollout.state is RolloutState.SUCCEEDED
             done = {d.device for d in members if over and d.state is RolloutDeviceState.SUCCEEDED}
@@ -281,6 +282,11 @@ class AnyLuck(RuleBasedStateMachine):
             if len(failed) > self.rollout.spec.max_failure_ratio * len(members) + 1e-9:
                 return True
         return False
+
+    def _serves(self, device: RolloutDevice) -> bool:
+        """Whether it has ended well and still answers with the new build: that counts until it serves what it was given since."""
+        truth = self.fleet.truths[device.device]
+        return truth.reported >= device.generation and truth.active == BUNDLE
 
     def _taken(self, name: str) -> bool:
         wish = self.fleet.truths[name].wish

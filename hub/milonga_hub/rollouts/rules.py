@@ -180,7 +180,7 @@ def next_action(rollout: Rollout, reports: Mapping[str, Report], now: datetime) 
     that is off line is waited for, unless the spec says when it is late: the alternative, a rollout that says it is
     complete and is not, is worse. No device begins while a wave has failed.
     """
-    failure = _too_many_failures(rollout)
+    failure = too_many_failures(rollout)
     if failure:
         return Pause(failure)
     wave = next((wave for wave in rollout.waves if wave.soaked_at is None), None)
@@ -276,7 +276,11 @@ def _healthy(device: RolloutDevice, reports: Mapping[str, Report]) -> bool:
     return report is not None and report.online and report.active_bundle == device.bundle
 
 
-def _too_many_failures(rollout: Rollout) -> str:
+def too_many_failures(rollout: Rollout) -> str:
+    """Return which wave has failed and why, "" while none has.
+
+    Ask before newcomers join: they would make a wave larger that has failed already, and its share of failures smaller.
+    """
     for wave in rollout.waves:
         if wave.device_count and wave.failed_count / wave.device_count > rollout.spec.max_failure_ratio:
             failed = [d for d in rollout.devices if d.wave == wave.index and d.state is RolloutDeviceState.FAILED]

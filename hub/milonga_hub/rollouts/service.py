@@ -43,6 +43,7 @@ from milonga_hub.rollouts.rules import (
     Wait,
     next_action,
     observed,
+    too_many_failures,
 )
 from milonga_hub.rollouts.rules_waves import joined
 
@@ -253,7 +254,7 @@ class RolloutService:
         fleet = {device.name: device for device in self._devices.standings()}
         # First: what the rollout did and could not note is not to be taken for another's doing.
         rollout.devices, rollout.waves = observed(rollout, self._reports(rollout, fleet), self._clock())
-        if rollout.selector is not None:
+        if rollout.selector is not None and not too_many_failures(rollout):
             entrants = self._planner.entrants(rollout, [*fleet.values()], self._claims(rollout))
             rollout.devices, rollout.waves = joined(rollout, entrants)
         while rollout.state in _LIVE:
