@@ -106,12 +106,12 @@ class Stream:
 
 
 @asynccontextmanager
-async def streams(members: list[Member], at_a_time: int = 50) -> AsyncIterator[list[Stream]]:
-    """Hold a stream of each member open."""
+async def streams(members: list[Member], at_a_time: int = 50, address: str = "") -> AsyncIterator[list[Stream]]:
+    """Hold a stream of each member open; with an address, there and without certificates."""
     opened: list[Stream] = []
     async with AsyncExitStack() as stack:
         for start in range(0, len(members), at_a_time):
-            batch = [Stream(member) for member in members[start : start + at_a_time]]
+            batch = [Stream(member, address) for member in members[start : start + at_a_time]]
             for stream in batch:
                 stack.push_async_callback(stream.close)
             await asyncio.gather(*(stream.open() for stream in batch))

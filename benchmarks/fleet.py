@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psutil
@@ -100,11 +99,7 @@ async def _plain(folder: Path) -> tuple[float, float]:
             members.extend(await enrol(target, "bench", made))
 
         enrol_seconds = await meter.of(joining)
-        async with AsyncExitStack() as stack:
-            opened = [Stream(member, target.hub) for member in members]
-            for stream in opened:
-                stack.push_async_callback(stream.close)
-            await asyncio.gather(*(stream.open() for stream in opened))
+        async with streams(members, address=target.hub) as opened:
 
             async def beating() -> None:
                 await asyncio.gather(*(stream.beat(_PLAIN_BEATS, "end") for stream in opened))

@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 # What may hold up others that write: about 50 ms of work.
 _AT_ONCE = 200
+# How long those that come one after the other are gathered: a commit costs as much processor time as one and a half enrolments. Who
+# writes alone does not wait for others.
+_GATHER_SECONDS = 0.005
 
 Change = Callable[[Session], T]
 
@@ -55,6 +58,8 @@ class Commits:
     async def _commit(self) -> None:
         try:
             while self._waiting:
+                if len(self._waiting) > 1:
+                    await asyncio.sleep(_GATHER_SECONDS)
                 batch, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
                 # In a thread: the event loop does not wait for the disk.
                 for waiting, outcome in await asyncio.to_thread(self._made, batch):
