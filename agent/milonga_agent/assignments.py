@@ -82,7 +82,7 @@ class Assignments:
             return
         if step is Step.ACTIVATE and began.wish.bundle:
             _log.info("serving %s on port %d", began.wish.model_version, self._serving.port)
-        self._reports.tell(step, "SUCCEEDED", done.message, 1.0, done.neighbour_bytes)
+        self._reports.tell(step, "SUCCEEDED", done.message, 1.0, done.moved)
         # A newer wish may have come meanwhile; then this step's success is of no use.
         if self._goes_on(began):
             memory.set(plan.advance(memory.state, Outcome.SUCCEEDED))

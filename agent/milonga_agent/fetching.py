@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from milonga_agent.downloads import Chunks, DeltaOffer, Download, Line, Neighbour, Offer
@@ -28,8 +28,12 @@ class Moved:
     moved_bytes: int
     whole_bytes: int
     deltas: int = 0
-    # Of what was moved, what other devices sent.
-    neighbour_bytes: int = 0
+    # Of what was moved, what other devices sent, by their names.
+    neighbours: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def neighbour_bytes(self) -> int:
+        return sum(self.neighbours.values())
 
     def __str__(self) -> str:
         deltas = f", {self.deltas} as a delta" if self.deltas else ""
@@ -44,7 +48,7 @@ class Fetching:
         self._place_of = place_of
         # By digest of what is wanted.
         self._moved: Counter[str] = Counter()
-        self._moved_nearby: Counter[str] = Counter()
+        self._moved_nearby: dict[str, Counter[str]] = {}
         self._by_delta: set[str] = set()
         # How much of what is half here was verified by this process.
         self._verified: dict[str, int] = {}
@@ -56,10 +60,12 @@ class Fetching:
         """Return what this process moved to bring these files here, and count anew."""
         sizes = {file.digest: file.size_bytes for file in files}
         moved_bytes = sum(self._moved.pop(digest, 0) for digest in sizes)
-        neighbour_bytes = sum(self._moved_nearby.pop(digest, 0) for digest in sizes)
+        neighbours: Counter[str] = Counter()
+        for digest in sizes:
+            neighbours.update(self._moved_nearby.pop(digest, {}))
         deltas = self._by_delta & sizes.keys()
         self._by_delta -= deltas
-        return Moved(moved_bytes + neighbour_bytes, sum(sizes.values()), len(deltas), neighbour_bytes)
+        return Moved(moved_bytes + sum(neighbours.values()), sum(sizes.values()), len(deltas), neighbours)
 
     async def fetch(self, file: WantedFile, line: Line, held: Sequence[str], tell: Callable[[int], None]) -> None:
         """Bring the file here. Raises DiskFull, HubUnreachable, Refused, or AgentError where it stays damaged."""
@@ -94,10 +100,10 @@ class Fetching:
         before = part.stat().st_size if part.exists() else 0
         with disk_errors(part):
             try:
-                await self._neighbourhood.bring(file.digest, chunks, neighbours, part, tell)
+                sent = self._moved_nearby.setdefault(file.digest, Counter())
+                await self._neighbourhood.bring(file.digest, chunks, neighbours, part, sent, tell)
             finally:
                 after = part.stat().st_size if part.exists() else 0
-                self._moved_nearby[file.digest] += after - before
                 if self._verified.get(file.digest, 0) == before:
                     self._verified[file.digest] = after
 

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
@@ -34,20 +35,19 @@ class Neighbourhood:
         chunks: Chunks,
         neighbours: tuple[Neighbour, ...],
         part: Path,
+        sent: Counter[str],
         tell: Callable[[int], None],
-    ) -> int:
-        """Let the part grow by whole chunks as far as neighbours have them; return by how many bytes. Raises OSError."""
+    ) -> None:
+        """Let the part grow by whole chunks as far as neighbours have them; count in `sent` by whom. Raises OSError."""
         willing = [each for each in neighbours if self._avoided.get(each.certificate_sha256, 0.0) <= self._clock()]
         if not willing:
-            return 0
+            return
         with part.open("r+b" if part.exists() else "w+b") as file:
-            began = file.seek(0, os.SEEK_END)
-            position = began
+            position = file.seek(0, os.SEEK_END)
             for neighbour in willing:
-                position = await self._take(digest, chunks, neighbour, file, position, tell)
+                position = await self._take(digest, chunks, neighbour, file, position, sent, tell)
                 if position >= chunks.size_bytes:
                     break
-            return position - began
 
     async def _take(
         self,
@@ -56,6 +56,7 @@ class Neighbourhood:
         neighbour: Neighbour,
         file: IO[bytes],
         position: int,
+        sent: Counter[str],
         tell: Callable[[int], None],
     ) -> int:
         """Return how far the part goes after this neighbour."""
@@ -69,6 +70,7 @@ class Neighbourhood:
                 offset, length = chunks.span(index)
                 file.seek(offset)
                 await asyncio.to_thread(file.write, content)
+                sent[neighbour.device] += offset + length - position
                 position, index = offset + length, index + 1
                 tell(position)
         except NeighbourFailed as error:

@@ -48,8 +48,8 @@ class Done(NamedTuple):
     """What there is to say of a step that succeeded."""
 
     message: str = ""
-    # What other devices sent of a download.
-    neighbour_bytes: int = 0
+    # Of a download.
+    moved: Moved | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Pursuit:
         if step is Step.DOWNLOAD:
             held = [each.bundle for each in (state.active, state.previous) if each.bundle]
             moved = await self.depot.download(wish.files, self.line, tell, held)
-            return Done(str(moved), moved.neighbour_bytes)
+            return Done(str(moved), moved)
         if step is Step.VERIFY:
             self.depot.verify(wish)
             await self.check(wish)

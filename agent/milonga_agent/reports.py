@@ -5,6 +5,7 @@ from __future__ import annotations
 from milonga.v1 import agent_pb2, devices_pb2
 
 from milonga_agent.device_builds import Record
+from milonga_agent.fetching import Moved
 from milonga_agent.memory import Memory
 from milonga_agent.outbox import Outbox
 from milonga_agent.plan import State, Step
@@ -21,10 +22,15 @@ class Reports:
         self._memory = memory
         self._outbox = outbox
 
-    def tell(self, step: Step, state: str, message: str = "", progress: float = 0.0, neighbour_bytes: int = 0) -> None:
+    def tell(
+        self, step: Step, state: str, message: str = "", progress: float = 0.0, moved: Moved | None = None
+    ) -> None:
         """Report that the step has "STARTED", "SUCCEEDED" or "FAILED"."""
         report = step_report(self._memory.state, step, state, message, progress)
-        report.neighbour_bytes = neighbour_bytes
+        if moved is not None:
+            report.moved_bytes, report.neighbour_bytes = moved.moved_bytes, moved.neighbour_bytes
+            for device, sent_bytes in moved.neighbours.items():
+                report.neighbours[device] = sent_bytes
         report.reported_at.GetCurrentTime()
         self._outbox.report(report)
 

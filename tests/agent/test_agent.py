@@ -263,5 +263,9 @@ def test_an_agent_whose_operator_says_so_serves_its_neighbours_what_it_serves_it
                 )
                 assert f"{model.size_bytes / 1e6:.2f} MB of it from neighbours" in fetched.message
                 assert counts.blob_bytes["neighbours"] - before == model.size_bytes
+                came, sent = world.devices.transfers("pi-2"), world.devices.transfers("pi-1")
+                assert came.neighbour_bytes == sent.served_bytes == model.size_bytes
+                assert came.whole_bytes == came.moved_bytes == sum(file.size_bytes for file in made.files)
+                assert [each.rpartition(":")[0] for each in sent.serves_at] == ["127.0.0.1"] and not came.serves_at
 
     run(story())

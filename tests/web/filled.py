@@ -25,8 +25,9 @@ from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import DeviceBuild, DeviceBuildState, Engine, Inventory, StepLog
+from milonga_hub.devices.rules_neighbours import Cache
 from milonga_hub.devices.service import DeviceService, Enrolment
-from milonga_hub.devices.values import AgentStatus, Hello
+from milonga_hub.devices.values import AgentStatus, Download, Hello
 from milonga_hub.errors import MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.labelling.intake import SampleIntake
@@ -206,7 +207,10 @@ class _Filling:
     def _connect(self, name: str, inventory: Inventory) -> None:
         async def opened() -> None:
             hello = Hello(inventory=inventory, agent_version="0.1.0", status=self.status[name], knows_shadows=True)
-            self.hub.devices.connections.open(name, hello)
+            stream = self.hub.devices.connections.open(name, hello)
+            if name == "pi5-1":
+                serves = Cache(("192.168.1.7:8600",), bytes(32))
+                self.hub.devices.caches.told(stream, {}, "192.168.1.7", serves)
 
         asyncio.run(opened())
 
@@ -438,7 +442,10 @@ class _Filling:
 
     def _step(self, name: str, generation: int, step: str, state: str, message: str) -> None:
         report = StepLog(device=name, generation=generation, step=step, state=state, message=message)
-        self.hub.devices.connections.step(report)
+        download = None
+        if (step, state) == ("DOWNLOAD", "SUCCEEDED"):
+            download = Download("digits", 240_000, 90_000, {"pi5-1": 60_000, HOSTILE: 1})
+        self.hub.devices.connections.step(report, download)
 
     def _telemetry(self) -> None:
         for index, name in enumerate(BOARDS):

@@ -308,6 +308,12 @@ def test_devices_are_compared_and_a_fleet_is_shown_by_version(client: TestClient
     assert 'data-live="telemetry/pi5-1,telemetry/pi5-2,drift/,alerts/"' in both
 
 
+def test_a_device_page_says_what_came_from_where_and_whom_the_device_serves(client: TestClient) -> None:
+    serving, fetching = client.get("/devices/pi5-1").text, client.get("/devices/pi5-2").text
+    assert "<code>192.168.1.7:8600</code>" in serving and "kB sent to them" in serving
+    assert "60 kB from the hub and 120 kB from neighbours for 480 kB" in fetching
+
+
 def test_a_time_that_has_passed_is_shown_as_it_was(client: TestClient) -> None:
     text = client.get("/monitoring?window=6h&until=2026-03-01T12:00%2B09:00").text
     assert ">2026-02-28 21:00:00 UTC</time> to" in text and ">2026-03-01 03:00:00 UTC</time>" in text

@@ -49,7 +49,7 @@ GRPC: Mapping[str, Access] = {
         "milonga.v1.DeviceService",
         {
             _SEES: "ListJoinTokens GetDevice ListDevices ListJoinRequests WatchDevices ListDeviceTypes ListMeasurements"
-            " ListDeviceBuilds ListDeviceSteps",
+            " ListDeviceBuilds ListDeviceSteps GetDeviceTransfers",
             _CHANGES: "CreateJoinToken UpdateDevice DeleteDevice RevokeDevice PinDevice ApproveJoinRequest"
             " RefuseJoinRequest RestartDevice ProfileDevice"
             # Logs may tell more than viewers need to know, and who looked is written down.
@@ -289,6 +289,7 @@ HTTP: Mapping[str, Access] = {
         /devices
         /devices/{device}
         /devices/{device}/steps
+        /devices/{device}/transfers
         /join_requests
         /join_tokens
         /device_types

@@ -10,7 +10,20 @@ from milonga.v1 import devices_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
 from milonga_hub.cli.failures import USAGE, Refused
-from milonga_hub.cli.output import NONE, ago, facts, labels, number, print_json, say, short, size, table, word
+from milonga_hub.cli.output import (
+    NONE,
+    ago,
+    facts,
+    labels,
+    number,
+    print_json,
+    say,
+    short,
+    size,
+    table,
+    transferred,
+    word,
+)
 
 tokens = typer.Typer()
 devices = typer.Typer()
@@ -101,7 +114,7 @@ def _row(device: pb.Device) -> tuple[object, ...]:
     return device.name, device.device_type, hardware, state, ago(device, "seen_at"), serves, labels(device.labels)
 
 
-def _show(device: pb.Device) -> None:
+def _show(device: pb.Device, transfers: pb.DeviceTransfers) -> None:
     found = device.inventory
     engines = [f"{engine.name} {engine.version} ({', '.join(engine.precisions)})" for engine in found.engines]
     facts(
@@ -121,6 +134,8 @@ def _show(device: pb.Device) -> None:
             ("pinned to", device.pinned_version),
             ("build", f"{device.active_engine} {short(device.active_bundle)}" if device.active_bundle else ""),
             ("answers at", device.serving_url),
+            ("downloads", transferred(transfers)),
+            ("neighbours", _neighbours(transfers)),
             ("generation", f"{device.reported_generation} of {device.assigned_generation}"),
             ("agent", device.agent_version),
             ("board", found.board),
@@ -135,6 +150,12 @@ def _show(device: pb.Device) -> None:
     )
 
 
+def _neighbours(transfers: pb.DeviceTransfers) -> str:
+    said = [f"served at {', '.join(transfers.serves_at)}"] if transfers.serves_at else []
+    said += [f"{size(transfers.served_bytes)} sent to them"] if transfers.served_bytes else []
+    return "; ".join(said)
+
+
 def _cloned(device: pb.Device) -> str:
     if not device.HasField("cloned_at"):
         return ""
@@ -147,13 +168,14 @@ def show_device(device: str, hub: Hub = None, json: Json = False) -> None:
     """Show one device with its inventory."""
     with Client() as client:
         response = client.devices.GetDevice(pb.GetDeviceRequest(name=device), timeout=CALL_SECONDS)
+        came = client.devices.GetDeviceTransfers(pb.GetDeviceTransfersRequest(name=device), timeout=CALL_SECONDS)
         built = client.all(
             client.devices.ListDeviceBuilds, pb.ListDeviceBuildsRequest(device=device), "device_builds", 0
         )
     if json:
         print_json(response)
         return
-    _show(response.device)
+    _show(response.device, came.transfers)
     if built.device_builds:
         say("", "Built on the device itself (milonga devices builds lists those of all):")
         _show_builds(built.device_builds)

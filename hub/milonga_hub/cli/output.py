@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
@@ -128,6 +128,22 @@ def number(value: float, unit: str = "", digits: int = 3) -> str:
 
 def percent(value: float) -> str:
     return NONE if math.isnan(value) else f"{value:.1%}"
+
+
+class Transfers(Protocol):
+    """What devices moved of builds, in whatever message."""
+
+    whole_bytes: int
+    moved_bytes: int
+    neighbour_bytes: int
+
+
+def transferred(came: Transfers) -> str:
+    """Return "20 MB from the hub and 150 MB from neighbours for 200 MB", "" before the first download."""
+    if not came.whole_bytes:
+        return ""
+    nearby = f" and {size(came.neighbour_bytes)} from neighbours" if came.neighbour_bytes else ""
+    return f"{size(came.moved_bytes - came.neighbour_bytes)} from the hub{nearby} for {size(came.whole_bytes)}"
 
 
 def size(size_bytes: float) -> str:

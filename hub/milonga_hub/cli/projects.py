@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from milonga.v1 import projects_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
-from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table
+from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table, transferred
 
 group = typer.Typer()
 
@@ -94,7 +94,7 @@ def _of(used: str, limit: str) -> str:
     return f"{used} of {limit}" if limit else used
 
 
-def _used(usage: pb.ProjectUsage) -> tuple[str, str, str, str, str]:
+def _used(usage: pb.ProjectUsage) -> tuple[str, ...]:
     """Return what a project takes, and may take, as a row."""
     quota = usage.quota
     stored = usage.dataset_bytes + usage.sample_bytes + usage.build_bytes
@@ -104,6 +104,7 @@ def _used(usage: pb.ProjectUsage) -> tuple[str, str, str, str, str]:
         _of(str(usage.device_count), str(quota.devices) if quota.HasField("devices") else ""),
         _of(str(usage.open_run_count), str(quota.runs_at_a_time) if quota.HasField("runs_at_a_time") else ""),
         _of(str(usage.day_run_count), str(quota.runs_per_day) if quota.HasField("runs_per_day") else ""),
+        transferred(usage) or NONE,
     )
 
 
@@ -131,7 +132,7 @@ def usage(
         say("no projects yet; copy one from fleet_configs/projects, then: milonga apply -f FILE")
     else:
         table(
-            ("project", "storage", "devices", "runs now", "runs in 24 hours"),
+            ("project", "storage", "devices", "runs now", "runs in 24 hours", "downloads of its builds"),
             [_used(answer.project_usage) for answer in answers],
         )
 

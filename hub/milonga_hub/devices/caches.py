@@ -93,6 +93,12 @@ class Caches:
         for known in asked:
             self._send_key(known)
 
+    def addresses_of(self, device: str) -> tuple[str, ...]:
+        """Return where the device serves its neighbours now; nowhere where it does not, or is off line."""
+        with self._lock:
+            known = self._known.get(device)
+        return known.told.addresses if known and self._streams.get(device) is known.stream else ()
+
     def near(self, device: Device, host: str, digest: str) -> list[Neighbour]:
         """Return which caches the device may fetch the blob from, with a ticket for each. Whether it may have it is for others to say."""
         with self._lock:

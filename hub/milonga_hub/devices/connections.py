@@ -25,6 +25,7 @@ from milonga_hub.devices.timing import Timing
 from milonga_hub.devices.values import (
     AgentSettings,
     AgentStatus,
+    Download,
     Hello,
     HelpAnswer,
     MeasurementResult,
@@ -170,13 +171,13 @@ class Connections:
         else:
             self._seen_at[device] = self._clock()
 
-    def step(self, report: StepLog) -> None:
+    def step(self, report: StepLog, download: Download | None = None) -> None:
         """Keep a step report; one that is sent again, or only tells more progress, updates the one that is there."""
-        self._tell_step(self._commits.now(lambda session: self._records.stepped(session, report)))
+        self._tell_step(self._commits.now(lambda session: self._records.stepped(session, report, download)))
 
-    async def report(self, report: StepLog) -> None:
+    async def report(self, report: StepLog, download: Download | None = None) -> None:
         """As `step`, in one commit with others that report at the same time."""
-        await self._commits.soon(lambda session: self._records.stepped(session, report), then=self._tell_step)
+        await self._commits.soon(lambda session: self._records.stepped(session, report, download), then=self._tell_step)
 
     def _tell_step(self, kept: StepLog | None) -> None:
         if kept is not None:

@@ -233,6 +233,17 @@ class StepLog(SQLModel, table=True):
     reported_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 
+class Transferred(SQLModel, table=True):
+    """What came to a device of a project's builds, and what it sent of them to its neighbours, added up."""
+
+    device: str = Field(primary_key=True)
+    project: str = Field(primary_key=True, index=True)
+    whole_bytes: int = 0
+    moved_bytes: int = 0
+    neighbour_bytes: int = 0
+    served_bytes: int = 0
+
+
 class DeviceBuildState(StrEnum):
     """FAILED: nothing was made; BUILT: made, and it does not run or computes something else; VERIFIED: it ran and is right."""
 

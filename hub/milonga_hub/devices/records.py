@@ -9,7 +9,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlmodel import Session, col, select, update
 
-from milonga_hub.devices import rules
+from milonga_hub.devices import rules, transferred
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.models import (
     Assignment,
@@ -21,7 +21,7 @@ from milonga_hub.devices.models import (
     KnownBundle,
     StepLog,
 )
-from milonga_hub.devices.values import AgentStatus, Hello
+from milonga_hub.devices.values import AgentStatus, Download, Hello
 from milonga_hub.errors import Unauthenticated
 
 _log = logging.getLogger(__name__)
@@ -92,14 +92,19 @@ class Records:
             found.seen_at = self._clock()
         return found, changed
 
-    def stepped(self, session: Session, report: StepLog) -> StepLog | None:
-        """Keep a step report; one that is sent again, or only tells more progress, updates the one that is there."""
+    def stepped(self, session: Session, report: StepLog, download: Download | None = None) -> StepLog | None:
+        """Keep a step report; one that is sent again, or only tells more progress, updates the one that is there.
+
+        `download` is what a download moved that the report says has succeeded.
+        """
         connection, told = session.connection(), report.model_dump(exclude={"id"})
         if connection.execute(_NAMED, {"device": report.device}).first() is None:
             return None
         same = {f"same_{name}": told[name] for name in _ONE_STEP}
         if not connection.execute(_SAY_AGAIN, {**same, "said": report.message}).rowcount:
             connection.execute(_SAY, told)
+            if download is not None:
+                transferred.add(session, report.device, download)
         return report
 
     def built(self, session: Session, told: DeviceBuild) -> DeviceBuild | None:

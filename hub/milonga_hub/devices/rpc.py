@@ -21,11 +21,13 @@ from milonga_hub.devices.rules_neighbours import Cache
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.service import DeviceService, Enrolment
 from milonga_hub.devices.streams import DeviceStream, Outgoing
+from milonga_hub.devices.transferred import believed
 from milonga_hub.devices.values import (
     AgentSettings,
     AgentStatus,
     CacheKey,
     Care,
+    Download,
     Hello,
     HelpAnswer,
     HelpTask,
@@ -189,6 +191,12 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         return devices_pb2.ListDeviceStepsResponse(
             steps=[to_proto(each, devices_pb2.DeviceStep) for each in found], next_page_token=following
         )
+
+    async def GetDeviceTransfers(
+        self, request: devices_pb2.GetDeviceTransfersRequest, context: Any
+    ) -> devices_pb2.GetDeviceTransfersResponse:
+        found = self._devices.transfers(request.name)
+        return devices_pb2.GetDeviceTransfersResponse(transfers=to_proto(found, devices_pb2.DeviceTransfers))
 
     async def ListDeviceBuilds(
         self, request: devices_pb2.ListDeviceBuildsRequest, context: Any
@@ -387,8 +395,7 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                     await connections.beat(device, status)
                 case "step":
                     if (step := _step(device, request.step)) is not None:
-                        await connections.report(step)
-                        self._count(device, request.step)
+                        await connections.report(step, self._download(device, request.step))
                 case "measurement":
                     result = from_proto(request.measurement, MeasurementResult)
                     self._devices.connections.measured(device, result)
@@ -410,12 +417,19 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                 case _:
                     pass  # Of a newer agent.
 
-    def _count(self, device: str, report: agent_pb2.StepReport) -> None:
-        """Count what came from neighbours, as far as the device can be believed: no more than what it is assigned."""
-        if report.neighbour_bytes > 0:
-            assignment = self._devices.assignment(device)
-            most = sum(file.size_bytes for file in assignment.files) if assignment is not None else 0
-            counts.blob_bytes["neighbours"] += min(report.neighbour_bytes, most)
+    def _download(self, device: str, report: agent_pb2.StepReport) -> Download | None:
+        """Return what a download moved that has succeeded, and count what of it came from neighbours.
+
+        The device is believed no more than what it is assigned. Older agents tell what neighbours sent alone.
+        """
+        if report.neighbour_bytes <= 0 and not report.HasField("moved_bytes"):
+            return None
+        assignment = self._devices.assignment(device)
+        most = sum(file.size_bytes for file in assignment.files) if assignment is not None else 0
+        counts.blob_bytes["neighbours"] += min(max(0, report.neighbour_bytes), most)
+        if assignment is None or assignment.generation != report.generation or not report.HasField("moved_bytes"):
+            return None
+        return believed(assignment.project, most, report.moved_bytes, report.neighbours)
 
     async def _write(self, stream: DeviceStream, context: Any) -> None:
         while True:

@@ -12,7 +12,7 @@ from sqlmodel import col, delete, func, select
 from milonga_hub.authority import Authority, Presented
 from milonga_hub.commits import Commits
 from milonga_hub.db import Database, utc_now
-from milonga_hub.devices import rules
+from milonga_hub.devices import rules, transferred
 from milonga_hub.devices.admission import Admission
 from milonga_hub.devices.assigning import Assigning, Wanted
 from milonga_hub.devices.caches import Caches
@@ -36,6 +36,7 @@ from milonga_hub.devices.models import (
     Measurement,
     ShadowSpec,
     StepLog,
+    Transferred,
 )
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.steps import last_steps
@@ -43,6 +44,7 @@ from milonga_hub.devices.streams import Streams
 from milonga_hub.devices.timing import Timed, Timing
 from milonga_hub.devices.tokens import HubKey, JoinTokens
 from milonga_hub.devices.values import (
+    DeviceTransfers,
     Enrolment,
     HelpAnswer,
     HelpKind,
@@ -319,6 +321,7 @@ class DeviceService:
             session.exec(delete(Device).where(col(Device.name) == device.name))
             session.exec(delete(Assignment).where(col(Assignment.device) == device.name))
             session.exec(delete(StepLog).where(col(StepLog.device) == device.name))
+            session.exec(delete(Transferred).where(col(Transferred.device) == device.name))
             session.exec(delete(DeviceBuild).where(col(DeviceBuild.device) == device.name))
         self._admission.shut_out(device.name)
         self.connections.shut_out(device.name, Unauthenticated(f"device {device.name} was deleted; enrol it again"))
@@ -422,6 +425,15 @@ class DeviceService:
             statement = statement.where(StepLog.generation == generation)
         with self._database.session() as session:
             return page(session, statement, col(StepLog.id), page_size, page_token)
+
+    def transfers(self, device: str) -> DeviceTransfers:
+        """Return what came to the device of its builds, from where, and what it sent to its neighbours. Raises NotFound."""
+        name = self.get(device).name
+        return transferred.of_device(self._database, name, self.caches.addresses_of(name))
+
+    def transfers_of_project(self, project: str) -> transferred.Totals:
+        """Return what came to devices of the project's builds."""
+        return transferred.of_project(self._database, project)
 
     def device_builds(
         self, device: str = "", bundle: str = "", page_size: int = 0, page_token: str = ""

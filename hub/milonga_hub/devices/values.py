@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -160,6 +160,32 @@ class Neighbour(NamedTuple):
     addresses: tuple[str, ...]
     certificate_sha256: bytes
     ticket: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """What one download of a project's build moved for so many bytes, and which devices sent what of it."""
+
+    project: str
+    whole_bytes: int
+    moved_bytes: int
+    neighbours: Mapping[str, int]
+
+
+class DeviceTransfers(BaseModel):
+    """What came to a device of its builds, and what it sent to its neighbours."""
+
+    # Where it serves them now.
+    serves_at: list[str] = []
+    whole_bytes: int = 0
+    moved_bytes: int = 0
+    neighbour_bytes: int = 0
+    served_bytes: int = 0
+
+    @property
+    def hub_bytes(self) -> int:
+        """What the hub sent of it."""
+        return self.moved_bytes - self.neighbour_bytes
 
 
 class Hello(BaseModel):

@@ -15,6 +15,7 @@ from milonga_hub.devices.models import (
     StepLog,
 )
 from milonga_hub.devices.service import DeviceService
+from milonga_hub.devices.values import DeviceTransfers
 from milonga_hub.web.views import PageSize, PageToken, files, view, views
 
 
@@ -133,6 +134,11 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
         name = f'attachment; filename="{devices.get(device).name}-diagnostics.tar.gz"'
         content = await devices.diagnose(device)
         return Response(content, media_type="application/gzip", headers={"Content-Disposition": name})
+
+    @api.get("/devices/{device}/transfers")
+    async def get_transfers(device: str) -> DeviceTransfers:
+        """Return what came to the device of its builds, from where, and what it sent to its neighbours."""
+        return devices.transfers(device)
 
     @api.post("/devices/{device}:restart")
     async def restart_device(device: str) -> DeviceView:

@@ -57,6 +57,15 @@ class ProjectUsage(BaseModel):
     # Started in the last 24 hours.
     day_run_count: int = 0
     quota: ProjectQuota = ProjectQuota()
+    # Of all its builds that came to devices: what they have in all, what was moved for that, and what of it came from neighbours.
+    whole_bytes: int = 0
+    moved_bytes: int = 0
+    neighbour_bytes: int = 0
+
+    @property
+    def hub_bytes(self) -> int:
+        """What the hub sent of its builds."""
+        return self.moved_bytes - self.neighbour_bytes
 
     @property
     def storage_bytes(self) -> int:

@@ -81,6 +81,7 @@ class QuotaService:
         found = self._projects.get(project)
         now = self._clock()
         runs = self._runs.since(project, now - _DAY)
+        came = self._devices.transfers_of_project(project)
         return ProjectUsage(
             project=project,
             dataset_bytes=self._datasets.size_bytes(found.spec.dataset) if found.spec.dataset else 0,
@@ -90,6 +91,9 @@ class QuotaService:
             open_run_count=sum(run.state not in ENDED for run in runs),
             day_run_count=sum(run.created_at >= now - _DAY for run in runs),
             quota=rules.quota_of(self.spec(), project),
+            whole_bytes=came.whole_bytes,
+            moved_bytes=came.moved_bytes,
+            neighbour_bytes=came.neighbour_bytes,
         )
 
     def usages(self, projects: Collection[str] | None = None) -> list[ProjectUsage]:

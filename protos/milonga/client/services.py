@@ -998,6 +998,18 @@ class Devices:
             timeout,
         )
 
+    def get_device_transfers(self, name: str, *, timeout: float | None = None) -> devices_pb2.DeviceTransfers:
+        """What came to a device of its builds, from where, and what it sent to its neighbours. Scope: devices:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = devices_pb2.GetDeviceTransfersRequest(name=name)
+        answer = self._calls.unary(
+            "/milonga.v1.DeviceService/GetDeviceTransfers", request, devices_pb2.GetDeviceTransfersResponse, timeout
+        )
+        return answer.transfers
+
     def list_device_builds(
         self, device: str = "", *, bundle: str = "", page_size: int = 0, timeout: float | None = None
     ) -> Iterator[devices_pb2.DeviceBuild]:

@@ -627,6 +627,26 @@ Global___AgentStatus: _TypeAlias = AgentStatus  # noqa: Y015
 class StepReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class NeighboursEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     GENERATION_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -635,6 +655,8 @@ class StepReport(_message.Message):
     REPORTED_AT_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NEIGHBOUR_BYTES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     step: Global___Step.ValueType
     state: Global___StepState.ValueType
@@ -644,8 +666,14 @@ class StepReport(_message.Message):
     attempt: _builtins.int
     neighbour_bytes: _builtins.int
     """Of a download that succeeded: what came from other devices."""
+    moved_bytes: _builtins.int
+    """Of a download that succeeded: all that was moved for it. Unset by older agents."""
     @_builtins.property
     def reported_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def neighbours(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """neighbour_bytes by the device that sent them."""
+
     def __init__(
         self,
         *,
@@ -657,12 +685,16 @@ class StepReport(_message.Message):
         reported_at: _timestamp_pb2.Timestamp | None = ...,
         attempt: _builtins.int = ...,
         neighbour_bytes: _builtins.int = ...,
+        moved_bytes: _builtins.int | None = ...,
+        neighbours: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reported_at", b"reported_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_moved_bytes", b"_moved_bytes", "moved_bytes", b"moved_bytes", "reported_at", b"reported_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "generation", b"generation", "message", b"message", "neighbour_bytes", b"neighbour_bytes", "progress", b"progress", "reported_at", b"reported_at", "state", b"state", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_moved_bytes", b"_moved_bytes", "attempt", b"attempt", "generation", b"generation", "message", b"message", "moved_bytes", b"moved_bytes", "neighbour_bytes", b"neighbour_bytes", "neighbours", b"neighbours", "progress", b"progress", "reported_at", b"reported_at", "state", b"state", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__moved_bytes: _TypeAlias = _typing.Literal["moved_bytes"]  # noqa: Y015
+    _WhichOneofArgType__moved_bytes: _TypeAlias = _typing.Literal["_moved_bytes", b"_moved_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__moved_bytes) -> _WhichOneofReturnType__moved_bytes | None: ...
 
 Global___StepReport: _TypeAlias = StepReport  # noqa: Y015
 

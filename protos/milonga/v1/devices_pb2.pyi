@@ -930,6 +930,85 @@ class GetDeviceResponse(_message.Message):
 Global___GetDeviceResponse: _TypeAlias = GetDeviceResponse  # noqa: Y015
 
 @_typing.final
+class GetDeviceTransfersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceTransfersRequest: _TypeAlias = GetDeviceTransfersRequest  # noqa: Y015
+
+@_typing.final
+class GetDeviceTransfersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSFERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transfers(self) -> Global___DeviceTransfers: ...
+    def __init__(
+        self,
+        *,
+        transfers: Global___DeviceTransfers | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transfers", b"transfers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transfers", b"transfers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeviceTransfersResponse: _TypeAlias = GetDeviceTransfersResponse  # noqa: Y015
+
+@_typing.final
+class DeviceTransfers(_message.Message):
+    """What came to a device of the builds that it was assigned, and what it sent to its neighbours (docs/transfers.md)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVES_AT_FIELD_NUMBER: _builtins.int
+    WHOLE_BYTES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    NEIGHBOUR_BYTES_FIELD_NUMBER: _builtins.int
+    SERVED_BYTES_FIELD_NUMBER: _builtins.int
+    whole_bytes: _builtins.int
+    """What its builds have in all, what was moved for that, and what of it neighbours sent: deltas, and files that lay there, make the
+    difference.
+    """
+    moved_bytes: _builtins.int
+    neighbour_bytes: _builtins.int
+    served_bytes: _builtins.int
+    """What it sent to its neighbours, as they told."""
+    @_builtins.property
+    def serves_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it serves its neighbours now, "192.0.2.7:8600"; empty where it does not."""
+
+    def __init__(
+        self,
+        *,
+        serves_at: _abc.Iterable[_builtins.str] | None = ...,
+        whole_bytes: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
+        neighbour_bytes: _builtins.int = ...,
+        served_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moved_bytes", b"moved_bytes", "neighbour_bytes", b"neighbour_bytes", "served_bytes", b"served_bytes", "serves_at", b"serves_at", "whole_bytes", b"whole_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceTransfers: _TypeAlias = DeviceTransfers  # noqa: Y015
+
+@_typing.final
 class ListDevicesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -130,6 +130,11 @@ class DeviceServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsResponse.FromString,
                 _registered_method=True)
+        self.GetDeviceTransfers = channel.unary_unary(
+                '/milonga.v1.DeviceService/GetDeviceTransfers',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.GetDeviceTransfersRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.GetDeviceTransfersResponse.FromString,
+                _registered_method=True)
         self.ListDeviceBuilds = channel.unary_unary(
                 '/milonga.v1.DeviceService/ListDeviceBuilds',
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceBuildsRequest.SerializeToString,
@@ -274,6 +279,13 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDeviceTransfers(self, request, context):
+        """What came to a device of its builds, from where, and what it sent to its neighbours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeviceBuilds(self, request, context):
         """What devices built for themselves, and what came of it.
         """
@@ -378,6 +390,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ListDeviceSteps,
                     request_deserializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsResponse.SerializeToString,
+            ),
+            'GetDeviceTransfers': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeviceTransfers,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.GetDeviceTransfersRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.GetDeviceTransfersResponse.SerializeToString,
             ),
             'ListDeviceBuilds': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeviceBuilds,
@@ -899,6 +916,33 @@ class DeviceService(object):
             '/milonga.v1.DeviceService/ListDeviceSteps',
             milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.SerializeToString,
             milonga_dot_v1_dot_devices__pb2.ListDeviceStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeviceTransfers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/GetDeviceTransfers',
+            milonga_dot_v1_dot_devices__pb2.GetDeviceTransfersRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.GetDeviceTransfersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,8 @@ class DeviceServiceStub:
     """Wants the device to probe its hardware and time its model again, now or when it connects."""
     ListDeviceSteps: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]
     """What a device reported of every step of its assignments."""
+    GetDeviceTransfers: _grpc.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceTransfersRequest, _devices_pb2.GetDeviceTransfersResponse]
+    """What came to a device of its builds, from where, and what it sent to its neighbours."""
     ListDeviceBuilds: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]
     """What devices built for themselves, and what came of it."""
 
@@ -117,6 +119,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Wants the device to probe its hardware and time its model again, now or when it connects."""
     ListDeviceSteps: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]  # type: ignore[assignment]
     """What a device reported of every step of its assignments."""
+    GetDeviceTransfers: _aio.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceTransfersRequest, _devices_pb2.GetDeviceTransfersResponse]  # type: ignore[assignment]
+    """What came to a device of its builds, from where, and what it sent to its neighbours."""
     ListDeviceBuilds: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceBuildsRequest, _devices_pb2.ListDeviceBuildsResponse]  # type: ignore[assignment]
     """What devices built for themselves, and what came of it."""
 
@@ -274,6 +278,14 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.ListDeviceStepsResponse, _abc.Awaitable[_devices_pb2.ListDeviceStepsResponse]]:
         """What a device reported of every step of its assignments."""
+
+    @_abc_1.abstractmethod
+    def GetDeviceTransfers(
+        self,
+        request: _devices_pb2.GetDeviceTransfersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.GetDeviceTransfersResponse, _abc.Awaitable[_devices_pb2.GetDeviceTransfersResponse]]:
+        """What came to a device of its builds, from where, and what it sent to its neighbours."""
 
     @_abc_1.abstractmethod
     def ListDeviceBuilds(

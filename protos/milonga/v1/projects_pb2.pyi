@@ -944,6 +944,9 @@ class ProjectUsage(_message.Message):
     OPEN_RUN_COUNT_FIELD_NUMBER: _builtins.int
     DAY_RUN_COUNT_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
+    WHOLE_BYTES_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    NEIGHBOUR_BYTES_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     dataset_bytes: _builtins.int
     """All versions of its data set together; a data set of two projects counts for both."""
@@ -954,6 +957,10 @@ class ProjectUsage(_message.Message):
     open_run_count: _builtins.int
     day_run_count: _builtins.int
     """Started in the last 24 hours."""
+    whole_bytes: _builtins.int
+    """Of all its builds that came to devices: what they have in all, what was moved for that, and what of it came from neighbours."""
+    moved_bytes: _builtins.int
+    neighbour_bytes: _builtins.int
     @_builtins.property
     def quota(self) -> Global___ProjectQuota: ...
     def __init__(
@@ -967,10 +974,13 @@ class ProjectUsage(_message.Message):
         open_run_count: _builtins.int = ...,
         day_run_count: _builtins.int = ...,
         quota: Global___ProjectQuota | None = ...,
+        whole_bytes: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
+        neighbour_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_bytes", b"build_bytes", "dataset_bytes", b"dataset_bytes", "day_run_count", b"day_run_count", "device_count", b"device_count", "open_run_count", b"open_run_count", "project", b"project", "quota", b"quota", "sample_bytes", b"sample_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_bytes", b"build_bytes", "dataset_bytes", b"dataset_bytes", "day_run_count", b"day_run_count", "device_count", b"device_count", "moved_bytes", b"moved_bytes", "neighbour_bytes", b"neighbour_bytes", "open_run_count", b"open_run_count", "project", b"project", "quota", b"quota", "sample_bytes", b"sample_bytes", "whole_bytes", b"whole_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,6 +140,7 @@ def router(hub: HubServices) -> APIRouter:
             type=hub.devices.get_type(device.device_type),
             steps=hub.devices.steps(device.name)[-_SHOWN_STEPS:][::-1],
             assignment=hub.devices.assignment(device.name),
+            transfers=hub.devices.transfers(device.name),
             device_builds=everything(lambda token: hub.devices.device_builds(device.name, page_token=token)),
             latency=latency({device.name: oldest_first}),
             temperature=lines(gettext("Temperature"), "°C", [Series(gettext("temperature"), heat, 3)]),
