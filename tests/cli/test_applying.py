@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ def test_a_branch_and_an_older_commit_can_be_named(new: Cli, folder: Path) -> No
         (["--path", "else"], 4, "there is no else"),
         (["--path", "../.."], 4, "there is no ../.."),
         (["--signed"], 4, "the signature of commit"),
+        (["--signers", "nowhere"], 4, "there is no file nowhere with allowed signers"),
         (["-f", "x.yaml"], 2, "not both"),
     ],
 )
@@ -100,6 +102,30 @@ def test_what_cannot_be_had_of_a_repository_is_named(
     refused = new("apply", "--git", _committed(folder), *arguments)
     assert refused.code == code and said in refused.err
     assert new("projects", "show", "mine").code == 3
+
+
+def _key(folder: Path, name: str) -> Path:
+    """Return the public half of a new SSH key."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(folder / name)], check=True)
+    return folder / f"{name}.pub"
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="signs commits with ssh-keygen (openssh-client)")
+def test_only_commits_of_named_signers_are_taken(new: Cli, folder: Path, tmp_path: Path) -> None:
+    ana, bob = _key(tmp_path, "ana"), _key(tmp_path, "bob")
+    signers = tmp_path / "signers"
+    signers.write_text(f"ana@example.com {ana.read_text()}", encoding="utf-8")
+    url = _committed(folder)
+
+    def applied_as_signed_by(key: Path) -> Any:
+        signed = ["-c", "gpg.format=ssh", "-c", f"user.signingkey={key}", "commit", "--quiet", "--amend", "-S"]
+        _git(folder.parent, *signed, "--no-edit")
+        return new("apply", "--git", url, "--no-run", "--signers", str(signers))
+
+    stranger = applied_as_signed_by(bob)
+    assert stranger.code == 4 and "the signature of commit" in stranger.err
+    assert new("projects", "show", "mine").code == 3
+    assert applied_as_signed_by(ana).code == 0 and new("projects", "show", "mine").code == 0
 
 
 def test_nothing_is_sent_where_one_file_is_wrong(new: Cli, folder: Path) -> None:

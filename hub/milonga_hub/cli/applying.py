@@ -27,6 +27,12 @@ _Path = Annotated[str, typer.Option("--path", help="Folder there.")]
 _Signed = Annotated[
     bool, typer.Option("--signed", help="Take only a commit whose signature this machine's git trusts.")
 ]
+_Signers = Annotated[
+    Path | None,
+    typer.Option(
+        "--signers", metavar="FILE", help="Take only a commit signed by an SSH key of this file (ALLOWED SIGNERS)."
+    ),
+]
 _Markdown = Annotated[bool, typer.Option("--markdown", help="Print the changes as a comment on a pull request.")]
 _ExitCode = Annotated[bool, typer.Option("--exit-code", help=f"Exit with {CHANGES} where there are changes, for CI.")]
 
@@ -37,6 +43,7 @@ def apply(
     ref: _Ref = "",
     path: _Path = "fleet_configs",
     signed: _Signed = False,
+    signers: _Signers = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
     no_run: Annotated[bool, typer.Option("--no-run", help="Change the project but start no run.")] = False,
     as_markdown: _Markdown = False,
@@ -45,7 +52,7 @@ def apply(
     json: Json = False,
 ) -> None:
     """Create projects, alert rules and channels, or change them as their files say; a run starts if a project changed."""
-    with _place(file, git, ref, path, signed) as (place, commit):
+    with _place(file, git, ref, path, signed, signers) as (place, commit):
         applied = send(files_of(place), start_run=not no_run, dry_run=dry_run, above=place if place.is_dir() else None)
     _tell(applied, commit, dry_run=dry_run, as_markdown=as_markdown, json=json)
     raise typer.Exit(CHANGES if exit_code and any(one.changes for one in applied) else 0)
@@ -57,6 +64,7 @@ def diff(
     ref: _Ref = "",
     path: _Path = "fleet_configs",
     signed: _Signed = False,
+    signers: _Signers = None,
     as_markdown: _Markdown = False,
     exit_code: _ExitCode = False,
     hub: Hub = None,
@@ -69,6 +77,7 @@ def diff(
         ref,
         path,
         signed,
+        signers,
         dry_run=True,
         no_run=True,
         as_markdown=as_markdown,
@@ -78,7 +87,9 @@ def diff(
 
 
 def schema(
-    kind: Annotated[str, typer.Argument(help="Project, AlertRule, AlertChannel, DeviceType or Simulation.")] = PROJECT,
+    kind: Annotated[
+        str, typer.Argument(help="Project, AlertRule, AlertChannel, DeviceType, Simulation or Quotas.")
+    ] = PROJECT,
 ) -> None:
     """Print the JSON Schema of a kind of file, for editors: # yaml-language-server: $schema=project.schema.json"""
     # Imported here, so that all other verbs start fast.
@@ -99,14 +110,18 @@ def schema(
 
 
 @contextmanager
-def _place(file: Path | None, git: str, ref: str, path: str, signed: bool) -> Iterator[tuple[Path, str]]:
+def _place(
+    file: Path | None, git: str, ref: str, path: str, signed: bool, signers: Path | None
+) -> Iterator[tuple[Path, str]]:
     """Yield where the files are, and the commit that they are of."""
     if (file is None) == (not git):
         raise Refused("name files with -f, or a repository with --git, and not both", USAGE)
+    if file is not None and (signed or signers is not None):
+        raise Refused("files have no signature; name a repository with --git", USAGE)
     if file is not None:
         yield file, ""
         return
-    with checkout(git, ref, path, signed) as found:
+    with checkout(git, ref, path, signed, signers) as found:
         yield found.folder, found.commit
 
 

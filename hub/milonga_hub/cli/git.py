@@ -13,6 +13,8 @@ from pathlib import Path
 from milonga_hub.cli.failures import Refused
 
 _SECONDS = 300
+# With signers named, no other kind of signature counts, such as that of a key which happens to be in somebody's ring.
+_NO_OTHER = ("gpg.program", "gpg.openpgp.program", "gpg.x509.program")
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,14 @@ class Checkout:
 
 
 @contextmanager
-def checkout(url: str, ref: str, path: str, signed: bool) -> Iterator[Checkout]:
+def checkout(url: str, ref: str, path: str, signed: bool, signers: Path | None = None) -> Iterator[Checkout]:
     """Yield the folder `path` of a repository at a branch, tag or commit, "" for its usual branch.
 
     Raises Refused where there is no such thing, or where `signed` and the commit has no signature that this machine's git trusts.
+    `signers` names the keys of SSH that may sign, in place of what git is set up to trust.
     """
+    if signers is not None and not signers.is_file():
+        raise Refused(f"there is no file {signers} with allowed signers; each of its lines is: NAME ssh-ed25519 KEY")
     if shutil.which("git") is None:
         raise Refused("git is not installed here; install it, or give a file with -f")
     with tempfile.TemporaryDirectory(prefix="milonga-git-") as place:
@@ -38,12 +43,20 @@ def checkout(url: str, ref: str, path: str, signed: bool) -> Iterator[Checkout]:
         _git(folder, "fetch", "--quiet", "--depth", "1", "--", url, ref or "HEAD", what=f"{url} at {ref or 'HEAD'}")
         _git(folder, "checkout", "--quiet", "--detach", "FETCH_HEAD")
         commit = _git(folder, "rev-parse", "HEAD").strip()
-        if signed:
-            _git(folder, "verify-commit", commit, what=f"the signature of commit {commit[:12]}")
+        if signed or signers is not None:
+            _verify(folder, commit, signers)
         wanted = (folder / path).resolve()
         if not wanted.is_relative_to(folder.resolve()) or not wanted.exists():
             raise Refused(f"there is no {path} in {url} at {ref or 'HEAD'}; name the folder with --path")
         yield Checkout(wanted, commit)
+
+
+def _verify(folder: Path, commit: str, signers: Path | None) -> None:
+    trusted = (
+        [f"gpg.ssh.allowedSignersFile={signers.resolve()}", *(f"{one}=false" for one in _NO_OTHER)] if signers else []
+    )
+    settings = [part for one in trusted for part in ("-c", one)]
+    _git(folder, *settings, "verify-commit", commit, what=f"the signature of commit {commit[:12]}")
 
 
 def _git(folder: Path, *arguments: str, what: str = "") -> str:
@@ -57,5 +70,5 @@ def _git(folder: Path, *arguments: str, what: str = "") -> str:
         ) from error
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise Refused(f"{what or 'git'} is refused or not there: {said[-1] if said else f'git {arguments[0]} failed'}")
+        raise Refused(f"{what or 'git'} is refused or not there: {said[-1] if said else 'git says no more'}")
     return done.stdout
