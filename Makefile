@@ -45,7 +45,7 @@ test-objects: $(STAMP) ## Try stores of blobs with a server that speaks S3 too, 
 test-postgres: $(STAMP) ## Run all tests on PostgreSQL, a server of its own (TEST_ARGS=tests/telemetry)
 	$(BIN)/python -m tests.postgres_server $(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
 
-test-ray: $(STAMP) ## Do a run on a Ray cluster of two workers on this machine, and hold it to the same run without (installs Ray: 80 MB)
+test-ray: $(STAMP) ## Do a run on a Ray cluster of two workers on this machine, and hold it to the same run without (installs Ray and Ray Train)
 	$(BIN)/python -m pip install --quiet --progress-bar on -e './hub[ray]'
 	$(BIN)/python -m pytest -m ray tests/ray $(TEST_ARGS)
 
@@ -59,7 +59,7 @@ check: $(STAMP) ## Format, lint, types, protocol rules, fast tests
 
 test-kfp: $(STAMP) ## Do a hub's run again as a pipeline of Kubeflow, by its SDK on this machine, and compare (installs the SDK into .kfp)
 	test -d .kfp/kfp || $(BIN)/python -m pip install --quiet --target .kfp "kfp>=2.17,<3"
-	PYTHONPATH=.kfp $(BIN)/python -m pytest tests/exchange/test_kubeflow_pipeline.py $(TEST_ARGS)
+	PYTHONPATH="$(CURDIR)/.kfp" $(BIN)/python -m pytest tests/exchange/test_kubeflow_pipeline.py $(TEST_ARGS)
 
 bench: $(STAMP) ## Run the benchmarks, or one: make bench NAME=agent
 	$(BIN)/python -m benchmarks $(NAME)
@@ -77,7 +77,7 @@ fuzz: $(STAMP) ## Offer a million inputs that nobody means well at every door of
 
 fuzz-rest: $(STAMP) ## Call every operation of REST by schemathesis, which is installed into .fuzz, as an admin and as a viewer (FUZZ_ARGS="--only datasets")
 	test -d .fuzz/schemathesis || $(BIN)/python -m pip install --quiet --target .fuzz "schemathesis>=4.32,<5"
-	PYTHONPATH=.fuzz $(BIN)/python -m tests.fuzz.rest $(FUZZ_ARGS)
+	PYTHONPATH="$(CURDIR)/.fuzz" $(BIN)/python -m tests.fuzz.rest $(FUZZ_ARGS)
 
 protos: $(STAMP) ## Generate the stubs in protos/milonga/v1 again, the services of milonga.client and docs/api
 	cd protos && ../$(BIN)/python -m grpc_tools.protoc -I . --plugin=protoc-gen-mypy=../$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=../$(BIN)/protoc-gen-mypy_grpc --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS:protos/%=%)
