@@ -63,7 +63,7 @@ async def identity(joining: Joining, store: Store) -> Identity:
 
 async def enrol(joining: Joining, store: Store, *, again: bool = False) -> Identity:
     """Ask the hub for a certificate, to join it or, `again`, to stay with it. Raises Refused, Waiting or HubUnreachable."""
-    joining = replace(joining, name=joining.name or default_name())
+    joining = replace(joining, name=joining.name or store.name() or default_name())
     authority = await _pinned(joining, store)
     request = await make_request(store.folder)
     inventory = await joining.inventory()

@@ -68,11 +68,17 @@ class Store:
                 return None
             raise AgentError(
                 "this device joined with a secret, and hubs ask for certificates now; make a token on the hub (milonga"
-                " tokens create), then: milonga-agent enrol --hub HOST:PORT --join-token TOKEN; it keeps its name"
+                " tokens create), stop the agent, join again by: milonga-agent enrol --hub HOST:PORT --join-token TOKEN"
+                f" --data-dir {self.folder}, and start it again; it keeps its name and what it serves"
             )
         if known is None or not self.certificate_path.exists():
             return None
         return Identity(**self._checked("identity.json", known, _IDENTITY_FORMAT))
+
+    def name(self) -> str:
+        """Return the name under which this agent joined, also in the time of secrets; "" before it has joined."""
+        known = self._parsed("identity.json")
+        return "" if known is None else str(known.get("device", ""))
 
     def keep_identity(self, identity: Identity) -> None:
         self._write("identity.json", asdict(identity), 0o600, _IDENTITY_FORMAT)

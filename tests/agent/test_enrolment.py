@@ -117,6 +117,19 @@ def test_an_agent_of_the_time_of_secrets_is_told_to_join_again(tmp_path: Path) -
     assert Store(tmp_path).identity(may_be_old=True) is None
 
 
+@pytest.mark.parametrize("format_", [1, 2])
+def test_an_agent_that_joins_again_keeps_its_name(tmp_path: Path, format_: int) -> None:
+    async def story() -> None:
+        async with hub(tmp_path / "hub") as world:
+            store = Store(tmp_path / "agent")
+            old = {"device": "door", "device_type": "t", "hub": "h:1", "mqtt_host": "h", "mqtt_port": 1}
+            (store.folder / "identity.json").write_text(json.dumps({**old, "format": format_}))
+            found = await identity(_joining(world, name="", join_token=world.token()), store)
+            assert found.device == "door"
+
+    run(story())
+
+
 @pytest.mark.parametrize("damage", [b"", b"junk"])
 def test_a_damaged_certificate_is_named(tmp_path: Path, damage: bytes) -> None:
     """gRPC would end the process, without a word, over and over."""
