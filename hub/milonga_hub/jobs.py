@@ -260,10 +260,15 @@ def main() -> int:
     """Run one job in this process: `python -m milonga_hub.jobs KIND WORKDIR`."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the hub, which ends its jobs.
-    kind, workdir = sys.argv[1], Path(sys.argv[2])
-    spec = json.loads((workdir / "spec.json").read_text(encoding="utf-8"))
     context = JobContext(os.fdopen(os.dup(1), "w"), sys.stdin)
     os.dup2(2, 1)  # What libraries print goes to the log.
+    perform(sys.argv[1], Path(sys.argv[2]), context)
+    return 0
+
+
+def perform(kind: str, workdir: Path, context: JobContext) -> None:
+    """Do the job of a folder and leave its result there, or why there can be none."""
+    spec = json.loads((workdir / "spec.json").read_text(encoding="utf-8"))
     job = importlib.import_module(KINDS[kind])
     try:
         result = job.run(spec, workdir, context)
@@ -271,7 +276,6 @@ def main() -> int:
         # A missing extra is said by its import, with the line that installs it.
         result = {"error": str(error)}
     write_atomically(workdir / "result.json", json.dumps(result))
-    return 0
 
 
 if __name__ == "__main__":

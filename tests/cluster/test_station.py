@@ -13,6 +13,7 @@ from milonga_hub.cluster.changes import PART_BYTES, Changes, Part, in_parts
 from milonga_hub.cluster.load import Load, load
 from milonga_hub.cluster.station import Station, held_bytes
 from milonga_hub.cluster.store import FOLDER, Store
+from milonga_hub.cluster.within import StationWithin
 from milonga_hub.jobs import JobError
 
 
@@ -61,19 +62,26 @@ def workdir(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_job_runs_on_what_was_sent_and_what_it_leaves_comes_back(node: Path, workdir: Path, tmp_path: Path) -> None:
+# By a process of its own, and by the station's, as workers of Ray Train do.
+BOTH = pytest.mark.parametrize("kind", [Station, StationWithin])
+
+
+@BOTH
+def test_a_job_runs_on_what_was_sent_and_what_it_leaves_comes_back(
+    kind: type[Station], node: Path, workdir: Path, tmp_path: Path
+) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_bytes(os.urandom(20_000))
     new.write_bytes(old.read_bytes() + b"more")
     # A delta is the quickest real job; it reads "target" and "bases", which stand for what others read.
     wanted = load("build", {"onnx": str(new), "expected": str(old)}, workdir)
-    station = Station("one")
+    station = kind("one")
     try:
         assert set(_send(station, wanted)) == set(wanted.sizes)
         folder = station.about()["folder"]
         places = {path: f"{folder}/{name}" for path, name in wanted.places.items()}
         spec = {"target": places[str(new)], "bases": {"sha256:0": places[str(old)]}}
-        station.start("delta", json.dumps(spec), wanted.digests, {})
+        station.start("delta", json.dumps(spec), wanted.digests)
         code, _, said = _follow(station, Arrivals({"work": workdir}))
     finally:
         station.close()
@@ -86,10 +94,11 @@ def test_a_job_runs_on_what_was_sent_and_what_it_leaves_comes_back(node: Path, w
     assert not list((node / "jobs").iterdir())
 
 
-def test_a_process_that_fails_ends_with_its_code_and_its_log(node: Path, workdir: Path) -> None:
-    station = Station("one")
+@BOTH
+def test_a_job_that_fails_ends_with_its_code_and_its_log(kind: type[Station], node: Path, workdir: Path) -> None:
+    station = kind("one")
     try:
-        station.start("no-such-kind", "{}", {}, {})
+        station.start("no-such-kind", "{}", {})
         code, log, _ = _follow(station, Arrivals({"work": workdir}))
     finally:
         station.close()
@@ -132,7 +141,7 @@ def test_a_folder_that_outlives_its_job_comes_back_to_its_place(node: Path, work
         _send(station, wanted)
         folder = Path(station.about()["folder"])
         # It fails at once; what it would have tuned is written for it.
-        station.start("no-such-kind", "{}", wanted.digests, {})
+        station.start("no-such-kind", "{}", wanted.digests)
         assert (folder / "kept" / "0" / "records.json").read_text() == "1"
         (folder / "kept" / "0" / "records.json").write_text("12")
         _follow(station, Arrivals({"work": workdir, **wanted.kept()}))

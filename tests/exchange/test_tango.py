@@ -61,6 +61,15 @@ def test_a_detector_for_a_known_board_becomes_an_equal_project(tmp_path: Path) -
         assert said in notes
 
 
+def test_pictures_are_found_by_either_name_of_their_file_and_old_deployments_are_named(tmp_path: Path) -> None:
+    files = {("datasets.yaml" if name == "dataset.yaml" else name): content for name, content in DETECTION.items()}
+    assert "datasets.yaml" in files
+    folder = _project(tmp_path / "other", {**files, "deployment.yaml": {"deploy": {"type": "docker"}}})
+    found = read(folder)
+    assert found.pictures == folder / "coco128"
+    assert any(note.startswith("deployment.yaml is left out") for note in found.notes)
+
+
 def test_a_classifier_for_the_cloud_takes_every_device(tmp_path: Path) -> None:
     files = {
         "project_info.yaml": {

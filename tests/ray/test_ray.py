@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -237,20 +241,22 @@ def test_a_job_whose_process_dies_is_a_crash_as_on_the_hubs_machine(
     assert (tmp_path / "job" / "checkpoint.pt").exists()
 
 
-def test_a_cancelled_job_ends_on_its_node(cluster: SmallCluster, arrays: Path, tmp_path: Path) -> None:
+def _cancelled(workers: RayWorkers, spec: dict[str, Any], folder: Path) -> None:
+    """Cancel a training after its first epoch."""
+
     async def cancel() -> None:
         began = asyncio.Event()
-        job = asyncio.create_task(
-            run_job(
-                "train", {**TRAIN, "epochs": 500, "data": str(arrays)}, tmp_path / "job",
-                _at_epoch(1, lambda progress: began.set()), _workers(cluster),
-            )
-        )  # fmt: skip
+        hear = _at_epoch(1, lambda progress: began.set())
+        job = asyncio.create_task(run_job("train", spec, folder / "job", hear, workers))
         await asyncio.wait([job, asyncio.create_task(began.wait())], return_when=asyncio.FIRST_COMPLETED)
         job.cancel()
         await asyncio.gather(job, return_exceptions=True)
 
     asyncio.run(cancel())
+
+
+def test_a_cancelled_job_ends_on_its_node(cluster: SmallCluster, arrays: Path, tmp_path: Path) -> None:
+    _cancelled(_workers(cluster), {**TRAIN, "epochs": 500, "data": str(arrays)}, tmp_path)
     assert not [one for folder in cluster.folders for one in _jobs_under(folder)]
     assert not any(list(folder.glob("milonga-ray-*/jobs/*")) for folder in cluster.folders)
 
@@ -269,17 +275,81 @@ def test_what_a_job_says_of_its_failure_comes_back(cluster: SmallCluster, arrays
         Watched(_workers(cluster), tmp_path / "job").run("train", {**TRAIN, "optimiser": "lion", "data": str(arrays)})
 
 
-# Teams
+# Teams: workers of Ray Train
+
+TEAM = {**TRAIN, "epochs": 3, "precision": "fp32"}
 
 
-def test_two_workers_train_one_supernet(cluster: SmallCluster, arrays: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained_by_two(arrays: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a training by two processes of this machine, told of each other as torchrun tells them."""
+    folder = tmp_path_factory.mktemp("here") / "team"
+    folder.mkdir()
+    (folder / "spec.json").write_text(json.dumps({**TEAM, "data": str(arrays)}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    team = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = LOCAL.command("train", folder)
+    both = [
+        subprocess.Popen(command, env={**team, "RANK": rank}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        for rank in ("0", "1")
+    ]
+    assert [one.wait() for one in both] == [0, 0]
+    return folder
+
+
+def _team_workers(cluster: SmallCluster) -> list[psutil.Process]:
+    """Return the processes of Ray Train's workers, by their folder for temporary files."""
+    folders = {str(folder) for folder in cluster.folders}
+    found = []
+    for one in psutil.process_iter(["name", "cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            if "TrainWorker" in " ".join(one.info["cmdline"] or ()) and one.environ().get("TMPDIR") in folders:
+                found.append(one)
+    return found
+
+
+def test_two_workers_of_ray_train_get_what_two_processes_of_one_machine_get(
+    cluster: SmallCluster, arrays: Path, trained_by_two: Path, tmp_path: Path
+) -> None:
     job = Watched(_workers(cluster, "train=cpu:1,workers:2"), tmp_path / "job")
-    spec = {**TRAIN, "epochs": 2, "data": str(arrays), "precision": "fp32"}
-    result = job.run("train", spec)
-    assert [point["epoch"] for point in result["history"]] == [1, 2]
+    result = job.run("train", {**TEAM, "data": str(arrays)})
+    assert [point["epoch"] for point in result["history"]] == [1, 2, 3]
     assert "and 1 more" in job.said[-1].where
-    again = Watched(job.workers, tmp_path / "again").run("train", spec)
-    assert again["history"] == result["history"]
+    assert _same_weights(tmp_path / "job", trained_by_two)
+
+
+def test_a_team_that_loses_a_worker_goes_on_from_its_last_epoch(
+    cluster: SmallCluster, arrays: Path, trained_by_two: Path, tmp_path: Path
+) -> None:
+    came = tmp_path / "job" / "checkpoint.pt"
+    lost: list[psutil.Process] = []
+
+    def lose(progress: Progress) -> None:
+        """Kill a worker in the third epoch, once what the second left has come back."""
+        if not lost and progress.message == "epoch 3 of 3" and len(Checkpoint.read(came).history) == 2:
+            lost.append(_team_workers(cluster)[-1])
+            lost[0].kill()
+
+    job = Watched(_workers(cluster, "train=cpu:1,workers:2"), tmp_path / "job", lose)
+    job.run("train", {**TEAM, "data": str(arrays)})
+    again = next(index for index, one in enumerate(job.said) if "goes on elsewhere" in one.message)
+    assert lost and min(one.metrics["epoch"] for one in job.said[again:] if "epoch" in one.metrics) >= 2
+    assert _same_weights(tmp_path / "job", trained_by_two)
+
+
+def test_a_team_whose_job_is_cancelled_leaves_its_nodes(cluster: SmallCluster, arrays: Path, tmp_path: Path) -> None:
+    _cancelled(_workers(cluster, "train=cpu:1,workers:2"), {**TEAM, "epochs": 500, "data": str(arrays)}, tmp_path)
+    psutil.wait_procs(_team_workers(cluster), timeout=60)
+    assert not _team_workers(cluster)
+    assert not any(list(folder.glob("milonga-ray-*/jobs/*")) for folder in cluster.folders)
+
+
+def test_what_a_team_says_of_its_failure_comes_back(cluster: SmallCluster, arrays: Path, tmp_path: Path) -> None:
+    job = Watched(_workers(cluster, "train=cpu:1,workers:2"), tmp_path / "job")
+    with pytest.raises(JobError, match="no optimiser 'lion'"):
+        job.run("train", {**TEAM, "optimiser": "lion", "data": str(arrays)})
 
 
 # The last: it costs the cluster a node

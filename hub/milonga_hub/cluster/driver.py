@@ -22,7 +22,7 @@ from milonga_hub.cluster import rules
 from milonga_hub.cluster.arrivals import Arrivals
 from milonga_hub.cluster.connection import connected
 from milonga_hub.cluster.load import Load, load
-from milonga_hub.cluster.placing import Lost, Stations, answer
+from milonga_hub.cluster.placing import Alone, Lost, Place
 from milonga_hub.cluster.station import WORK, News
 from milonga_hub.errors import MilongaError
 from milonga_hub.jobs import JobError
@@ -70,7 +70,7 @@ class Driver:
 
     def _attempt(self) -> int:
         wanted = load(self._kind, self._spec, self._workdir)
-        stations = Stations(self._kind, self._order.takes)
+        stations = self._place()
         try:
             stations.open(wanted.sizes, self._tell)
             self._where = stations.where
@@ -79,28 +79,37 @@ class Driver:
         finally:
             stations.close()
 
-    def _start(self, stations: Stations, wanted: Load) -> None:
-        missing = stations.each(lambda actor: actor.missing.remote(list(wanted.sizes)))
+    def _place(self) -> Place:
+        if self._order.takes.workers == 1:
+            return Alone(self._kind, self._order.takes)
+        try:
+            # Imported here: Ray Train takes a second, and most jobs do without.
+            from milonga_hub.cluster.team import Team
+        except ImportError as error:
+            raise JobError(f"several workers need Ray Train ({error}): pip install 'milonga-hub[ray]'") from error
+
+        return Team(self._kind, self._order.takes)
+
+    def _start(self, stations: Place, wanted: Load) -> None:
+        missing = stations.each("missing", list(wanted.sizes))
         sizes = wanted.sizes
-        for actor, about, digests, team in zip(
-            stations.actors, stations.abouts, missing, stations.teams(), strict=True
-        ):
+        for rank, (about, digests) in enumerate(zip(stations.abouts, missing, strict=True)):
             size = sum(sizes[one] for one in digests)
             self._tell(
                 f"sending {size / 1e6:.1f} MB to {about['host']}" if size else f"{about['host']} has what it reads"
             )
             for batch in wanted.batches(digests):
-                answer(actor.take.remote(batch))
+                stations.ask(rank, "take", batch)
             spec = json.dumps(wanted.spec(self._kind, self._spec, about["folder"]), sort_keys=True, indent=1)
-            answer(actor.start.remote(self._kind, spec, wanted.digests, team))
+            stations.ask(rank, "start", self._kind, spec, wanted.digests)
 
-    def _follow(self, stations: Stations, wanted: Load) -> int:
+    def _follow(self, stations: Place, wanted: Load) -> int:
         """Take what happens until the leader has ended, or any other has failed, and return that exit code."""
         work = {WORK: self._workdir, **wanted.kept()}
         arrivals, result = Arrivals(work), bytearray()
         try:
             while True:
-                told: list[News] = stations.each(lambda actor: actor.news.remote(_NEWS_SECONDS))
+                told: list[News] = stations.each("news", _NEWS_SECONDS)
                 for news in told:
                     sys.stderr.buffer.write(news.log)
                 for line in told[0].lines:
@@ -114,6 +123,8 @@ class Driver:
                     arrivals.remove(name)
                 self._arrived = arrivals.count
                 code = next((one.code for one in [told[0], *told[1:]] if one.code), told[0].code)
+                if code:
+                    stations.failed()
                 if code is not None:
                     self._keep(bytes(result), wanted, stations.abouts[0]["folder"])
                     return code

@@ -1,15 +1,15 @@
-"""Get a place for a job on a Ray cluster: an actor on a node, or one for each worker of a team."""
+"""Get a place for a job on a Ray cluster: an actor on a node."""
 
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from milonga_hub.cluster import rules
 from milonga_hub.cluster.actor import StationActor
@@ -22,8 +22,8 @@ _WORTH_ASKING_BYTES = 4 << 20
 _MOST_ASKED = 64
 _ANSWER_SECONDS = 10.0
 # How often a job that waits says so.
-_WAITING_SECONDS = 5.0
-_ENDING_SECONDS = 5.0
+WAITING_SECONDS = 5.0
+ENDING_SECONDS = 5.0
 
 
 class Lost(Exception):
@@ -47,13 +47,12 @@ def answer(reference: Any) -> Any:
         raise Lost(_reason(error)) from error
 
 
-class Stations:
-    """The actors of one job: the first leads, and `where` says on which node it is."""
+class Place(ABC):
+    """The stations of one job: the first leads, and `where` says on which node it is."""
 
     def __init__(self, kind: str, takes: rules.Resources) -> None:
         self._kind, self._takes = kind, takes
-        self._actors: list[Any] = []
-        self._group: Any = None
+        self._name = f"{kind}-{uuid.uuid4().hex}"
         self.abouts: list[dict[str, Any]] = []
         self.where = ""
 
@@ -65,14 +64,11 @@ class Stations:
         nodes = [rules.node_of(one) for one in ray.nodes() if one["Alive"]]
         if why := rules.lacking(nodes, self._kind, self._takes):
             raise JobError(why)
-        wanted = {"num_cpus": self._takes.cpus, "num_gpus": self._takes.gpus, "max_restarts": 0}
-        if self._takes.memory_bytes:
-            wanted["memory"] = self._takes.memory_bytes
-        name = uuid.uuid4().hex
-        for rank, strategy in enumerate(self._strategies(nodes, sizes, tell)):
-            actor = ray.remote(StationActor).options(**wanted, **strategy).remote(f"{self._kind}-{name}-{rank}")
-            self._actors.append(actor)
-        self._wait([actor.about.remote() for actor in self._actors], tell)
+        self._take(nodes, sizes)
+        asked = [self._call(rank, "about") for rank in range(self._takes.workers)]
+        while not self._all_ready(asked, WAITING_SECONDS):
+            tell(f"waiting for {self._takes} of the Ray cluster")
+        self.abouts = [answer(one) for one in asked]
         addresses = {node.id: node.address for node in nodes}
         for about in self.abouts:
             about["address"] = addresses.get(about["node"], about["host"])
@@ -82,60 +78,69 @@ class Stations:
             f" and {more} more" if more else ""
         )
 
-    def _strategies(
-        self, nodes: Sequence[rules.Node], sizes: Mapping[str, int], tell: Callable[[str], None]
-    ) -> list[dict[str, Any]]:
-        """Return the options that place each actor."""
-        if self._takes.workers == 1:
-            near = _nearest(nodes, self._takes, sizes)
-            # Spilling: another node that is free is better than one that is near and busy.
-            return [{"scheduling_strategy": NodeAffinitySchedulingStrategy(near, True, True)}] if near else [{}]
-        bundle: dict[str, float] = {"CPU": self._takes.cpus}
-        bundle |= {"GPU": self._takes.gpus} if self._takes.gpus else {}
-        bundle |= {"memory": self._takes.memory_bytes} if self._takes.memory_bytes else {}
-        # All or none, so that two teams never wait for each other's half.
-        self._group = placement_group([bundle] * self._takes.workers, strategy="SPREAD")
-        ready = self._group.ready()
-        while not ray.wait([ready], timeout=_WAITING_SECONDS)[0]:
-            tell(f"waiting for {self._takes} of the Ray cluster")
-        return [
-            {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, rank)}
-            for rank in range(self._takes.workers)
-        ]
+    def ask(self, rank: int, name: str, *arguments: Any) -> Any:
+        """Return what one station answers. Raises Lost, JobError."""
+        return self._answers([self._call(rank, name, *arguments)])[0]
 
-    def _wait(self, references: list[Any], tell: Callable[[str], None]) -> None:
-        while len(ray.wait(references, num_returns=len(references), timeout=_WAITING_SECONDS)[0]) < len(references):
-            tell(f"waiting for {self._takes} of the Ray cluster")
-        self.abouts = [answer(one) for one in references]
-
-    def each(self, ask: Callable[[Any], Any]) -> list[Any]:
+    def each(self, name: str, *arguments: Any) -> list[Any]:
         """Ask all at once and return their answers, the leader's first."""
-        return [answer(one) for one in [ask(actor) for actor in self._actors]]
+        return self._answers([self._call(rank, name, *arguments) for rank in range(self._takes.workers)])
 
-    def teams(self) -> list[dict[str, str]]:
-        """Return by rank what torch reads of a team in the environment, as torchrun would set it; nothing for one alone."""
-        if len(self._actors) == 1:
-            return [{}]
-        port = str(answer(self._actors[0].free_port.remote()))
-        known = {"MASTER_ADDR": self.abouts[0]["address"], "MASTER_PORT": port, "WORLD_SIZE": str(len(self._actors))}
-        # Each actor sees its own GPUs alone, and counts them from 0.
-        return [
-            {**known, "RANK": str(rank), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-            for rank in range(len(self._actors))
-        ]
+    def _answers(self, asked: list[Any]) -> list[Any]:
+        while not self._all_ready(asked, WAITING_SECONDS):
+            pass
+        return [answer(one) for one in asked]
 
-    @property
-    def actors(self) -> list[Any]:
-        return self._actors
+    @abstractmethod
+    def failed(self) -> None:
+        """Raise Lost where a job that failed did so because it lost a worker, which says more than its exit code."""
 
+    @abstractmethod
     def close(self) -> None:
         """End what runs and give the places back."""
-        if closing := [actor.close.remote() for actor in self._actors]:
-            ray.wait(closing, num_returns=len(closing), timeout=_ENDING_SECONDS)
-        for actor in self._actors:
-            ray.kill(actor)
-        if self._group is not None:
-            remove_placement_group(self._group)
+
+    @abstractmethod
+    def _take(self, nodes: Sequence[rules.Node], sizes: Mapping[str, int]) -> None:
+        """Ask the cluster for the places."""
+
+    @abstractmethod
+    def _call(self, rank: int, name: str, *arguments: Any) -> Any:
+        """Ask one station, and return the reference of its answer."""
+
+    @abstractmethod
+    def _all_ready(self, asked: list[Any], seconds: float) -> bool:
+        """Wait for answers, but not longer; return whether all are there. Raises Lost where they will never be."""
+
+
+class Alone(Place):
+    """One actor."""
+
+    def __init__(self, kind: str, takes: rules.Resources) -> None:
+        super().__init__(kind, takes)
+        self._actor: Any = None
+
+    def _take(self, nodes: Sequence[rules.Node], sizes: Mapping[str, int]) -> None:
+        wanted = {"num_cpus": self._takes.cpus, "num_gpus": self._takes.gpus, "max_restarts": 0}
+        if self._takes.memory_bytes:
+            wanted["memory"] = self._takes.memory_bytes
+        near = _nearest(nodes, self._takes, sizes)
+        # Spilling: another node that is free is better than one that is near and busy.
+        place = {"scheduling_strategy": NodeAffinitySchedulingStrategy(near, True, True)} if near else {}
+        self._actor = ray.remote(StationActor).options(**wanted, **place).remote(self._name)
+
+    def _call(self, rank: int, name: str, *arguments: Any) -> Any:
+        return getattr(self._actor, name).remote(*arguments)
+
+    def _all_ready(self, asked: list[Any], seconds: float) -> bool:
+        return len(ray.wait(asked, num_returns=len(asked), timeout=seconds)[0]) == len(asked)
+
+    def failed(self) -> None:
+        """Its exit code says all: an actor that is lost says nothing."""
+
+    def close(self) -> None:
+        if self._actor is not None:
+            ray.wait([self._actor.close.remote()], timeout=ENDING_SECONDS)
+            ray.kill(self._actor)
 
 
 def _nearest(nodes: Sequence[rules.Node], wanted: rules.Resources, sizes: Mapping[str, int]) -> str | None:

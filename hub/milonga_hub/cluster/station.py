@@ -13,7 +13,8 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 from milonga_hub.cluster.changes import PART_BYTES, Changes, Part, in_parts
 from milonga_hub.cluster.store import Incoming, Store, root
@@ -38,6 +39,16 @@ class News:
     code: int | None = None
 
 
+class Doing(Protocol):
+    """A job that is being done; it is over when its lines are."""
+
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+
+    def wait(self) -> int:
+        """Return its exit code, once it has ended."""
+
+
 class Station:
     def __init__(self, name: str) -> None:
         """`name` is the job's own among all that may run on the node."""
@@ -45,6 +56,7 @@ class Station:
         self._folder, self._lock = self._store.open(name)
         self._incoming: dict[str, Incoming] = {}
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._doing: Doing | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._changes = Changes(self._folder, ())
         self._outgoing: Iterator[Part] = iter(())
@@ -70,30 +82,35 @@ class Station:
             if part.last:
                 self._incoming.pop(part.name).finish()
 
-    def free_port(self) -> int:
-        """Return a port of this node that nothing listens on now."""
-        with socket.socket() as one:
-            one.bind(("", 0))
-            return int(one.getsockname()[1])
-
-    def start(self, kind: str, spec: str, files: Mapping[str, str], team: Mapping[str, str]) -> None:
-        """Lay out files (digests by name) and start the job's process; `team` is added to its environment."""
+    def start(self, kind: str, spec: str, files: Mapping[str, str]) -> None:
+        """Lay out files (digests by name) and begin the job."""
         (self._folder / WORK).mkdir()
         for name, digest in files.items():
             self._store.place(digest, self._folder / name, changes=not name.startswith(f"{INPUTS}/"))
         (self._folder / _SPEC).write_text(spec, encoding="utf-8")
         self._store.evict()
         self._changes = Changes(self._folder, (WORK, KEPT), hidden=(_SPEC, _RESULT))
+        self._doing = self._begin(kind, self._folder / WORK, self._folder / "log.txt")
+        threading.Thread(target=self._listen, args=(self._doing.stdout,), daemon=True).start()
+
+    def _begin(self, kind: str, workdir: Path, log: Path) -> Doing:
+        """Start the process that the hub would start on its own machine."""
         known = {name: value for name, value in os.environ.items() if name not in _RAYS_OWN}
-        with (self._folder / "log.txt").open("ab") as log:
+        with log.open("ab") as file:
             self._process = subprocess.Popen(
-                LOCAL.command(kind, self._folder / WORK),
+                LOCAL.command(kind, workdir),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
-                env={**environment(kind, known), **team},
+                stderr=file,
+                env=environment(kind, known),
             )
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        return self._process
+
+    def _end(self) -> None:
+        """See that the job writes nothing more."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def _listen(self, said: IO[bytes]) -> None:
         with said:
@@ -151,14 +168,12 @@ class Station:
         return found
 
     def _code(self) -> int:
-        assert self._process is not None
-        return self._process.wait()
+        assert self._doing is not None
+        return self._doing.wait()
 
     def close(self) -> None:
-        """End the job's process, if it runs, and forget its folder."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        """End the job, if it runs, and forget its folder."""
+        self._end()
         self._store.close(self._folder)
         os.close(self._lock)
 

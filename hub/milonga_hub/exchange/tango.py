@@ -96,7 +96,9 @@ def read(folder: Path, name: str = "") -> Found:
     ]
     task = _task(info)
     name = name or _name(str(info.get("project_name") or folder.resolve().name))
-    dataset_file = _named(folder, info.get("dataset"), "dataset.yaml")
+    dataset_file = _named(folder, info.get("dataset"), "dataset.yaml", "datasets.yaml")
+    if (folder / "deployment.yaml").exists():
+        notes.append("deployment.yaml is left out: it is made anew for each bundle (milonga-compiler export --tango)")
     spec = ProjectSpec(
         task=task,
         dataset=name,
@@ -242,12 +244,10 @@ def _described_by(path: Path, pictures: Path, notes: list[str]) -> Path:
     return pictures
 
 
-def _named(folder: Path, said: Any, usual: str) -> Path | None:
+def _named(folder: Path, said: Any, *usual: str) -> Path | None:
     """Return the file that project_info.yaml names, which may be the folder that holds it."""
-    for place in ([folder / str(said), folder / str(said) / usual] if said else []) + [folder / usual]:
-        if place.is_file():
-            return place
-    return None
+    named = [folder / str(said), *(folder / str(said) / one for one in usual)] if said else []
+    return next((place for place in [*named, *(folder / one for one in usual)] if place.is_file()), None)
 
 
 def _mapping(path: Path, needed: bool = True) -> Mapping[str, Any]:
