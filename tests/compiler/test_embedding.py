@@ -66,7 +66,7 @@ def test_pictures_that_the_layer_tells_apart_are_as_far_from_each_other(
     features = onnxruntime.run(tmp_path / "features.onnx", pictures.normalised, 1)
     pairs = np.random.default_rng(0).integers(0, 200, (2, 500))
     far, near = (np.linalg.norm(one[pairs[0]] - one[pairs[1]], axis=1) for one in (features, embeddings))
-    assert np.corrcoef(far, near)[0, 1] > 0.7
+    assert np.corrcoef(far, near)[0, 1] > 0.5
 
 
 def test_the_reference_engine_gives_the_same(network: Path, pictures: Pictures, tmp_path: Path) -> None:
