@@ -214,6 +214,7 @@ _OF_ALERTS = (
 )
 
 _OF_DATASETS = (
+    N_("not a picture that can be read: it is of no known format"),
     N_("Add pictures of %(names)s: fewer than %(count)s to train on is little."),
     N_("Add boxes of %(names)s: fewer than %(count)s to train on is little."),
     N_("Add pictures of %(names)s: they are %(count)s times rarer than the most frequent."),
