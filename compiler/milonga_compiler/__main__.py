@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto
 
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Floats
-from milonga_compiler.boxes import Detected, anchor_count
-from milonga_compiler.build import Built, State, build
-from milonga_compiler.bundle import read_bundle
-from milonga_compiler.errors import BuildFailed, CompilerError, PicturesUnusable
+from milonga_compiler.boxes import Detected
+from milonga_compiler.build import Built, State, build, log_of
+from milonga_compiler.bundle import BESIDE_THE_MODEL, Bundle, read_bundle
+from milonga_compiler.errors import CompilerError, PicturesUnusable, UnsupportedOperators, in_words
+from milonga_compiler.importing import Told
+from milonga_compiler.importing.running import unsupported
 from milonga_compiler.parity import Evidence, Labelled
-from milonga_compiler.pictures import Pictures, Scaling, load_pictures
+from milonga_compiler.pictures import Pictures, class_names, load_pictures
+from milonga_compiler.taking import take
 from milonga_compiler.target import Target, known_targets
 from milonga_compiler.tuning import Tuning
 
 # Entries that a bundle for another target of the same network shares; its reference is near enough to detect drift.
 _SHARED = ("project", "model_version", "subnet", "reference")
+
+# What is right less often most likely gets its pictures, or its names, in another way than it was trained with.
+_MOSTLY_WRONG = 0.5
 
 
 def _three(text: str) -> list[float]:
@@ -40,8 +45,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "model",
         type=Path,
-        help="ONNX file with input 'image' (n, 3, H, W) and one output: a classifier's (n, classes), or a detector's"
-        " (n, 4 * bins + classes, anchors)",
+        help="ONNX file of a classifier or a YOLO detector: as milonga exports it, or as torch.onnx.export or ultralytics do",
     )
     parser.add_argument("--target", required=True, metavar="ENGINE/PRECISION", help=", ".join(known_targets()))
     parser.add_argument(
@@ -55,7 +59,13 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the bundle goes")
     parser.add_argument("--like", type=Path, metavar="BUNDLE", help="take names, classes and scaling from this bundle")
     parser.add_argument(
-        "--classes", metavar="A,B", help="names in the network's order (default: the folders of pictures)"
+        "--classes",
+        metavar="A,B",
+        help="names in the network's order (default: what the file says, or the folders of pictures)",
+    )
+    parser.add_argument("--classes-file", type=Path, metavar="FILE", help="the same, one name a line")
+    parser.add_argument(
+        "--size", type=int, default=0, metavar="PIXELS", help="for a file that leaves height and width open"
     )
     parser.add_argument("--mean", type=_three, metavar="R,G,B", help="of the training pictures, on the scale 0 to 1")
     parser.add_argument("--std", type=_three, metavar="R,G,B", help="of the training pictures, on the scale 0 to 1")
@@ -71,117 +81,125 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Return 0 for a verified build, 1 for one that is not, 2 for input that cannot be used."""
+    """Return 0 for a verified build, 1 for one that is not, 2 for input that cannot be used, 130 where it was stopped."""
     given = _arguments(arguments)
     try:
-        built = _build(given, Target.parse(given.target, given.architecture))
+        with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:
+            built = _build(given, Target.parse(given.target, given.architecture), Path(scratch))
+    except KeyboardInterrupt:
+        print(f"stopped; {given.output} is as it was", file=sys.stderr)
+        return 130
     except (CompilerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
-    digest = built.bundle.digest if built.bundle else None
-    if given.json:
-        said: dict[str, Any] = {
-            "target": str(built.target),
-            "state": str(built.state),
-            "reason": built.reason,
-            "bundle": digest,
-        }
-        said["accuracy"] = built.report.accuracy if built.report else None
-        said["subnet_accuracy"] = built.report.subnet_accuracy if built.report else None
-        print(json.dumps(said))
-    else:
-        print(f"{built.target}: {built.state} {built.reason}{f' in {given.output}' if built.bundle else ''}")
+    print(json.dumps(_figures(built)) if given.json else _words(built, given.output))
     return 0 if built.state is State.VERIFIED else 1
 
 
-def _build(given: argparse.Namespace, target: Target) -> Built:
+def _words(built: Built, folder: Path) -> str:
+    reason = f": {built.reason}" if built.reason else ""
+    lines = [f"{built.target}: {built.state}{reason}"]
+    if report := built.report:
+        allowed = f", {report.allowed_error:.2g} allowed" if report.allowed_error is not None else ""
+        lines.append(
+            f"  accuracy {report.accuracy:.1%}, the network's {report.subnet_accuracy:.1%}, on {report.count} pictures;"
+            f" largest error {report.max_abs_error:.2g}{allowed}"
+        )
+    if built.bundle:
+        lines.append(f"  {folder}: {_model_bytes(built.bundle) / 1e6:.3g} MB, {built.bundle.digest}")
+    lines.append(f"  log: {log_of(folder)}")
+    return "\n".join(lines)
+
+
+def _figures(built: Built) -> dict[str, Any]:
+    report, bundle = built.report, built.bundle
+    return {
+        "target": str(built.target),
+        "state": str(built.state),
+        "reason": built.reason,
+        "bundle": bundle.digest if bundle else None,
+        "size_bytes": _model_bytes(bundle) if bundle else None,
+        "accuracy": report.accuracy if report else None,
+        "subnet_accuracy": report.subnet_accuracy if report else None,
+        # JSON knows no infinity.
+        "max_abs_error": report.max_abs_error if report and math.isfinite(report.max_abs_error) else None,
+        "allowed_error": report.allowed_error if report else None,
+        "pictures": report.count if report else None,
+    }
+
+
+def _model_bytes(bundle: Bundle) -> int:
+    return sum(file.size_bytes for file in bundle.files if file.path not in BESIDE_THE_MODEL)
+
+
+def _build(given: argparse.Namespace, target: Target, scratch: Path) -> Built:
     like = read_bundle(given.like).manifest if given.like else {}
-    network = _inspected(given.model)
-    scaling = _scaling(given, like, network)
-    pictures = load_pictures(given.calibration, scaling)
+    network = take(given.model, _told(given, like), scratch)
+    for note in network.notes:
+        _tell(note)
+    pictures = load_pictures(given.calibration, network.scaling)
     if len(pictures.inputs) < 2:
         raise PicturesUnusable(f"{given.calibration} holds one picture; two are the least, some hundred are better")
-    classes = _classes(given, like, network, pictures)
+    classes, size_px = list(network.classes), network.scaling.size_px
     shared = {key: like[key] for key in _SHARED if key in like}
-    size_px = network.size_px
     manifest = {
         "project": "", "model_version": "", "subnet": "", "expected_ms": None,
         **shared,
         "task": network.task, "classes": classes,
         "input": {"name": "image", "shape": [1, 3, size_px, size_px], "dtype": "float32",
-                  "mean": list(scaling.mean), "std": list(scaling.std), "size_px": size_px,
-                  "resize": "letterbox" if scaling.letterbox else "stretch"},
+                  "mean": list(network.scaling.mean), "std": list(network.scaling.std), "size_px": size_px,
+                  "resize": "letterbox" if network.scaling.letterbox else "stretch"},
     }  # fmt: skip
     proof = pictures.inputs[1::2]
-    outputs = backend("onnxruntime").run(given.model, proof, given.threads)
+    outputs = _outputs(network.path, proof, given.threads)
     if network.task == "detection":
-        evidence: Evidence = Detected(proof, outputs, len(classes))
+        evidence: Evidence = Detected(proof, outputs, len(classes), network.iou_threshold)
     else:
         evidence = _labelled(pictures, proof, outputs, classes)
+        if evidence.subnet_accuracy < _MOSTLY_WRONG:
+            _tell(
+                f"The network itself is right on {evidence.subnet_accuracy:.1%} of the pictures: are its classes in the order"
+                f" {_shown(classes)} (else: --classes), and are mean and std those that it was trained with?"
+            )
     return build(
-        given.model, target, given.output, evidence, pictures.inputs[::2], manifest, given.max_lost_points, given.threads,
-        tell=lambda words: print(words, file=sys.stderr), tuning=Tuning(given.database) if given.database else None,
+        network.path, target, given.output, evidence, pictures.inputs[::2], manifest, given.max_lost_points, given.threads,
+        tell=_tell, tuning=Tuning(given.database) if given.database else None,
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Inspected:
-    """What the file says of a network: its task, and how many rows its output has: classes, or sides and classes."""
-
-    task: str
-    size_px: int
-    rows: int
+def _shown(classes: list[str]) -> str:
+    return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
 
 
-def _inspected(path: Path) -> _Inspected:
-    try:
-        graph = onnx.load(str(path)).graph
-    except Exception as error:  # protobuf and onnx raise what they like.
-        raise BuildFailed(f"{path} is not an ONNX file: {error}") from error
-    values = {value.name: value.type.tensor_type for value in (*graph.input, *graph.output)}
-    image = values.get("image")
-    if image is None or image.elem_type != TensorProto.FLOAT or not graph.output:
-        raise BuildFailed(f"{path} needs a float input 'image' and one output; it has: {', '.join(values)}")
-    size_px = image.shape.dim[-1].dim_value if image.shape.dim else 0
-    shape = [axis.dim_value for axis in graph.output[0].type.tensor_type.shape.dim][1:]
-    if not size_px or not shape or not all(shape):
-        raise BuildFailed(
-            f"{path} leaves its size in pixels or the sizes of its output open; export it with both fixed"
-        )
-    if len(shape) == 1:
-        return _Inspected("classification", int(size_px), int(shape[0]))
-    if len(shape) == 2 and shape[1] == anchor_count(size_px):
-        return _Inspected("detection", int(size_px), int(shape[0]))
-    raise BuildFailed(
-        f"{path} makes {tuple(shape)} of a picture: classifiers make (classes,), detectors (4 * bins + classes,"
-        f" {anchor_count(size_px)}) at {size_px} px, before boxes are decoded; export it as milonga does"
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def _told(given: argparse.Namespace, like: dict[str, Any]) -> Told:
+    """Return what the command line says of the network, else the other bundle."""
+    described = like.get("input") or {}
+    named = [name.strip() for name in given.classes.split(",")] if given.classes else _listed(given.classes_file)
+    return Told(
+        classes=tuple(named or [str(name) for name in like.get("classes", [])]),
+        mean=tuple(given.mean or described.get("mean", ())),
+        std=tuple(given.std or described.get("std", ())),
+        resize=str(described.get("resize", "")),
+        size_px=given.size,
+        folders=class_names(given.calibration),
     )
 
 
-def _classes(given: argparse.Namespace, like: dict[str, Any], network: _Inspected, pictures: Pictures) -> list[str]:
-    """Return the names of the classes, as given, of the other bundle, or of the folders of pictures."""
-    named = given.classes.split(",") if given.classes else [str(name) for name in like.get("classes", [])]
-    if network.task == "classification":
-        names = named or pictures.classes or [str(index) for index in range(network.rows)]
-        if given.classes and len(names) != network.rows:
-            raise BuildFailed(f"{given.model} knows {network.rows} classes and --classes names {len(names)}")
-        return names
-    if not named:
-        raise BuildFailed("say what the detector finds: --classes bolt,nut, in its order, or --like a bundle of it")
-    bins, rest = divmod(network.rows - len(named), 4)
-    if bins < 1 or rest:
-        raise BuildFailed(f"an output of {network.rows} rows is not that of a detector of {len(named)} classes")
-    return named
+def _listed(file: Path | None) -> list[str]:
+    lines = file.read_text(encoding="utf-8-sig").splitlines() if file is not None else []
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _scaling(given: argparse.Namespace, like: dict[str, Any], network: _Inspected) -> Scaling:
-    detects = network.task == "detection"
-    described = like.get("input") or ({"mean": [0.0] * 3, "std": [1.0] * 3} if detects else {})
-    mean, std = given.mean or described.get("mean"), given.std or described.get("std")
-    if mean is None or std is None:
-        raise PicturesUnusable("say how the network was trained: --mean and --std, or --like a bundle of it")
-    letterbox = described.get("resize", "letterbox" if detects else "stretch") == "letterbox"
-    return Scaling(network.size_px, mean, std, letterbox)
+def _outputs(network: Path, pictures: Floats, threads: int) -> Floats:
+    """Return what the network itself makes of pictures, by ONNX Runtime: what a build is held to."""
+    try:
+        return backend("onnxruntime").run(network, pictures, threads)
+    except UnsupportedOperators as error:
+        raise unsupported(network, error) from error
 
 
 def _labelled(pictures: Pictures, proof: Floats, logits: Floats, classes: list[str]) -> Evidence:

@@ -38,8 +38,11 @@ def anchor_count(size_px: int) -> int:
     return sum((size_px // stride) ** 2 for stride in STRIDES)
 
 
-def find(output: Floats, classes: int, size_px: int) -> Boxes:
-    """Return the objects in what a detector made of one picture (4 * bins + classes, anchors)."""
+def find(output: Floats, classes: int, size_px: int, iou_threshold: float = POSTPROCESS["iou_threshold"]) -> Boxes:
+    """Return the objects in what a detector made of one picture (4 * bins + classes, anchors).
+
+    Of boxes of a class that overlap by more than `iou_threshold`, the surest is kept.
+    """
     logits = output[-classes:]
     scores = scores_of(logits.max(axis=0))
     chosen = np.flatnonzero(scores > POSTPROCESS["score_threshold"])
@@ -47,7 +50,7 @@ def find(output: Floats, classes: int, size_px: int) -> Boxes:
     corners = corners_of(output[:-classes][:, chosen], size_px, chosen)
     numbers = logits[:, chosen].argmax(axis=0)
     parts = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
-    kept = [part[_suppressed(corners[part])] for part in parts]
+    kept = [part[_suppressed(corners[part], iou_threshold)] for part in parts]
     places = np.sort(np.concatenate(kept))[: int(POSTPROCESS["max_boxes"])] if kept else np.empty(0, dtype=np.int64)
     return Boxes(corners[places], numbers[places])
 
@@ -81,13 +84,13 @@ def corners_of(maps: Floats, size_px: int, chosen: NDArray[np.int64] | None = No
     return np.asarray((np.concatenate([middle - sides[:2], middle + sides[2:]]) * width).T, dtype=np.float32)
 
 
-def _suppressed(corners: Floats) -> NDArray[np.int64]:
+def _suppressed(corners: Floats, iou_threshold: float) -> NDArray[np.int64]:
     """Return the places of boxes, the best first, that no kept box before them overlaps too much."""
     kept, waiting = [], np.arange(len(corners))
     while len(waiting):
         best, waiting = waiting[0], waiting[1:]
         kept.append(best)
-        waiting = waiting[_overlaps(corners[best], corners[waiting]) <= POSTPROCESS["iou_threshold"]]
+        waiting = waiting[_overlaps(corners[best], corners[waiting]) <= iou_threshold]
     return np.array(kept, dtype=np.int64)
 
 
@@ -115,16 +118,19 @@ class Agreement(Judge):
 
     measure = "agreement of boxes"
 
-    def __init__(self, wanted: list[Boxes], classes: int, size_px: int) -> None:
+    def __init__(
+        self, wanted: list[Boxes], classes: int, size_px: int, iou_threshold: float = POSTPROCESS["iou_threshold"]
+    ) -> None:
         """`wanted` are what the network finds in all pictures, in their order."""
-        self._wanted, self._classes, self._size_px = wanted, classes, size_px
+        self._wanted, self._classes, self._size_px, self._iou_threshold = wanted, classes, size_px, iou_threshold
         self._seen = self._found = self._expected = self._shared = 0
         self._shape: tuple[int, ...] = ()
 
     def add(self, outputs: Floats) -> None:
         self._shape = outputs.shape[1:]
         for output in outputs:
-            found, wanted = find(output, self._classes, self._size_px), self._wanted[self._seen]
+            found = find(output, self._classes, self._size_px, self._iou_threshold)
+            wanted = self._wanted[self._seen]
             self._seen += 1
             self._found += len(found.classes)
             self._expected += len(wanted.classes)
@@ -137,26 +143,30 @@ class Agreement(Judge):
     def entries(self) -> Mapping[str, Any]:
         bins = (self._shape[0] - self._classes) // 4
         described = {"name": "maps", "shape": [1, *self._shape], "bins": bins, "strides": list(STRIDES)}
-        return {"output": {**described, "activation": "sigmoid"}, "postprocess": dict(POSTPROCESS)}
+        told = {**POSTPROCESS, "iou_threshold": self._iou_threshold}
+        return {"output": {**described, "activation": "sigmoid"}, "postprocess": told}
 
 
 @dataclass(frozen=True)
 class Detected(Evidence):
     """Evidence on a detector: normalised pictures (n, 3, H, W) and its own outputs (n, 4 * bins + classes, anchors).
 
+    Of boxes that overlap by more than `iou_threshold` devices tell the surest; 1 for detectors that tell each object once.
     Raises PicturesUnusable where it finds nothing in any of them, which would prove nothing.
     """
 
     pictures: Floats
     outputs: Floats
     classes: int
+    iou_threshold: float = POSTPROCESS["iou_threshold"]
 
     def __post_init__(self) -> None:
         if not any(len(boxes.classes) for boxes in self._boxes()):
             raise PicturesUnusable("the network finds nothing in any of the pictures; give some of what it knows")
 
     def _boxes(self) -> list[Boxes]:
-        return [find(output, self.classes, self.pictures.shape[-1]) for output in self.outputs]
+        size_px = self.pictures.shape[-1]
+        return [find(output, self.classes, size_px, self.iou_threshold) for output in self.outputs]
 
     @property
     def count(self) -> int:
@@ -174,4 +184,4 @@ class Detected(Evidence):
         return [self.pictures]
 
     def judge(self) -> Judge:
-        return Agreement(self._boxes(), self.classes, self.pictures.shape[-1])
+        return Agreement(self._boxes(), self.classes, self.pictures.shape[-1], self.iou_threshold)

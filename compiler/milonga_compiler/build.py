@@ -96,7 +96,7 @@ def build(
     a tuning that fails is told, as a step without kernels too, and the build goes on. Raises EngineMissing or UnknownTarget.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.parent / f"{folder.name}.log"
+    log = log_of(folder)
     log.unlink(missing_ok=True)
 
     def say(words: str) -> None:
@@ -120,6 +120,11 @@ def build(
         whole = {**manifest, **tried.judge.entries(), **_entries(engine, target, tried)}
         sources = {**_probe(work, evidence, tried), **{name: work / name for name in tried.variant.files}}
         return replace(built, bundle=write_bundle(folder, whole, sources))
+
+
+def log_of(folder: Path) -> Path:
+    """Return where the steps of a build into the folder are kept, and what its engine printed."""
+    return folder.parent / f"{folder.name}.log"
 
 
 def _tune(

@@ -12,7 +12,7 @@ from milonga_compiler import __main__ as building
 from milonga_compiler import tune_command as tuning
 from milonga_compiler.engines import ENGINES, plugged
 from milonga_compiler.environments import add, adding_line, interpreter, usable
-from milonga_compiler.errors import CompilerError
+from milonga_compiler.errors import CompilerError, in_words
 from milonga_compiler.examples import example
 from milonga_compiler.export import export
 from milonga_compiler.tango import TYPES, export_tango
@@ -64,7 +64,7 @@ def _example(given: argparse.Namespace) -> int:
             given.output.write_text(text, encoding="utf-8")
             print(f"{given.output} is written; run: python {given.output} PICTURE --bundle {given.bundle}")
     except (CompilerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     return 0
 
@@ -76,7 +76,7 @@ def _export(given: argparse.Namespace) -> int:
         else:
             written = export(given.bundle, given.output, given.kubernetes)
     except (CompilerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     then = "TANGO's deployers take the folder" if given.tango else "the Containerfile says how to build it"
     print(f"written, not verified: {', '.join(map(str, written))}; {then}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections.abc import Sequence
 
 
@@ -55,3 +57,12 @@ class PicturesUnusable(CompilerError):
 
 class BundleInvalid(CompilerError):
     """A bundle is not what its manifest says."""
+
+
+def in_words(error: OSError) -> str:
+    """Return what the system refused, for people."""
+    # numpy says that it could not write, and not why; the files that it is given here are on disks.
+    if error.errno == errno.ENOSPC or "problem writing element" in str(error):
+        place = error.filename2 or error.filename or f"{tempfile.gettempdir()} or where the build goes"
+        return f"the disk is full: {place}; make room (scratch files lie where TMPDIR says) and do it again"
+    return str(error)

@@ -53,7 +53,7 @@ def export(bundle: Path, folder: Path, kubernetes: bool) -> list[Path]:
         shutil.copyfile(str(bundle / file.path), str(place))
     name = _name(str(manifest["project"]))
     text = _CONTAINERFILE.format(
-        model_version=manifest["model_version"], folder=folder, name=name, engine=engine, port=PORT
+        model_version=manifest["model_version"] or "a network", folder=folder, name=name, engine=engine, port=PORT
     )
     written = [folder / "Containerfile"]
     written[0].write_text(text, encoding="utf-8")

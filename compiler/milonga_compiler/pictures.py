@@ -51,7 +51,15 @@ def load_pictures(path: Path, scaling: Scaling) -> Pictures:
 
     In an npz file, x is uint8 (n, 3, H, W), or float32 where it is normalised already. Raises PicturesUnusable.
     """
+    if not path.exists():
+        raise PicturesUnusable(f"{path} is missing; name a folder of pictures, or an npz file")
     return _of_folder(path, scaling) if path.is_dir() else _of_arrays(path, scaling)
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the sub-folders that hold pictures; none for an npz file, or where pictures lie beside folders."""
+    found = {file.parent for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES} if path.is_dir() else set()
+    return () if path in found else tuple(sorted({folder.name for folder in found}))
 
 
 def _of_folder(folder: Path, scaling: Scaling) -> Pictures:

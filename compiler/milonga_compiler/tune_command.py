@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from milonga_compiler.backends import backend
-from milonga_compiler.errors import CompilerError
+from milonga_compiler.errors import CompilerError, in_words
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Step, Tuning, network_ms
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"stopped; what was found is kept in {given.database}: the same line goes on", file=sys.stderr)
         return 130
     except (CompilerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     assert step is not None, "a tuning that begins tells of it"
     _show(step, given.json)

@@ -14,6 +14,7 @@ from milonga_compiler.parity import Labelled
 from milonga_compiler.pictures import Scaling
 from PIL import Image
 
+from tests.compiler import foreign
 from tests.compiler.networks import MEAN, STD, Pictures
 
 SCALED = [f"--{name}={','.join(map(str, values))}" for name, values in (("mean", MEAN), ("std", STD))]
@@ -65,6 +66,7 @@ def test_a_person_can_build_from_a_folder_of_pictures_like_another_bundle(
         (["--target", "onnxruntime/int8"], "--mean"),
         (["--target", "onnxruntime/int8", "--calibration", "nowhere.npz", *SCALED], "nowhere.npz"),
         (["--target", "onnxruntime/int8", "--like", "nowhere"], "nowhere"),
+        (["--target", "onnxruntime/int8", "--mean=0,0,0", "--std=0,1,1"], "above 0"),
     ],
 )
 def test_input_that_cannot_be_used_is_explained(
@@ -82,7 +84,50 @@ def test_a_file_that_is_no_network_is_explained(
 ) -> None:
     where = ["--calibration", str(arrays), "--output", str(tmp_path / "out"), *SCALED]
     assert main([str(arrays), "--target", "onnxruntime/fp32", *where]) == 2
-    assert "not an ONNX file" in capsys.readouterr().err
+    assert "is not ONNX" in capsys.readouterr().err
+
+
+def _colours(folder: Path, names: tuple[str, ...]) -> Path:
+    for index, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.full((foreign.SIZE_PX, foreign.SIZE_PX, 3), 40 * number, dtype=np.uint8)
+            pixels[..., index] = 255 - number
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_a_network_as_torch_exports_it_is_built_with_the_names_of_the_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = foreign.classifier(tmp_path / "sent.onnx")
+    pictures = _colours(tmp_path / "pictures", ("bolt", "nut", "screw"))
+    where = ["--calibration", str(pictures), "--output", str(tmp_path / "out"), *SCALED]
+    assert main([str(sent), "--target", "onnxruntime/fp32", *where]) == 0
+    said = capsys.readouterr()
+    assert "onnxruntime/fp32: VERIFIED" in said.out and "the network's" in said.out
+    manifest = verify_bundle(tmp_path / "out").manifest
+    assert manifest["classes"] == ["bolt", "nut", "screw"] and manifest["input"]["resize"] == "stretch"
+
+
+def test_a_detector_that_tells_each_object_once_is_built_to_suppress_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = foreign.detector(tmp_path / "sent.onnx", end_to_end=True)
+    pictures = _colours(tmp_path / "pictures", ("any",))
+    where = ["--calibration", str(pictures), "--output", str(tmp_path / "out"), "--classes", "bolt,nut,screw", *SCALED]
+    assert main([str(sent), "--target", "onnxruntime/fp32", *where]) == 0, capsys.readouterr().err
+    manifest = verify_bundle(tmp_path / "out").manifest
+    assert manifest["task"] == "detection" and manifest["postprocess"]["iou_threshold"] == 1.0
+
+
+def test_folders_that_do_not_name_all_classes_are_refused(
+    network: tuple[Path, Labelled], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = _colours(tmp_path / "pictures", ("one", "two"))
+    where = ["--calibration", str(pictures), "--output", str(tmp_path / "out"), *SCALED]
+    assert main([str(network[0]), "--target", "onnxruntime/fp32", *where]) == 2
+    assert "knows 10 classes, and 2 folders of pictures there are" in capsys.readouterr().err
 
 
 def test_a_picture_of_an_unknown_class_is_named(

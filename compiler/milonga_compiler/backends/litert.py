@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.engines import Precision
-from milonga_compiler.errors import BuildFailed
+from milonga_compiler.errors import BuildFailed, UnsupportedOperators
 from milonga_compiler.network import Network
 from milonga_compiler.pnnx import convert
 
@@ -27,8 +28,7 @@ class LiteRtBackend(Backend):
     ) -> Iterable[BuiltModel]:
         model = folder / "model.tflite"
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-            convert(network, Path(scratch))
-            _translated(Path(scratch) / "converted.py", network.shape).export(str(model))
+            _translated(_code(network, Path(scratch)), network.shape).export(str(model))
         if precision is Precision.INT8 and calibration is not None:
             yield from _quantized(model, calibration)
         else:
@@ -48,7 +48,21 @@ class LiteRtBackend(Backend):
         return np.concatenate(outputs)
 
     def _accept(self, network: Network, scratch: Path) -> None:
-        convert(network, scratch)
+        _code(network, scratch)
+
+
+def _code(network: Network, scratch: Path) -> Path:
+    """Return the file of PyTorch code that pnnx wrote. Raises UnsupportedOperators or BuildFailed."""
+    code = convert(network, scratch).with_suffix(".py")
+    # What pnnx does not know in PyTorch's terms it calls by its name in ONNX, which no module defines.
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(code.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    if unknown := sorted(name for name in network.operators if name.rpartition(".")[2] in called):
+        raise UnsupportedOperators(f"pnnx does not know the operators {', '.join(unknown)}", unknown)
+    return code
 
 
 def _translated(code: Path, shape: tuple[int, ...]) -> Any:

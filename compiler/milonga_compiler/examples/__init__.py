@@ -47,7 +47,7 @@ def example(bundle: Path) -> str:
     if not (_PARTS / f"{task}.txt").is_file():
         raise CompilerError(f"there is no example for the task {task!r}")
     head = _HEAD.format(
-        model_version=manifest["model_version"],
+        model_version=manifest["model_version"] or "a network",
         engine=engine,
         precision=manifest["precision"],
         package=_PACKAGES[engine],

@@ -42,6 +42,8 @@ class Told:
     resize: str = ""
     # For a file that leaves height and width open.
     size_px: int = 0
+    # Names for the outputs of a classifier whose file says none.
+    folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _about(foreign: Foreign, told: Told, made: Floats) -> Adopted:
 
 
 def _classes(foreign: Foreign, told: Told, count: int | None) -> tuple[str, ...]:
-    names = told.classes or foreign.said_classes
+    names = told.classes or foreign.said_classes or (told.folders if count is not None else ())
     if not names:
         many = f"{count} outputs" if count is not None else "boxes"
         raise BuildFailed(

@@ -47,7 +47,7 @@ def _run(path: Path, pictures: Floats, names: list[str] | None) -> list[Any]:
     try:
         session = OnnxRuntimeBackend().session(path, 1)
     except UnsupportedOperators as error:
-        raise _unsupported(path, error) from error
+        raise unsupported(path, error) from error
     try:
         found: list[Any] = session.run(names, {session.get_inputs()[0].name: pictures})
     except Exception as error:  # onnxruntime raises many kinds, none of them public.
@@ -56,7 +56,7 @@ def _run(path: Path, pictures: Floats, names: list[str] | None) -> list[Any]:
     return found
 
 
-def _unsupported(path: Path, error: UnsupportedOperators) -> BuildFailed:
+def unsupported(path: Path, error: UnsupportedOperators) -> BuildFailed:
     """Name the operators, and the engines that know them."""
     able = knowing(read_network(path), error.operators)
     who = f"{', '.join(able)} here would, but it is proved by ONNX Runtime" if able else "no engine here does"
