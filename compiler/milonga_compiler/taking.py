@@ -68,7 +68,7 @@ def _own(path: Path) -> _Own | None:
         return None
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
-    if [value.name for value in inputs] != ["image"] or len(graph.output) != 1:
+    if [value.name for value in inputs] != ["image"] or not graph.output:
         return None
     image, output = (value.type.tensor_type for value in (inputs[0], graph.output[0]))
     batch, *sizes = [axis.dim_value for axis in image.shape.dim] or [0]

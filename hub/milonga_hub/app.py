@@ -27,6 +27,7 @@ from milonga_hub.alerts.rpc import AlertRpc
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import places
 from milonga_hub.blobs.watching import BlobWatch
+from milonga_hub.builds.device_tuning import DeviceTunings
 from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.builds.runner import BuildRunner
 from milonga_hub.builds.service import BuildService
@@ -162,7 +163,8 @@ class Hub:
         self.executor = Executor(self.runs, self._work)
         self.jobs = Jobs(workers.chosen(settings))
         sessions = TuningSessions(self.folder / "tuning", self.blobs, self.signing)
-        self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs, sessions)
+        self.builds.device_tunings = DeviceTunings(sessions, self.devices)
+        self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs)
         self.addresses = Addresses("", "", "", "")
 
     def _open_stores(self) -> places.Stores:

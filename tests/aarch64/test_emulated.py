@@ -30,7 +30,8 @@ from tests.devices.world import World, hub
 
 # Kernels add in another order on another processor: ONNX Runtime and TVM stayed within 3e-5 of the host.
 _CLOSE = 1e-4
-_SECONDS = 240.0
+# Emulated, and on machines with much other work: what takes longer hangs.
+_SECONDS = 1500.0
 
 _RUN = """
 import sys

@@ -14,7 +14,7 @@ from milonga_agent.kernels import verify
 from milonga_compiler.timing import Library, Times, pack
 from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.device_tuning import DeviceTuning, threads_of
-from milonga_hub.builds.models import Build, BuildTuning, TuningSite
+from milonga_hub.builds.models import BuildTuning, TuningSite
 from milonga_hub.builds.rules import asked_tuning, check_tuning
 from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.devices.models import Device, Inventory
@@ -25,8 +25,6 @@ from milonga_hub.signing import keys
 from milonga_hub.signing.service import SigningService
 
 from tests.signing.ready import signing
-
-TUNING = BuildTuning(site=TuningSite.DEVICE, minutes=10)
 
 
 class Hub:
@@ -63,10 +61,7 @@ class Hub:
         return Timed("pi-1", self.times, 4.0)
 
     def ask(self, count: int = 1) -> Times:
-        build = Build(
-            name="b", model_version="models/digits/versions/1", device_type="pi", engine="tvm", precision="fp32"
-        )
-        tuning = DeviceTuning(build, TUNING, "digits", self.sessions, self, lambda words: None)
+        tuning = DeviceTuning("digits", "pi", "", self.sessions, self, lambda words: None)
         answers = [asyncio.run(tuning.answer({"kernels": str(self.kernels)})) for _ in range(count)]
         return Times.from_json(answers[-1])
 
@@ -123,16 +118,15 @@ def _signed_by(path: Path, signers: list[Any]) -> Any:
 
 
 def test_a_device_is_wanted_of_the_builds_type_and_its_threads_are_used() -> None:
-    build = Build(name="b", model_version="v", device_type="pi", engine="tvm", precision="fp32")
     devices = [
         Device(name=name, device_type=kind, inventory=Inventory(threads=threads))
         for name, kind, threads in (("pi-1", "pi", 4), ("pi-2", "pi", 2), ("orin-1", "orin", 8))
     ]
-    assert threads_of(build, TUNING, devices) == 2
-    assert threads_of(build, TUNING.model_copy(update={"wanted_device": "pi-1"}), devices) == 4
-    assert threads_of(build, TUNING, []) == 1
+    assert threads_of("pi", "", devices) == 2
+    assert threads_of("pi", "pi-1", devices) == 4
+    assert threads_of("pi", "", []) == 1
     with pytest.raises(FailedPrecondition, match="orin-1 is not a device of type pi; of that type: pi-1, pi-2"):
-        threads_of(build, TUNING.model_copy(update={"wanted_device": "orin-1"}), devices)
+        threads_of("pi", "orin-1", devices)
 
 
 def test_what_cannot_be_tuned_is_said_before_anything_begins() -> None:

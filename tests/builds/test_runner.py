@@ -40,7 +40,7 @@ def _make(hub: Services, target: str, board: Board | None = None, seconds: float
 
     async def work() -> Build:
         with hub.events.listen("builds/") as news:
-            runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", Jobs(), hub.sessions)
+            runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", Jobs())
             build = hub.builds.start(VERSION, "pi", target)
             task = asyncio.create_task(runner.run())
             try:
@@ -111,7 +111,7 @@ def test_what_devices_build_for_themselves_falls_back_to_what_is_proved_and_is_p
 
 def test_a_cancelled_build_ends_its_job_and_the_next_is_made(hub: Services) -> None:
     async def work() -> None:
-        runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", Jobs(), hub.sessions)
+        runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", Jobs())
         first, second = (hub.builds.start(VERSION, "pi", target) for target in ("onnxruntime/fp32", "reference/fp32"))
         with hub.events.listen("builds/") as news:
             task = asyncio.create_task(runner.run())

@@ -11,6 +11,8 @@ from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec
 from milonga_hub.runs.candidates import Choice, Specialised
 from milonga_hub.runs.deliver import build
 from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.stages import Report
+from milonga_hub.runs.tuning import how_tuned
 
 from tests.builds.test_job import _spec
 from tests.runs.boards import Board, Hub
@@ -65,6 +67,22 @@ def test_each_type_gets_its_fastest_and_one_that_has_none_is_left_out_with_every
     orders = [builds.orders.get(version.name, name).spec for name in ("quick", "tight")]
     assert [one["tuning_minutes"] for one in orders] == [2.5, 2.5]
     assert {one["tuning_database"] for one in orders} == {str(hub.work.folder.parent / "tuned" / "hub")}
+
+
+def test_devices_that_time_kernels_are_asked_for_each_type_that_gains_and_for_no_build_later(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    wanted = BuildSpec(targets=[*TARGETS, "tvm/fp32"], tuning_minutes=3.0, tune_on_devices=True)
+    hub = Hub(tmp_path / "hub", ProjectSpec(dataset="digits", build=wanted))
+    hub.boards = {"pi": Board("pi", lambda item, count: 2.0)}
+    plan = hub.plan({})
+    tuning, report = how_tuned(hub.work, plan, plan.types[0]), Report(hub.services.runs, "", "build", silent=True)
+    root = hub.work.folder.parent / "tuned"
+    on = {"device": "", "threads": 1}
+    assert tuning.told == {"tuning_minutes": 3.0, "tuning_database": str(root / "on-devices" / "pi"), "tuning_on": on}
+    assert tuning.question(report, 0.0) is not None
+    assert {**tuning.told, **tuning.afterwards}["tuning_minutes"] == 0.0
+    without = how_tuned(hub.work, plan, plan.types[0].model_copy(update={"targets": TARGETS}))
+    assert without.told["tuning_database"] == str(root / "hub") and without.question(report, 0.0) is None
 
 
 def test_a_run_ends_where_no_type_has_a_build_and_the_table_stays(hub: Hub, tmp_path: Path) -> None:

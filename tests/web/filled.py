@@ -20,6 +20,7 @@ from milonga_hub.alerts.facts import Observer
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import BlobStore, digest_of
 from milonga_hub.blobs.watching import BlobWatch
+from milonga_hub.builds.device_tuning import DeviceTunings
 from milonga_hub.builds.service import BuildService
 from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.datasets.service import DatasetService
@@ -99,7 +100,8 @@ class Services:
         self.models = ModelService(self.database, self.blobs)
         signer = signing(folder / "signing")
         self.builds = BuildService(self.database, self.blobs, self.events, signer)
-        self.sessions = TuningSessions(folder / "tuning", self.blobs, signer)
+        sessions = TuningSessions(folder / "tuning", self.blobs, signer)
+        self.builds.device_tunings = DeviceTunings(sessions, self.devices)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
         self.quotas = QuotaService(

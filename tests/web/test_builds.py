@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from milonga_hub.builds.models import BuildTuning, TuningSite
 
 from tests.agent.bundles import example
 from tests.builds.test_service import _verified
@@ -69,6 +70,22 @@ def test_a_build_is_started_over_rest_and_by_the_page(client: TestClient, hub: S
     assert "in progress" not in client.post(f"{place}/cancel").text
     assert client.post(f"/api/v1{place}:cancel").json()["error"]["code"] == "FAILED_PRECONDITION"
     assert [build.target for build in hub.builds.queued()] == ["openvino/int8"]
+
+
+def test_a_build_is_started_with_a_tuning_by_the_page(client: TestClient, hub: Services) -> None:
+    hub.builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    assert "Tuning, of tvm alone" in client.get(f"/{VERSION}").text
+    body = {"device_type": "pi", "target": "tvm/fp32", "tuning_minutes": "12.5"}
+    client.post(f"/{VERSION}/builds", data=body)
+    client.post(f"/{VERSION}/builds", data={**body, "target": "ncnn/fp32", "tuning_minutes": ""})
+    asked = {build.target: build.wanted_tuning for build in hub.builds.queued()}
+    assert asked == {"tvm/fp32": BuildTuning(site=TuningSite.DEVICE, minutes=12.5), "ncnn/fp32": None}
+    for wrong, why in (
+        ({"target": "ncnn/fp16"}, "is not tuned"),
+        ({"tuning_minutes": "ten"}, "not a number of minutes"),
+    ):
+        refused = client.post(f"/{VERSION}/builds", data={**body, "target": "tvm/fp32", **wrong})
+        assert refused.status_code == 400 and why in refused.text
 
 
 def test_a_bundle_is_downloaded_with_its_program_its_manifest_and_its_log(

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 from milonga_compiler.timing import MOST_SECONDS_EACH, Times, count_in
 
-from milonga_hub.builds.models import Build, BuildTuning
 from milonga_hub.builds.sessions import TuningSessions
+from milonga_hub.builds.tuned import asked_on_devices
 from milonga_hub.devices.models import Device, File
 from milonga_hub.devices.service import Timed, TimingItem
 from milonga_hub.errors import FailedPrecondition, MilongaError
+from milonga_hub.jobs import OnQuestion
 
 # Long enough that a busy device's noise does not choose, and ten times as long as MetaSchedule takes on a machine of its own.
 _SECONDS_EACH = 0.3
@@ -41,14 +42,15 @@ class DeviceTuning:
 
     def __init__(
         self,
-        build: Build,
-        tuning: BuildTuning,
         project: str,
+        device_type: str,
+        wanted_device: str,
         sessions: TuningSessions,
         devices: Timers,
         tell: Callable[[str], None],
     ) -> None:
-        self._build, self._tuning, self._project = build, tuning, project
+        """`wanted_device` is the one of the type that times them, or empty for any."""
+        self._project, self._device_type, self._wanted_device = project, device_type, wanted_device
         self._sessions, self._devices, self._tell = sessions, devices, tell
         self._device = ""
 
@@ -62,7 +64,7 @@ class DeviceTuning:
 
     async def _times(self, kernels: Path) -> Times:
         count = await asyncio.to_thread(count_in, kernels)
-        session = await asyncio.to_thread(self._sessions.open, self._project, self._build.device_type)
+        session = await asyncio.to_thread(self._sessions.open, self._project, self._device_type)
         digest = await asyncio.to_thread(self._sessions.blobs.put_file, kernels)
         item = TimingItem(
             session=session.file,
@@ -75,7 +77,7 @@ class DeviceTuning:
         )
         try:
             timed = await self._devices.time_kernels(
-                self._build.device_type, item, self._tuning.wanted_device, self._device, tell=self._tell
+                self._device_type, item, self._wanted_device, self._device, tell=self._tell
             )
         finally:
             await asyncio.to_thread(self._sessions.blobs.delete, digest)
@@ -88,13 +90,36 @@ class DeviceTuning:
         )
 
 
-def threads_of(build: Build, tuning: BuildTuning, devices: list[Device]) -> int:
+class DeviceTunings:
+    """Lets build jobs tune on devices, with the sessions that these trust."""
+
+    def __init__(self, sessions: TuningSessions, devices: Timers) -> None:
+        self._sessions, self._devices = sessions, devices
+
+    def asked_of_job(
+        self, project: str, root: Path, device_type: str, minutes: float, wanted_device: str = ""
+    ) -> dict[str, Any]:
+        """Return what a build job is told; `root` is where the project's tuned kernels lie. See tuned.py.
+
+        Raises FailedPrecondition where the wanted device is none of the type, or the owners of keys have not allowed it yet.
+        """
+        threads = threads_of(device_type, wanted_device, self._devices.matching(""))
+        # Before anything begins: without a signature all of it would be for nothing.
+        self._sessions.open(project, device_type)
+        return asked_on_devices(root, device_type, minutes, wanted_device, threads)
+
+    def answering(
+        self, project: str, device_type: str, tell: Callable[[str], None], wanted_device: str = ""
+    ) -> OnQuestion:
+        """Return what answers the job's questions; what devices are waited for is told."""
+        return DeviceTuning(project, device_type, wanted_device, self._sessions, self._devices, tell).answer
+
+
+def threads_of(device_type: str, wanted_device: str, devices: list[Device]) -> int:
     """Return how many threads the devices run models with. Raises FailedPrecondition where the wanted one is not of the type."""
-    of_type = [one for one in devices if one.device_type == build.device_type]
-    if tuning.wanted_device and all(one.name != tuning.wanted_device for one in of_type):
+    of_type = [one for one in devices if one.device_type == device_type]
+    if wanted_device and all(one.name != wanted_device for one in of_type):
         known = ", ".join(one.name for one in of_type) or "no device"
-        raise FailedPrecondition(
-            f"{tuning.wanted_device} is not a device of type {build.device_type}; of that type: {known}"
-        )
-    threads = [one.inventory.threads for one in of_type if tuning.wanted_device in ("", one.name)]
+        raise FailedPrecondition(f"{wanted_device} is not a device of type {device_type}; of that type: {known}")
+    threads = [one.inventory.threads for one in of_type if wanted_device in ("", one.name)]
     return max(1, min(threads, default=1))

@@ -11,10 +11,8 @@ from typing import Any, Protocol
 
 from milonga_hub import tracing
 from milonga_hub.builds import rules, tuned
-from milonga_hub.builds.device_tuning import DeviceTuning, Timers, threads_of
 from milonga_hub.builds.models import Build, BuildState, TuningSite
 from milonga_hub.builds.service import BuildService, item_of, project_of
-from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceBuild, DeviceState, Measurement
 from milonga_hub.devices.service import MeasurementItem
@@ -32,9 +30,10 @@ _MEASURING_SECONDS = 600.0
 _FILES = ("onnx", "expected", "data")
 
 
-class Devices(Timers, Protocol):
+class Devices(Protocol):
     """What builds need of DeviceService."""
 
+    def matching(self, selector: str) -> list[Device]: ...
     def device_builds(self, device: str = "", bundle: str = "") -> tuple[list[DeviceBuild], str]: ...
     async def measure(
         self,
@@ -47,16 +46,13 @@ class Devices(Timers, Protocol):
 
 
 class BuildRunner:
-    """`folder` holds a folder for each build; `sessions` let devices tune."""
+    """`folder` holds a folder for each build."""
 
-    def __init__(
-        self, builds: BuildService, devices: Devices, folder: Path, jobs: Jobs, sessions: TuningSessions
-    ) -> None:
+    def __init__(self, builds: BuildService, devices: Devices, folder: Path, jobs: Jobs) -> None:
         self._builds = builds
         self._devices = devices
         self._folder = folder
         self._jobs = jobs
-        self._sessions = sessions
         self._making: asyncio.Task[None] | None = None
         builds.growing_log = lambda build: self._place(build) / f"{build.engine}-{build.precision}.log"
 
@@ -150,14 +146,8 @@ class BuildRunner:
             return tuned.asked_of_job(root, architecture, build.device_type, ordered.get("tuning_minutes", 0.0))
         if wanted.site is TuningSite.HUB:
             return {"tuning_minutes": wanted.minutes, "tuning_database": str(tuned.on_hub(root, architecture))}
-        threads = threads_of(build, wanted, self._devices.matching(""))
-        # Before anything begins: without a signature all of it would be for nothing.
-        self._sessions.open(project_of(build), build.device_type)
-        return {
-            "tuning_minutes": wanted.minutes,
-            "tuning_database": str(tuned.on_devices(root, build.device_type)),
-            "tuning_on": {"device": wanted.wanted_device, "threads": threads},
-        }
+        on = self._builds.device_tunings
+        return on.asked_of_job(project_of(build), root, build.device_type, wanted.minutes, wanted.wanted_device)
 
     def _questions(self, build: Build) -> OnQuestion | None:
         """Return what answers the job, where it tunes on devices."""
@@ -168,7 +158,8 @@ class BuildRunner:
         def tell(words: str) -> None:
             self._builds.change_stage(build.name, "build", message=words)
 
-        return DeviceTuning(build, wanted, project_of(build), self._sessions, self._devices, tell).answer
+        on = self._builds.device_tunings
+        return on.answering(project_of(build), build.device_type, tell, wanted.wanted_device)
 
     async def _job(self, build: Build, spec: dict[str, Any]) -> dict[str, Any]:
         def tell(progress: Progress) -> None:

@@ -17,6 +17,7 @@ from sqlmodel import col, false, func, or_, select
 
 from milonga_hub.blobs import Blobs, digest_of_file
 from milonga_hub.builds import rules
+from milonga_hub.builds.device_tuning import DeviceTunings
 from milonga_hub.builds.models import Build, BuildOverride, BuildState, BuildTuning, Gate
 from milonga_hub.builds.orders import BuildOrders
 from milonga_hub.builds.tuned import asked_of_job
@@ -56,6 +57,8 @@ class BuildService:
         self.on_queued: Callable[[], None] = lambda: None
         self.on_cancelled: Callable[[str], None] = lambda name: None
         self.growing_log: Callable[[Build], Path | None] = lambda build: None
+        # Known once devices are: app.py sets it.
+        self.device_tunings: DeviceTunings
 
     def start(self, model_version: str, device_type: str, target: str, tuning: BuildTuning | None = None) -> Build:
         """Queue a build of a device type's subnet for one more target; one that is in progress already is returned as it is.

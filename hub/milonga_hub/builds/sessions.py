@@ -64,7 +64,7 @@ class TuningSessions:
         if not self._signer.is_signed(project, found.file.digest):
             raise FailedPrecondition(
                 f"tuning on devices of type {device_type} is not signed yet by keys that are not on this hub; see milonga keys"
-                " status, sign what waits, then start the build again"
+                " status, sign what waits, then start the build again, or: milonga runs resume RUN"
             )
         return found
 

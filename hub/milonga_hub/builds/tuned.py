@@ -35,3 +35,12 @@ def asked_of_job(root: Path, architecture: str, device_type: str, minutes: float
     if (own / RECORDS).exists() and (own / RECORDS).stat().st_size:
         return {"tuning_minutes": 0.0, "tuning_database": str(own)}
     return {"tuning_minutes": minutes, "tuning_database": str(on_hub(root, architecture))}
+
+
+def asked_on_devices(root: Path, device_type: str, minutes: float, wanted_device: str, threads: int) -> dict[str, Any]:
+    """Return what a build job is told where devices of the type time kernels, one that is named or any of them."""
+    return {
+        "tuning_minutes": minutes,
+        "tuning_database": str(on_devices(root, device_type)),
+        "tuning_on": {"device": wanted_device, "threads": threads},
+    }

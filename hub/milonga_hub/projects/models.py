@@ -78,6 +78,14 @@ class BuildSpec(Spec):
     calibration_count: int = Bound(default=128, ge=1, le=_COUNT)
     # Of each build for TVM; 0: its kernels are not tuned.
     tuning_minutes: float = Bound(default=0.0, ge=0, le=_MINUTES)
+    # A device of each type times them, in place of the hub.
+    tune_on_devices: bool = Bound(default=False)
+
+    @model_validator(mode="after")
+    def _tuned_for_some_time(self) -> BuildSpec:
+        if self.tune_on_devices and not self.tuning_minutes:
+            raise ValueError("tune_on_devices: say for how long, build.tuning_minutes is 0")
+        return self
 
 
 class DetectionSpec(Spec):

@@ -21,6 +21,7 @@ from milonga_hub.runs.models import Comparison, RunState
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.prepare import live_rollouts
 from milonga_hub.runs.stages import Report
+from milonga_hub.runs.tuning import how_tuned
 from milonga_hub.runs.work import Work
 
 
@@ -53,19 +54,15 @@ async def build(
     builds: dict[str, list[Build]] = {}
     for index, (name, choice) in enumerate(choices.items()):
         share = 0.7 / len(choices)
-        # Subnets of one supernet share kernels, and so do those of all versions of a project.
-        tuning = services.builds.tuning_of_job(
-            services.folder / work.run.project / "tuned",
-            choice.type.architecture,
-            choice.type.name,
-            plan.spec.build.tuning_minutes,
-        )
-        made = orders.Made(work.run.project, version.name, tuning["tuning_database"])
+        tuning = await asyncio.to_thread(how_tuned, work, plan, choice.type)
+        made = orders.Made(work.run.project, version.name, tuning.told["tuning_database"])
         spec = orders.building(plan, work.place(plan), choice.type, choice.candidate, choice.measured_ms, made)
-        spec |= tuning
-        result = await work.job("build", f"build/{name}", spec, report.of_job(share * index, share * (index + 1)))
+        spec |= tuning.told
+        tell, question = report.of_job(share * index, share * (index + 1)), tuning.question(report, share * index)
+        result = await work.job("build", f"build/{name}", spec, tell, question)
         predicted, limits = choice.candidate.get("predicted_ms"), choice.type.limits
-        services.builds.orders.keep(version.name, name, spec, limits.latency_ms, limits.model_bytes, predicted)
+        kept = {**spec, **tuning.afterwards}
+        services.builds.orders.keep(version.name, name, kept, limits.latency_ms, limits.model_bytes, predicted)
         builds[name] = await asyncio.to_thread(
             services.builds.record, version.name, name, result["builds"], predicted, plan.spec.task
         )

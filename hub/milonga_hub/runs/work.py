@@ -16,7 +16,7 @@ from milonga_hub.datasets.models import TRAINING_FILES
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
-from milonga_hub.jobs import Jobs
+from milonga_hub.jobs import Jobs, OnQuestion
 from milonga_hub.models.service import ModelService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Run
@@ -74,6 +74,8 @@ class Work:
             write_atomically(path, json.dumps(make(), indent=1))
         return json.loads(path.read_text(encoding="utf-8"))
 
-    async def job(self, kind: str, folder: str, spec: dict[str, Any], tell: Any) -> dict[str, Any]:
+    async def job(
+        self, kind: str, folder: str, spec: dict[str, Any], tell: Any, on_question: OnQuestion | None = None
+    ) -> dict[str, Any]:
         """Return the result of the job in this folder of the run; it runs only if it has not finished before."""
-        return await self.services.jobs.run(kind, spec, self.folder / folder, tell)
+        return await self.services.jobs.run(kind, spec, self.folder / folder, tell, on_question)

@@ -358,6 +358,7 @@ class BuildSpec(_message.Message):
     CALIBRATION_COUNT_FIELD_NUMBER: _builtins.int
     MAX_CLASS_LOSS_POINTS_FIELD_NUMBER: _builtins.int
     TUNING_MINUTES_FIELD_NUMBER: _builtins.int
+    TUNE_ON_DEVICES_FIELD_NUMBER: _builtins.int
     max_accuracy_loss_points: _builtins.float
     """Accuracy that a build may lose against its subnet, in percentage points."""
     calibration_count: _builtins.int
@@ -368,8 +369,10 @@ class BuildSpec(_message.Message):
     """
     tuning_minutes: _builtins.float
     """Minutes for which the hub may tune kernels before it builds for TVM, of each build anew; 0: none. Only for devices of its own
-    kind of processor.
+    kind of processor, unless devices time them.
     """
+    tune_on_devices: _builtins.bool
+    """Have a connected device of each type time the kernels, in place of the hub: for devices of any architecture."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Engines and precisions to try, for example "onnxruntime/fp32", "onnxruntime/int8". Empty: those of each device type."""
@@ -382,10 +385,11 @@ class BuildSpec(_message.Message):
         calibration_count: _builtins.int = ...,
         max_class_loss_points: _builtins.float | None = ...,
         tuning_minutes: _builtins.float = ...,
+        tune_on_devices: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "calibration_count", b"calibration_count", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points", "targets", b"targets", "tuning_minutes", b"tuning_minutes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points", "_max_class_loss_points", b"_max_class_loss_points", "calibration_count", b"calibration_count", "max_accuracy_loss_points", b"max_accuracy_loss_points", "max_class_loss_points", b"max_class_loss_points", "targets", b"targets", "tune_on_devices", b"tune_on_devices", "tuning_minutes", b"tuning_minutes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_accuracy_loss_points: _TypeAlias = _typing.Literal["max_accuracy_loss_points"]  # noqa: Y015
     _WhichOneofArgType__max_accuracy_loss_points: _TypeAlias = _typing.Literal["_max_accuracy_loss_points", b"_max_accuracy_loss_points"]  # noqa: Y015

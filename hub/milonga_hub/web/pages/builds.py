@@ -12,8 +12,10 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 
-from milonga_hub.builds.rules import objection_to
+from milonga_hub.builds.models import BuildTuning, TuningSite
+from milonga_hub.builds.rules import asked_tuning, objection_to
 from milonga_hub.callers import signature
+from milonga_hub.errors import InvalidInput
 from milonga_hub.web.charts.confusion import confusion
 from milonga_hub.web.charts.precision import precision_recall
 from milonga_hub.web.pages.page import render
@@ -69,9 +71,15 @@ def router(hub: HubServices) -> APIRouter:
 
     @pages.post("/models/{model}/versions/{number}/builds")
     async def start(
-        model: str, number: int, device_type: Annotated[str, Form()], target: Annotated[str, Form()]
+        model: str,
+        number: int,
+        device_type: Annotated[str, Form()],
+        target: Annotated[str, Form()],
+        tuning_minutes: Annotated[str, Form()] = "",
+        tuning_on: Annotated[str, Form()] = "",
     ) -> RedirectResponse:
-        return _to(hub.builds.start(f"models/{model}/versions/{number}", device_type, target).name)
+        tuning = _tuning(tuning_minutes, tuning_on)
+        return _to(hub.builds.start(f"models/{model}/versions/{number}", device_type, target, tuning).name)
 
     @pages.post("/models/{model}/versions/{number}/builds/{build}/cancel")
     async def cancel(model: str, number: int, build: str) -> RedirectResponse:
@@ -86,6 +94,15 @@ def router(hub: HubServices) -> APIRouter:
         return _to(hub.builds.choose(_name(model, number, build)).name)
 
     return pages
+
+
+def _tuning(minutes: str, on: str) -> BuildTuning | None:
+    """Return the tuning that the form asks for; a field that was left empty asks for none."""
+    try:
+        wanted = float(minutes or 0)
+    except ValueError:
+        raise InvalidInput(f"{minutes!r} is not a number of minutes") from None
+    return asked_tuning(wanted, TuningSite.HUB if on == "hub" else None, "") if wanted else None
 
 
 def _answers(manifest: Mapping[str, Any]) -> Answers | None:

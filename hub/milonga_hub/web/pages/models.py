@@ -10,6 +10,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
+from milonga_compiler.engines import ENGINES
 from milonga_compiler.target import known_targets
 
 from milonga_hub.builds.models import Build
@@ -65,6 +66,7 @@ def router(hub: HubServices) -> APIRouter:
             device_count=len(devices),
             types=hub.builds.orders.types(version.name),
             targets=known_targets(),
+            tuned=[name for name, engine in ENGINES.items() if engine.tuned],
             lineage=_lineage(version, builds, rollouts),
             others=others,
             against=against,
