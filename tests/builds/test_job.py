@@ -118,6 +118,18 @@ def test_the_manifest_says_what_healthy_telemetry_looks_like(built: tuple[Any, d
     )
 
 
+def test_the_manifest_keeps_single_answers_to_look_at(built: tuple[Any, dict[str, Any], Path]) -> None:
+    spec, result, _ = built
+    manifest = verify_bundle(Path(result["builds"][1]["directory"])).manifest
+    found = manifest["judged"]["examples"]
+    with np.load(spec["data"]) as data:
+        shown = data["y_val"]
+        labels = [str(data["classes"][shown[each["row"]]]) for each in found]
+    assert found and labels == [manifest["classes"][each["label"]] for each in found]
+    wrong = [each["label"] != each["answer"] for each in found]
+    assert wrong == sorted(wrong, reverse=True), "mistakes first"
+
+
 def test_a_device_counts_embeddings_as_the_manifest_says_that_validation_pictures_do(
     built: tuple[Any, dict[str, Any], Path],
 ) -> None:
