@@ -53,6 +53,10 @@ hub.devices.pin_device("pi5-2")  # Lets go of it.
 for step in hub.devices.list_device_steps("pi5-1"):
     print(step.generation, step.step, step.state, step.message)
 
+# %% GetDeviceTransfers
+came = hub.devices.get_device_transfers("pi5-1")
+print(came.moved_bytes - came.neighbour_bytes, "of", came.whole_bytes, "from the hub;", came.served_bytes, "sent on")
+
 # %% ListDeviceBuilds
 for built in hub.devices.list_device_builds(device="orin-1"):
     print(built.engine, built.precision, built.seconds, built.error)
