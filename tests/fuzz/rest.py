@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from pathlib import Path
 
 from milonga_hub.callers import Caller, CallerKind, Role
@@ -65,6 +66,10 @@ class Server:
 
 def call_all(url: str, key: str, examples: int, known: bool, only: str = "") -> int:
     """Run schemathesis and return its exit code; `known` takes names that are there for what paths name."""
+    # The hub makes the description when it is first asked, and keeps it; schemathesis waits ten seconds and no longer.
+    described = urllib.request.Request(f"{url}/api/openapi.json", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(described, timeout=_SECONDS_FOR_AN_ANSWER) as answer:
+        answer.read()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "schemathesis.toml"
         lines = [f'"path.{name}" = {value!r}'.replace("'", '"') for name, value in KNOWN.items()] if known else []
