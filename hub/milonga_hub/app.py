@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import logging
 import os
 import resource
+import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Any
 
 from milonga_compiler.files import write_atomically
 
-from milonga_hub import holding, tracing
+from milonga_hub import fencing, holding, tracing
 from milonga_hub.accounts.gate import Gate
 from milonga_hub.accounts.owners import Owners
 from milonga_hub.accounts.rpc import AccountRpc
@@ -39,9 +42,13 @@ from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database
 from milonga_hub.devices.known_bundles import KnownBundles
 from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, EnrolmentRpc
-from milonga_hub.devices.service import DeviceService
-from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
+from milonga_hub.devices.service import DeviceService, Presence, nobody_else
+from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.events import EventBus
+from milonga_hub.fencing import LeadLost
+from milonga_hub.hubs import service as hubs
+from milonga_hub.hubs.between import Between
+from milonga_hub.hubs.service import Membership
 from milonga_hub.install.reach import address_for_others
 from milonga_hub.jobs import Jobs
 from milonga_hub.labelling.intake import SampleIntake
@@ -67,6 +74,7 @@ from milonga_hub.runs.work import Services, Work
 from milonga_hub.search.service import SearchService
 from milonga_hub.settings import Settings
 from milonga_hub.signing.service import SigningService
+from milonga_hub.telemetry.endpoint import BrokerEndpoint
 from milonga_hub.telemetry.intake import TelemetryIntake
 from milonga_hub.telemetry.retention import Keeper
 from milonga_hub.telemetry.rpc import TelemetryRpc
@@ -88,6 +96,7 @@ _log = logging.getLogger(__name__)
 
 _LOG_LINES = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
+_AGAIN_SECONDS = 1.0
 # Half a million devices; some systems set no limit, and programs that the hub starts go through them all.
 _MOST_FILES = 1 << 20
 
@@ -109,18 +118,40 @@ class Hub:
         self.settings = settings
         self.https = _certificate(settings)
         self.folder = _usable_folder(settings.data_dir)
-        self._lock = _lock(self.folder)
         if not settings.database_url:
             _keep_private(self.folder / "milonga.db")
         self.database = Database(settings.resolved_database_url)
-        self.database.hold()
+        self._lock = _lock(self.folder, alone=not self.database.is_postgresql)
+        self.own_folder, self._own = holding.own(self.folder)
+        try:
+            with holding.beginning(self.folder):
+                self.hubs = hubs.of(self.database)
+                try:
+                    self._assemble(settings)
+                except BaseException:
+                    self.hubs.leave()
+                    raise
+        except BaseException:
+            os.close(self._own)
+            os.close(self._lock)
+            raise
+
+    def _assemble(self, settings: Settings) -> None:
         self.database.create_tables()
+        self.hubs.enter(folder=_folder_id(self.folder), broker=settings.broker if "://" in settings.broker else "")
         self.events = EventBus()
+        self.news = Between(self.database, self.events, self.hubs) if isinstance(self.hubs, Membership) else None
         stores = self._open_stores()
         self.blobs = stores.blobs
         self.blob_watch = BlobWatch(self.blobs)
-        self.devices = DeviceService(self.database, self.events, settings)
-        self.transfers = TransferService(self.blobs, self.folder / "deltas", settings)
+        self.devices = DeviceService(
+            self.database,
+            self.events,
+            settings,
+            presence=Presence(self.hubs.id, self.hubs.alive),
+            announce=self.news.announce if self.news else nobody_else,
+        )
+        self.transfers = TransferService(self.blobs, self.own_folder / "deltas", settings)
         self.accounts = AccountService(self.database, self.folder, self.devices.authority.fingerprint, settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
         self.projects = ProjectService(self.database, self.events, self.datasets)
@@ -133,7 +164,7 @@ class Hub:
         self.builds = BuildService(self.database, self.blobs, self.events, self.signing)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)
-        self.imports = ModelImports(self.projects, self.datasets, self.runs, self.blobs, self.folder / "imports")
+        self.imports = ModelImports(self.projects, self.datasets, self.runs, self.blobs, self.own_folder / "imports")
         self.quotas = QuotaService(
             settings.quotas, self.projects, self.datasets, self.samples, self.builds, self.devices, self.runs
         )
@@ -166,10 +197,16 @@ class Hub:
         self.builds.device_tunings = DeviceTunings(sessions, self.devices)
         self.build_runner = BuildRunner(self.builds, self.devices, self.folder / "builds", self.jobs)
         self.addresses = Addresses("", "", "", "")
+        self._intake: TelemetryIntake | None = None
+        self._endpoint: BrokerEndpoint | None = None
+        self._tracker: Tracking | None = None
+        if self.news:
+            self.news.connect(self.devices, self.runs, self.builds)
 
     def _open_stores(self) -> places.Stores:
         url = places.settled(self.folder, self.settings.blobs)
-        stores = places.open_stores(self.folder, url, self.settings.blob_cache_bytes)
+        cache = self.own_folder / places.CACHE
+        stores = places.open_stores(self.folder, url, self.settings.blob_cache_bytes, cache)
         stores.prepare()
         # Only now: a place that never answered is not where blobs are.
         places.record(self.folder, url)
@@ -231,23 +268,45 @@ class Hub:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Addresses]:
         """Serve HTTP, gRPC and MQTT and keep the loop going; everything has stopped when the block ends."""
-        tracking = self._tracking()
+        self._tracker = self._tracking()
         self._prepare_signing()
         async with AsyncExitStack() as stack:
             stack.callback(tracing.start(self.settings.traces_endpoint))
+            stack.push_async_callback(self._hear_no_telemetry)
             mqtt = await self._serve_mqtt(stack)
+            if self.news:
+                self.news.start()
+                stack.callback(self.news.stop)
             # HTTP needs no order, but a device that joins needs the addresses of the others.
             http = await self._serve_http(stack)
             device, grpc = await self._serve_grpc(stack, mqtt)
             host = self.settings.host
             self.addresses = Addresses(f"{host}:{http}", f"{host}:{grpc}", f"{host}:{device}", f"{mqtt[0]}:{mqtt[1]}")
-            for loop in (
-                self.devices.watch_heartbeats,
+            self.hubs.listens_at(self.addresses.http, self.addresses.grpc, self.addresses.device)
+            stack.callback(self.hubs.leave)
+            loops = [self.devices.watch_heartbeats, self.samples.run, *([self.https.follow] if self.https else [])]
+            for loop in (*(_lasting(loop) for loop in loops), self._among_hubs):
+                stack.push_async_callback(_stop, _begun(loop))
+            known = self.folder / "hub.json"
+            about = {"scheme": self.scheme, "fingerprint": self.devices.authority.fingerprint, "pid": os.getpid()}
+            said = json.dumps({**asdict(self.addresses), **about})
+            write_atomically(known, said)
+            stack.callback(_forget, known, said)
+            yield self.addresses
+
+    async def _among_hubs(self) -> None:
+        await self.hubs.run(self._lead)
+
+    async def _lead(self) -> None:
+        """Do what one hub does for all, until cancelled."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._hear_no_telemetry)
+            loops = (
+                self._hear_telemetry_lastingly,
                 self.rollouts.run,
                 self.executor.run,
                 self.build_runner.run,
                 self.triggers.run,
-                self.samples.run,
                 self.labelling.run,
                 self.alerts.run,
                 self.telemetry_keeper.run,
@@ -255,18 +314,39 @@ class Hub:
                 self.webhooks.watch,
                 self.webhooks.run,
                 self.accounts.audit.run,
-                *([self.database.stay] if self.database.is_postgresql else []),
-                *([tracking.run] if tracking else []),
-                *([self.https.follow] if self.https else []),
-            ):
-                task = asyncio.create_task(loop(), name=loop.__qualname__)
-                task.add_done_callback(_die_with)
-                stack.push_async_callback(_stop, task)
-            known = self.folder / "hub.json"
-            about = {"scheme": self.scheme, "fingerprint": self.devices.authority.fingerprint, "pid": os.getpid()}
-            write_atomically(known, json.dumps({**asdict(self.addresses), **about}))
-            stack.callback(known.unlink, missing_ok=True)
-            yield self.addresses
+                *([self.news.tidy] if self.news else []),
+                *([self._tracker.run] if self._tracker else []),
+            )
+            for loop in loops:
+                stack.push_async_callback(_stop, _begun(_lasting(loop)))
+            await asyncio.get_running_loop().create_future()
+
+    async def _hear_telemetry(self) -> None:
+        """Take in telemetry from now on. Raises FailedPrecondition where the broker does not answer."""
+        assert self._endpoint is not None
+        self.telemetry.begin()
+        intake = TelemetryIntake(
+            # Its threads are none of this task's.
+            fencing.kept(self.telemetry.store),
+            self.telemetry.examine,
+            self.telemetry.refusals,
+            is_shut_out=self.devices.is_shut_out,
+        )
+        await intake.start(self._endpoint)
+        self._intake = intake
+
+    async def _hear_telemetry_lastingly(self) -> None:
+        while self._intake is None:
+            try:
+                await self._hear_telemetry()
+            except FailedPrecondition as error:
+                _log.error("%s; trying again", error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _hear_no_telemetry(self) -> None:
+        intake, self._intake = self._intake, None
+        if intake is not None:
+            await intake.stop()
 
     def _tracking(self) -> Tracking | None:
         """Return what tells MLflow of runs, where one is named."""
@@ -302,11 +382,11 @@ class Hub:
         _log.info("MQTT broker: %s, because %s", choice.broker.name, choice.why)
         self.devices.on_shut_out(choice.broker.disconnect)
         stack.push_async_callback(choice.broker.stop)
-        intake = TelemetryIntake(
-            self.telemetry.store, self.telemetry.examine, self.telemetry.refusals, is_shut_out=self.devices.is_shut_out
-        )
-        await intake.start(endpoint)
-        stack.push_async_callback(intake.stop)
+        self._endpoint = endpoint
+        if self.hubs.leads:
+            # Who starts a hub is told at once where the broker does not answer; who leads later tries again.
+            with fencing.within(self.hubs.fence):
+                await self._hear_telemetry()
         return brokers.told_to_devices(settings, endpoint)
 
     async def _serve_grpc(self, stack: AsyncExitStack, mqtt: tuple[str, int]) -> tuple[int, int]:
@@ -326,14 +406,14 @@ class Hub:
         servicers = [
             DeviceRpc(self.devices, self.events),
             EnrolmentRpc(self.devices, lambda: DeviceAddress(device_port, *mqtt)),
-            DatasetRpc(self.datasets, self.folder / "uploads", settings.max_upload_bytes),
+            DatasetRpc(self.datasets, self.own_folder / "uploads", settings.max_upload_bytes),
             ProjectRpc(self.projects, self._start_applied, self.quotas.usage),
             RunRpc(self.runs, self.events, self.run_exports),
             ModelRpc(
                 self.models,
                 self.builds,
                 self.imports,
-                Uploads(self.folder / "uploads-models", settings.max_upload_bytes, "file", ""),
+                Uploads(self.own_folder / "uploads-models", settings.max_upload_bytes, "file", ""),
             ),
             BuildRpc(self.builds, self.events),
             RolloutRpc(self.rollouts, self.events, self._project_of),
@@ -364,8 +444,10 @@ class Hub:
 
     def close(self) -> None:
         """Let go of the data folder and the database."""
+        self.hubs.leave()
         self.database.close()
         os.close(self._lock)
+        os.close(self._own)
 
 
 def _certificate(settings: Settings) -> Certificate | None:
@@ -374,6 +456,27 @@ def _certificate(settings: Settings) -> Certificate | None:
     if settings.https_key is not None:
         raise InvalidInput(f"--https-key {settings.https_key} is of no use alone; name its --https-certificate too")
     return None
+
+
+def _begun(loop: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    task = asyncio.create_task(loop(), name=getattr(loop, "__qualname__", ""))
+    task.add_done_callback(_die_with)
+    return task
+
+
+def _lasting(loop: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return a loop that begins again where the database was away, or another hub leads by now and this one shall stop."""
+
+    @functools.wraps(loop)
+    async def last() -> None:
+        while True:
+            try:
+                return await loop()
+            except (DatabaseUnreachable, LeadLost) as error:
+                _log.warning("%s has to wait: %s", loop.__qualname__, error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+
+    return last
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -415,9 +518,24 @@ def _keep_private(database: Path) -> None:
         path.chmod(0o600)
 
 
-def _lock(folder: Path) -> int:
-    """Hold the folder for this process alone."""
-    descriptor = holding.hold(folder)
+def _forget(known: Path, said: str) -> None:
+    """Remove what the hub said of itself, unless another one has said it of itself since."""
+    with contextlib.suppress(OSError):
+        if known.read_text(encoding="utf-8") == said:
+            known.unlink()
+
+
+def _folder_id(folder: Path) -> str:
+    """Return what tells this data folder from others, wherever it is mounted."""
+    path = folder / "folder.id"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(16))
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _lock(folder: Path, *, alone: bool) -> int:
+    """Hold the folder for this process alone, or with the other hubs of its database."""
+    descriptor = holding.hold(folder, alone=alone)
     if descriptor is None:
         raise FailedPrecondition(
             f"another hub is using the data folder {folder}; stop it, or choose another with --data-dir"

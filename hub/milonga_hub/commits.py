@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from sqlmodel import Session
 
-from milonga_hub import tracing
+from milonga_hub import fencing, tracing
 from milonga_hub.db import Database
+from milonga_hub.errors import DatabaseUnreachable
 
 T = TypeVar("T")
 
@@ -51,7 +52,9 @@ class Commits:
         waiting = _Waiting(change, then, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._committing is None:
-            self._committing = asyncio.create_task(self._commit())
+            # What comes together is of many callers: whose fence it would be under is chance.
+            with fencing.within(None):
+                self._committing = asyncio.create_task(self._commit())
         made: T = await waiting.done
         return made
 
@@ -77,8 +80,8 @@ class Commits:
                 with session.no_autoflush:
                     outcomes = [(waiting, waiting.change(session)) for waiting in batch]
         except Exception as error:
-            if len(batch) == 1:
-                return [(batch[0], error)]
+            if len(batch) == 1 or isinstance(error, DatabaseUnreachable):
+                return [(waiting, error) for waiting in batch]
             half = len(batch) // 2
             return [*self._made(batch[:half]), *self._made(batch[half:])]
         return outcomes

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,19 +14,15 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy import URL, Connection, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DataError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Session, SQLModel, create_engine
 
 from milonga_hub import postgres
-from milonga_hub.errors import FailedPrecondition, InvalidInput
-
-_log = logging.getLogger(__name__)
+from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, InvalidInput
 
 # How long who writes waits for others, on SQLite.
 _WAITS_SECONDS = 10.0
-# How soon a hub knows that the server was away.
-_HELD_SECONDS = 10.0
 _URLS = "write postgresql://USER:PASSWORD@HOST/DATABASE, or leave it out for SQLite in the data folder"
 # SQLite's own INTEGER has 64 bits, and only that numbers its rows by itself.
 _WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -108,6 +103,11 @@ class Database:
             raise FailedPrecondition(postgres.MISSING) from error
         self._begin = text("BEGIN IMMEDIATE") if sqlite else None
         self._held: Connection | None = None
+        # Of the driver too: what is asked before a statement comes past SQLAlchemy. SQLite's file is always there.
+        driver = self.engine.dialect.dbapi
+        self._away: tuple[type[Exception], ...] = (
+            () if sqlite or driver is None else (OperationalError, InterfaceError, driver.OperationalError)
+        )
         if sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
         else:
@@ -128,46 +128,29 @@ class Database:
         upgrade(self.engine)
 
     def hold(self) -> None:
-        """Let no other hub use the database until close(): two would do everything twice.
+        """Let no hub use the database until close().
 
         SQLite's lies in the data folder, which a hub holds. Raises FailedPrecondition where another has it, or nobody answers.
         """
         if self.is_postgresql and self._held is None:
             self._held = postgres.hold(self.engine)
 
-    async def stay(self) -> None:
-        """Hold the database again where a server that was away let go of it, until cancelled.
-
-        Raises FailedPrecondition where another hub has it since.
-        """
-        while self._held is not None:
-            await asyncio.sleep(_HELD_SECONDS)
-            await asyncio.to_thread(self.hold_again)
-
-    def hold_again(self) -> None:
-        """Hold the database where that was lost. Raises FailedPrecondition where another hub has it."""
-        if self._held is None or postgres.is_held(self._held):
-            return
-        try:
-            lost, self._held = self._held, postgres.hold(self.engine)
-        except postgres.Unreachable as error:
-            _log.warning("%s; trying again", error)
-            return
-        lost.close()
-        _log.info("the database is this hub's again")
-
     def close(self) -> None:
         """Let go of what hold() holds."""
         if self._held is not None:
+            # To no pool: what it holds belongs to it.
+            self._held.invalidate()
             self._held.close()
             self._held = None
+        if self.is_postgresql:
             self.engine.dispose()
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Commit at the end of the block, or roll everything back on an error. Objects stay readable afterwards.
 
-        Raises InvalidInput for a value that the database cannot hold, such as a text with a NUL in PostgreSQL.
+        Raises InvalidInput for a value that the database cannot hold, such as a text with a NUL in PostgreSQL, and
+        DatabaseUnreachable where PostgreSQL is away, or too many write.
         """
         try:
             with Session(self.engine, expire_on_commit=False) as session:
@@ -175,6 +158,30 @@ class Database:
                 session.commit()
         except DataError as error:
             raise InvalidInput(f"the database cannot hold a value: {error.orig}") from error
+        except self._away as error:
+            raise unreachable(error) from error
+        except DBAPIError as error:
+            if not self.is_postgresql or not error.connection_invalidated:
+                raise
+            raise unreachable(error) from error
+
+    def turn(self, name: str, seconds: float = 8.0) -> Turn:
+        """Return what one at a time of all hubs has within a `with` block, under this name, for so many seconds at most:
+        a process that was stopped must not hold up the others for ever."""
+        return Turn(self, name, seconds)
+
+    def take_turn(self, name: str, seconds: float) -> Connection:
+        """Return a connection that has the turn until it is closed."""
+        try:
+            connection = self.engine.connect()
+            try:
+                postgres.take_turn(connection, name, seconds)
+            except BaseException:
+                connection.close()
+                raise
+        except self._away as error:
+            raise unreachable(error) from error
+        return connection
 
     def begin_writing(self, session: Session) -> None:
         """Let nobody else write until the session ends, so that what it reads still holds when it writes."""
@@ -182,6 +189,46 @@ class Database:
             session.connection().execute(self._begin)
         else:
             postgres.begin_writing(session.connection())
+
+
+class Turn:
+    """Of all hubs on the database one thread at a time, within `with`; the same one may come in again.
+
+    For what is read, decided and written in several transactions. Raises DatabaseUnreachable.
+    """
+
+    def __init__(self, database: Database, name: str, seconds: float) -> None:
+        self._database = database
+        self._name = name
+        self._seconds = seconds
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._held: Connection | None = None
+
+    def __enter__(self) -> Turn:
+        self._lock.acquire()
+        try:
+            if self._depth == 0 and self._database.is_postgresql:
+                self._held = self._database.take_turn(self._name, self._seconds)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._depth += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        held = None
+        if self._depth == 0:
+            held, self._held = self._held, None
+        self._lock.release()
+        if held is not None:
+            held.close()
+
+
+def unreachable(error: Exception) -> DatabaseUnreachable:
+    reason = " ".join(str(getattr(error, "orig", error)).split())
+    return DatabaseUnreachable(f"the database does not answer ({reason}); try again in some seconds")
 
 
 def parsed_url(url: str) -> URL:

@@ -96,6 +96,13 @@ class BlobsUnreachable(MilongaError):
     retry_after_seconds = 10.0
 
 
+class DatabaseUnreachable(MilongaError):
+    """The hub's database is away, or busy for too long; nothing of the call was kept unless it was answered before."""
+
+    reason = "DATABASE_UNREACHABLE"
+    retry_after_seconds = 5.0
+
+
 class BlobDamaged(MilongaError):
     """What a store of blobs returns is not what was kept there."""
 

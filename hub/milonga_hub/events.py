@@ -1,9 +1,9 @@
-"""News inside one hub: services publish what changed, streams and pages listen."""
+"""News of one hub, and of the others on its database: services publish what changed, streams and pages listen."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class EventBus:
     def __init__(self) -> None:
         self._listeners: set[_Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Takes what is published here to the other hubs.
+        self.pass_on: Callable[[Sequence[Event]], None] = lambda events: None
 
     def publish(self, topic: str, payload: Any) -> None:
         """Tell all listeners. May be called from any thread once somebody has listened on the loop."""
@@ -32,6 +34,12 @@ class EventBus:
 
     def publish_all(self, events: Sequence[Event]) -> None:
         """Tell all listeners of several things: from another thread the loop is woken once for all of them."""
+        if events:
+            self.pass_on(events)
+        self.hear(events)
+
+    def hear(self, events: Sequence[Event]) -> None:
+        """As publish_all, for what another hub has published."""
         if self._loop is None or not events:
             return
         try:
@@ -42,6 +50,10 @@ class EventBus:
             self._deliver(events)
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._deliver, events)
+
+    def is_heard(self, topic: str) -> bool:
+        """Return whether anybody listens to the topic. Safe to call from any thread."""
+        return any(topic.startswith(listener.prefixes) for listener in [*self._listeners])
 
     def listen(self, *prefixes: str) -> Listening:
         """Return an async iterator of events; it hears everything published after this call. Close it when done."""

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel, col, delete, select
 
+from milonga_hub import fencing
 from milonga_hub.db import UTC_TIME, Database, utc_now
 from milonga_hub.errors import NotFound
 from milonga_hub.posting import ChannelFailed
@@ -148,6 +149,8 @@ class Outbox(ABC, Generic[D]):
             except NotFound:
                 self._note(row, 0.0, f"{self._place(row)} was deleted")
                 continue
+            # Who led once must not send what another has sent since.
+            fencing.demand()
             try:
                 self._send(row)
             except ChannelFailed as error:

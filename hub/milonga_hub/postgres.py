@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import OperationalError
 
+from milonga_hub import fencing
 from milonga_hub.errors import FailedPrecondition
 
 MISSING = "PostgreSQL's driver is not installed; run: pip install 'milonga-hub[postgres]'"
@@ -21,10 +22,15 @@ ENGINE: dict[str, Any] = {
 }
 
 # Numbers of advisory locks, any that nobody else takes: who writes, who changes the tables, which hub this is.
-_WRITER, MIGRATION, HUB = 0x6D696C6F01, 0x6D696C6F02, 0x6D696C6F03
+WRITER, MIGRATION, HUB = 0x6D696C6F01, 0x6D696C6F02, 0x6D696C6F03
+# Of two numbers: which hub this is, and whose turn it is. The second number is that of a name.
+MEMBER, TURN = 0x6D6C01, 0x6D6C02
 # As long as SQLite's busy_timeout.
 LOCK_SECONDS = 10
-_TAKE = "SELECT pg_advisory_xact_lock(%s)"
+# A process that was stopped within a transaction would hold up all others: the server ends it before they have given up.
+_IDLE_SECONDS = LOCK_SECONDS - 2
+_TAKE = f"SELECT pg_advisory_xact_lock(%s), set_config('idle_in_transaction_session_timeout', '{_IDLE_SECONDS}s', true)"
+_LEAD = "SELECT number FROM lease WHERE name = 'lead'"
 
 
 def prepare(engine: Engine) -> None:
@@ -37,33 +43,69 @@ def prepare(engine: Engine) -> None:
     event.listen(engine, "before_cursor_execute", _write_alone)
 
 
+def take_turn(connection: Connection, name: str, seconds: float) -> None:
+    """Wait for the turn of this name, until the transaction ends. Nobody has it for longer than so many seconds."""
+    limits = ", ".join(
+        f"set_config('{name}', '{1000 * limit:.0f}ms', true)"
+        for name, limit in (("idle_in_transaction_session_timeout", seconds), ("lock_timeout", 1.25 * seconds))
+    )
+    connection.exec_driver_sql(f"SELECT {limits}")
+    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (TURN, name))
+
+
 class Unreachable(FailedPrecondition):
     """The server does not answer, or does not let this hub in."""
 
 
-def is_held(connection: Connection) -> bool:
-    """Return whether the server still knows the connection that holds the database."""
-    try:
-        connection.exec_driver_sql("SELECT 1")
-    except DBAPIError:
-        connection.invalidate()
-        return False
-    return True
-
-
 def hold(engine: Engine) -> Connection:
-    """Return the connection by which this process is the only hub of the database, until it is closed or the process ends."""
-    connection = connected(engine).execution_options(isolation_level="AUTOCOMMIT")
-    # Of a hub whose machine lost its power, the server hears nothing: it lets go after a minute.
-    for name, value in (("idle", 30), ("interval", 10), ("count", 3)):
-        connection.exec_driver_sql(f"SET tcp_keepalives_{name} = {value}")
+    """Return the connection by which this process has the database alone, until it is closed or the process ends.
+
+    Raises FailedPrecondition where a hub uses it.
+    """
+    connection = _lasting(engine)
     try:
         connection.exec_driver_sql("SELECT pg_advisory_lock(%s)", (HUB,))
     except OperationalError as error:
         connection.close()
         raise FailedPrecondition(
-            f"another hub is using the database {_place(engine)}; stop it, or name another with --database-url"
+            f"another hub is using the database {place(engine)}; stop it, or name another with --database-url"
         ) from error
+    return connection
+
+
+def hold_with_others(engine: Engine, hub: str) -> Connection:
+    """Return the connection by which this process is one of the hubs of the database, and others know that it is there.
+
+    Raises FailedPrecondition where somebody has it alone.
+    """
+    connection = _lasting(engine)
+    try:
+        connection.exec_driver_sql("SELECT pg_advisory_lock_shared(%s)", (HUB,))
+        connection.exec_driver_sql("SELECT pg_advisory_lock(%s, hashtext(%s))", (MEMBER, hub))
+    except OperationalError as error:
+        connection.close()
+        raise FailedPrecondition(
+            f"the database {place(engine)} is being restored or migrated, or another hub of an earlier version is using it;"
+            " wait for it or stop that hub, or name another with --database-url"
+        ) from error
+    return connection
+
+
+def is_there(connection: Connection, hub: str) -> bool:
+    """Return whether the hub's process has its connection still; not for who asks."""
+    asked = (MEMBER, hub)
+    if not connection.exec_driver_sql("SELECT pg_try_advisory_lock(%s, hashtext(%s))", asked).scalar():
+        return True
+    connection.exec_driver_sql("SELECT pg_advisory_unlock(%s, hashtext(%s))", asked)
+    return False
+
+
+def _lasting(engine: Engine) -> Connection:
+    connection = connected(engine).execution_options(isolation_level="AUTOCOMMIT")
+    # Of a hub whose machine lost its power, the server hears nothing: it lets go after a minute.
+    for name, value in (("idle", 30), ("interval", 10), ("count", 3)):
+        connection.exec_driver_sql(f"SET tcp_keepalives_{name} = {value}")
+    connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_SECONDS}s'")
     return connection
 
 
@@ -78,7 +120,7 @@ def connected(engine: Engine) -> Connection:
                 f"cannot use the database {engine.url.database}: {reason}; see to its folder, its disk, and what else uses it"
             ) from error
         raise Unreachable(
-            f"cannot use the database {_place(engine)}: {reason}; see to the server, or mend MILONGA_DATABASE_URL"
+            f"cannot use the database {place(engine)}: {reason}; see to the server, or mend MILONGA_DATABASE_URL"
         ) from error
 
 
@@ -110,15 +152,17 @@ def revision(connection: Connection) -> str | None:
     return found
 
 
-def _place(engine: Engine) -> str:
+def place(engine: Engine) -> str:
     """Return which database it is, without the password."""
     return engine.url.set(drivername="postgresql").render_as_string(hide_password=True)
 
 
 def begin_writing(connection: Connection) -> None:
-    """Wait until nobody else writes; others wait until the transaction ends."""
-    connection.exec_driver_sql(_TAKE, (_WRITER,))
+    """Wait until nobody else writes; others wait until the transaction ends. Raises LeadLost for who led once."""
+    connection.exec_driver_sql(_TAKE, (WRITER,))
     connection.info["writes_in"] = connection.get_transaction()
+    if fencing.number() is not None and connection.exec_driver_sql(_LEAD).scalar() != fencing.number():
+        raise fencing.LeadLost
 
 
 def _limit_waiting(connection: Any, record: Any) -> None:
@@ -132,5 +176,10 @@ def _write_alone(
 ) -> None:
     writes = context is not None and (context.isinsert or context.isupdate or context.isdelete)
     if writes and connection.info.get("writes_in") is not connection.get_transaction():
-        cursor.execute(_TAKE, (_WRITER,))
+        cursor.execute(_TAKE, (WRITER,))
         connection.info["writes_in"] = connection.get_transaction()
+        if fencing.number() is not None:
+            # Whoever takes the lead waits for this transaction, so that the number still holds when it ends.
+            cursor.execute(_LEAD)
+            if cursor.fetchone() != (fencing.number(),):
+                raise fencing.LeadLost

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from datetime import datetime
 
@@ -30,7 +29,7 @@ class Attempts:
         self._clock = clock
         self._max_rows = max_rows
         # Many guesses at once must not all be let through before the first has failed.
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = database.turn("attempts")
 
     def begin(self, account: str, address: str) -> None:
         """Count a try as failed until it has succeeded. Raises TooOften where somebody has to wait first."""

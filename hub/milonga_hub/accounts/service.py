@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -51,7 +50,7 @@ class AccountService:
         self._passwords = passwords or Passwords()
         self._attempts = Attempts(database, clock)
         self._set_up_code = secrets.token_urlsafe(32)
-        self._setting_up = threading.Lock()
+        self._setting_up = database.turn("accounts")
         self.fingerprint = fingerprint
         self.local_key = LocalKey(folder, fingerprint)
         self.sessions = Sessions(database, settings.session_days, clock)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 import uuid
 from collections import defaultdict
@@ -68,7 +67,7 @@ class AlertService:
         # While a hub is down it sees no device: what is older than its start has not stood for longer than that.
         self._began = clock()
         # One look at a time, and no change by hand within one.
-        self._changing = threading.RLock()
+        self._changing = database.turn("alerts")
 
     # Alerts
 

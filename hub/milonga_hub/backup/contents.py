@@ -28,9 +28,12 @@ LEFT_OUT = frozenset(
         "uploads",
         "uploads-http",
         "uploads-models",
+        "begin.lock",
         "hub.json",
         "hub.lock",
+        "hubs",
         "local.key",
+        "own.lock",
         ".writable",
     }
 )

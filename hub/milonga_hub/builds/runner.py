@@ -16,7 +16,8 @@ from milonga_hub.builds.service import BuildService, item_of, project_of
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceBuild, DeviceState, Measurement
 from milonga_hub.devices.service import MeasurementItem
-from milonga_hub.errors import FailedPrecondition, MilongaError
+from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, MilongaError
+from milonga_hub.fencing import LeadLost
 from milonga_hub.jobs import JobCrashed, Jobs, OnQuestion, Progress
 from milonga_hub.runs.models import StageState
 
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 # As for runs: a job that dies three times in a row will die again.
 _MAX_CRASHES = 3
+_AGAIN_SECONDS = 1.0
 # A device that was connected and is not any more must not hold up the builds behind.
 _MEASURING_SECONDS = 600.0
 # What a build job reads; a run left all of it in its folder. There is no data where a model was imported without.
@@ -89,6 +91,11 @@ class BuildRunner:
         try:
             with tracing.span("build", build=build.name):
                 await self._attempt(build)
+        except (DatabaseUnreachable, LeadLost) as error:
+            # It stays queued, for whoever leads next.
+            _log.warning("%s is interrupted: %s", build.name, error)
+            await asyncio.sleep(_AGAIN_SECONDS)
+            return
         except MilongaError as error:
             self._builds.end(build.name, str(error))
         except Exception as error:

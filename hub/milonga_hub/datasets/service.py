@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -62,7 +61,7 @@ class DatasetService:
         self._blobs = blobs
         self._events = events
         # Versions are numbered one at a time; imports run in threads.
-        self._importing = threading.Lock()
+        self._importing = database.turn("datasets", seconds=600.0)
         # Raises QuotaExceeded where a data set may not grow by what the function returns, in bytes.
         self.may_grow: Callable[[str, Callable[[], int]], None] = lambda dataset, added_bytes: None
         # What each data set takes, by the newest version that it was counted with.

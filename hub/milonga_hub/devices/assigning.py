@@ -50,15 +50,32 @@ class Wanted:
     again: bool = False
 
 
+# Tells other hubs of devices, if the session commits.
+Announce = Callable[[Session, Sequence[str]], None]
+
+
+def nobody_else(session: Session, devices: Sequence[str]) -> None:
+    """There are no other hubs."""
+
+
 class Assigning:
     """Gives out assignments. Safe to use from any thread."""
 
-    def __init__(self, database: Database, events: EventBus, streams: Streams, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        events: EventBus,
+        streams: Streams,
+        clock: Callable[[], datetime],
+        announce: Announce = nobody_else,
+    ) -> None:
+        """`announce` tells other hubs of these devices, if the session commits: their streams may be there."""
         self._database = database
         self._commits = Commits(database)
         self._events = events
         self._streams = streams
         self._clock = clock
+        self._announce = announce
 
     def assign(self, wanted: Sequence[Wanted]) -> dict[str, int]:
         """Want each device to serve its bundle and return the generations of these wishes, all or none.
@@ -99,6 +116,8 @@ class Assigning:
             given.append(_new(each, rules.next_generation(last, device.reported_generation)))
             generations[each.device] = given[-1].generation
         self._write(session, given, {each.bundle: each for each in wanted})
+        if given:
+            self._announce(session, [each.device for each in given])
         return generations, given
 
     def _write(self, session: Session, given: Sequence[NewAssignment], bundles: Mapping[str, Wanted]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 from sqlmodel import Session
@@ -17,9 +17,10 @@ from milonga_hub.devices.models import (
     Assignment,
     Device,
     DeviceBuild,
+    DeviceState,
     StepLog,
 )
-from milonga_hub.devices.records import Records
+from milonga_hub.devices.records import Presence, Records
 from milonga_hub.devices.streams import DeviceStream, Streams
 from milonga_hub.devices.timing import Timing
 from milonga_hub.devices.values import (
@@ -52,6 +53,7 @@ class Connections:
         measuring: Measuring,
         timing: Timing,
         helping: Helping,
+        presence: Presence = Presence(),
     ) -> None:
         self._events = events
         self._settings = settings
@@ -60,7 +62,8 @@ class Connections:
         self._measuring = measuring
         self._timing = timing
         self._helping = helping
-        self._records = Records(clock)
+        self._records = Records(clock, presence)
+        self._presence = presence
         self._commits = commits
         self.type_of = self._records.type_of
         # Heartbeats that changed nothing else wait here and are written together: one commit for the whole fleet.
@@ -92,9 +95,7 @@ class Connections:
     def _begin(self, device: str) -> DeviceStream:
         stream = self._streams.open(device)
         # Of an older stream, if there was one.
-        self._measuring.lost(device)
-        self._timing.lost(device)
-        self._helping.lost(device)
+        self._lost(device)
         return stream
 
     def _welcome(
@@ -133,10 +134,39 @@ class Connections:
     def _end(self, stream: DeviceStream) -> bool:
         if not self._streams.forget(stream):
             return False
-        self._measuring.lost(stream.device)
-        self._timing.lost(stream.device)
-        self._helping.lost(stream.device)
+        self._lost(stream.device)
         return True
+
+    def _lost(self, device: str) -> None:
+        self.lost_elsewhere(device)
+        self._streams.elsewhere.lost(device)
+
+    def lost_elsewhere(self, device: str) -> None:
+        """Give back what the device was asked: its stream has ended, wherever it was. On the event loop."""
+        self._measuring.lost(device)
+        self._timing.lost(device)
+        self._helping.lost(device)
+
+    def changed_elsewhere(self, devices: Sequence[Device]) -> None:
+        """Take note of what other hubs made of devices: where they are connected now, and what they shall do."""
+        for device in devices:
+            stream = self._streams.get(device.name)
+            if stream is not None and device.hub != self._presence.hub and device.state is DeviceState.ONLINE:
+                stream.close(FailedPrecondition(f"{device.name} connected to another hub; this older stream ends"))
+            if stream is not None and device.revoked_at is not None:
+                stream.close(Unauthenticated(f"device {device.name} was revoked by an operator"))
+        self.catch_up([device.name for device in devices])
+
+    def catch_up(self, devices: Collection[str] | None = None) -> None:
+        """Leave the devices that are connected here, or these of them, what they lack: another hub may have wished it."""
+        names = self._streams.names() if devices is None else self._streams.names() & {*devices}
+        for device, assignment in self._commits.now(lambda session: self._records.wishes(session, names)):
+            stream = self._streams.get(device.name)
+            if stream is None:
+                continue
+            if assignment is not None and rules.is_behind(assignment, device.reported_generation, device.active_bundle):
+                stream.send("assignment", assignment)
+            self._helping.send(device)
 
     def heartbeat(self, device: str, status: AgentStatus) -> None:
         """Note a sign of life, and what changed since the last one."""
@@ -234,7 +264,9 @@ class Connections:
         for name in expired:
             self.shut_out(name, Unauthenticated(f"the certificate of {name} ended and was not renewed; enrol it again"))
         for device in silent:
-            self._streams.close(device.name, FailedPrecondition("no heartbeat came for too long; connect again"))
+            if device.state is DeviceState.OFFLINE:
+                self._streams.close(device.name, FailedPrecondition("no heartbeat came for too long; connect again"))
+                self.lost_elsewhere(device.name)
             self._tell(device)
 
     def _tell(self, device: Device | None) -> None:

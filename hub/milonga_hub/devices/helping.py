@@ -30,7 +30,7 @@ class Helping:
 
     async def ask(self, device: str, kind: HelpKind, cursor: str = "", max_bytes: int = 0) -> HelpAnswer:
         """Return the device's answer. Raises FailedPrecondition where it is off line, too old or does not answer."""
-        stream = self._streams.get(device)
+        stream = self._streams.anywhere(device)
         if stream is None:
             raise FailedPrecondition(
                 f"{device} is off line; it can be asked when it is back: milonga devices show {device}"

@@ -132,7 +132,7 @@ class Measuring:
         while batch.waiting:
             async with machine:
                 # While this waited for the machine, others may have finished the work, or the device have left.
-                if not batch.waiting or device.name not in self._streams.names():
+                if not batch.waiting or self._streams.anywhere(device.name) is None:
                     return
                 id_ = batch.waiting.popleft()
                 try:
@@ -147,7 +147,7 @@ class Measuring:
             self._keep(batch, device, result)
 
     async def _ask(self, device: str, task: MeasurementTask) -> MeasurementResult:
-        stream = self._streams.get(device)
+        stream = self._streams.anywhere(device)
         if stream is None:
             raise DeviceLost(f"{device} disconnected")
         key = (device, task.id)
@@ -195,7 +195,7 @@ class Measuring:
             return {measurement.id: measurement for measurement in found}
 
     def _connected(self, device_type: str) -> list[Device]:
-        names = self._streams.names()
+        names = self._streams.names_anywhere()
         with self._database.session() as session:
             devices = session.exec(select(Device).where(Device.device_type == device_type).order_by(col(Device.name)))
             return [device for device in devices if device.name in names]

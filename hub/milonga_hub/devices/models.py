@@ -98,8 +98,11 @@ class DeviceView(SQLModel):
 class Device(DeviceView, table=True):
     # The newest last.
     boot_ids: list[str] = Field(default=[], sa_type=json_of(list[str]))
-    # Whether its agent runs a version beside another; as it said when it last connected.
+    # Whether its agent runs a version beside another, and times kernels; as it said when it last connected.
     knows_shadows: bool = False
+    knows_tuning: bool = False
+    # Which hub has its stream, or had it last.
+    hub: str = ""
 
 
 class IssuedCertificate(SQLModel, table=True):

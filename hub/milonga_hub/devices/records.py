@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -40,11 +41,20 @@ _SAY_AGAIN = (
 )
 
 
+@dataclass(frozen=True)
+class Presence:
+    """Which hub this is, and which are there: "" where there can be no other."""
+
+    hub: str = ""
+    alive: Callable[[], Collection[str]] = lambda: {""}
+
+
 class Records:
     """Devices as they connect, report and go. Safe to use from any thread."""
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
+    def __init__(self, clock: Callable[[], datetime], presence: Presence = Presence()) -> None:
         self._clock = clock
+        self._presence = presence
         # By fingerprint, as far as they are on disk. Types are never forgotten.
         self._types: dict[str, str] = {}
 
@@ -65,16 +75,17 @@ class Records:
             found.inventory = hello.inventory
             found.device_type = self.type_of(session, hello.inventory, found.simulated)
         found.agent_version = hello.agent_version
-        found.knows_shadows = hello.knows_shadows
+        found.knows_shadows, found.knows_tuning = hello.knows_shadows, hello.knows_tuning
+        found.hub = self._presence.hub
         found.state = DeviceState.ONLINE
         found.seen_at = self._clock()
         self._apply_status(session, found, hello.status)
         return found, self._assignment_above(session, found)
 
     def closed(self, session: Session, device: str, seen_at: datetime | None) -> Device | None:
-        """Take the device offline; return it, None where it was deleted."""
+        """Take the device offline; return it, None where it was deleted, or is at another hub by now."""
         found = session.get(Device, device)
-        if found is None:
+        if found is None or found.hub != self._presence.hub:
             return None
         if found.revoked_at is None:
             found.state = DeviceState.OFFLINE
@@ -107,6 +118,17 @@ class Records:
                 transferred.add(session, report.device, download)
         return report
 
+    def wishes(self, session: Session, devices: Collection[str]) -> list[tuple[Device, Assignment | None]]:
+        """Return these devices, and what each is assigned."""
+        names, found = sorted(devices), []
+        for start in range(0, len(names), _NAMES_PER_STATEMENT):
+            part = names[start : start + _NAMES_PER_STATEMENT]
+            wishes = session.exec(select(Assignment).where(col(Assignment.device).in_(part)))
+            by_device = {wish.device: wish for wish in wishes}
+            known = session.exec(select(Device).where(col(Device.name).in_(part)))
+            found += [(device, by_device.get(device.name)) for device in known]
+        return found
+
     def built(self, session: Session, told: DeviceBuild) -> DeviceBuild | None:
         """Keep what came of a build on a device, in place of what it told of the same build before."""
         if session.get(Device, told.device) is None:
@@ -118,7 +140,8 @@ class Records:
     ) -> tuple[list[Device], list[str]]:
         """Write the heartbeats down; return who is offline now, for silence or without a stream, and whose certificate ended.
 
-        Only what changes is read and written: a fleet of 10,000 is looked at every few seconds.
+        Of devices at other hubs, only those whose hub is not there any more. Only what changes is read and written: a fleet
+        of 10,000 is looked at every few seconds.
         """
         if seen:
             # Matched by name in one statement that is prepared once.
@@ -127,21 +150,32 @@ class Records:
                 statement.values(seen_at=sa.bindparam("at")),
                 [{"device": device, "at": at} for device, at in seen.items()],
             )
-        online = select(Device.name, Device.seen_at, Device.certificate_expires_at).where(
+        online = select(Device.name, Device.seen_at, Device.certificate_expires_at, Device.hub).where(
             Device.state == DeviceState.ONLINE
         )
+        others = {*self._presence.alive()} - {self._presence.hub}
         lost, expired = [], []
-        for name, seen_at, expires_at in session.exec(online):
+        for name, seen_at, expires_at, hub in session.exec(online):
+            if hub in others:
+                continue
             if expires_at is not None and expires_at <= now:
                 expired.append(name)
             if name not in connected or not rules.is_online(seen_at, now, longest_seconds, 1):
                 lost.append(name)
-        gone: list[Device] = []
+        gone: list[Device] = self._found_again(session, connected)
         for start in range(0, len(lost), _NAMES_PER_STATEMENT):
             named = col(Device.name).in_(lost[start : start + _NAMES_PER_STATEMENT])
             session.exec(update(Device).where(named).values(state=DeviceState.OFFLINE))
             gone += session.exec(select(Device).where(named))
         return gone, expired
+
+    def _found_again(self, session: Session, connected: set[str]) -> list[Device]:
+        """Take those online that another hub took offline, while this one could not tell that it is there."""
+        mine = select(Device).where(Device.state == DeviceState.OFFLINE, Device.hub == self._presence.hub)
+        found = [device for device in session.exec(mine) if device.name in connected] if self._presence.hub else []
+        for device in found:
+            device.state = DeviceState.ONLINE
+        return found
 
     def type_of(self, session: Session, inventory: Inventory, simulated: bool) -> str:
         """Return the name of the type that the inventory falls into; the first device of a type makes it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from milonga_hub import counts
 from milonga_hub.authority import presented
 from milonga_hub.bridge import from_proto, to_proto
 from milonga_hub.db import utc_now
-from milonga_hub.devices.models import Assignment, Device, DeviceBuild, Inventory, StepLog
+from milonga_hub.devices.models import Assignment, Device, DeviceBuild, File, Inventory, StepLog
 from milonga_hub.devices.rules import NAME_LENGTH
 from milonga_hub.devices.rules_neighbours import Cache
 from milonga_hub.devices.selectors import parse
@@ -35,6 +35,7 @@ from milonga_hub.devices.values import (
     MeasurementTask,
     NewAssignment,
     NewCertificate,
+    Passed,
     Profile,
     SamplingPolicy,
     TimingResult,
@@ -396,17 +397,14 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                 case "step":
                     if (step := _step(device, request.step)) is not None:
                         await connections.report(step, self._download(device, request.step))
-                case "measurement":
-                    result = from_proto(request.measurement, MeasurementResult)
-                    self._devices.connections.measured(device, result)
-                case "tuning_result":
-                    self._devices.connections.timed(device, from_proto(request.tuning_result, TimingResult))
+                case "measurement" | "tuning_result" | "help_answer":
+                    slot = _slot_of(request)
+                    if not self._devices.answered_elsewhere(device, slot, request.SerializeToString()):
+                        take_answer(self._devices, device, request)
                 case "certificate_request":
                     self._devices.renew(device, request.certificate_request.certificate_request)
                 case "device_build":
                     self._devices.connections.built(_device_build(device, request.device_build))
-                case "help_answer":
-                    self._devices.connections.helped(device, from_proto(request.help_answer, HelpAnswer))
                 case "profile":
                     self._devices.connections.profiled(device, from_proto(request.profile, Profile))
                 case "cache":
@@ -434,6 +432,38 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
     async def _write(self, stream: DeviceStream, context: Any) -> None:
         while True:
             await context.write(_outgoing(await stream.next()))
+
+
+def take_answer(devices: DeviceService, device: str, request: agent_pb2.ConnectRequest) -> None:
+    """Take what a device answers to what it was asked; on the event loop."""
+    match request.WhichOneof("message"):
+        case "measurement":
+            devices.connections.measured(device, from_proto(request.measurement, MeasurementResult))
+        case "tuning_result":
+            devices.connections.timed(device, from_proto(request.tuning_result, TimingResult))
+        case "help_answer":
+            devices.connections.helped(device, from_proto(request.help_answer, HelpAnswer))
+
+
+def encoded(message: Outgoing) -> tuple[bytes, set[str]]:
+    """Return a message as a device gets it, and the digests of the files that it fetches for it."""
+    files: Sequence[File] = ()
+    if isinstance(message, MeasurementTask):
+        files = message.item.files
+    elif isinstance(message, TimingTask):
+        files = (message.item.session, message.item.kernels)
+    return _outgoing(message).SerializeToString(), {file.digest for file in files}
+
+
+def _slot_of(request: agent_pb2.ConnectRequest) -> str:
+    """Return where the question waited that this answers."""
+    match request.WhichOneof("message"):
+        case "measurement":
+            return f"measurement/{request.measurement.id}"
+        case "tuning_result":
+            return f"timing/{request.tuning_result.id}"
+        case _:
+            return f"help/{request.help_answer.id}"
 
 
 def _chunks(chunks: Chunks) -> agent_pb2.Chunks:
@@ -470,6 +500,8 @@ def _device_build(device: str, told: devices_pb2.DeviceBuild) -> DeviceBuild:
 
 
 def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
+    if isinstance(message, Passed):
+        return agent_pb2.ConnectResponse.FromString(message.body)
     if isinstance(message, Assignment | NewAssignment):
         return agent_pb2.ConnectResponse(assignment=to_proto(message, agent_pb2.Assignment))
     if isinstance(message, MeasurementTask):

@@ -14,7 +14,7 @@ from milonga_hub.commits import Commits
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices import rules, transferred
 from milonga_hub.devices.admission import Admission
-from milonga_hub.devices.assigning import Assigning, Wanted
+from milonga_hub.devices.assigning import Announce, Assigning, Wanted, nobody_else
 from milonga_hub.devices.caches import Caches
 from milonga_hub.devices.certificates import Certificates
 from milonga_hub.devices.connections import Connections
@@ -38,9 +38,10 @@ from milonga_hub.devices.models import (
     StepLog,
     Transferred,
 )
+from milonga_hub.devices.records import Presence
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.steps import last_steps
-from milonga_hub.devices.streams import Streams
+from milonga_hub.devices.streams import Elsewhere, Streams
 from milonga_hub.devices.timing import Timed, Timing
 from milonga_hub.devices.tokens import HubKey, JoinTokens
 from milonga_hub.devices.values import (
@@ -53,6 +54,7 @@ from milonga_hub.devices.values import (
     MeasurementItem,
     MeasuringPolicy,
     Outline,
+    Passed,
     SamplingPolicy,
     Standing,
     TimingItem,
@@ -69,11 +71,13 @@ __all__ = [
     "LastStep",
     "MeasurementItem",
     "MeasuringPolicy",
+    "Presence",
     "SamplingPolicy",
     "Standing",
     "Timed",
     "TimingItem",
     "Wanted",
+    "nobody_else",
 ]
 
 # What serves and what served before; a device that names more is not believed.
@@ -105,7 +109,10 @@ class DeviceService:
         clock: Callable[[], datetime] = utc_now,
         measuring_policy: MeasuringPolicy = MeasuringPolicy(),
         authority: Authority | None = None,
+        presence: Presence = Presence(),
+        announce: Announce = nobody_else,
     ) -> None:
+        """`presence` and `announce` are about other hubs on the database: see hubs/."""
         self._database = database
         self._events = events
         self._clock = clock
@@ -116,10 +123,10 @@ class DeviceService:
         self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
         self._timing = Timing(database, events, self._streams, self._measuring)
         self._helping = Helping(database, self._streams, clock)
-        self._assigning = Assigning(database, events, self._streams, clock)
+        self._assigning = Assigning(database, events, self._streams, clock, announce)
         commits = Commits(database)
         self.connections = Connections(
-            commits, events, settings, clock, self._streams, self._measuring, self._timing, self._helping
+            commits, events, settings, clock, self._streams, self._measuring, self._timing, self._helping, presence
         )
         self._admission = Admission(
             database, commits, events, settings, clock, self.authority, self._tokens, self.connections.type_of
@@ -286,6 +293,36 @@ class DeviceService:
             session.add(device)
         self._events.publish(f"devices/{device.name}", device)
         return device
+
+    # Other hubs
+
+    def reach(self, elsewhere: Elsewhere) -> None:
+        """Reach devices by the streams of other hubs too."""
+        self._streams.elsewhere = elsewhere
+
+    def ask(self, device: str, slot: str, body: bytes) -> bool:
+        """Leave another hub's question for a device; return whether it is connected here. May be called from any thread."""
+        stream = self._streams.get(device)
+        if stream is not None:
+            stream.send(slot, Passed(body))
+        return stream is not None
+
+    def answered_elsewhere(self, device: str, slot: str, body: bytes) -> bool:
+        """Carry a device's answer to the hub that asked it; return whether another one did."""
+        return self._streams.elsewhere.answered(device, slot, body)
+
+    def changed_elsewhere(self, devices: Sequence[Device]) -> None:
+        """Take note of what other hubs made of devices. May be called from any thread."""
+        for device in devices:
+            if device.revoked_at is not None:
+                self._admission.shut_out(device.name)
+        self.connections.changed_elsewhere(devices)
+
+    def deleted_elsewhere(self, devices: Sequence[str]) -> None:
+        """Take note of devices that another hub has forgotten. May be called from any thread."""
+        for device in devices:
+            self._admission.shut_out(device)
+            self.connections.shut_out(device, Unauthenticated(f"device {device} was deleted; enrol it again"))
 
     # Help from afar
 
@@ -456,7 +493,8 @@ class DeviceService:
         assignment = self.assignment(device)
         if assignment is not None and any(file.digest == digest for file in assignment.files):
             return True
-        return digest in self._measuring.digests_for(device) or digest in self._timing.digests_for(device)
+        asked = (self._measuring, self._timing, self._streams.elsewhere)
+        return any(digest in each.digests_for(device) for each in asked)
 
     def known_to(self, device: str, digest: str, bundles: Sequence[str]) -> tuple[str, _Names]:
         """Return the path of the file in what the device is assigned, and those of the bundles that it may know of.

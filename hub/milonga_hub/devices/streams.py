@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 from milonga_hub.devices.models import Assignment
 from milonga_hub.devices.values import (
@@ -15,6 +17,7 @@ from milonga_hub.devices.values import (
     MeasurementTask,
     NewAssignment,
     NewCertificate,
+    Passed,
     SamplingPolicy,
     TimingTask,
 )
@@ -31,6 +34,7 @@ Outgoing = (
     | HelpTask
     | Care
     | CacheKey
+    | Passed
 )
 
 
@@ -108,11 +112,69 @@ class DeviceStream:
             self._loop.call_soon_threadsafe(action)
 
 
+class Elsewhere(Protocol):
+    """The streams that other hubs have."""
+
+    def connected(self) -> dict[str, tuple[str, bool]]:
+        """Return by device the hub that has its stream, and whether its agent times kernels."""
+
+    def find(self, device: str) -> tuple[str, bool] | None:
+        """As `connected`, of one device."""
+
+    def ask(self, hub: str, device: str, slot: str, message: Outgoing) -> None: ...
+
+    def digests_for(self, device: str) -> set[str]:
+        """Return what a device here may fetch for what other hubs ask of it."""
+
+    def answered(self, device: str, slot: str, body: bytes) -> bool:
+        """Carry an answer to the hub that asked; return whether another did."""
+
+    def lost(self, device: str) -> None:
+        """Tell the hubs that asked a device here that its stream has ended."""
+
+
+class Nowhere:
+    """There are no other hubs."""
+
+    def connected(self) -> dict[str, tuple[str, bool]]:
+        return {}
+
+    def find(self, device: str) -> tuple[str, bool] | None:
+        return None
+
+    def ask(self, hub: str, device: str, slot: str, message: Outgoing) -> None:
+        raise DeviceLost(f"{device} disconnected")
+
+    def digests_for(self, device: str) -> set[str]:
+        return set()
+
+    def answered(self, device: str, slot: str, body: bytes) -> bool:
+        return False
+
+    def lost(self, device: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class StreamElsewhere:
+    """One device that is connected to another hub."""
+
+    device: str
+    hub: str
+    knows_tuning: bool
+    elsewhere: Elsewhere
+
+    def send(self, slot: str, message: Outgoing) -> None:
+        """Leave a question for the device. May be called from any thread."""
+        self.elsewhere.ask(self.hub, self.device, slot, message)
+
+
 class Streams:
     """The newest stream of every connected device."""
 
     def __init__(self) -> None:
         self._by_device: dict[str, DeviceStream] = {}
+        self.elsewhere: Elsewhere = Nowhere()
 
     def open(self, device: str) -> DeviceStream:
         """Return a new stream; an older one of the same device is closed."""
@@ -131,13 +193,26 @@ class Streams:
         return True
 
     def get(self, device: str) -> DeviceStream | None:
+        """Return the device's stream to this hub."""
         return self._by_device.get(device)
 
+    def anywhere(self, device: str) -> DeviceStream | StreamElsewhere | None:
+        """Return the device's stream to this hub, or else how its stream to another is reached."""
+        here = self.get(device)
+        if here is not None:
+            return here
+        found = self.elsewhere.find(device)
+        return None if found is None else StreamElsewhere(device, *found, self.elsewhere)
+
     def names(self) -> set[str]:
+        """Return the devices that are connected to this hub."""
         return set(self._by_device)
 
+    def names_anywhere(self) -> set[str]:
+        return self.names() | self.elsewhere.connected().keys()
+
     def send(self, device: str, slot: str, message: Outgoing) -> None:
-        """Leave a message for the device if it is connected; others get theirs when they connect."""
+        """Leave a message for the device if it is connected to this hub; others get theirs when they connect, or of theirs."""
         stream = self.get(device)
         if stream is not None:
             stream.send(slot, message)

@@ -125,7 +125,9 @@ class Timing:
         return [
             device
             for device in self._of_type(device_type, wanted)
-            if (stream := self._streams.get(device.name)) is not None and stream.knows_tuning and times_kernels(device)
+            if (stream := self._streams.anywhere(device.name)) is not None
+            and stream.knows_tuning
+            and times_kernels(device)
         ]
 
     def _of_type(self, device_type: str, wanted: str) -> list[Device]:
@@ -137,7 +139,7 @@ class Timing:
 
     def _why_none(self, device_type: str, wanted: str, patience_seconds: float) -> str:
         who = wanted or f"device of type {device_type}"
-        known = [one for one in self._of_type(device_type, wanted) if self._streams.get(one.name) is not None]
+        known = [one for one in self._of_type(device_type, wanted) if self._streams.anywhere(one.name) is not None]
         waited = f"for {patience_seconds:g} s"
         if not known:
             return f"no {who} was connected {waited}; what was tuned until then is kept"
@@ -146,7 +148,7 @@ class Timing:
         return f"no {who} that is connected has an agent that times kernels; update it, or start it without --no-tuning"
 
     async def _ask(self, device: str, task: TimingTask) -> TimingResult:
-        stream = self._streams.get(device)
+        stream = self._streams.anywhere(device)
         if stream is None:
             raise DeviceLost(f"{device} disconnected")
         key = (device, task.id)

@@ -153,6 +153,13 @@ class CacheKey:
     now: datetime
 
 
+@dataclass(frozen=True)
+class Passed:
+    """What another hub has for the device, as it is sent."""
+
+    body: bytes
+
+
 class Neighbour(NamedTuple):
     """A device that another may fetch a blob from."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -59,7 +58,7 @@ class SampleIntake:
         self._clock = clock
         # Raises QuotaExceeded where a project may not keep so many bytes more.
         self.may_grow: Callable[[str, int], None] = lambda project, added_bytes: None
-        self._keeping = threading.Lock()
+        self._keeping = database.turn("samples")
         self._told: dict[str, SamplingPolicy] = {}
         # Of the assignment that a device was last looked at with, 0 for none: most news of devices concerns no policy.
         self._generations: dict[str, int] = {}

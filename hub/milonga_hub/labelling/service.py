@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -74,7 +73,7 @@ class LabellingService:
         self._blobs = blobs
         self._pictures = pictures
         self._clock = clock
-        self._adding = threading.Lock()
+        self._adding = database.turn("labelling")
 
     # Look
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -20,7 +19,7 @@ class ModelService:
     def __init__(self, database: Database, blobs: Blobs) -> None:
         self._database = database
         self._blobs = blobs
-        self._numbering = threading.Lock()
+        self._numbering = database.turn("models")
 
     def create_version(
         self,

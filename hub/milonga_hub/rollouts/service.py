@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -83,7 +82,7 @@ class RolloutService:
         self._assigner = Assigner(devices, builds)
         self._clock = clock
         # Each change reads the newest state and writes the next one.
-        self._changing = threading.RLock()
+        self._changing = database.turn("rollouts")
 
     def create(
         self, model_version: str, project: str, selector: str, spec: RolloutSpec, request_id: str = ""

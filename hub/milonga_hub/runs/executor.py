@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from milonga_hub.errors import MilongaError
+from milonga_hub.errors import DatabaseUnreachable, MilongaError
+from milonga_hub.fencing import LeadLost
 from milonga_hub.jobs import JobCrashed
 from milonga_hub.runs.models import Run, RunState
 from milonga_hub.runs.service import RunService
@@ -15,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 # A job that dies three times in a row (out of memory, most often) will die again.
 MAX_CRASHES = 3
+_AGAIN_SECONDS = 1.0
 
 
 class Executor:
@@ -63,6 +65,10 @@ class Executor:
     async def _execute(self, run: Run) -> None:
         try:
             await self._attempt(run)
+        except (DatabaseUnreachable, LeadLost) as error:
+            # It is as if the hub had ended: whoever leads next, this one or another, goes on with it.
+            _log.warning("%s is interrupted: %s", run.name, error)
+            await asyncio.sleep(_AGAIN_SECONDS)
         except MilongaError as error:
             self._runs.end(run.name, RunState.FAILED, error=str(error))
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
@@ -33,7 +32,7 @@ class RunService:
         self._events = events
         self._projects = projects
         # Numbers of runs are given out one at a time.
-        self._numbering = threading.Lock()
+        self._numbering = database.turn("runs")
         # The executor's ears: called with the name of a run that may begin, or must end.
         self.on_queued: Callable[[], None] = lambda: None
         self.on_cancelled: Callable[[str], None] = lambda name: None

@@ -15,7 +15,8 @@ from milonga.v1 import telemetry_pb2
 from sqlalchemy.exc import OperationalError
 
 from milonga_hub import counts
-from milonga_hub.errors import FailedPrecondition, InvalidInput
+from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, InvalidInput
+from milonga_hub.fencing import LeadLost
 from milonga_hub.telemetry.endpoint import BrokerEndpoint
 from milonga_hub.telemetry.messages import TOPIC_ROOT, device_of, parse_window
 from milonga_hub.telemetry.models import TelemetryWindow
@@ -185,10 +186,8 @@ class TelemetryIntake:
         try:
             self._store(batch)
         except Exception as error:
-            if isinstance(error, OperationalError):
-                _log.error(
-                    "%d windows were not stored (%s); their devices will send them again", len(batch), error.orig
-                )
+            if isinstance(error, OperationalError | DatabaseUnreachable | LeadLost):
+                _log.error("%d windows were not stored (%s); their devices will send them again", len(batch), error)
                 return []
             if len(batch) == 1:
                 _log.exception("a window of %s was not stored; it will be sent again", batch[0].device)

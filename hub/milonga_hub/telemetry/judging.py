@@ -49,6 +49,11 @@ class Judge:
         self._detectors = Detectors(self._before)
         self._judging = threading.Lock()
 
+    def begin(self) -> None:
+        """Forget what was seen: others may have judged since, and windows are read again from the database."""
+        with self._judging:
+            self._detectors = Detectors(self._before)
+
     def judge(self, windows: Sequence[TelemetryWindow]) -> None:
         """Judge new windows; what cannot be judged is said in the log."""
         subjects: defaultdict[tuple[str, str, str, str], list[TelemetryWindow]] = defaultdict(list)

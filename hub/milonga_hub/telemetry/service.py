@@ -63,6 +63,10 @@ class TelemetryService:
         self._confidences = Confidences()
         self._judge = Judge(database, events, reference_of, policy_of, clock)
 
+    def begin(self) -> None:
+        """Be the one who stores and judges telemetry from now on: another hub may have done it until now."""
+        self._judge.begin()
+
     def examine(self, window: TelemetryWindow) -> TelemetryWindow:
         """Return the window as it may be stored. Raises InvalidInput for one that no honest device sends."""
         problem = flaw(window) or self._foreign(window)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col, delete
 
 from milonga_hub.db import Database, utc_now
+from milonga_hub.errors import DatabaseUnreachable
 from milonga_hub.events import EventBus
 from milonga_hub.telemetry.ahead import ROW_ID, Ahead
 from milonga_hub.telemetry.models import TelemetryAdded, TelemetryTotal, TelemetryWindow, TelemetryWindowRow
@@ -88,18 +89,22 @@ class Totals:
         """Write what waits, where that is possible now: windows are kept, and charts are shown, on a full disk too."""
         try:
             self.write()
-        except OperationalError as error:
-            _log.warning("could not add up telemetry (%s); trying again with what comes next", error.orig)
+        except (OperationalError, DatabaseUnreachable) as error:
+            _log.warning("could not add up telemetry (%s); trying again with what comes next", error)
 
     def write(self) -> None:
         """Write sums with all windows that were added."""
         with self._lock:
-            if self._added is not None and not self._waiting:
+            # Others on the database store windows too.
+            if self._added is not None and not self._waiting and not self._database.is_postgresql:
                 return
         with self._database.session() as session:
             # Before the lock, as who stores windows has it.
             self._database.begin_writing(session)
             with self._lock:
+                if self._database.is_postgresql:
+                    # Another hub may have written sums, of windows that this one never saw or has waiting.
+                    self._added = None
                 self.added(session)
                 if not self._waiting:
                     return

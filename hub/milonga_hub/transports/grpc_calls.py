@@ -11,6 +11,7 @@ from milonga_hub.errors import (
     AlreadyExists,
     BlobDamaged,
     BlobsUnreachable,
+    DatabaseUnreachable,
     FailedPrecondition,
     InvalidInput,
     MilongaError,
@@ -19,6 +20,7 @@ from milonga_hub.errors import (
     ResourceExhausted,
     Unauthenticated,
 )
+from milonga_hub.fencing import LeadLost
 
 CODES: dict[type[MilongaError], grpc.StatusCode] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -30,6 +32,8 @@ CODES: dict[type[MilongaError], grpc.StatusCode] = {
     ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     BlobDamaged: grpc.StatusCode.FAILED_PRECONDITION,
     BlobsUnreachable: grpc.StatusCode.UNAVAILABLE,
+    DatabaseUnreachable: grpc.StatusCode.UNAVAILABLE,
+    LeadLost: grpc.StatusCode.UNAVAILABLE,
     MilongaError: grpc.StatusCode.FAILED_PRECONDITION,
 }
 

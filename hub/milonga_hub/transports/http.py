@@ -32,6 +32,7 @@ from milonga_hub.errors import (
     AlreadyExists,
     BlobDamaged,
     BlobsUnreachable,
+    DatabaseUnreachable,
     FailedPrecondition,
     InvalidInput,
     MilongaError,
@@ -42,6 +43,7 @@ from milonga_hub.errors import (
     TooOften,
     Unauthenticated,
 )
+from milonga_hub.fencing import LeadLost
 from milonga_hub.install import web as install
 from milonga_hub.labelling import web as labelling
 from milonga_hub.models import web as models
@@ -76,6 +78,8 @@ ANSWERS: dict[type[MilongaError], tuple[int, str]] = {
     ResourceExhausted: (507, "RESOURCE_EXHAUSTED"),
     BlobDamaged: (409, "FAILED_PRECONDITION"),
     BlobsUnreachable: (503, "UNAVAILABLE"),
+    DatabaseUnreachable: (503, "UNAVAILABLE"),
+    LeadLost: (503, "UNAVAILABLE"),
     MilongaError: (409, "FAILED_PRECONDITION"),
 }
 # Streams of events end at once when the server stops; this is for uploads under way.

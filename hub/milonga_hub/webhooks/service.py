@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -58,7 +57,7 @@ class WebhookService(Outbox[WebhookDelivery]):
         self._events = events
         self._sight = sight
         self._source = source
-        self._looking = threading.Lock()
+        self._looking = database.turn("webhooks")
 
     # Webhooks
 
