@@ -12,7 +12,7 @@ RDFM_COMMIT := 44557eba8e273fdaf981d5b699326209186fc6e5
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 test-kfp test-objects test-postgres test-ray check bench bench-peers soak fuzz fuzz-rest protos revision translations docs clean
+.PHONY: help install demo test test-browser test-aarch64 test-hubs test-kfp test-objects test-postgres test-ray check bench bench-peers soak fuzz fuzz-rest protos revision translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ test-objects: $(STAMP) ## Try stores of blobs with a server that speaks S3 too, 
 
 test-postgres: $(STAMP) ## Run all tests on PostgreSQL, a server of its own (TEST_ARGS=tests/telemetry)
 	$(BIN)/python -m tests.postgres_server $(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
+
+test-hubs: $(STAMP) ## Let two hubs on one PostgreSQL work, and kill and stop them meanwhile (needs PostgreSQL and mosquitto; minutes)
+	$(BIN)/python -m pytest -m hubs tests/hubs $(TEST_ARGS)
 
 test-ray: $(STAMP) ## Do a run on a Ray cluster of two workers on this machine, and hold it to the same run without (installs Ray and Ray Train)
 	$(BIN)/python -m pip install --quiet --progress-bar on -e './hub[ray]'

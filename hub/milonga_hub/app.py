@@ -48,6 +48,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.fencing import LeadLost
 from milonga_hub.hubs import service as hubs
 from milonga_hub.hubs.between import Between
+from milonga_hub.hubs.rpc import HubRpc
 from milonga_hub.hubs.service import Membership
 from milonga_hub.install.reach import address_for_others
 from milonga_hub.jobs import Jobs
@@ -422,6 +423,7 @@ class Hub:
             LabellingRpc(self.labelling),
             AccountRpc(self.accounts),
             WebhookRpc(self.webhooks),
+            HubRpc(self.hubs),
         ]
         server, port = await grpc_transport.serve(
             servicers,

@@ -20,6 +20,7 @@ from milonga_hub.builds.rpc import BuildRpc
 from milonga_hub.cli import main
 from milonga_hub.datasets.rpc import DatasetRpc
 from milonga_hub.devices.rpc import DeviceRpc
+from milonga_hub.hubs.rpc import HubRpc
 from milonga_hub.labelling.rpc import LabellingRpc
 from milonga_hub.models.rpc import ModelRpc
 from milonga_hub.projects.models import Project
@@ -65,6 +66,7 @@ def _servicers(hub: Services) -> list[Any]:
         LabellingRpc(hub.labelling),
         AccountRpc(hub.accounts),
         WebhookRpc(hub.webhooks),
+        HubRpc(hub.hubs),
     ]
 
 

@@ -78,6 +78,7 @@ READING: dict[str, tuple[str, str]] = {
     "telemetry list": ("windows", "confidence"),
     "telemetry drift": ("drift_events", "brightness"),
     "telemetry accuracy digits": ("accuracy", "right answers"),
+    "hubs ls": ("hubs", "leading"),
     "alerts list": ("alerts", "drifted"),
     "alerts ls": ("alerts", "drifted"),
     "alerts silences": ("silences", "milonga alerts silence"),

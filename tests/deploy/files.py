@@ -14,6 +14,8 @@ DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 # Over KUBERNETES.
 KUBERNETES_POSTGRES = DEPLOY / "kubernetes-postgres"
+# Over KUBERNETES_POSTGRES.
+KUBERNETES_HUBS = DEPLOY / "kubernetes-hubs"
 CONTAINERFILE = ROOT / "hub" / "Containerfile"
 COMPOSE, MOSQUITTO, POSTGRES = (DEPLOY / f"compose{over}.yaml" for over in ("", ".mosquitto", ".postgres"))
 UNIT = DEPLOY / "milonga-hub.service"

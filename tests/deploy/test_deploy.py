@@ -291,3 +291,20 @@ ALL_MANIFESTS = {**files.manifests(), **files.manifests(files.KUBERNETES_POSTGRE
 def test_kubernetes_takes_each_manifest(name: str) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="needs: pip install --group deploy")
     validate.validate(ALL_MANIFESTS[name], "1.37", strict=True)
+
+
+def test_several_hubs_have_one_volume_one_database_and_a_broker_that_is_none_of_theirs() -> None:
+    manifests = files.manifests(files.KUBERNETES_HUBS)
+    patch = yaml.safe_load((files.KUBERNETES_HUBS / "hub.yaml").read_text(encoding="utf-8"))
+    hub = files.manifests()["StatefulSet/milonga-hub"]
+    assert patch["metadata"] == {name: hub["metadata"][name] for name in ("name", "namespace")}
+    assert patch["spec"]["replicas"] > 1 and patch["spec"]["volumeClaimTemplates"] is None
+    pod = patch["spec"]["template"]["spec"]
+    (volume,), (container,) = pod["volumes"], pod["containers"]
+    claim = manifests[f"PersistentVolumeClaim/{volume['persistentVolumeClaim']['claimName']}"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert volume["name"] in {mount["name"] for mount in _container()["volumeMounts"]}
+    assert container["name"] == _container()["name"]
+    assert {each["name"]: each["value"] for each in container["env"]}["MILONGA_BROKER"].startswith("mqtts://")
+    kustomization = yaml.safe_load((files.KUBERNETES_HUBS / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert "../kubernetes-postgres" in kustomization["resources"]

@@ -31,6 +31,7 @@ from milonga_hub.devices.service import DeviceService, Enrolment
 from milonga_hub.devices.values import AgentStatus, Download, Hello
 from milonga_hub.errors import MilongaError
 from milonga_hub.events import EventBus
+from milonga_hub.hubs.service import Alone, Hubs
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.models import SampleReason, SampleView
 from milonga_hub.labelling.service import LabellingService
@@ -78,7 +79,8 @@ class Services:
     grpc_port = 8443
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = self.own_folder = folder
+        self.hubs: Hubs = Alone()
         self.settings = Settings(data_dir=folder, database_url=database_setting(folder))
         self.database = Database(self.settings.resolved_database_url)
         self.database.create_tables()

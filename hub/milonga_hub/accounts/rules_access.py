@@ -114,6 +114,7 @@ GRPC: Mapping[str, Access] = {
         "milonga.v1.WebhookService",
         {_SEES: "ListWebhooks ListWebhookDeliveries", _CHANGES: "ApplyWebhook DeleteWebhook TestWebhook"},
     ),
+    **_methods("milonga.v1.HubService", {_SEES: "ListHubs"}),
     **_methods("grpc.health.v1.Health", {_OPEN: "Check Watch List"}),
     **_methods("grpc.reflection.v1alpha.ServerReflection", {_OPEN: "ServerReflectionInfo"}),
 }
@@ -334,6 +335,7 @@ HTTP: Mapping[str, Access] = {
         /alert_channels
         /webhooks
         /webhook_deliveries
+        /hubs
         """,
     ),
     **_routes(

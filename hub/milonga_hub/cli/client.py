@@ -15,6 +15,7 @@ from milonga.v1 import (
     alerts_pb2_grpc,
     datasets_pb2_grpc,
     devices_pb2_grpc,
+    hubs_pb2_grpc,
     labelling_pb2_grpc,
     models_pb2_grpc,
     projects_pb2_grpc,
@@ -91,6 +92,7 @@ class Client:
         self.builds = models_pb2_grpc.BuildServiceStub(channel)
         self.rollouts = rollouts_pb2_grpc.RolloutServiceStub(channel)
         self.alerts = alerts_pb2_grpc.AlertServiceStub(channel)
+        self.hubs = hubs_pb2_grpc.HubServiceStub(channel)
         self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(channel)
         self.labelling = labelling_pb2_grpc.LabellingServiceStub(channel)
         self.telemetry = telemetry_pb2_grpc.TelemetryServiceStub(channel)

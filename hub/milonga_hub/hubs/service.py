@@ -86,7 +86,10 @@ class Hubs(Protocol):
 class Alone:
     """The one hub of an SQLite file."""
 
-    id, notice, leads, fence = "", "", True, None
+    id: str = ""
+    notice: str = ""
+    leads: bool = True
+    fence: Fence | None = None
 
     def __init__(self) -> None:
         self._me = HubView(**_about("", utc_now()))

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from milonga_hub import postgres
 from milonga_hub.errors import FailedPrecondition, InvalidInput
+from milonga_hub.hubs.rules import AWAY, why_not_change
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ COMPARED: dict[str, Any] = {"compare_type": True, "render_as_batch": True}
 # Before the first revision.
 BASE = "base"
 _FOLDER = Path(__file__).parent
+_MEMBERS = "hub_member"
 # Of every version.
 _OURS = {"device", "project", "telemetry_window"}
 
@@ -75,6 +77,7 @@ def migrate(engine: Engine, target: str) -> None:
         current = _current(connection, known)
         if current is None and engine.dialect.name != "sqlite":
             _refuse_foreign(connection)
+        _refuse_under_hubs(connection, known, current, target)
         config.attributes["connection"] = connection
         if _is_above(known, target, current):
             command.upgrade(config, target)
@@ -132,6 +135,24 @@ def _current(connection: Connection, known: ScriptDirectory) -> str | None:
             " before it"
         )
     return current
+
+
+def _refuse_under_hubs(connection: Connection, known: ScriptDirectory, current: str | None, target: str) -> None:
+    """Raise FailedPrecondition where hubs are there that use what the way to the target changes: see docs/hubs.md."""
+    names = _names(known)
+    here, there = names.index(current or BASE), _place(names, target)
+    if connection.engine.dialect.name == "sqlite" or here == 0 or not inspect(connection).has_table(_MEMBERS):
+        return
+    ways = [known.get_revision(name) for name in names[min(here, there) + 1 : max(here, there) + 1]]
+    # Whoever goes down takes away.
+    path = [
+        (way.revision, there > here and bool(getattr(way.module, "adds", False))) for way in ways if way is not None
+    ]
+    seen = "SELECT id, name FROM hub_member WHERE seen_at > clock_timestamp() AT TIME ZONE 'UTC' - make_interval(secs => %s)"
+    found = connection.exec_driver_sql(seen, (AWAY.total_seconds(),)).all()
+    why = why_not_change(current or "", path, [name for id_, name in found if postgres.is_there(connection, id_)])
+    if why:
+        raise FailedPrecondition(why)
 
 
 def _is_above(known: ScriptDirectory, target: str, current: str | None) -> bool:

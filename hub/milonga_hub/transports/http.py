@@ -44,6 +44,7 @@ from milonga_hub.errors import (
     Unauthenticated,
 )
 from milonga_hub.fencing import LeadLost
+from milonga_hub.hubs import web as hubs
 from milonga_hub.install import web as install
 from milonga_hub.labelling import web as labelling
 from milonga_hub.models import web as models
@@ -150,7 +151,7 @@ def _api(hub: HubServices) -> APIRouter:
             need_project(project_of_name(model_version))
         return hub.projects.get(hub.models.get_version(model_version).run.split("/")[1])
 
-    uploads = Uploads(hub.settings.data_dir / "uploads-http", hub.settings.max_upload_bytes)
+    uploads = Uploads(hub.own_folder / "uploads-http", hub.settings.max_upload_bytes)
     api = APIRouter()
     for router in (
         devices.router(hub.devices),
@@ -160,7 +161,7 @@ def _api(hub: HubServices) -> APIRouter:
         models.router(
             hub.models,
             hub.imports,
-            Uploads(hub.settings.data_dir / "uploads-models-http", hub.settings.max_upload_bytes, "file", ""),
+            Uploads(hub.own_folder / "uploads-models-http", hub.settings.max_upload_bytes, "file", ""),
         ),
         builds.router(hub.builds),
         rollouts.router(hub.rollouts, project_of),
@@ -169,6 +170,7 @@ def _api(hub: HubServices) -> APIRouter:
         labelling.router(hub.labelling),
         accounts.router(hub.accounts),
         webhooks.router(hub.webhooks),
+        hubs.router(hub.hubs),
     ):
         api.include_router(router)
     return api

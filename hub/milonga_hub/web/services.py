@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from milonga_hub.accounts.service import AccountService
@@ -11,6 +12,7 @@ from milonga_hub.builds.service import BuildService
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.events import EventBus
+from milonga_hub.hubs.service import Hubs
 from milonga_hub.labelling.service import LabellingService
 from milonga_hub.models.imports import ModelImports
 from milonga_hub.models.service import ModelService
@@ -41,6 +43,9 @@ class HubServices(Protocol):
     blob_watch: BlobWatch
     quotas: QuotaService
     webhooks: WebhookService
+    hubs: Hubs
+    #: What no other hub has that shares the data folder.
+    own_folder: Path
 
     @property
     def grpc_port(self) -> int:

@@ -14,6 +14,7 @@ from milonga.v1 import (
     alerts_pb2,
     datasets_pb2,
     devices_pb2,
+    hubs_pb2,
     labelling_pb2,
     models_pb2,
     projects_pb2,
@@ -1044,6 +1045,23 @@ class AsyncDevices:
         )
 
 
+class AsyncHubs:
+    """The hubs that serve one fleet together, on one PostgreSQL: any answers calls, and one of them leads."""
+
+    def __init__(self, calls: AsyncCalls) -> None:
+        self._calls = calls
+
+    async def list_hubs(self, *, timeout: float | None = None) -> hubs_pb2.ListHubsResponse:
+        """The hubs, the oldest first: those that are there, and for an hour those that ended without a word. Scope:
+        telemetry:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = hubs_pb2.ListHubsRequest()
+        return await self._calls.unary("/milonga.v1.HubService/ListHubs", request, hubs_pb2.ListHubsResponse, timeout)
+
+
 class AsyncLabelling:
     """Pictures that devices sent to be labelled, and what people said of them."""
 
@@ -1872,6 +1890,7 @@ class AsyncServices:
         self.builds = AsyncBuilds(calls)
         self.datasets = AsyncDatasets(calls)
         self.devices = AsyncDevices(calls)
+        self.hubs = AsyncHubs(calls)
         self.labelling = AsyncLabelling(calls)
         self.models = AsyncModels(calls)
         self.projects = AsyncProjects(calls)

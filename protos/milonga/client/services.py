@@ -14,6 +14,7 @@ from milonga.v1 import (
     alerts_pb2,
     datasets_pb2,
     devices_pb2,
+    hubs_pb2,
     labelling_pb2,
     models_pb2,
     projects_pb2,
@@ -1030,6 +1031,23 @@ class Devices:
         )
 
 
+class Hubs:
+    """The hubs that serve one fleet together, on one PostgreSQL: any answers calls, and one of them leads."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def list_hubs(self, *, timeout: float | None = None) -> hubs_pb2.ListHubsResponse:
+        """The hubs, the oldest first: those that are there, and for an hour those that ended without a word. Scope:
+        telemetry:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = hubs_pb2.ListHubsRequest()
+        return self._calls.unary("/milonga.v1.HubService/ListHubs", request, hubs_pb2.ListHubsResponse, timeout)
+
+
 class Labelling:
     """Pictures that devices sent to be labelled, and what people said of them."""
 
@@ -1840,6 +1858,7 @@ class Services:
         self.builds = Builds(calls)
         self.datasets = Datasets(calls)
         self.devices = Devices(calls)
+        self.hubs = Hubs(calls)
         self.labelling = Labelling(calls)
         self.models = Models(calls)
         self.projects = Projects(calls)

@@ -1,0 +1,32 @@
+"""Hubs over REST."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+
+from milonga_hub.hubs.models import HubState, HubView
+from milonga_hub.hubs.service import Hubs
+
+
+class HubStanding(HubView):
+    state: HubState
+    # Whether it is the one that answers.
+    is_this: bool
+
+
+def router(hubs: Hubs) -> APIRouter:
+    api = APIRouter(tags=["hubs"])
+
+    @api.get("/hubs")
+    async def list_hubs() -> list[HubStanding]:
+        """List the hubs that serve this fleet together, and which of them leads."""
+        found = await asyncio.to_thread(hubs.standings)
+        fields = HubView.model_fields
+        return [
+            HubStanding(state=each.state, is_this=each.is_this, **{name: getattr(each.hub, name) for name in fields})
+            for each in found
+        ]
+
+    return api
