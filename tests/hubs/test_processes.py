@@ -165,7 +165,7 @@ def test_a_rollout_goes_on_when_the_hub_that_leads_is_killed_in_a_wave(tmp_path:
             async with scene.fleet():
                 await eventually(lambda: scene.streams().total() == _COUNT, "all devices to be online")
                 assert len(scene.streams()) == 2, "devices must be at both hubs"
-                id = await asyncio.to_thread(scene.rollout, other, [0.25, 0.5, 1.0])
+                id = await asyncio.to_thread(scene.rollout, other, [0.25, 0.25, 0.5])
                 await eventually(lambda: scene.rows("SELECT 1 FROM assignment"), "the first wave")
                 leader.child.kill()
                 killed = time.monotonic()
@@ -198,8 +198,7 @@ def test_a_leader_that_was_stopped_leads_no_more_and_serves_on(tmp_path: Path, u
             await eventually(lambda: leader.is_ready, "the first hub to serve on")
             await eventually(lambda: scene.state(id) == "SUCCEEDED", "the rollout to succeed")
         assert scene.rows("SELECT generation, count(*) FROM assignment GROUP BY 1") == [(1, _COUNT)]
-        assert scene.rows("SELECT number FROM lease") == [(scene.rows("SELECT number FROM lease")[0][0],)]
-        assert (await scene.pair())[0] is other
+        assert scene.leader() is other
         leader.child.check()
 
     play(tmp_path, url, story)
@@ -263,7 +262,9 @@ def _away(url: str) -> Iterator[None]:
     options = re.sub(r'"-D" "[^"]*"', "", options)
     control: list[str | Path] = [folder / "pg_ctl", "--pgdata", data, "--log", place / "log", "--wait"]
     user = postgres_server._user()
-    quiet: Any = {"user": user, "cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
+    # Not by subprocess's own `user`, for which it forks: gRPC, which has threads here, does not outlive that.
+    control = [*(["runuser", "-u", user, "--"] if user else []), *control]
+    quiet: Any = {"cwd": place, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
     subprocess.run([*control, "--mode", "fast", "stop"], **quiet)
     try:
         yield
