@@ -76,8 +76,8 @@
 
   document.addEventListener("visibilitychange", () => { if (!document.hidden && again) { again = false; later(); } });
 
-  // What changed after the page was made and before its stream began is fetched like what was missed later.
-  let lost = true;
+  // What ends within moments may have ended before the stream began: a page that shows such work is fetched once more.
+  let lost = content.querySelector("[data-soon]") !== null;
   const stream = new EventSource(`/api/v1/events?topics=${encodeURIComponent(topics)}`);
   stream.onmessage = later;
   stream.onopen = () => {
