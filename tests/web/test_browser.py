@@ -45,6 +45,7 @@ PATHS = (
     "/runs/digits/2",
     "/runs/digits/3",
     "/runs/digits/2/search",
+    "/models/digits/builds",
     "/models/digits/versions/1",
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8",
     "/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network",

@@ -40,6 +40,7 @@ THINGS = (
     "/runs/digits/2/search",
     "/runs/digits/2/search?accuracy.min=0.94&choice_depth.max=6",
     "/runs/digits/3/search",
+    "/models/digits/builds",
     "/models/digits/versions/1",
     "/models/digits/versions/2",
     "/models/digits/versions/1?against=2",

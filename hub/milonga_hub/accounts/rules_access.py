@@ -221,6 +221,7 @@ HTTP: Mapping[str, Access] = {
         /runs/{project}/{number}
         /runs/{project}/{number}/search
         /runs/{project}/{number}/log
+        /models/{model}/builds
         /models/{model}/versions/{number}
         /models/{model}/versions/{number}/builds/{build}
         /models/{model}/versions/{number}/builds/{build}/network

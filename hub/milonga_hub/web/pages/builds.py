@@ -1,4 +1,4 @@
-"""One build: its gates and figures, what was done for it, and what a person may decide of it."""
+"""All builds of a model; and one: its gates and figures, what was done for it, and what a person may decide of it."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 
-from milonga_hub.builds.models import BuildTuning, TuningSite
+from milonga_hub.builds.models import Build, BuildTuning, TuningSite
 from milonga_hub.builds.rules import asked_tuning, objection_to
 from milonga_hub.callers import signature
-from milonga_hub.errors import InvalidInput
+from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.web.charts.confusion import confusion
 from milonga_hub.web.charts.precision import precision_recall
-from milonga_hub.web.pages.page import render
+from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
 # The end of a log is what people look for; all of it can be downloaded.
 _SHOWN_LETTERS = 20_000
 # Of many classes the worst are shown.
 _SHOWN_CLASSES = 100
+# Versions beside each other.
+_SHOWN_VERSIONS = 6
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,45 @@ class Answers:
     of_boxes: bool
 
 
+@dataclass(frozen=True)
+class TargetRow:
+    """What a device type and target have of each version that is shown; None where a version was not built for it."""
+
+    device_type: str
+    target: str
+    builds: Sequence[Build | None]
+
+
+def target_rows(by_version: Sequence[Sequence[Build]]) -> list[TargetRow]:
+    """Return one row for each device type and target that any version (each with its builds) was built for."""
+    found = [{(build.device_type, build.target): build for build in builds} for builds in by_version]
+    keys = sorted({key for version in found for key in version})
+    return [TargetRow(*key, [version.get(key) for version in found]) for key in keys]
+
+
 def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
+
+    @pages.get("/models/{model}/builds")
+    def matrix(request: Request, model: str, page: str = "") -> HTMLResponse:
+        versions, older = hub.models.versions(model, _SHOWN_VERSIONS, page)
+        if not versions:
+            raise NotFound(
+                f"there is no version of {model!r} to show builds of; its project's page says what is under way"
+            )
+        builds = [
+            everything(lambda token, name=each.name: hub.builds.list(name, page_token=token)) for each in versions
+        ]
+        return render(
+            request,
+            "builds.html",
+            live=f"builds/models/{model}/",
+            model=model,
+            versions=versions,
+            rows=target_rows(builds),
+            older=older,
+            first=not page,
+        )
 
     @pages.get("/models/{model}/versions/{number}/builds/{build}")
     def one(request: Request, model: str, number: int, build: str) -> HTMLResponse:
