@@ -20,6 +20,7 @@ from tests.accounts.test_service import World
 OF_NO_PROJECT = {
     "AccountService",
     "DeviceService",
+    "HubService",
     "AlertService/ListSilences CreateSilence EndSilence ListAlertRules ApplyAlertRule DeleteAlertRule ListAlertChannels"
     " ApplyAlertChannel DeleteAlertChannel TestAlertChannel",
     "WebhookService",

@@ -90,7 +90,8 @@ class Totals:
         try:
             self.write()
         except (OperationalError, DatabaseUnreachable) as error:
-            _log.warning("could not add up telemetry (%s); trying again with what comes next", error)
+            why = error.orig if isinstance(error, OperationalError) else error
+            _log.warning("could not add up telemetry (%s); trying again with what comes next", why)
 
     def write(self) -> None:
         """Write sums with all windows that were added."""

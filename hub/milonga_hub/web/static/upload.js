@@ -2,20 +2,11 @@
 "use strict";
 (() => {
   const { _, ngettext, language } = window.Milonga;
+  const { size, tell, progress, onDrop, send } = window.Milonga.sending;
   const form = document.getElementById("upload");
-  const drop = document.getElementById("drop");
   const find = (id) => document.getElementById(id);
   const BLOCK = 512; // bytes, of tar
   let chosen = null; // { blob, words }
-
-  const size = (bytes) => {
-    const units = ["B", "kB", "MB", "GB", "TB"];
-    let index = 0;
-    for (; bytes >= 1000 && index < units.length - 1; index++) bytes /= 1000;
-    return `${index && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${units[index]}`;
-  };
-
-  const tell = (words) => { find("problem").textContent = words; find("problem").hidden = !words; };
 
   // A header of POSIX ustar: numbers in octal, and a checksum for which its own field counts as blanks.
   const header = (name, bytes, type) => {
@@ -78,12 +69,9 @@
       for (const each of some) await walk(each, `${path}/${each.name}`, found);
     }
   };
-  for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
-  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
-  drop.addEventListener("drop", async (event) => {
-    event.preventDefault();
-    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-    const [file] = event.dataTransfer.files;
+  onDrop(async (transfer) => {
+    const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    const [file] = transfer.files;
     // Some sources of files, other pages among them, give files without entries.
     if (file && (!entries.length || (entries.length === 1 && entries[0].isFile))) { choose(file, file.name); return; }
     find("chosen").textContent = _("Reading the folder…");
@@ -96,14 +84,6 @@
     }
   });
 
-  const progress = (share, words) => {
-    find("progress").hidden = false;
-    const bar = find("bar");
-    if (share === null) bar.removeAttribute("value"); else bar.value = share;
-    find("doing").textContent = words;
-  };
-  const busy = (now) => { find("send").disabled = now; find("stop").hidden = !now; if (!now) find("progress").hidden = true; };
-
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!chosen) { tell(_("Choose a zip or a folder first.")); return; }
@@ -112,26 +92,15 @@
     const id = form.dataset.requestId + Date.now().toString(36);
     const query = new URLSearchParams({ append: form.elements.append.checked, strict: form.elements.strict.checked, request_id: id });
     const news = new EventSource(`/api/v1/events?topics=${encodeURIComponent(`imports/${id}`)}`);
-    const sending = new XMLHttpRequest();
-    const end = (words) => { news.close(); busy(false); tell(words); };
     news.onmessage = (message) => {
       const { done, total } = JSON.parse(message.data).payload;
       progress(done / total, _("Reading pictures: %(done)s of %(all)s", { done: done.toLocaleString(language), all: total.toLocaleString(language) }));
     };
-    sending.upload.onprogress = ({ loaded, total }) => progress(loaded / total, _("Sending %(done)s of %(all)s", { done: size(loaded), all: size(total) }));
-    sending.upload.onload = () => progress(null, _("Sent. Reading pictures…"));
-    sending.onload = () => {
-      if (sending.status < 300) { news.close(); location.href = `/datasets/${encodeURIComponent(name)}`; return; }
-      let words = _("The hub answered %(status)s.", { status: sending.status });
-      try { words = JSON.parse(sending.responseText).error.message; } catch { /* not the hub's own answer */ }
-      end(words);
-    };
-    sending.onerror = () => end(_("The hub cannot be reached, or cut the upload off. Is it running, and is the archive within its limits?"));
-    sending.onabort = () => end(_("Stopped; the hub kept nothing of it."));
-    find("stop").onclick = () => sending.abort();
-    sending.open("POST", `/api/v1/datasets/${encodeURIComponent(name)}:import?${query}`);
-    busy(true);
-    progress(0, _("Sending…"));
-    sending.send(chosen.blob);
+    send(`/api/v1/datasets/${encodeURIComponent(name)}:import?${query}`, chosen.blob, {
+      sent: _("Sent. Reading pictures…"),
+      lost: _("The hub cannot be reached, or cut the upload off. Is it running, and is the archive within its limits?"),
+      done: () => { location.href = `/datasets/${encodeURIComponent(name)}`; },
+      ended: () => news.close(),
+    });
   });
 })();

@@ -81,14 +81,14 @@ window.MilongaWords = { plural: (n) => Number(0), texts: {
  "Choose a file first.": [
   "먼저 파일을 선택하십시오."
  ],
- "Sending %(done)s of %(all)s": [
-  "보내는 중 %(done)s/%(all)s"
- ],
  "Sent. Reading the network…": [
   "보냈습니다. 신경망을 읽는 중…"
  ],
  "The hub cannot be reached, or cut the upload off. Is it running?": [
   "허브에 연결할 수 없거나 업로드가 끊겼습니다. 허브가 실행 중입니까?"
+ ],
+ "Sending %(done)s of %(all)s": [
+  "보내는 중 %(done)s/%(all)s"
  ],
  "Stopped; the hub kept nothing of it.": [
   "중지했습니다. 허브에 저장된 것은 없습니다."
