@@ -76,9 +76,7 @@ def router(hub: HubServices) -> APIRouter:
             raise NotFound(
                 f"there is no version of {model!r} to show builds of; its project's page says what is under way"
             )
-        builds = [
-            everything(lambda token, name=each.name: hub.builds.list(name, page_token=token)) for each in versions
-        ]
+        builds = [everything(partial(hub.builds.list, each.name, 0)) for each in versions]
         return render(
             request,
             "builds.html",
