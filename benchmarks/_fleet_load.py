@@ -45,7 +45,7 @@ def keys(count: int) -> list[tuple[bytes, bytes]]:
 
 
 async def enrol(target: Target, prefix: str, made: list[tuple[bytes, bytes]]) -> list[Member]:
-    """Let devices join over a few connections, many at a time."""
+    """Let devices join over a few connections, many at a time; return them by name."""
     host, _, port = target.hub.rpartition(":")
     authority = await asyncio.to_thread(authority_of, host, int(port), pin_of(target.join_token))
     enrollers = [Enroller(target.hub, authority) for _ in range(4)]
@@ -69,7 +69,7 @@ async def enrol(target: Target, prefix: str, made: list[tuple[bytes, bytes]]) ->
     await asyncio.gather(*(work(enrollers[number % len(enrollers)]) for number in range(_AT_A_TIME)))
     for enroller in enrollers:
         await enroller.close()
-    return members
+    return sorted(members, key=lambda member: member.identity.device)
 
 
 class Stream:
