@@ -116,6 +116,14 @@ def test_what_an_earlier_job_read_does_not_travel_again(node: Path, workdir: Pat
     assert held_bytes(wanted.sizes) == len(b"pictures") + len(b"epoch 2")
 
 
+def test_what_the_hub_writes_while_a_job_runs_does_not_travel(workdir: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.npz").write_bytes(b"pictures")
+    for name in ("spec.json", "log.txt", "progress.jsonl"):
+        (workdir / name).write_text("more may come")
+    wanted = load("train", {"data": str(tmp_path / "data.npz")}, workdir)
+    assert set(wanted.files) == {"inputs/0/data.npz", "work/kept/checkpoint.pt"}
+
+
 def test_a_data_set_of_many_files_travels_whole_with_what_lies_beside_it(workdir: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "images").mkdir(parents=True)
     (tmp_path / "data" / "data.yaml").write_text("train: images")

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -216,12 +215,17 @@ def _stores(cluster: SmallCluster) -> list[Path]:
 def test_a_training_whose_worker_dies_goes_on_from_its_last_epoch(
     cluster: SmallCluster, arrays: Path, trained: Path, tmp_path: Path
 ) -> None:
-    def lose(progress: Progress) -> None:
-        (job,) = [one for folder in cluster.folders for one in _jobs_under(folder)]
-        # Its parent is Ray's worker, which watches over it.
-        os.kill(job.ppid(), signal.SIGKILL)
+    came = tmp_path / "job" / "checkpoint.pt"
+    lost: list[psutil.Process] = []
 
-    job = Watched(_workers(cluster), tmp_path / "job", _at_epoch(2, lose))
+    def lose(progress: Progress) -> None:
+        """Kill what watches over the job, Ray's worker, once what two epochs left has come back."""
+        if not lost and came.exists() and len(Checkpoint.read(came).history) >= 2:
+            (job,) = [one for folder in cluster.folders for one in _jobs_under(folder)]
+            lost.append(psutil.Process(job.ppid()))
+            lost[0].kill()
+
+    job = Watched(_workers(cluster), tmp_path / "job", lose)
     result = job.run("train", {**TRAIN, "data": str(arrays)})
     assert [point["epoch"] for point in result["history"]] == [1, 2, 3, 4, 5]
     again = next(index for index, one in enumerate(job.said) if "goes on elsewhere" in one.message)
