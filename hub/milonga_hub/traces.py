@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 NAME = "progress.jsonl"
 # A job of a day then keeps 3 MB; the newest line is kept whenever it came.
 _SECONDS_BETWEEN_LINES = 5.0
 # What is looked at of one job.
 _MOST_LINES = 2000
-_PAGE_BYTES = resource.getpagesize()
 
 
 def used() -> dict[str, float]:
@@ -26,20 +27,13 @@ def used() -> dict[str, float]:
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     found = {
         "cpu_seconds": sum(each.ru_utime + each.ru_stime for each in spent),
-        "memory_bytes": _memory_bytes(spent[0]),
+        "memory_bytes": float(psutil.Process().memory_info().rss),
     }
     # Only a job that computes with torch has it, and loading it takes seconds.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated())
     return found
-
-
-def _memory_bytes(spent: resource.struct_rusage) -> float:
-    try:
-        return float(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except (OSError, IndexError, ValueError):
-        return float(spent.ru_maxrss) * 1024
 
 
 class Trace:

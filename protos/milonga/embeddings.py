@@ -66,7 +66,7 @@ class Cells:
         if found.ndim != 2 or found.shape[1:] != self.mean.shape:
             return []
         centred = (found[np.isfinite(found).all(axis=1)] - self.mean) / self.spread
-        away = np.sqrt(((centred[:, None, :] - self.centres) ** 2).sum(axis=2))
+        away = _distances(centred, self.centres)
         nearest = away.argmin(axis=1)
         far = away[np.arange(len(away)), nearest] > self.radii[nearest]
         return [int(place) for place in nearest + far * len(self.centres)]
@@ -97,9 +97,7 @@ def fitted(embeddings: Floats) -> tuple[Cells, list[int]] | None:
     radii = np.array([np.quantile(away[nearest == cell], _NEAR_SHARE) for cell in range(len(centres))])
     # As a device reads them.
     cells = Cells.of(Cells(mean, spread, centres, radii).described())
-    others = np.ones(len(usable), dtype=bool)
-    others[::2] = False
-    return cells, cells.counts(usable[others])
+    return cells, cells.counts(usable[1::2])
 
 
 def _clustered(points: Floats, count: int) -> tuple[Floats, NDArray[np.int64], Floats]:
