@@ -176,10 +176,4 @@ def _write_alone(
 ) -> None:
     writes = context is not None and (context.isinsert or context.isupdate or context.isdelete)
     if writes and connection.info.get("writes_in") is not connection.get_transaction():
-        cursor.execute(_TAKE, (WRITER,))
-        connection.info["writes_in"] = connection.get_transaction()
-        if fencing.number() is not None:
-            # Whoever takes the lead waits for this transaction, so that the number still holds when it ends.
-            cursor.execute(_LEAD)
-            if cursor.fetchone() != (fencing.number(),):
-                raise fencing.LeadLost
+        begin_writing(connection)
