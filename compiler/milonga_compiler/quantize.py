@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import math
 import sys
@@ -63,6 +64,9 @@ _RECIPES = (
 )
 # One activation of 10,000 may be cut off; ONNX Runtime's own 99.999 keeps the outliers of a few hundred pictures.
 _PERCENTILE = 99.99
+# Histograms hold what all layers make of all pictures at once, several times over: 8 GB for 64 pictures of 320 px in a YOLO. So many numbers tell a
+# percentile as well as all do; min-max has no need of them.
+_HISTOGRAM_BYTES = 1 << 28
 
 
 class _Pictures:
@@ -84,35 +88,46 @@ def quantize_variants(
     """Write int8 variants of the network into the folder, each when it is asked for, the cheapest first.
 
     QDQ form, symmetric per-channel weights, asymmetric per-tensor activations: what ONNX Runtime's kernels on x86 and ARM
-    both take; `symmetric` activations and float biases are what TensorRT takes. Raises BuildFailed where ONNX Runtime cannot quantise it.
+    both take; `symmetric` activations and float biases are what TensorRT takes. Recipes that ONNX Runtime cannot follow are left
+    out; raises BuildFailed where it can follow none.
     """
     input_name = read_network(onnx_path).input_name
     with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
         prepared = _prepare(onnx_path, Path(scratch))
         known, tail = layers(prepared), _tail(prepared)
+        few, most = calibration[:PICTURES], _most_for_histograms(prepared)
 
         @cache
         def ranked() -> list[str]:
-            few = calibration[:PICTURES]
-
             def quantize_only(layer: str) -> Path:
                 made, others = Path(scratch) / "alone.onnx", [name for name in known if name != layer]
-                _quantize(prepared, made, _Pictures(few, input_name), _RECIPES[0], [*others, *tail], symmetric)
+                data, ranges = _Pictures(few, input_name), Path(scratch) / "few.json"
+                _quantize(prepared, made, data, _RECIPES[0], [*others, *tail], symmetric, ranges)
                 return made
 
             return by_sensitivity(prepared, quantize_only, few)
 
         tried: list[list[str]] = []
+        made, failed = 0, []
         for recipe in _RECIPES:
-            made = folder / f"model-{recipe.name}.onnx"
-            kept = _kept(recipe.kept, known, ranked)
-            if recipe.kept is not _Kept.NONE and (not kept or [recipe.method, *kept] in tried):
+            variant = folder / f"model-{recipe.name}.onnx"
+            pictures = calibration if recipe.method == "MinMax" else calibration[:most]
+            data, ranges = _Pictures(pictures, input_name), Path(scratch) / f"{recipe.method}.json"
+            try:
+                kept = _kept(recipe.kept, known, ranked)
+                if recipe.kept is not _Kept.NONE and (not kept or [recipe.method, *kept] in tried):
+                    continue
+                tried.append([recipe.method, *kept])
+                _quantize(prepared, variant, data, recipe, [*kept, *tail], symmetric, ranges)
+            except BuildFailed as error:
+                # Histograms fail where a layer gives one and the same number, or memory ends; the other recipes need none.
+                print(error, file=sys.stderr)
+                failed.append(error)
                 continue
-            tried.append([recipe.method, *kept])
-            data = _Pictures(calibration, input_name)
-            _quantize(prepared, made, data, recipe, [*kept, *tail], symmetric)
-            note = f"calibrated by {recipe.name} on {len(calibration)} pictures"
-            yield BuiltModel(made.name, [made.name], note=note)
+            made += 1
+            yield BuiltModel(variant.name, [variant.name], f"calibrated by {recipe.name} on {len(pictures)} pictures")
+        if not made:
+            raise failed[0]
 
 
 def _kept(kept: _Kept, known: list[str], ranked: Callable[[], list[str]]) -> list[str]:
@@ -135,11 +150,33 @@ def _prepare(onnx_path: Path, scratch: Path) -> Path:
     return prepared
 
 
+def _most_for_histograms(prepared: Path) -> int:
+    """Return of how many pictures histograms may hold everything that the network makes of them."""
+    model = onnx.load(str(prepared))
+    numbers = 0
+    for value in model.graph.value_info:
+        # What is open is the batch.
+        numbers += math.prod(axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim)
+    return max(1, _HISTOGRAM_BYTES // max(4 * numbers, 1))
+
+
 def _quantize(
-    prepared: Path, result: Path, calibration: _Pictures, recipe: _Recipe, kept: list[str], symmetric: bool
+    prepared: Path,
+    result: Path,
+    calibration: _Pictures,
+    recipe: _Recipe,
+    kept: list[str],
+    symmetric: bool,
+    ranges: Path,
 ) -> None:
+    """Write the network in int8. What calibration finds is kept in `ranges`, and taken from there where it is known.
+
+    It is the same whatever layers are kept in fp32.
+    """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    # Older ones look for the ranges anew each time.
+    known = "calibration_cache_path" in inspect.signature(quantize_static).parameters
     # The tool warns of each layer that it leaves alone; the gate says what matters.
     logging.disable(logging.WARNING)
     try:
@@ -160,6 +197,7 @@ def _quantize(
                     "QuantizeBias": not symmetric,
                 },
                 nodes_to_exclude=kept,
+                **({"calibration_cache_path": str(ranges)} if known else {}),
             )
     except Exception as error:
         raise BuildFailed(f"ONNX Runtime cannot quantise the network ({recipe.name}): {error}") from error

@@ -11,6 +11,7 @@ from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import State, build
 from milonga_compiler.parity import Labelled
+from milonga_compiler.quantize import quantize_variants
 from milonga_compiler.target import Target
 from onnx import TensorProto, helper, numpy_helper
 
@@ -67,3 +68,29 @@ def test_int8_holds_once_the_sensitive_layers_are_left_in_floats(
     assert model is not None
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul")]
     assert {node.name for node in layers if "Dequantize" not in node.input[1]} == set(MIDDLE)
+
+
+def test_recipes_that_cannot_be_followed_are_left_out_and_the_others_tried(scenes: Floats, tmp_path: Path) -> None:
+    """A layer that gives nearly one and the same number has no histogram: floats between its bins are missing."""
+    random = np.random.default_rng(1)
+    shapes = [(CHANNELS, 3, 1, 1), (CHANNELS, CHANNELS, 1, 1), (CHANNELS, CHANNELS, 1, 1)]
+    weights = [random.normal(0, 0.3, shape).astype(np.float32) for shape in shapes]
+    weights[1] *= np.float32(1e-6)
+    nodes, tensors, x = [], [], "image"
+    for index, one in enumerate(weights):
+        biases = np.full(CHANNELS, 1.0 if index == 1 else 0.0, dtype=np.float32)
+        tensors += [numpy_helper.from_array(one, f"w{index}"), numpy_helper.from_array(biases, f"b{index}")]
+        nodes.append(helper.make_node("Conv", [x, f"w{index}", f"b{index}"], [f"x{index}"], f"conv{index}"))
+        x = f"x{index}"
+    graph = helper.make_graph(
+        nodes,
+        "constant",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIZE_PX, SIZE_PX])],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, ["batch", CHANNELS, SIZE_PX, SIZE_PX])],
+        tensors,
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    made = [variant.model_file for variant in quantize_variants(path, tmp_path, scenes[:32])]
+    assert "model-minmax.onnx" in made and "model-minmax-ends-fp32.onnx" in made
+    assert "model-percentile.onnx" not in made
