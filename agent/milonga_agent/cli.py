@@ -9,9 +9,12 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from milonga.unread import quiet_when_unread
 
 import milonga_agent
 from milonga_agent.errors import AgentError
@@ -20,7 +23,8 @@ from milonga_agent.limits import Limits, default_threads
 _DEFAULT_HUB = "127.0.0.1:8443"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@quiet_when_unread
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; errors are one line on stderr that says what to do next."""
     given = _parser().parse_args(arguments)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from milonga_compiler.errors import CompilerError, in_words
 from milonga_compiler.examples import example
 from milonga_compiler.export import export
 from milonga_compiler.tango import TYPES, export_tango
+from milonga_compiler.unread import quiet_when_unread
 
 
-def main(arguments: list[str] | None = None) -> int:
+@quiet_when_unread
+def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 where it worked, 1 for a build that is not verified, 2 for what cannot be done as asked."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["build"]:
         return building.main(given[1:])
     if given[:1] == ["tune"]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from milonga.unread import quiet_when_unread
+
 from milonga_hub.cli.verbs import app
 
 
+@quiet_when_unread
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; whatever goes wrong is said in a sentence on stderr."""
     # gRPC and the domain errors are known to client.py; nothing else may end in a traceback.
