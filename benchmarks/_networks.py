@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from milonga import detections
 from milonga_compiler.backends.base import Floats
 from milonga_hub.builds.evidence_for_job import TaskEvidence
 from milonga_hub.learning.checkpoint import Recipe
@@ -27,9 +26,9 @@ from PIL import Image
 from torch import nn
 
 from benchmarks._digits import trained
+from benchmarks._found import CLASSES
 from tests.digits_scenes import write
 
-CLASSES = 10
 CLASSIFIED_PX, DETECTED_PX = 224, 320
 _CALIBRATED = 64
 
@@ -96,14 +95,18 @@ KINDS: Sequence[Kind] = (
 
 def data(folder: Path, pictures: int, judged: int, effort: float = 1.0) -> Data:
     """Return digits at 224 px to classify, and digits on photographs at 320 px to find."""
-    scenes = write(folder / "scenes", pictures, judged, 0, DETECTED_PX)
+    scenes = folder / "scenes" / "data.yaml"
+    # It is written last.
+    if not scenes.exists():
+        shutil.rmtree(scenes.parent, ignore_errors=True)
+        write(scenes.parent, pictures, judged, 0, DETECTED_PX)
     detection = Detection(scenes, DETECTED_PX, {"fliplr": 0.0, "mosaic": 0.0})
     return Data(Classification(load(digits(folder / "digits.npz", pictures, judged))), detection, effort)
 
 
 def subject(kind: Kind, among: Data, folder: Path) -> Subject:
-    """Train the network by itself, and export it both ways."""
-    folder.mkdir()
+    """Train the network by itself, on from where an earlier run ended in the folder, and export it both ways."""
+    folder.mkdir(exist_ok=True)
     family, task = kind.family(), among.task(kind)
     alone = Fixed(family, kind.choose(family))
     size_px = alone.resolution(alone.largest())
@@ -136,34 +139,6 @@ def _default(alone: Space, network: nn.Module, size_px: int, names: Sequence[str
             input_names=["image"], output_names=["logits"],
         )  # fmt: skip
     return path
-
-
-def boxes_of_default(output: Floats) -> detections.Found:
-    """Return what the default export found in a picture, from either of ultralytics' forms: (300, 6) or (4 + classes, anchors)."""
-    post = detections.Postprocess()
-    if output.shape[-1] == 6:
-        rows = output[output[:, 4] > post.score_threshold]
-        return detections.Found(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
-    scores = output[4:].max(axis=0)
-    chosen = np.flatnonzero(scores > post.score_threshold)
-    chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
-    centres, sides, classes = output[:2, chosen].T, output[2:4, chosen].T, output[4:, chosen].argmax(axis=0)
-    corners = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
-    # Boxes of different classes never suppress each other: shifted apart, one pass does for all.
-    kept = detections.suppress(corners + classes[:, None] * 1e4, post.iou_threshold)[: post.max_boxes]
-    return detections.Found(corners[kept], scores[chosen][kept], classes[kept])
-
-
-def alike(one: detections.Found, other: detections.Found) -> float:
-    """Return the share of objects that both find, of those that either does: equal class, and boxes that overlap by 0.9."""
-    table = detections.overlaps(one.boxes, other.boxes) * (one.classes[:, None] == other.classes[None, :])
-    shared = 0
-    while table.size and table.max() > 0.9:
-        row, column = np.unravel_index(int(table.argmax()), table.shape)
-        table[row, :] = table[:, column] = 0
-        shared += 1
-    most = len(one.boxes) + len(other.boxes) - shared
-    return shared / most if most else 1.0
 
 
 def digits(path: Path, train: int, judged: int, size_px: int = CLASSIFIED_PX) -> Path:

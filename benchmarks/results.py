@@ -45,8 +45,15 @@ def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return median, (high - low) / median if median else 0.0
 
 
+def keep(name: str, results: Sequence[Result]) -> None:
+    """Write benchmarks/results/NAME.json. Long benchmarks do it in between, so that one that is stopped still tells something."""
+    FOLDER.mkdir(exist_ok=True)
+    rows = [{**asdict(result), "ratio": result.ratio, "holds": result.holds} for result in results]
+    (FOLDER / f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
 def show(name: str, results: Sequence[Result]) -> None:
-    """Print the table and write benchmarks/results/NAME.json."""
+    """Print the table and keep it."""
     table = Table(title=name, title_justify="left")
     for column in ("claim", "value", "peer", "peer value", "ratio", "goal", "holds", "spread"):
         table.add_column(column, overflow="fold")
@@ -62,6 +69,4 @@ def show(name: str, results: Sequence[Result]) -> None:
             "" if result.spread is None else f"{result.spread:.0%}",
         )
     Console(width=140).print(table)
-    FOLDER.mkdir(exist_ok=True)
-    rows = [{**asdict(result), "ratio": result.ratio, "holds": result.holds} for result in results]
-    (FOLDER / f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    keep(name, results)

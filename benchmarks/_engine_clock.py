@@ -1,0 +1,103 @@
+"""Builds of one engine beside the default export, timed in a process that imports neither torch nor ultralytics."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from milonga import detections
+
+from benchmarks._found import CLASSES, boxes_of_default
+
+_BLOCK, _LEAST_BLOCKS = 5, 4
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One build beside the default export on so many threads: medians in ms of both halves of the repeats.
+
+    `first` and `second` are ratios to the default export in the same half; `spread` is the interquartile range of
+    the build's repeats, over their median.
+    """
+
+    target: str
+    ms: float
+    default_ms: float
+    first: float
+    second: float
+    spread: float
+
+
+def interleaved(
+    engine: str,
+    models: Mapping[str, Path],
+    default: Path,
+    picture: np.ndarray,
+    detects: bool,
+    threads: int,
+    seconds: float,
+) -> list[Timed]:
+    from milonga_agent.profile import pinned
+
+    with pinned(threads):
+        runs = [_default_run(default, picture, detects, threads)]
+        runs += [_own_run(engine, model, picture, detects, threads) for model in models.values()]
+        default_times, *own = _blocks(runs, seconds * len(runs))
+    return [_figures(target, times, default_times) for target, times in zip(models, own, strict=True)]
+
+
+def _default_run(default: Path, picture: np.ndarray, detects: bool, threads: int) -> Run:
+    import onnxruntime
+
+    # All defaults but the threads: it would make as many as the machine has cores, and they spin on those it has.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(default), options)
+    given = {session.get_inputs()[0].name: picture}
+    if detects:
+        return lambda: boxes_of_default(session.run(None, given)[0][0])
+    return lambda: session.run(None, given)
+
+
+def _own_run(engine: str, model: Path, picture: np.ndarray, detects: bool, threads: int) -> Run:
+    from milonga_agent.runtimes import load
+
+    runtime, size_px = load(engine, model, threads), picture.shape[-1]
+    if detects:
+        return lambda: detections.find(runtime.run(picture)[0], CLASSES, size_px)
+    return lambda: runtime.run(picture)
+
+
+def _figures(target: str, own: Sequence[float], default: Sequence[float]) -> Timed:
+    half, default_half = len(own) // 2, len(default) // 2
+    low, high = np.quantile(own, [0.25, 0.75])
+    default_ms = median(default[default_half:])
+    return Timed(
+        target=target,
+        ms=median(own),
+        default_ms=default_ms,
+        first=median(own[:half]) / median(default[:default_half]),
+        second=median(own[half:]) / default_ms,
+        spread=float((high - low) / median(own)),
+    )
+
+
+def _blocks(runs: Sequence[Run], seconds: float) -> list[list[float]]:
+    """Return times in ms, of blocks in random order; the first run of a block pays for what the other left behind."""
+    times: list[list[float]] = [[] for _ in runs]
+    source, end = random.Random(0), time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < _LEAST_BLOCKS * (_BLOCK - 1):
+        for index in source.sample(range(len(runs)), len(runs)):
+            for repeat in range(_BLOCK):
+                began = time.perf_counter()
+                runs[index]()
+                if repeat:
+                    times[index].append((time.perf_counter() - began) * 1e3)
+    return times
