@@ -6,6 +6,7 @@ import random
 import sqlite3
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,16 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.figures import packed_counts, packed_histogram, packed_histograms
-from milonga_hub.telemetry.models import TelemetryTotal, TelemetryWindowRow
+from milonga_hub.telemetry.models import (
+    TelemetryQuarter,
+    TelemetryQuartersAdded,
+    TelemetryTotal,
+    TelemetryWindow,
+    TelemetryWindowRow,
+)
+from milonga_hub.telemetry.rules_quarters import QUARTER, packed_sum
+from milonga_hub.telemetry.rules_retention import MINUTE
+from milonga_hub.telemetry.rules_series import floored, summed
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.telemetry.totals import LEVELS
 
@@ -102,13 +112,9 @@ def _fill(path: Path, rows: int, now: datetime, say: Callable[[str], None]) -> N
     began = time.monotonic()
     batch: list[tuple[object, ...]] = []
     done = 0
-    for sequence in range(rows // _DEVICES):
-        # From the oldest on, in the order in which they came; the last hundred as they came, before that minutes.
-        age = rows // _DEVICES - 1 - sequence
-        resolution, length = (0, 30) if age < 100 else (60, 60)
-        ended = now - timedelta(seconds=30 * min(age, 100) + 60 * max(0, age - 100))
-        started_at, ended_at = _time(ended - timedelta(seconds=length)), _time(ended)
-        times = started_at, ended_at, resolution
+    for sequence, (age, length) in enumerate(_ages(rows)):
+        ended = now - timedelta(seconds=age)
+        times = _time(ended - timedelta(seconds=length)), _time(ended), 0 if length < MINUTE else MINUTE
         batch += [_window(number, sequence, *times, sample.bundle, packed) for number in range(_DEVICES)]
         if len(batch) >= _BATCH or sequence + 1 == rows // _DEVICES:
             connection.executemany(insert, batch)
@@ -121,9 +127,40 @@ def _fill(path: Path, rows: int, now: datetime, say: Callable[[str], None]) -> N
     say(f"indexes made, {time.monotonic() - began:.0f} s")
     connection.commit()
     _fill_totals(connection, now, packed)
+    _fill_quarters(connection, rows, now, sample)
+    say(f"quarters written, {time.monotonic() - began:.0f} s")
     connection.execute("ANALYZE")
     connection.commit()
     connection.close()
+
+
+def _fill_quarters(connection: sqlite3.Connection, rows: int, now: datetime, sample: TelemetryWindow) -> None:
+    """Write what the keeper has added up when it last came by: all but the windows of the last quarter of an hour, of each device."""
+    waiting = QUARTER // 30
+    begun = [now - timedelta(seconds=age + length) for age, length in _ages(rows)][:-waiting]
+    counts = Counter(floored(each, QUARTER) for each in begun)
+    columns = "device, started_at, window_id, window_count, figures"
+    whole = {count: packed_sum(summed([sample] * count, now)) for count in {*counts.values()}}
+    newest = (len(begun)) * _DEVICES
+    insert = f"INSERT INTO {TelemetryQuarter.__tablename__} ({columns}) VALUES (?, ?, ?, ?, ?)"
+    for number in range(_DEVICES):
+        connection.executemany(
+            insert,
+            [(_device(number), _time(start), newest, count, whole[count]) for start, count in sorted(counts.items())],
+        )
+    connection.execute(
+        f"INSERT INTO {TelemetryQuartersAdded.__tablename__} (id, window_id, since) VALUES (1, ?, ?)",
+        (newest, _time(datetime.fromtimestamp(0, UTC))),
+    )
+
+
+def _ages(rows: int) -> list[tuple[int, int]]:
+    """Return how many seconds ago each of a device's windows ended, and how long it is, the oldest first: the last hundred as they
+    came, before that minutes."""
+    count = rows // _DEVICES
+    return [
+        (30 * min(age, 100) + 60 * max(0, age - 100), 30 if age < 100 else MINUTE) for age in range(count - 1, -1, -1)
+    ]
 
 
 def _window(

@@ -182,7 +182,7 @@ class Hub:
             served_as=KnownBundles(self.database).served_as,
         )
         kept = Retention(settings.telemetry_raw_days, settings.telemetry_minute_days, settings.telemetry_days)
-        self.telemetry_keeper = Keeper(self.database, self.telemetry.totals, kept)
+        self.telemetry_keeper = Keeper(self.database, self.telemetry.totals, self.telemetry.quarters, kept)
         self.triggers = Triggers(
             self.events, self.projects, self.datasets, self.devices, self.telemetry, self.labelling, self.runs
         )

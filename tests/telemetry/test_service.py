@@ -114,12 +114,6 @@ def test_many_windows_are_stored_in_one_go(world: World) -> None:
     assert len(world.service.store([window(i) for i in range(1201)])) == 1201
 
 
-def test_old_windows_are_pruned(world: World) -> None:
-    world.service.store([window(i) for i in range(4)])
-    assert world.service.prune(START + timedelta(seconds=61)) == 2
-    assert [row.sequence for row in world.service.query()[0]] == [3, 2]
-
-
 def test_drift_raises_one_event_until_it_is_answered_and_the_cool_down_is_over(world: World) -> None:
     world.service.store([world.dark(0)])
     world.service.store([world.dark(1), world.dark(2)])

@@ -115,6 +115,30 @@ class TelemetryAdded(SQLModel, table=True):
     window_id: int = 0
 
 
+class TelemetryQuarter(SQLModel, table=True):
+    """What a device did in a quarter of an hour, those of one device together: see quarters.py."""
+
+    __tablename__ = "telemetry_quarter"
+    # SQLite then has rows in the order of their key.
+    __table_args__ = {"sqlite_with_rowid": False}
+    device: str = Field(primary_key=True)
+    started_at: datetime = Field(primary_key=True, sa_type=UTC_TIME)
+    # The newest window that is in it.
+    window_id: int = 0
+    window_count: int = 0
+    # See rules_quarters.packed_sum.
+    figures: bytes = b""
+
+
+class TelemetryQuartersAdded(SQLModel, table=True):
+    """Up to which window all that began since are in the quarters."""
+
+    __tablename__ = "telemetry_quarters_added"
+    id: int = Field(default=1, primary_key=True)
+    window_id: int = 0
+    since: datetime = Field(sa_type=UTC_TIME)
+
+
 class DriftEvent(SQLModel, table=True):
     __tablename__ = "drift_event"
     id: str = Field(primary_key=True)

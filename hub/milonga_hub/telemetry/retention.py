@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
-from sqlmodel import col, delete, select, update
+from sqlmodel import col, delete, update
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.telemetry.models import TelemetryWindowRow
+from milonga_hub.telemetry.quarters import Quarters, devices, in_quarters_up_to
 from milonga_hub.telemetry.rows import all_columns, windows_of
-from milonga_hub.telemetry.rules_retention import Retention, grouped, merged
-from milonga_hub.telemetry.totals import Totals, added_up_to, forget
+from milonga_hub.telemetry.rules_quarters import QUARTER
+from milonga_hub.telemetry.rules_retention import HOUR, Retention, grouped, merged
+from milonga_hub.telemetry.totals import Totals, forget
 
 _log = logging.getLogger(__name__)
 
 # Of one device in one transaction: at 30 seconds a window, 17 hours; the intake waits for milliseconds.
 _BATCH_WINDOWS = 2000
-_PASS_SECONDS = 3600.0
+# Once an hour.
+_QUARTERS_A_PASS = 4
 
 
 class Keeper:
@@ -31,46 +34,59 @@ class Keeper:
     """
 
     def __init__(
-        self, database: Database, totals: Totals, retention: Retention, clock: Callable[[], datetime] = utc_now
+        self,
+        database: Database,
+        totals: Totals,
+        quarters: Quarters,
+        retention: Retention,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
         self._totals = totals
+        self._quarters = quarters
         self._retention = retention
         self._clock = clock
 
     async def run(self) -> None:
-        """Go through all devices once an hour, until cancelled. What was not done when the hub ends is done later."""
+        """Add up quarters as they end, and go through all devices once an hour, until cancelled. What was not done when the hub
+        ends is done later."""
+        passes = 0
         while True:
             try:
-                await asyncio.to_thread(forget, self._database, self._clock(), self._retention.days)
-                for device in await asyncio.to_thread(lambda: [*self._devices()]):
-                    while await asyncio.to_thread(self.tidy, device):
-                        pass
+                await asyncio.to_thread(self.add_up)
+                if passes % _QUARTERS_A_PASS == 0:
+                    await self._pass()
             except Exception:
                 # A database that is busy for long must not end the hub.
-                _log.exception("could not merge old telemetry; trying again in an hour")
-            await asyncio.sleep(_PASS_SECONDS)
+                _log.exception("could not merge old telemetry; trying again in a quarter of an hour")
+            else:
+                passes += 1
+            await asyncio.sleep(QUARTER)
+
+    async def _pass(self) -> None:
+        await asyncio.to_thread(forget, self._database, self._clock(), self._retention.days)
+        for device in await asyncio.to_thread(lambda: [*devices(self._database)]):
+            while await asyncio.to_thread(self.tidy, device):
+                pass
+
+    def add_up(self) -> None:
+        """Have all that came until now in totals and quarters; only that is merged."""
+        self._totals.write()
+        self._quarters.add()
+        self._quarters.keep_since(self._quarters_since())
 
     def tidy(self, device: str) -> bool:
         """Do one batch of what is due for the device; return whether there may be more."""
         now = self._clock()
-        # What is not in the totals yet cannot be merged.
-        self._totals.write()
         self._forget(device, self._retention.forgotten_before(now))
+        # Where an answer may still be on its way they were looked for an hour earlier.
+        self._quarters.forget(device, self._quarters_since() - timedelta(seconds=HOUR))
         more = [self._merge(device, seconds, before) for seconds, before in self._retention.levels(now)]
         return any(more)
 
-    def _devices(self) -> Iterator[str]:
-        """Yield the devices that have telemetry: one look into an index for each, however many windows there are."""
-        last = ""
-        while True:
-            following = select(TelemetryWindowRow.device).where(col(TelemetryWindowRow.device) > last)
-            with self._database.session() as session:
-                found = session.exec(following.order_by(col(TelemetryWindowRow.device)).limit(1)).first()
-            if found is None:
-                return
-            yield found
-            last = found
+    def _quarters_since(self) -> datetime:
+        """Return from when on quarters are kept: before, windows are an hour long, and few."""
+        return min(before for _, before in self._retention.levels(self._clock()))
 
     def _forget(self, device: str, before: datetime) -> None:
         old = delete(TelemetryWindowRow).where(
@@ -86,7 +102,7 @@ class Keeper:
                 col(TelemetryWindowRow.device) == device,
                 col(TelemetryWindowRow.resolution_seconds) < seconds,
                 col(TelemetryWindowRow.ended_at) < before,
-                col(TelemetryWindowRow.id) <= added_up_to(),
+                col(TelemetryWindowRow.id) <= in_quarters_up_to(),
             )
             .order_by(col(TelemetryWindowRow.ended_at))
             .limit(_BATCH_WINDOWS)

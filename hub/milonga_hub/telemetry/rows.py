@@ -29,7 +29,7 @@ _SUMMED = (
 )  # fmt: skip
 _ACTIVE = (
     "device", "boot_id", "project", "model_version", "bundle", "request_count", "error_count", "log10_latency_ms",
-    "temperature_celsius", "dropped_count",
+    "temperature_celsius", "dropped_count", "inputs",
 )  # fmt: skip
 _AS_IT_IS = sa.types.NullType()
 # What makes a repeat harmless.
@@ -57,15 +57,21 @@ def all_columns() -> sa.Select[Any]:
     return sa.select(*(_TABLE.c[name] for name in _NAMES))
 
 
-def summed_columns() -> sa.Select[Any]:
-    """Return the statement of which each row is what `sums_of` needs of a window: half of its columns."""
-    return sa.select(*_raw(_SUMMED))
+def summed_columns(*before: Any) -> sa.Select[Any]:
+    """Return the statement of which each row is what `sums_of` needs of a window, half of its columns, after those that are named."""
+    return sa.select(*before, *_raw(_SUMMED))
 
 
 def sums_of(session: Session, statement: sa.Select[Any]) -> Iterator[SummedWindow]:
     """Yield the windows of a `summed_columns()` statement."""
     for row in session.connection().execute(statement.execution_options(yield_per=500)):
         yield SummedWindow(*row)
+
+
+def numbered_sums_of(session: Session, statement: sa.Select[Any]) -> Iterator[tuple[int, SummedWindow]]:
+    """Yield the windows of a `summed_columns(id)` statement with their ids."""
+    for id_, *row in session.connection().execute(statement.execution_options(yield_per=500)):
+        yield id_, SummedWindow(*row)
 
 
 def active_since(session: Session, since: datetime) -> list[ActiveWindow]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import col, delete, select
+from sqlmodel import Session, col, select
 from sqlmodel import update as update_rows
 
 from milonga_hub import tracing
@@ -21,13 +21,16 @@ from milonga_hub.telemetry.ahead import ROW_ID, Ahead
 from milonga_hub.telemetry.confidences import Confidences
 from milonga_hub.telemetry.judging import Judge
 from milonga_hub.telemetry.models import DriftEvent, Estimate, TelemetryWindow, TelemetryWindowRow
+from milonga_hub.telemetry.quarters import Quarters
 from milonga_hub.telemetry.refusals import Refusals
 from milonga_hub.telemetry.rows import active_since, all_columns, insert, summed_columns, sums_of, windows_of
 from milonga_hub.telemetry.rules_accuracy import estimated, together
 from milonga_hub.telemetry.rules_activity import Activity, activity
 from milonga_hub.telemetry.rules_intake import flaw, righted
+from milonga_hub.telemetry.rules_quarters import QUARTER
 from milonga_hub.telemetry.rules_retention import HOUR, MINUTE
-from milonga_hub.telemetry.rules_series import Sum, series
+from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series
+from milonga_hub.telemetry.stored import SummedWindow
 from milonga_hub.telemetry.tally import Tally
 from milonga_hub.telemetry.totals import Totals
 
@@ -55,6 +58,7 @@ class TelemetryService:
         self._served_as = served_as
         self._ahead = Ahead(database)
         self.totals = Totals(database, events, clock, self._ahead)
+        self.quarters = Quarters(database, self._ahead, clock)
         self._database = database
         self._storing = threading.Lock()
         self._events = events
@@ -111,6 +115,15 @@ class TelemetryService:
 
     def series(self, device: str, since: datetime, until: datetime, step_seconds: int) -> list[Sum]:
         """Return what one device did over time, in even steps."""
+        with self._database.session() as session:
+            found: list[Summed] = []
+            if step_seconds % QUARTER == 0:
+                found, until = self.quarters.of(session, device, floored(since, QUARTER), until)
+            if since < until:
+                found += self._windows(session, device, since, until)
+            return series(found, step_seconds)
+
+    def _windows(self, session: Session, device: str, since: datetime, until: datetime) -> Iterator[SummedWindow]:
         its = (
             col(TelemetryWindowRow.device) == device,
             # All there are; named, so that the index finds windows by their age.
@@ -123,10 +136,8 @@ class TelemetryService:
             .select_from(TelemetryWindowRow)
             .where(*its, col(TelemetryWindowRow.ended_at) < until + _LONGEST)
         )
-        with self._database.session() as session:
-            self._ahead.fetch(session, "telemetry_window", rows)
-            statement = summed_columns().where(*its, col(TelemetryWindowRow.started_at) < until)
-            return series(sums_of(session, statement), step_seconds)
+        self._ahead.fetch(session, "telemetry_window", rows)
+        return sums_of(session, summed_columns().where(*its, col(TelemetryWindowRow.started_at) < until))
 
     def query(
         self,
@@ -227,13 +238,6 @@ class TelemetryService:
         statement = update_rows(DriftEvent).where(col(DriftEvent.id).in_(list(ids))).values(triggered_run=run_name)
         with self._database.session() as session:
             session.exec(statement)
-
-    def prune(self, older_than: datetime) -> int:
-        """Forget windows that ended before; return how many. Drift events stay."""
-        with self._database.session() as session:
-            return session.exec(
-                delete(TelemetryWindowRow).where(col(TelemetryWindowRow.ended_at) < older_than)
-            ).rowcount
 
 
 def _number(model_version: str) -> int:
