@@ -23,17 +23,23 @@ class Machine:
         """Return histograms of one entry each by name, "power" and "throttled"; those that this machine has no sensor for are missing."""
         now, before = self._read(), self._before
         self._before = now
-        found: dict[str, Any] = {}
-        watts = power_watts(self._root)
-        if watts is not None:
-            found["power"] = {"low": _LOW, "high": _HIGH, "counts": _one(_BINS, _place(watts))}
+        throttled = None
         if now is not None and before is not None:
             throttled = now.limited or now.throttle_count > before.throttle_count
-            found["throttled"] = {"low": 0.0, "high": 2.0, "counts": _one(2, int(throttled))}
-        return found
+        return told(power_watts(self._root), throttled)
 
     def _read(self) -> Reading | None:
         return read_sensors(root=self._root) if tells_throttling(self._root) else None
+
+
+def told(watts: float | None, throttled: bool | None) -> dict[str, Any]:
+    """Return the histograms of one window; what is not known has none."""
+    found: dict[str, Any] = {}
+    if watts is not None:
+        found["power"] = {"low": _LOW, "high": _HIGH, "counts": _one(_BINS, _place(watts))}
+    if throttled is not None:
+        found["throttled"] = {"low": 0.0, "high": 2.0, "counts": _one(2, int(throttled))}
+    return found
 
 
 def _place(watts: float) -> int:

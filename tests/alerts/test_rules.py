@@ -41,6 +41,7 @@ ALL_WRONG = Facts(
             median_ms=9.0,
             expected_ms=3.0,
             temperature_celsius=99.0,
+            throttled_share=0.9,
             dropped_count=4,
         )
     ],
@@ -59,8 +60,19 @@ def test_every_built_in_rule_is_sound_finds_its_trouble_and_says_what_to_do(name
     assert findings(BUILT_IN[name], Facts(devices=[device()])) == []
 
 
-def test_every_signal_has_a_built_in_rule() -> None:
-    assert {spec.watch for spec in BUILT_IN.values()} == set(AlertSignal)
+def test_every_signal_has_a_built_in_rule_but_power_which_needs_a_threshold() -> None:
+    assert {spec.watch for spec in BUILT_IN.values()} == {*AlertSignal} - {AlertSignal.POWER}
+    with pytest.raises(InvalidInput, match="in watts"):
+        check("x", AlertRuleSpec(watch=AlertSignal.POWER))
+    check("x", AlertRuleSpec(watch=AlertSignal.POWER, threshold=10.0))
+
+
+def test_machines_that_do_not_tell_are_neither_throttled_nor_hungry() -> None:
+    machines = [device("a", throttled_share=0.5, power_watts=15.0), device("b", throttled_share=0.6), device("c")]
+    facts = Facts(devices=machines)
+    assert subjects(AlertSignal.THROTTLED, facts) == ["devices/b"]
+    assert subjects(AlertSignal.POWER, facts, threshold=14.0) == ["devices/a"]
+    assert subjects(AlertSignal.POWER, facts, threshold=15.0) == []
 
 
 def test_a_selector_and_a_project_narrow_a_rule_and_off_is_off() -> None:

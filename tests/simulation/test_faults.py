@@ -41,14 +41,14 @@ def test_faults_add_up() -> None:
     both = condition(
         [
             Fault(FaultKind.SLOW, factor=2.0),
-            Fault(FaultKind.SLOW, factor=3.0),
+            Fault(FaultKind.THROTTLED, factor=3.0),
             Fault(FaultKind.CLOCK, hours=-5.0),
             Fault(FaultKind.FLOOD, messages_per_second=7.0),
             Fault(FaultKind.DRIFT, shift=0.5),
             Fault(FaultKind.FAILING, step=Step.INSTALL, message="no space"),
         ]
     )
-    assert both.slowness == 6.0 and both.clock_hours == -5.0 and not both.offline
+    assert both.slowness == 6.0 and both.clock_hours == -5.0 and not both.offline and both.throttled
     assert both.flood_per_second == 7.0 and both.shift == 0.5
     assert both.why_failing(Step.INSTALL) == "no space"
     assert both.why_failing(Step.PROBE) is None

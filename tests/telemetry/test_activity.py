@@ -43,6 +43,21 @@ def test_figures_are_of_the_bundle_that_a_device_served_last(service: TelemetryS
     assert (active["pi-2"].median_ms, active["pi-2"].temperature_celsius) == (None, None)
 
 
+def test_machines_that_tell_say_how_often_they_were_throttled_and_what_they_draw(service: TelemetryService) -> None:
+    well, held, watts = ({"throttled": [1, 0]}, {"throttled": [0, 1]}, {"power": [0, 1], "throttled": [0, 1]})
+    service.store(
+        [
+            window(number, inputs={name: Histogram(0.0, 2.0, counts) for name, counts in each.items()})
+            for number, each in enumerate((well, held, watts, {"brightness": [1, 0]}))
+        ]
+        + [window(0, device="pi-2")]
+    )
+    active = service.activity(START)
+    assert active["pi-1"].throttled_share == pytest.approx(2 / 3)
+    assert active["pi-1"].power_watts == pytest.approx(2**1.5)
+    assert (active["pi-2"].throttled_share, active["pi-2"].power_watts) == (None, None)
+
+
 def test_only_windows_that_ended_since_then_count(service: TelemetryService) -> None:
     service.store([window(number, request_count=1) for number in range(4)])
     assert service.activity(START + timedelta(seconds=90))["pi-1"].request_count == 2

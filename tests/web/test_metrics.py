@@ -45,6 +45,21 @@ def test_latencies_are_a_histogram_of_what_devices_measured() -> None:
     assert total_seconds == pytest.approx(10 * 0.0013, rel=0.1)
 
 
+def test_power_and_throttling_are_of_machines_that_tell() -> None:
+    from milonga_hub.web.metrics import _power_buckets
+
+    power = Histogram(low=-2.0, high=10.0, counts=[int(index in (40, 41)) for index in range(96)])
+    tally = Tally()
+    tally.add([window(0), *(window(number, inputs={"power": power, "throttled": Histogram(0.0, 2.0, [1, 1])})
+                            for number in (1, 2))])  # fmt: skip
+    (one,) = tally.totals()
+    assert one.power is not None and one.throttled is not None
+    buckets, watts = _power_buckets(one.power)
+    assert (dict(buckets)["8"], dict(buckets)["11.3137"], dict(buckets)["+Inf"]) == (0.0, 4.0, 4.0)
+    assert watts == pytest.approx(4 * 8 * 2 ** (1 / 8), rel=0.01)
+    assert one.throttled.counts == [2, 2]
+
+
 def test_versions_that_nobody_serves_any_more_make_room() -> None:
     tally = Tally()
     tally.add(window(number, model_version=f"models/digits/versions/{number}") for number in range(MAX_VERSIONS + 5))
@@ -54,7 +69,7 @@ def test_versions_that_nobody_serves_any_more_make_room() -> None:
 
 def test_the_dashboard_for_grafana_asks_only_for_what_there_is(client: TestClient) -> None:
     known = {family.name for family in parsed(client.get("/metrics").text)}
-    known |= {f"{name}_total" for name in known} | {f"{name}_bucket" for name in known}
+    known |= {f"{name}_{end}" for name in known for end in ("total", "bucket", "count", "sum")}
     expressions = [
         target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]
     ]

@@ -27,6 +27,7 @@ from milonga_agent.enrolment import identity_of
 from milonga_agent.errors import AgentError, BadBundle, HubUnreachable, Refused, Superseded
 from milonga_agent.hub import Enroller, Hub
 from milonga_agent.keys import new_key, request_for
+from milonga_agent.machine import told
 from milonga_agent.outbox import Outbox
 from milonga_agent.patience import backoff_seconds
 from milonga_agent.plan import Outcome, State, Step, Wish
@@ -477,6 +478,7 @@ class Device:
             self.condition.shift,
             seed,
         )
+        cpu_percent = min(100.0, simulation.requests_per_second * self._ms(active) / 10.0)
         about = {
             "device": self.name,
             "boot_id": self._boot_id,
@@ -484,8 +486,12 @@ class Device:
             "bundle": active.bundle,
             "model_version": active.model_version,
             "project": active.project,
-            "cpu_percent": min(100.0, simulation.requests_per_second * self._ms(active) / 10.0),
+            "cpu_percent": cpu_percent,
             "memory_bytes": _MEMORY_BYTES,
-            "temperature_celsius": 45.0 + 3.0 * figures.normal("temperature", *seed),
+            "temperature_celsius": figures.celsius(self.condition.throttled, seed),
         }
-        self._publisher.put(window_of({**counted, "started_at": ended - seconds, "ended_at": ended}, about))
+        watts = figures.watts(self._machine.power_watts, cpu_percent, seed)
+        inputs = {**counted["inputs"], **told(watts, self.condition.throttled)}
+        self._publisher.put(
+            window_of({**counted, "inputs": inputs, "started_at": ended - seconds, "ended_at": ended}, about)
+        )

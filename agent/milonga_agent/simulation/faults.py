@@ -37,6 +37,7 @@ class Condition:
     clock_hours: float = 0.0
     flood_per_second: float = 0.0
     shift: float = 0.0
+    throttled: bool = False
 
     def why_failing(self, step: Step) -> str | None:
         """Return what the device says of this step's failure, None where it does not fail."""
@@ -48,13 +49,14 @@ WELL = Condition()
 
 def condition(faults: Iterable[Fault]) -> Condition:
     """Return what these faults come to together."""
-    slowness, clock_hours, flood, shift, offline = 1.0, 0.0, 0.0, 0.0, False
+    slowness, clock_hours, flood, shift, offline, throttled = 1.0, 0.0, 0.0, 0.0, False, False
     failing = []
     for fault in faults:
         if fault.kind is FaultKind.OFFLINE:
             offline = True
-        elif fault.kind is FaultKind.SLOW:
+        elif fault.kind in (FaultKind.SLOW, FaultKind.THROTTLED):
             slowness *= fault.factor
+            throttled = throttled or fault.kind is FaultKind.THROTTLED
         elif fault.kind is FaultKind.FAILING:
             failing.append((fault.step, fault.message or f"simulated: {fault.step.value.lower()} failed"))
         elif fault.kind is FaultKind.CLOCK:
@@ -63,4 +65,4 @@ def condition(faults: Iterable[Fault]) -> Condition:
             flood += fault.messages_per_second
         elif fault.kind is FaultKind.DRIFT:
             shift += fault.shift
-    return Condition(offline, slowness, tuple(failing), clock_hours, flood, shift)
+    return Condition(offline, slowness, tuple(failing), clock_hours, flood, shift, throttled)

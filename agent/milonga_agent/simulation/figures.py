@@ -81,6 +81,16 @@ def measurement(
     return result
 
 
+def celsius(throttled: bool, seed: Sequence[object]) -> float:
+    """Return how hot a board is; from about 85 degrees on they hold themselves back."""
+    return (88.0 if throttled else 45.0) + 3.0 * normal("temperature", *seed)
+
+
+def watts(at_rest: float | None, cpu_percent: float, seed: Sequence[object]) -> float | None:
+    """Return what a board draws, with all of its CPUs at work about twice what it draws at rest; None without a sensor."""
+    return None if at_rest is None else at_rest * (1.0 + cpu_percent / 100.0) * math.exp(0.05 * normal("power", *seed))
+
+
 def compared(requests: int, serving_ms: float, shadow_ms: float, shift: float, seed: Sequence[object]) -> Comparison:
     """Return what a shadow saw; versions differ most on what neither has learned, by half of what was shifted."""
     share = min(1.0, _DIFFERENCE * math.exp(0.3 * normal("compared", *seed)) + 0.5 * abs(shift))

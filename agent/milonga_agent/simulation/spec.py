@@ -28,6 +28,8 @@ class FaultKind(str, Enum):
     RECONNECT = "reconnect"
     # What the device sees moves by `shift` of the range of a histogram.
     DRIFT = "drift"
+    # The machine is hot and says that it is throttled; latencies and steps take `factor` times as long.
+    THROTTLED = "throttled"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Machine:
     # A milonga.v1.Inventory by its field names.
     inventory: dict[str, Any]
     latency_ms: float
+    # None: it has no such sensor.
+    power_watts: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
 
 

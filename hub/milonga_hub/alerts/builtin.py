@@ -17,5 +17,7 @@ BUILT_IN: Mapping[str, AlertRuleSpec] = {
     # A median above twice the measured one, for a quarter of an hour: a burst of other work on the device is over by then.
     "latency": AlertRuleSpec(watch=AlertSignal.LATENCY, for_seconds=900.0),
     "temperature": AlertRuleSpec(watch=AlertSignal.TEMPERATURE),
+    # In most windows, for a quarter of an hour: CPUs that boost are held back for moments all the time.
+    "throttled": AlertRuleSpec(watch=AlertSignal.THROTTLED, for_seconds=900.0),
     "telemetry-dropped": AlertRuleSpec(watch=AlertSignal.TELEMETRY_DROPPED, severity=AlertSeverity.INFO),
 }

@@ -69,6 +69,8 @@ class Observer:
                     expected_ms=expected_ms if did and did.bundle == bundle and expected_ms > 0 else None,
                     temperature_celsius=did.temperature_celsius if did else None,
                     dropped_count=did.dropped_count if did else 0,
+                    throttled_share=did.throttled_share if did else None,
+                    power_watts=did.power_watts if did else None,
                 )
             )
         return found

@@ -32,6 +32,8 @@ class AlertSignal(StrEnum):
     LATENCY = "LATENCY"
     TEMPERATURE = "TEMPERATURE"
     TELEMETRY_DROPPED = "TELEMETRY_DROPPED"
+    THROTTLED = "THROTTLED"
+    POWER = "POWER"
 
 
 class AlertSeverity(StrEnum):

@@ -20,6 +20,8 @@ THRESHOLDS: Mapping[AlertSignal, float] = {
     AlertSignal.TEMPERATURE: 80.0,
     # Windows lost on the device in the time that is looked at.
     AlertSignal.TELEMETRY_DROPPED: 0.0,
+    # Share of windows in which the machine was held back.
+    AlertSignal.THROTTLED: 0.5,
 }
 # Below this many requests a share or a median says nothing.
 MIN_REQUESTS = 20
@@ -40,6 +42,8 @@ class DeviceFacts:
     expected_ms: float | None = None
     temperature_celsius: float | None = None
     dropped_count: int = 0
+    throttled_share: float | None = None
+    power_watts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -263,6 +267,32 @@ def _dropped(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[F
             )
 
 
+def _throttled(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    limit = threshold_of(spec) or 0.0
+    for device in devices.values():
+        if device.throttled_share is not None and device.throttled_share > limit:
+            yield Finding(
+                f"devices/{device.name}",
+                f"{device.name} was throttled in {device.throttled_share:.0%} of the time (allowed {limit:.0%})",
+                "cool it, or give it a supply that is strong enough: until then it is slower than it was measured",
+                device.project,
+                value=device.throttled_share,
+            )
+
+
+def _power(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    limit = threshold_of(spec)
+    for device in devices.values():
+        if limit is not None and device.power_watts is not None and device.power_watts > limit:
+            yield Finding(
+                f"devices/{device.name}",
+                f"{device.name} draws {device.power_watts:.3g} W (allowed {limit:.3g} W)",
+                "see what else it does; a lower latency_ms in the project's limits makes it compute less",
+                device.project,
+                value=device.power_watts,
+            )
+
+
 _FINDERS: Mapping[AlertSignal, Callable[[AlertRuleSpec, Facts, _Devices], Iterator[Finding]]] = {
     AlertSignal.DEVICE_OFFLINE: _offline,
     AlertSignal.DRIFT: _drift,
@@ -273,4 +303,6 @@ _FINDERS: Mapping[AlertSignal, Callable[[AlertRuleSpec, Facts, _Devices], Iterat
     AlertSignal.LATENCY: _latency,
     AlertSignal.TEMPERATURE: _temperature,
     AlertSignal.TELEMETRY_DROPPED: _dropped,
+    AlertSignal.THROTTLED: _throttled,
+    AlertSignal.POWER: _power,
 }

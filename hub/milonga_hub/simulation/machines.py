@@ -34,6 +34,7 @@ def machines(wanted: Sequence[MachineSpec], known: Sequence[KnownType]) -> list[
             "name": each.type,
             "share": each.share,
             "latency_ms": each.latency_ms,
+            "power_watts": each.power_watts,
             "labels": each.labels,
             "inventory": inventory(by_name[each.type]),
         }

@@ -18,6 +18,7 @@ _OWN: dict[str, tuple[str, ...]] = {
     "offline": (),
     "reconnect": (),
     "slow": ("factor",),
+    "throttled": ("factor",),
     "failing": ("step", "message"),
     "clock": ("hours",),
     "flood": ("messages_per_second",),
@@ -33,13 +34,15 @@ class MachineSpec(Spec):
     type: str
     share: float = Bound(default=1.0, gt=0)
     latency_ms: float = Bound(default=20.0, gt=0)
+    # What it draws at rest, where it has a sensor for that.
+    power_watts: float | None = Bound(default=None, gt=0)
     labels: dict[str, str] = Bound(default={})
 
 
 class FaultSpec(Spec):
     """What goes wrong for a share of the devices; the same ones each time, chosen by the seed."""
 
-    fault: Literal["offline", "reconnect", "slow", "failing", "clock", "flood", "drift"]
+    fault: Literal["offline", "reconnect", "slow", "failing", "clock", "flood", "drift", "throttled"]
     share: float = Bound(default=1.0, gt=0, le=1)
     at_seconds: float = Bound(default=0.0, ge=0)
     # None: until the end.

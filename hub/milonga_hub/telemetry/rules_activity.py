@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from milonga_hub.telemetry.rules import merge_histograms
+from milonga_hub.telemetry.rules_machine import POWER, THROTTLED, mean_watts, throttled_share, told
 from milonga_hub.telemetry.rules_medians import medians
 from milonga_hub.telemetry.stored import ActiveWindow
 
@@ -23,6 +25,9 @@ class Activity:
     # The last one: what it is now, not what it was at its hottest.
     temperature_celsius: float | None
     dropped_count: int
+    # Shares of windows, and the last watts; None where the machine does not tell.
+    throttled_share: float | None = None
+    power_watts: float | None = None
 
 
 def activity(windows: Iterable[ActiveWindow]) -> dict[str, Activity]:
@@ -41,6 +46,8 @@ def activity(windows: Iterable[ActiveWindow]) -> dict[str, Activity]:
 def _of_one(windows: Sequence[ActiveWindow], same: Sequence[ActiveWindow], median_ms: float | None) -> Activity:
     last = windows[-1]
     temperatures = [one.temperature_celsius for one in windows if one.temperature_celsius is not None]
+    machine = [each for one in windows if (each := told(one.pictures))]
+    powers = [each[POWER] for each in machine if POWER in each]
     return Activity(
         project=last.project,
         model_version=last.model_version,
@@ -50,6 +57,8 @@ def _of_one(windows: Sequence[ActiveWindow], same: Sequence[ActiveWindow], media
         median_ms=median_ms,
         temperature_celsius=temperatures[-1] if temperatures else None,
         dropped_count=_newly_dropped(windows),
+        throttled_share=throttled_share(merge_histograms([each[THROTTLED] for each in machine if THROTTLED in each])),
+        power_watts=mean_watts(powers[-1]) if powers else None,
     )
 
 

@@ -19,6 +19,7 @@ from milonga_hub.telemetry.rules import (
     latency_quantiles,
     merge_histograms,
 )
+from milonga_hub.telemetry.rules_machine import POWER, THROTTLED, mean_watts, throttled_share
 
 # Steps that are round on a clock, in seconds; a chart has at most so many of them.
 _STEPS = (30, 60, 300, 900, 3600, 7200, 21600, 86400)
@@ -86,20 +87,12 @@ class Sum:
     @property
     def power_watts(self) -> float | None:
         """Return the mean of what machines drew; None where none tells."""
-        histogram = self.inputs.get("power")
-        if histogram is None or not sum(histogram.counts):
-            return None
-        width = (histogram.high - histogram.low) / len(histogram.counts)
-        drawn = (2 ** (histogram.low + (index + 0.5) * width) * count for index, count in enumerate(histogram.counts))
-        return float(sum(drawn)) / sum(histogram.counts)
+        return mean_watts(self.inputs.get(POWER))
 
     @property
     def throttled_share(self) -> float | None:
         """Return the share of windows in which a machine was throttled, of those whose machines tell."""
-        histogram = self.inputs.get("throttled")
-        if histogram is None or not sum(histogram.counts):
-            return None
-        return histogram.counts[-1] / sum(histogram.counts)
+        return throttled_share(self.inputs.get(THROTTLED))
 
     @property
     def mean_confidence(self) -> float | None:

@@ -22,6 +22,7 @@ class ActiveWindow(NamedTuple):
     log10_latency_ms: Stored
     temperature_celsius: float | None
     dropped_count: int
+    pictures: Stored = None
 
 
 class SummedWindow(NamedTuple):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import merge_histograms
+from milonga_hub.telemetry.rules_machine import POWER, THROTTLED
 
 # A fleet serves a handful of versions at a time; those that nobody has served for longest make room for new ones.
 MAX_VERSIONS = 100
@@ -23,6 +24,9 @@ class Served:
     request_count: int = 0
     error_count: int = 0
     log10_latency_ms: Histogram | None = None
+    # One entry a window, of machines that tell.
+    power: Histogram | None = None
+    throttled: Histogram | None = None
 
 
 class Tally:
@@ -39,13 +43,14 @@ class Tally:
         with self._lock:
             for key, new in groups.items():
                 known = self._served.pop(key, Served(*key))
-                histograms = [known.log10_latency_ms, *(window.log10_latency_ms for window in new)]
                 self._served[key] = replace(
                     known,
                     window_count=known.window_count + len(new),
                     request_count=known.request_count + sum(window.request_count for window in new),
                     error_count=known.error_count + sum(window.error_count for window in new),
-                    log10_latency_ms=merge_histograms([each for each in histograms if each is not None]),
+                    log10_latency_ms=_sum(known.log10_latency_ms, (window.log10_latency_ms for window in new)),
+                    power=_sum(known.power, (window.inputs.get(POWER) for window in new)),
+                    throttled=_sum(known.throttled, (window.inputs.get(THROTTLED) for window in new)),
                 )
                 if len(self._served) > MAX_VERSIONS:
                     self._served.popitem(last=False)
@@ -54,3 +59,7 @@ class Tally:
         """Return the totals, the version that was heard of last at the end."""
         with self._lock:
             return [*self._served.values()]
+
+
+def _sum(known: Histogram | None, new: Iterable[Histogram | None]) -> Histogram | None:
+    return merge_histograms([each for each in (known, *new) if each is not None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,11 +18,14 @@ from milonga_hub.devices.models import DeviceState
 from milonga_hub.runs.models import RunState
 from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.rules import latency_percentiles
+from milonga_hub.telemetry.rules_machine import mean_watts
 from milonga_hub.web.pages.page import everything
 from milonga_hub.web.services import HubServices
 
 # Bins of devices are 20 a decade; four a decade are enough to tell percentiles within a third, and cost a fifth.
 _BINS_PER_BUCKET = 5
+# Of eight an octave.
+_POWER_BINS_PER_BUCKET = 4
 
 
 class Counting:
@@ -156,6 +160,21 @@ class _Collector:
             if one.log10_latency_ms is not None:
                 latency.add_metric(key, *_buckets(one.log10_latency_ms))
         yield latency
+        held_back = {
+            (*key, word): count
+            for key, one in totals.items()
+            if one.throttled is not None
+            for word, count in (("no", sum(one.throttled.counts[:-1])), ("yes", one.throttled.counts[-1]))
+        }
+        words = "Telemetry windows of machines that tell whether they were throttled."
+        yield _counter("milonga_machine_windows", words, (*labels, "throttled"), held_back)
+        power = HistogramMetricFamily(
+            "milonga_machine_power_watts", "What machines drew, a window each.", labels=labels
+        )
+        for key, one in totals.items():
+            if one.power is not None:
+                power.add_metric(key, *_power_buckets(one.power))
+        yield power
 
 
 def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
@@ -168,6 +187,18 @@ def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
         if index % _BINS_PER_BUCKET == 0:
             found.append((f"{10 ** (histogram.low + index * width) / 1000:.6g}", float(total)))
     return [*found, ("+Inf", float(total))], latency_percentiles(histogram).mean * total / 1000
+
+
+def _power_buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """Return cumulative buckets in watts, two an octave, and the sum as well as the bins tell it."""
+    width = (histogram.high - histogram.low) / len(histogram.counts)
+    up_to = [*accumulate(histogram.counts)]
+    found = [
+        (f"{2 ** (histogram.low + index * width):.6g}", float(total))
+        for index, total in enumerate(up_to, 1)
+        if index % _POWER_BINS_PER_BUCKET == 0
+    ]
+    return [*found, ("+Inf", float(up_to[-1]))], (mean_watts(histogram) or 0.0) * up_to[-1]
 
 
 def _counter(name: str, words: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Any:

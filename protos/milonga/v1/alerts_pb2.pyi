@@ -36,6 +36,9 @@ class _AlertSignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertSign
     ALERT_SIGNAL_LATENCY: _AlertSignal.ValueType  # 7
     ALERT_SIGNAL_TEMPERATURE: _AlertSignal.ValueType  # 8
     ALERT_SIGNAL_TELEMETRY_DROPPED: _AlertSignal.ValueType  # 9
+    ALERT_SIGNAL_THROTTLED: _AlertSignal.ValueType  # 10
+    ALERT_SIGNAL_POWER: _AlertSignal.ValueType  # 11
+    """Needs a threshold, in watts."""
 
 class AlertSignal(_AlertSignal, metaclass=_AlertSignalEnumTypeWrapper): ...
 
@@ -49,6 +52,9 @@ ALERT_SIGNAL_ERROR_RATE: AlertSignal.ValueType  # 6
 ALERT_SIGNAL_LATENCY: AlertSignal.ValueType  # 7
 ALERT_SIGNAL_TEMPERATURE: AlertSignal.ValueType  # 8
 ALERT_SIGNAL_TELEMETRY_DROPPED: AlertSignal.ValueType  # 9
+ALERT_SIGNAL_THROTTLED: AlertSignal.ValueType  # 10
+ALERT_SIGNAL_POWER: AlertSignal.ValueType  # 11
+"""Needs a threshold, in watts."""
 Global___AlertSignal: _TypeAlias = AlertSignal  # noqa: Y015
 
 class _AlertSeverity:
