@@ -16,7 +16,6 @@ import numpy as np
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.bundle import PROBE_EXPECTED, PROBE_INPUT, Bundle, write_bundle
-from milonga_compiler.embedding import embed
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.errors import BuildFailed, CannotRunHere, CompilerError, EngineMissing
 from milonga_compiler.parity import Comparison, Evidence, Judge, Report
@@ -187,7 +186,7 @@ def _try(
     model = work / variant.model_file
     try:
         # What is tried is what devices get.
-        embeds = judge.takes_embeddings and ENGINES[target.engine].embeds and embed(model)
+        embeds = judge.takes_embeddings and ENGINES[target.engine].embeds and engine.embed(model)
         for pictures in evidence.parts():
             outputs, *more = (
                 engine.outputs(model, pictures, threads) if embeds else [engine.run(model, pictures, threads)]

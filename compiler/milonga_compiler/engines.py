@@ -94,6 +94,7 @@ _OWN: dict[str, Engine] = {
         modules=("openvino", "nncf"),
         requirement=">=2024.6",
         verification=_X86_ONLY,
+        embeds=True,
     ),
     "reference": Engine(
         precisions=(Precision.FP32,),
@@ -115,6 +116,7 @@ _OWN: dict[str, Engine] = {
         modules=("tvm", "tvm_ffi", "onnxslim"),
         requirement=">=0.27",
         verification="verified on x86-64, on aarch64 under emulation; not verified on hardware elsewhere",
+        embeds=True,
         tuned=True,
         own_environment=True,  # Half a gigabyte.
     ),

@@ -21,6 +21,7 @@ import numpy as np
 
 from milonga_compiler import errors
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats, Variants
+from milonga_compiler.embedding import embed
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.environments import interpreter, usable
 from milonga_compiler.errors import BuildFailed, CompilerError, EngineDied, RunFailed, UnsupportedOperators
@@ -153,6 +154,14 @@ class IsolatedBackend(Backend):
                 process.answer(f"running {model_file.name}", self._limits.run_seconds, RunFailed)
             with np.load(str(made)) as outputs:
                 return [outputs[name] for name in outputs.files]
+
+    def embed(self, model_file: Path) -> bool:
+        if ENGINES[self.name].takes_onnx:
+            # It is ONNX that is written, without the engine.
+            return embed(model_file)
+        with self._asked({"do": "embed", "model_file": str(model_file.absolute())}) as process:
+            done = process.answer(f"reading {model_file.name}", self._limits.build_seconds, BuildFailed)["done"]
+        return bool(done)
 
     def unsupported(self, network: Network) -> frozenset[str]:
         with self._asked({"do": "unsupported", "onnx": str(network.path.absolute())}) as process:

@@ -1,6 +1,6 @@
 """The process that an engine runs in. It is started by isolated.py and speaks JSON lines.
 
-Down (stdin): one request, {"do": "build" | "tune" | "run" | "unsupported", ...}; then {"do": "next"} for each further variant or step,
+Down (stdin): one request, {"do": "build" | "tune" | "run" | "embed" | "unsupported", ...}; then {"do": "next"} for each further variant or step,
 and {"times": {...}} for kernels to time.
 Up (stdout): {"variant": {...}}, {"step": {...}}, {"time": FILE}, {"done": ...}, or {"error": NAME, "message": ..., "operators": [...]}.
 What the engine itself prints goes to stderr, which is the log.
@@ -97,6 +97,8 @@ def _answers(request: dict[str, Any], out: Any) -> Iterator[dict[str, Any]]:
         made = engine.outputs(*given) if request["whole"] else [engine.run(*given)]
         np.savez(request["outputs"], *(np.asarray(one, dtype=np.float32) for one in made))
         yield {"done": None}
+    elif request["do"] == "embed":
+        yield {"done": engine.embed(Path(request["model_file"]))}
     else:
         yield {"done": sorted(engine.unsupported(read_network(Path(request["onnx"]))))}
 

@@ -9,7 +9,7 @@ Needs numpy: `pip install milonga-protos[pictures]`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,12 @@ def fitted(embeddings: Floats) -> tuple[Cells, list[int]] | None:
     # As a device reads them.
     cells = Cells.of(Cells(mean, spread, centres, radii).described())
     return cells, cells.counts(usable[1::2])
+
+
+def described(parts: Sequence[Floats]) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Return what a manifest says of cells for these embeddings of validation pictures, and what its reference does; nothing of too few."""
+    found = fitted(np.concatenate(parts)) if parts else None
+    return ({}, {}) if found is None else ({EMBEDDING: found[0].described()}, {EMBEDDING: found[1]})
 
 
 def _clustered(points: Floats, count: int) -> tuple[Floats, NDArray[np.int64], Floats]:

@@ -72,10 +72,17 @@ class TestEveryRuntime:
             return
         _need_runtime(engine)
         model = _built(network[0], engine, precision, tmp_path / "built", network[1])
-        expected = backend(engine).run(model, network[1].pictures, 1)
+        before = backend(engine).run(model, network[1].pictures, 1)
+        embeds = backend(engine).embed(model)
+        assert embeds == compiled.ENGINES[engine].embeds
+        expected, *more = backend(engine).outputs(model, network[1].pictures, 1)
+        # An engine may keep halves as floats in other places than before.
+        assert np.abs(before - expected).max() < 0.05
         runtime = load(engine, model, 1)
         assert runtime.input_shape == (3, 16, 16)
-        found = runtime.run(network[1].pictures)
+        found, embeddings = runtime.run_embedding(network[1].pictures)
+        assert (embeddings is None) == (not embeds)
+        assert embeddings is None or np.allclose(embeddings, more[0], atol=1e-2)
         assert found.dtype == np.float32 and found.shape == expected.shape
         assert np.abs(found - expected).max() < 1e-4
         first = found.copy()

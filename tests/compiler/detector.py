@@ -75,3 +75,24 @@ def write_detector(path: Path) -> Path:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     return path
+
+
+def write_branches(path: Path) -> Path:
+    """Write a detector of pictures of 16 by 16 pixels whose last map, "neck", is read by a branch for boxes and one for classes."""
+    g = _Graph()
+    active = g.add("Relu", g.conv("image", 3, _WIDTH, 3, 2))
+    large = [g.conv(active, _WIDTH, 4), g.conv(active, _WIDTH, CLASSES)]
+    g.nodes.append(helper.make_node("Relu", [g.conv(active, _WIDTH, _WIDTH, 3, 2)], ["neck"], "neck"))
+    small = [g.conv("neck", _WIDTH, 4), g.conv("neck", _WIDTH, CLASSES)]
+    shape = g.constant(np.array([0, 4 + CLASSES, -1], dtype=np.int64))
+    maps = [g.add("Reshape", g.add("Concat", *each, axis=1), shape) for each in (large, small)]
+    g.nodes.append(helper.make_node("Concat", maps, ["detections"], "out", axis=2))
+    graph = helper.make_graph(
+        g.nodes,
+        "branches",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 16, 16])],
+        [helper.make_tensor_value_info("detections", TensorProto.FLOAT, ["batch", 4 + CLASSES, 64 + 16])],
+        g.tensors,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path

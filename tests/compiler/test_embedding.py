@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from milonga_compiler.backends import in_process
+from milonga_compiler.backends import backend, in_process
 from milonga_compiler.backends.onnxruntime import OnnxRuntimeBackend, halved
-from milonga_compiler.embedding import DIMENSIONS, OUTPUT, embed
+from milonga_compiler.embedding import DIMENSIONS, OUTPUT, embed, signs
+from milonga_compiler.engines import ENGINES, Precision
 from milonga_compiler.quantize import quantize_variants
+from milonga_compiler.target import Target
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.compiler.detector import write_branches
+from tests.compiler.engines_here import need, runs_here
 from tests.compiler.networks import Pictures, digits, write_network
 
 onnxruntime = OnnxRuntimeBackend()
@@ -77,6 +81,37 @@ def test_the_reference_engine_gives_the_same(network: Path, pictures: Pictures, 
         in_process("reference").outputs(model, few, 1), onnxruntime.outputs(model, few, 1), strict=True
     ):
         assert np.allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("task", ["classifier", "detector"])
+@pytest.mark.parametrize("name", sorted(name for name, engine in ENGINES.items() if engine.embeds))
+def test_every_engine_that_embeds_gives_the_same(
+    name: str, task: str, network: Path, pictures: Pictures, tmp_path: Path
+) -> None:
+    need(name)
+    engine, seen = in_process(name) if ENGINES[name].takes_onnx else backend(name), pictures.normalised[:3]
+    source = network if task == "classifier" else write_branches(tmp_path / "branches.onnx")
+    built = next(engine.build(source, Target(name, Precision.FP32), tmp_path, None))
+    assert runs_here(name) and engine.embed(tmp_path / built.model_file)
+    first, embeddings = engine.outputs(tmp_path / built.model_file, seen, 1)
+    expected = tmp_path / "expected.onnx"
+    expected.write_bytes(source.read_bytes())
+    assert embed(expected)
+    wanted = onnxruntime.outputs(expected, seen, 1)
+    assert embeddings.shape == (3, DIMENSIONS)
+    assert np.allclose(embeddings, wanted[1], atol=1e-2 * np.abs(wanted[1]).max())
+    assert np.abs(first - wanted[0]).max() < 1e-3
+
+
+def test_a_detector_is_told_by_the_means_of_the_map_that_its_branches_read(pictures: Pictures, tmp_path: Path) -> None:
+    model = write_branches(tmp_path / "model.onnx")
+    whole = onnx.load(str(model))
+    whole.graph.output.insert(0, helper.make_tensor_value_info("neck", TensorProto.FLOAT, ["batch", 16, 4, 4]))
+    onnx.save(whole, str(tmp_path / "neck.onnx"))
+    maps = onnxruntime.run(tmp_path / "neck.onnx", pictures.normalised[:5], 1)
+    assert embed(model)
+    embeddings = onnxruntime.outputs(model, pictures.normalised[:5], 1)[1]
+    assert np.allclose(embeddings, maps.mean(axis=(2, 3)) @ signs(16), atol=1e-4)
 
 
 def _without_a_last_layer(path: Path) -> None:

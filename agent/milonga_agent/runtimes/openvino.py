@@ -36,4 +36,8 @@ class OpenVino(Runtime):
         self.input_shape = tuple(axis.get_length() if axis.is_static else None for axis in list(shape)[1:])
 
     def run(self, inputs: Floats) -> Floats:
-        return np.array(self._model(inputs)[0], dtype=np.float32)
+        return self.run_embedding(inputs)[0]
+
+    def run_embedding(self, inputs: Floats) -> tuple[Floats, Floats | None]:
+        first, *more = (np.array(output, dtype=np.float32) for output in self._model(inputs).to_tuple())
+        return first, more[0] if more else None

@@ -35,12 +35,17 @@ class Tvm(Runtime):
         self._tensor = tvm_ffi.from_dlpack(self._picture)
 
     def run(self, inputs: Floats) -> Floats:
-        return np.concatenate([self._one(picture) for picture in inputs])
+        return self.run_embedding(inputs)[0]
 
-    def _one(self, picture: Floats) -> Floats:
+    def run_embedding(self, inputs: Floats) -> tuple[Floats, Floats | None]:
+        first, *more = (np.concatenate(each) for each in zip(*(self._one(picture) for picture in inputs)))
+        return first, more[0] if more else None
+
+    def _one(self, picture: Floats) -> list[Floats]:
         self._picture[0] = picture
         output: Any = self._main(self._tensor)
-        return np.array(np.from_dlpack(output if hasattr(output, "__dlpack__") else output[0]), dtype=np.float32)
+        made = [output] if hasattr(output, "__dlpack__") else [*output]
+        return [np.array(np.from_dlpack(one), dtype=np.float32) for one in made]
 
 
 def load_runtime(threads: int) -> Any:

@@ -93,6 +93,10 @@ class Backend(ABC):
         """Return all outputs (n, ...) that a build has; of most engines only the first is read."""
         return [self.run(model_file, inputs, threads)]
 
+    def embed(self, model_file: Path) -> bool:
+        """Give a built model the second output of embedding.py; return whether it has one now. Its first output stays as it was."""
+        return False
+
     @abstractmethod
     def _accept(self, network: Network, scratch: Path) -> None:
         """Let the engine read the network; files may go into the folder. Raises UnsupportedOperators or BuildFailed."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
+from milonga_compiler.embedding import embed
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import BuildFailed, UnsupportedOperators
 from milonga_compiler.network import Network, copy_whole
@@ -49,6 +50,9 @@ class OnnxRuntimeBackend(Backend):
         name = session.get_inputs()[0].name
         parts = [session.run(None, {name: inputs[start : start + _BATCH]}) for start in range(0, len(inputs), _BATCH)]
         return [np.concatenate(each).astype(np.float32) for each in zip(*parts)]
+
+    def embed(self, model_file: Path) -> bool:
+        return embed(model_file)
 
     def _accept(self, network: Network, scratch: Path) -> None:
         self.session(network.path, 1)

@@ -40,6 +40,9 @@ class OpenVinoBackend(Backend):
         yield self._saved(model, folder, "model", compress=precision is Precision.FP16)
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
+        return self.outputs(model_file, inputs, threads)[0]
+
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
         import openvino
 
         core = openvino.Core()
@@ -48,8 +51,26 @@ class OpenVinoBackend(Backend):
         if model.has_rt_info(RT_INFO):
             options["INFERENCE_PRECISION_HINT"] = model.get_rt_info(RT_INFO).value
         compiled = core.compile_model(model, "CPU", options)
-        parts = [compiled(inputs[start : start + _BATCH])[0].copy() for start in range(0, len(inputs), _BATCH)]
-        return np.concatenate(parts).astype(np.float32)
+        parts = [
+            [output.copy() for output in compiled(inputs[start : start + _BATCH]).to_tuple()]
+            for start in range(0, len(inputs), _BATCH)
+        ]
+        return [np.concatenate(each).astype(np.float32) for each in zip(*parts)]
+
+    def embed(self, model_file: Path) -> bool:
+        import openvino
+
+        from milonga_compiler.backends.openvino_embedding import embed
+
+        model = openvino.Core().read_model(str(model_file))
+        if not embed(model):
+            return False
+        # What was read is still the old file's memory, so that the new one is written beside it.
+        beside = model_file.with_name(f"{model_file.stem}-embedding.xml")
+        openvino.save_model(model, str(beside), compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):
+            beside.with_suffix(suffix).replace(model_file.with_suffix(suffix))
+        return True
 
     def _accept(self, network: Network, scratch: Path) -> None:
         self._read(network.path)

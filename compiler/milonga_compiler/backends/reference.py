@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
+from milonga_compiler.embedding import embed
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import UnsupportedOperators
 from milonga_compiler.network import Network, copy_whole
@@ -31,6 +32,9 @@ class ReferenceBackend(Backend):
 
         evaluator = ReferenceEvaluator(str(model_file))
         return [np.asarray(one, dtype=np.float32) for one in evaluator.run(None, {evaluator.input_names[0]: inputs})]
+
+    def embed(self, model_file: Path) -> bool:
+        return embed(model_file)
 
     def _accept(self, network: Network, scratch: Path) -> None:
         from onnx.reference import ReferenceEvaluator

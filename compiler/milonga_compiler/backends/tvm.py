@@ -7,16 +7,19 @@ import importlib.util
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
+from milonga_compiler.embedding import embed
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import CannotRunHere
-from milonga_compiler.network import Network, read_network
+from milonga_compiler.network import Network, copy_whole, read_network
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Step, Tuning
 from milonga_compiler.tvm_network import c_compiler, imported, llvm
@@ -34,6 +37,15 @@ class TvmBackend(Backend):
     def _variants(
         self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
     ) -> Iterable[BuiltModel]:
+        with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
+            # A library cannot be given another output later. One that nobody reads costs a small product.
+            copied = Path(scratch) / "network.onnx"
+            copy_whole(network, copied)
+            embeds = embed(copied)
+            built = replace(network, path=copied)
+            yield self._compiled(built, folder, embeds)
+
+    def _compiled(self, network: Network, folder: Path, embeds: bool) -> BuiltModel:
         import tvm
 
         architecture = self.architecture or platform.machine()
@@ -45,11 +57,17 @@ class TvmBackend(Backend):
 
             executable, told = compiled(network, target, self.database)
         executable.export_library(str(folder / "model.so"), cc=compiler)
-        described = {"input_shape": list(network.shape)}
+        described = {"input_shape": list(network.shape), "embeds": embeds}
         (folder / "model.json").write_text(json.dumps(described), encoding="utf-8")
-        yield BuiltModel("model.so", ["model.so", "model.json"], note=f"{told}, for {architecture}")
+        return BuiltModel("model.so", ["model.so", "model.json"], note=f"{told}, for {architecture}")
+
+    def embed(self, model_file: Path) -> bool:
+        return bool(json.loads(model_file.with_suffix(".json").read_text(encoding="utf-8"))["embeds"])
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
+        return self.outputs(model_file, inputs, threads)[0]
+
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
         built_for = _machine(model_file)
         if built_for != platform.machine():
             raise CannotRunHere(f"it is built for {built_for} and this machine is {platform.machine()}")
@@ -63,8 +81,9 @@ class TvmBackend(Backend):
         tensor, outputs = tvm_ffi.from_dlpack(given), []
         for picture in inputs:
             given[0] = picture
-            outputs.append(np.array(np.from_dlpack(_first(machine["main"](tensor))), dtype=np.float32))
-        return np.concatenate(outputs)
+            made = machine["main"](tensor)
+            outputs.append([np.array(np.from_dlpack(one), dtype=np.float32) for one in _all(made)])
+        return [np.concatenate(each) for each in zip(*outputs)]
 
     def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
         from milonga_compiler.tvm_tuning import tune
@@ -83,8 +102,8 @@ def _aligned(shape: tuple[int, ...]) -> Floats:
     return memory[start : start + size_bytes].view(np.float32).reshape(shape)
 
 
-def _first(output: Any) -> Any:
-    return output if hasattr(output, "__dlpack__") else output[0]
+def _all(output: Any) -> list[Any]:
+    return [output] if hasattr(output, "__dlpack__") else [*output]
 
 
 def _load_runtime() -> None:

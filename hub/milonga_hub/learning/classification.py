@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from milonga import pictures
-from milonga.embeddings import EMBEDDING, fitted
+from milonga.embeddings import described
 from milonga.inputs import Input
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.parity import Answers
@@ -82,8 +82,8 @@ class Classification(Task):
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         return _Judge(self.data, self.names if names is None else names)
 
-    def newest(self) -> Task | None:
-        newest = self.data.newest()
+    def newest(self, learned: int = 0) -> Task | None:
+        newest = self.data.newest(learned)
         return None if newest is None else Classification(newest)
 
 
@@ -134,11 +134,13 @@ class _Judge(Answers, PictureJudge):
             "class_counts": np.bincount(self.answers, minlength=len(self._known)).tolist(),
             "sample_count": len(self.answers),
         }
-        found = fitted(np.concatenate(self._embeddings)) if self._embeddings else None
-        cells: dict[str, Any] = {}
-        if found is not None:
-            cells[EMBEDDING], reference[EMBEDDING] = found[0].described(), found[1]
-        return {**super().entries(), **cells, "reference": reference, "judged": self._judged(confidences)}
+        cells, counted = described(self._embeddings)
+        return {
+            **super().entries(),
+            **cells,
+            "reference": {**reference, **counted},
+            "judged": self._judged(confidences),
+        }
 
     def _judged(self, confidences: Floats) -> dict[str, Any]:
         """Class by class, in the network's own order; pictures of classes that it does not know are left out."""

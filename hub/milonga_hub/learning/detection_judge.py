@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from milonga import detections, pictures
+from milonga.embeddings import described
 from milonga.inputs import Input
 from milonga_compiler.backends.base import Floats
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class DetectionJudge(PictureJudge):
     """Judges outputs (n, 4 bins + classes, anchors) on pictures whose objects are known."""
 
     measure = "mAP50-95"
+    takes_embeddings = True
 
     def __init__(
         self,
@@ -66,6 +68,10 @@ class DetectionJudge(PictureJudge):
         self._confidences: list[float] = []
         self._counts = np.zeros(len(names), dtype=np.int64)
         self._shape: tuple[int, ...] = ()
+        self._embeddings: list[Floats] = []
+
+    def embedded(self, embeddings: Floats) -> None:
+        self._embeddings.append(embeddings)
 
     def add(self, outputs: Floats) -> None:
         self._shape = outputs.shape[1:]
@@ -134,7 +140,9 @@ class DetectionJudge(PictureJudge):
 
     def entries(self) -> Mapping[str, Any]:
         bins = (self._shape[0] - self._classes) // 4
+        cells, counted = described(self._embeddings)
         return {
+            **cells,
             "output": {
                 "name": "maps",
                 "shape": [1, *self._shape],
@@ -149,6 +157,7 @@ class DetectionJudge(PictureJudge):
                 "confidence": pictures.histogram("confidence", self._confidences),
                 "class_counts": self._counts.tolist(),
                 "sample_count": len(self._stats),
+                **counted,
             },
         }
 
