@@ -124,8 +124,9 @@ def _last_map(model: onnx.ModelProto) -> _Layer | None:
         return None
     described = {value.name: value.type.tensor_type for value in inferred.value_info}
     for name in (name for node in reversed(graph.node) for name in node.output if readers[name] > 1):
-        axes = described[name].shape.dim if name in described else ()
+        if name not in described:
+            continue
+        axes, half = described[name].shape.dim, described[name].elem_type == TensorProto.FLOAT16
         if len(axes) == 4 and axes[1].dim_value:
-            half = described[name].elem_type == TensorProto.FLOAT16
             return _Layer(name, axes[1].dim_value, half, is_map=True)
     return None

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from milonga_compiler.bundle import read_bundle, write_bundle
+from milonga_hub.builds.compare_job import _by_age
 from milonga_hub.jobs import JobError
 from onnx import numpy_helper
 
@@ -61,6 +62,18 @@ def test_a_much_better_version_wins_and_the_reason_names_both(good: tuple[Path, 
         assert sum(group[key] for group in said["classes"]) == sum(group[key] for group in said["groups"])
     lost = _compare(bundle, worse, data, tmp_path / "lost")
     assert not lost["better"] and "on old pictures" in lost["reason"]
+
+
+def test_new_is_what_the_champion_has_not_learned_however_many_versions_brought_it() -> None:
+    added = np.array([1, 2, 3, 3, 5])
+
+    def new(learned: int) -> list[bool]:
+        return [bool(one) for one in dict(_by_age(added, learned))["new"]]
+
+    assert new(2) == [False, False, True, True, True]
+    assert new(5) == [False] * 5
+    assert new(0) == [False, False, False, False, True], "not known: with the newest version"
+    assert dict(_by_age(np.array([1, 1]), 0))["new"].tolist() == [False, False]
 
 
 def test_pictures_of_another_size_are_scaled_to_the_bundles_own(good: tuple[Path, Path], tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec
+from milonga_hub.rollouts.models import Rollout, RolloutDevice, RolloutDeviceState, RolloutState
 from milonga_hub.runs.candidates import Choice, Specialised
-from milonga_hub.runs.deliver import build
+from milonga_hub.runs.deliver import _champions, build
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.tuning import how_tuned
@@ -91,3 +92,17 @@ def test_a_run_ends_where_no_type_has_a_build_and_the_table_stays(hub: Hub, tmp_
         _stage(hub, tmp_path, dict.fromkeys(hub.boards, Limits(latency_ms=1.0)))
     builds, _ = hub.services.builds.list()
     assert {one.decision for one in builds if one.device_type == "tight"} == {"not used: 9 ms, 1 ms allowed"}
+
+
+def test_a_device_that_was_deleted_since_it_took_a_version_keeps_no_run_from_comparing(hub: Hub) -> None:
+    gone = RolloutDevice(device="gone", wave=0, state=RolloutDeviceState.SUCCEEDED)
+    done = Rollout(
+        id="digits-1",
+        project="digits",
+        model_version="models/digits/versions/1",
+        state=RolloutState.SUCCEEDED,
+        devices=[gone],
+    )
+    with hub.services.database.session() as session:
+        session.add(done)
+    assert _champions(hub.work) == {}

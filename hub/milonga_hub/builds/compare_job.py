@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from milonga_hub.builds.rules import MAX_CLASS_LOSS_POINTS, Group, judge
 from milonga_hub.jobs import JobContext, JobError
+from milonga_hub.learning.data import is_new
 from milonga_hub.learning.task import PictureJudge, Task
 from milonga_hub.learning.tasks import opened
 
@@ -32,7 +33,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     for index, (who, bundle) in enumerate(bundles.items()):
         context.progress(index / 2, f"running {_title(bundle)} ({who}) on {count} pictures")
         judges[who] = _judged(bundle, task)
-    by_age = _groups(judges["champion"], judges["challenger"], _by_age(task.added))
+    by_age = _groups(judges["champion"], judges["challenger"], _by_age(task.added, spec.get("learned", 0)))
     by_class = _groups(judges["champion"], judges["challenger"], zip(task.names, task.shown.T, strict=True))
     verdict = judge(
         by_age,
@@ -52,9 +53,10 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     }
 
 
-def _by_age(added: NDArray[np.int64]) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Return the pictures by age: "new" ones came with the newest data set version, unless it is the first."""
-    newest = (added == added.max()) & (added > 1)
+def _by_age(added: NDArray[np.int64], learned: int) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Return the pictures by age: "new" ones came after the data set's version that the champion learned from. Where that is not
+    known (0), they came with the newest version, unless it is the first."""
+    newest = is_new(added, learned) & (added > 1)
     return [("old", ~newest), ("new", newest)]
 
 

@@ -53,9 +53,9 @@ class Data:
         """Return histograms of what the validation pictures look like."""
         return milonga_pictures.reference(Image.fromarray(one.transpose(1, 2, 0)) for one in self.raw_val)
 
-    def newest(self) -> Data | None:
-        """Return the data with the training pictures that the newest version brought alone; None where there is one."""
-        rows = np.flatnonzero(self.added_train == self.added_train.max())
+    def newest(self, learned: int = 0) -> Data | None:
+        """Return the data with the training pictures alone that are new; None where there are none, one or no others."""
+        rows = np.flatnonzero(is_new(self.added_train, learned))
         if len(rows) in (0, 1, len(self.added_train)):
             return None
         chosen = torch.from_numpy(rows)
@@ -66,6 +66,11 @@ class Data:
             raw_train=self.raw_train[rows],
             added_train=self.added_train[rows],
         )
+
+
+def is_new(added: NDArray[np.int64], learned: int) -> NDArray[np.bool_]:
+    """Return which pictures came after the data set's version of this number; where it is 0, with the newest of all."""
+    return added > (learned or int(added.max(initial=1)) - 1)
 
 
 def load(path: str | Path) -> Data:

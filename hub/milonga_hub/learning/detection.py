@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from milonga_hub.learning import detection_loss, ultralytics_offline  # noqa: F401  must come before ultralytics
+from milonga_hub.learning.data import is_new
 from milonga_hub.learning.detection_data import Detections, Picture, read
 from milonga_hub.learning.detection_judge import DetectionJudge
 from milonga_hub.learning.task import Optimiser, PictureJudge, Task, parts, together
@@ -138,10 +139,10 @@ class Detection(Task):
     def _reference(self) -> dict[str, list[int]]:
         return pictures.reference(pictures.decode(one.path.read_bytes()) for one in self.data.val)
 
-    def newest(self) -> Detection | None:
-        most = max(one.added_in for one in self.data.train)
-        chosen = tuple(one for one in self.data.train if one.added_in == most)
-        if len(chosen) in (1, len(self.data.train)):
+    def newest(self, learned: int = 0) -> Detection | None:
+        new = is_new(np.array([one.added_in for one in self.data.train]), learned)
+        chosen = tuple(one for one, wanted in zip(self.data.train, new, strict=True) if wanted)
+        if len(chosen) in (0, 1, len(self.data.train)):
             return None
         return Detection(replace(self.data, train=chosen), self.resolution_px, self._augmentation, self._post)
 

@@ -122,8 +122,9 @@ class Task(ABC):
         """Return a judge of the outputs of a network with this input; `names` are its classes if they are other ones."""
 
     @abstractmethod
-    def newest(self) -> Task | None:
-        """Return the task with those training pictures alone that the newest version brought; None where all are."""
+    def newest(self, learned: int = 0) -> Task | None:
+        """Return the task with those training pictures alone that came after the data set's version of this number, or with
+        the newest version where it is 0; None where all or none did."""
 
     def evaluate(self, run: Run, resolution_px: int) -> float:
         """Return how good outputs are on the validation split, 0 to 1."""
@@ -202,8 +203,8 @@ class Mixed(Task):
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         return self.tasks[0].judge(seen, names)
 
-    def newest(self) -> Task | None:
-        return self.tasks[0].newest()
+    def newest(self, learned: int = 0) -> Task | None:
+        return self.tasks[0].newest(learned)
 
 
 def together(parts: Iterable[Floats], size_px: int) -> Floats:

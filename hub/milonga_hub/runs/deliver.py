@@ -123,7 +123,8 @@ async def compare(work: Work, plan: RunPlan, version: ModelVersion, report: Repo
         builds = work.services.builds
         champion = str(builds.unpack(champions[name].bundle, folder / "champion").absolute())
         challenger = str(builds.unpack(challengers[name].bundle, folder / "challenger").absolute())
-        spec = orders.comparing(plan, work.place(plan), champion, challenger)
+        learned = _learned(work, plan, champions[name].model_version)
+        spec = orders.comparing(plan, work.place(plan), champion, challenger, learned)
         result = await work.job("compare", f"compare/{name}/job", spec, report.of_job())
         if result["better"]:
             better.append(name)
@@ -146,16 +147,26 @@ async def compare(work: Work, plan: RunPlan, version: ModelVersion, report: Repo
     return better
 
 
+def _learned(work: Work, plan: RunPlan, model_version: str) -> int:
+    """Return the number of the data set's version that a model learned from; 0 where it learned from another data set, or from none."""
+    known = work.services.models.get_version(model_version).dataset_version
+    if not known or known.rpartition("/versions/")[0] != plan.dataset_version.rpartition("/versions/")[0]:
+        return 0
+    return work.services.datasets.get_version(known).number
+
+
 def _champions(work: Work) -> dict[str, Build]:
     """Return by device type the build that devices of the type were last rolled out to."""
     champions: dict[str, Build] = {}
+    types = {device.name: device.device_type for device in work.services.devices.outlines()}
     for rollout in reversed(live_rollouts(work)):
         if rollout.model_version == _own_version(work):
             continue
+        # Devices that were deleted since run nothing that could be compared with.
         reached = {
-            work.services.devices.get(device.device).device_type
+            types[device.device]
             for device in rollout.devices
-            if device.state is RolloutDeviceState.SUCCEEDED
+            if device.state is RolloutDeviceState.SUCCEEDED and device.device in types
         }
         chosen = work.services.builds.chosen(rollout.model_version)
         champions.update({name: build for name, build in chosen.items() if name in reached})

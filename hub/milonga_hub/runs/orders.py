@@ -39,7 +39,13 @@ def training(plan: RunPlan, place: Place) -> dict[str, Any]:
 def training_on(plan: RunPlan, place: Place, base: str) -> dict[str, Any]:
     """Return what the training job is asked for where it trains on from a supernet."""
     epochs = plan.spec.training.retrain_epochs
-    return {**training(plan, place), "base_checkpoint": base, "epochs": epochs, "tuning_trials": 0}
+    return {
+        **training(plan, place),
+        "base_checkpoint": base,
+        "epochs": epochs,
+        "tuning_trials": 0,
+        "learned": plan.base_learned,
+    }
 
 
 def fine_tuning(
@@ -53,6 +59,7 @@ def fine_tuning(
         "epochs": plan.spec.training.finetune_epochs,
         "tuning_trials": 0,
         "replays": bool(plan.base_supernet),
+        "learned": plan.base_learned,
     }
 
 
@@ -161,11 +168,12 @@ def building(
     }
 
 
-def comparing(plan: RunPlan, place: Place, champion: str, challenger: str) -> dict[str, Any]:
-    """Return what holds two bundles, given by their folders, against each other."""
+def comparing(plan: RunPlan, place: Place, champion: str, challenger: str, learned: int = 0) -> dict[str, Any]:
+    """Return what holds two bundles, given by their folders, against each other; the champion `learned` from the data set's version of this number."""
     return {
         "champion": champion,
         "challenger": challenger,
         "data": place.data,
         "max_class_loss_points": plan.spec.build.max_class_loss_points,
+        "learned": learned,
     }

@@ -41,6 +41,8 @@ class RunPlan(BaseModel):
     # Blob of the checkpoint to train on from; empty trains from nothing.
     base_supernet: str = ""
     base_run: str = ""
+    # Number of the data set's version that it learned from; 0 where none is trained on from, or the plan is older than this.
+    base_learned: int = 0
 
     @property
     def searched(self) -> list[str]:

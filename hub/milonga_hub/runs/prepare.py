@@ -43,7 +43,7 @@ def _decide(work: Work) -> RunPlan:
     spec = work.services.runs.spec(work.run.name)
     dataset = work.services.datasets.latest(spec.dataset)
     types = planned_types(work, spec)
-    base_run, base = _base(work, spec, list(dataset.classes))
+    base_run, base, learned = _base(work, spec, list(dataset.classes))
     return RunPlan(
         spec=spec,
         dataset_version=dataset.name,
@@ -51,6 +51,7 @@ def _decide(work: Work) -> RunPlan:
         types=types,
         base_run=base_run,
         base_supernet=base,
+        base_learned=learned,
     )
 
 
@@ -92,18 +93,18 @@ def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSp
     return TypePlan(name=name, limits=limits, targets=targets, architecture=devices[0].inventory.architecture)
 
 
-def _base(work: Work, spec: ProjectSpec, classes: list[str]) -> tuple[str, str]:
-    """Return the run and supernet to train on from: the newest that went live and still fits."""
+def _base(work: Work, spec: ProjectSpec, classes: list[str]) -> tuple[str, str, int]:
+    """Return run and supernet to train on from, the newest that went live and still fits, and the number of the version that it learned."""
     if work.run.trigger is Trigger.APPLY or spec.search.strategy is SearchStrategy.BASELINE:
-        return "", ""
+        return "", "", 0
     for rollout in live_rollouts(work):
         version = work.services.models.get_version(rollout.model_version)
         if not version.run or not version.supernet:
             continue
         known = work.services.datasets.get_version(version.dataset_version)
         if continues(work.services.runs.spec(version.run), spec) and list(known.classes) == classes:
-            return version.run, version.supernet
-    return "", ""
+            return version.run, version.supernet, known.number
+    return "", "", 0
 
 
 def live_rollouts(work: Work) -> list[Rollout]:

@@ -32,7 +32,9 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     try:
         recipe = Recipe(**given)
         # What a subnet inherits was trained on these pictures already.
-        task = _task(opened(spec["data"], recipe.resolution_px), spec.get("replays", base is not None))
+        task = _task(
+            opened(spec["data"], recipe.resolution_px), spec.get("replays", base is not None), spec.get("learned", 0)
+        )
         alone = spec.get("alone")
         family = rebuilt(alone) if alone else space(recipe.space, recipe.resolution_px)
         if spec.get("tuning_trials"):
@@ -50,9 +52,9 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     }
 
 
-def _task(everything: Task, continues: bool) -> Task:
-    """Return the task; when training on, the newest pictures are seen often enough among the old ones."""
-    newest = everything.newest() if continues else None
+def _task(everything: Task, continues: bool, learned: int) -> Task:
+    """Return the task; when training on, pictures that the base has not `learned` are seen often enough among the old ones."""
+    newest = everything.newest(learned) if continues else None
     if newest is None or newest.count >= _NEWEST_SHARE * everything.count:
         return everything
     return Mixed([everything, newest], [1 - _NEWEST_SHARE, _NEWEST_SHARE])

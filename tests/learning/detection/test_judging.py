@@ -127,6 +127,17 @@ def test_perfect_outputs_are_judged_perfect_and_shifted_ones_are_not(task: Detec
     assert sum(reference["brightness"]) == reference["sample_count"] == 6
 
 
+def test_what_a_detector_makes_of_pictures_is_counted_in_cells(task: Detection) -> None:
+    judge = task.judge(task.input(SIZE_PX))
+    for classes, boxes in judge._objects:  # type: ignore[attr-defined]
+        judge.add(_perfect(classes, boxes)[None])
+        # As many as the fitting of cells takes at least.
+        judge.embedded(np.random.default_rng(len(boxes)).standard_normal((20, 16)).astype(np.float32))
+    entries = judge.entries()
+    assert len(entries["embedding"]["centres"][0]) == 16
+    assert sum(entries["reference"]["embedding"]) == 60
+
+
 def _perfect(classes: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Return the output of a detector that finds these boxes, each at the anchor nearest to its middle."""
     middles, widths = detections._anchors(SIZE_PX, detections.STRIDES)
@@ -219,5 +230,8 @@ def test_the_newest_pictures_are_those_of_the_newest_version(scenes: Path) -> No
     newest = task.newest()
     assert newest is not None and newest.count == 3 and task.count == 8
     assert {one.path.stem for one in newest.data.train} == {"00000", "00001", "00002"}
+    learned = task.newest(1)
+    assert learned is not None and learned.count == 3
+    assert task.newest(2) is None, "all is learned"
     (scenes.parent / "added.json").unlink()
     assert Detection(scenes, SIZE_PX).newest() is None
