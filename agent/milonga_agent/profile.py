@@ -9,7 +9,6 @@ import json
 import math
 import os
 import random
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from milonga.ending import die_with_parent
 from milonga_agent.errors import AgentError
 from milonga_agent.limits import Limits
 from milonga_agent.sensors import Reading, fastest_cpus, read_sensors
+from milonga_agent.usage import peak_memory_bytes
 
 # Stop early once the median is known to within this share of itself; look whether it is after so many repeats.
 _GOOD_ENOUGH = 0.005
@@ -311,7 +311,7 @@ def describe(measured: Measured, cpus: tuple[int, ...], index: int = 0) -> Timin
         attempts=measured.attempts,
         cooled_seconds=measured.cooled_seconds,
         pinned_cpus=cpus,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory_bytes=peak_memory_bytes(),
         temperature_begin_celsius=heat[0],
         temperature_max_celsius=max((each for each in heat if each is not None), default=None),
         temperature_celsius=heat[-1],

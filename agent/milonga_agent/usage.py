@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,21 @@ class Usage:
         seconds = now - before[0]
         spent = sum(value - before[1].get(pid, 0.0) for pid, value in used.items())
         return max(0.0, 100.0 * spent / seconds) if seconds > 0 else 0.0
+
+
+def peak_memory_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Return the most memory that this process has held.
+
+    On Linux getrusage does not tell: a program begins with the peak of the process that started it (exec_mmap of fs/exec.c).
+    """
+    try:
+        lines = status.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def family(pid: int) -> Iterator[Process]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
-from milonga_agent.usage import Usage, family, running
+from milonga_agent.usage import Usage, family, peak_memory_bytes, running
 
 
 def test_what_a_process_takes_is_what_psutil_says() -> None:
@@ -38,3 +38,12 @@ def test_names_with_spaces_and_parentheses_and_processes_that_have_ended_are_rea
     assert (found.pid, found.parent) == (7, 3)
     assert found.cpu_seconds == 300 / os.sysconf("SC_CLK_TCK")
     assert found.memory_bytes == 25 * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_programs_peak_memory_is_its_own_and_not_that_of_what_started_it(tmp_path: Path) -> None:
+    mine = b"1" * (96 << 20)
+    told = "from milonga_agent.usage import peak_memory_bytes; print(peak_memory_bytes())"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert 2**20 < int(done.stdout) < len(mine) <= peak_memory_bytes()
+    # A kernel that does not say has to be asked another way.
+    assert peak_memory_bytes(tmp_path / "none") >= len(mine)
