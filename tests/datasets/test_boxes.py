@@ -122,6 +122,16 @@ def test_splits_that_cannot_be_meant_leave_it_to_the_content_and_are_noted(
     assert any(noted in note for note in version.notes)
 
 
+def test_a_picture_in_both_splits_stays_in_one_and_is_noted(service: DatasetService, tmp_path: Path) -> None:
+    folder = _scene(tmp_path / "a")
+    for kind, ending in (("images", "png"), ("labels", "txt")):
+        shutil.copy(folder / kind / "train" / f"0.{ending}", folder / kind / "val" / f"copy.{ending}")
+    version = _import(service, folder)
+    assert (version.train_count, version.validation_count, version.duplicate_count) == (6, 2, 1)
+    [note] = version.notes
+    assert "images/val/copy.png (the same as images/train/0.png)" in note
+
+
 def test_lists_of_pictures_and_folders_around_them_are_understood(service: DatasetService, tmp_path: Path) -> None:
     folder = _scene(tmp_path / "a" / "export", path="/home/someone/export", train="train.txt", val=["../images/val"])
     (folder / "train.txt").write_text("".join(f"./images/train/{number}.png\n" for number in range(4)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Box, Sample
-from milonga_hub.datasets.rules_health import health_of, sizes_of
+from milonga_hub.datasets.rules_health import by_class, health_of, remarks, sizes_of
 from milonga_hub.tasks import Task
 
 
@@ -34,6 +34,23 @@ def test_boxes_are_counted_and_not_pictures() -> None:
     health = health_of(Task.DETECTION, ["bolt", "nut"], samples, 0)
     assert [(each.train, each.validation) for each in health.classes] == [(4, 2), (2, 1)]
     assert health.without_objects == 1
+
+
+def test_classes_of_unlike_size_and_those_that_nothing_validates_are_remarked_on() -> None:
+    samples = [*_samples("bolt", 100, 10), Sample("nut", "nut", TRAIN, 1, "")]
+    unlike, unseen = remarks(Task.CLASSIFICATION, by_class(Task.CLASSIFICATION, ["bolt", "nut"], samples))
+    assert "between 1 and 100 training pictures" in unlike and "No validation picture shows nut" in unseen
+    alike = by_class(Task.CLASSIFICATION, ["bolt"], _samples("bolt", 100, 10))
+    assert not list(remarks(Task.CLASSIFICATION, alike))
+
+
+def test_boxes_of_a_class_that_only_one_split_shows_are_remarked_on() -> None:
+    train, validation = (Box(name, 0.5, 0.5, 0.1, 0.1) for name in ("bolt", "nut"))
+    samples = [Sample("a", "", TRAIN, 1, "", (train,)), Sample("b", "", VALIDATION, 1, "", (validation,))]
+    said = list(remarks(Task.DETECTION, by_class(Task.DETECTION, ["bolt", "nut"], samples)))
+    assert said[0].startswith("No training picture shows nut") and said[1].startswith(
+        "No validation picture shows bolt"
+    )
 
 
 def test_sizes_have_a_typical_one_between_the_smallest_and_the_largest() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -64,6 +64,8 @@ class Merged:
     duplicate_count: int
     # Path -> reason.
     refused: Mapping[str, str]
+    # What is odd but harmless, in whole sentences.
+    notes: tuple[str, ...] = ()
 
 
 def split_of(digest: str) -> str:
@@ -78,12 +80,12 @@ def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int, replac
     its split and the version in which it first appeared, also under another label.
 
     A content that is sent under two labels, or under another label than the known one, is refused: one of them is wrong.
-    So it is for boxes.
+    So it is for boxes. One that is sent for both splits stays where it stood first: nothing is judged by what it learned from.
     """
     samples = {sample.digest: sample for sample in known}
     first_path: dict[str, str] = {sample.digest: sample.path for sample in known}
     fixed, earlier = frozenset(samples), {sample.digest: sample for sample in replaced}
-    duplicates, refused, contradicted = 0, {}, set()
+    duplicates, refused, contradicted, across = 0, {}, set(), []
     for picture in sent:
         before = samples.get(picture.digest)
         if before is None and picture.digest not in contradicted:
@@ -91,6 +93,8 @@ def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int, replac
             first_path[picture.digest] = picture.path
         elif before is not None and not picture.contradicts(before):
             duplicates += 1
+            if picture.split not in ("", before.split):
+                across.append((picture.path, first_path[picture.digest]))
         else:
             refused[picture.path] = _contradicted(picture, before, first_path[picture.digest])
             if before is not None and picture.digest not in fixed:
@@ -98,7 +102,17 @@ def merge(known: Sequence[Sample], sent: Iterable[Labelled], number: int, replac
                 contradicted.add(picture.digest)
                 refused[before.path] = _contradicted(before, picture, picture.path)
     ordered = _with_both_splits(sorted(samples.values(), key=lambda sample: sample.digest), number)
-    return Merged(tuple(ordered), duplicates, refused)
+    return Merged(tuple(ordered), duplicates, refused, tuple(_notes_across(across)))
+
+
+def _notes_across(across: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if across:
+        path, first = across[0]
+        more = f" and {len(across) - 1} more" if len(across) > 1 else ""
+        yield (
+            f"Sent for training and for validation: {path} (the same as {first}){more}; each is kept in one split, so that no"
+            " network is judged by what it learned from."
+        )
 
 
 def _contradicted(picture: Labelled | Sample, other: Labelled | Sample | None, path: str) -> str:
@@ -182,11 +196,6 @@ def check_boxes(samples: Sequence[Sample]) -> None:
                 f"no {split} picture has an object; check that the label files belong to the pictures (in YOLO's layout"
                 " images/a.png has labels/a.txt)"
             )
-
-
-def box_counts(samples: Iterable[Sample]) -> Counter[str]:
-    """Return the number of boxes of each class."""
-    return Counter(box.label for sample in samples for box in sample.boxes)
 
 
 def ordered(named: Sequence[str], before: Sequence[str]) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from milonga import yolo
 
 from milonga_hub.datasets.rules import TRAIN, Sample
 from milonga_hub.tasks import Task
@@ -53,14 +55,34 @@ class Health:
 
 def health_of(task: Task, classes: Sequence[str], samples: Sequence[Sample], rejected_count: int) -> Health:
     """Return counts of each class and split, and advice."""
+    found = by_class(task, classes, samples)
+    bare = sum(not sample.boxes for sample in samples) if task is Task.DETECTION else 0
+    validating = sum(sample.split != TRAIN for sample in samples)
+    return Health(found, bare, tuple(_advice(task, found, validating, rejected_count)))
+
+
+def by_class(task: Task, classes: Sequence[str], samples: Sequence[Sample]) -> tuple[ClassHealth, ...]:
+    """Return how many pictures, or boxes for detection, of each class are in each split."""
     counted: Counter[tuple[str, bool]] = Counter()
     for sample in samples:
         labels = [box.label for box in sample.boxes] if task is Task.DETECTION else [sample.label]
         counted.update((label, sample.split == TRAIN) for label in labels)
-    found = tuple(ClassHealth(name, counted[name, True], counted[name, False]) for name in classes)
-    bare = sum(not sample.boxes for sample in samples) if task is Task.DETECTION else 0
-    validating = sum(sample.split != TRAIN for sample in samples)
-    return Health(found, bare, tuple(_advice(task, found, validating, rejected_count)))
+    return tuple(ClassHealth(name, counted[name, True], counted[name, False]) for name in classes)
+
+
+def remarks(task: Task, classes: Sequence[ClassHealth]) -> Iterator[str]:
+    """Yield in whole sentences what is odd but harmless.
+
+    Raises ValueError where no training picture has an object.
+    """
+    if task is Task.DETECTION:
+        yield from yolo.remarks([each.name for each in classes], [each.train for each in classes])
+    else:
+        fewest, most = (extreme(each.train for each in classes) for extreme in (min, max))
+        if most > MUCH_RARER * fewest:
+            yield f"Classes have between {fewest} and {most} training pictures; rare ones weigh more."
+    if unseen := [each.name for each in classes if each.train and not each.validation]:
+        yield f"No validation picture shows {_named(unseen)}; accuracies say nothing of them."
 
 
 def _advice(task: Task, classes: Sequence[ClassHealth], validating: int, rejected_count: int) -> list[str]:

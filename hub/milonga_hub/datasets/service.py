@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from milonga import pictures, yolo
+from milonga import pictures
 from PIL import Image
 from sqlmodel import Session, col, select
 
@@ -34,7 +33,7 @@ from milonga_hub.datasets.reading import Read
 from milonga_hub.datasets.rules import Box, Labelled, Sample
 from milonga_hub.datasets.rules_coverage import Coverage, coverage_of
 from milonga_hub.datasets.rules_exports import LAYOUTS
-from milonga_hub.datasets.rules_health import Health, Sizes, health_of, sizes_of
+from milonga_hub.datasets.rules_health import Health, Sizes, by_class, health_of, remarks, sizes_of
 from milonga_hub.datasets.training_data import write_arrays, write_yolo
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
@@ -146,7 +145,8 @@ class DatasetService:
             named = "; ".join(f"{one.path}: {one.reason}" for one in rejected[:_NAMED_REJECTIONS])
             more = f"; and {len(rejected) - _NAMED_REJECTIONS} more" if len(rejected) > _NAMED_REJECTIONS else ""
             raise InvalidInput(f"{len(rejected)} files cannot be used: {named}{more}")
-        classes, counts, notes = self._checked(read, merged.samples, newest, append)
+        classes = self._checked(read, merged.samples, newest, append)
+        shown = by_class(read.task, classes, merged.samples)
         digest = rules.digest_of_version(merged.samples, classes if read.task is Task.DETECTION else ())
         if newest is not None and newest.digest == digest:
             with self._database.session() as session:
@@ -164,14 +164,14 @@ class DatasetService:
             classes=classes,
             train_count=sum(sample.split == rules.TRAIN for sample in merged.samples),
             validation_count=sum(sample.split == rules.VALIDATION for sample in merged.samples),
-            class_counts=counts,
+            class_counts={each.name: each.total for each in shown if each.total},
             added_count=added,
             duplicate_count=merged.duplicate_count,
             rejected=rejected,
             listing=self._blobs.put("".join(json.dumps(asdict(one)) + "\n" for one in merged.samples).encode()),
             request_id=request_id,
             task=read.task,
-            notes=notes,
+            notes=[*read.notes, *merged.notes, *remarks(read.task, shown)],
             layout=read.layout,
         )
         with self._database.session() as session:
@@ -183,20 +183,14 @@ class DatasetService:
         return version
 
     @staticmethod
-    def _checked(
-        read: Read, samples: Sequence[Sample], newest: DatasetVersion | None, append: bool
-    ) -> tuple[list[str], dict[str, int], list[str]]:
-        """Return classes, how often each is shown, and notes. Raises InvalidInput where nothing could be learned."""
+    def _checked(read: Read, samples: Sequence[Sample], newest: DatasetVersion | None, append: bool) -> list[str]:
+        """Return the classes. Raises InvalidInput where nothing could be learned."""
         if read.task is Task.CLASSIFICATION:
-            classes = rules.check(samples, read.classes)
-            return classes, dict(Counter(sample.label for sample in samples)), read.notes
+            return rules.check(samples, read.classes)
         rules.check_boxes(samples)
         before = newest.classes if newest else []
         named = [*before, *read.classes] if append else list(read.classes)
-        classes = rules.ordered(list(dict.fromkeys(named)), before)
-        training = rules.box_counts(sample for sample in samples if sample.split == rules.TRAIN)
-        notes = [*read.notes, *yolo.remarks(classes, [training[name] for name in classes])]
-        return classes, dict(rules.box_counts(samples)), notes
+        return rules.ordered(list(dict.fromkeys(named)), before)
 
     def _answer(self, session: Session, version: DatasetVersion, request_id: str) -> None:
         if request_id:
