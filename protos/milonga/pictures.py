@@ -76,11 +76,17 @@ def decode(data: bytes) -> Image.Image:
         flat = Image.new("RGBA", layered.size, (0, 0, 0, 255))
         return Image.alpha_composite(flat, layered).convert("RGB")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        top = float(values.max()) if values.size else 0.0
-        scale = 255.0 / (65535.0 if top > 255.0 else 255.0)
-        return Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)).convert("RGB")
+        return _narrowed(image).convert("RGB")
     return image.convert("RGB")
+
+
+def _narrowed(image: Image.Image) -> Image.Image:
+    """Return a picture of wide numbers in 8 bits: their range, which no file says, is the least of 1 (of fractions), 255 and 65535."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(values.max()) if values.size else 0.0
+    ranges = (1.0, 255.0) if image.mode == "F" else (255.0,)
+    white = next((each for each in ranges if top <= each), 65535.0)
+    return Image.fromarray(np.clip(values * (255.0 / white), 0, 255).astype(np.uint8))
 
 
 def to_array(image: Image.Image, size_px: int) -> NDArray[np.uint8]:
