@@ -80,14 +80,15 @@ def _tried(optuna, trial, task: Task, space: Space, recipe: Recipe, path: Path):
     }
     short = replace(_with(recipe, chosen), epochs=max(2, round(_SHARE_OF_EPOCHS * recipe.epochs)))
 
+    reported: set[int] = set()
+
     def watch(_: float, point: Point | None, __: float) -> None:
-        if point is not None and point.epoch not in trial_reported:
-            trial_reported.add(point.epoch)
+        if point is not None and point.epoch not in reported:
+            reported.add(point.epoch)
             trial.report(_learned(point), point.epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-    trial_reported: set[int] = set()
     path.unlink(missing_ok=True)
     states = optuna.trial.TrialState
     try:

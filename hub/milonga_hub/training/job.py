@@ -32,7 +32,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     try:
         recipe = Recipe(**given)
         # What a subnet inherits was trained on these pictures already.
-        task = _task(
+        task = task_of_training(
             opened(spec["data"], recipe.resolution_px), spec.get("replays", base is not None), spec.get("learned", 0)
         )
         alone = spec.get("alone")
@@ -52,7 +52,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     }
 
 
-def _task(everything: Task, continues: bool, learned: int) -> Task:
+def task_of_training(everything: Task, continues: bool, learned: int) -> Task:
     """Return the task; when training on, pictures that the base has not `learned` are seen often enough among the old ones."""
     newest = everything.newest(learned) if continues else None
     if newest is None or newest.count >= _NEWEST_SHARE * everything.count:
