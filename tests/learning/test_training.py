@@ -20,6 +20,7 @@ from milonga_hub.learning.spaces import space
 from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.task import Mixed, Optimiser, runner
 from milonga_hub.learning.train import Trainer, TrainingDiverged, automatic_batch_size, evaluated, settled, subnet
+from milonga_hub.training.job import task_of_training
 
 from tests.learning.data import write_arrays
 
@@ -185,13 +186,27 @@ def test_pieces_of_a_batch_add_up_to_its_gradient(task: Classification, tmp_path
         for pieces in (1, 2, 8):
             trainer._pieces = pieces
             parts = trainer._parts(count)
-            assert parts[0][0] == 0 and parts[-1][1] == count and all(stop - start >= 2 for start, stop in parts)
+            assert parts[0][0] == 0 and parts[-1][1] == count and all(stop - start >= 2 for start, stop, _ in parts)
+            assert sum(share for *_, share in parts) == pytest.approx(1)
 
 
 def test_pictures_that_are_no_numbers_stop_the_training_with_advice(data: Data, tmp_path: Path) -> None:
     broken = Classification(replace(data, x_train=torch.full_like(data.x_train, float("nan"))))
     with pytest.raises(TrainingDiverged, match=r"lower the learning rate .*0\.05"):
         Trainer(broken, SPACE, RECIPE, tmp_path / "c.pt").run()
+    assert not (tmp_path / "c.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "how"), [(16, 1e30, "for 1 of 2 steps"), (10, 1e39, "the weights are no finite numbers any more")]
+)
+def test_a_step_that_is_far_too_long_is_told_in_the_shortest_training(
+    count: int, rate: float, how: str, tmp_path: Path
+) -> None:
+    task = Classification(load(write_arrays(tmp_path / "few.npz", count=count)))
+    recipe = replace(RECIPE, epochs=1, batch_size=8, learning_rate=rate, warm_up_share=0.0, weight_decay=1e3)
+    with pytest.raises(TrainingDiverged, match=f"{how}; lower the learning rate"):
+        Trainer(task, SPACE, recipe, tmp_path / "c.pt").run()
     assert not (tmp_path / "c.pt").exists()
 
 
@@ -202,6 +217,8 @@ def test_what_a_recipe_leaves_open_is_chosen_for_the_task(task: Classification) 
     assert chosen.largest_alone_share == task.largest_alone_share
     complete = replace(RECIPE, optimiser="adamw", largest_alone_share=0.5)
     assert settled(complete, task, SPACE) == complete
+    with pytest.raises(ValueError, match="batch_size of 2 or more"):
+        settled(replace(RECIPE, batch_size=1), task, SPACE)
 
 
 def test_a_task_may_want_another_learning_rate_where_subnets_share_weights(
@@ -249,7 +266,10 @@ def test_training_stops_early_when_nothing_gets_better(task: Classification, tmp
 
 
 def test_two_processes_train_one_supernet(arrays: Path, tmp_path: Path) -> None:
-    """Gradients are added up, so both hold the same weights, and learn from all pictures."""
+    """Gradients are added up, so both hold the same weights, and learn from all pictures.
+
+    The last batch has three, too few to share.
+    """
     program = f"""
 import sys, torch
 from pathlib import Path
@@ -259,10 +279,13 @@ from milonga_hub.learning.data import load
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.train import Trainer
 torch.set_num_threads(1)
-recipe = Recipe("resnet", 16, epochs=1, batch_size=16, learning_rate=0.2, seed=0, precision="fp32")
+recipe = Recipe("resnet", 16, epochs=1, batch_size=39, learning_rate=0.2, seed=0, precision="fp32")
 trainer = Trainer(Classification(load({str(arrays)!r})), space("resnet", 16), recipe, Path(sys.argv[1]) / "c.pt")
 trainer.run()
-torch.save(trainer.supernet.state_dict(), Path(sys.argv[1]) / f"rank{{trainer._team.rank}}.pt")
+torch.save(
+    {{**trainer.supernet.state_dict(), "loss": torch.tensor(trainer.history[0].loss)}},
+    Path(sys.argv[1]) / f"rank{{trainer._team.rank}}.pt",
+)
 """
     script = tmp_path / "program.py"
     script.write_text(program)
@@ -271,6 +294,8 @@ torch.save(trainer.supernet.state_dict(), Path(sys.argv[1]) / f"rank{{trainer._t
     subprocess.run([sys.executable, *command, str(tmp_path)], check=True, env=environment, timeout=200)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    # Of ten classes, before much is learned; each process sees half of the pictures.
+    assert float(first.pop("loss")) > 0.7 * np.log(10)
     assert all(torch.equal(first[name], weight) for name, weight in _weights(tmp_path / "c.pt").items())
 
 
@@ -303,6 +328,21 @@ def test_mixed_batches_hold_their_shares_of_each_data_set(data: Data) -> None:
     assert all(float(pictures[:, 0, 0, 0].mean()) == 0.25 for pictures in seen)
     with pytest.raises(ValueError, match="same classes"):
         Mixed([Classification(old), Classification(replace(new, names=("a", "b", "c")))], [1.0, 1.0])
+
+
+def test_a_run_that_trains_on_sees_few_new_pictures_often_and_replays_the_old(data: Data) -> None:
+    added = np.ones(len(data.x_train), dtype=np.int64)
+    added[-6:] = 2
+    pictures = data.x_train * 0
+    pictures[-6:] = 1.0
+    task = Classification(replace(data, x_train=pictures, added_train=added))
+    assert task_of_training(task, continues=False, learned=1) is task
+    replaying = task_of_training(task, continues=True, learned=1)
+    seen = torch.cat([some for some, _ in replaying.batches(10, torch.Generator().manual_seed(0))])
+    assert 0.3 <= float((seen[:, 0, 0, 0] > 0.5).float().mean()) < 0.5
+    # Many new pictures need no more room than they take.
+    many = Classification(replace(data, added_train=np.arange(len(added)) % 2))
+    assert task_of_training(many, continues=True, learned=0) is many
 
 
 def test_pictures_are_normalised_as_in_serving(arrays: Path, data: Data) -> None:

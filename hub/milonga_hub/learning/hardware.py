@@ -80,6 +80,14 @@ class Team:
             for one in tensors:
                 distributed.all_reduce(one)
 
+    def total(self, value: float) -> float:
+        """Return the sum of one number of each process."""
+        if self.size == 1:
+            return value
+        where = device() if distributed.get_backend() == "nccl" else torch.device("cpu")
+        self.add([found := torch.tensor(value, dtype=torch.float32, device=where)])
+        return float(found)
+
     def agree(self, values: list[Any]) -> list[Any]:
         """Return the leader's values in every process."""
         if self.size > 1:

@@ -25,8 +25,9 @@ from milonga_hub.learning.task import Task, runner
 _MAX_GRADIENT_NORM = 5.0
 # The weights' average remembers a tenth of the training at first, and at most 500 steps (Tarvainen & Valpola 2017).
 _EMA_DECAY = 0.998
-# As many steps without a finite gradient are no accident.
+# As many steps in a row without a finite gradient are no accident; nor is such a share of an epoch.
 _MOST_LOST_STEPS = 10
+_MOST_LOST_SHARE = 0.4
 # Chosen by itself: at least so many steps an epoch, and no larger batch.
 _FEWEST_STEPS = 20
 _BATCHES = (8, 16, 32, 64)
@@ -35,7 +36,7 @@ Tell = Callable[[float, Point | None, float], None]
 
 
 class TrainingDiverged(ValueError):
-    """The loss stays infinite or not a number; the message says what to change."""
+    """The loss or the weights are infinite or not a number; the message says what to change."""
 
 
 def automatic_batch_size(count: int) -> int:
@@ -46,8 +47,10 @@ def automatic_batch_size(count: int) -> int:
 def settled(recipe: Recipe, task: Task, space: Space) -> Recipe:
     """Return the recipe with what it leaves open chosen for the task and for whether networks of the space share weights.
 
-    Raises ValueError for an unknown optimiser.
+    Raises ValueError for an unknown optimiser, and for batches of one picture.
     """
+    if recipe.batch_size == 1:
+        raise ValueError("one picture has no batch statistics; take a batch_size of 2 or more, or 0 to have one chosen")
     name = task.optimiser.name if recipe.optimiser == "auto" else recipe.optimiser
     if name not in _OPTIMISERS:
         raise ValueError(f"there is no optimiser {name!r}; take auto, {' or '.join(_OPTIMISERS)}")
@@ -88,7 +91,7 @@ class Trainer:
         self.supernet = copy.deepcopy(self._live)
         self._optimiser = _optimiser(self._live, recipe)
         self._pieces = 1
-        self._steps = self._lost = 0
+        self._steps = self._lost = self._left_out = 0
         self.history: list[Point] = []
         if path.exists():
             self._restore()
@@ -107,20 +110,28 @@ class Trainer:
 
         Raises TrainingDiverged.
         """
-        steps = math.ceil(self._task.count / self._recipe.batch_size)
         for epoch in range(len(self.history), self._recipe.epochs):
             if self._is_over():
                 break
-            total, step = 0.0, 0
-            for step, (x, targets) in enumerate(self._task.batches(self._recipe.batch_size, self._generator), 1):
-                done = (epoch + (step - 1) / steps) / self._recipe.epochs
-                total += self._step(x, targets, min(done, 1.0))
-                tell(min(done, 1.0), self.history[-1] if self.history else None, total / step)
-            if self._lost >= max(step, 1):
-                raise self._diverged()
-            self._finish(epoch + 1, total / max(step, 1))
-            tell((epoch + 1) / self._recipe.epochs, self.history[-1], total / max(step, 1))
+            loss = self._epoch(epoch, tell)
+            self._finish(epoch + 1, loss)
+            tell((epoch + 1) / self._recipe.epochs, self.history[-1], loss)
         return self.history
+
+    def _epoch(self, epoch: int, tell: Tell) -> float:
+        """Learn from all pictures once and return the mean loss."""
+        steps = math.ceil(self._task.count / self._recipe.batch_size)
+        total, step, left_out = 0.0, 0, self._left_out
+        for step, (x, targets) in enumerate(self._task.batches(self._recipe.batch_size, self._generator), 1):
+            done = min((epoch + (step - 1) / steps) / self._recipe.epochs, 1.0)
+            total += self._step(x, targets, done)
+            tell(done, self.history[-1] if self.history else None, total / step)
+        lost = self._left_out - left_out
+        if lost > _MOST_LOST_SHARE * step:
+            raise self._diverged(f"the loss was not a finite number for {lost} of {step} steps")
+        if not all(weight.isfinite().all() for weight in self._live.parameters()):
+            raise self._diverged("the weights are no finite numbers any more")
+        return total / step
 
     def _finish(self, epoch: int, loss: float) -> None:
         measured = self._measured() if self._team.leads else ()
@@ -144,6 +155,7 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(done)
         loss = self._gradients(x, targets, self._others() if done >= self._recipe.largest_alone_share else [])
+        loss = self._team.total(loss)
         self._team.add(weight.grad for weight in self._live.parameters() if weight.grad is not None)
         norm = nn.utils.clip_grad_norm_(self._live.parameters(), _MAX_GRADIENT_NORM)
         if not torch.isfinite(norm):
@@ -174,14 +186,17 @@ class Trainer:
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
 
-    def _parts(self, count: int) -> list[tuple[int, int]]:
-        """Return the ranges of a batch that this process goes through, of which none has one picture alone."""
+    def _parts(self, count: int) -> list[tuple[int, int, float]]:
+        """Return the ranges of a batch that this process goes through, of which none has one picture alone, and their shares.
+
+        One that is left over takes the first range for nothing: all must have gradients of the same weights to add up.
+        """
         parts = max(1, min(self._pieces * self._team.size, count // 2))
         edges = [round(count * number / parts) for number in range(parts + 1)]
-        return list(pairwise(edges))[self._team.rank :: self._team.size]
+        ranges = [(start, stop, (stop - start) / count) for start, stop in pairwise(edges)]
+        return ranges[self._team.rank :: self._team.size] or [(*ranges[0][:2], 0.0)]
 
-    def _backward(self, x: Tensor, targets: Any, start: int, stop: int, others: list[Encoding]) -> float:
-        share = (stop - start) / len(x)
+    def _backward(self, x: Tensor, targets: Any, start: int, stop: int, share: float, others: list[Encoding]) -> float:
         x, targets = self._task.part(x, targets, start, stop)
         x, targets = x.to(self._device), moved(targets, self._device)
         with autocast(self._recipe.precision, self._device):
@@ -199,15 +214,15 @@ class Trainer:
     def _lose(self) -> float:
         """Leave a step out whose gradient is not finite."""
         self._lost += 1
+        self._left_out += 1
         if self._lost >= _MOST_LOST_STEPS:
-            raise self._diverged()
+            raise self._diverged(f"the loss was not a finite number for {self._lost} steps")
         return 0.0
 
-    def _diverged(self) -> TrainingDiverged:
+    def _diverged(self, how: str) -> TrainingDiverged:
         rate = self._recipe.learning_rate
         return TrainingDiverged(
-            f"the loss was not a finite number for {self._lost} steps; lower the learning rate (it is {rate:g}; try"
-            f" {rate / 4:g}), and look for broken pictures in the data set"
+            f"{how}; lower the learning rate (it is {rate:g}; try {rate / 4:g}), and look for broken pictures in the data set"
         )
 
     @torch.no_grad()
