@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from milonga_hub.learning.checkpoint import Recipe
+from milonga_hub.learning.checkpoint import Point, Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.spaces.fixed import Fixed
+from milonga_hub.learning.train import Trainer
 from milonga_hub.learning.tune import tuned
 
 from tests.learning.data import write_arrays
@@ -32,10 +33,19 @@ def test_a_hopeless_learning_rate_is_replaced_and_a_restart_goes_on(tmp_path: Pa
     assert len(said) == 4 and "best so far" in said[-1] and more.epochs == recipe.epochs
 
 
-def test_a_learning_rate_that_is_left_to_the_task_is_tuned_from_the_task_s(tmp_path: Path) -> None:
+def test_a_learning_rate_that_is_left_to_the_task_is_tuned_from_the_task_s_also_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(1)
     task = Classification(load(write_arrays(tmp_path / "data.npz", count=40)))
     recipe = Recipe("resnet", 16, epochs=2, batch_size=8, learning_rate=0, seed=0)
+
+    def killed(*_: object) -> list[Point]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
+        first.setattr(Trainer, "run", killed)
+        tuned(task, Fixed(SPACE, SPACE.smallest()), recipe, tmp_path / "tuning", 1)
     found = tuned(task, Fixed(SPACE, SPACE.smallest()), recipe, tmp_path / "tuning", 1)
     assert found.learning_rate == task.optimiser.learning_rate
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from milonga_hub.learning.checkpoint import Point, Recipe
+from milonga_hub.learning.recipes import settled
 from milonga_hub.learning.spaces import Space
 from milonga_hub.learning.task import Task
-from milonga_hub.learning.train import Trainer, TrainingDiverged, settled
+from milonga_hub.learning.train import Trainer, TrainingDiverged
 
 # A trial trains for this share of the epochs, at least two: enough to see which one learns.
 _SHARE_OF_EPOCHS = 0.2
@@ -55,7 +56,9 @@ def tuned(
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "trials.log"))),
         load_if_exists=True,
     )
-    if not study.trials:
+    states = optuna.trial.TrialState
+    # One that was killed in its middle counts for nothing, the recipe's own least of all.
+    if not any(one.state.is_finished() or one.state is states.WAITING for one in study.trials):
         study.enqueue_trial(
             {"rate": recipe.learning_rate, "decay": recipe.weight_decay, "warm_up": recipe.warm_up_share}
         )
