@@ -16,10 +16,11 @@ from milonga.pictures import normalise
 from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe, load_supernet
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import Data, load
+from milonga_hub.learning.recipes import automatic_batch_size, settled
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.task import Mixed, Optimiser, runner
-from milonga_hub.learning.train import Trainer, TrainingDiverged, automatic_batch_size, evaluated, settled, subnet
+from milonga_hub.learning.train import MemoryTooSmall, Trainer, TrainingDiverged, evaluated, subnet
 from milonga_hub.training.job import task_of_training
 
 from tests.learning.data import write_arrays
@@ -179,6 +180,21 @@ def test_a_batch_that_does_not_fit_into_memory_is_taken_in_pieces(
     assert max(sizes) == 8 and np.isfinite(point.loss)
 
 
+def test_memory_that_holds_no_piece_of_a_batch_is_told_with_what_to_change(
+    task: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(x: torch.Tensor, encoding: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trainer = Trainer(task, SPACE, RECIPE, tmp_path / "c.pt")
+    monkeypatch.setattr(trainer._live, "forward", limited)
+    with pytest.raises(MemoryTooSmall, match="pictures of 16 px do not fit into memory; lower resolution_px"):
+        trainer.run()
+    trainer._team.size = 2
+    with pytest.raises(MemoryTooSmall, match="16 pictures does not fit into memory on 2 processes; lower batch_size"):
+        trainer.run()
+
+
 def test_pieces_of_a_batch_add_up_to_its_gradient(task: Classification, tmp_path: Path) -> None:
     """With the statistics of each piece, so only nearly."""
     trainer = Trainer(task, SPACE, RECIPE, tmp_path / "c.pt")
@@ -276,6 +292,7 @@ from pathlib import Path
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
+from milonga_hub.learning.recipes import automatic_batch_size, settled
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.train import Trainer
 torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe, fill
 from milonga_hub.learning.hardware import Team, autocast, device, is_out_of_memory, moved
+from milonga_hub.learning.recipes import optimiser, settled
 from milonga_hub.learning.spaces import Encoding, Space
 from milonga_hub.learning.spaces.fixed import Fixed
 from milonga_hub.learning.supernet import Supernet, recalibrate
@@ -28,9 +29,6 @@ _EMA_DECAY = 0.998
 # As many steps in a row without a finite gradient are no accident; nor is such a share of an epoch.
 _MOST_LOST_STEPS = 10
 _MOST_LOST_SHARE = 0.4
-# Chosen by itself: at least so many steps an epoch, and no larger batch.
-_FEWEST_STEPS = 20
-_BATCHES = (8, 16, 32, 64)
 
 Tell = Callable[[float, Point | None, float], None]
 
@@ -39,29 +37,8 @@ class TrainingDiverged(ValueError):
     """The loss or the weights are infinite or not a number; the message says what to change."""
 
 
-def automatic_batch_size(count: int) -> int:
-    """Return the largest usual batch that leaves enough steps in an epoch of so many pictures."""
-    return max((size for size in _BATCHES if count // size >= _FEWEST_STEPS), default=_BATCHES[0])
-
-
-def settled(recipe: Recipe, task: Task, space: Space) -> Recipe:
-    """Return the recipe with what it leaves open chosen for the task and for whether networks of the space share weights.
-
-    Raises ValueError for an unknown optimiser, and for batches of one picture.
-    """
-    if recipe.batch_size == 1:
-        raise ValueError("one picture has no batch statistics; take a batch_size of 2 or more, or 0 to have one chosen")
-    name = task.optimiser.name if recipe.optimiser == "auto" else recipe.optimiser
-    if name not in _OPTIMISERS:
-        raise ValueError(f"there is no optimiser {name!r}; take auto, {' or '.join(_OPTIMISERS)}")
-    shared = space.smallest() != space.largest()
-    return replace(
-        recipe,
-        optimiser=name,
-        learning_rate=recipe.learning_rate or task.optimiser.learning_rate * (task.optimiser.shared if shared else 1.0),
-        batch_size=recipe.batch_size or automatic_batch_size(task.count),
-        largest_alone_share=task.largest_alone_share if recipe.largest_alone_share < 0 else recipe.largest_alone_share,
-    )
+class MemoryTooSmall(ValueError):
+    """Not even the smallest piece of a batch fits into memory; the message says what to change."""
 
 
 class Trainer:
@@ -89,7 +66,7 @@ class Trainer:
         self._live.to(self._device)
         #: The weights' average, which is what subnets are taken from.
         self.supernet = copy.deepcopy(self._live)
-        self._optimiser = _optimiser(self._live, recipe)
+        self._optimiser = optimiser(self._live, recipe)
         self._pieces = 1
         self._steps = self._lost = self._left_out = 0
         self.history: list[Point] = []
@@ -108,7 +85,7 @@ class Trainer:
     def run(self, tell: Tell = lambda *_: None) -> list[Point]:
         """Train to the end and return the curve. `tell(fraction, newest point, loss)` hears of every step.
 
-        Raises TrainingDiverged.
+        Raises TrainingDiverged, and MemoryTooSmall.
         """
         for epoch in range(len(self.history), self._recipe.epochs):
             if self._is_over():
@@ -179,12 +156,24 @@ class Trainer:
             try:
                 return sum(self._backward(x, targets, *part, others) for part in self._parts(len(x)))
             except (RuntimeError, MemoryError) as error:
-                # Two pictures are the fewest with batch statistics. Processes of a team must not part ways.
-                if not is_out_of_memory(error) or self._team.size > 1 or len(x) // (2 * self._pieces) < 2:
+                if not is_out_of_memory(error):
                     raise
+                # Two pictures are the fewest with batch statistics. Processes of a team must not part ways.
+                if self._team.size > 1 or len(x) // (2 * self._pieces) < 2:
+                    raise self._too_large(len(x)) from error
                 self._pieces *= 2
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
+
+    def _too_large(self, count: int) -> MemoryTooSmall:
+        if self._team.size > 1:
+            return MemoryTooSmall(
+                f"a batch of {count} pictures does not fit into memory on {self._team.size} processes; lower batch_size"
+            )
+        return MemoryTooSmall(
+            f"a few pictures of {self._live.space.resolution_px} px do not fit into memory; lower resolution_px, take a smaller"
+            " space, or train on a machine with more memory"
+        )
 
     def _parts(self, count: int) -> list[tuple[int, int, float]]:
         """Return the ranges of a batch that this process goes through, of which none has one picture alone, and their shares.
@@ -250,24 +239,6 @@ class Trainer:
             random_state=self._random.getstate(),
             torch_state=self._generator.get_state(),
         )
-
-
-def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
-
-
-def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.0)
-
-
-_OPTIMISERS = {"sgd": _sgd, "adamw": _adamw}
-
-
-def _optimiser(supernet: Supernet, recipe: Recipe) -> torch.optim.Optimizer:
-    decayed = [weight for weight in supernet.parameters() if weight.dim() > 1]
-    plain = [weight for weight in supernet.parameters() if weight.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return _OPTIMISERS[recipe.optimiser](groups)
 
 
 def _start_from(supernet: Supernet, base: Path) -> None:
