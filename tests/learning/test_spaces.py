@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -46,6 +46,19 @@ def test_equal_subnets_have_equal_digests_and_others_have_not(one: Space, first:
     a, b = _sample(one, first), _sample(one, second)
     assert (one.digest(a) == one.digest(b)) == (a == b)
     assert one.digest(a) != space(one.name, 64).digest(a)
+
+
+@pytest.mark.parametrize("name", ["resnet", "densenet"])
+def test_subnets_are_counted_as_often_as_they_differ(name: str) -> None:
+    """Stages do not depend on each other: the choices of each, tried with all others at their largest, multiply."""
+    one, total = space(name, 16), 1
+    stages = dict.fromkeys(dimension.name.partition(".")[0] for dimension in one.dimensions)
+    for stage in stages:
+        own = [dimension.name.partition(".")[0] == stage for dimension in one.dimensions]
+        choices = (range(size) if varies else [size - 1] for size, varies in zip(one.sizes, own, strict=True))
+        total *= len({one.canonical(choice) for choice in product(*choices)})
+    assert one.count() == total > 1000
+    assert Fixed(one, one.largest()).count() == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,12 +21,15 @@ async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
         base = str(await asyncio.to_thread(_base, work, plan.base_supernet))
         spec = orders.training_on(plan, work.place(plan), base)
     result = await work.job("train", "train", spec, curve(work, report.of_job()))
+    # Trainings that ended under an earlier version did not count them.
+    counted = {"subnets": float(result["subnet_count"])} if "subnet_count" in result else {}
     report(
         1.0,
         f"{plan.spec.task.measure} of the smallest subnet {result['accuracy_smallest']:.1%}, of the largest"
         f" {result['accuracy_largest']:.1%}" + (f", trained on from {plan.base_run}" if plan.base_supernet else ""),
         accuracy_largest=result["accuracy_largest"],
         accuracy_smallest=result["accuracy_smallest"],
+        **counted,
     )
     return result
 

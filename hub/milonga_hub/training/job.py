@@ -23,7 +23,7 @@ _NEWEST_SHARE = 0.3
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
-    """Return the checkpoint, the accuracies of the largest and smallest subnet, and the training curve."""
+    """Return the checkpoint, the accuracies of the largest and smallest subnet of how many, and the training curve."""
     torch.set_num_threads(spec["threads"] or torch.get_num_threads())
     context.progress(0.0, "loading pictures")
     base = Path(spec["base_checkpoint"]) if spec["base_checkpoint"] else None
@@ -49,6 +49,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         "history": [asdict(point) for point in history],
         "recipe": asdict(recipe),
         "space": family.settings,
+        "subnet_count": family.count(),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -135,6 +136,25 @@ class Space(ABC):
         for name in self.unused(self.values(found)):
             found[self._positions[name]] = 0
         return tuple(found)
+
+    def count(self) -> int:
+        """Return how many different subnets there are.
+
+        Exact where choices in one other dimension decide whether a dimension has an effect, as in all spaces here.
+        """
+        largest = [size - 1 for size in self.sizes]
+        sizes, total = {one.name: len(one.choices) for one in self.dimensions}, 1
+        for position, one in enumerate(self.dimensions):
+            without = [
+                set(self.unused(self.values([*largest[:position], choice, *largest[position + 1 :]])))
+                for choice in range(len(one.choices))
+            ]
+            ruled = without[0].union(*without) - without[0].intersection(*without)
+            if ruled:
+                total *= sum(math.prod(sizes[name] for name in ruled - some) for some in without)
+                for name in (one.name, *ruled):
+                    sizes[name] = 1
+        return total * math.prod(sizes.values())
 
     def smallest(self) -> Encoding:
         return self.canonical([0] * len(self.sizes))
