@@ -1,8 +1,9 @@
 """What searching a detector gains over scaling it: subnets of one supernet against the family's own narrower networks.
 
-Peers are yolo26n and yolo26s as ultralytics describes them, trained alone by the same code. A subnet that is no slower saw as
-many pictures in all: half of them in the supernet, half when it was fine-tuned. How good it was before that is told, too, after
-half of its peer's pictures. Subnets are chosen on one set of scenes and all are judged on another.
+Peers are yolo26n and yolo26s as ultralytics describes them, trained alone by the same code: two networks, as for two types of
+device. Two subnets, each no slower than its peer, come of one supernet, and saw as many pictures in all: the supernet as many as
+one peer, once for both, and each of the two half as many again when it was fine-tuned. How good it was before that is told, too.
+Subnets are chosen on one set of scenes and all are judged on another.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SIZE_PX = 64
 _TRAIN, _CHOOSE, _JUDGE = 600, 160, 160
 # With ten of them, trainings this short find so little (a mAP of .07 to .15) that chance chooses.
 _CLASSES = 3
-# Of a peer; a searched subnet has half in the supernet and half on its own.
+# Of a peer and of the supernet; a searched subnet has half of them on its own.
 _EPOCHS, _BATCH = 20, 16
 _SEEDS = (0, 1)
 # The largest is as wide as yolo26s; yolo26n is half as wide.
@@ -96,7 +97,7 @@ def _duels(seed: int) -> list[Duel]:
         judge = Detection(write(folder / "judge", 2, _JUDGE, seed + 1000, _SIZE_PX, _CLASSES), _SIZE_PX)
         space = Yolo(_SIZE_PX, "yolo26", _WIDTH)
         recipe = Recipe("yolo", _SIZE_PX, _EPOCHS, _BATCH, 0.0, seed, random_subnets=1, precision="fp32")
-        supernet = trained(space, task, _half(recipe), folder, _SUPERNET)
+        supernet = trained(space, task, recipe, folder, _SUPERNET)
         return [_duel(name, ratio, supernet, task, judge, recipe, folder) for name, ratio in _PEERS.items()]
 
 

@@ -32,7 +32,7 @@ PROJECT, CLASSES = "scenes", 3
 # are not sure of, so that there are boxes.
 MOST_BOXES = 7
 SPEC: dict[str, dict[str, Any]] = {
-    "training": {"space": "yolo26n", "resolution_px": 64, "epochs": 2, "batch_size": 8},
+    "training": {"space": "yolo26n", "resolution_px": 64, "epochs": 2, "finetune_epochs": 1, "batch_size": 8},
     "search": {
         "measured_subnets": 4, "further_measurements": 0, "evaluated_subnets": 8,
         "population": 8, "generations": 2, "verified_candidates": 1,

@@ -53,6 +53,14 @@ def test_accuracy_sees_more_and_trains_longer() -> None:
     assert accurate.build.max_accuracy_loss_points < plain.build.max_accuracy_loss_points
 
 
+def test_chosen_detectors_train_on_by_themselves_and_classifiers_are_taken_as_they_come() -> None:
+    for priority in Priority:
+        answers = replace(ANSWERS, priority=priority)
+        assert spec_of(answers).training.finetune_epochs == 0
+        detector = spec_of(replace(answers, task=Task.DETECTION)).training
+        assert detector.finetune_epochs == detector.epochs // 2
+
+
 @pytest.mark.parametrize(("typical_px", "wanted_px"), [(8, 32), (32, 32), (48, 64), (640, 96), (None, 96)])
 def test_networks_see_no_more_pixels_than_the_pictures_have(typical_px: int | None, wanted_px: int) -> None:
     assert spec_of(replace(ANSWERS, typical_px=typical_px)).training.resolution_px == wanted_px

@@ -40,21 +40,23 @@ class Answers:
 
 @dataclass(frozen=True)
 class _Training:
-    """What is trained for a priority: the space, at most so many pixels, for so long."""
+    """What is trained for a priority: the space, at most so many pixels, for so long; then each chosen subnet by itself."""
 
     space: str
     most_px: int
     epochs: int
+    finetune_epochs: int = 0
 
 
 # More pixels see more and cost more, in training and on the device; larger pictures than the data set's gain nothing.
+# Detectors gain much by epochs of their own after the supernet's (docs/learning.md); classifiers are good as they come.
 _TRAINING = {
     (Task.CLASSIFICATION, Priority.ACCURACY): _Training("mbv3", 160, 60),
     (Task.CLASSIFICATION, Priority.SPEED): _Training("mbv3", 64, 30),
     (Task.CLASSIFICATION, Priority.BALANCED): _Training("mbv3", 96, 30),
-    (Task.DETECTION, Priority.ACCURACY): _Training("yolo26s", 480, 100),
-    (Task.DETECTION, Priority.SPEED): _Training("yolo26n", 256, 60),
-    (Task.DETECTION, Priority.BALANCED): _Training("yolo26n", 320, 60),
+    (Task.DETECTION, Priority.ACCURACY): _Training("yolo26s", 480, 100, 50),
+    (Task.DETECTION, Priority.SPEED): _Training("yolo26n", 256, 60, 30),
+    (Task.DETECTION, Priority.BALANCED): _Training("yolo26n", 320, 60, 30),
 }
 _STEP_PX = 32
 # Points of accuracy that a build may lose, for instance by 8-bit arithmetic.
@@ -104,7 +106,12 @@ def _training(answers: Answers) -> TrainingSpec:
     priority = Priority.BALANCED if answers.priority is Priority.SIZE else answers.priority
     row = _TRAINING[answers.task, priority]
     useful_px = -(-(answers.typical_px or row.most_px) // _STEP_PX) * _STEP_PX
-    return TrainingSpec(space=row.space, resolution_px=max(_STEP_PX, min(row.most_px, useful_px)), epochs=row.epochs)
+    return TrainingSpec(
+        space=row.space,
+        resolution_px=max(_STEP_PX, min(row.most_px, useful_px)),
+        epochs=row.epochs,
+        finetune_epochs=row.finetune_epochs,
+    )
 
 
 def document(name: str, spec: ProjectSpec) -> str:
