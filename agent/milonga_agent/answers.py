@@ -91,10 +91,13 @@ class Boxes(Answering):
     def answer(self, output: Floats, placements: Sequence[Placement]) -> Answer:
         found = [detections.find(one, len(self._names), self._size_px, self._post, self._strides) for one in output]
         boxes = [placement.original(one.boxes) for one, placement in zip(found, placements)]
-        scores = np.concatenate([one.scores for one in found])
-        classes = np.concatenate([one.classes for one in found])
+        # What lies in the padding around the picture is cut off whole.
+        seen = [detections.with_area(one) for one in boxes]
+        boxes = [one[inside] for one, inside in zip(boxes, seen)]
+        scores = np.concatenate([one.scores[inside] for one, inside in zip(found, seen)])
+        classes = np.concatenate([one.classes[inside] for one, inside in zip(found, seen)])
         values = {
-            "count": np.array([len(one.boxes) for one in found], dtype=np.int32),
+            "count": np.array([len(one) for one in boxes], dtype=np.int32),
             "boxes": np.concatenate(boxes),
             "scores": scores,
             "class": [self._names[index] for index in classes],

@@ -48,6 +48,9 @@ def find(output: Floats, classes: int, size_px: int, iou_threshold: float = POST
     chosen = np.flatnonzero(scores > POSTPROCESS["score_threshold"])
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     corners = corners_of(output[:-classes][:, chosen], size_px, chosen)
+    # Boxes without an area overlap nothing, not even themselves.
+    seen = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+    chosen, corners = chosen[seen], corners[seen]
     numbers = logits[:, chosen].argmax(axis=0)
     parts = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     kept = [part[_suppressed(corners[part], iou_threshold)] for part in parts]

@@ -106,7 +106,7 @@ def find(
 ) -> Found:
     """Return the objects in what a detector made of one picture (4 * bins + classes, anchors); one class for each box.
 
-    Raises ValueError where the shape is not that of a detector for so many classes and this size.
+    Boxes without an area are none: they overlap nothing, not even themselves. Raises ValueError where the shape is not that of a detector for so many classes and this size.
     """
     bins, rest = divmod(output.shape[0] - classes, 4)
     if output.ndim != 2 or bins < 1 or rest or output.shape[1] != anchor_count(size_px, strides):
@@ -116,9 +116,16 @@ def find(
     candidates = np.flatnonzero(scores > post.score_threshold)
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")][:_MOST_CANDIDATES]
     boxes = boxes_of(output[: 4 * bins][:, candidates], size_px, candidates, strides)
+    seen = with_area(boxes)
+    candidates, boxes = candidates[seen], boxes[seen]
     numbers = logits[:, candidates].argmax(axis=0)
     kept = _kept_by_class(boxes, numbers, post.iou_threshold)[: post.max_boxes]
     return Found(boxes[kept], scores[candidates][kept], numbers[kept])
+
+
+def with_area(boxes: Floats) -> NDArray[np.bool_]:
+    """Return which boxes (n, 4) of corners have an area: networks give sides below zero, too."""
+    return np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
 
 
 def _kept_by_class(boxes: Floats, numbers: NDArray[np.int64], iou_threshold: float) -> NDArray[np.int64]:

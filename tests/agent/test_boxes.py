@@ -15,6 +15,7 @@ import onnx
 import pytest
 from milonga import detections
 from milonga.inputs import Input, Resize
+from milonga_agent.answers import answering
 from milonga_agent.errors import BadBundle
 from milonga_agent.served import Served
 from milonga_compiler.bundle import write_bundle
@@ -104,6 +105,21 @@ def _ask(client: httpx.Client, *sizes: tuple[int, int], outputs: Any = None) -> 
     response = client.post("/v2/models/parts/infer", json={"inputs": [picture], **wanted})
     assert response.status_code == 200, response.text
     return {one["name"]: one for one in response.json()["outputs"]}
+
+
+def test_boxes_in_the_padding_around_a_picture_are_not_told() -> None:
+    manifest = {
+        "task": "detection", "classes": NAMES, "input": {"size_px": SIZE_PX}, "output": {"strides": list(detections.STRIDES)},
+        "postprocess": detections.Postprocess().described(),
+    }  # fmt: skip
+    # Scaled to the input, the picture lies in rows 28 to 36.
+    _, line = Input(SIZE_PX, resize=Resize.LETTERBOX).place(Image.new("RGB", (64, 8)))
+    lower = _maps()
+    lower[0, 1, :], lower[0, 3, :] = -2.0, 4.0  # And all boxes in rows 44 to 60.
+    values = answering(manifest).answer(lower, [line]).values
+    assert (
+        values["count"].tolist() == [0] and len(values["boxes"]) == len(values["scores"]) == len(values["class"]) == 0
+    )
 
 
 def test_boxes_are_in_pixels_of_the_picture_that_was_sent(client: httpx.Client) -> None:

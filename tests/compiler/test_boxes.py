@@ -38,6 +38,18 @@ def test_boxes_are_those_that_devices_find(bins: int) -> None:
         assert np.array_equal(ours.classes, theirs.classes)
 
 
+def test_boxes_without_an_area_are_none_so_that_a_network_agrees_with_itself() -> None:
+    maps = np.full((1, 4 + len(NAMES), anchor_count(SIZE_PX)), -8.0, dtype=np.float32)
+    # A box, one that is inside out, and one that is flat.
+    for anchor, sides in ((3, (1, 1, 2, 2)), (9, (-2, 1, -2, 1)), (20, (1, 0, 1, 0))):
+        maps[0, :4, anchor], maps[0, 4, anchor] = sides, 3.0
+    assert len(find(maps[0], len(NAMES), SIZE_PX).classes) == 1
+    assert len(detections.find(maps[0], len(NAMES), SIZE_PX).classes) == 1
+    judge = Detected(np.zeros((1, 3, SIZE_PX, SIZE_PX), dtype=np.float32), maps, len(NAMES)).judge()
+    judge.add(maps)
+    assert judge.accuracy() == 1.0
+
+
 @pytest.mark.parametrize("size", [(90, 37), (20, 64), (64, 64)])
 def test_pictures_are_letterboxed_as_devices_do(size: tuple[int, int], tmp_path: Path) -> None:
     picture = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
