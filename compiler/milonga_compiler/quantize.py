@@ -70,10 +70,13 @@ _HISTOGRAM_BYTES = 1 << 28
 
 
 class _Pictures:
-    """Feeds calibration pictures, float32 (n, 3, H, W), in small batches of one size: histograms need equal shapes."""
+    """Feeds calibration pictures, float32 (n, 3, H, W), in small batches of one size: histograms need equal shapes.
+
+    Batches are as few as may be, so that few pictures are left over.
+    """
 
     def __init__(self, pictures: Floats, input_name: str) -> None:
-        size = min(_CALIBRATION_BATCH, len(pictures))
+        size = len(pictures) // math.ceil(len(pictures) / _CALIBRATION_BATCH)
         self._batches: Iterator[dict[str, Any]] = iter(
             [{input_name: pictures[start : start + size]} for start in range(0, len(pictures) - size + 1, size)]
         )
@@ -108,8 +111,11 @@ def quantize_variants(
             return by_sensitivity(prepared, quantize_only, few)
 
         tried: list[list[str]] = []
-        made, failed = 0, []
+        made = 0
+        failed: dict[str, BuildFailed] = {}
         for recipe in _RECIPES:
+            if recipe.method in failed:
+                continue
             variant = folder / f"model-{recipe.name}.onnx"
             pictures = calibration if recipe.method == "MinMax" else calibration[:most]
             data, ranges = _Pictures(pictures, input_name), Path(scratch) / f"{recipe.method}.json"
@@ -120,14 +126,14 @@ def quantize_variants(
                 tried.append([recipe.method, *kept])
                 _quantize(prepared, variant, data, recipe, [*kept, *tail], symmetric, ranges)
             except BuildFailed as error:
-                # Histograms fail where a layer gives one and the same number, or memory ends; the other recipes need none.
+                # Histograms fail where a layer gives one and the same number, or memory ends; other methods need none.
                 print(error, file=sys.stderr)
-                failed.append(error)
+                failed[recipe.method] = error
                 continue
             made += 1
             yield BuiltModel(variant.name, [variant.name], f"calibrated by {recipe.name} on {len(pictures)} pictures")
         if not made:
-            raise failed[0]
+            raise next(iter(failed.values()))
 
 
 def _kept(kept: _Kept, known: list[str], ranked: Callable[[], list[str]]) -> list[str]:

@@ -15,6 +15,8 @@ from milonga_compiler.quantize import quantize_variants
 from milonga_compiler.target import Target
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.compiler.engines_here import need
+
 CHANNELS, SIZE_PX = 8, 8
 MIDDLE = ("conv2", "conv3")
 
@@ -94,3 +96,13 @@ def test_recipes_that_cannot_be_followed_are_left_out_and_the_others_tried(scene
     made = [variant.model_file for variant in quantize_variants(path, tmp_path, scenes[:32])]
     assert "model-minmax.onnx" in made and "model-minmax-ends-fp32.onnx" in made
     assert "model-percentile.onnx" not in made
+
+
+def test_openvino_gives_sensitive_layers_back_to_floats_too(lopsided: Path, scenes: Floats, tmp_path: Path) -> None:
+    need("openvino")
+    made = list(backend("openvino").build(lopsided, Target.parse("openvino/int8"), tmp_path, scenes[:32]))
+    assert made[-1].model_file == "model-sensitive-fp32.xml"
+    outputs = [backend("openvino").run(tmp_path / one.model_file, scenes[:32], 1) for one in (made[0], made[-1])]
+    wanted = backend("onnxruntime").run(lopsided, scenes[:32], 1)
+    plain, kept = (float(np.abs(one - wanted).mean()) for one in outputs)
+    assert kept < plain / 2

@@ -14,6 +14,7 @@ from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import BuildFailed, UnsupportedOperators
 from milonga_compiler.network import Network
+from milonga_compiler.sensitivity import PICTURES
 
 # Where the IR says in which numbers to compute; the agent's runtime reads the same place. Without it OpenVINO takes the
 # fastest numbers of the processor, which on x86 with AMX is bf16 even for an fp32 model.
@@ -115,15 +116,18 @@ class OpenVinoBackend(Backend):
         for name, recipe in recipes.items():
             model = nncf.quantize(self._read(network.path), pictures, **common, **recipe)
             yield self._saved(model, folder, f"model-{name}", compress=False, note=on.format(name))
-        wanted = self._outputs(self._read(network.path), calibration)
+        # They are run once and again for each layer.
+        few = calibration[:PICTURES]
+        wanted = self._outputs(self._read(network.path), few)
 
         def likeness(compiled: Any, _: Any) -> tuple[float, None]:
-            return -_moved(np.concatenate([compiled(picture[None])[0] for picture in calibration]), wanted), None
+            # 1 where nothing moves: nncf divides by what the network itself comes to.
+            return 1.0 - _moved(np.concatenate([compiled(picture[None])[0] for picture in few]), wanted), None
 
         model = nncf.quantize_with_accuracy_control(
             self._read(network.path),
             pictures,
-            pictures,
+            nncf.Dataset([few[index : index + 1] for index in range(len(few))]),
             validation_fn=likeness,
             max_drop=_MOST_MOVED,
             preset=nncf.QuantizationPreset.MIXED,
