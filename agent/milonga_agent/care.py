@@ -1,4 +1,4 @@
-"""Do what operators want of this device beside its model: start anew, profile again. Counts, so that nothing is done twice."""
+"""Do what operators want of this device beside its model: start anew, profile, upgrade. Counts, so that nothing is done twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from milonga.v1 import agent_pb2
 
-from milonga_agent.errors import AgentError
+from milonga_agent.errors import AgentError, Refused, Untrusted
 from milonga_agent.state import Store
 
 _log = logging.getLogger(__name__)
@@ -22,11 +22,19 @@ class Caring:
     """Brings the counts on this device up to those that are wanted. `await caring.run()` works until it is cancelled."""
 
     def __init__(
-        self, store: Store, profile: Callable[[int], Awaitable[None]], tell_status: Callable[[], None]
+        self,
+        store: Store,
+        profile: Callable[[int], Awaitable[None]],
+        upgrade: Callable[[agent_pb2.AgentRelease], Awaitable[bool]],
+        tell_status: Callable[[], None],
     ) -> None:
+        """`upgrade` takes a release and says whether the agent shall start anew for it."""
         self._store = store
         self._profile = profile
+        self._upgrade = upgrade
         self._tell_status = tell_status
+        # Why the last upgrade was not made, "" where it was.
+        self.problem = ""
         self._wanted = agent_pb2.Care()
         self._woken = asyncio.Event()
 
@@ -54,7 +62,21 @@ class Caring:
             self._store.keep_care(done._replace(profiles=wanted.profiles))
             self._tell_status()
         done = self._store.care()
-        if wanted.restarts > done.restarts:
+        upgraded = wanted.upgrades > done.upgrades and wanted.HasField("release") and await self._take(wanted)
+        done = self._store.care()
+        if upgraded or wanted.restarts > done.restarts:
             # First: an agent that dies here must not start anew for ever.
-            self._store.keep_care(done._replace(restarts=wanted.restarts))
+            self._store.keep_care(done._replace(restarts=max(done.restarts, wanted.restarts)))
             raise StartAnew("an operator wants the agent to start anew")
+
+    async def _take(self, wanted: agent_pb2.Care) -> bool:
+        """Take the release; return whether there is something new to start. What cannot be better next time is done with."""
+        _log.info("upgrading the agent, as an operator wants")
+        try:
+            taken, self.problem = await self._upgrade(wanted.release), ""
+        except (Refused, Untrusted) as error:
+            taken, self.problem = False, f"the agent was not upgraded: {error}"
+            _log.error("%s", self.problem)
+        self._store.keep_care(self._store.care()._replace(upgrades=wanted.upgrades))
+        self._tell_status()
+        return taken

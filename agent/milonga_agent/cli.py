@@ -249,11 +249,13 @@ def _options(given: argparse.Namespace) -> Any:
 
 def _run(given: argparse.Namespace) -> int:
     from milonga_agent import daemon
+    from milonga_agent.supervision import start_command
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if asyncio.run(daemon.run(_options(given))):
         # In place of this process: a supervisor sees no end of it.
-        os.execv(sys.executable, [sys.executable, "-m", "milonga_agent", *sys.argv[1:]])  # noqa: S606
+        command = [*start_command(), *sys.argv[1:]]
+        os.execv(command[0], command)  # noqa: S606
     return 0
 
 

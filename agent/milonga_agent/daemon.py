@@ -49,6 +49,7 @@ from milonga_agent.supervision import confirm_start, keep_alive, notify, switche
 from milonga_agent.telemetry import Boot, Sender, Spool
 from milonga_agent.trusting import Trust
 from milonga_agent.tuning import Tuning
+from milonga_agent.upgrading import Upgrading
 from milonga_agent.upkeep import STEADY_SECONDS, Upkeep
 from milonga_agent.windows import Windows
 from milonga_agent.workers import Worker
@@ -120,6 +121,7 @@ class Agent:
         self._windows: Windows | None = None
         self._connection: Connection | None = None
         self._cache: Cache | None = None
+        self._caring: Caring | None = None
 
     async def enrol(self, wait: bool = True) -> Identity:
         """Have this device's key signed, again where a token is given. Raises Refused, or without `wait` also Waiting."""
@@ -172,7 +174,8 @@ class Agent:
         async def profile(number: int) -> None:
             await self._profile(number, measuring)
 
-        caring = Caring(self._store, profile, self._tell)
+        upgrading = Upgrading(self._bundles, measuring.turn)
+        self._caring = caring = Caring(self._store, profile, upgrading.take, self._tell)
         samples = self._samples(serving)
         cache = None
         if self._options.cache is not None:
@@ -290,10 +293,11 @@ class Agent:
             generation=state.generation,
             active_bundle=worker.wish.bundle if worker else "",
             serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
-            message=" ".join(filter(None, (switched_back(), state.message))),
+            message=" ".join(filter(None, (switched_back(), self._caring and self._caring.problem, state.message))),
             active_engine=worker.choice.target if worker else "",
             restarts=care.restarts,
             profiles=care.profiles,
+            upgrades=care.upgrades,
         )
 
     def _answering(self) -> Worker | None:

@@ -35,10 +35,12 @@ class Identity:
 
 
 class CareDone(NamedTuple):
-    """How often this device has started anew and profiled itself again because operators wanted it."""
+    """How often this device has started anew, profiled and upgraded itself because operators wanted it."""
 
     restarts: int = 0
     profiles: int = 0
+    # Agents from before did not keep these.
+    upgrades: int = 0
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Store:
         """Return how often this device has done what operators wanted; none where that was lost."""
         try:
             known = self._read("care.json")
-            return CareDone() if known is None else CareDone(int(known["restarts"]), int(known["profiles"]))
+            return CareDone() if known is None else CareDone(*(int(known.get(name, 0)) for name in CareDone._fields))
         except (AgentError, KeyError, TypeError, ValueError) as error:
             _log.error("%s; what operators wanted is done once more", error)
             return CareDone()

@@ -6,13 +6,18 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from pathlib import Path
 
 _DEFAULT_SECONDS = 3600.0
 # Set by the script that starts the agent (docs/install.md): the file that counts starts of a version that is new here ...
 _TRIAL = "MILONGA_AGENT_TRIAL"
-# ... and the place of a version that did not start, where the one before was started in its stead.
+# ... the place of a version that did not start, where the one before was started in its stead ...
 _SWITCHED_BACK = "MILONGA_AGENT_SWITCHED_BACK"
+# ... where releases that come from the hub belong, which of them runs, and that script itself.
+_RELEASES = "MILONGA_AGENT_RELEASES"
+_RELEASE = "MILONGA_AGENT_RELEASE"
+_START = "MILONGA_AGENT_START"
 
 
 def notify(state: str) -> None:
@@ -51,7 +56,24 @@ def confirm_start() -> None:
             Path(path).unlink()
 
 
+def releases_folder() -> Path | None:
+    """Return where releases from the hub belong; None where the script that would start them is not there."""
+    path = os.environ.get(_RELEASES, "")
+    return Path(path) if path and os.environ.get(_START) else None
+
+
+def release_in_use() -> str:
+    """Return the slot of the release that runs, "" for what was installed."""
+    return os.environ.get(_RELEASE, "")
+
+
+def start_command() -> list[str]:
+    """Return what starts the agent anew: the script, where one started it, for it chooses the release."""
+    start = os.environ.get(_START, "")
+    return [start] if start and os.access(start, os.X_OK) else [sys.executable, "-m", "milonga_agent"]
+
+
 def switched_back() -> str:
     """Return what people should know of an upgrade that failed; empty for nothing."""
     slot = os.environ.get(_SWITCHED_BACK, "")
-    return f"the agent installed in {slot} did not start, so the one before it runs; install again." if slot else ""
+    return f"the agent in {slot} did not start, so the one before it runs; upgrade or install again." if slot else ""

@@ -51,6 +51,7 @@ from milonga_hub.hubs.between import Between
 from milonga_hub.hubs.rpc import HubRpc
 from milonga_hub.hubs.service import Membership
 from milonga_hub.install.reach import address_for_others
+from milonga_hub.install.releases import AgentReleases
 from milonga_hub.jobs import Jobs
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.rpc import LabellingRpc, SampleReceiver
@@ -162,6 +163,7 @@ class Hub:
         )
         self.models = ModelService(self.database, self.blobs)
         self.signing = SigningService(self.folder / "signing")
+        self.devices.offer_release(AgentReleases(self.folder / "agent_release.json", self.blobs, self.signing).current)
         self.builds = BuildService(self.database, self.blobs, self.events, self.signing)
         self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
         self.runs = RunService(self.database, self.events, self.projects)

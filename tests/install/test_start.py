@@ -36,7 +36,7 @@ class Installation:
         found = "\n".join(
             match.group(0)
             for name in ("write_start", "running_slot")
-            if (match := re.search(rf"^{name}\(\) \{{.*?^\}}", SCRIPT, re.MULTILINE | re.DOTALL))
+            if (match := re.search(rf"^{name}\(\) \{{.*?^\}}$(?=\n\n)", SCRIPT, re.MULTILINE | re.DOTALL))
         )
         script = f"set -eu\n{found}\nPREFIX='{self.prefix}' STATE='{self.state}'\n{function}"
         return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
@@ -48,6 +48,15 @@ class Installation:
     @property
     def trial(self) -> Path:
         return self.state / "trial-b"
+
+
+    def release(self, slot: str) -> None:
+        """Make a release current, as the agent does."""
+        folder = self.state / "releases"
+        (folder / slot / "milonga_agent").mkdir(parents=True)
+        (folder / f"trial-{slot}").write_text("0\n")
+        (folder / "current").unlink(missing_ok=True)
+        (folder / "current").symlink_to(slot)
 
 
 @pytest.fixture
@@ -75,6 +84,27 @@ def test_an_upgrade_that_works_is_kept(installed: Installation, monkeypatch: pyt
     assert {installed.start() for _ in range(6)} == {"b"}
 
 
+def test_a_release_from_the_hub_lies_over_what_is_installed(installed: Installation) -> None:
+    installed.put("b", 'echo "$MILONGA_AGENT_RELEASE $PYTHONPATH $MILONGA_AGENT_TRIAL"')
+    installed.release("a")
+    releases = installed.state / "releases"
+    assert installed.start() == f"a {releases}/a {releases}/trial-a"
+
+
+def test_a_release_that_fails_three_times_gives_way_to_the_agent_before_it(installed: Installation) -> None:
+    releases = installed.state / "releases"
+    installed.put("b", 'if [ "${MILONGA_AGENT_RELEASE:-}" = "$BROKEN" ]; then exit 1; fi; echo "${MILONGA_AGENT_RELEASE:-installed}"')
+    for slot, before in (("a", "installed"), ("b", "a")):
+        installed.release(slot)
+        script = f"BROKEN={slot} {installed.prefix}/start"
+        starts = [subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False) for _ in range(5)]
+        assert [done.stdout.strip() for done in starts] == ["", "", "", before, before]
+        assert f"{releases}/{slot} does not start" in starts[-1].stderr
+        # The hub's next one works, and so does every start of it.
+        (releases / f"trial-{slot}").unlink()
+        assert {installed.start() for _ in range(5)} == {slot}
+
+
 @pytest.mark.parametrize("left", ["", "\n", "x\n"])
 def test_a_count_that_a_power_cut_damaged_does_not_stop_the_agent(installed: Installation, left: str) -> None:
     installed.trial.write_text(left)
@@ -95,4 +125,4 @@ def test_the_next_upgrade_goes_where_nothing_runs(installed: Installation) -> No
 def test_people_are_told_of_an_upgrade_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert supervision.switched_back() == ""
     monkeypatch.setenv("MILONGA_AGENT_SWITCHED_BACK", "/opt/milonga-agent/b")
-    assert "installed in /opt/milonga-agent/b did not start" in supervision.switched_back()
+    assert "the agent in /opt/milonga-agent/b did not start" in supervision.switched_back()

@@ -61,9 +61,10 @@ print(came.moved_bytes - came.neighbour_bytes, "of", came.whole_bytes, "from the
 for built in hub.devices.list_device_builds(device="orin-1"):
     print(built.engine, built.precision, built.seconds, built.error)
 
-# %% RestartDevice, ProfileDevice
+# %% RestartDevice, ProfileDevice, UpgradeDevice
 hub.devices.restart_device("pi5-1")
 hub.devices.profile_device("pi5-1")
+hub.devices.upgrade_device("pi5-1")
 
 # %% GetDeviceLog
 try:

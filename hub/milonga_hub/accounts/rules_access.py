@@ -51,7 +51,7 @@ GRPC: Mapping[str, Access] = {
             _SEES: "ListJoinTokens GetDevice ListDevices ListJoinRequests WatchDevices ListDeviceTypes ListMeasurements"
             " ListDeviceBuilds ListDeviceSteps GetDeviceTransfers",
             _CHANGES: "CreateJoinToken UpdateDevice DeleteDevice RevokeDevice PinDevice ApproveJoinRequest"
-            " RefuseJoinRequest RestartDevice ProfileDevice"
+            " RefuseJoinRequest RestartDevice ProfileDevice UpgradeDevice"
             # Logs may tell more than viewers need to know, and who looked is written down.
             " GetDeviceLog DiagnoseDevice",
         },
@@ -349,6 +349,7 @@ HTTP: Mapping[str, Access] = {
         POST /devices/{device}:unpin
         POST /devices/{device}:restart
         POST /devices/{device}:profile
+        POST /devices/{device}:upgrade
         /devices/{device}/log
         /devices/{device}/diagnostics
         POST /join_requests/{request}:approve

@@ -1,4 +1,4 @@
-"""milonga devices logs, diagnose, restart, profile: look into a device from afar. There is no remote shell."""
+"""milonga devices logs, diagnose, restart, profile, upgrade: look after a device from afar. There is no remote shell."""
 
 from __future__ import annotations
 
@@ -87,10 +87,41 @@ def profile(device: str, hub: Hub = None, json: Json = False) -> None:
     _told(response, json, "profiles itself again")
 
 
-def _told(response: pb.RestartDeviceResponse | pb.ProfileDeviceResponse, json: bool, what: str) -> None:
+@devices.command("upgrade")
+def upgrade(
+    device: Annotated[str, typer.Argument(help="Name of a device; leave it out with --selector.")] = "",
+    selector: Annotated[
+        str, typer.Option("--selector", "-l", help="All devices that match, such as canary or site=busan.")
+    ] = "",
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Want agents to take this hub's version in their own place; one that does not start gives way to the one before."""
+    if bool(device) == bool(selector):
+        raise Refused("name one device, or give --selector for all that match")
+    with Client() as client:
+        names = [device] if device else _matching(client, selector)
+        for name in names:
+            response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=name), timeout=CALL_SECONDS)
+            _told(response, json, "upgrades its agent", lines=not device)
+
+
+def _matching(client: Client, selector: str) -> list[str]:
+    names = [found.name for found in client.hub.devices.list_devices(selector=selector)]
+    if not names:
+        raise Refused(f"no device matches {selector!r}; see: milonga devices list")
+    return names
+
+
+def _told(
+    response: pb.RestartDeviceResponse | pb.ProfileDeviceResponse | pb.UpgradeDeviceResponse,
+    json: bool,
+    what: str,
+    lines: bool = False,
+) -> None:
     found = response.device
     if json:
-        print_json(response)
+        print_json(response, lines=lines)
     else:
         when = "now" if found.state == pb.DEVICE_STATE_ONLINE else "when it connects"
         say(f"{found.name} {what} {when}")

@@ -1,8 +1,9 @@
-"""Look into a connected device from afar, and want it to start anew or profile itself again. There is no remote shell."""
+"""Look into a connected device from afar, and want it to start anew, profile or upgrade itself. There is no remote shell."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -12,8 +13,10 @@ from sqlmodel import Session
 from milonga_hub.db import Database
 from milonga_hub.devices.models import Conditions, Device, Measurement
 from milonga_hub.devices.streams import DeviceLost, Streams
-from milonga_hub.devices.values import Care, HelpAnswer, HelpKind, HelpTask, Profile
-from milonga_hub.errors import FailedPrecondition
+from milonga_hub.devices.values import AgentRelease, Care, HelpAnswer, HelpKind, HelpTask, Profile
+from milonga_hub.errors import FailedPrecondition, MilongaError
+
+_log = logging.getLogger(__name__)
 
 _SECONDS = {HelpKind.LOG: 15.0, HelpKind.DIAGNOSTICS: 90.0}
 _MAX_BYTES = 512 * 1024
@@ -27,6 +30,10 @@ class Helping:
         self._streams = streams
         self._clock = clock
         self._asked: dict[tuple[str, str], asyncio.Future[HelpAnswer]] = {}
+        # What makes the agent that fits this hub; a hub that signs nothing has none.
+        self.release: Callable[[], AgentRelease] = _no_release
+        # What devices may fetch to upgrade, until their streams end.
+        self._upgrading: dict[str, AgentRelease] = {}
 
     async def ask(self, device: str, kind: HelpKind, cursor: str = "", max_bytes: int = 0) -> HelpAnswer:
         """Return the device's answer. Raises FailedPrecondition where it is off line, too old or does not answer."""
@@ -62,22 +69,41 @@ class Helping:
 
     def lost(self, device: str) -> None:
         """Nobody answers any more: the device's stream has ended."""
+        self._upgrading.pop(device, None)
         for (name, _), asked in self._asked.items():
             if name == device and not asked.done():
                 asked.set_exception(DeviceLost(f"{device} disconnected"))
 
-    def want(self, session: Session, device: Device, *, restart: bool = False, profile: bool = False) -> None:
-        """Want it once more than the device has done, or than was wanted."""
+    def want(
+        self, session: Session, device: Device, *, restart: bool = False, profile: bool = False, upgrade: bool = False
+    ) -> None:
+        """Want it once more than the device has done, or than was wanted. Raises FailedPrecondition without a release."""
         if restart:
             device.wanted_restarts = max(device.wanted_restarts, device.restarts) + 1
         if profile:
             device.wanted_profiles = max(device.wanted_profiles, device.profiles) + 1
+        if upgrade:
+            self.release()
+            device.wanted_upgrades = max(device.wanted_upgrades, device.upgrades) + 1
         session.add(device)
 
     def send(self, device: Device) -> None:
         """Tell a connected device what it has not done yet; others hear it when they connect."""
-        if device.wanted_restarts > device.restarts or device.wanted_profiles > device.profiles:
-            self._streams.send(device.name, "care", Care(device.wanted_restarts, device.wanted_profiles))
+        counts = device.wanted_restarts, device.wanted_profiles, device.wanted_upgrades
+        if all(wanted <= done for wanted, done in zip(counts, (device.restarts, device.profiles, device.upgrades), strict=True)):
+            return
+        release = None
+        if device.wanted_upgrades > device.upgrades:
+            try:
+                release = self._upgrading[device.name] = self.release()
+            except MilongaError as error:
+                _log.warning("%s cannot upgrade its agent: %s", device.name, error)
+        self._streams.send(device.name, "care", Care(*counts, release))
+
+    def digests_for(self, device: str) -> set[str]:
+        """Return what the device may fetch to upgrade its agent."""
+        release = self._upgrading.get(device)
+        return set() if release is None else {file.digest for file in (release.manifest, *release.wheels)}
 
     def profiled(self, session: Session, device: Device, profile: Profile) -> None:
         """Keep what the device found; told again, it takes the place of what was told before."""
@@ -106,3 +132,7 @@ class Helping:
                 error=result.error,
             )
         )
+
+
+def _no_release() -> AgentRelease:
+    raise FailedPrecondition("this hub has no agent to upgrade to")

@@ -88,11 +88,13 @@ class DeviceView(SQLModel):
     cloned_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
     # What an operator keeps the device on: rollouts of other versions leave it out.
     pinned_version: str = ""
-    # How often operators wanted it to start anew and to profile itself again, and how often it has.
+    # How often operators wanted it to start anew, to profile and to upgrade itself, and how often it has.
     wanted_restarts: int = 0
     restarts: int = 0
     wanted_profiles: int = 0
     profiles: int = 0
+    wanted_upgrades: int = 0
+    upgrades: int = 0
 
 
 class Device(DeviceView, table=True):

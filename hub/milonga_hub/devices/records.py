@@ -215,6 +215,7 @@ class Records:
             "status_message": status.message,
             "restarts": status.restarts,
             "profiles": status.profiles,
+            "upgrades": status.upgrades,
         }
         changed = any(getattr(device, field) != value for field, value in new.items())
         if changed:

@@ -178,6 +178,11 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
     ) -> devices_pb2.ProfileDeviceResponse:
         return devices_pb2.ProfileDeviceResponse(device=_message(self._devices.profile(request.name)))
 
+    async def UpgradeDevice(
+        self, request: devices_pb2.UpgradeDeviceRequest, context: Any
+    ) -> devices_pb2.UpgradeDeviceResponse:
+        return devices_pb2.UpgradeDeviceResponse(device=_message(self._devices.upgrade(request.name)))
+
     async def PinDevice(self, request: devices_pb2.PinDeviceRequest, context: Any) -> devices_pb2.PinDeviceResponse:
         version = request.model_version
         device = self._devices.pin(request.name, version) if version else self._devices.unpin(request.name)
@@ -516,7 +521,7 @@ def _outgoing(message: Outgoing) -> agent_pb2.ConnectResponse:
             )
         )
     if isinstance(message, Care):
-        return agent_pb2.ConnectResponse(care=agent_pb2.Care(restarts=message.restarts, profiles=message.profiles))
+        return agent_pb2.ConnectResponse(care=_care(message))
     if isinstance(message, CacheKey):
         told = agent_pb2.CacheKey(key=message.key)
         told.now.FromDatetime(message.now)
@@ -552,6 +557,14 @@ def _measurement_request(task: MeasurementTask) -> agent_pb2.MeasurementRequest:
         batch=task.id,
         batch_size=1,
     )
+
+
+def _care(message: Care) -> agent_pb2.Care:
+    care = agent_pb2.Care(restarts=message.restarts, profiles=message.profiles, upgrades=message.upgrades)
+    if message.release is not None:
+        care.release.manifest.CopyFrom(to_proto(message.release.manifest, common_pb2.File))
+        care.release.wheels.extend(to_proto(file, common_pb2.File) for file in message.release.wheels)
+    return care
 
 
 def _tuning_request(task: TimingTask) -> agent_pb2.TuningRequest:

@@ -45,6 +45,7 @@ from milonga_hub.devices.streams import Elsewhere, Streams
 from milonga_hub.devices.timing import Timed, Timing
 from milonga_hub.devices.tokens import HubKey, JoinTokens
 from milonga_hub.devices.values import (
+    AgentRelease,
     DeviceTransfers,
     Enrolment,
     HelpAnswer,
@@ -342,11 +343,19 @@ class DeviceService:
         """Want the device to probe its hardware and time its model again, now or when it connects."""
         return self._want(name, profile=True)
 
-    def _want(self, name: str, *, restart: bool = False, profile: bool = False) -> Device:
+    def upgrade(self, name: str) -> Device:
+        """Want the device's agent to take this hub's in its own place, now or when it connects."""
+        return self._want(name, upgrade=True)
+
+    def offer_release(self, release: Callable[[], AgentRelease]) -> None:
+        """Let devices upgrade to what this returns."""
+        self._helping.release = release
+
+    def _want(self, name: str, **what: bool) -> Device:
         with self._database.session() as session:
             device = session.get(Device, self.get(name).name)
             assert device is not None
-            self._helping.want(session, device, restart=restart, profile=profile)
+            self._helping.want(session, device, **what)
         self._helping.send(device)
         self._events.publish(f"devices/{device.name}", device)
         return device
@@ -489,11 +498,11 @@ class DeviceService:
         self._streams.send(device, "sampling", policy)
 
     def may_fetch(self, device: str, digest: str) -> bool:
-        """Say whether the file belongs to what the device is assigned, or is asked to measure or to time now."""
+        """Say whether the file belongs to what the device is assigned, or is asked to measure, to time or to upgrade to now."""
         assignment = self.assignment(device)
         if assignment is not None and any(file.digest == digest for file in assignment.files):
             return True
-        asked = (self._measuring, self._timing, self._streams.elsewhere)
+        asked = (self._measuring, self._timing, self._helping, self._streams.elsewhere)
         return any(digest in each.digests_for(device) for each in asked)
 
     def known_to(self, device: str, digest: str, bundles: Sequence[str]) -> tuple[str, _Names]:

@@ -108,9 +108,10 @@ class AgentStatus(BaseModel):
     message: str = ""
     # Empty from agents that do not tell: then it is what the bundle was built for.
     active_engine: str = ""
-    # How often it has started anew and profiled itself again because operators wanted it.
+    # How often it has started anew, profiled and upgraded itself because operators wanted it.
     restarts: int = 0
     profiles: int = 0
+    upgrades: int = 0
 
 
 class HelpKind(StrEnum):
@@ -138,11 +139,21 @@ class HelpAnswer(BaseModel):
 
 
 @dataclass(frozen=True)
+class AgentRelease:
+    """The agent that fits this hub: a signed manifest, and the wheels that it names."""
+
+    manifest: File
+    wheels: tuple[File, ...]
+
+
+@dataclass(frozen=True)
 class Care:
-    """How often operators wanted a device to start anew and to profile itself again, in all."""
+    """How often operators wanted a device to start anew, to profile and to upgrade itself, in all; and to what, where it shall."""
 
     restarts: int
     profiles: int
+    upgrades: int = 0
+    release: AgentRelease | None = None
 
 
 @dataclass(frozen=True)

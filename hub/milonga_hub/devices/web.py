@@ -150,6 +150,11 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
         """Want the device to probe its hardware and time its model again, now or when it connects."""
         return view(DeviceView, devices.profile(device))
 
+    @api.post("/devices/{device}:upgrade")
+    async def upgrade_device(device: str) -> DeviceView:
+        """Want the device's agent to take this hub's in its own place, now or when it connects."""
+        return view(DeviceView, devices.upgrade(device))
+
     @api.get("/devices/{device}/steps")
     async def list_steps(device: str, generation: int | None = None) -> list[StepLog]:
         """List what the device reported on its way to its assignments, oldest first."""

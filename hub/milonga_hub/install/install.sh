@@ -218,6 +218,8 @@ activate() {
     printf '%s\n' "$ENGINES" >"$PREFIX/engines"
     write_start
     rm -f "$STATE/trial-a" "$STATE/trial-b"
+    # What is installed here is newer than what the agent has taken from the hub by itself.
+    rm -rf "$STATE/releases"
     # An upgrade has to show that it starts: see write_start.
     if [ -L "$PREFIX/current" ]; then as_agent sh -c "echo 0 >'$STATE/trial-$SLOT'"; fi
     ln -sfn "$SLOT" "$PREFIX/current.new"
@@ -226,23 +228,27 @@ activate() {
 }
 
 # What starts the agent: an upgrade that did not start three times gives way to the agent before it. The agent removes the
-# count when it has worked for a minute, or was stopped.
+# count when it has worked for a minute, or was stopped. A release that the agent has taken from the hub lies over what is installed.
 write_start() {
     cat >"$PREFIX/start.new" <<END
 #!/bin/sh
-slot=\$(readlink "$PREFIX/current")
-if [ "\$slot" = a ]; then other=b; else other=a; fi
-trial="$STATE/trial-\$slot"
-starts=0
-if [ -f "\$trial" ]; then
-    starts=\$(cat "\$trial")
+# Counts a start of what is on trial; sets starts to 0 for what is not.
+count() {
+    starts=0
+    [ -f "\$1" ] || return 0
+    starts=\$(cat "\$1")
     # A power cut may have emptied it.
     case \$starts in '' | *[!0-9]*) starts=0 ;; esac
     starts=\$((starts + 1))
-    { printf '%s\\n' "\$starts" >"\$trial.new" && mv "\$trial.new" "\$trial"; } || :
-    MILONGA_AGENT_TRIAL=\$trial
+    { printf '%s\\n' "\$starts" >"\$1.new" && mv "\$1.new" "\$1"; } || :
+    MILONGA_AGENT_TRIAL=\$1
     export MILONGA_AGENT_TRIAL
-fi
+}
+opposite() { if [ "\$1" = a ]; then echo b; else echo a; fi; }
+unset MILONGA_AGENT_TRIAL MILONGA_AGENT_SWITCHED_BACK MILONGA_AGENT_RELEASE PYTHONPATH
+slot=\$(readlink "$PREFIX/current")
+other=\$(opposite "\$slot")
+count "$STATE/trial-\$slot"
 if [ "\$starts" -gt 3 ] || [ ! -x "$PREFIX/\$slot/bin/milonga-agent" ]; then
     if [ -x "$PREFIX/\$other/bin/milonga-agent" ]; then
         echo "milonga: the agent in $PREFIX/\$slot does not start; starting the one in $PREFIX/\$other" >&2
@@ -251,6 +257,27 @@ if [ "\$starts" -gt 3 ] || [ ! -x "$PREFIX/\$slot/bin/milonga-agent" ]; then
         export MILONGA_AGENT_SWITCHED_BACK
         slot=\$other
     fi
+fi
+MILONGA_AGENT_START="$PREFIX/start"
+MILONGA_AGENT_RELEASES="$STATE/releases"
+export MILONGA_AGENT_START MILONGA_AGENT_RELEASES
+release=\$(readlink "$STATE/releases/current" 2>/dev/null)
+if [ -n "\$release" ]; then
+    count "$STATE/releases/trial-\$release"
+    if [ "\$starts" -gt 3 ]; then
+        echo "milonga: the agent in $STATE/releases/\$release does not start; starting the one before it" >&2
+        unset MILONGA_AGENT_TRIAL
+        MILONGA_AGENT_SWITCHED_BACK="$STATE/releases/\$release"
+        export MILONGA_AGENT_SWITCHED_BACK
+        # The release before, if it has shown that it works; else what is installed.
+        release=\$(opposite "\$release")
+        if [ -f "$STATE/releases/trial-\$release" ]; then release=; fi
+    fi
+fi
+if [ -n "\$release" ] && [ -d "$STATE/releases/\$release/milonga_agent" ]; then
+    MILONGA_AGENT_RELEASE=\$release
+    PYTHONPATH="$STATE/releases/\$release"
+    export MILONGA_AGENT_RELEASE PYTHONPATH
 fi
 exec "$PREFIX/\$slot/bin/milonga-agent" "\$@"
 END

@@ -994,6 +994,19 @@ class AsyncDevices:
         )
         return answer.device
 
+    async def upgrade_device(self, name: str, *, timeout: float | None = None) -> devices_pb2.Device:
+        """Wants the device's agent to take the release of the hub in its own place, now or when it connects. One
+        that does not start gives way to the agent before it. Scope: devices:write.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = devices_pb2.UpgradeDeviceRequest(name=name)
+        answer = await self._calls.unary(
+            "/milonga.v1.DeviceService/UpgradeDevice", request, devices_pb2.UpgradeDeviceResponse, timeout
+        )
+        return answer.device
+
     def list_device_steps(
         self, device: str, *, generation: int = 0, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterator[devices_pb2.DeviceStep]:

@@ -419,23 +419,61 @@ class Care(_message.Message):
 
     RESTARTS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
+    UPGRADES_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     restarts: _builtins.int
     """Start the agent, and with it the model's process, anew."""
     profiles: _builtins.int
     """Probe the hardware again, and time the model that is served."""
+    upgrades: _builtins.int
+    """Take `release` in the place of the agent that runs."""
+    @_builtins.property
+    def release(self) -> Global___AgentRelease:
+        """Absent where no upgrade is wanted."""
+
     def __init__(
         self,
         *,
         restarts: _builtins.int = ...,
         profiles: _builtins.int = ...,
+        upgrades: _builtins.int = ...,
+        release: Global___AgentRelease | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["profiles", b"profiles", "restarts", b"restarts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profiles", b"profiles", "release", b"release", "restarts", b"restarts", "upgrades", b"upgrades"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Care: _TypeAlias = Care  # noqa: Y015
+
+@_typing.final
+class AgentRelease(_message.Message):
+    """The agent that fits this hub. Its manifest is signed as those of bundles are, by a role of its own, and names the wheels."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    WHEELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def manifest(self) -> _common_pb2.File:
+        """JSON: {"kind": "agent", "project", "number", "version", "files"}. Agents take no lower number than they have taken."""
+
+    @_builtins.property
+    def wheels(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.File]: ...
+    def __init__(
+        self,
+        *,
+        manifest: _common_pb2.File | None = ...,
+        wheels: _abc.Iterable[_common_pb2.File] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "wheels", b"wheels"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentRelease: _TypeAlias = AgentRelease  # noqa: Y015
 
 @_typing.final
 class Profile(_message.Message):
@@ -590,6 +628,7 @@ class AgentStatus(_message.Message):
     ACTIVE_ENGINE_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
+    UPGRADES_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of the last assignment that ended, in success or failure."""
     active_bundle: _builtins.str
@@ -604,6 +643,7 @@ class AgentStatus(_message.Message):
     restarts: _builtins.int
     """What of Care has been done."""
     profiles: _builtins.int
+    upgrades: _builtins.int
     def __init__(
         self,
         *,
@@ -614,10 +654,11 @@ class AgentStatus(_message.Message):
         active_engine: _builtins.str = ...,
         restarts: _builtins.int = ...,
         profiles: _builtins.int = ...,
+        upgrades: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "generation", b"generation", "message", b"message", "profiles", b"profiles", "restarts", b"restarts", "serving_url", b"serving_url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "generation", b"generation", "message", b"message", "profiles", b"profiles", "restarts", b"restarts", "serving_url", b"serving_url", "upgrades", b"upgrades"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

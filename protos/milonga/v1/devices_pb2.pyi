@@ -277,6 +277,8 @@ class Device(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     WANTED_PROFILES_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
+    WANTED_UPGRADES_FIELD_NUMBER: _builtins.int
+    UPGRADES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """devices/{device}"""
     device_type: _builtins.str
@@ -303,10 +305,12 @@ class Device(_message.Message):
     pinned_version: _builtins.str
     """models/{model}/versions/{version} that an operator keeps the device on, empty for none."""
     wanted_restarts: _builtins.int
-    """How often operators wanted the agent to start anew and to profile itself again, and how often it has."""
+    """How often operators wanted the agent to start anew, to profile and to upgrade itself, and how often it has."""
     restarts: _builtins.int
     wanted_profiles: _builtins.int
     profiles: _builtins.int
+    wanted_upgrades: _builtins.int
+    upgrades: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -353,10 +357,12 @@ class Device(_message.Message):
         restarts: _builtins.int = ...,
         wanted_profiles: _builtins.int = ...,
         profiles: _builtins.int = ...,
+        wanted_upgrades: _builtins.int = ...,
+        upgrades: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "profiles", b"profiles", "reported_generation", b"reported_generation", "restarts", b"restarts", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message", "wanted_profiles", b"wanted_profiles", "wanted_restarts", b"wanted_restarts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "profiles", b"profiles", "reported_generation", b"reported_generation", "restarts", b"restarts", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message", "upgrades", b"upgrades", "wanted_profiles", b"wanted_profiles", "wanted_restarts", b"wanted_restarts", "wanted_upgrades", b"wanted_upgrades"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1623,6 +1629,45 @@ class ProfileDeviceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProfileDeviceResponse: _TypeAlias = ProfileDeviceResponse  # noqa: Y015
+
+@_typing.final
+class UpgradeDeviceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeDeviceRequest: _TypeAlias = UpgradeDeviceRequest  # noqa: Y015
+
+@_typing.final
+class UpgradeDeviceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device(self) -> Global___Device: ...
+    def __init__(
+        self,
+        *,
+        device: Global___Device | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeDeviceResponse: _TypeAlias = UpgradeDeviceResponse  # noqa: Y015
 
 @_typing.final
 class PinDeviceRequest(_message.Message):

@@ -125,6 +125,11 @@ class DeviceServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceResponse.FromString,
                 _registered_method=True)
+        self.UpgradeDevice = channel.unary_unary(
+                '/milonga.v1.DeviceService/UpgradeDevice',
+                request_serializer=milonga_dot_v1_dot_devices__pb2.UpgradeDeviceRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_devices__pb2.UpgradeDeviceResponse.FromString,
+                _registered_method=True)
         self.ListDeviceSteps = channel.unary_unary(
                 '/milonga.v1.DeviceService/ListDeviceSteps',
                 request_serializer=milonga_dot_v1_dot_devices__pb2.ListDeviceStepsRequest.SerializeToString,
@@ -272,6 +277,14 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpgradeDevice(self, request, context):
+        """Wants the device's agent to take the release of the hub in its own place, now or when it connects. One that does not start
+        gives way to the agent before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeviceSteps(self, request, context):
         """What a device reported of every step of its assignments.
         """
@@ -385,6 +398,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ProfileDevice,
                     request_deserializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_devices__pb2.ProfileDeviceResponse.SerializeToString,
+            ),
+            'UpgradeDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpgradeDevice,
+                    request_deserializer=milonga_dot_v1_dot_devices__pb2.UpgradeDeviceRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_devices__pb2.UpgradeDeviceResponse.SerializeToString,
             ),
             'ListDeviceSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeviceSteps,
@@ -889,6 +907,33 @@ class DeviceService(object):
             '/milonga.v1.DeviceService/ProfileDevice',
             milonga_dot_v1_dot_devices__pb2.ProfileDeviceRequest.SerializeToString,
             milonga_dot_v1_dot_devices__pb2.ProfileDeviceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpgradeDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.DeviceService/UpgradeDevice',
+            milonga_dot_v1_dot_devices__pb2.UpgradeDeviceRequest.SerializeToString,
+            milonga_dot_v1_dot_devices__pb2.UpgradeDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,10 @@ class DeviceServiceStub:
     """Wants the device's agent to start anew, now or when it connects."""
     ProfileDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ProfileDeviceRequest, _devices_pb2.ProfileDeviceResponse]
     """Wants the device to probe its hardware and time its model again, now or when it connects."""
+    UpgradeDevice: _grpc.UnaryUnaryMultiCallable[_devices_pb2.UpgradeDeviceRequest, _devices_pb2.UpgradeDeviceResponse]
+    """Wants the device's agent to take the release of the hub in its own place, now or when it connects. One that does not start
+    gives way to the agent before it.
+    """
     ListDeviceSteps: _grpc.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]
     """What a device reported of every step of its assignments."""
     GetDeviceTransfers: _grpc.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceTransfersRequest, _devices_pb2.GetDeviceTransfersResponse]
@@ -117,6 +121,10 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Wants the device's agent to start anew, now or when it connects."""
     ProfileDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.ProfileDeviceRequest, _devices_pb2.ProfileDeviceResponse]  # type: ignore[assignment]
     """Wants the device to probe its hardware and time its model again, now or when it connects."""
+    UpgradeDevice: _aio.UnaryUnaryMultiCallable[_devices_pb2.UpgradeDeviceRequest, _devices_pb2.UpgradeDeviceResponse]  # type: ignore[assignment]
+    """Wants the device's agent to take the release of the hub in its own place, now or when it connects. One that does not start
+    gives way to the agent before it.
+    """
     ListDeviceSteps: _aio.UnaryUnaryMultiCallable[_devices_pb2.ListDeviceStepsRequest, _devices_pb2.ListDeviceStepsResponse]  # type: ignore[assignment]
     """What a device reported of every step of its assignments."""
     GetDeviceTransfers: _aio.UnaryUnaryMultiCallable[_devices_pb2.GetDeviceTransfersRequest, _devices_pb2.GetDeviceTransfersResponse]  # type: ignore[assignment]
@@ -270,6 +278,16 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_devices_pb2.ProfileDeviceResponse, _abc.Awaitable[_devices_pb2.ProfileDeviceResponse]]:
         """Wants the device to probe its hardware and time its model again, now or when it connects."""
+
+    @_abc_1.abstractmethod
+    def UpgradeDevice(
+        self,
+        request: _devices_pb2.UpgradeDeviceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_devices_pb2.UpgradeDeviceResponse, _abc.Awaitable[_devices_pb2.UpgradeDeviceResponse]]:
+        """Wants the device's agent to take the release of the hub in its own place, now or when it connects. One that does not start
+        gives way to the agent before it.
+        """
 
     @_abc_1.abstractmethod
     def ListDeviceSteps(

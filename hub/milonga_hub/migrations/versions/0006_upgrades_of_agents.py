@@ -1,0 +1,22 @@
+"""How often operators wanted devices to upgrade their agents, and how often they have."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+_WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("device", schema=None) as device:
+        for name in ("wanted_upgrades", "upgrades"):
+            device.add_column(sa.Column(name, _WHOLE, nullable=False, server_default="0"))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("device", schema=None) as device:
+        for name in ("upgrades", "wanted_upgrades"):
+            device.drop_column(name)

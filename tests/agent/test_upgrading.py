@@ -1,0 +1,177 @@
+"""Upgrading from afar: an agent takes its hub's release once, and none that is old, strange, or that cannot work here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from milonga.release import KIND, PROJECT, read_release
+from milonga_agent import unpacking
+from milonga_agent.care import StartAnew
+from milonga_agent.daemon import Agent, Options
+from milonga_agent.state import Store
+from milonga_hub.devices.models import Device
+from milonga_hub.devices.values import AgentRelease
+from milonga_hub.errors import FailedPrecondition
+from milonga_hub.install import releases
+from milonga_hub.install.releases import AgentReleases
+from milonga_hub.install.wheels import Wheel
+
+from tests.devices.world import World, hub, run
+
+NAME = "pi-1"
+
+
+def _releases(world: World) -> AgentReleases:
+    return AgentReleases(world.settings.data_dir / "agent_release.json", world.blobs, world.signing)
+
+
+def _agent(world: World, folder: Path) -> Agent:
+    token = "" if (folder / "identity.json").exists() else world.token()
+    options = Options(hub=f"127.0.0.1:{world.port}", data_dir=folder, name=NAME, join_token=token)
+    return Agent(replace(options, engines=("onnxruntime",)))
+
+
+def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str = "") -> Path:
+    """Return where releases belong, as the script that starts agents says it."""
+    folder = tmp_path / "agent" / "releases"
+    monkeypatch.setenv("MILONGA_AGENT_START", str(tmp_path / "start"))
+    monkeypatch.setenv("MILONGA_AGENT_RELEASES", str(folder))
+    monkeypatch.setenv("MILONGA_AGENT_RELEASE", release)
+    return folder
+
+
+async def _upgraded(world: World, agent: Agent, told: Callable[[Device], bool]) -> bool:
+    """Want an upgrade and wait for what the device tells of it; return whether it shall start anew for it."""
+    task = asyncio.ensure_future(agent.run())
+    try:
+        world.devices.upgrade(NAME)
+        waiting = asyncio.ensure_future(world.until_device(NAME, told))
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if task.done():
+            with pytest.raises(StartAnew):
+                await task
+        return task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        os.close(agent._lock)
+
+
+def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _installed(tmp_path, monkeypatch)
+
+    async def story() -> None:
+        async with hub(tmp_path / "hub") as world:
+            world.devices.offer_release(_releases(world).current)
+            agent = _agent(world, tmp_path / "agent")
+            await agent.enrol()
+            assert await _upgraded(world, agent, lambda device: False)
+            assert (folder / "current").readlink() == Path("a") and (folder / "trial-a").read_text() == "0\n"
+            assert (folder / "a" / "milonga_agent" / "daemon.py").exists() and (folder / "a" / "milonga").is_dir()
+            taken = read_release((folder / "a" / "manifest.json").read_bytes())
+            assert Store(tmp_path / "agent").care().upgrades == 1
+
+            # It runs now, and the hub has nothing newer.
+            _installed(tmp_path, monkeypatch, "a")
+            again = _agent(world, tmp_path / "agent")
+            assert not await _upgraded(world, again, lambda device: device.upgrades == 2)
+            assert not (folder / "b").exists()
+
+            # As if it had taken a later one: this one is refused, and people read why.
+            _installed(tmp_path, monkeypatch)
+            (folder / "number").write_text(str(taken.number + 1))
+            later = _agent(world, tmp_path / "agent")
+            assert not await _upgraded(world, later, lambda device: device.upgrades == 3)
+            assert f"is older than {taken.number + 1}" in world.devices.get(NAME).status_message
+
+    run(story())
+
+
+def test_a_release_that_only_the_hub_says_is_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _installed(tmp_path, monkeypatch)
+
+    async def story() -> None:
+        async with hub(tmp_path / "hub") as world:
+            real = _releases(world).current()
+            text = json.dumps(
+                {**json.loads(world.blobs.read(real.manifest.digest)), "number": 2_000_000_000}
+            ).encode()
+            # A project's keys sign no agent.
+            forged = world.file(text, "manifest.json")
+            world.signing.sign("digits", {forged.digest: forged.size_bytes})
+            world.devices.offer_release(lambda: AgentRelease(forged, real.wheels))
+            agent = _agent(world, tmp_path / "agent")
+            await agent.enrol()
+            assert not await _upgraded(world, agent, lambda device: device.upgrades == 1)
+            assert "nobody whom this device trusts has signed" in world.devices.get(NAME).status_message
+            assert not (folder / "current").exists()
+
+    run(story())
+
+
+def test_an_agent_without_the_installers_script_says_what_to_do(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path / "hub") as world:
+            agent = _agent(world, tmp_path / "agent")
+            await agent.enrol()
+            with pytest.raises(FailedPrecondition, match="no agent to upgrade to"):
+                world.devices.upgrade(NAME)
+            world.devices.offer_release(_releases(world).current)
+            assert not await _upgraded(world, agent, lambda device: device.upgrades == 1)
+            assert "run its line again" in world.devices.get(NAME).status_message
+
+    run(story())
+
+
+def _wheel(folder: Path, requires: str, daemon: str = "") -> dict[str, str]:
+    path = folder / "milonga_agent-9-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, content in {"__init__": "", "daemon": daemon, "cli": "def main(given): print(9)"}.items():
+            wheel.writestr(f"milonga_agent/{name}.py", content)
+        needs = f"Metadata-Version: 2.1\nName: milonga-agent\nVersion: 9\n{requires}\n"
+        wheel.writestr("milonga_agent-9.dist-info/METADATA", needs)
+    return {path.name: str(path)}
+
+
+@pytest.mark.parametrize(
+    ("requires", "daemon", "problem"),
+    [
+        ("Requires-Dist: grpcio>=1.60\nRequires-Dist: tensorrt; extra == 'tensorrt'", "", ""),
+        ("Requires-Dist: grpcio>=999", "", "the new agent needs grpcio>=999, and this device has 1."),
+        ("Requires-Dist: not-there-at-all", "", "this device has none: run the line that installs agents again here"),
+        ("", "raise SystemError('broken')", "the new agent does not start here: SystemError: broken"),
+    ],
+)
+def test_a_release_that_cannot_work_here_is_not_taken(tmp_path: Path, requires: str, daemon: str, problem: str) -> None:
+    said = unpacking.unpack(_wheel(tmp_path, requires, daemon), tmp_path / "new")
+    assert said.startswith(problem) or problem in said
+    assert bool(said) == bool(problem)
+
+
+def test_a_changed_agent_has_a_higher_number_and_an_unchanged_one_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with hub(tmp_path / "hub") as world:
+
+            def number() -> int:
+                text = world.blobs.read(_releases(world).current().manifest.digest)
+                assert {"kind": KIND, "project": PROJECT}.items() <= json.loads(text).items()
+                return read_release(text).number
+
+            first = number()
+            assert number() == first
+            monkeypatch.setattr(releases, "wheel_of", lambda name: Wheel(name, f"{name}.whl", b"of tomorrow"))
+            assert number() > first
+
+    run(story())
