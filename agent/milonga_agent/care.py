@@ -67,7 +67,7 @@ class Caring:
         if upgraded or wanted.restarts > done.restarts:
             # First: an agent that dies here must not start anew for ever.
             self._store.keep_care(done._replace(restarts=max(done.restarts, wanted.restarts)))
-            raise StartAnew("an operator wants the agent to start anew")
+            raise StartAnew("starting the new agent" if upgraded else "an operator wants the agent to start anew")
 
     async def _take(self, wanted: agent_pb2.Care) -> bool:
         """Take the release; return whether there is something new to start. What cannot be better next time is done with."""

@@ -16,7 +16,6 @@ from typing import Any
 
 from milonga.v1 import agent_pb2
 
-import milonga_agent
 from milonga_agent import plan
 from milonga_agent.allocator import give_back, use_one_arena
 from milonga_agent.assignments import Assignments
@@ -45,7 +44,7 @@ from milonga_agent.sample_sending import SampleSending
 from milonga_agent.serving import Serving
 from milonga_agent.state import Identity, Store
 from milonga_agent.steps import Depot
-from milonga_agent.supervision import confirm_start, keep_alive, notify, switched_back
+from milonga_agent.supervision import confirm_start, keep_alive, notify, running_version, switched_back
 from milonga_agent.telemetry import Boot, Sender, Spool
 from milonga_agent.trusting import Trust
 from milonga_agent.tuning import Tuning
@@ -278,7 +277,7 @@ class Agent:
         inventory = await self._prober.recent()
         return agent_pb2.Hello(
             inventory=inventory,
-            agent_version=milonga_agent.__version__,
+            agent_version=running_version(),
             boot_id=self._boot.id,
             status=self._status(),
             knows_shadows=True,
@@ -293,7 +292,9 @@ class Agent:
             generation=state.generation,
             active_bundle=worker.wish.bundle if worker else "",
             serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
-            message=" ".join(filter(None, (switched_back(), self._caring and self._caring.problem, state.message))),
+            message=" ".join(
+                filter(None, (switched_back(), self._caring.problem if self._caring else "", state.message))
+            ),
             active_engine=worker.choice.target if worker else "",
             restarts=care.restarts,
             profiles=care.profiles,

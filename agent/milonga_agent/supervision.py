@@ -9,6 +9,10 @@ import socket
 import sys
 from pathlib import Path
 
+from milonga.release import read_release
+
+from milonga_agent import __version__
+
 _DEFAULT_SECONDS = 3600.0
 # Set by the script that starts the agent (docs/install.md): the file that counts starts of a version that is new here ...
 _TRIAL = "MILONGA_AGENT_TRIAL"
@@ -18,6 +22,7 @@ _SWITCHED_BACK = "MILONGA_AGENT_SWITCHED_BACK"
 _RELEASES = "MILONGA_AGENT_RELEASES"
 _RELEASE = "MILONGA_AGENT_RELEASE"
 _START = "MILONGA_AGENT_START"
+RELEASE_MANIFEST = "manifest.json"
 
 
 def notify(state: str) -> None:
@@ -65,6 +70,15 @@ def releases_folder() -> Path | None:
 def release_in_use() -> str:
     """Return the slot of the release that runs, "" for what was installed."""
     return os.environ.get(_RELEASE, "")
+
+
+def running_version() -> str:
+    """Return the version of the agent, and the number of the release from the hub that runs, where one does: "0.1.0+1795762755"."""
+    folder, slot = releases_folder(), release_in_use()
+    if folder is not None and slot:
+        with contextlib.suppress(OSError, ValueError):
+            return f"{__version__}+{read_release((folder / slot / RELEASE_MANIFEST).read_bytes()).number}"
+    return __version__
 
 
 def start_command() -> list[str]:

@@ -36,7 +36,7 @@ def unpack(files: dict[str, str], target: Path) -> str:
             if sum(entry.file_size for entry in wheel.infolist()) > _MOST_BYTES:
                 return f"{name} is larger than an agent may be"
             wheel.extractall(str(target))
-    for path_, folders, names in os.walk(str(target)):
+    for path_, _, names in os.walk(str(target)):
         for file in names:
             with (Path(path_) / file).open("rb") as written:
                 os.fsync(written.fileno())

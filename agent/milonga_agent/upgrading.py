@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -23,11 +22,10 @@ from milonga_agent.errors import AgentError, Refused, Untrusted
 from milonga_agent.files import disk_errors, sync_folder, write_atomically
 from milonga_agent.plan import WantedFile, Wish
 from milonga_agent.processes import ended_within
-from milonga_agent.supervision import release_in_use, releases_folder
+from milonga_agent.supervision import RELEASE_MANIFEST, release_in_use, releases_folder
 
 _log = logging.getLogger(__name__)
 _SECONDS = 120.0
-_MANIFEST = "manifest.json"
 
 
 class Upgrading:
@@ -58,7 +56,7 @@ class Upgrading:
         depot.verify(wish)
         await self._bundles.check_signed(PROJECT, manifest)
         text = depot.blob(manifest.digest).read_bytes()
-        if running and _read(folder / running / _MANIFEST) == text:
+        if running and _read(folder / running / RELEASE_MANIFEST) == text:
             return False
         number, newest = _number(text), max(_taken_before(folder))
         if number < newest:
@@ -79,7 +77,7 @@ class Upgrading:
 def _wish(release: agent_pb2.AgentRelease) -> Wish:
     files = [*release.wheels, release.manifest]
     wanted = tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in files)
-    if wanted[-1].path != _MANIFEST:
+    if wanted[-1].path != RELEASE_MANIFEST:
         raise Refused("the hub names no release of the agent; upgrade the hub, or ask again")
     return Wish(bundle=wanted[-1].digest, files=wanted)
 
@@ -127,6 +125,6 @@ def _point(link: Path, slot: str) -> None:
     new = link.with_name("current.new")
     with contextlib.suppress(FileNotFoundError):
         new.unlink()
-    os.symlink(slot, str(new))
+    new.symlink_to(slot)
     new.replace(link)
     sync_folder(link.parent)

@@ -103,9 +103,7 @@ def test_a_release_that_only_the_hub_says_is_one_is_refused(tmp_path: Path, monk
     async def story() -> None:
         async with hub(tmp_path / "hub") as world:
             real = _releases(world).current()
-            text = json.dumps(
-                {**json.loads(world.blobs.read(real.manifest.digest)), "number": 2_000_000_000}
-            ).encode()
+            text = json.dumps({**json.loads(world.blobs.read(real.manifest.digest)), "number": 2_000_000_000}).encode()
             # A project's keys sign no agent.
             forged = world.file(text, "manifest.json")
             world.signing.sign("digits", {forged.digest: forged.size_bytes})

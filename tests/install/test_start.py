@@ -49,7 +49,6 @@ class Installation:
     def trial(self) -> Path:
         return self.state / "trial-b"
 
-
     def release(self, slot: str) -> None:
         """Make a release current, as the agent does."""
         folder = self.state / "releases"
@@ -93,7 +92,10 @@ def test_a_release_from_the_hub_lies_over_what_is_installed(installed: Installat
 
 def test_a_release_that_fails_three_times_gives_way_to_the_agent_before_it(installed: Installation) -> None:
     releases = installed.state / "releases"
-    installed.put("b", 'if [ "${MILONGA_AGENT_RELEASE:-}" = "$BROKEN" ]; then exit 1; fi; echo "${MILONGA_AGENT_RELEASE:-installed}"')
+    installed.put(
+        "b",
+        'if [ "${MILONGA_AGENT_RELEASE:-}" = "$BROKEN" ]; then exit 1; fi; echo "${MILONGA_AGENT_RELEASE:-installed}"',
+    )
     for slot, before in (("a", "installed"), ("b", "a")):
         installed.release(slot)
         script = f"BROKEN={slot} {installed.prefix}/start"

@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from milonga_agent.simulation.fleet import Fleet
 from milonga_agent.simulation.spec import Simulation
 from milonga_hub.app import Hub
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.models import Device, DeviceState, ShadowSpec
+from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import Rollout, RolloutDeviceState, RolloutState
 from milonga_hub.simulation.machines import machines
@@ -103,6 +105,11 @@ def test_a_version_that_fails_on_a_share_of_the_fleet_pauses_its_rollout_and_the
                 types = {device.device_type for device in devices(hub)}
                 assert types == {"raspberry-pi-4", "raspberry-pi-5"}
                 assert all(device.simulated for device in devices(hub))
+                name = fleet.simulation.name(0)
+                hub.devices.restart(name)
+                await until(hub, lambda: hub.devices.get(name).restarts == 1)
+                with pytest.raises(FailedPrecondition, match="a simulated device keeps no log"):
+                    await hub.devices.log(name)
                 version = release(hub.models, hub.builds, tmp_path / "made", 1, sorted(types))
                 spec = RolloutSpec(waves=[0.5, 0.5], soak_seconds=0.0, max_failure_ratio=0.1)
                 id = hub.rollouts.create(version, PROJECT, "", spec).id

@@ -83,6 +83,7 @@ class Device:
         self._request = b""
         self._hub: Hub | None = None
         self._outbox = Outbox()
+        self._cared = agent_pb2.Care()
         self._online = False
         self._stream: asyncio.Future[None] | None = None
         self._pursuing: asyncio.Task[None] | None = None
@@ -239,6 +240,9 @@ class Device:
             generation=self._state.generation,
             active_bundle=self._state.active.bundle,
             message=self._state.message,
+            restarts=self._cared.restarts,
+            profiles=self._cared.profiles,
+            upgrades=self._cared.upgrades,
         )
 
     def _handle(self, message: agent_pb2.ConnectResponse) -> None:
@@ -254,6 +258,13 @@ class Device:
             assert self._credentials is not None
             self._credentials = replace(self._credentials, certificate=message.certificate.certificate.encode("ascii"))
             self._after("renew", message.certificate.renew_after_seconds, self._renew)
+        elif kind == "care":
+            # There is no process and no hardware: it says that it is done.
+            self._cared = message.care
+            self._beat()
+        elif kind == "help_request":
+            answer = agent_pb2.HelpAnswer(id=message.help_request.id, error="a simulated device keeps no log")
+            self._send(help_answer=answer)
 
     def _set_up(self, settings: agent_pb2.Settings) -> None:
         """The first message of every stream: the hub has let this device in."""

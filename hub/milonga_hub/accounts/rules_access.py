@@ -259,6 +259,7 @@ HTTP: Mapping[str, Access] = {
         POST /devices/{name}/unpin
         POST /devices/{name}/restart
         POST /devices/{name}/profile
+        POST /devices/{name}/upgrade
         POST /new/devices
         POST /new/projects
         POST /new/rollouts

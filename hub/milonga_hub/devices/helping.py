@@ -90,7 +90,10 @@ class Helping:
     def send(self, device: Device) -> None:
         """Tell a connected device what it has not done yet; others hear it when they connect."""
         counts = device.wanted_restarts, device.wanted_profiles, device.wanted_upgrades
-        if all(wanted <= done for wanted, done in zip(counts, (device.restarts, device.profiles, device.upgrades), strict=True)):
+        if all(
+            wanted <= done
+            for wanted, done in zip(counts, (device.restarts, device.profiles, device.upgrades), strict=True)
+        ):
             return
         release = None
         if device.wanted_upgrades > device.upgrades:

@@ -116,6 +116,11 @@ def router(hub: HubServices) -> APIRouter:
         device = hub.devices.profile(name)
         return RedirectResponse(f"/devices/{device.name}", 303)
 
+    @pages.post("/devices/{name}/upgrade")
+    async def upgrade(name: str) -> RedirectResponse:
+        device = hub.devices.upgrade(name)
+        return RedirectResponse(f"/devices/{device.name}", 303)
+
     @pages.post("/devices/{name}/unpin")
     async def unpin(name: str) -> RedirectResponse:
         device = hub.devices.unpin(name)

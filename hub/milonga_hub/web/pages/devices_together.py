@@ -16,6 +16,7 @@ MOST_AT_ONCE = 1000
 VERBS = {
     "restart": N_("Restart the agents"),
     "profile": N_("Profile again"),
+    "upgrade": N_("Upgrade the agents"),
     "pin": N_("Keep their versions"),
     "unpin": N_("Let go of their versions"),
     "label": N_("Set labels"),
@@ -66,6 +67,7 @@ def _action(hub: HubServices, verb: str, labels: str) -> Callable[[str], object]
     actions: dict[str, Callable[[str], object]] = {
         "restart": hub.devices.restart,
         "profile": hub.devices.profile,
+        "upgrade": hub.devices.upgrade,
         "pin": hub.devices.pin,
         "unpin": hub.devices.unpin,
         "label": lambda name: hub.devices.update_labels(name, given),
