@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from milonga_agent.state import Identity, Store
 from milonga_agent.telemetry import Sender
 
 _log = logging.getLogger(__name__)
+# A stream that lasted so long was a good one.
+_STEADY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Connection:
         _log.info("the hub renewed this device's certificate")
 
     async def run(self, identity: Identity) -> None:
-        failures = refusals = 0
+        failures = refusals = short = 0
 
         def handle(message: agent_pb2.ConnectResponse) -> None:
             nonlocal failures, refusals
@@ -79,7 +82,7 @@ class Connection:
 
         while True:
             hub = Hub(identity, self._store.credentials())
-            heart = asyncio.ensure_future(self._beat())
+            heart, began = asyncio.ensure_future(self._beat()), time.monotonic()
             try:
                 outgoing = self._outbox.open(await self._said.hello())
                 self._said.opened()
@@ -98,7 +101,9 @@ class Connection:
                     await self._wait_refused(problem, refusals)
             else:
                 failures += 1
-                seconds = backoff_seconds(failures, self._random)
+                # What ends again and again as soon as it has begun is no better than what never begins: a copy of this device, perhaps.
+                short = short + 1 if time.monotonic() - began < _STEADY_SECONDS else 0
+                seconds = backoff_seconds(max(failures, short), self._random)
                 _log.warning("%s; trying again in %.1f s", problem, seconds)
                 await asyncio.sleep(seconds)
             if failures > 1 or (refusals and self._joining.join_token):

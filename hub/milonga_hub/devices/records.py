@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select, update
@@ -26,6 +26,7 @@ from milonga_hub.devices.values import AgentStatus, Download, Hello
 from milonga_hub.errors import Unauthenticated
 
 _log = logging.getLogger(__name__)
+_SAID_AGAIN = timedelta(minutes=10)
 
 # SQLite takes 32,766 in one statement.
 _NAMES_PER_STATEMENT = 1000
@@ -64,10 +65,12 @@ class Records:
         if found is None:
             raise Unauthenticated(f"device {device} was deleted; enrol it again")
         if rules.is_clone(found.boot_ids, hello.boot_id):
-            found.cloned_at = self._clock()
-            _log.warning(
-                "two machines have the identity of %s; if it was copied: milonga devices revoke %s", device, device
-            )
+            before, found.cloned_at = found.cloned_at, self._clock()
+            # They take the device's place in turns.
+            if before is None or found.cloned_at - before > _SAID_AGAIN:
+                _log.warning(
+                    "two machines have the identity of %s; if it was copied: milonga devices revoke %s", device, device
+                )
         boots = rules.with_boot(found.boot_ids, hello.boot_id)
         if boots != found.boot_ids:
             found.boot_ids = boots

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
+import grpc
 from milonga.deltas import FORMAT
 from milonga.v1 import agent_pb2, agent_pb2_grpc, common_pb2, devices_pb2, devices_pb2_grpc
 
@@ -41,6 +43,7 @@ from milonga_hub.devices.values import (
     TimingResult,
     TimingTask,
 )
+from milonga_hub.devices.writing import Writing
 from milonga_hub.errors import InvalidInput, MilongaError, NotFound, PermissionDenied, Unauthenticated
 from milonga_hub.events import EventBus
 from milonga_hub.transfers.rules import Listed
@@ -52,6 +55,8 @@ _log = logging.getLogger(__name__)
 
 # An inventory has a few kilobytes, and strangers may send one.
 _MAX_ENROLMENT_BYTES = 64 * 1024
+# Of a status; longer ones are of trouble, and each device has its own.
+_MOST_SHARED_BYTES = 512
 
 
 class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
@@ -215,6 +220,24 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         )
 
 
+class _Received:
+    """What a call receives, message by message. gRPC's own iterator keeps each until the next one comes, for hours."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __aiter__(self) -> _Received:
+        return self
+
+    async def __anext__(self) -> agent_pb2.ConnectRequest:
+        message: agent_pb2.ConnectRequest = await self._context.read()
+        if message is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return message
+
+
 @dataclass(frozen=True)
 class DeviceAddress:
     """Where enrolled devices find the hub; an empty host stands for the one that they asked at."""
@@ -307,25 +330,30 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
 
     async def Connect(self, request_iterator: AsyncIterator[agent_pb2.ConnectRequest], context: Any) -> None:  # type: ignore[override]
         device = self._authenticated(context).name
-        first = await anext(aiter(request_iterator), None)
+        requests = _Received(context)
+        first = await anext(requests, None)
         if first is None or first.WhichOneof("message") != "hello":
             raise InvalidInput("the first message of Connect must be a Hello")
-        stream = await self._devices.connections.connect(device, from_proto(first.hello, Hello))
+        hello = from_proto(first.hello, Hello)
+        hello.status = _status(first.hello.status.SerializeToString())
+        # A stream may be open for weeks, and an inventory is long.
+        del first
+        stream = await self._devices.connections.connect(device, hello)
+        del hello
         if self._samples is not None:
             stream.send("sampling", self._samples.greet(device))
-        sides = [
-            asyncio.create_task(self._read(stream, host_of(context), request_iterator)),
-            asyncio.create_task(self._write(stream, context)),
-        ]
+        writing = Writing(stream, lambda message: context.write(_outgoing(message)))
         try:
-            done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
-            for side in done:
-                side.result()
+            await self._read(stream, host_of(context), requests)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if writing.problem is None or task is None or task.uncancel():
+                raise  # The device went, or the hub stops.
         finally:
-            for side in sides:
-                side.cancel()
+            await writing.stop()
             await self._devices.connections.disconnect(stream)
-            await asyncio.gather(*sides, return_exceptions=True)
+        if writing.problem is not None:
+            raise writing.problem
 
     async def FetchBlob(self, request: agent_pb2.FetchBlobRequest, context: Any) -> None:  # type: ignore[override]
         device = self._authenticated(context).name
@@ -392,13 +420,10 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
 
     async def _read(self, stream: DeviceStream, host: str, requests: AsyncIterator[agent_pb2.ConnectRequest]) -> None:
         device, connections = stream.device, self._devices.connections
-        said, status = None, None
         async for request in requests:
             match request.WhichOneof("message"):
                 case "heartbeat":
-                    if request.heartbeat.status != said or status is None:
-                        said, status = request.heartbeat.status, from_proto(request.heartbeat.status, AgentStatus)
-                    await connections.beat(device, status)
+                    await connections.beat(device, _status(request.heartbeat.status.SerializeToString()))
                 case "step":
                     if (step := _step(device, request.step)) is not None:
                         await connections.report(step, self._download(device, request.step))
@@ -419,6 +444,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
                     raise InvalidInput("only the first message of Connect may be a Hello")
                 case _:
                     pass  # Of a newer agent.
+            # It would stay until the next one comes.
+            del request
 
     def _download(self, device: str, report: agent_pb2.StepReport) -> Download | None:
         """Return what a download moved that has succeeded, and count what of it came from neighbours.
@@ -433,10 +460,6 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         if assignment is None or assignment.generation != report.generation or not report.HasField("moved_bytes"):
             return None
         return believed(assignment.project, most, report.moved_bytes, report.neighbours)
-
-    async def _write(self, stream: DeviceStream, context: Any) -> None:
-        while True:
-            await context.write(_outgoing(await stream.next()))
 
 
 def take_answer(devices: DeviceService, device: str, request: agent_pb2.ConnectRequest) -> None:
@@ -458,6 +481,18 @@ def encoded(message: Outgoing) -> tuple[bytes, set[str]]:
     elif isinstance(message, TimingTask):
         files = (message.item.session, message.item.kernels)
     return _outgoing(message).SerializeToString(), {file.digest for file in files}
+
+
+def _status(told: bytes) -> AgentStatus:
+    """Return what an agent says of itself. Most of a fleet says the same, again and again: then it is the same object."""
+    return _known_status(told) if len(told) <= _MOST_SHARED_BYTES else _status_of(told)
+
+
+def _status_of(told: bytes) -> AgentStatus:
+    return from_proto(agent_pb2.AgentStatus.FromString(told), AgentStatus)
+
+
+_known_status = lru_cache(maxsize=4096)(_status_of)
 
 
 def _slot_of(request: agent_pb2.ConnectRequest) -> str:

@@ -47,11 +47,13 @@ class DeviceLost(MilongaError):
 class DeviceStream:
     """One connected device. A newer message of the same slot replaces one that was not sent yet."""
 
+    __slots__ = ("_closed", "_heard", "_loop", "_waiting", "device", "knows_tuning", "status")
+
     def __init__(self, device: str) -> None:
         self.device = device
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[str, Outgoing] = {}
-        self._wake = asyncio.Event()
+        self._heard: Callable[[], None] | None = None
         self._closed: MilongaError | None = None
         # What the database has of the device, once it has: most heartbeats say the same again.
         self.status: AgentStatus | None = None
@@ -71,7 +73,7 @@ class DeviceStream:
         """Leave a message before all that wait already."""
         waiting, self._waiting = self._waiting, {slot: message}
         self._waiting.update(waiting)
-        self._wake.set()
+        self._hear()
 
     def offer(self, slot: str, message: Outgoing) -> None:
         """Leave a message unless a newer one of its slot waits already."""
@@ -82,24 +84,39 @@ class DeviceStream:
         """End the stream: the device is told the reason. May be called from any thread."""
         self._on_loop(lambda: self._end(reason))
 
-    async def next(self) -> Outgoing:
-        """Return the next message for the device. Raises the reason once the hub has closed the stream."""
-        while self._closed is None and not self._waiting:
-            self._wake.clear()
-            await self._wake.wait()
+    def listen(self, heard: Callable[[], None] | None) -> None:
+        """Call this, on the event loop, when a message waits or the stream has ended; now, where that is so already."""
+        self._heard = heard
+        if self._waiting or self._closed is not None:
+            self._hear()
+
+    def take(self) -> Outgoing | None:
+        """Return the next message for the device, None for none. Raises the reason once the hub has closed the stream."""
         if self._closed is not None:
             raise self._closed
-        return self._waiting.pop(next(iter(self._waiting)))
+        return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
+
+    async def next(self) -> Outgoing:
+        """Return the next message for the device, when there is one. Raises the reason once the hub has closed the stream."""
+        while (message := self.take()) is None:
+            woken = asyncio.Event()
+            self.listen(woken.set)
+            await woken.wait()
+        return message
 
     def _put(self, slot: str, message: Outgoing) -> None:
         self._waiting.pop(slot, None)
         self._waiting[slot] = message
-        self._wake.set()
+        self._hear()
 
     def _end(self, reason: MilongaError) -> None:
         if self._closed is None:
             self._closed = reason
-            self._wake.set()
+            self._hear()
+
+    def _hear(self) -> None:
+        if self._heard is not None:
+            self._heard()
 
     def _on_loop(self, action: Callable[[], None]) -> None:
         try:

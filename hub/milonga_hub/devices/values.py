@@ -101,7 +101,7 @@ class NewAssignment(BaseModel):
     shadow: ShadowSpec | None
 
 
-class AgentStatus(BaseModel):
+class AgentStatus(BaseModel, frozen=True):
     generation: int = 0
     active_bundle: str = ""
     serving_url: str = ""

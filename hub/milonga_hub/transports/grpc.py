@@ -107,11 +107,11 @@ class ErrorMapping(grpc.aio.ServerInterceptor):
         }
         attribute, make = kinds[handler.request_streaming, handler.response_streaming]
         door = Door(self._gate, method, lasts=handler.response_streaming)
-        behaviour = _guarded(getattr(handler, attribute), method, door)
+        behaviour = _guarded(getattr(handler, attribute), method, door, self._gate)
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
-def _guarded(behaviour: Any, method: str, door: Door) -> Any:
+def _guarded(behaviour: Any, method: str, door: Door, gate: Gate | None) -> Any:
     if inspect.isasyncgenfunction(behaviour):
 
         async def generate(request: Any, context: Any) -> Any:
@@ -137,8 +137,11 @@ def _guarded(behaviour: Any, method: str, door: Door) -> Any:
 
     async def answered(request: Any, context: Any) -> Any:
         try:
-            async with door.passed(request, context):
-                answer = await door.while_valid(behaviour(request, context), context)
+            if gate is None:
+                answer = await behaviour(request, context)
+            else:
+                async with door.passed(request, context):
+                    answer = await door.while_valid(behaviour(request, context), context)
         except Exception as error:
             return await abort(error, method, request, context)
         counts.grpc_calls[method, "OK"] += 1
