@@ -98,7 +98,7 @@ def upgrade(
 ) -> None:
     """Want agents to take this hub's version in their own place; one that does not start gives way to the one before."""
     if bool(device) == bool(selector):
-        raise Refused("name one device, or give --selector for all that match")
+        raise typer.BadParameter("name one device, or give --selector for all that match")
     with Client() as client:
         names = [device] if device else _matching(client, selector)
         for name in names:
