@@ -94,7 +94,7 @@ def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
             assert not await _upgraded(world, later, lambda device: device.upgrades == 3)
             assert f"is older than {taken.number + 1}" in world.devices.get(NAME).status_message
 
-    run(story())
+    run(story(), 300)
 
 
 def test_a_release_that_only_the_hub_says_is_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_a_release_that_only_the_hub_says_is_one_is_refused(tmp_path: Path, monk
             assert "nobody whom this device trusts has signed" in world.devices.get(NAME).status_message
             assert not (folder / "current").exists()
 
-    run(story())
+    run(story(), 300)
 
 
 def test_an_agent_without_the_installers_script_says_what_to_do(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_an_agent_without_the_installers_script_says_what_to_do(tmp_path: Path) 
             assert not await _upgraded(world, agent, lambda device: device.upgrades == 1)
             assert "run its line again" in world.devices.get(NAME).status_message
 
-    run(story())
+    run(story(), 300)
 
 
 def _wheel(folder: Path, requires: str, daemon: str = "") -> dict[str, str]:
@@ -172,4 +172,4 @@ def test_a_changed_agent_has_a_higher_number_and_an_unchanged_one_the_same(
             monkeypatch.setattr(releases, "wheel_of", lambda name: Wheel(name, f"{name}.whl", b"of tomorrow"))
             assert number() > first
 
-    run(story())
+    run(story(), 300)

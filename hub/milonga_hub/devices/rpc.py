@@ -232,9 +232,10 @@ class _Received:
         return self
 
     async def __anext__(self) -> agent_pb2.ConnectRequest:
-        message: agent_pb2.ConnectRequest = await self._context.read()
+        message: Any = await self._context.read()
         if message is grpc.aio.EOF:
             raise StopAsyncIteration
+        assert isinstance(message, agent_pb2.ConnectRequest)
         return message
 
 
