@@ -35,7 +35,9 @@ from tests.web.translations import (
 
 KOREAN = {"accept-language": "ko-KR,ko;q=0.9,en-US;q=0.8,en;q=0.7"}
 # What is no text of a language: names, units and what people type.
-_NO_TEXT = re.compile(r"Milonga|API|COCO|YOLO|Pascal VOC|AP50-95|p9[59]|px|ms|MB|UTC|example\.py|ultralytics \.pt|°C|\bW\b|v")
+_NO_TEXT = re.compile(
+    r"Milonga|API|COCO|YOLO|Pascal VOC|AP50-95|p9[59]|px|ms|MB|UTC|example\.py|ultralytics \.pt|°C|\bW\b|v"
+)
 
 
 @pytest.fixture
