@@ -16,10 +16,9 @@ from milonga.pictures import normalise
 from milonga_hub.learning.checkpoint import Checkpoint, Point, Recipe, load_supernet
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import Data, load
-from milonga_hub.learning.recipes import automatic_batch_size, settled
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.spaces.fixed import Fixed
-from milonga_hub.learning.task import Mixed, Optimiser, runner
+from milonga_hub.learning.task import Mixed, runner
 from milonga_hub.learning.train import MemoryTooSmall, Trainer, TrainingDiverged, evaluated, subnet
 from milonga_hub.training.job import task_of_training
 
@@ -226,27 +225,6 @@ def test_a_step_that_is_far_too_long_is_told_in_the_shortest_training(
     assert not (tmp_path / "c.pt").exists()
 
 
-def test_what_a_recipe_leaves_open_is_chosen_for_the_task(task: Classification) -> None:
-    chosen = settled(replace(RECIPE, batch_size=0, learning_rate=0), task, SPACE)
-    assert (chosen.optimiser, chosen.learning_rate) == (task.optimiser.name, task.optimiser.learning_rate)
-    assert chosen.batch_size == automatic_batch_size(task.count)
-    assert chosen.largest_alone_share == task.largest_alone_share
-    complete = replace(RECIPE, optimiser="adamw", largest_alone_share=0.5)
-    assert settled(complete, task, SPACE) == complete
-    with pytest.raises(ValueError, match="batch_size of 2 or more"):
-        settled(replace(RECIPE, batch_size=1), task, SPACE)
-
-
-def test_a_task_may_want_another_learning_rate_where_subnets_share_weights(
-    task: Classification, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(task, "optimiser", Optimiser("adamw", 0.01, shared=2.0))
-    open_recipe = replace(RECIPE, learning_rate=0)
-    assert settled(open_recipe, task, SPACE).learning_rate == 0.02
-    assert settled(open_recipe, task, Fixed(SPACE, SPACE.smallest())).learning_rate == 0.01
-    assert settled(RECIPE, task, SPACE).learning_rate == RECIPE.learning_rate
-
-
 def test_one_network_alone_is_evaluated_once_an_epoch(
     task: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,7 +270,6 @@ from pathlib import Path
 from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
-from milonga_hub.learning.recipes import automatic_batch_size, settled
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.train import Trainer
 torch.set_num_threads(1)
@@ -314,10 +291,6 @@ torch.save(
     # Of ten classes, before much is learned; each process sees half of the pictures.
     assert float(first.pop("loss")) > 0.7 * np.log(10)
     assert all(torch.equal(first[name], weight) for name, weight in _weights(tmp_path / "c.pt").items())
-
-
-def test_small_data_sets_get_small_batches() -> None:
-    assert [automatic_batch_size(count) for count in (20, 400, 2000, 100_000)] == [8, 16, 64, 64]
 
 
 def test_twenty_pictures_are_enough_to_train(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def settled(recipe: Recipe, task: Task, space: Space) -> Recipe:
         recipe,
         optimiser=name,
         learning_rate=recipe.learning_rate or task.optimiser.learning_rate * (task.optimiser.shared if shared else 1.0),
-        batch_size=recipe.batch_size or automatic_batch_size(task.count),
+        # The learning rate scales with it: there are no more pictures in a batch than there are.
+        batch_size=min(recipe.batch_size or automatic_batch_size(task.count), task.count),
         largest_alone_share=task.largest_alone_share if recipe.largest_alone_share < 0 else recipe.largest_alone_share,
     )
 
