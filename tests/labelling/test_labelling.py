@@ -257,6 +257,9 @@ def test_sampling_is_off_unless_it_is_switched_on_and_switching_it_trains_nothin
     assert not ProjectSpec(dataset="parts").samples.enabled
     spec = ProjectSpec(dataset="digits")
     assert not worth_a_run(["spec.samples.enabled: False -> True", "spec.samples.random: 0.25 -> 1.0"], spec)
+    assert not worth_a_run(
+        ["spec.retraining.quiet_hours: [] -> ['08:00-20:00']", "spec.rollout.soak_seconds: 1 -> 2"], spec
+    )
     assert worth_a_run(["spec.samples.enabled: False -> True", "spec.training.epochs: 3 -> 4"], spec)
     assert worth_a_run(["new project"], spec)
     assert not worth_a_run(["new project"], ProjectSpec())

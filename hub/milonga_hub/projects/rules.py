@@ -184,12 +184,17 @@ def changes(before: ProjectSpec | None, after: ProjectSpec) -> list[str]:
     return differences("spec", before.model_dump(mode="json"), after.model_dump(mode="json"))
 
 
+# Parts of a spec that hold from now on, for the networks that there are too.
+_OF_NO_NETWORK = ("spec.samples.", "spec.retraining.", "spec.rollout.")
+
+
 def worth_a_run(changed: Sequence[str], spec: ProjectSpec) -> bool:
-    """Return whether something changed that a network depends on; which pictures are sampled is no such thing.
+    """Return whether something changed that a network depends on. Which pictures are sampled, when a run starts by itself and how
+    versions are rolled out are no such things.
 
     Without a data set nothing is trained.
     """
-    return bool(spec.dataset) and any(not line.startswith("spec.samples.") for line in changed)
+    return bool(spec.dataset) and any(not line.startswith(_OF_NO_NETWORK) for line in changed)
 
 
 def differences(path: str, before: Any, after: Any) -> list[str]:
