@@ -22,13 +22,23 @@ from tests.web.test_pages import LISTS, THINGS
 _DEVICES = int(os.environ.get("BENCH_DEVICES", "10000"))
 _REPEATS = 25
 _GOAL_MS = 200.0
+# Pages that tests/web/test_browser.py looks at beside those.
+_OTHERS = (
+    "/settings/policies",
+    "/settings/webhooks",
+    "/settings/users",
+    "/settings/audit",
+    "/settings/usage",
+    "/runs/digits/2/log",
+    "/new/models",
+)
 # A device among the many, the selector of a site, and the rollout that has them all.
 _LARGE = ("/devices/unit-00042", "/devices?selector=site%3Dsite-7", "/devices?state=offline", "/rollouts/digits-3")
 
 
 def run() -> list[Result]:
     """Return the 95th percentile of the slowest page, and the median over pages of theirs."""
-    pages = [*LISTS, *THINGS, *_LARGE]
+    pages = [*LISTS, *THINGS, *_OTHERS, *_LARGE]
     command = [sys.executable, "-m", "benchmarks._pages_hub", str(_DEVICES)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hub:
         try:

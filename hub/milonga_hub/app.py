@@ -156,6 +156,7 @@ class Hub:
         self.transfers = TransferService(self.blobs, self.own_folder / "deltas", settings)
         self.accounts = AccountService(self.database, self.folder, self.devices.authority.fingerprint, settings)
         self.datasets = DatasetService(self.database, self.blobs, self.events)
+        self.datasets.likenesses.folder = self.own_folder / "likeness"
         self.projects = ProjectService(self.database, self.events, self.datasets)
         self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, stores.pictures)
         self.labelling = LabellingService(

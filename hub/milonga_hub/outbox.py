@@ -90,6 +90,21 @@ class Outbox(ABC, Generic[D]):
         with self._database.session() as session:
             return [*session.exec(lost.order_by(col(self._table.created_at).desc()).limit(20))]
 
+    def again(self, *wanted: Any) -> list[D]:
+        """Take up what was given up and fits, the oldest first; what fails once more is given up at once.
+
+        Its id and its time stay, so that a receiver knows what it may have taken before.
+        """
+        lost = select(self._table).where(self._table.state == DeliveryState.GIVEN_UP, *wanted)
+        with self._database.session() as session:
+            self._database.begin_writing(session)
+            rows: list[D] = [*session.exec(lost.order_by(col(self._table.created_at), col(self._table.id)))]
+            for row in rows:
+                row.state, row.ended_at, row.next_attempt_at = DeliveryState.PENDING, None, self._clock()
+                session.add(row)
+        self.wake()
+        return rows
+
     async def run(self) -> None:
         """Carry messages for ever. Those to different places do not wait for each other."""
         self._loop = asyncio.get_running_loop()

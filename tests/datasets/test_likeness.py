@@ -57,6 +57,26 @@ def test_pictures_of_a_version_are_looked_at_beside_everything_else(tmp_path: Pa
     assert [{sample.digest for sample in group} for group in found.groups] == [{digests[0], digests[1]}]
 
 
+def test_what_looks_alike_is_known_after_a_restart_and_looked_for_anew_where_its_file_is_damaged(
+    tmp_path: Path,
+) -> None:
+    blobs = BlobStore(tmp_path / "blobs")
+    digests = [blobs.put(_packed(_scene(seed), form)) for seed, form in ((2, "PNG"), (1, "JPEG"), (1, "PNG"))]
+    samples = [Sample(digest, "a", TRAIN, 1, f"{digest}.png") for digest in digests]
+
+    def restarted() -> Likenesses:
+        return Likenesses(blobs, EventBus(), tmp_path / "likeness")
+
+    first = restarted()
+    first.of("datasets/a/versions/1", samples)
+    first.finish()
+    assert restarted().of("datasets/a/versions/1", samples).groups == [tuple(samples[1:])]
+    assert restarted().of("datasets/a/versions/2", samples[:2]).groups is None, "of other pictures nothing is known"
+    (file,) = [one for one in (tmp_path / "likeness").iterdir() if "[[" in one.read_text()]
+    file.write_text("[[7]]")
+    assert restarted().of("datasets/a/versions/1", samples).groups is None
+
+
 def test_parts_of_the_frame_count_the_boxes_over_them() -> None:
     boxes = (Box("a", 0.5, 0.5, 1.0, 1.0), Box("b", 0.25, 0.25, 0.5, 0.5), Box("b", 0.99, 0.99, 0.001, 0.001))
     samples = [Sample("sha256:0", "", TRAIN, 1, "0.png", boxes)]

@@ -18,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from tests.web.people import PASSWORD
+from tests.web.relay import relay_to
 from tests.web.shots import keep_as_it_is
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -202,6 +203,46 @@ def _label(page: Page, address: str, shelf: str) -> None:
     """Change a label as another tab of the same browser would."""
     url, headers = f"{address}/api/v1/devices/pi5-2", {"Origin": address}
     expect(page.request.patch(url, data={"labels": {"shelf": shelf}}, headers=headers)).to_be_ok()
+
+
+def test_a_page_is_right_again_after_its_connection_was_lost(browser: Browser, address: str, signed_in: Any) -> None:
+    """What happens while nothing comes through is on the page as soon as the line is back, without a reload."""
+    page = browser.new_page(storage_state=signed_in)
+    with relay_to(address) as relay, leaving(page):
+        page.goto(f"{relay.address}/devices")
+        expect(page.locator("#live-state")).to_have_text("live")
+        page.evaluate("window.stillTheSamePage = true")
+        relay.cut()
+        expect(page.locator("#live-state")).to_have_text("hub unreachable")
+        _label(page, address, "lost")
+        expect(page.locator("span.label", has_text="shelf=lost")).to_be_hidden()
+        relay.mend()
+        expect(page.locator("#live-state")).to_have_text("live", timeout=20_000)
+        expect(page.locator("span.label", has_text="shelf=lost")).to_be_visible()
+        # And it follows as before.
+        _label(page, address, "found")
+        expect(page.locator("span.label", has_text="shelf=found")).to_be_visible()
+        assert page.evaluate("window.stillTheSamePage") is True
+    page.close()
+
+
+def test_a_connection_that_falls_silent_is_noticed(browser: Browser, address: str, signed_in: Any) -> None:
+    """Where nothing ends the connection, such as behind a router that forgot it, the page itself does."""
+    page = browser.new_page(storage_state=signed_in)
+    page.clock.install()
+    with relay_to(address) as relay, leaving(page):
+        page.goto(f"{relay.address}/devices")
+        expect(page.locator("#live-state")).to_have_text("live")
+        relay.fall_silent()
+        _label(page, address, "unheard")
+        page.clock.fast_forward(60_000)
+        expect(page.locator("#live-state")).to_have_text("hub unreachable")
+        relay.mend()
+        page.clock.fast_forward(10_000)
+        expect(page.locator("#live-state")).to_have_text("live", timeout=20_000)
+        page.clock.fast_forward(1_000)
+        expect(page.locator("span.label", has_text="shelf=unheard")).to_be_visible()
+    page.close()
 
 
 def test_devices_are_ticked_and_labelled_together_and_a_tick_outlives_what_comes_in(page: Page, address: str) -> None:

@@ -142,6 +142,29 @@ def test_a_message_is_tried_again_after_a_restart_and_given_up_in_the_end(world:
     assert world.webhooks.waiting_count() == 0
 
 
+def test_what_was_given_up_is_sent_again_under_its_id_when_somebody_asks(world: World, web: WebReceiver) -> None:
+    world.webhooks.apply("chat", WebhookSpec(url=web.url, give_up_after_seconds=0.0))
+    web.status = 503
+    for number in (1, 2):
+        world.happens(EventKind.RUN_FINISHED, f"projects/digits/runs/{number}")
+    world.webhooks.look()
+    world.deliver()
+    world.deliver()
+    (second, first), _ = world.webhooks.deliveries("chat", DeliveryState.GIVEN_UP)
+    sent = len(web.bodies)
+    assert [one.id for one in world.webhooks.redeliver("chat", second.id)] == [second.id]
+    world.deliver()
+    assert len(web.bodies) == sent + 1, "only that one, and only once"
+    assert len(world.webhooks.deliveries("chat", DeliveryState.GIVEN_UP)[0]) == 2
+    web.status = 204
+    assert [one.id for one in world.webhooks.redeliver("chat")] == [first.id, second.id]
+    world.deliver()
+    assert [headers["Milonga-Delivery"] for headers in web.headers[-2:]] == [first.id, second.id]
+    assert web.bodies[-1] == web.bodies[sent]
+    with pytest.raises(NotFound, match="no message to chat was given up"):
+        world.webhooks.redeliver("chat")
+
+
 def test_a_webhook_that_is_deleted_hears_nothing_more_and_one_made_anew_nothing_of_before(
     world: World, web: WebReceiver
 ) -> None:

@@ -1,4 +1,4 @@
-from milonga.client import Client, FailedPrecondition
+from milonga.client import Client, FailedPrecondition, NotFound
 
 hub = Client()
 
@@ -19,6 +19,12 @@ except FailedPrecondition as problem:
 # %% ListWebhookDeliveries
 for delivery in hub.webhooks.list_webhook_deliveries("chat"):
     print(delivery.event, delivery.subject, delivery.attempts, delivery.error)
+
+# %% RedeliverWebhook
+try:
+    print(hub.webhooks.redeliver_webhook("chat"))
+except NotFound as problem:
+    print(problem)  # nothing was given up
 
 # %% DeleteWebhook
 hub.webhooks.delete_webhook("chat")

@@ -112,7 +112,10 @@ GRPC: Mapping[str, Access] = {
     ),
     **_methods(
         "milonga.v1.WebhookService",
-        {_SEES: "ListWebhooks ListWebhookDeliveries", _CHANGES: "ApplyWebhook DeleteWebhook TestWebhook"},
+        {
+            _SEES: "ListWebhooks ListWebhookDeliveries",
+            _CHANGES: "ApplyWebhook DeleteWebhook TestWebhook RedeliverWebhook",
+        },
     ),
     **_methods("milonga.v1.HubService", {_SEES: "ListHubs"}),
     **_methods("grpc.health.v1.Health", {_OPEN: "Check Watch List"}),
@@ -279,6 +282,7 @@ HTTP: Mapping[str, Access] = {
         POST /settings/policies/{project}
         POST /settings/webhooks
         POST /settings/webhooks/{name}/test
+        POST /settings/webhooks/{name}/redeliver
         POST /settings/webhooks/{name}/delete
         """,
     ),
@@ -390,6 +394,7 @@ HTTP: Mapping[str, Access] = {
         POST /alert_channels/{channel}:test
         POST /webhooks/{webhook}:apply
         POST /webhooks/{webhook}:test
+        POST /webhooks/{webhook}:redeliver
         DELETE /webhooks/{webhook}
         """,
     ),

@@ -96,6 +96,26 @@ def test(name: Name, hub: Hub = None, json: Json = False) -> None:
         say(f"sent: {response.answer}")
 
 
+@group.command("redeliver")
+def redeliver(
+    name: Name,
+    delivery: Annotated[
+        str, typer.Option(help="The id of one message; see: milonga webhooks deliveries --given-up --json.")
+    ] = "",
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """Send once more what it never took: the oldest first, under the ids that they had."""
+    request = pb.RedeliverWebhookRequest(name=name, delivery=delivery)
+    with Client() as client:
+        response = client.webhooks.RedeliverWebhook(request, timeout=CALL_SECONDS)
+    if json:
+        print_json(response)
+    else:
+        count = len(response.deliveries)
+        say(f"{count} {'is' if count == 1 else 'are'} sent again; see: milonga webhooks deliveries --webhook {name}")
+
+
 @group.command("deliveries")
 def deliveries(
     webhook: Annotated[str, typer.Option(help="Only to this one.")] = "",

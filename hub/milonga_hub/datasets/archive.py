@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from milonga_hub.errors import InvalidInput
 
@@ -72,6 +72,8 @@ class Archive:
         self._budget = budget_bytes
         self._files: list[tuple[str, zipfile.ZipInfo | tarfile.TarInfo]] = []
         self._by_name: dict[str, zipfile.ZipInfo | tarfile.TarInfo] = {}
+        # Files that were read as a stream, which `files` leaves out.
+        self.were_read: set[str] = set()
         folders: set[str] = set()
         for name, is_folder, info in self._members():
             if _hidden(name):
@@ -106,9 +108,20 @@ class Archive:
         """Yield the files. Raises InvalidInput where the archive is broken or grows beyond all reason."""
         left = self._budget
         for name, info in self._files:
+            if name in self.were_read:
+                continue
             data = self._read(name, info, min(left, MAX_MEMBER_BYTES))
             left -= len(data)
             yield Member(name, data)
+
+    @contextmanager
+    def stream(self, name: str, limit: int) -> Iterator[IO[bytes]]:
+        """Open one file to be read piece by piece. Raises InvalidInput where it is damaged or grows beyond the limit."""
+        try:
+            with self._open(self._of(name)) as file:
+                yield cast(IO[bytes], _Limited(name, file, min(limit, self._budget)))
+        except _DAMAGED as error:
+            raise InvalidInput(f"the archive is damaged at {name}: {error}; send it again") from error
 
     @property
     def names(self) -> list[str]:
@@ -117,9 +130,12 @@ class Archive:
 
     def read(self, name: str, limit: int = _MAX_DESCRIPTION_BYTES) -> bytes:
         """Return one file out of turn, which must be a small one: a description, never a picture."""
+        return self._read(name, self._of(name), min(limit, self._budget))
+
+    def _of(self, name: str) -> zipfile.ZipInfo | tarfile.TarInfo:
         if not self._by_name:
             self._by_name = dict(self._files)
-        return self._read(name, self._by_name[name], min(limit, self._budget))
+        return self._by_name[name]
 
     def _read(self, name: str, info: zipfile.ZipInfo | tarfile.TarInfo, limit: int) -> bytes:
         try:
@@ -139,6 +155,22 @@ class Archive:
         file = self._source.extractfile(info)
         assert file is not None, "only regular files are kept"
         return file
+
+
+class _Limited:
+    """A file of an archive of which no more than `limit` bytes are read."""
+
+    def __init__(self, name: str, file: IO[bytes], limit: int) -> None:
+        self._name = name
+        self._file = file
+        self._limit = self._left = limit
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise InvalidInput(f"{self._name} unpacks to more than {self._limit:,} bytes; send its data set in parts")
+        return data
 
 
 class _Bounded:

@@ -6,24 +6,30 @@ What makes no sense at all is refused with the place where it stands; what is wr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
+from milonga_hub.datasets.json_items import Items
 from milonga_hub.errors import InvalidInput
 
 _NAMED_ERRORS = 3
+_KEYS = (b'"images"', b'"annotations"', b'"categories"')
+_CHUNK_BYTES = 1 << 20
 
 
-class CocoImage(BaseModel):
+@dataclass(slots=True, kw_only=True)
+class CocoImage:
     id: int | str
     file_name: str
     width: float | None = None
     height: float | None = None
 
 
-class CocoAnnotation(BaseModel):
+@dataclass(slots=True, kw_only=True)
+class CocoAnnotation:
     id: int | str | None = None
     image_id: int | str
     category_id: int | str
@@ -32,31 +38,74 @@ class CocoAnnotation(BaseModel):
     iscrowd: Any = 0
 
 
-class CocoCategory(BaseModel):
+@dataclass(slots=True, kw_only=True)
+class CocoCategory:
     id: int | str
     name: str
     supercategory: str | None = None
 
 
-class CocoFile(BaseModel):
+@dataclass(slots=True)
+class CocoFile:
     images: list[CocoImage]
     annotations: list[CocoAnnotation]
     categories: list[CocoCategory]
 
 
-def looks_like_one(data: bytes) -> bool:
+_KINDS: dict[str, TypeAdapter[Any]] = {
+    "images": TypeAdapter(CocoImage),
+    "annotations": TypeAdapter(CocoAnnotation),
+    "categories": TypeAdapter(CocoCategory),
+}
+
+
+def looks_like_one(file: IO[bytes]) -> bool:
     """Whether a JSON file is one of instances; those of captions have no categories."""
-    return all(key in data for key in (b'"images"', b'"annotations"', b'"categories"'))
+    missing, end = set(_KEYS), b""
+    while missing and (data := file.read(_CHUNK_BYTES)):
+        text = end + data
+        missing = {key for key in missing if key not in text}
+        end = text[-max(map(len, _KEYS)) :]
+    return not missing
 
 
-def parse(path: str, data: bytes) -> CocoFile:
-    """Return the file's content. Raises InvalidInput naming the places that cannot be understood."""
-    try:
-        file = CocoFile.model_validate_json(data)
-    except ValidationError as error:
-        errors = error.errors(include_input=False, include_url=False)
-        places = (f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}" for one in errors[:_NAMED_ERRORS])
-        raise InvalidInput(f"{path} is not a COCO annotation file: {'; '.join(places)}") from error
+def parse(path: str, file: IO[bytes]) -> CocoFile:
+    """Return the file's boxes without their outlines, one read after the other.
+
+    Raises InvalidInput naming the places that cannot be understood.
+    """
+    return _checked(path, CocoFile(**_lists(path, file)))
+
+
+def _lists(path: str, file: IO[bytes]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    wrong: list[str] = []
+    for key, place, value in Items(path, file):
+        if key not in _KINDS:
+            continue
+        if not place:
+            found[key] = []
+        if place is None:
+            wrong += [] if value == [] else [f"{key}: it must be a list"]
+            continue
+        try:
+            found[key].append(_KINDS[key].validate_python(value))
+        except ValidationError as error:
+            wrong += [_told(key, place, one) for one in error.errors(include_input=False, include_url=False)]
+        if len(wrong) >= _NAMED_ERRORS:
+            break
+    else:
+        wrong += [f"{key}: it is missing" for key in _KINDS if key not in found]
+    if wrong:
+        raise InvalidInput(f"{path} is not a COCO annotation file: {'; '.join(wrong[:_NAMED_ERRORS])}")
+    return found
+
+
+def _told(key: str, place: int, error: Mapping[str, Any]) -> str:
+    return f"{'.'.join(map(str, (key, place, *error['loc'])))}: {error['msg']}"
+
+
+def _checked(path: str, file: CocoFile) -> CocoFile:
     for kind, given in (
         ("id", [one.id for one in file.categories]),
         ("name", [one.name for one in file.categories]),

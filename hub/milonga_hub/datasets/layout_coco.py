@@ -11,7 +11,7 @@ from milonga import yolo
 
 from milonga_hub.blobs import Sink
 from milonga_hub.datasets.annotated import Annotated, label
-from milonga_hub.datasets.archive import MAX_MEMBER_BYTES, Archive, Member
+from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.coco_file import CocoAnnotation, CocoFile, looks_like_one, parse, used_categories
 from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.parts import Pictures, part_of
@@ -22,6 +22,8 @@ from milonga_hub.tasks import Task
 
 # More are one for each picture, as other tools write them.
 _MOST_FILES = 64
+# COCO's own train2017 has 0.45 GB for 860,000 boxes with outlines; a box is kept as some 500 bytes while pictures are read.
+MAX_FILE_BYTES = 2 << 30
 _SILENT = (".json", ".txt", ".md", ".html", ".yaml", ".yml")
 
 
@@ -35,9 +37,12 @@ def annotation_files(archive: Archive) -> dict[str, CocoFile]:
         return {}
     found = {}
     for name in written:
-        data = archive.read(name, MAX_MEMBER_BYTES)
-        if looks_like_one(data):
-            found[name] = parse(name, data)
+        with archive.stream(name, MAX_FILE_BYTES) as file:
+            is_one = looks_like_one(file)
+        if is_one:
+            with archive.stream(name, MAX_FILE_BYTES) as file:
+                found[name] = parse(name, file)
+    archive.were_read.update(found)
     return {name: file for name, file in found.items() if not _repeats(name, found)}
 
 

@@ -33,6 +33,10 @@ class WebhookRpc(webhooks_pb2_grpc.WebhookServiceServicer):
     async def TestWebhook(self, request: pb.TestWebhookRequest, context: Any) -> pb.TestWebhookResponse:
         return pb.TestWebhookResponse(answer=await asyncio.to_thread(self._webhooks.test, request.name))
 
+    async def RedeliverWebhook(self, request: pb.RedeliverWebhookRequest, context: Any) -> pb.RedeliverWebhookResponse:
+        found = await asyncio.to_thread(self._webhooks.redeliver, request.name, request.delivery)
+        return pb.RedeliverWebhookResponse(deliveries=[to_proto(one, pb.WebhookDelivery) for one in found])
+
     async def ListWebhookDeliveries(
         self, request: pb.ListWebhookDeliveriesRequest, context: Any
     ) -> pb.ListWebhookDeliveriesResponse:

@@ -119,6 +119,16 @@ class WebhookService(Outbox[WebhookDelivery]):
         body = cloud_event(self._source, id, rules.TEST, now, {"message": "events will reach you this way"})
         return post(webhook.url, webhook.secret, id, body.encode(), now)
 
+    def redeliver(self, webhook: str, id: str = "") -> _Deliveries:
+        """Send a message that was given up once more, or all of them; return those. Raises NotFound where there is none."""
+        self.get(webhook)
+        wanted = [col(WebhookDelivery.webhook) == webhook, *([col(WebhookDelivery.id) == id] if id else [])]
+        found = self.again(*wanted)
+        if not found:
+            what = f"message {id!r} to {webhook}" if id else f"message to {webhook}"
+            raise NotFound(f"no {what} was given up; see: milonga webhooks deliveries --given-up")
+        return found
+
     def deliveries(
         self, webhook: str = "", state: DeliveryState | None = None, page_size: int = 0, page_token: str = ""
     ) -> tuple[_Deliveries, str]:

@@ -23,6 +23,11 @@ class WebhookAnswer(BaseModel):
     answer: str
 
 
+class Redelivery(BaseModel):
+    # Of one message; empty for all that never arrived.
+    delivery: str = ""
+
+
 class WebhookDeliveryPage(BaseModel):
     deliveries: list[WebhookDeliveryView]
     next_page_token: str
@@ -50,6 +55,12 @@ def router(webhooks: WebhookService) -> APIRouter:
     async def test_webhook(webhook: str) -> WebhookAnswer:
         """Send a test event now; an error says why it did not arrive."""
         return WebhookAnswer(answer=await asyncio.to_thread(webhooks.test, webhook))
+
+    @api.post("/webhooks/{webhook}:redeliver")
+    async def redeliver_webhook(webhook: str, body: Redelivery | None = None) -> list[WebhookDeliveryView]:
+        """Send once more what was given up; return what is sent again."""
+        found = await asyncio.to_thread(webhooks.redeliver, webhook, body.delivery if body else "")
+        return views(WebhookDeliveryView, found)
 
     @api.get("/webhook_deliveries")
     async def list_webhook_deliveries(

@@ -1836,6 +1836,25 @@ class Webhooks:
         )
         return answer.answer
 
+    def redeliver_webhook(
+        self, name: str, *, delivery: str = "", timeout: float | None = None
+    ) -> Iterator[webhooks_pb2.WebhookDelivery]:
+        """Sends once more what was given up: the oldest first, with the ids that it had. What fails again is given
+        up at once. Scope: webhooks:write.
+
+        Args:
+            delivery: Of one message; empty for all that never arrived.
+            timeout: Seconds; None takes the client's.
+        """
+        request = webhooks_pb2.RedeliverWebhookRequest(name=name, delivery=delivery)
+        return self._calls.rows(
+            "/milonga.v1.WebhookService/RedeliverWebhook",
+            request,
+            webhooks_pb2.RedeliverWebhookResponse,
+            lambda page: page.deliveries,
+            timeout,
+        )
+
     def list_webhook_deliveries(
         self,
         webhook: str = "",

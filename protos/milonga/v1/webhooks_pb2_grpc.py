@@ -55,6 +55,11 @@ class WebhookServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_webhooks__pb2.TestWebhookRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_webhooks__pb2.TestWebhookResponse.FromString,
                 _registered_method=True)
+        self.RedeliverWebhook = channel.unary_unary(
+                '/milonga.v1.WebhookService/RedeliverWebhook',
+                request_serializer=milonga_dot_v1_dot_webhooks__pb2.RedeliverWebhookRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_webhooks__pb2.RedeliverWebhookResponse.FromString,
+                _registered_method=True)
         self.ListWebhookDeliveries = channel.unary_unary(
                 '/milonga.v1.WebhookService/ListWebhookDeliveries',
                 request_serializer=milonga_dot_v1_dot_webhooks__pb2.ListWebhookDeliveriesRequest.SerializeToString,
@@ -94,6 +99,13 @@ class WebhookServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RedeliverWebhook(self, request, context):
+        """Sends once more what was given up: the oldest first, with the ids that it had. What fails again is given up at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListWebhookDeliveries(self, request, context):
         """What was sent or is to be sent, the newest first; kept for 90 days.
         """
@@ -123,6 +135,11 @@ def add_WebhookServiceServicer_to_server(servicer, server):
                     servicer.TestWebhook,
                     request_deserializer=milonga_dot_v1_dot_webhooks__pb2.TestWebhookRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_webhooks__pb2.TestWebhookResponse.SerializeToString,
+            ),
+            'RedeliverWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedeliverWebhook,
+                    request_deserializer=milonga_dot_v1_dot_webhooks__pb2.RedeliverWebhookRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_webhooks__pb2.RedeliverWebhookResponse.SerializeToString,
             ),
             'ListWebhookDeliveries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListWebhookDeliveries,
@@ -239,6 +256,33 @@ class WebhookService(object):
             '/milonga.v1.WebhookService/TestWebhook',
             milonga_dot_v1_dot_webhooks__pb2.TestWebhookRequest.SerializeToString,
             milonga_dot_v1_dot_webhooks__pb2.TestWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedeliverWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.WebhookService/RedeliverWebhook',
+            milonga_dot_v1_dot_webhooks__pb2.RedeliverWebhookRequest.SerializeToString,
+            milonga_dot_v1_dot_webhooks__pb2.RedeliverWebhookResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class WebhookServiceStub:
     """Tells it nothing more; what waits for it is given up."""
     TestWebhook: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.TestWebhookRequest, _webhooks_pb2.TestWebhookResponse]
     """Sends a test event now."""
+    RedeliverWebhook: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.RedeliverWebhookRequest, _webhooks_pb2.RedeliverWebhookResponse]
+    """Sends once more what was given up: the oldest first, with the ids that it had. What fails again is given up at once."""
     ListWebhookDeliveries: _grpc.UnaryUnaryMultiCallable[_webhooks_pb2.ListWebhookDeliveriesRequest, _webhooks_pb2.ListWebhookDeliveriesResponse]
     """What was sent or is to be sent, the newest first; kept for 90 days."""
 
@@ -57,6 +59,8 @@ class WebhookServiceAsyncStub(WebhookServiceStub):
     """Tells it nothing more; what waits for it is given up."""
     TestWebhook: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.TestWebhookRequest, _webhooks_pb2.TestWebhookResponse]  # type: ignore[assignment]
     """Sends a test event now."""
+    RedeliverWebhook: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.RedeliverWebhookRequest, _webhooks_pb2.RedeliverWebhookResponse]  # type: ignore[assignment]
+    """Sends once more what was given up: the oldest first, with the ids that it had. What fails again is given up at once."""
     ListWebhookDeliveries: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.ListWebhookDeliveriesRequest, _webhooks_pb2.ListWebhookDeliveriesResponse]  # type: ignore[assignment]
     """What was sent or is to be sent, the newest first; kept for 90 days."""
 
@@ -94,6 +98,14 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_webhooks_pb2.TestWebhookResponse, _abc.Awaitable[_webhooks_pb2.TestWebhookResponse]]:
         """Sends a test event now."""
+
+    @_abc_1.abstractmethod
+    def RedeliverWebhook(
+        self,
+        request: _webhooks_pb2.RedeliverWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_webhooks_pb2.RedeliverWebhookResponse, _abc.Awaitable[_webhooks_pb2.RedeliverWebhookResponse]]:
+        """Sends once more what was given up: the oldest first, with the ids that it had. What fails again is given up at once."""
 
     @_abc_1.abstractmethod
     def ListWebhookDeliveries(

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from milonga_hub import callers
 from milonga_hub.paging import all_rows
 from milonga_hub.web import language, words
-from milonga_hub.web.pages.ways import ways
+from milonga_hub.web.pages.ways import advice, ways
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _ENVIRONMENT = Environment(
     extensions=["jinja2.ext.i18n"],
 )
 _ENVIRONMENT.filters.update(words.FILTERS)
-_ENVIRONMENT.filters["ways"] = ways
+_ENVIRONMENT.filters |= {"advice": advice, "ways": ways}
 # The extension adds this method, which no type tells of.
 _ENVIRONMENT.install_gettext_callables(  # type: ignore[attr-defined]
     language.template_gettext,

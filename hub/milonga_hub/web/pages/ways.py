@@ -5,7 +5,29 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from milonga_hub.alerts.models import AlertSignal, AlertView
+from milonga_hub.web.language import N_
 from milonga_hub.web.language import gettext as _
+
+_ADVICE = {
+    AlertSignal.DEVICE_OFFLINE: N_("See that it has power and network. If it is gone for good, revoke it on its page."),
+    AlertSignal.DRIFT: N_("Look at what changed. If it is here to stay, label new pictures and start a run."),
+    AlertSignal.RUN_FAILED: N_("See what happened; a button on its page goes on from where it ended."),
+    AlertSignal.ROLLOUT_PAUSED: N_("See which devices it is about; buttons on its page go on or end it."),
+    AlertSignal.ROLLED_BACK: N_("See at which step it failed; a button on the rollout's page tries it again."),
+    AlertSignal.ERROR_RATE: N_("Its page has its log. An earlier version's page has a button that sends that one out."),
+    AlertSignal.LATENCY: N_(
+        "See whether it is hot or does other work. If this is how it is now, start a run: it measures again."
+    ),
+    AlertSignal.TEMPERATURE: N_(
+        "Cool it, or give it less to do: a lower limit of time for a picture makes its network smaller."
+    ),
+    AlertSignal.TELEMETRY_DROPPED: N_("It could not reach the hub for long, or its disk is full."),
+}
+
+
+def advice(alert: AlertView) -> str:
+    """Return what a person does about it on these pages; `next_step` says it for a terminal."""
+    return _(_ADVICE[alert.signal])
 
 
 def ways(alert: AlertView) -> list[tuple[str, str]]:

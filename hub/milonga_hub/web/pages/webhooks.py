@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from milonga_hub.callers import caller, tell_problem
 from milonga_hub.errors import MilongaError
+from milonga_hub.outbox import DeliveryState
 from milonga_hub.web.language import N_, gettext
 from milonga_hub.web.pages.page import render
 from milonga_hub.web.services import HubServices
@@ -66,6 +68,15 @@ def router(hub: HubServices) -> APIRouter:
         said = gettext("%(name)s took the test event: %(answer)s.", name=name, answer=answer)
         return _page(request, hub, done=said)
 
+    @pages.post("/settings/webhooks/{name}/redeliver")
+    async def redeliver(request: Request, name: str, delivery: Annotated[str, Form()] = "") -> Response:
+        """Send again, and lead to what was sent, which shows what comes of it."""
+        try:
+            await asyncio.to_thread(hub.webhooks.redeliver, name, delivery)
+        except MilongaError as error:
+            return _page(request, hub, wrong=_told(error), webhook=name, status=400)
+        return RedirectResponse(f"/settings/webhooks?webhook={quote(name, safe='')}#deliveries", 303)
+
     @pages.post("/settings/webhooks/{name}/delete")
     async def delete(request: Request, name: str) -> Response:
         try:
@@ -90,13 +101,16 @@ def _page(
 ) -> HTMLResponse:
     """Return the page; `made` is the secret of a webhook that was just made."""
     deliveries, following = hub.webhooks.deliveries(webhook, None, _SHOWN, page_token)
+    webhooks = hub.webhooks.list()
     return render(
         request,
         "webhooks.html",
         status=status,
         script="form",
         me=caller(),
-        webhooks=hub.webhooks.list(),
+        webhooks=webhooks,
+        names={each.name for each in webhooks},
+        lost=hub.webhooks.deliveries(webhook, DeliveryState.GIVEN_UP)[0] if webhook else [],
         kinds=KINDS,
         projects=hub.projects.list(_SHOWN_PROJECTS)[0],
         deliveries=deliveries,

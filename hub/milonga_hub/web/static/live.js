@@ -10,6 +10,7 @@
   const part = content.dataset.livePart || content.id;
   const source = content.dataset.liveFrom || location.href;
   const QUIET_MS = 250; // News of many devices at once is one refresh.
+  const SILENT_MS = 45_000; // Three words of the hub that it is still there, none of which came.
   let waiting = 0;
   let fetching = false;
   let again = false;
@@ -53,7 +54,7 @@
     if (fetching) { again = true; return; }
     fetching = true;
     try {
-      const answer = await fetch(source, { headers: { "Cache-Control": "no-cache" } });
+      const answer = await fetch(source, { headers: { "Cache-Control": "no-cache" }, signal: AbortSignal.timeout(SILENT_MS) });
       if (answer.status === 401) { location.reload(); return; } // Signed out: the page asks to sign in, and comes back.
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -78,21 +79,39 @@
 
   // What ends within moments may have ended before the stream began: a page that shows such work is fetched once more.
   let lost = content.querySelector("[data-soon]") !== null;
-  const stream = new EventSource(`/api/v1/events?topics=${encodeURIComponent(topics)}`);
-  stream.onmessage = later;
-  stream.onopen = () => {
-    mark.hidden = false;
-    mark.textContent = _("live");
-    mark.classList.add("on");
-    if (lost) later();
-    lost = false;
+  let stream;
+  let silence = 0;
+
+  // A line may die without a word, behind a router that forgot it: the hub says every 15 s that it is there.
+  const heard = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => { unreachable(); stream.close(); listen(); }, SILENT_MS);
   };
-  stream.onerror = () => {
+  const unreachable = () => {
     lost = true;
-    if (stream.readyState === EventSource.CLOSED) later(); // The hub refused: find out why.
     mark.hidden = false;
     mark.textContent = _("hub unreachable");
     mark.classList.remove("on");
   };
+
+  const listen = () => {
+    stream = new EventSource(`/api/v1/events?topics=${encodeURIComponent(topics)}`);
+    heard();
+    stream.addEventListener("here", heard);
+    stream.onmessage = () => { heard(); later(); };
+    stream.onopen = () => {
+      heard();
+      mark.hidden = false;
+      mark.textContent = _("live");
+      mark.classList.add("on");
+      if (lost) later();
+      lost = false;
+    };
+    stream.onerror = () => {
+      unreachable();
+      if (stream.readyState === EventSource.CLOSED) later(); // The hub refused: find out why.
+    };
+  };
+  listen();
   addEventListener("pagehide", () => stream.close());
 })();

@@ -66,11 +66,11 @@ window.MilongaWords = { plural: (n) => Number(0), texts: {
  "Undone.": [
   "실행 취소했습니다."
  ],
- "live": [
-  "실시간"
- ],
  "hub unreachable": [
   "허브에 연결할 수 없음"
+ ],
+ "live": [
+  "실시간"
  ],
  "This is neither an .onnx file nor a .pt of ultralytics; export the network to ONNX.": [
   ".onnx 파일도 ultralytics의 .pt 파일도 아닙니다. 신경망을 ONNX로 내보내십시오."
