@@ -8,9 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 from fastapi.testclient import TestClient
+from milonga_hub.alerts.models import AlertSignal
 from milonga_hub.rollouts.models import RolloutState
 from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.telemetry.models import TelemetryWindow
+from milonga_hub.web.pages.ways import ADVICE
 
 from tests.web.filled import HOSTILE, Services
 
@@ -452,3 +454,10 @@ def test_an_alert_leads_to_the_pages_that_help(client: TestClient) -> None:
     text = client.get("/alerts").text
     for address in ("/monitoring?device=pi5-1", "/labelling/digits", "/projects/digits"):
         assert '<p class="ways">' in text and f'href="{address}"' in text
+    assert "milonga telemetry drift" not in text, "what to click comes first"
+    id = re.search(r'href="/alerts/([^"]+)"', text)
+    assert id is not None and "milonga telemetry drift" in client.get(f"/alerts/{id[1]}").text
+
+
+def test_every_kind_of_alert_says_what_to_do_on_pages() -> None:
+    assert {*ADVICE} == {*AlertSignal}

@@ -54,7 +54,7 @@ async def _stream(events: EventBus, prefixes: list[str], stopping: asyncio.Event
                 if heard.done():
                     event, heard = heard.result(), None
                     yield _message(event)
-                else:
+                elif not stopping.is_set():
                     yield "event: here\ndata: {}\n\n"
     finally:
         # A browser that leaves ends this at a yield or while it waits.

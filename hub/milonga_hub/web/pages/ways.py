@@ -8,7 +8,7 @@ from milonga_hub.alerts.models import AlertSignal, AlertView
 from milonga_hub.web.language import N_
 from milonga_hub.web.language import gettext as _
 
-_ADVICE = {
+ADVICE = {
     AlertSignal.DEVICE_OFFLINE: N_("See that it has power and network. If it is gone for good, revoke it on its page."),
     AlertSignal.DRIFT: N_("Look at what changed. If it is here to stay, label new pictures and start a run."),
     AlertSignal.RUN_FAILED: N_("See what happened; a button on its page goes on from where it ended."),
@@ -21,13 +21,17 @@ _ADVICE = {
     AlertSignal.TEMPERATURE: N_(
         "Cool it, or give it less to do: a lower limit of time for a picture makes its network smaller."
     ),
+    AlertSignal.THROTTLED: N_("Cool it, or give it a stronger supply: until then it is slower than it was measured."),
+    AlertSignal.POWER: N_(
+        "See what else it does, or lower the limit of time for a picture, which makes its network smaller."
+    ),
     AlertSignal.TELEMETRY_DROPPED: N_("It could not reach the hub for long, or its disk is full."),
 }
 
 
 def advice(alert: AlertView) -> str:
     """Return what a person does about it on these pages; `next_step` says it for a terminal."""
-    return _(_ADVICE[alert.signal])
+    return _(ADVICE[alert.signal])
 
 
 def ways(alert: AlertView) -> list[tuple[str, str]]:
