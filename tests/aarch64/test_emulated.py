@@ -21,17 +21,21 @@ from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import State, build
 from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
+from milonga_compiler.tuning import Budget, Tuning
 
 from tests.aarch64.userland import Userland
 from tests.agent.bundles import Example, example
 from tests.compiler.detector import SIZE_PX, write_detector
 from tests.compiler.networks import digits, write_network
+from tests.compiler.test_tvm_device import Device
 from tests.devices.world import World, hub
 
 # Kernels add in another order on another processor: ONNX Runtime and TVM stayed within 3e-5 of the host.
 _CLOSE = 1e-4
 # Emulated, and on machines with much other work: what takes longer hangs.
 _SECONDS = 1500.0
+# Schedules of one kernel, the least that is tried.
+_ONE_TURN = 16
 
 _RUN = """
 import sys
@@ -81,6 +85,23 @@ class TestTvm:
         built = next(backend("tvm").build(onnx, Target.parse("tvm/fp32", "aarch64"), tmp_path, None))
         there = _outputs(userland, "tvm", tmp_path / built.model_file, scenes, tmp_path)
         assert np.abs(there - _compiled_here(onnx, scenes, tmp_path / "here")).max() < _CLOSE
+
+    def test_kernels_are_timed_there_and_a_build_with_those_that_were_chosen_computes_the_same(
+        self, userland: Userland, tmp_path: Path
+    ) -> None:
+        """Which schedule is the fastest under emulation says nothing of a board; that all of them are its machine code does."""
+        pictures, onnx, target = digits(700), tmp_path / "model.onnx", Target.parse("tvm/fp32", "aarch64")
+        logits = write_network(onnx, pictures)
+        (tmp_path / "device").mkdir()
+        device = Device(tmp_path / "device", str(userland.python))
+        budget = Budget(trials=_ONE_TURN)
+        begun, *_, last = backend("tvm").tune(onnx, target, Tuning(tmp_path / "tuned", budget, timer=device))
+        assert device.counts == [len(begun.kernels), last.trials] and 0 < last.trials <= _ONE_TURN
+        assert all(one.untuned_ms > 0 for one in begun.kernels) and sum(one.tuned for one in last.kernels) == 1
+        built = next(backend("tvm", database=tmp_path / "tuned").build(onnx, target, tmp_path, None))
+        assert built.note.startswith("1 of "), built.note
+        there = _outputs(userland, "tvm", tmp_path / built.model_file, pictures.normalised[:8], tmp_path)
+        assert np.abs(there - logits[:8]).max() < 1e-3
 
 
 def _compiled_here(onnx: Path, inputs: Floats, folder: Path) -> Floats:

@@ -34,8 +34,8 @@ _AARCH64 = 183  # e_machine (System V ABI, "ELF Header").
 class Device:
     """Times kernels as an agent does, in its process, until it is taken away."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self._folder, self._python = folder, python
         blobs = BlobStore(folder / "blobs")
         self._session = TuningSessions(folder / "tuning", blobs, signing(folder / "signing")).open("digits", "pi")
         (folder / "session.json").write_bytes(blobs.read(self._session.file.digest))
@@ -71,7 +71,7 @@ class Device:
             "max_seconds": 600.0,
         }
         (self._folder / "spec.json").write_text(json.dumps(spec))
-        command = [sys.executable, "-m", "milonga_agent.kernels", str(self._folder / "spec.json")]
+        command = [self._python, "-m", "milonga_agent.kernels", str(self._folder / "spec.json")]
         said = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
         answer: dict[str, Any] = json.loads(said)
         return answer
