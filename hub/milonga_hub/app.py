@@ -11,7 +11,6 @@ import os
 import resource
 import secrets
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from typing import Any
 
 from milonga_compiler.files import write_atomically
 
-from milonga_hub import fencing, holding, tracing
+from milonga_hub import fencing, holding, logs, tracing
 from milonga_hub.accounts.gate import Gate
 from milonga_hub.accounts.owners import Owners
 from milonga_hub.accounts.rpc import AccountRpc
@@ -95,8 +94,6 @@ from milonga_hub.webhooks.service import WebhookService
 from milonga_hub.webhooks.sight import Sight
 
 _log = logging.getLogger(__name__)
-
-_LOG_LINES = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _AGAIN_SECONDS = 1.0
 # Half a million devices; some systems set no limit, and programs that the hub starts go through them all.
@@ -573,12 +570,7 @@ async def _serve(settings: Settings) -> None:
 
 def main(settings: Settings) -> int:
     """Run a hub until Ctrl-C or SIGTERM. Returns the exit code; raises MilongaError where it cannot start."""
-    logging.basicConfig(level=logging.INFO, format=_LOG_LINES, stream=sys.stderr)
-    if settings.traces_endpoint:
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(tracing.TracedLines(_LOG_LINES))
-    logging.getLogger("amqtt").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logs.start(settings.log_format)
     _allow_connections()
     asyncio.run(_serve(settings))
     return 0

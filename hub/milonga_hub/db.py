@@ -13,8 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
-from sqlalchemy import URL, Connection, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.pool import QueuePool
 from sqlmodel import Session, SQLModel, create_engine
 
@@ -106,7 +107,7 @@ class Database:
         # Of the driver too: what is asked before a statement comes past SQLAlchemy. SQLite's file is always there.
         driver = self.engine.dialect.dbapi
         self._away: tuple[type[Exception], ...] = (
-            () if sqlite or driver is None else (OperationalError, InterfaceError, driver.OperationalError)
+            () if sqlite or driver is None else (OperationalError, InterfaceError, NoneFree, driver.OperationalError)
         )
         if sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
@@ -224,6 +225,18 @@ class Turn:
         self._lock.release()
         if held is not None:
             held.close()
+
+
+def connected(engine: Engine) -> Connection:
+    """Return a connection. Raises postgres.Unreachable with the reason where there is none to be had."""
+    if engine.dialect.name != "sqlite":
+        return postgres.connected(engine)
+    try:
+        return engine.connect()
+    except OperationalError as error:
+        raise postgres.Unreachable(
+            f"cannot use the database {engine.url.database}: {error.orig}; see to its folder, its disk, and what else uses it"
+        ) from error
 
 
 def unreachable(error: Exception) -> DatabaseUnreachable:

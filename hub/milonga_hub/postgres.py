@@ -12,13 +12,24 @@ from milonga_hub import fencing
 from milonga_hub.errors import FailedPrecondition
 
 MISSING = "PostgreSQL's driver is not installed; run: pip install 'milonga-hub[postgres]'"
+CONNECT_SECONDS = 5
+# Of a server whose machine lost its power, or to which a firewall forgot the way, nothing is heard: the system lets go after half a
+# minute, in place of two hours.
+CONNECTION: dict[str, Any] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 # More than the threads that use the database at a time; a server takes 100 by default. A connection that a restart of the
 # server broke is replaced before it is used.
 ENGINE: dict[str, Any] = {
     "pool_size": 10,
     "max_overflow": 30,
+    "pool_timeout": 10.0,
     "pool_pre_ping": True,
-    "connect_args": {"connect_timeout": 10},
+    "connect_args": CONNECTION,
 }
 
 # Numbers of advisory locks, any that nobody else takes: who writes, who changes the tables, which hub this is.
@@ -39,6 +50,9 @@ def prepare(engine: Engine) -> None:
     Without that, two threads could each read a row and write over what the other made of it, and two that write the same
     rows in a different order would wait for each other.
     """
+    from milonga_hub import silence
+
+    silence.watch(engine)
     event.listen(engine, "connect", _limit_waiting)
     event.listen(engine, "before_cursor_execute", _write_alone)
 
@@ -115,10 +129,6 @@ def connected(engine: Engine) -> Connection:
         return engine.connect()
     except OperationalError as error:
         reason = " ".join(str(error.orig).split())
-        if engine.dialect.name == "sqlite":
-            raise Unreachable(
-                f"cannot use the database {engine.url.database}: {reason}; see to its folder, its disk, and what else uses it"
-            ) from error
         raise Unreachable(
             f"cannot use the database {place(engine)}: {reason}; see to the server, or mend MILONGA_DATABASE_URL"
         ) from error

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from milonga_hub.logs import LogFormat
+
 
 class Settings(BaseSettings):
     """Settings of one hub. Every field is also an environment variable, MILONGA_ and the name in capitals."""
@@ -92,6 +94,9 @@ class Settings(BaseSettings):
     # 30 s at the default heartbeat: three missed ones, so one lost packet never alarms.
     missed_heartbeats: int = Field(default=3, ge=1, description="Missed heartbeats until a device counts as offline.")
 
+    log_format: LogFormat = Field(
+        default=LogFormat.TEXT, description="How the hub writes its log: text, or json, one object a line."
+    )
     traces_endpoint: str = Field(
         default="",
         description="Collector for OpenTelemetry traces (OTLP over HTTP): http://collector:4318; empty traces nothing.",

@@ -150,7 +150,7 @@ def test_a_store_that_is_away_is_told_by_readiness_metrics_and_doctor(
             raise ConnectionError("no route to host")
 
         with signed_in(cast(Any, hub)) as client:
-            assert client.get("/readyz").json() == {"status": "ready"}
+            assert client.get("/readyz").json() == {"status": "ready", "leads": True}
             monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "info", away)
             monkeypatch.setattr("milonga_hub.blobs.watching._HELD_SECONDS", 0.0)
             ready = client.get("/readyz")

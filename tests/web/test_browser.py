@@ -62,6 +62,7 @@ PATHS = (
     "/new/models",
     "/settings/audit",
     "/settings/usage",
+    "/settings/hubs",
     "/api/docs",
 )
 

@@ -228,7 +228,10 @@ def test_the_api_describes_itself(client: TestClient) -> None:
 def test_a_hub_is_ready_while_its_database_answers_and_until_it_stops(
     client: TestClient, hub: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (200, {"status": "ready"})
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (
+        200,
+        {"status": "ready", "leads": True},
+    )
     with monkeypatch.context() as broken:
         broken.setattr(hub.devices, "types", lambda **_: 1 / 0)
         assert client.get("/readyz").status_code == 503

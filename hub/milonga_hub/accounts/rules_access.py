@@ -211,6 +211,7 @@ HTTP: Mapping[str, Access] = {
         /settings
         /settings/usage
         /settings/policies
+        /settings/hubs
         /devices
         /devices/{name}
         /datasets

@@ -28,6 +28,7 @@ def list_hubs(hub: Hub = None, json: Json = False) -> None:
         (
             f"{each.name} (this)" if each.is_this else each.name,
             word(pb.HubState, each.state),
+            ago(each, "leads_since"),
             each.version,
             each.revision or NONE,
             each.grpc or NONE,
@@ -36,6 +37,6 @@ def list_hubs(hub: Hub = None, json: Json = False) -> None:
         )
         for each in response.hubs
     )
-    table(("hub", "state", "version", "tables", "gRPC", "started", "last seen"), rows)
+    table(("hub", "state", "leads since", "version", "tables", "gRPC", "started", "last seen"), rows)
     if response.notice:
         say(response.notice)

@@ -53,6 +53,8 @@ class Lease(SQLModel, table=True):
     holder: str = ""
     number: int = 0
     expires_at: datetime = Field(sa_type=UTC_TIME)
+    # None of one that was taken by a version which does not write it.
+    taken_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
 
 
 class HubMessage(SQLModel, table=True):

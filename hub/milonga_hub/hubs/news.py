@@ -115,7 +115,7 @@ class News:
     # Hearing
 
     def _listen(self) -> None:
-        engine = create_engine(self._database.engine.url, poolclass=NullPool, connect_args={"connect_timeout": 5})
+        engine = create_engine(self._database.engine.url, poolclass=NullPool, connect_args=postgres.CONNECTION)
         # What waits for notices comes past SQLAlchemy.
         driver: Any = engine.dialect.dbapi
         errors: tuple[type[Exception], ...] = (MilongaError, DBAPIError, driver.Error)

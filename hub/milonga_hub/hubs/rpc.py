@@ -21,5 +21,7 @@ class HubRpc(hubs_pb2_grpc.HubServiceServicer):
         for each in await asyncio.to_thread(self._hubs.standings):
             told = to_proto(each.hub, pb.Hub)
             told.state, told.is_this = pb.HubState.Value(f"HUB_STATE_{each.state}"), each.is_this
+            if each.leads_since is not None:
+                told.leads_since.FromDatetime(each.leads_since)
             response.hubs.append(told)
         return response

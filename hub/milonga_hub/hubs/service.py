@@ -48,6 +48,8 @@ class Standing:
     hub: HubView
     state: HubState
     is_this: bool
+    # None for who does not lead, or where that is not known.
+    leads_since: datetime | None = None
 
 
 class Hubs(Protocol):
@@ -98,7 +100,8 @@ class Alone:
         return {self.id}
 
     def standings(self) -> list[Standing]:
-        return [Standing(self._me.model_copy(update={"seen_at": utc_now()}), HubState.LEADING, True)]
+        me = self._me.model_copy(update={"seen_at": utc_now()})
+        return [Standing(me, HubState.LEADING, True, me.started_at)]
 
     def enter(self, *, folder: str, broker: str) -> None:
         self._me.started_at = utc_now()
@@ -121,6 +124,7 @@ class Membership:
     """
 
     def __init__(self, database: Database) -> None:
+        from milonga_hub import silence
         from milonga_hub.migrations.running import newest
 
         self.id = uuid.uuid4().hex
@@ -132,11 +136,12 @@ class Membership:
             database.engine.url,
             poolclass=NullPool,
             connect_args={
-                "connect_timeout": _SECONDS,
+                **postgres.CONNECTION,
                 "tcp_user_timeout": 1000 * _SECONDS,
                 "options": f"-c statement_timeout={1000 * 2 * postgres.LOCK_SECONDS}",
             },
         )
+        silence.watch(self._engine, _SECONDS)
         self._me = HubMember(**_about(self.id, utc_now()), revision=newest())
         self._fence: Fence | None = None
         self._ends_at = 0.0
@@ -165,8 +170,11 @@ class Membership:
             lease = session.get(Lease, _LEAD)
             members = [*session.scalars(sa.select(HubMember).order_by(_MEMBERS.c.started_at))]
         now = _aware(now)
-        leader = lease.holder if lease is not None and lease.expires_at > now else ""
-        return [Standing(each, rules.state_of(each, leader, now), each.id == self.id) for each in members]
+        leader, since = (lease.holder, lease.taken_at) if lease is not None and lease.expires_at > now else ("", None)
+        return [
+            Standing(each, rules.state_of(each, leader, now), each.id == self.id, since if each.id == leader else None)
+            for each in members
+        ]
 
     def enter(self, *, folder: str, broker: str) -> None:
         self._me.folder, self._me.broker = folder, broker
@@ -342,7 +350,7 @@ class Membership:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (postgres.WRITER,))
             unchanged = (_LEASES.c.name == _LEAD) & (_LEASES.c.number == lease.number)
             unchanged &= _LEASES.c.holder == lease.holder
-            values = {"holder": self.id, "number": lease.number + 1, "expires_at": _later()}
+            values = {"holder": self.id, "number": lease.number + 1, "expires_at": _later(), "taken_at": _NOW}
             taken = connection.execute(sa.update(_LEASES).where(unchanged).values(**values)).rowcount
             connection.exec_driver_sql("COMMIT")
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 
 from fastapi import APIRouter
 
@@ -14,6 +15,8 @@ class HubStanding(HubView):
     state: HubState
     # Whether it is the one that answers.
     is_this: bool
+    # Of the one that leads, where that is known.
+    leads_since: datetime | None
 
 
 def router(hubs: Hubs) -> APIRouter:
@@ -25,7 +28,12 @@ def router(hubs: Hubs) -> APIRouter:
         found = await asyncio.to_thread(hubs.standings)
         fields = HubView.model_fields
         return [
-            HubStanding(state=each.state, is_this=each.is_this, **{name: getattr(each.hub, name) for name in fields})
+            HubStanding(
+                state=each.state,
+                is_this=each.is_this,
+                leads_since=each.leads_since,
+                **{name: getattr(each.hub, name) for name in fields},
+            )
             for each in found
         ]
 

@@ -18,6 +18,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, inspect, text
 
 from milonga_hub import postgres
+from milonga_hub.db import connected
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.hubs.rules import AWAY, why_not_change
 
@@ -44,7 +45,7 @@ class Revision:
 
 def revisions(engine: Engine) -> list[Revision]:
     """Return the whole chain, the first at first. Raises FailedPrecondition for a database of a newer hub."""
-    with postgres.connected(engine) as connection:
+    with connected(engine) as connection:
         known = ScriptDirectory.from_config(alembic_config())
         current = _current(connection, known)
     reached = {each.revision for each in known.iterate_revisions(current, BASE)} if current else set()
@@ -92,7 +93,7 @@ def sql(engine: Engine, target: str) -> str:
     config = alembic_config(out)
     config.attributes["dialect"] = engine.dialect.name
     known = ScriptDirectory.from_config(config)
-    with postgres.connected(engine) as connection:
+    with connected(engine) as connection:
         current = _current(connection, known)
         if current is None and _has_tables(connection):
             raise FailedPrecondition(
@@ -121,7 +122,7 @@ def alembic_config(out: io.StringIO | None = None) -> Config:
 
 def _is_newest(engine: Engine) -> bool:
     known = ScriptDirectory.from_config(alembic_config())
-    with postgres.connected(engine) as connection:
+    with connected(engine) as connection:
         return _current(connection, known) == known.get_current_head()
 
 
@@ -175,7 +176,7 @@ def _place(names: Sequence[str], target: str) -> int:
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
     """Hold the database for this process alone until the block ends; undo everything where it fails."""
-    with postgres.connected(engine) as connection:
+    with connected(engine) as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:

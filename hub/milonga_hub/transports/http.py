@@ -113,7 +113,8 @@ def create_app(hub: HubServices) -> FastAPI:
     async def readyz() -> JSONResponse:
         """Say whether requests should come here: 503 while the hub stops, or where its database does not answer.
 
-        `blobs` says what is wrong with the store of blobs, where it does not answer.
+        `leads` says whether this hub does what one hub does for all, `blobs` what is wrong with the store of blobs where it does
+        not answer.
         """
         if app.state.stopping.is_set():
             return JSONResponse({"status": "stopping"}, 503)
@@ -125,7 +126,7 @@ def create_app(hub: HubServices) -> FastAPI:
             return JSONResponse({"status": "the database does not answer"}, 503)
         # Without blobs devices go on and are heard, so that requests come here all the same; whoever reads this is told.
         problem = await asyncio.to_thread(hub.blob_watch.problem)
-        return JSONResponse({"status": "ready", **({"blobs": problem} if problem else {})})
+        return JSONResponse({"status": "ready", "leads": hub.hubs.leads, **({"blobs": problem} if problem else {})})
 
     app.include_router(
         install.router(hub.settings.data_dir / "wheelhouses", lambda: hub.grpc_port), include_in_schema=False
@@ -254,8 +255,14 @@ async def serve(
     Raises PortInUse, or InvalidInput where the host is not an address of this machine.
     """
     listening = _listen(host, port)
+    # Its lines go where all others go, in their form.
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_GRACE_SECONDS
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     if certificate is not None:
         config.load()

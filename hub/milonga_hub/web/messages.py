@@ -299,6 +299,13 @@ _OF_FORMS = (
     N_("%(model)s has no version %(number)s to compare %(version)s with; it has %(others)s"),
 )  # fmt: skip
 
+_OF_HUBS = (
+    N_(
+        "the tables are at revision %(revision)s, which this version does not know: a newer one changed them. This hub goes on,"
+        " for a newer version only adds, and leads no more where a newer one is there; replace it"
+    ),
+)
+
 MESSAGES: tuple[str, ...] = (
     *_OF_SENTENCES,
     *_OF_RUNS,
@@ -308,4 +315,5 @@ MESSAGES: tuple[str, ...] = (
     *_OF_DATASETS,
     *_OF_TELEMETRY,
     *_OF_FORMS,
+    *_OF_HUBS,
 )

@@ -60,6 +60,7 @@ class Hub(_message.Message):
     SEEN_AT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     IS_THIS_FIELD_NUMBER: _builtins.int
+    LEADS_SINCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """New at each start."""
     name: _builtins.str
@@ -80,6 +81,10 @@ class Hub(_message.Message):
     def seen_at(self) -> _timestamp_pb2.Timestamp:
         """By the database's clock."""
 
+    @_builtins.property
+    def leads_since(self) -> _timestamp_pb2.Timestamp:
+        """Of the one that leads; not set where another version took the lead, which does not say."""
+
     def __init__(
         self,
         *,
@@ -94,10 +99,11 @@ class Hub(_message.Message):
         seen_at: _timestamp_pb2.Timestamp | None = ...,
         state: Global___HubState.ValueType = ...,
         is_this: _builtins.bool = ...,
+        leads_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["seen_at", b"seen_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leads_since", b"leads_since", "seen_at", b"seen_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "grpc", b"grpc", "http", b"http", "id", b"id", "is_this", b"is_this", "name", b"name", "revision", b"revision", "seen_at", b"seen_at", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "grpc", b"grpc", "http", b"http", "id", b"id", "is_this", b"is_this", "leads_since", b"leads_since", "name", b"name", "revision", b"revision", "seen_at", b"seen_at", "started_at", b"started_at", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,6 +13,7 @@ from milonga_hub.web.pages import (
     datasets,
     devices,
     docs,
+    hubs,
     labelling,
     models,
     monitoring,
@@ -61,6 +62,7 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         settings,
         policies,
         webhooks,
+        hubs,
         sign_in,
         sign_in_provider,
     ):
