@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ KINDS = {
     "compare": "milonga_hub.builds.compare_job",
     "delta": "milonga_hub.transfers.job",
 }
+
+# Who does the job of a folder.
+CLAIM = "claim"
 
 # Threads that wait give their core away. On two cores shared with other work, spinning made training seven times slower.
 _THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -138,14 +142,41 @@ class Jobs:
             return await run_job(kind, spec, workdir, on_progress, workers, on_question)
 
 
+class Claim:
+    """That this process does the job of a folder, until another one begins it anew.
+
+    A hub that is stopped for longer than it may lead leaves its job running, while the one that leads by then begins it again.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self._path = workdir / CLAIM
+        self._id = uuid.uuid4().hex
+        write_atomically(self._path, self._id)
+
+    def demand(self) -> None:
+        """End this process where another one has the job."""
+        try:
+            holds = self._path.read_text(encoding="utf-8") == self._id
+        except FileNotFoundError:
+            holds = False
+        if not holds:
+            raise SystemExit("another process has begun this job anew; this one ends")
+
+
 class JobContext:
     """What a job sees of the hub: somewhere to say how far it is, and to ask for what only the hub can do."""
 
-    def __init__(self, out: TextIO, answers: TextIO | None = None) -> None:
-        self._out, self._answers = out, answers
+    def __init__(self, out: TextIO, answers: TextIO | None = None, claim: Claim | None = None) -> None:
+        self._out, self._answers, self._claim = out, answers, claim
+
+    def demand(self) -> None:
+        """End this process where another one does the job by now."""
+        if self._claim is not None:
+            self._claim.demand()
 
     def progress(self, fraction: float, message: str = "", **metrics: float) -> None:
-        """Tell the hub how far the job is (0 to 1) and its newest figures."""
+        """Tell the hub how far the job is (0 to 1) and its newest figures. Ends the process where another one does the job by now."""
+        self.demand()
         line: dict[str, Any] = {"kind": "progress", "fraction": float(fraction), "message": message}
         line["metrics"] = {name: float(value) for name, value in metrics.items()}
         line["used"] = used()
@@ -263,9 +294,10 @@ def main() -> int:
     """Run one job in this process: `python -m milonga_hub.jobs KIND WORKDIR`."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the hub, which ends its jobs.
-    context = JobContext(os.fdopen(os.dup(1), "w"), sys.stdin)
+    workdir = Path(sys.argv[2])
+    context = JobContext(os.fdopen(os.dup(1), "w"), sys.stdin, Claim(workdir))
     os.dup2(2, 1)  # What libraries print goes to the log.
-    perform(sys.argv[1], Path(sys.argv[2]), context)
+    perform(sys.argv[1], workdir, context)
     return 0
 
 
@@ -278,6 +310,7 @@ def perform(kind: str, workdir: Path, context: JobContext) -> None:
     except (MilongaError, CompilerError, ImportError) as error:
         # A missing extra is said by its import, with the line that installs it.
         result = {"error": str(error)}
+    context.demand()
     write_atomically(workdir / "result.json", json.dumps(result))
 
 

@@ -7,10 +7,11 @@ Where it does, the statement may take as long as it needs; where it does not, ev
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -28,7 +29,7 @@ _SAYS_NOTHING = "the server takes connections and says nothing"
 class Server:
     """What is known of one server by all who wait for it. Safe to use from several threads."""
 
-    patience_seconds: float = PATIENCE_SECONDS
+    patience_seconds: float = field(default_factory=lambda: PATIENCE_SECONDS)
 
     def __post_init__(self) -> None:
         self.is_silent = False
@@ -57,11 +58,9 @@ class Server:
         """Return whether the server lets anybody in, or says why not."""
         with self._asking:
             if not self._is_known():
-                try:
+                # "Too many clients", or nobody there at all: what waits hears of it by itself.
+                with contextlib.suppress(psycopg.OperationalError):
                     self._tried(connect).close()
-                except psycopg.OperationalError:
-                    # "Too many clients", or nobody there at all: what waits hears of it by itself.
-                    pass
             return not self.is_silent
 
     def _tried(self, connect: Callable[[], Any]) -> Any:
@@ -112,9 +111,9 @@ class Connection(psycopg.Connection[Any]):
             return end.value
 
 
-def watch(engine: Engine, patience_seconds: float = PATIENCE_SECONDS) -> Server:
-    """Let the engine's connections not wait for a server that says nothing; return what is known of it."""
-    server = Server(patience_seconds)
+def watch(engine: Engine) -> None:
+    """Let the engine's connections not wait for a server that says nothing."""
+    server = Server()
 
     def connect(dialect: Any, record: Any, arguments: Any, named: dict[str, Any]) -> Connection:
         def again() -> Connection:
@@ -125,4 +124,3 @@ def watch(engine: Engine, patience_seconds: float = PATIENCE_SECONDS) -> Server:
         return made
 
     event.listen(engine, "do_connect", connect)
-    return server

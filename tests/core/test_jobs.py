@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from milonga_hub.jobs import Jobs, LocalWorkers, Progress, environment, run_job
+from milonga_hub import jobs
+from milonga_hub.jobs import Claim, JobContext, Jobs, LocalWorkers, Progress, environment, run_job
 
 
 def _threads(kind: str) -> int:
@@ -121,3 +123,24 @@ def test_a_job_asks_the_hub_and_goes_on_with_its_answers(tmp_path: Path) -> None
 def test_a_job_that_nobody_answers_is_told_so(tmp_path: Path) -> None:
     done = asyncio.run(run_job("build", {}, tmp_path, lambda progress: None, _Two(_ASKING)))
     assert done == {"said": ["what runs this job has no way to ask the hub"] * 2}
+
+
+def test_a_job_that_was_begun_anew_ends_where_its_hub_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    left = JobContext(out, claim=Claim(tmp_path))
+    left.progress(0.1, "epoch 1 of 2")
+    Claim(tmp_path)
+    with pytest.raises(SystemExit, match="begun this job anew"):
+        left.progress(0.5, "epoch 2 of 2")
+    assert "epoch 2" not in out.getvalue()
+
+    class Done:
+        @staticmethod
+        def run(*_: object) -> dict[str, object]:
+            return {}
+
+    (tmp_path / "spec.json").write_text("{}")
+    monkeypatch.setattr("importlib.import_module", lambda name: Done)
+    with pytest.raises(SystemExit):
+        jobs.perform("train", tmp_path, left)
+    assert not (tmp_path / "result.json").exists()

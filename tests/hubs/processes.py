@@ -104,7 +104,7 @@ class HubProcess:
         url = f"http://{self.host}:{self.ports['http']}{path}"
         asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
         try:
-            with urllib.request.urlopen(asked, timeout=20) as answer:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             return {"http_status": error.code, "said": error.read().decode()}
@@ -149,8 +149,12 @@ class Cluster:
         for host in HOSTS[:2]:
             self.hubs.append(self.hub(host))
 
-    def hub(self, host: str, options: Sequence[str] = ()) -> HubProcess:
+    def hub(self, host: str, options: Sequence[str] = (), source: Path | None = None) -> HubProcess:
+        """Return a hub that is not started yet: of this source, or of a folder with another."""
         command = [sys.executable, "-m", "milonga_hub.cli", "up", "--data-dir", str(self.data), "--host", host]
+        if source is not None:
+            paths = os.pathsep.join(str(source / name) for name in ("hub", "protos", "compiler", "agent"))
+            command = ["env", f"PYTHONPATH={paths}", *command]
         for name, port in self.ports.items():
             command += [f"--{name}-port", str(port)]
         command += [

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milonga_hub import traces
+from milonga_hub import jobs, traces
 from milonga_hub.cluster import rules
 from milonga_hub.cluster.changes import PART_BYTES, Part, files_under, in_parts
 from milonga_hub.cluster.station import INPUTS, KEPT, WORK
 from milonga_hub.jobs import JobError
 
 # The hub's own, of a job's folder.
-_HUBS = ("spec.json", "result.json", "log.txt", traces.NAME)
+_HUBS = ("spec.json", "result.json", "log.txt", traces.NAME, jobs.CLAIM)
 
 
 @dataclass(frozen=True)

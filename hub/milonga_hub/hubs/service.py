@@ -141,7 +141,7 @@ class Membership:
                 "options": f"-c statement_timeout={1000 * 2 * postgres.LOCK_SECONDS}",
             },
         )
-        silence.watch(self._engine, _SECONDS)
+        silence.watch(self._engine)
         self._me = HubMember(**_about(self.id, utc_now()), revision=newest())
         self._fence: Fence | None = None
         self._ends_at = 0.0
