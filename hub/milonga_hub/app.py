@@ -388,6 +388,9 @@ class Hub:
             # Who starts a hub is told at once where the broker does not answer; who leads later tries again.
             with fencing.within(self.hubs.fence):
                 await self._hear_telemetry()
+            if self.news:
+                # Another may lead before this hub has begun to: what is heard is written for one term.
+                await self._hear_no_telemetry()
         return brokers.told_to_devices(settings, endpoint)
 
     async def _serve_grpc(self, stack: AsyncExitStack, mqtt: tuple[str, int]) -> tuple[int, int]:

@@ -18,6 +18,8 @@ KUBERNETES_POSTGRES = DEPLOY / "kubernetes-postgres"
 KUBERNETES_HUBS = DEPLOY / "kubernetes-hubs"
 CONTAINERFILE = ROOT / "hub" / "Containerfile"
 COMPOSE, MOSQUITTO, POSTGRES = (DEPLOY / f"compose{over}.yaml" for over in ("", ".mosquitto", ".postgres"))
+# By itself, and what stands before its hubs.
+HUBS, BALANCER = DEPLOY / "compose.hubs.yaml", DEPLOY / "haproxy.cfg"
 UNIT = DEPLOY / "milonga-hub.service"
 
 

@@ -77,6 +77,7 @@ ENVIRONMENTS = {
     "Containerfile": files.image_environment(),
     "compose": _hub()["environment"],
     "compose.mosquitto": files.compose(files.MOSQUITTO)["services"]["hub"]["environment"],
+    "compose.hubs": files.compose(files.HUBS)["services"]["hub-1"]["environment"],
     "compose.postgres": files.compose(files.POSTGRES)["services"]["hub"]["environment"],
     "kubernetes": files.manifests()["ConfigMap/milonga-hub"]["data"],
     "systemd": dict(line.split("=", 1) for line in _unit("Environment")),
@@ -100,7 +101,7 @@ def test_every_variable_is_a_setting_of_the_hub_and_its_value_is_taken(
 
 def test_what_compose_asks_for_is_explained() -> None:
     written = (files.ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-    for path in (files.COMPOSE, files.MOSQUITTO, files.POSTGRES):
+    for path in (files.COMPOSE, files.MOSQUITTO, files.POSTGRES, files.HUBS):
         asked = set(re.findall(r"\$\{(\w+)", path.read_text(encoding="utf-8")))
         assert asked and {name for name in asked if name not in written} == set()
     arguments = {rest.partition("=")[0] for word, rest in files.instructions() if word == "ARG"}
@@ -120,6 +121,7 @@ def test_ports_are_those_of_the_hub_everywhere() -> None:
 
 
 def test_unencrypted_http_stays_on_the_machine_until_somebody_says_otherwise() -> None:
+    assert "${MILONGA_HTTP_ADDRESS:-127.0.0.1}:8080:8080" in files.compose(files.HUBS)["services"]["balancer"]["ports"]
     for path in (files.COMPOSE, files.MOSQUITTO):
         (http,) = [port for port in files.compose(path)["services"]["hub"]["ports"] if port.endswith(":8080")]
         assert http == "${MILONGA_HTTP_ADDRESS:-127.0.0.1}:8080:8080"
@@ -216,6 +218,7 @@ def test_images_have_a_version_and_the_hub_s_is_its_own() -> None:
     assert f"{replaced['name']}:{replaced['newTag']}" == ours
     foreign = [rest.split(" ")[0] for word, rest in files.instructions() if word == "FROM"]
     foreign += [files.compose(files.MOSQUITTO)["services"]["mosquitto"]["image"], _compose_postgres()["image"]]
+    foreign.append(files.compose(files.HUBS)["services"]["balancer"]["image"])
     assert [image for image in foreign if not re.search(r":\d+\.\d+", image)] == []
 
 
@@ -308,3 +311,59 @@ def test_several_hubs_have_one_volume_one_database_and_a_broker_that_is_none_of_
     assert {each["name"]: each["value"] for each in container["env"]}["MILONGA_BROKER"].startswith("mqtts://")
     kustomization = yaml.safe_load((files.KUBERNETES_HUBS / "kustomization.yaml").read_text(encoding="utf-8"))
     assert "../kubernetes-postgres" in kustomization["resources"]
+
+
+def _hubs() -> dict[str, dict[str, Any]]:
+    services: dict[str, dict[str, Any]] = files.compose(files.HUBS)["services"]
+    return {name: each for name, each in services.items() if name.startswith("hub-")}
+
+
+def test_several_hubs_of_compose_are_one_hub_twice_with_one_of_all_else() -> None:
+    services, alone = files.compose(files.HUBS)["services"], _hub()
+    first, second = _hubs().values()
+    assert {**first, "hostname": ""} == {**second, "hostname": ""}, "what one has, the other has"
+    same = set(alone) - {"environment", "ports", "volumes"}
+    assert {name: first[name] for name in same} == {name: alone[name] for name in same}
+    over = {**ENVIRONMENTS["compose"], **ENVIRONMENTS["compose.mosquitto"], **ENVIRONMENTS["compose.postgres"]}
+    assert first["environment"] == over and set(alone["volumes"]) <= set(first["volumes"])
+    assert (
+        _published(services["balancer"]) | _published(files.compose(files.MOSQUITTO)["services"]["mosquitto"]) == PORTS
+    )
+    for name in ("mosquitto", "postgres"):
+        extended = services[name]["extends"]
+        assert extended["service"] == name and name in files.compose(files.DEPLOY / extended["file"])["services"]
+    named = {volume.partition(":")[0] for each in services.values() for volume in each.get("volumes", [])}
+    assert {f"./{files.BALANCER.name}", "hub", "broker"} == named
+
+
+def test_the_balancer_gives_each_port_to_the_same_port_of_each_hub_that_is_ready() -> None:
+    text = files.BALANCER.read_text(encoding="utf-8")
+    bound = {int(port) for port in re.findall(r"^  bind :(\d+)$", text, re.MULTILINE)}
+    assert bound == _published(files.compose(files.HUBS)["services"]["balancer"])
+    for port in bound:
+        servers = set(re.findall(rf"^  server (\S+) \1:{port}$", text, re.MULTILINE))
+        assert servers == set(_hubs()), f"port {port}"
+    assert "GET /readyz" in text and f"check port {Settings.model_fields['http_port'].default}" in text
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed")
+def test_haproxy_takes_its_configuration() -> None:
+    done = subprocess.run(["haproxy", "-c", "-f", files.BALANCER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="kubectl, which puts files over each other, is not installed"
+)
+def test_kubectl_makes_two_hubs_of_the_files_that_lie_over_each_other() -> None:
+    done = subprocess.run(["kubectl", "kustomize", files.KUBERNETES_HUBS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = {f"{each['kind']}/{each['metadata']['name']}": each for each in yaml.safe_load_all(done.stdout)}
+    hub = made["StatefulSet/milonga-hub"]["spec"]
+    (container,) = hub["template"]["spec"]["containers"]
+    assert hub["replicas"] == 2 and not hub.get("volumeClaimTemplates")
+    assert {"MILONGA_BROKER", "MILONGA_DATABASE_URL"} <= {each["name"] for each in container["env"]}
+    assert [each["name"] for each in hub["template"]["spec"]["volumes"] if "persistentVolumeClaim" in each] == ["data"]
+    validate = pytest.importorskip("kubernetes_validate", reason="needs: pip install --group deploy")
+    for each in made.values():
+        validate.validate(each, "1.37", strict=True)

@@ -194,7 +194,7 @@ class Cluster:
         self._stack.close()
 
 
-async def eventually(condition: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
+async def eventually(condition: Callable[[], Any], what: str, seconds: float = 900.0) -> Any:
     """Return what the condition returns once that is true: what it looks at is in other processes."""
     try:
         async with asyncio.timeout(seconds):

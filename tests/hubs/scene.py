@@ -27,7 +27,7 @@ from tests.simulation.hubs import give_project, release
 MARKS = [
     pytest.mark.hubs,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(postgres_server.programs() is None, reason=postgres_server.MISSING),
     pytest.mark.skipif(installed() is None, reason="mosquitto 2.0 or newer is not installed"),
 ]

@@ -52,6 +52,8 @@ def test_the_first_leads_and_the_next_takes_over_when_it_leaves(url: str) -> Non
         assert first.leads and not second.leads
         assert [each.state for each in second.standings()] == [HubState.LEADING, HubState.SERVING]
         assert [each.is_this for each in second.standings()] == [False, True]
+        since = [each.leads_since for each in second.standings()]
+        assert since[0] is not None and since[1] is None
 
         async def story() -> None:
             led = asyncio.Event()

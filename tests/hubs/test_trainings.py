@@ -18,7 +18,7 @@ from tests.hubs.scene import MARKS, Scene, play
 pytestmark = MARKS
 
 _RUNS = "/api/v1/projects/digits/runs"
-_EPOCHS = 16
+_EPOCHS = 6
 
 
 def test_a_training_goes_on_at_the_other_hub_from_its_last_epoch(tmp_path: Path, own_server: str) -> None:
@@ -27,7 +27,7 @@ def test_a_training_goes_on_at_the_other_hub_from_its_last_epoch(tmp_path: Path,
         async with scene.fleet(2):
             await eventually(lambda: scene.streams().total() == 2, "all devices to be online")
             await asyncio.to_thread(_begin, other)
-            epoch = await eventually(lambda: _epochs(other) >= 2 and _epochs(other), "two epochs")
+            epoch = await eventually(lambda: _epochs(other) or None, "an epoch")
 
             # Stopped, not ended: its job goes on, until it sees that another hub has begun it anew.
             (job,) = _jobs(first)
