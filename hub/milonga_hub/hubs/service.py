@@ -220,6 +220,8 @@ class Membership:
             while True:
                 self._look.clear()
                 beat = self._loop.run_in_executor(self._thread, self._beat)
+                # One that nobody waits for any more, since this hub ends, may fail.
+                beat.add_done_callback(_looked_at)
                 # A server that says nothing for longer than the lease lasts is no reason to lead on.
                 await asyncio.wait([beat], timeout=self._seconds_left() if leading else None)
                 if not self.leads and leading is not None:
@@ -236,7 +238,8 @@ class Membership:
                     await self._stepped_down(leading)
                     leading = None
                 try:
-                    async with asyncio.timeout(min(rules.BEAT_SECONDS, self._seconds_left() or rules.BEAT_SECONDS)):
+                    left = self._seconds_left() if self.leads else None
+                    async with asyncio.timeout(min(rules.BEAT_SECONDS, left or rules.BEAT_SECONDS)):
                         await self._look.wait()
                 except TimeoutError:
                     continue
@@ -247,7 +250,10 @@ class Membership:
     def leave(self) -> None:
         if self._left:
             return
-        self._left, self._fence = True, None
+        self._left = True
+        # What it does just now uses the connection.
+        self._thread.shutdown()
+        self._fence = None
         try:
             if self._connection is not None:
                 mine = (_LEASES.c.name == _LEAD) & (_LEASES.c.holder == self.id)
@@ -258,7 +264,6 @@ class Membership:
             _log.warning("the others learn by themselves that this hub is gone: %s", error.orig)
         finally:
             self._drop_connection()
-            self._thread.shutdown(wait=False)
             self._engine.dispose()
 
     def _begun(self, lead: Lead) -> asyncio.Task[None]:
@@ -391,6 +396,11 @@ def _later() -> Any:
 
 def _aware(moment: datetime) -> datetime:
     return moment.replace(tzinfo=utc_now().tzinfo)
+
+
+def _looked_at(beat: asyncio.Future[None]) -> None:
+    if not beat.cancelled():
+        beat.exception()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
