@@ -6,10 +6,13 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import milonga_hub.app  # noqa: F401  (All models.)
 import pytest
+import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -58,15 +61,44 @@ def test_models_and_revisions_agree(database: Database) -> None:
     assert _differences(database) == [], 'a model changed: write a revision, make revision MESSAGE="what it does"'
 
 
-def test_all_the_way_down_and_up_again(database: Database) -> None:
+def _fill(database: Database) -> None:
+    """Put a row into each table, as the database has them."""
+    found = sa.MetaData()
+    with database.engine.begin() as connection:
+        found.reflect(connection)
+        for table in found.sorted_tables:
+            if table.name != "alembic_version":
+                connection.execute(table.insert(), {each.name: _value(each.type) for each in table.columns})
+
+
+def _value(kind: sa.types.TypeEngine[Any]) -> object:
+    made = {bool: True, int: 1, float: 1.5, bytes: b"1", datetime: datetime(2026, 11, 27, 3)}
+    return made.get(kind.python_type, "[]")
+
+
+def _rows(database: Database) -> dict[str, int]:
+    with database.engine.connect() as connection:
+        counted = {
+            name: connection.execute(text(f'SELECT count(*) FROM "{name}"')).scalar_one() for name in _tables(database)
+        }
+    return counted
+
+
+def test_all_the_way_down_and_up_again_with_rows_in_each_table(database: Database) -> None:
     database.create_tables()
+    _fill(database)
     names = [each.name for each in running.revisions(database.engine)]
-    for name in [*names[-2::-1], "base"]:
+    for name in names[-2::-1]:
         running.migrate(database.engine, name)
-    assert _tables(database) <= {"alembic_version"}
-    for name in names:
+    kept = _rows(database)
+    assert len(kept) > 10 and set(kept.values()) == {1}
+    for name in names[1:]:
         running.migrate(database.engine, name)
+    after = _rows(database)
+    assert {name: after[name] for name in kept} == kept, "what was there before is there still"
     assert all(each.reached for each in running.revisions(database.engine)) and _differences(database) == []
+    running.migrate(database.engine, "base")
+    assert _tables(database) <= {"alembic_version"}
 
 
 def test_revisions_are_one_chain_with_numbers(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ class Three(Alone):
 
     id = "b"
     notice = (
-        "the tables are at revision 0007, which this version does not know: a newer one changed them. This hub goes on, for a newer"
+        "the tables are at revision 0099, which this version does not know: a newer one changed them. This hub goes on, for a newer"
         " version only adds, and leads no more where a newer one is there; replace it"
     )
 
@@ -56,5 +56,5 @@ def test_the_page_shows_who_leads_since_when_and_what_is_wrong(tmp_path: Path) -
         hub.hubs = Three(HubState.SERVING, HubState.SERVING, HubState.LOST)
         nobody = client.get("/settings/hubs").text
     assert all(f"hub-{id}" in page for id in "abc") and "5 min" in page and "No hub leads" not in page
-    assert "revision 0007" in page and "0007" in korean and "The tables are" not in korean
+    assert "revision 0099" in page and "0007" in korean and "The tables are" not in korean
     assert "No hub leads just now" in nobody
