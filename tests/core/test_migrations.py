@@ -17,7 +17,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from milonga_hub.db import Database
+from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.migrations import running
@@ -72,16 +72,15 @@ def _fill(database: Database) -> None:
 
 
 def _value(kind: sa.types.TypeEngine[Any]) -> object:
-    made = {bool: True, int: 1, float: 1.5, bytes: b"1", datetime: datetime(2026, 11, 27, 3)}
+    made = {bool: True, int: 1, float: 1.5, bytes: b"1", datetime: utc_now().replace(tzinfo=None)}
     return made.get(kind.python_type, "[]")
 
 
 def _rows(database: Database) -> dict[str, int]:
     with database.engine.connect() as connection:
-        counted = {
+        return {
             name: connection.execute(text(f'SELECT count(*) FROM "{name}"')).scalar_one() for name in _tables(database)
         }
-    return counted
 
 
 def test_all_the_way_down_and_up_again_with_rows_in_each_table(database: Database) -> None:
