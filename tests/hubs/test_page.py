@@ -56,5 +56,5 @@ def test_the_page_shows_who_leads_since_when_and_what_is_wrong(tmp_path: Path) -
         hub.hubs = Three(HubState.SERVING, HubState.SERVING, HubState.LOST)
         nobody = client.get("/settings/hubs").text
     assert all(f"hub-{id}" in page for id in "abc") and "5 min" in page and "No hub leads" not in page
-    assert "revision 0099" in page and "0007" in korean and "The tables are" not in korean
+    assert "revision 0099" in page and "0099" in korean and "The tables are" not in korean
     assert "No hub leads just now" in nobody
