@@ -7,6 +7,8 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
+# Hubs of before leave both at their default.
+adds = True
 _WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
