@@ -31,6 +31,7 @@ from milonga_hub.telemetry.packets import (
     subscribe_packet,
     unsubscribe_packet,
 )
+from milonga_hub.telemetry.pulse import Pulse
 
 _log = logging.getLogger(__name__)
 
@@ -136,17 +137,18 @@ class Subscriber:
             line.close()
 
     def _read(self, line: _Line) -> None:
-        packets, heard_at = Packets(), time.monotonic()
+        packets, pulse = Packets(), Pulse(time.monotonic(), _SILENCE_SECONDS)
         while not self._ending.is_set():
             chunk = line.receive()
             now = time.monotonic()
-            if now - line.sent_at >= _SILENCE_SECONDS:
+            if chunk is not None:
+                pulse.hears(now)
+            if pulse.is_gone(now):
+                raise TimeoutError("it is silent")
+            if pulse.asks(now, line.sent_at):
                 line.send(PING)
             if chunk is None:
-                if now - heard_at >= 2 * _SILENCE_SECONDS:
-                    raise TimeoutError("it is silent")
                 continue
-            heard_at = now
             came: list[Published] = []
             for kind, flags, body in packets.of(chunk):
                 if kind == PUBLISH:
