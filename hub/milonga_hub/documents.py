@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,13 +50,13 @@ class Kind(Generic[S]):
             "$defs": definitions,
         }
 
-    def load(self, path: Path) -> tuple[str, S]:
-        """Return name and spec of a file. Raises InvalidInput listing every error with its line."""
+    def load(self, path: Path, source: str = "") -> tuple[str, S]:
+        """Return name and spec of a file, `source` for people. Raises InvalidInput listing every error with its line."""
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"cannot read {path}: {error}") from error
-        return self.parse(text, str(path))
+            raise InvalidInput(f"cannot read {source or path}: {error}") from error
+        return self.parse(text, source or str(path))
 
     def parse(self, text: str, source: str) -> tuple[str, S]:
         """Return name and spec of a document; `source` names it in errors."""
@@ -75,13 +76,23 @@ class Kind(Generic[S]):
         return document["name"], spec
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: Path, source: str = "") -> str:
     """Return the kind that a file says it is, "" where it says none. Raises InvalidInput for what is no YAML."""
-    try:
-        _, document = _read(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
+    _, document = _read_file(path, source)
     return str(document.get("kind") or "") if isinstance(document, dict) else ""
+
+
+def place_of(path: Path, source: str, field: str) -> str:
+    """Return source:line of a field that the hub names, such as spec.limits[0].latency_ms, in a file that was read before."""
+    node, _ = _read_file(path, source)
+    return _at(source, node, [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field)])
+
+
+def _read_file(path: Path, source: str) -> tuple[Any, Any]:
+    try:
+        return _read(path.read_text(encoding="utf-8"), source or str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot read {source or path}: {error}") from error
 
 
 def _read(text: str, source: str) -> tuple[Any, Any]:

@@ -66,7 +66,8 @@ def test_a_commit_is_applied_and_named(new: Cli, folder: Path) -> None:
     commit = _git(folder.parent, "rev-parse", "HEAD")
     plan = new("diff", "--git", url, "--markdown")
     assert plan.out.startswith(f"### Milonga: 2 changes at `{commit[:12]}`")
-    assert "**Project mine** (projects/mine.yaml)" in plan.out
+    assert "**Project mine** (fleet_configs/projects/mine.yaml)" in plan.out
+    assert f"mine would change (milonga apply --git {url})" in " ".join(new("diff", "--git", url).out.split())
     assert f"Commit {commit[:12]}" in new("apply", "--git", url, "--no-run").out
     assert "### Milonga: no changes" in new("diff", "--git", url, "--markdown").out
 
@@ -88,7 +89,7 @@ def test_a_branch_and_an_older_commit_can_be_named(new: Cli, folder: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--ref", "nowhere"], 4, "at nowhere is refused or not there"),
+        (["--ref", "nowhere"], 4, "at nowhere is refused or not there: fatal: couldn't find remote ref nowhere"),
         (["--path", "else"], 4, "there is no else"),
         (["--path", "../.."], 4, "there is no ../.."),
         (["--signed"], 4, "the signature of commit"),
@@ -133,6 +134,32 @@ def test_nothing_is_sent_where_one_file_is_wrong(new: Cli, folder: Path) -> None
     refused = new("apply", "-f", str(folder))
     assert refused.code == 4 and "wrong.yaml" in refused.err
     assert new("projects", "show", "mine").code == 3
+
+
+@pytest.mark.parametrize(("key", "value"), [("selector", "site=```"), ("selektor", "site=busan")])
+def test_what_is_refused_is_named_by_its_place_in_the_repository_and_told_in_a_comment(
+    new: Cli, folder: Path, key: str, value: str
+) -> None:
+    (folder / "projects" / "mine.yaml").write_text(
+        yaml.safe_dump({**PROJECT, "spec": {"dataset": "mine", key: value}}), encoding="utf-8"
+    )
+    (folder / "alerts" / "channel.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "kind": "AlertChannel",
+                "name": "chat",
+                "spec": {"webhook": {"url": "http://x.example", "secret": "x" * 32}},
+            }
+        )
+    )
+    url = _committed(folder)
+    plan = new("diff", "--git", url, "--markdown")
+    assert plan.code == 4 and "fleet_configs/projects/mine.yaml:5: " in plan.err and "milonga-git-" not in plan.err
+    assert plan.out.startswith("### Milonga: these files are refused at `") and "mine.yaml:5: " in plan.out
+    # What a file says closes no code block of the comment early.
+    assert plan.out.count("````") == (2 if "```" in value else 0)
+    # The channel comes first, and is not there all the same: the hub saw all of it before.
+    assert new("apply", "--git", url).code == 4 and "chat" not in new("alerts", "channels").out
 
 
 def test_a_name_that_two_files_have_is_named(new: Cli, folder: Path) -> None:

@@ -12,10 +12,11 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from milonga_hub.cli.client import Hub, Json
-from milonga_hub.cli.definitions import CHANNEL, PROJECT, Applied, files_of, markdown, send
+from milonga_hub.cli.definitions import CHANNEL, PROJECT, Applied, files_of, markdown, markdown_refused, send
 from milonga_hub.cli.failures import CHANGES, USAGE, Refused
 from milonga_hub.cli.git import checkout
 from milonga_hub.cli.output import print_json, say
+from milonga_hub.errors import MilongaError
 
 _File = Annotated[
     Path | None,
@@ -52,9 +53,15 @@ def apply(
     json: Json = False,
 ) -> None:
     """Create projects, alert rules and channels, or change them as their files say; a run starts if a project changed."""
-    with _place(file, git, ref, path, signed, signers) as (place, commit):
-        applied = send(files_of(place), start_run=not no_run, dry_run=dry_run, above=place if place.is_dir() else None)
-    _tell(applied, commit, dry_run=dry_run, as_markdown=as_markdown, json=json)
+    with _place(file, git, ref, path, signed, signers) as (place, root, commit):
+        try:
+            applied = send(files_of(place, root), start_run=not no_run, dry_run=dry_run)
+        except (Refused, MilongaError) as problem:
+            # A pull request whose files are wrong gets a comment, too.
+            if as_markdown:
+                typer.echo(markdown_refused(str(problem), commit))
+            raise
+    _tell(applied, commit, git, dry_run=dry_run, as_markdown=as_markdown, json=json)
     raise typer.Exit(CHANGES if exit_code and any(one.changes for one in applied) else 0)
 
 
@@ -112,20 +119,20 @@ def schema(
 @contextmanager
 def _place(
     file: Path | None, git: str, ref: str, path: str, signed: bool, signers: Path | None
-) -> Iterator[tuple[Path, str]]:
-    """Yield where the files are, and the commit that they are of."""
+) -> Iterator[tuple[Path, Path | None, str]]:
+    """Yield where the files are, and the folder of the repository and the commit that they are of."""
     if (file is None) == (not git):
         raise Refused("name files with -f, or a repository with --git, and not both", USAGE)
     if file is not None and (signed or signers is not None):
         raise Refused("files have no signature; name a repository with --git", USAGE)
     if file is not None:
-        yield file, ""
+        yield file, None, ""
         return
     with checkout(git, ref, path, signed, signers) as found:
-        yield found.folder, found.commit
+        yield found.folder, found.root, found.commit
 
 
-def _tell(applied: list[Applied], commit: str, *, dry_run: bool, as_markdown: bool, json: bool) -> None:
+def _tell(applied: list[Applied], commit: str, git: str, *, dry_run: bool, as_markdown: bool, json: bool) -> None:
     if json:
         _print(applied, commit)
         return
@@ -135,7 +142,7 @@ def _tell(applied: list[Applied], commit: str, *, dry_run: bool, as_markdown: bo
     if commit:
         say(f"Commit {commit[:12]}:")
     for one in applied:
-        _say(one, dry_run)
+        _say(one, dry_run, f"--git {git}" if git else f"-f {one.file}")
 
 
 def _print(applied: list[Applied], commit: str) -> None:
@@ -155,12 +162,12 @@ def _print(applied: list[Applied], commit: str) -> None:
     typer.echo(json_text.dumps({"commit": commit, "applied": told}, indent=2, ensure_ascii=False))
 
 
-def _say(one: Applied, dry_run: bool) -> None:
+def _say(one: Applied, dry_run: bool, source: str) -> None:
     if not one.changes:
         again = f" Start a run all the same: {_start(one)}" if one.kind == PROJECT and not dry_run else ""
         say(f"{one.name} is as the file says; nothing to do.{again}")
         return
-    say(f"{one.name} would change (milonga apply -f {one.file}):" if dry_run else f"{one.name} changed:")
+    say(f"{one.name} would change (milonga apply {source}):" if dry_run else f"{one.name} changed:")
     say(*(f"  {change}" for change in one.changes))
     if dry_run:
         return

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+from milonga.client.errors import CallFailed, of_call
 from milonga.v1 import alerts_pb2, projects_pb2
 
-from milonga_hub.cli.client import CALL_SECONDS, Client
+from milonga_hub.cli.client import CALL_SECONDS, Client, explain
 from milonga_hub.cli.failures import NOT_FOUND, Refused
 from milonga_hub.cli.output import clean
 
@@ -39,60 +42,102 @@ class Applied:
         return str(self.response.run.name) if started else ""
 
 
-def files_of(place: Path) -> list[Path]:
-    """Return the file, or all files of a folder that can be applied, in the order for that. Raises Refused where there is none."""
+@dataclass(frozen=True)
+class File:
+    """A file to apply, and what people call it."""
+
+    path: Path
+    name: str
+
+
+def files_of(place: Path, root: Path | None = None) -> list[File]:
+    """Return the file, or all files of a folder that can be applied, in the order for that; below `root` they are named from there.
+
+    Raises Refused where there is none.
+    """
     from milonga_hub.documents import kind_of
 
+    def called(path: Path) -> File:
+        return File(path, str(path.relative_to(root) if root else path))
+
     if place.is_file():
-        return [place]
+        return [called(place)]
     if not place.is_dir():
         raise Refused(f"there is no file {place}; copy one from fleet_configs/projects", NOT_FOUND)
     written = sorted([*place.rglob("*.yaml"), *place.rglob("*.yml")])
     # A link may lead out of the folder that was named.
-    kinds = {path: kind_of(path) for path in written if path.is_file() and not path.is_symlink()}
-    found = [path for path, kind in kinds.items() if kind in KINDS]
+    files = [called(path) for path in written if path.is_file() and not path.is_symlink()]
+    kinds = {file: kind_of(file.path, file.name) for file in files}
+    found = [file for file, kind in kinds.items() if kind in KINDS]
     if not found:
-        raise Refused(f"no file in {place} is of kind {', '.join(KINDS)}", NOT_FOUND)
-    return sorted(found, key=lambda path: (KINDS.index(kinds[path]), path))
+        raise Refused(f"no file in {called(place).name} is of kind {', '.join(KINDS)}", NOT_FOUND)
+    return sorted(found, key=lambda file: (KINDS.index(kinds[file]), file.name))
 
 
-def send(files: Iterable[Path], *, start_run: bool, dry_run: bool, above: Path | None = None) -> list[Applied]:
-    """Apply files one after the other; all are read before the first is sent. `above` shortens their names."""
-    read = [(path, _read(path)) for path in files]
-    twice = {(kind, name) for _, (kind, name, _) in read if sum(each[1][:2] == (kind, name) for each in read) > 1}
+def send(files: Iterable[File], *, start_run: bool, dry_run: bool) -> list[Applied]:
+    """Apply files one after the other; all are read, and seen by the hub, before the first changes anything."""
+    read = [_read(file) for file in files]
+    twice = {one.key for one in read if sum(each.key == one.key for each in read) > 1}
     if twice:
         kind, name = min(twice)
-        places = ", ".join(str(path) for path, (other, named, _) in read if (other, named) == (kind, name))
+        places = ", ".join(one.file.name for one in read if one.key == (kind, name))
         raise Refused(f"the {kind} {name} is in more than one file: {places}; keep one")
     with Client() as client:
-        return [
-            Applied(
-                kind,
-                name,
-                str(path.relative_to(above) if above else path),
-                _sent(client, kind, name, spec, start_run=start_run, dry_run=dry_run),
-            )
-            for path, (kind, name, spec) in read
-        ]
+        planned = [_applied(client, one, start_run=start_run, dry_run=True) for one in read]
+        return planned if dry_run else [_applied(client, one, start_run=start_run, dry_run=False) for one in read]
 
 
-def _read(path: Path) -> tuple[str, str, Any]:
-    """Return kind, name and spec, as a message; what is wrong with the file is said with its line."""
+@dataclass(frozen=True)
+class _Read:
+    file: File
+    kind: str
+    name: str
+    spec: Any
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.kind, self.name
+
+
+def _read(file: File) -> _Read:
+    """Return what a file says, its spec as a message; what is wrong with it is said with its line."""
     # Imported here, so that all other verbs start fast.
     from milonga_hub.alerts.models import CHANNEL_FILE, RULE_FILE
     from milonga_hub.bridge import to_proto
     from milonga_hub.documents import kind_of
     from milonga_hub.projects.models import PROJECT_FILE
 
-    kind = kind_of(path)
+    kind = kind_of(file.path, file.name)
     if kind == RULE:
-        name, rule = RULE_FILE.load(path)
-        return kind, name, to_proto(rule, alerts_pb2.AlertRuleSpec)
+        name, rule = RULE_FILE.load(file.path, file.name)
+        return _Read(file, kind, name, to_proto(rule, alerts_pb2.AlertRuleSpec))
     if kind == CHANNEL:
-        name, channel = CHANNEL_FILE.load(path)
-        return kind, name, to_proto(channel, alerts_pb2.AlertChannelSpec)
-    name, project = PROJECT_FILE.load(path)
-    return PROJECT, name, to_proto(project, projects_pb2.ProjectSpec)
+        name, channel = CHANNEL_FILE.load(file.path, file.name)
+        return _Read(file, kind, name, to_proto(channel, alerts_pb2.AlertChannelSpec))
+    name, project = PROJECT_FILE.load(file.path, file.name)
+    return _Read(file, PROJECT, name, to_proto(project, projects_pb2.ProjectSpec))
+
+
+def _applied(client: Client, one: _Read, *, start_run: bool, dry_run: bool) -> Applied:
+    """Send one file. What the hub refuses is told with the file and, where the hub names a field, its line."""
+    try:
+        response = _sent(client, one.kind, one.name, one.spec, start_run=start_run, dry_run=dry_run)
+    except grpc.RpcError as error:
+        refused = of_call(error, client.address)
+        if not isinstance(refused, CallFailed):
+            raise
+        said, code = explain(refused)
+        raise Refused(f"{_where(one.file, refused)}: {said}", code) from error
+    return Applied(one.kind, one.name, one.file.name, response)
+
+
+def _where(file: File, refused: CallFailed) -> str:
+    """Return the file, with the line of the field that the hub names, be it that its words begin with it: spec.selector: ..."""
+    from milonga_hub.documents import place_of
+
+    begins = re.match(r"(spec[\w.\[\]]*)\b", str(refused))
+    field = refused.violations[0].field if refused.violations else begins[1] if begins else ""
+    return place_of(file.path, file.name, field) if field else file.name
 
 
 def _sent(client: Client, kind: str, name: str, spec: Any, *, start_run: bool, dry_run: bool) -> Any:
@@ -111,8 +156,25 @@ def _sent(client: Client, kind: str, name: str, spec: Any, *, start_run: bool, d
 def markdown(applied: Iterable[Applied], commit: str) -> str:
     """Return the plan as a comment on a pull request."""
     changed = [one for one in applied if one.changes]
-    head = f"### Milonga: {len(changed) or 'no'} change{'s' if len(changed) != 1 else ''}"
-    lines = [f"{head} at `{commit[:12]}`" if commit else head]
+    lines = [_head(f"{len(changed) or 'no'} change{'s' if len(changed) != 1 else ''}", commit)]
     for one in changed:
-        lines += ["", f"**{one.kind} {one.name}** ({one.file})", "", "```", *one.changes, "```"]
+        lines += ["", f"**{one.kind} {one.name}** ({one.file})", "", *_fenced(one.changes)]
     return "\n".join(lines)
+
+
+def markdown_refused(problem: str, commit: str) -> str:
+    """Return the comment on a pull request whose files cannot be applied."""
+    return "\n".join(
+        [_head("these files are refused", commit), "", *_fenced([clean(line) for line in problem.splitlines()])]
+    )
+
+
+def _head(said: str, commit: str) -> str:
+    return f"### Milonga: {said} at `{commit[:12]}`" if commit else f"### Milonga: {said}"
+
+
+def _fenced(lines: list[str]) -> list[str]:
+    """Return lines as they are, whatever backticks they have."""
+    longest = max((len(run) for run in re.findall("`+", "\n".join(lines))), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [fence, *lines, fence]

@@ -19,9 +19,10 @@ _NO_OTHER = ("gpg.program", "gpg.openpgp.program", "gpg.x509.program")
 
 @dataclass(frozen=True)
 class Checkout:
-    """A folder of a repository, and the commit that it is of."""
+    """A folder of a repository, the repository's own, and the commit that they are of."""
 
     folder: Path
+    root: Path
     commit: str
 
 
@@ -48,7 +49,7 @@ def checkout(url: str, ref: str, path: str, signed: bool, signers: Path | None =
         wanted = (folder / path).resolve()
         if not wanted.is_relative_to(folder.resolve()) or not wanted.exists():
             raise Refused(f"there is no {path} in {url} at {ref or 'HEAD'}; name the folder with --path")
-        yield Checkout(wanted, commit)
+        yield Checkout(wanted, folder.resolve(), commit)
 
 
 def _verify(folder: Path, commit: str, signers: Path | None) -> None:
@@ -69,6 +70,11 @@ def _git(folder: Path, *arguments: str, what: str = "") -> str:
             f"git {arguments[0]} took longer than {_SECONDS} s; see that {what or 'it'} can be reached"
         ) from error
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise Refused(f"{what or 'git'} is refused or not there: {said[-1] if said else 'git says no more'}")
+        raise Refused(f"{what or 'git'} is refused or not there: {_gist(done.stderr) or 'git says no more'}")
     return done.stdout
+
+
+def _gist(said: str) -> str:
+    """Return the line of git's that says why; advice comes after it."""
+    lines = said.strip().splitlines()
+    return next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1] if lines else "")

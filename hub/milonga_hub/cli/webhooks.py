@@ -71,7 +71,9 @@ def set_webhook(
     if response.secret and not secret_stdin:
         typer.echo(response.secret)
         say("the secret that signs its messages; keep it with the receiver, for it is shown only now")
-    say(f"{name} is told of {', '.join(response.webhook.events) or 'everything'}; try: milonga webhooks test {name}")
+    told = ", ".join(response.webhook.events) or "everything"
+    whose = f" of {response.webhook.project}" if response.webhook.project else ""
+    say(f"{name} is told of {told}{whose}; try: milonga webhooks test {name}")
 
 
 @group.command("delete")
