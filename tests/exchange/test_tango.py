@@ -70,6 +70,15 @@ def test_pictures_are_found_by_either_name_of_their_file_and_old_deployments_are
     assert any(note.startswith("deployment.yaml is left out") for note in found.notes)
 
 
+def test_pictures_with_a_data_yaml_of_their_own_need_no_other(tmp_path: Path) -> None:
+    folder = _project(tmp_path / "own", DETECTION)
+    assert any("copy it to" in note for note in read(folder).notes)
+    (folder / "coco128").mkdir()
+    (folder / "coco128" / "data.yaml").write_text("names: [a, b]", encoding="utf-8")
+    notes = read(folder).notes
+    assert not any("copy it to" in note for note in notes) and any("name the same classes" in note for note in notes)
+
+
 def test_a_classifier_for_the_cloud_takes_every_device(tmp_path: Path) -> None:
     files = {
         "project_info.yaml": {

@@ -237,7 +237,13 @@ def _pictures(path: Path | None, notes: list[str]) -> Path | None:
 
 
 def _described_by(path: Path, pictures: Path, notes: list[str]) -> Path:
-    if path.parent.resolve() != pictures.resolve():
+    if path.parent.resolve() == pictures.resolve():
+        return pictures
+    if (pictures / "data.yaml").is_file():
+        notes.append(
+            f"{path.name} is not read for the pictures: {pictures / 'data.yaml'} lies beside them; see that both name the same classes"
+        )
+    else:
         notes.append(
             f"{path.name} does not lie beside the pictures: copy it to {pictures / 'data.yaml'} before you import them"
         )
