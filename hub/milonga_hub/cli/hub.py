@@ -101,6 +101,9 @@ def up(
     telemetry_days: Annotated[
         float | None, typer.Option(help="How long telemetry is kept at all, as one window an hour.")
     ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="How the hub writes its log: text, or json, one object a line.")
+    ] = None,
     traces_endpoint: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Collector for OpenTelemetry traces (OTLP over HTTP): http://collector:4318."),
