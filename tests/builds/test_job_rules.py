@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from milonga_hub.builds.rules import BuildFigures, Group, chance_of_heads, choose_build, forgotten, judge
+from milonga_hub.builds.rules import BuildFigures, Group, chance_of_heads, choose_build, decisions, forgotten, judge
 from scipy.stats import binomtest
 
 figures = st.builds(
@@ -46,6 +46,14 @@ def test_int8_that_is_slower_on_the_device_is_not_chosen_for_its_name() -> None:
     fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.960, 2.0, 390, 400)
     int8 = BuildFigures("int8", "onnxruntime", "int8", 0.965, 3.2, 90, 100)
     assert choose_build([int8, fp32], None) == fp32
+
+
+def test_how_much_slower_a_build_is_stays_easy_to_read() -> None:
+    fast, near, far = (
+        BuildFigures(name, "tvm", "fp32", 0.96, ms, 90, 100) for name, ms in (("a", 0.05), ("b", 0.06), ("c", 60.0))
+    )
+    told = decisions([fast, near, far], fast, None, None)
+    assert [told[name] for name in "bc"] == ["20.0% slower than tvm/fp32", "1,200 times as slow as tvm/fp32"]
 
 
 def test_a_build_that_is_faster_but_too_large_is_not_chosen() -> None:

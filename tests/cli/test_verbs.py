@@ -352,7 +352,7 @@ def test_failures_have_their_exit_codes_and_say_what_to_do(cli: Cli, command: st
 def test_a_hub_that_is_not_there_is_told_from_other_failures(run: Run) -> None:
     for arguments in (
         ["--hub", "127.0.0.1:1", "devices", "list"],
-        ["devices", "list", "--hub", "127.0.0.1:1", "--json"],
+        ["devices", "ls", "--hub", "127.0.0.1:1", "--json"],
     ):
         said = run(arguments)
         assert (said.code, said.out) == (5, "")

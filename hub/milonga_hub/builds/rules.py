@@ -24,7 +24,8 @@ MAX_UNCLEAR_LOSS_POINTS = 5.0
 # Of the pictures of one class, what it may lose more than chance explains; a project may say otherwise.
 MAX_CLASS_LOSS_POINTS = 5.0
 
-
+# From here on a percentage is hard to read.
+_MANY_TIMES = 3.0
 # A week: jobs take turns, and a tuning holds up the others.
 MAX_TUNING_MINUTES = 7 * 1440.0
 
@@ -152,7 +153,9 @@ def _decision(
     if chosen is None or build == chosen:
         return "the fastest that passes its gates"
     if chosen.measured_ms and build.measured_ms > chosen.measured_ms:
-        return f"{build.measured_ms / chosen.measured_ms - 1:.1%} slower than {chosen.target}"
+        times = build.measured_ms / chosen.measured_ms
+        slower = f"{times - 1:.1%} slower than" if times < _MANY_TIMES else f"{times:,.0f} times as slow as"
+        return f"{slower} {chosen.target}"
     return f"as fast as {chosen.target}, which is {'more accurate' if chosen.accuracy > build.accuracy else 'smaller'}"
 
 

@@ -52,7 +52,6 @@ def _state(alert: pb.Alert) -> str:
 
 
 @group.command("list")
-@group.command("ls", hidden=True)
 def list_(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Those that have resolved, too.")] = False,
     project: Annotated[str, typer.Option("--project", help="Only of this project.")] = "",

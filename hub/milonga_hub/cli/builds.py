@@ -31,7 +31,6 @@ Version = Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER, or s
 
 
 @group.command("ls")
-@group.command("list", hidden=True)
 def list_(
     version: Annotated[str, typer.Argument(help="Only of this version, for example MODEL/NUMBER.")] = "",
     limit: Limit = 0,

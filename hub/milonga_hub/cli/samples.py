@@ -81,7 +81,6 @@ def _said(sample: pb.Sample) -> str:
 
 
 @group.command("list")
-@group.command("ls", hidden=True)
 def list_(
     project: Project,
     state: Annotated[str, typer.Option(help="waiting, labelled, skipped, refused, conflict or all.")] = "waiting",

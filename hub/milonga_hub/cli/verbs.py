@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from milonga_hub.cli import (
     accounts,
@@ -56,6 +58,15 @@ def _begin(
     remember_hub(hub_address)
 
 
+class _Group(TyperGroup):
+    """Takes "ls" and "list" for the same, whichever of them a group has."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        other = {"ls": "list", "list": "ls"}.get(cmd_name)
+        return super().get_command(ctx, other) if found is None and other else found
+
+
 # They add their verbs to those of devices and of models.
 _MORE = (device_help, device_versions, model_import)
 
@@ -101,6 +112,6 @@ for name, group, words in (
     ("audit", accounts.audit, "Who changed what."),
     ("bench", bench.group, "How well the hub's models do on your own tables."),
 ):
-    app.add_typer(group, name=name, help=words, no_args_is_help=True)
+    app.add_typer(group, name=name, help=words, no_args_is_help=True, cls=_Group)
 # As the API calls them.
-app.add_typer(builds.group, name="builds", help="The same as build.", no_args_is_help=True, hidden=True)
+app.add_typer(builds.group, name="builds", help="The same as build.", no_args_is_help=True, hidden=True, cls=_Group)

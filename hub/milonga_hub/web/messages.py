@@ -139,6 +139,7 @@ _OF_BUILDS = (
     N_("its model has %(bytes)s bytes, %(allowed)s allowed"),
     N_("the fastest that passes its gates"),
     N_("%(share)s slower than %(target)s"),
+    N_("%(times)s times as slow as %(target)s"),
     N_("as fast as %(target)s, which is more accurate"),
     N_("as fast as %(target)s, which is smaller"),
     N_("not verified on hardware: %(why)s"),
