@@ -62,7 +62,6 @@ READING: dict[str, tuple[str, str]] = {
     "models versions digits": ("model_versions", "projects/digits/runs/2"),
     "models show digits/1": ("model_version", "milonga build ls digits/1"),
     "build ls digits/1": ("builds", "verified, chosen"),
-    "build list digits/1": ("builds", "verified, chosen"),
     f"build show {BUILD}": ("build", "manifest.json"),
     "build show digits/1/raspberry-pi-5/onnxruntime/int8": ("build", "latency: "),
     f"build show --log {BUILD}": ("text", "building onnxruntime/int8"),
@@ -73,14 +72,13 @@ READING: dict[str, tuple[str, str]] = {
     "rollouts show digits-2": ("rollout", "wave 2"),
     "rollouts watch digits-1": ("rollout", "succeeded"),
     "samples list digits": ("samples", "pi5-1"),
-    "samples ls digits --state all": ("samples", "refused"),
+    "samples list digits --state all": ("samples", "refused"),
     "samples status digits": ("labelling", "0.0% to 79.3%"),
     "telemetry list": ("windows", "confidence"),
     "telemetry drift": ("drift_events", "brightness"),
     "telemetry accuracy digits": ("accuracy", "right answers"),
     "hubs ls": ("hubs", "leading"),
     "alerts list": ("alerts", "drifted"),
-    "alerts ls": ("alerts", "drifted"),
     "alerts silences": ("silences", "milonga alerts silence"),
     "alerts rules": ("rules", "device-offline"),
     "alerts channels": ("channels", "fleet_configs/alerts"),
@@ -98,7 +96,7 @@ CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "expo
     "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
     "build override", "build choose", "build example", "login", "logout", "users add", "users set-role", "users password",
     "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list", "blobs status", "blobs move", "blobs sweep", "migrate",
-    "webhooks ls", "webhooks set", "webhooks test", "webhooks deliveries", "webhooks delete")  # fmt: skip
+    "webhooks ls", "webhooks set", "webhooks redeliver", "webhooks test", "webhooks deliveries", "webhooks delete")  # fmt: skip
 HUBLESS = (
     "backup",
     "doctor",
@@ -140,6 +138,11 @@ def test_no_verb_is_forgotten_here(run: Run) -> None:
             if isinstance(node, ast.FunctionDef):
                 decorated += sum("command(" in ast.unparse(each) for each in node.decorator_list)
     assert decorated + 13 == len({_verb(command) for command in READING} | set(CHANGING))
+
+
+@pytest.mark.parametrize("group", ["devices", "build", "webhooks"])
+def test_ls_and_list_are_the_same(cli: Cli, group: str) -> None:
+    assert cli(group, "ls", "--json").json == cli(group, "list", "--json").json
 
 
 @pytest.mark.parametrize("command", READING)
