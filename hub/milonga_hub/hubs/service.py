@@ -216,6 +216,7 @@ class Membership:
     async def run(self, lead: Lead) -> None:
         self._loop = asyncio.get_running_loop()
         leading: asyncio.Task[None] | None = None
+        led: Fence | None = None
         try:
             while True:
                 self._look.clear()
@@ -231,7 +232,12 @@ class Membership:
                 if leading is not None and leading.done():
                     leading.result()
                     leading = None
+                if leading is not None and self._fence is not led:
+                    # Lost to another and taken again since the last look: what runs is of the term before.
+                    await self._stepped_down(leading)
+                    leading = None
                 if leading is None and self.leads:
+                    led = self._fence
                     _log.info("this hub leads (term %d)", self._fence.number if self._fence else 0)
                     leading = self._begun(lead)
                 elif leading is not None and not self.leads:
