@@ -1,4 +1,4 @@
-"""Take the hub's agent in this one's place: signed wheels, laid over what the installer made (docs/adr/0046).
+"""Take the hub's agent in this one's place: signed wheels, laid over what the installer made (docs/adr/0042).
 
 The script that starts the agent (docs/install.md) puts the release that is current before the installed packages, and goes back
 to the one before where it does not start.

@@ -1,4 +1,4 @@
-"""The manifest of a release of the agent, as the hub writes it and agents read it (docs/adr/0046)."""
+"""The manifest of a release of the agent, as the hub writes it and agents read it (docs/adr/0042)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import click
+from typing import Any
+
 import typer
 from typer.core import TyperGroup
 
@@ -61,7 +62,8 @@ def _begin(
 class _Group(TyperGroup):
     """Takes "ls" and "list" for the same, whichever of them a group has."""
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    # Which click these are of differs between releases of typer.
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
         other = {"ls": "list", "list": "ls"}.get(cmd_name)
         return super().get_command(ctx, other) if found is None and other else found

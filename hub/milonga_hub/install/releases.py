@@ -1,4 +1,4 @@
-"""What an agent takes in its own place: the wheels of this hub under a manifest, signed as builds are (docs/adr/0046)."""
+"""What an agent takes in its own place: the wheels of this hub under a manifest, signed as builds are (docs/adr/0042)."""
 
 from __future__ import annotations
 
