@@ -184,17 +184,6 @@ def test_choices_may_be_numbers_or_one_hot_columns(made: World) -> None:
     )
 
 
-def test_networks_that_choose_alike_in_near_slots_are_placed_alike(made: World) -> None:
-    structure = Structure.of(made.features, made.macs)
-    placed = structure.placed(made.sources["device0"])
-    assert np.mean((placed**2).sum(axis=1)) == pytest.approx(1.0)
-    rows = np.zeros((3 + len(made.features), made.features.shape[1]))
-    rows[3:] = made.features
-    rows[0, 0] = rows[1, 1] = rows[2, 7] = 3.0
-    first, beside, far = Structure.of(rows, None).placed(np.ones(len(rows)) + rows.sum(axis=1))[:3]
-    assert first @ beside > first @ far
-
-
 def test_sources_that_measured_other_networks_help(made: World) -> None:
     random = np.random.default_rng(3)
     partly = {name: np.where(random.uniform(size=len(ms)) < 0.5, np.nan, ms) for name, ms in made.sources.items()}

@@ -28,7 +28,6 @@ _RANGES = {
     "choices": (1e-5, 0.1),
     "counts": (1e-5, 0.1),
     "weighed": (1e-5, 0.1),
-    "placed": (1e-5, 0.1),
     "near": (1e-5, 0.1),
     "far": (1e-5, 0.1),
     "noise": (3e-5, 0.1),
@@ -112,7 +111,6 @@ class Domain:
             self._factors["counts"] = structure.counts()
             if np.ptp(self.level) > 0:
                 self._factors["weighed"] = structure.weighed(self.level)
-                self._factors["placed"] = structure.placed(self.level)
         self._choices = structure.choices
 
     @property

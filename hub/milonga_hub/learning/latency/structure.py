@@ -12,8 +12,6 @@ Floats = NDArray[np.float64]
 # A column with as few values holds a choice, not a quantity.
 _MOST_CHOICES = 12
 _ADDED_PENALTY = 1e-3
-# Slots so far apart have a correlation of 1/e.
-_NEIGHBOURS = 3.0
 
 
 @dataclass(frozen=True)
@@ -65,27 +63,11 @@ class Structure:
 
         Operators that a device runs badly cost it more where pictures and channels are many, so where all else does too.
         """
-        return _standard(list((self.slots * self._weights(latency)).sum(axis=1).T), len(self.slots))
-
-    def placed(self, latency: Floats) -> Floats:
-        """Return (n, s * v), with a mean squared length of 1: which value each slot chooses, where slots count as in `weighed`.
-
-        Rows' products are high where networks choose alike in slots near each other: an operator that a device runs badly
-        among the large pictures of the first layers may do well among the many channels of the last.
-        """
-        table = self.slots * self._weights(latency)
-        places = np.arange(table.shape[1])
-        alike = np.exp(-np.abs(places[:, None] - places[None]) / _NEIGHBOURS)
-        found = np.einsum("nsv,sp->npv", table - table.mean(axis=0), np.linalg.cholesky(alike)).reshape(len(table), -1)
-        return np.asarray(found / max(float(np.sqrt((found**2).sum(axis=1).mean())), 1e-12))
-
-    def _weights(self, latency: Floats) -> Floats:
-        """Return (1, s, 1): how much what a slot adds to a latency (n,) differs between its values."""
         rows, slots, values = self.slots.shape
         table = self.options()
         square = table.T @ table + _ADDED_PENALTY * rows * np.eye(slots * values)
         added = np.linalg.solve(square, table.T @ (latency - latency.mean())).reshape(slots, values)
-        return np.asarray(added.std(axis=1)[None, :, None])
+        return _standard(list((self.slots * added.std(axis=1)[None, :, None]).sum(axis=1).T), rows)
 
 
 def _alike(first: Floats, second: Floats) -> bool:
