@@ -78,7 +78,7 @@ def run() -> list[Result]:
         peer_timed = statistics.mean(duel.peer_ms for duel in of_peer)
         name = f"{peer}, trained alone"
         for how, maps, goal in (
-            ("fine-tuned, as many pictures", [duel.finetuned_map for duel in of_peer], 1.0),
+            ("fine-tuned, as many pictures in all", [duel.finetuned_map for duel in of_peer], 1.0),
             ("as inherited, half the pictures", [duel.inherited_map for duel in of_peer], None),
         ):
             missing = [1 - one for one in maps]

@@ -17,11 +17,13 @@ from milonga_hub.devices.service import DeviceService, MeasurementItem, Presence
 from milonga_hub.devices.values import AgentStatus, Hello, NewAssignment, Passed
 from milonga_hub.events import EventBus
 from milonga_hub.hubs.between import Between
+from milonga_hub.hubs.models import HubMessage
 from milonga_hub.hubs.service import Membership
 from milonga_hub.migrations import running
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.service import RunService
 from milonga_hub.settings import Settings
+from sqlmodel import select
 
 from tests.databases import postgresql_url
 
@@ -156,6 +158,29 @@ def test_a_device_is_measured_through_the_hub_that_has_its_stream(halves: tuple[
         # Asked by this hub itself, it is this hub's to take.
         assert not other.devices.answered_elsewhere("pi-1", slot, answer.SerializeToString())
         take_answer(other.devices, "pi-1", answer)
+
+    asyncio.run(story())
+
+
+def test_what_was_asked_before_a_hub_listened_is_heard_when_it_does(halves: tuple[Half, Half]) -> None:
+    one, other = halves
+
+    def written() -> int:
+        with one.database.session() as session:
+            return len(session.exec(select(HubMessage)).all())
+
+    async def story() -> None:
+        stream = other.devices.connections.open("pi-1", HELLO)
+        await stream.next()
+        item = MeasurementItem(subnet="s", engine="onnxruntime", precision="fp32", files=[])
+        asked = asyncio.create_task(one.devices.measure("pi5", [item], "run", "test"))
+        async with asyncio.timeout(60):
+            while not await asyncio.to_thread(written):
+                await asyncio.sleep(0.01)
+        other.between.start()
+        assert isinstance(await asyncio.wait_for(stream.next(), 60), Passed)
+        assert written() == 0
+        asked.cancel()
 
     asyncio.run(story())
 

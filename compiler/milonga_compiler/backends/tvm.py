@@ -38,14 +38,9 @@ class TvmBackend(Backend):
         self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
     ) -> Iterable[BuiltModel]:
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-            # A library cannot be given another output later. One that nobody reads costs a small product.
-            copied = Path(scratch) / "network.onnx"
-            copy_whole(network, copied)
-            embeds = embed(copied)
-            built = replace(network, path=copied)
-            yield self._compiled(built, folder, embeds)
+            yield self._compiled(*_embedded(network, Path(scratch)), folder)
 
-    def _compiled(self, network: Network, folder: Path, embeds: bool) -> BuiltModel:
+    def _compiled(self, network: Network, embeds: bool, folder: Path) -> BuiltModel:
         import tvm
 
         architecture = self.architecture or platform.machine()
@@ -88,10 +83,23 @@ class TvmBackend(Backend):
     def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
         from milonga_compiler.tvm_tuning import tune
 
-        return tune(read_network(onnx_path), target, tuning)
+        with tempfile.TemporaryDirectory() as scratch:
+            # Kernels of what is built, which is not all that the file has.
+            yield from tune(_embedded(read_network(onnx_path), Path(scratch))[0], target, tuning)
 
     def _accept(self, network: Network, scratch: Path) -> None:
         imported(network)
+
+
+def _embedded(network: Network, scratch: Path) -> tuple[Network, bool]:
+    """Return the network with the second output of embedding.py, in a file of its own, and whether it has one.
+
+    A library cannot be given another output later. One that nobody reads costs a small product.
+    """
+    copied = scratch / "network.onnx"
+    copy_whole(network, copied)
+    embeds = embed(copied)
+    return replace(network, path=copied), embeds
 
 
 def _aligned(shape: tuple[int, ...]) -> Floats:

@@ -70,6 +70,7 @@ class Between:
 
         def missed() -> None:
             devices.connections.catch_up()
+            self._relay.catch_up()
             runs.on_queued()
             builds.on_queued()
             self._hubs.look()

@@ -129,6 +129,14 @@ class Relay:
             if not self.on_ask(message.device, message.key, message.body):
                 self.lost(message.device)
 
+    def catch_up(self) -> None:
+        """Take all messages that are for this hub, the oldest first: of those that came while it did not listen nobody told it."""
+        left = select(HubMessage.id).where(HubMessage.hub == self._hub).order_by(col(HubMessage.id))
+        with self._database.session() as session:
+            numbers = session.exec(left).all()
+        for number in numbers:
+            self.read(str(number))
+
     def forget_old(self) -> None:
         """Delete what nobody read in time."""
         with self._database.session() as session:
