@@ -13,6 +13,7 @@ import pytest
 from milonga.client.calls import Calls
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
+from milonga_hub.install.releases import AgentReleases
 from milonga_hub.runs.models import Trigger
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.profiled import Profiled
@@ -52,6 +53,8 @@ def used_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for trigger in (Trigger.NEW_LABELS, Trigger.SCHEDULE):
         services.runs.start(PROJECT, trigger, "by itself")
     _plan_run(services)
+    releases = AgentReleases(services.folder / "agent_release.json", services.blobs, services.signing)
+    services.devices.offer_release(releases.current)
     with served(services) as address:
         yield address
 

@@ -32,7 +32,6 @@ from milonga_hub.devices.values import AgentStatus, Download, Hello
 from milonga_hub.errors import MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.hubs.service import Alone, Hubs
-from milonga_hub.install.releases import AgentReleases
 from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.models import SampleReason, SampleView
 from milonga_hub.labelling.service import LabellingService
@@ -101,8 +100,7 @@ class Services:
             self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
         )
         self.models = ModelService(self.database, self.blobs)
-        signer = signing(folder / "signing")
-        self.devices.offer_release(AgentReleases(folder / "agent_release.json", self.blobs, signer).current)
+        self.signing = signer = signing(folder / "signing")
         self.builds = BuildService(self.database, self.blobs, self.events, signer)
         sessions = TuningSessions(folder / "tuning", self.blobs, signer)
         self.builds.device_tunings = DeviceTunings(sessions, self.devices)
