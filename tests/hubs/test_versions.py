@@ -93,17 +93,26 @@ def _before(folder: Path) -> tuple[Path, str]:
     newest, revision = names[-1], names[-2].partition("_")[0]
     if "\nadds = True\n" not in (_ROOT / _VERSIONS / f"{newest}.py").read_text(encoding="utf-8"):
         pytest.skip(f"revision {newest} does more than add: hubs of before have to end first")
-    added = _git("log", "--diff-filter=A", "--format=%H", "-1", "--", f"{_VERSIONS}/{newest}.py")
-    if not added or not _git("ls-tree", "--name-only", f"{added}^", "hub/milonga_hub/hubs/service.py"):
+    version = _last_with(names[:-1])
+    if not version or not _git("ls-tree", "--name-only", version, "hub/milonga_hub/hubs/service.py"):
         pytest.skip(
             "the git history here does not reach back to a version before the newest revision that knows several hubs"
         )
     folder.mkdir(parents=True)
     archive = folder.with_suffix(".tar")
-    _git("archive", "--format=tar", f"--output={archive}", f"{added}^", *_PACKAGES)
+    _git("archive", "--format=tar", f"--output={archive}", version, *_PACKAGES)
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     return folder, revision
+
+
+def _last_with(names: list[str]) -> str:
+    """Return the newest commit that has these revisions and no others, "" for none: on the way some had a number that is another's now."""
+    for commit in _git("log", "--format=%H", "--", _VERSIONS).split():
+        found = _git("ls-tree", "--name-only", commit, f"{_VERSIONS}/").split()
+        if sorted(Path(path).stem for path in found if Path(path).name.startswith("0")) == names:
+            return commit
+    return ""
 
 
 def _git(*arguments: str) -> str:
