@@ -146,6 +146,6 @@ def deliveries(
             )
             for each in response.deliveries
         )
-        table(("webhook", "event", "of", "state", "tries", "queued", "last answer"), rows)
+        table(("webhook", "event", "of", "state", "tries", "queued", "last error"), rows)
     else:
         say("nothing was sent yet")
