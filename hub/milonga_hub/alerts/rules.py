@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from milonga_hub.alerts.models import Alert, AlertRuleSpec, AlertSignal, AlertView, Silence
-from milonga_hub.alerts.rules_findings import THRESHOLDS
+from milonga_hub.alerts.models import Alert, AlertRuleSpec, AlertView, Silence
+from milonga_hub.alerts.rules_findings import THRESHOLDS, threshold_of
 from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput
 
@@ -25,10 +25,10 @@ def check(name: str, spec: AlertRuleSpec) -> None:
         parse(spec.selector)
     except InvalidInput as error:
         raise InvalidInput(f"spec.selector: {error}") from error
-    if spec.threshold is None and spec.watch is AlertSignal.POWER:
-        raise InvalidInput("spec.threshold: POWER needs one, in watts: what is too much depends on the board")
-    if spec.threshold is not None and spec.watch not in (*THRESHOLDS, AlertSignal.POWER):
-        signals = ", ".join((*THRESHOLDS, AlertSignal.POWER))
+    if spec.watch in THRESHOLDS and threshold_of(spec) is None:
+        raise InvalidInput(f"spec.threshold: {spec.watch} needs one, in watts: what is too much depends on the board")
+    if spec.threshold is not None and spec.watch not in THRESHOLDS:
+        signals = ", ".join(THRESHOLDS)
         raise InvalidInput(f"spec.threshold: {spec.watch} is or is not, without a threshold; those with one: {signals}")
 
 

@@ -11,7 +11,7 @@ from milonga_hub.devices.selectors import parse
 from milonga_hub.telemetry.rules import SIGNALS
 
 # What a rule without a threshold takes.
-THRESHOLDS: Mapping[AlertSignal, float] = {
+THRESHOLDS: Mapping[AlertSignal, float | None] = {
     # Share of requests that failed: one in twenty.
     AlertSignal.ERROR_RATE: 0.05,
     # Median in the field over the median that was measured on this device type.
@@ -22,6 +22,8 @@ THRESHOLDS: Mapping[AlertSignal, float] = {
     AlertSignal.TELEMETRY_DROPPED: 0.0,
     # Share of windows in which the machine was held back.
     AlertSignal.THROTTLED: 0.5,
+    # Watts. None: what is too much depends on the board, so a rule names it.
+    AlertSignal.POWER: None,
 }
 # Below this many requests a share or a median says nothing.
 MIN_REQUESTS = 20
@@ -241,56 +243,67 @@ def _latency(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[F
             )
 
 
-def _temperature(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
-    limit = threshold_of(spec) or 0.0
+def _above(
+    spec: AlertRuleSpec,
+    devices: _Devices,
+    value_of: Callable[[DeviceFacts], float | None],
+    told: Callable[[DeviceFacts, float, float], tuple[str, str]],
+) -> Iterator[Finding]:
+    """Yield a finding for each device whose value is above the threshold; `told` says of both what is, and what to do."""
+    limit = threshold_of(spec)
     for device in devices.values():
-        if device.temperature_celsius is not None and device.temperature_celsius > limit:
-            yield Finding(
-                f"devices/{device.name}",
-                f"{device.name} is at {device.temperature_celsius:.0f} °C (allowed {limit:.0f} °C)",
-                "cool it, or give it less to do: a lower latency_ms in the project's limits makes it compute less",
-                device.project,
-                value=device.temperature_celsius,
-            )
+        value = value_of(device)
+        if limit is not None and value is not None and value > limit:
+            summary, action = told(device, value, limit)
+            yield Finding(f"devices/{device.name}", summary, action, device.project, value=float(value))
+
+
+def _temperature(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    return _above(
+        spec,
+        devices,
+        lambda device: device.temperature_celsius,
+        lambda device, celsius, limit: (
+            f"{device.name} is at {celsius:.0f} °C (allowed {limit:.0f} °C)",
+            "cool it, or give it less to do: a lower latency_ms in the project's limits makes it compute less",
+        ),
+    )
 
 
 def _dropped(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
-    limit = threshold_of(spec) or 0.0
-    for device in devices.values():
-        if device.dropped_count > limit:
-            yield Finding(
-                f"devices/{device.name}",
-                f"{device.name} had to drop {device.dropped_count} telemetry windows",
-                "it could not reach the broker for long, or its disk is full: milonga devices show" + f" {device.name}",
-                device.project,
-                value=float(device.dropped_count),
-            )
+    return _above(
+        spec,
+        devices,
+        lambda device: device.dropped_count,
+        lambda device, count, limit: (
+            f"{device.name} had to drop {count} telemetry windows",
+            f"it could not reach the broker for long, or its disk is full: milonga devices show {device.name}",
+        ),
+    )
 
 
 def _throttled(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
-    limit = threshold_of(spec) or 0.0
-    for device in devices.values():
-        if device.throttled_share is not None and device.throttled_share > limit:
-            yield Finding(
-                f"devices/{device.name}",
-                f"{device.name} was throttled in {device.throttled_share:.0%} of the time (allowed {limit:.0%})",
-                "cool it, or give it a supply that is strong enough: until then it is slower than it was measured",
-                device.project,
-                value=device.throttled_share,
-            )
+    return _above(
+        spec,
+        devices,
+        lambda device: device.throttled_share,
+        lambda device, share, limit: (
+            f"{device.name} was throttled in {share:.0%} of the time (allowed {limit:.0%})",
+            "cool it, or give it a supply that is strong enough: until then it is slower than it was measured",
+        ),
+    )
 
 
 def _power(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
-    limit = threshold_of(spec)
-    for device in devices.values():
-        if limit is not None and device.power_watts is not None and device.power_watts > limit:
-            yield Finding(
-                f"devices/{device.name}",
-                f"{device.name} draws {device.power_watts:.3g} W (allowed {limit:.3g} W)",
-                "see what else it does; a lower latency_ms in the project's limits makes it compute less",
-                device.project,
-                value=device.power_watts,
-            )
+    return _above(
+        spec,
+        devices,
+        lambda device: device.power_watts,
+        lambda device, watts, limit: (
+            f"{device.name} draws {watts:.3g} W (allowed {limit:.3g} W)",
+            "see what else it does; a lower latency_ms in the project's limits makes it compute less",
+        ),
+    )
 
 
 _FINDERS: Mapping[AlertSignal, Callable[[AlertRuleSpec, Facts, _Devices], Iterator[Finding]]] = {

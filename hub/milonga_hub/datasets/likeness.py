@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from milonga_compiler.files import write_atomically
 from PIL import Image
 
 from milonga_hub.blobs import Blobs
@@ -116,11 +117,9 @@ class Likenesses:
         if file is None:
             return
         places = {sample.digest: place for place, sample in enumerate(samples)}
-        part = file.with_suffix(".part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps([[places[sample.digest] for sample in group] for group in groups]))
-            part.replace(file)
+            write_atomically(file, json.dumps([[places[sample.digest] for sample in group] for group in groups]))
             for old in sorted(file.parent.glob("*.json"), key=lambda one: one.stat().st_mtime)[:-_KEPT_FILES]:
                 old.unlink(missing_ok=True)
         except OSError:
