@@ -7,18 +7,16 @@ away from the path on which they come; until then they are read as they are.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, delete, select
 
 from milonga_hub.db import Database, utc_now
 from milonga_hub.telemetry.ahead import Ahead
 from milonga_hub.telemetry.models import TelemetryQuarter, TelemetryQuartersAdded, TelemetryWindowRow
-from milonga_hub.telemetry.rows import numbered_sums_of, summed_columns
+from milonga_hub.telemetry.rows import numbered_sums_of, summed_columns, upsert
 from milonga_hub.telemetry.rules_quarters import QUARTER, Kept, packed_sum, unpacked_sum
 from milonga_hub.telemetry.rules_retention import HOUR
 from milonga_hub.telemetry.rules_series import Sum, Summed, floored, summed
@@ -116,7 +114,7 @@ class Quarters:
         ]
         with self._database.session() as session:
             self._database.begin_writing(session)
-            _upsert(session, _TABLE, rows, ("device", "started_at"), _VALUES)
+            upsert(session, _TABLE, rows, ("device", "started_at"), _VALUES)
 
     def of(self, session: Session, device: str, since: datetime, until: datetime) -> tuple[list[Summed], datetime]:
         """Return quarters, and windows that are in none yet, which began in this time, and before when windows have to be asked."""
@@ -184,13 +182,4 @@ def _kept(session: Session) -> Kept | None:
 
 
 def _note(session: Session, kept: Kept) -> None:
-    _upsert(session, _ADDED, [{"id": 1, **kept._asdict()}], ("id",), Kept._fields)
-
-
-def _upsert(
-    session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]], key: Sequence[str], values: Sequence[str]
-) -> None:
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    written: Any = insert(table)
-    changed = {name: written.excluded[name] for name in values}
-    session.connection().execute(written.on_conflict_do_update(index_elements=key, set_=changed), [*rows])
+    upsert(session, _ADDED, [{"id": 1, **kept._asdict()}], ("id",), Kept._fields)

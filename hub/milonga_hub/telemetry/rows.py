@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
 from milonga_hub.telemetry.figures import (
@@ -174,3 +175,13 @@ def _text(moment: datetime) -> str:
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
     return moment.isoformat(" ", "microseconds")[:26]
+
+
+def upsert(
+    session: Session, table: sa.Table, rows: Sequence[Mapping[str, Any]], key: Sequence[str], values: Sequence[str]
+) -> None:
+    """Write rows; where there is one of the same key, its values take these."""
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    written: Any = insert(table)
+    changed = {name: written.excluded[name] for name in values}
+    session.connection().execute(written.on_conflict_do_update(index_elements=key, set_=changed), [*rows])

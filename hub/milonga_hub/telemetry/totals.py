@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col, delete
 
@@ -21,7 +20,7 @@ from milonga_hub.errors import DatabaseUnreachable
 from milonga_hub.events import EventBus
 from milonga_hub.telemetry.ahead import ROW_ID, Ahead
 from milonga_hub.telemetry.models import TelemetryAdded, TelemetryTotal, TelemetryWindow, TelemetryWindowRow
-from milonga_hub.telemetry.rows import all_columns, windows_of
+from milonga_hub.telemetry.rows import all_columns, upsert, windows_of
 from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series, summed
 
 _log = logging.getLogger(__name__)
@@ -121,11 +120,7 @@ class Totals:
         for key, sum_ in new.items():
             total = summed([before[key], sum_], key[3]) if key in before else sum_
             values.append(_values(key, total))
-        insert = _upsert(session)(_TABLE)
-        written = insert.on_conflict_do_update(
-            index_elements=_KEY, set_={name: insert.excluded[name] for name in _SUMMED}
-        )
-        session.connection().execute(written, values)
+        upsert(session, _TABLE, values, _KEY, _SUMMED)
 
     def _so_far(self, session: Session, keys: Sequence[_Key]) -> dict[_Key, Sum]:
         """Return what these are so far; nobody else writes until the transaction ends."""
@@ -178,16 +173,11 @@ def _begun(session: Session) -> int:
 
 
 def _note(session: Session, window_id: int) -> None:
-    insert = _upsert(session)(_ADDED).values(id=1, window_id=window_id)
-    session.connection().execute(insert.on_conflict_do_update(index_elements=("id",), set_={"window_id": window_id}))
+    upsert(session, _ADDED, [{"id": 1, "window_id": window_id}], ("id",), ("window_id",))
 
 
 def _values(key: _Key, total: Sum) -> dict[str, Any]:
     return {**dict(zip(_KEY, key, strict=True)), **{name: getattr(total, name) for name in _SUMMED}}
-
-
-def _upsert(session: Session) -> Any:
-    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
 
 
 def _by_level(windows: Sequence[TelemetryWindow]) -> dict[_Key, Sum]:
