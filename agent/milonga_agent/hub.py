@@ -47,6 +47,9 @@ _FINAL = {
 # What gRPC makes of a line on which bits turned, and of a hub that stops; the hub itself never says so.
 _BROKEN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
 
+# What the hub says by itself, in words for people: why it ends a stream, or cannot do something now.
+_SAID = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND}
+
 
 def _raise(error: Any, address: str) -> None:
     if error.code() in _FINAL:
@@ -58,6 +61,8 @@ def _raise(error: Any, address: str) -> None:
         ) from error
     if error.code() in _BROKEN:
         raise HubUnreachable(f"the line to the hub at {address} broke: {error.details()}") from error
+    if error.code() in _SAID:
+        raise AgentError(f"the hub says: {error.details()}") from error
     raise AgentError(f"the hub failed: {error.code().name}: {error.details()}") from error
 
 

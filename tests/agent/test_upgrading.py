@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from milonga.release import KIND, PROJECT, read_release
+from milonga.v1 import devices_pb2
 from milonga_agent import unpacking
 from milonga_agent.care import StartAnew
 from milonga_agent.daemon import Agent, Options
@@ -23,7 +25,8 @@ from milonga_hub.install import releases
 from milonga_hub.install.releases import AgentReleases
 from milonga_hub.install.wheels import Wheel
 
-from tests.devices.world import World, hub, run
+from tests.devices.world import Agent as Caller
+from tests.devices.world import World, hub, people, run
 
 NAME = "pi-1"
 
@@ -129,6 +132,27 @@ def test_an_agent_without_the_installers_script_says_what_to_do(tmp_path: Path) 
             assert "run its line again" in world.devices.get(NAME).status_message
 
     run(story(), 300)
+
+
+def test_a_release_is_made_beside_the_event_loop_also_for_a_device_that_connects(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Caller(world, NAME) as agent, people(world) as stub:
+            releases, loop, makers = _releases(world), threading.get_ident(), list[int]()
+
+            def making() -> AgentRelease:
+                makers.append(threading.get_ident())
+                return releases.current()
+
+            world.devices.offer_release(making)
+            await agent.join()
+            await stub.UpgradeDevice(devices_pb2.UpgradeDeviceRequest(name=NAME))
+            care = await agent.hear("care")
+            assert care.upgrades == 1 and len(care.release.wheels) == 2
+            await agent.connect()
+            assert (await agent.hear("care")).release == care.release
+            assert len(makers) == 3 and loop not in makers
+
+    run(story())
 
 
 def _wheel(folder: Path, requires: str, daemon: str = "") -> dict[str, str]:

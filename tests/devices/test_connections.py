@@ -8,6 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 from milonga.v1 import agent_pb2, devices_pb2
+from milonga_agent.errors import AgentError
+from milonga_agent.hub import Hub
+from milonga_agent.state import Credentials, Identity
 from milonga_hub.devices.models import Device, DeviceBuildState, DeviceState
 
 from tests.certificates import Key
@@ -205,10 +208,28 @@ def test_a_second_connection_of_a_device_replaces_the_first(tmp_path: Path) -> N
             first = agent.stream
             await agent.connect()
             assert await first.code() is grpc.StatusCode.FAILED_PRECONDITION
-            assert "connected again" in await first.details()
+            assert "connected once more" in await first.details()
             assert _online(world.devices.get("pi-1"))
             _assign(world)
             await agent.hear("assignment")
+
+    run(story())
+
+
+def test_an_agent_that_a_copy_of_it_pushed_out_says_so_in_the_hubs_words(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as copy:
+            await copy.enrol()
+            identity = Identity("pi-1", "board-1", f"127.0.0.1:{world.port}", world.device_port, "127.0.0.1", 0)
+            own = Credentials(world.tls.authority.certificate, copy.key.pem, copy.certificate.encode())
+            line, outgoing = Hub(identity, own), asyncio.Queue[agent_pb2.ConnectRequest]()
+            outgoing.put_nowait(agent_pb2.ConnectRequest(hello=agent_pb2.Hello()))
+            pushed_out = asyncio.ensure_future(line.connect(outgoing, lambda message: None))
+            await world.until_device("pi-1", _online)
+            await copy.connect()
+            with pytest.raises(AgentError, match=r"^the hub says: pi-1 connected once more, .* stop one of the two"):
+                await pushed_out
+            await line.close()
 
     run(story())
 

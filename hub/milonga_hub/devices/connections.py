@@ -21,7 +21,7 @@ from milonga_hub.devices.models import (
     StepLog,
 )
 from milonga_hub.devices.records import Presence, Records
-from milonga_hub.devices.streams import DeviceStream, Streams
+from milonga_hub.devices.streams import ONE_IDENTITY, DeviceStream, Streams
 from milonga_hub.devices.timing import Timing
 from milonga_hub.devices.values import (
     AgentSettings,
@@ -152,7 +152,8 @@ class Connections:
         for device in devices:
             stream = self._streams.get(device.name)
             if stream is not None and device.hub != self._presence.hub and device.state is DeviceState.ONLINE:
-                stream.close(FailedPrecondition(f"{device.name} connected to another hub; this older stream ends"))
+                reason = f"{device.name} connected to another hub, so this older stream ends; {ONE_IDENTITY}"
+                stream.close(FailedPrecondition(reason))
             if stream is not None and device.revoked_at is not None:
                 stream.close(Unauthenticated(f"device {device.name} was revoked by an operator"))
         self.catch_up([device.name for device in devices])

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from sqlmodel import Session
@@ -34,6 +35,8 @@ class Helping:
         self.release: Callable[[], AgentRelease] = _no_release
         # What devices may fetch to upgrade, until their streams end.
         self._upgrading: dict[str, AgentRelease] = {}
+        # Makes releases, which takes longer than the event loop can wait; one thread, so that what is said later arrives later.
+        self._making = ThreadPoolExecutor(1, thread_name_prefix="agent-release")
 
     async def ask(self, device: str, kind: HelpKind, cursor: str = "", max_bytes: int = 0) -> HelpAnswer:
         """Return the device's answer. Raises FailedPrecondition where it is off line, too old or does not answer."""
@@ -77,13 +80,12 @@ class Helping:
     def want(
         self, session: Session, device: Device, *, restart: bool = False, profile: bool = False, upgrade: bool = False
     ) -> None:
-        """Want it once more than the device has done, or than was wanted. Raises FailedPrecondition without a release."""
+        """Want it once more than the device has done, or than was wanted."""
         if restart:
             device.wanted_restarts = max(device.wanted_restarts, device.restarts) + 1
         if profile:
             device.wanted_profiles = max(device.wanted_profiles, device.profiles) + 1
         if upgrade:
-            self.release()
             device.wanted_upgrades = max(device.wanted_upgrades, device.upgrades) + 1
         session.add(device)
 
@@ -95,13 +97,20 @@ class Helping:
             for wanted, done in zip(counts, (device.restarts, device.profiles, device.upgrades), strict=True)
         ):
             return
-        release = None
         if device.wanted_upgrades > device.upgrades:
-            try:
-                release = self._upgrading[device.name] = self.release()
-            except MilongaError as error:
-                _log.warning("%s cannot upgrade its agent: %s", device.name, error)
-        self._streams.send(device.name, "care", Care(*counts, release))
+            self._making.submit(self._send_release, device.name, counts)
+        else:
+            self._streams.send(device.name, "care", Care(*counts, None))
+
+    def _send_release(self, device: str, counts: tuple[int, int, int]) -> None:
+        release = None
+        try:
+            release = self._upgrading[device] = self.release()
+        except MilongaError as error:
+            _log.warning("%s cannot upgrade its agent: %s", device, error)
+        except Exception:
+            _log.exception("%s cannot upgrade its agent", device)
+        self._streams.send(device, "care", Care(*counts, release))
 
     def digests_for(self, device: str) -> set[str]:
         """Return what the device may fetch to upgrade its agent."""

@@ -186,7 +186,8 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
     async def UpgradeDevice(
         self, request: devices_pb2.UpgradeDeviceRequest, context: Any
     ) -> devices_pb2.UpgradeDeviceResponse:
-        return devices_pb2.UpgradeDeviceResponse(device=_message(self._devices.upgrade(request.name)))
+        device = await asyncio.to_thread(self._devices.upgrade, request.name)
+        return devices_pb2.UpgradeDeviceResponse(device=_message(device))
 
     async def PinDevice(self, request: devices_pb2.PinDeviceRequest, context: Any) -> devices_pb2.PinDeviceResponse:
         version = request.model_version

@@ -344,7 +344,11 @@ class DeviceService:
         return self._want(name, profile=True)
 
     def upgrade(self, name: str) -> Device:
-        """Want the device's agent to take this hub's in its own place, now or when it connects."""
+        """Want the device's agent to take this hub's in its own place, now or when it connects.
+
+        Raises FailedPrecondition without a release. It may have to be made, which takes some tens of milliseconds.
+        """
+        self._helping.release()
         return self._want(name, upgrade=True)
 
     def offer_release(self, release: Callable[[], AgentRelease]) -> None:

@@ -38,6 +38,10 @@ Outgoing = (
 )
 
 
+# For whoever was pushed out, and for people who read its log.
+ONE_IDENTITY = "where a copy of this device runs, stop one of the two, or let it join as a device of its own"
+
+
 class DeviceLost(MilongaError):
     """The device's stream ended before it answered."""
 
@@ -199,7 +203,7 @@ class Streams:
         stream = DeviceStream(device)
         self._by_device[device] = stream
         if older is not None:
-            older.close(FailedPrecondition(f"{device} connected again; this older stream ends"))
+            older.close(FailedPrecondition(f"{device} connected once more, so this older stream ends; {ONE_IDENTITY}"))
         return stream
 
     def forget(self, stream: DeviceStream) -> bool:

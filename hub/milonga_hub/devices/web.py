@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
@@ -153,7 +155,7 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
     @api.post("/devices/{device}:upgrade")
     async def upgrade_device(device: str) -> DeviceView:
         """Want the device's agent to take this hub's in its own place, now or when it connects."""
-        return view(DeviceView, devices.upgrade(device))
+        return view(DeviceView, await asyncio.to_thread(devices.upgrade, device))
 
     @api.get("/devices/{device}/steps")
     async def list_steps(device: str, generation: int | None = None) -> list[StepLog]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import urlencode
@@ -118,7 +119,7 @@ def router(hub: HubServices) -> APIRouter:
 
     @pages.post("/devices/{name}/upgrade")
     async def upgrade(name: str) -> RedirectResponse:
-        device = hub.devices.upgrade(name)
+        device = await asyncio.to_thread(hub.devices.upgrade, name)
         return RedirectResponse(f"/devices/{device.name}", 303)
 
     @pages.post("/devices/{name}/unpin")
