@@ -53,3 +53,10 @@ def test_every_make_target_exists_and_is_listed_by_help() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"make ([a-z]+)", README)):
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+
+
+def test_no_page_holds_what_an_unfinished_merge_leaves() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    marks = ("<<<<<<< ", ">>>>>>> ")
+    left = [page.name for page in pages if any(line.startswith(marks) for line in page.read_text("utf-8").splitlines())]
+    assert not left

@@ -204,6 +204,8 @@ class Loop:
         """Ask each device for the class of real pictures; most answers must be right."""
         words = []
         for device in self.devices():
+            if not device.serving_url:
+                raise LoopFailed(f"{device.name} serves nothing: {self.run(self.first_run).outcome}")
             asked = self.digits.live[:60]
             right = sum(classify(device.serving_url, picture.png) == picture.label for picture in asked)
             if right < 0.75 * len(asked):

@@ -17,8 +17,8 @@ from milonga_compiler.bundle import verify_bundle
 from milonga_hub.cli import main
 from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec, SearchSpec, TrainingSpec
+from milonga_hub.runs.building import build
 from milonga_hub.runs.candidates import Specialised
-from milonga_hub.runs.deliver import build
 from milonga_hub.runs.finetune import finetune
 from milonga_hub.runs.models import Comparison
 from milonga_hub.runs.profile import profile

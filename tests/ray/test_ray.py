@@ -25,7 +25,7 @@ from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.jobs import LOCAL, JobCrashed, JobError, Progress, Workers, run_job
 from milonga_hub.learning.checkpoint import Checkpoint
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec, SearchSpec, TrainingSpec
-from milonga_hub.runs.deliver import build
+from milonga_hub.runs.building import build
 from milonga_hub.runs.profile import profile
 from milonga_hub.runs.specialise import search
 from milonga_hub.runs.train import train

@@ -12,8 +12,8 @@ from milonga_hub.learning.spaces import space
 from milonga_hub.learning.spaces.fixed import levels
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec, SearchSpec, SearchStrategy, TrainingSpec
 from milonga_hub.runs.baseline import choose_levels, measure_levels, train_levels
+from milonga_hub.runs.building import build
 from milonga_hub.runs.candidates import Specialised
-from milonga_hub.runs.deliver import build
 from milonga_hub.search.rules import choose_level
 
 from tests.learning.data import write_arrays

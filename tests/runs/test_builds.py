@@ -9,9 +9,9 @@ import pytest
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec
 from milonga_hub.rollouts.models import Rollout, RolloutDevice, RolloutDeviceState, RolloutState
-from milonga_hub.runs.candidates import Choice, Specialised
-from milonga_hub.runs.deliver import _champions, build
-from milonga_hub.runs.plan import RunPlan
+from milonga_hub.runs.building import build
+from milonga_hub.runs.candidates import Choice, Specialised, keep
+from milonga_hub.runs.deliver import _champions
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.tuning import how_tuned
 
@@ -32,20 +32,25 @@ def hub(tmp_path: Path) -> Hub:
     return hub
 
 
-def _found(hub: Hub, plan: RunPlan, order: dict[str, Any]) -> Specialised:
-    """Return what a search ends with that chose one network for all types."""
-    candidate = {
-        "subnet": "sha256:" + "1" * 64, "accuracy": 0.9, "checkpoint": "", "resolution_px": order["manifest"]["size_px"],
+def _candidate(order: dict[str, Any], digit: str, accuracy: float) -> dict[str, Any]:
+    """Return what a search says of the network of an order, as if it were a subnet of its own."""
+    return {
+        "subnet": "sha256:" + digit * 64, "precision": "fp32", "accuracy": accuracy, "checkpoint": "",
+        "resolution_px": order["manifest"]["size_px"],
         **{key: order[key] for key in ("onnx", "expected", "subnet_accuracy")},
     }  # fmt: skip
-    return Specialised({item.name: Choice(item, candidate, 2.0) for item in plan.types}, {})
+
+
+def _order(hub: Hub, folder: Path) -> dict[str, Any]:
+    order = _spec(folder)
+    (hub.work.folder / "data.npz").write_bytes(Path(order["data"]).read_bytes())
+    return order
 
 
 def _stage(hub: Hub, folder: Path, limits: dict[str, Limits]) -> tuple[Any, Specialised]:
-    order = _spec(folder)
-    (hub.work.folder / "data.npz").write_bytes(Path(order["data"]).read_bytes())
-    plan = hub.plan(limits)
-    found = _found(hub, plan, order)
+    order, plan = _order(hub, folder), hub.plan(limits)
+    # As if one network had been chosen for all types.
+    found = Specialised({item.name: Choice(item, _candidate(order, "1", 0.9), 2.0) for item in plan.types}, {})
     return hub.run(lambda: hub.stage("build", lambda report: build(hub.work, plan, {"checkpoint": ""}, found, report)))
 
 
@@ -92,6 +97,38 @@ def test_a_run_ends_where_no_type_has_a_build_and_the_table_stays(hub: Hub, tmp_
         _stage(hub, tmp_path, dict.fromkeys(hub.boards, Limits(latency_ms=1.0)))
     builds, _ = hub.services.builds.list()
     assert {one.decision for one in builds if one.device_type == "tight"} == {"not used: 9 ms, 1 ms allowed"}
+
+
+def test_a_subnet_of_which_no_build_can_be_used_gives_way_to_the_next_best_and_stays_so_after_a_restart(
+    hub: Hub, tmp_path: Path
+) -> None:
+    del hub.boards["quick"]
+    order, plan = _order(hub, tmp_path), hub.plan({"tight": Limits(latency_ms=5.0)})
+    first, second, third = (
+        _candidate(order, digit, accuracy) for digit, accuracy in (("1", 0.9), ("2", 0.8), ("3", 0.7))
+    )
+    hub.boards["tight"].speed = lambda item, count: {"1": 9.0, "2": 4.0, "3": 1.0}[item.subnet[-1]]
+    item = plan.types[0]
+    choice = Choice(item, first, 2.0, (Choice(item, second, 2.0), Choice(item, third, 2.0)))
+    keep(hub.work, "tight", [first, second, third], {}, first)
+
+    def again() -> tuple[Any, Specialised]:
+        found = Specialised({"tight": choice}, {})
+        return hub.run(
+            lambda: hub.stage("build", lambda report: build(hub.work, plan, {"checkpoint": ""}, found, report))
+        )
+
+    version, able = again()
+    assert able.choices["tight"].subnet == second["subnet"] and not able.impossible
+    assert version.subnets == {"tight": second["subnet"]} and version.accuracies == {"tight": 0.8}
+    chosen = hub.services.builds.chosen(version.name)["tight"]
+    assert (chosen.subnet, chosen.measured_ms) == (second["subnet"], 4.0)
+    shown = {one.subnet: one for one in hub.services.runs.candidates(hub.work.run.name, "tight")[0]}
+    assert [shown[one["subnet"]].chosen for one in (first, second, third)] == [False, True, False]
+    assert "9 ms, 5 ms allowed" in shown[first["subnet"]].note
+    asked = hub.asked()
+    assert again() == (version, able)
+    assert hub.asked() == asked and hub.services.builds.chosen(version.name)["tight"] == chosen
 
 
 def test_a_device_that_was_deleted_since_it_took_a_version_keeps_no_run_from_comparing(hub: Hub) -> None:

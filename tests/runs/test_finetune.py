@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from milonga_hub.learning.train import Trainer
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec, SearchSpec, SearchStrategy, TrainingSpec
 from milonga_hub.runs import rules
 from milonga_hub.runs.candidates import Choice, Specialised, keep
-from milonga_hub.runs.finetune import finetune
+from milonga_hub.runs.finetune import finetune, finetuned
 from milonga_hub.runs.plan import TypePlan
 from milonga_hub.runs.train import train
 
@@ -121,3 +122,14 @@ def test_the_stage_is_there_where_it_is_asked_for() -> None:
     assert "finetune" not in [stage.name for stage in rules.stages_of(plain)]
     baseline = plain.model_copy(update={"training": TRAINING, "search": SearchSpec(strategy=SearchStrategy.BASELINE)})
     assert "finetune" not in [stage.name for stage in rules.stages_of(baseline)]
+
+
+def test_one_that_takes_the_place_of_another_is_as_good_and_trained_no_second_time(tuned: _Tuned) -> None:
+    plan, choice = tuned.hub.plan({}), tuned.found.choices["perfect"]
+    other = Choice(choice.type, {**choice.candidate, "precision": "fp32", "accuracy": 0.0}, 1.0)
+    keep(tuned.work, choice.type.name, [other.candidate], {}, None)
+    known = tuned.hub.services.runs.history(tuned.work.run.name)
+    found = replace(tuned.found, choices={**tuned.found.choices, "perfect": replace(choice, others=(other,))})
+    taken = tuned.hub.run(lambda: finetuned(tuned.work, plan, tuned.trained, found, other, tell=lambda progress: None))
+    assert taken.candidate["accuracy"] == tuned.result.choices["one"].candidate["accuracy"]
+    assert tuned.hub.services.runs.history(tuned.work.run.name) == known

@@ -1,9 +1,10 @@
-"""The model registry: versions are made once and never change."""
+"""The model registry: a run makes one version, which never changes once the run has built it."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from sqlmodel import col, select
 
@@ -13,6 +14,8 @@ from milonga_hub.errors import NotFound
 from milonga_hub.models.models import ImportedModel, Model, ModelVersion
 from milonga_hub.paging import of_projects, page
 from milonga_hub.tasks import Task
+
+T = TypeVar("T")
 
 
 class ModelService:
@@ -59,6 +62,20 @@ class ModelService:
             session.add(version)
         return version
 
+    def change_subnet(
+        self, name: str, device_type: str, subnet: str, accuracy: float | None, checkpoint: str
+    ) -> ModelVersion:
+        """Give a device type another subnet than the version was made with; `checkpoint` is a blob's digest, or "" for none."""
+        with self._database.session() as session:
+            version = session.get(ModelVersion, name)
+            if version is None:
+                raise NotFound(f"there is no {name}; list them with: milonga models versions MODEL")
+            version.subnets = {**version.subnets, device_type: subnet}
+            version.accuracies = _with(version.accuracies, device_type, accuracy)
+            version.checkpoints = _with(version.checkpoints, device_type, checkpoint or None)
+            session.add(version)
+        return version
+
     def get_version(self, name: str) -> ModelVersion:
         with self._database.session() as session:
             version = session.get(ModelVersion, name)
@@ -101,3 +118,9 @@ class ModelService:
 
 # ModelService.list hides the builtin inside the class.
 _Versions = list[ModelVersion]
+
+
+def _with(known: Mapping[str, T], key: str, value: T | None) -> dict[str, T]:
+    """Return what is known with the value under the key, or without the key where there is none."""
+    rest = {name: one for name, one in known.items() if name != key}
+    return rest if value is None else {**rest, key: value}

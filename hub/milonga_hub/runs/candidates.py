@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from milonga_hub.runs.models import Candidate
@@ -14,11 +14,20 @@ from milonga_hub.search import rules as search_rules
 
 @dataclass(frozen=True)
 class Choice:
-    """The subnet that a device type gets."""
+    """The subnet that a device type gets, and those that keep its limits as well, the best first, for where no build of it can be used."""
 
     type: TypePlan
     candidate: dict[str, Any]
     measured_ms: float | None
+    others: tuple[Choice, ...] = ()
+
+    @property
+    def subnet(self) -> str:
+        return str(self.candidate["subnet"])
+
+    def next(self) -> Choice:
+        """Return the best of the others, with the rest behind it."""
+        return replace(self.others[0], others=self.others[1:])
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from milonga_hub.jobs import Progress
 from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, change
 from milonga_hub.runs.measure import target_of
@@ -51,14 +52,43 @@ async def finetune(
     return replace(found, choices=choices)
 
 
+async def finetuned(
+    work: Work,
+    plan: RunPlan,
+    trained: Mapping[str, Any],
+    found: Specialised,
+    choice: Choice,
+    tell: Callable[[Progress], None],
+) -> Choice:
+    """Return a choice that stands among the others of what the search found with the better of both weights."""
+    first = {one.subnet for one in found.choices.values()}
+    others = sorted({other.subnet for one in found.choices.values() for other in one.others} - first)
+    # One that another type chose first is trained already.
+    index = len(first) + others.index(choice.subnet) if choice.subnet in others else 0
+    before = len(trained["history"]) + index * plan.spec.training.finetune_epochs
+    target = target_of(choice.candidate)
+    tuned = await _tuned(work, plan, trained, choice.candidate, [target], curve(work, tell, before), alone=True)
+    return _better(work, choice.type.name, choice, tuned[target])
+
+
 async def _tuned(
-    work: Work, plan: RunPlan, trained: Mapping[str, Any], candidate: Row, targets: list[str], tell: Any
+    work: Work,
+    plan: RunPlan,
+    trained: Mapping[str, Any],
+    candidate: Row,
+    targets: list[str],
+    tell: Callable[[Progress], None],
+    alone: bool = False,
 ) -> dict[str, Row]:
-    """Return what builds are made from and held against, by target, after the training."""
+    """Return what builds are made from and held against, by target, after the training.
+
+    `alone` judges it beside what others were judged for before.
+    """
     folder = f"finetune/{candidate['subnet'].removeprefix('sha256:')[:16]}"
     spec = orders.fine_tuning(plan, work.place(plan), trained, candidate)
     result = await work.job("train", f"{folder}/train", spec, tell)
-    return await assess(work, plan, f"{folder}/assess", result["checkpoint"], targets)
+    judged = f"assess-{targets[0].replace('/', '-')}" if alone else "assess"
+    return await assess(work, plan, f"{folder}/{judged}", result["checkpoint"], targets)
 
 
 def _better(work: Work, device_type: str, choice: Choice, tuned: Row) -> Choice:

@@ -13,8 +13,9 @@ from typing import TypeVar
 from milonga_hub import tracing
 from milonga_hub.projects.models import SearchStrategy
 from milonga_hub.runs.baseline import choose_levels, measure_levels, train_levels
+from milonga_hub.runs.building import build
 from milonga_hub.runs.candidates import Specialised
-from milonga_hub.runs.deliver import build, compare, roll_out
+from milonga_hub.runs.deliver import compare, roll_out
 from milonga_hub.runs.finetune import finetune
 from milonga_hub.runs.imported import prepare_imported
 from milonga_hub.runs.models import FINETUNE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from milonga_hub.errors import FailedPrecondition
@@ -28,13 +29,15 @@ async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: P
     impossible: dict[str, str] = {}
     for item in plan.types:
         times = median_times(measured.get(item.name, []))
-        chosen = search_rules.choose(found[item.name], times, item.limits.model_dump())
-        if chosen is None:
+        fitting = search_rules.ranked(found[item.name], times, item.limits.model_dump())
+        if not fitting:
             fastest = result["types"][item.name]["fastest"]
             impossible[item.name] = search_rules.explain_impossible(item.name, item.limits.model_dump(), fastest, times)
         else:
-            choices[item.name] = Choice(item, chosen, times.get(search_rules.timed(chosen)))
+            best, *others = [Choice(item, one, times[search_rules.timed(one)]) for one in fitting]
+            choices[item.name] = replace(best, others=tuple(others))
         one = result["types"][item.name]
+        chosen = fitting[0] if fitting else None
         keep(work, item.name, [*one["front"], *one["candidates"]], times, chosen, front=one["front"])
     if not choices:
         raise FailedPrecondition(" ".join(impossible.values()))

@@ -35,24 +35,31 @@ def _keeps(value: float, limit: float | None) -> bool:
     return limit is None or value <= limit
 
 
-def choose(
+def ranked(
     candidates: Sequence[dict[str, Any]], times: Mapping[Timed, float], limits: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Return the most accurate candidate whose latency, as measured on the device, keeps the limits; or None.
+) -> list[dict[str, Any]]:
+    """Return the candidates whose latency, as measured on the device, keeps the limits, the most accurate first, each subnet once.
 
-    `times` gives measured medians in ms by subnet and precision. One that was not measured is not chosen. Of equally accurate ones the
-    faster wins, then the smaller.
+    `times` gives measured medians in ms by subnet and precision. One that was not measured is left out. Of equally accurate ones the
+    faster comes first, then the smaller.
     """
     fitting = [
         candidate
         for candidate in candidates
         if timed(candidate) in times and within_limits(candidate, times[timed(candidate)], limits)
     ]
-    return min(
-        fitting,
-        key=lambda candidate: (-candidate["accuracy"], times[timed(candidate)], candidate["model_bytes"]),
-        default=None,
-    )
+    fitting.sort(key=lambda candidate: (-candidate["accuracy"], times[timed(candidate)], candidate["model_bytes"]))
+    best: dict[str, dict[str, Any]] = {}
+    for candidate in fitting:
+        best.setdefault(candidate["subnet"], candidate)
+    return list(best.values())
+
+
+def choose(
+    candidates: Sequence[dict[str, Any]], times: Mapping[Timed, float], limits: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the first of `ranked`, or None where none fits."""
+    return next(iter(ranked(candidates, times, limits)), None)
 
 
 def choose_level(
