@@ -12,7 +12,7 @@ RDFM_COMMIT := 44557eba8e273fdaf981d5b699326209186fc6e5
 PROTOS := $(wildcard protos/milonga/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-browser test-aarch64 test-hubs test-kfp test-objects test-postgres test-ray check bench bench-peers soak fuzz fuzz-rest protos revision translations docs clean
+.PHONY: help install demo test test-browser test-aarch64 test-container test-hubs test-kfp test-objects test-postgres test-ray check bench bench-peers soak fuzz fuzz-rest protos revision translations docs clean
 
 help: ## Show what can be done
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-browser: $(STAMP) ## Run what needs a Chromium: every page, and the whole w
 
 test-aarch64: $(STAMP) ## Run TVM's cross-build and the agent in an aarch64 user-space, made of Debian's packages and emulated
 	$(BIN)/python -m tests.aarch64 $(TEST_ARGS)
+
+test-container: $(STAMP) ## Follow the Containerfiles of exported bundles in a user-space of Debian's packages, and ask what serves there (needs root)
+	$(BIN)/python -m tests.containers $(TEST_ARGS)
 
 test-objects: $(STAMP) ## Try stores of blobs with a server that speaks S3 too, which takes 90 MB more in .venv
 	$(BIN)/python -m pip install --quiet --group objects
@@ -98,4 +101,4 @@ translations: $(STAMP) ## Bring the catalogues of the dashboard's languages up t
 	$(BIN)/python -m tests.web.translations
 
 clean: ## Remove .venv and what tests and benchmarks wrote
-	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .bench .docs .kfp .fuzz site
+	rm -rf $(VENV) benchmarks/results .pytest_cache .mypy_cache .ruff_cache demo-data artifacts .aarch64 .containers .bench .docs .kfp .fuzz site

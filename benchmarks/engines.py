@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -55,13 +56,27 @@ def run() -> list[Result]:
     with _place(effort) as place:
         among = data(place, max(40, round(_PICTURES * effort)), max(40, round(_JUDGED * effort)), effort)
         for kind in KINDS:
-            began = time.monotonic()
-            of = subject(kind, among, place / kind.title.replace(" ", "-"))
-            print(f"  {kind.title} was trained and exported in {time.monotonic() - began:.0f} s", file=sys.stderr)
-            results += _compared(of, effort)
-            keep("engines", results)
-            print(f"  {kind.title} took {time.monotonic() - began:.0f} s", file=sys.stderr)
+            with _told(f"{kind.title}, all of it"):
+                with _told(f"{kind.title}, training and both exports"):
+                    of = subject(kind, among, place / kind.title.replace(" ", "-"))
+                results += _compared(of, effort)
+                keep("engines", results)
     return results
+
+
+@contextlib.contextmanager
+def _told(part: str) -> Iterator[None]:
+    """Tell how long the part took when it ends: the time of all CPUs too, which other work on the machine hardly changes."""
+    began, cpu_before = time.monotonic(), _cpu_seconds()
+    yield
+    took, cpu_took = time.monotonic() - began, _cpu_seconds() - cpu_before
+    print(f"  {part}: {took:.0f} s, {cpu_took:.0f} s of CPU time", file=sys.stderr)
+
+
+def _cpu_seconds() -> float:
+    """Return what this process and those that it waited for have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 @contextlib.contextmanager
@@ -81,14 +96,16 @@ def _compared(of: Subject, effort: float) -> list[Result]:
     """Return figures of every build, and of the one that is chosen."""
     title, judged = of.kind.title, of.evidence.accuracy
     print(f"  {title}: {of.evidence.task.measure} {judged:.3f} on {of.evidence.count} pictures", file=sys.stderr)
-    held = {str(built.target): built for built in _built(of)}
+    with _told(f"{title}, all builds"):
+        held = {str(built.target): built for built in _built(of)}
     if not held:
         raise RuntimeError(f"no build of {title} holds, not even fp32: the reasons stand above")
     about = {target: _about(of, built) for target, built in held.items()}
     results = []
     for threads in (1, 2):
-        timed = [one for engine in _engines(held) for one in _timed(of, held, engine, threads, effort)]
         words = f"{threads} thread{'s' * (threads > 1)}"
+        with _told(f"{title}, timing with {words}"):
+            timed = [one for engine in _engines(held) for one in _timed(of, held, engine, threads, effort)]
         found = [_result(f"{title} {one.target}, {words}; {about[one.target]}", one, None) for one in timed]
         chosen = min(timed, key=lambda one: one.first)
         found.append(_result(f"{title}, chosen build ({chosen.target}), {words}", chosen, of.kind.goal))

@@ -38,7 +38,8 @@ class Served:
         """
         try:
             self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            self.project = str(self.manifest["project"])
+            # Bundles that were built without a hub may have none.
+            self.project = str(self.manifest["project"]) or "model"
             described = self.manifest["input"]
             self.input_shape = tuple(int(size) for size in described["shape"][1:])
             self._input = Input.of(described)

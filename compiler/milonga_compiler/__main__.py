@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -32,12 +33,26 @@ _SHARED = ("project", "model_version", "subnet", "reference")
 # What is right less often most likely gets its pictures, or its names, in another way than it was trained with.
 _MOSTLY_WRONG = 0.5
 
+# As a hub names its projects: it stands in URLs.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
 
 def _three(text: str) -> list[float]:
     values = [float(part) for part in text.split(",")]
     if len(values) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.48,0.46,0.41")
     return values
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name; use 1 to 63 of a-z, 0-9 and '-'")
+    return text
+
+
+def _name_of(file: Path) -> str:
+    """Return the file's name as one that a network can have."""
+    return re.sub(r"[^a-z0-9]+", "-", file.stem.lower())[:63].strip("-") or "model"
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -57,6 +72,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         " calibrates, the rest prove the build: a detector's by the boxes that it finds itself",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the bundle goes")
+    parser.add_argument("--name", type=_name, metavar="NAME", help="what it is served as (default: the file's name)")
     parser.add_argument("--like", type=Path, metavar="BUNDLE", help="take names, classes and scaling from this bundle")
     parser.add_argument(
         "--classes",
@@ -143,8 +159,9 @@ def _build(given: argparse.Namespace, target: Target, scratch: Path) -> Built:
     classes, size_px = list(network.classes), network.scaling.size_px
     shared = {key: like[key] for key in _SHARED if key in like}
     manifest = {
-        "project": "", "model_version": "", "subnet": "", "expected_ms": None,
+        "model_version": "", "subnet": "", "expected_ms": None,
         **shared,
+        "project": given.name or shared.get("project") or _name_of(given.model),
         "task": network.task, "classes": classes,
         "input": {"name": "image", "shape": [1, 3, size_px, size_px], "dtype": "float32",
                   "mean": list(network.scaling.mean), "std": list(network.scaling.std), "size_px": size_px,

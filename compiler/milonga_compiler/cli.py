@@ -47,6 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     container.add_argument("--output", type=Path, required=True, help="new folder to write")
     container.add_argument("--kubernetes", action="store_true", help="write kubernetes.json too, for kubectl apply -f")
     container.add_argument(
+        "--image",
+        default="",
+        metavar="REGISTRY/NAME:TAG",
+        help="what the image is called (default: project and digest)",
+    )
+    container.add_argument(
         "--tango", choices=TYPES, help="write what TANGO's deployers for this target read, in place of a Containerfile"
     )
     engines = verbs.add_parser("engines", help="list engines: what they offer, whether they can be used here")
@@ -77,12 +83,12 @@ def _export(given: argparse.Namespace) -> int:
         if given.tango:
             written = export_tango(given.bundle, given.output, given.tango)
         else:
-            written = export(given.bundle, given.output, given.kubernetes)
+            written = export(given.bundle, given.output, given.kubernetes, given.image)
     except (CompilerError, OSError) as error:
         print(f"error: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
-    then = "TANGO's deployers take the folder" if given.tango else "the Containerfile says how to build it"
-    print(f"written, not verified: {', '.join(map(str, written))}; {then}")
+    then = "TANGO's deployers take the folder" if given.tango else "the Containerfile says how to build and run it"
+    print(f"written: {', '.join(map(str, written))}; {then}")
     return 0
 
 

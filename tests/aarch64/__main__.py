@@ -11,7 +11,8 @@ from pathlib import Path
 from milonga_compiler.environments import add, usable
 from milonga_compiler.errors import CompilerError
 
-from tests.aarch64.userland import CannotBeMade, make
+from tests.aarch64.userland import make
+from tests.debian import CannotBeMade
 
 
 def main() -> int:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from tests.debian import CannotBeMade, done, unpacked
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".aarch64"
@@ -37,10 +38,6 @@ CPU variant\t: 0x0
 CPU part\t: 0xd08
 CPU revision\t: 3
 """
-
-
-class CannotBeMade(RuntimeError):
-    """A tool or a package is missing; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +70,7 @@ def make(tell: Callable[[str], None]) -> Userland:
         return Userland(FOLDER)
     stamp.unlink(missing_ok=True)
     FOLDER.mkdir(exist_ok=True)
-    archives = _downloaded(tell)
-    tell(f"unpacking {len(archives)} packages")
-    system = FOLDER / "root"
-    shutil.rmtree(system, ignore_errors=True)
-    for archive in archives:
-        _done(["dpkg", "-x", str(archive), str(system)], f"unpacking {archive.name}")
+    system = unpacked(FOLDER, "arm64", _PACKAGES, tell)
     (system / "proc").mkdir(exist_ok=True)
     (system / "proc" / "cpuinfo").write_text(_CPUINFO, encoding="utf-8")
     interpreter = _interpreter(system)
@@ -100,31 +92,6 @@ def _requirements() -> list[str]:
     return sorted(f"{one.name}{one.specifier}" for one in kept)
 
 
-def _downloaded(tell: Callable[[str], None]) -> list[Path]:
-    """Return Debian's packages for arm64 with all that they need, fetched by an apt that knows nothing of this machine."""
-    apt = FOLDER / "apt"
-    for name in ("lists/partial", "cache/archives/partial", "state"):
-        (apt / name).mkdir(parents=True, exist_ok=True)
-    (apt / "status").touch()
-    places = {
-        "Dir::State": "state",
-        "Dir::State::lists": "lists",
-        "Dir::State::status": "status",
-        "Dir::Cache": "cache",
-    }
-    lines = [f'{key} "{apt / name}";' for key, name in places.items()]
-    lines += ['APT::Architecture "arm64";', 'APT::Architectures {"arm64";};', 'APT::Install-Recommends "false";']
-    # The folders are ours alone; apt would want root for its locks.
-    lines += ['Debug::NoLocking "1";', 'APT::Sandbox::User "";']
-    (apt / "apt.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    environment = {**os.environ, "APT_CONFIG": str(apt / "apt.conf"), "LC_ALL": "C"}
-    tell("fetching Debian's list of packages for arm64")
-    _done(["apt-get", "-q", "update"], "apt-get update (are the sources of this machine Debian's?)", environment)
-    tell(f"fetching {', '.join(_PACKAGES)} and what they need")
-    _done(["apt-get", "-q", "-y", "--download-only", "install", *_PACKAGES], "apt-get install", environment)
-    return sorted((apt / "cache" / "archives").glob("*.deb"))
-
-
 def _interpreter(system: Path) -> Path:
     found = sorted(path for path in (system / "usr" / "bin").glob("python3.*") if path.name.count(".") == 1)
     if not found:
@@ -139,7 +106,7 @@ def _install(wanted: Sequence[str], version: str, tell: Callable[[str], None]) -
     platforms = [word for name in _PLATFORMS for word in ("--platform", f"{name}_aarch64")]
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile"]
     command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", version, *platforms]
-    _done([*command, "--target", str(site), *wanted], "pip install for aarch64")
+    done([*command, "--target", str(site), *wanted], "pip install for aarch64")
 
 
 def _write_starter(system: Path, interpreter: Path) -> None:
@@ -157,17 +124,3 @@ def _write_starter(system: Path, interpreter: Path) -> None:
     said = Userland(FOLDER).run(["-c", "import platform; print(platform.machine())"], 60)
     if said.stdout.strip() != "aarch64":
         raise CannotBeMade(f"the emulated Python does not start: {said.stdout}{said.stderr}")
-
-
-def _done(command: Sequence[str], what: str, environment: dict[str, str] | None = None) -> None:
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if ended.returncode:
-        raise CannotBeMade(f"{what} failed:\n{_end(ended.stdout + ended.stderr)}")
-
-
-def _end(text: str) -> str:
-    return "\n".join(_lines(text))
-
-
-def _lines(text: str) -> Iterator[str]:
-    yield from text.strip().splitlines()[-8:]

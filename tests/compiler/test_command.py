@@ -57,6 +57,8 @@ def test_a_person_can_build_from_a_folder_of_pictures_like_another_bundle(
     assert "onnxruntime/int8: VERIFIED" in capsys.readouterr().out
     old, new = (verify_bundle(tmp_path / name).manifest for name in ("fp32", "int8"))
     assert old["input"] == new["input"] and old["classes"] == new["classes"]
+    # A name that stands in the URL at which it is served, and that the other bundle has too.
+    assert old["project"] == new["project"] == network[0].stem
 
 
 @pytest.mark.parametrize(

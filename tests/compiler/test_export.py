@@ -1,9 +1,10 @@
-"""What is exported of a bundle serves it: the agent's own verb for real, containers and manifests by reading them."""
+"""What is exported of a bundle serves it: the agent's own verb for real, manifests by reading them (containers: tests/containers)."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,18 +17,26 @@ import yaml
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.cli import main
 
-from tests.agent.bundles import example
+from tests.agent.bundles import Example, example
 
 
-def test_an_exported_bundle_is_served_without_a_hub_until_it_is_told_to_end(tmp_path: Path) -> None:
-    made = example(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    return example(tmp_path_factory.mktemp("made"))
+
+
+def test_an_exported_bundle_is_served_without_a_hub_until_it_is_told_to_end(made: Example, tmp_path: Path) -> None:
     assert main(["export", str(made.bundle.folder), "--output", str(tmp_path / "out")]) == 0
     assert verify_bundle(tmp_path / "out" / "bundle").digest == made.bundle.digest
-    command = [sys.executable, "-m", "milonga_agent", "serve", str(tmp_path / "out" / "bundle"), "--port", "0"]
+    # As the Containerfile has it, but for the place and a port of its own.
+    said = json.loads((tmp_path / "out" / "Containerfile").read_text("utf-8").rpartition("CMD ")[2])
+    exact = {"milonga-agent": "milonga_agent", "/bundle": str(tmp_path / "out" / "bundle"), "8000": "0"}
+    command = [sys.executable, "-m", *(exact.get(word, word) for word in said)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
         base = url.partition("/v2/")[0]
+        assert base.startswith("http://0.0.0.0:")
         picture = {
             "name": "picture",
             "shape": [1],
@@ -37,10 +46,42 @@ def test_an_exported_bundle_is_served_without_a_hub_until_it_is_told_to_end(tmp_
         try:
             assert httpx.get(f"{base}/v2/health/ready").json() == {"ready": True}
             answer = httpx.post(f"{url}/infer", json={"inputs": [picture], "outputs": [{"name": "class"}]}).json()
+            assert _answered(url, made) < made.bundle.manifest["probe"]["max_abs_error"]
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert answer["outputs"][0]["data"] == [str(made.pictures.labels[3])]
+
+
+def _answered(url: str, made: Example) -> float:
+    """Return the largest error of what it answers to the bundle's own example."""
+    given, expected = (np.load(made.bundle.folder / f"probe_{name}.npy") for name in ("input", "expected"))
+    image = {"name": "image", "shape": list(given.shape), "datatype": "FP32", "data": given.ravel().tolist()}
+    asked = {"inputs": [image], "outputs": [{"name": "logits"}]}
+    (logits,) = httpx.post(f"{url}/infer", json=asked).json()["outputs"]
+    return float(np.abs(np.reshape(logits["data"], expected.shape) - expected).max())
+
+
+def test_what_is_exported_by_someone_whose_files_nobody_reads_is_read_by_the_containers_user(
+    made: Example, tmp_path: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        assert main(["export", str(made.bundle.folder), "--output", str(tmp_path / "out")]) == 0
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "bundle").iterdir()}
+    assert modes == {0o644} and (tmp_path / "out" / "bundle").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_serving_that_is_ended_before_it_began_ends(tmp_path: Path) -> None:
+    """As process 1 of a container it would not, but for handlers of its own."""
+    (tmp_path / "manifest.json").symlink_to(fifo := tmp_path / "fifo")
+    os.mkfifo(fifo)
+    process = subprocess.Popen([sys.executable, "-m", "milonga_agent", "serve", str(tmp_path), "--port", "0"])
+    with process, fifo.open("w"):  # It reads the manifest now, and will wait for its end.
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_what_cannot_be_served_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,8 +93,7 @@ def test_what_cannot_be_served_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "manifest" in capsys.readouterr().err
 
 
-def test_the_manifests_probe_the_server_where_it_listens(tmp_path: Path) -> None:
-    made = example(tmp_path)
+def test_the_manifests_probe_the_server_where_it_listens(made: Example, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["export", str(made.bundle.folder), "--output", str(out), "--kubernetes"]) == 0
     deployment, service = json.loads((out / "kubernetes.json").read_text("utf-8"))["items"]
@@ -62,16 +102,24 @@ def test_the_manifests_probe_the_server_where_it_listens(tmp_path: Path) -> None
     assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
     assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+    image = f"digits:{made.bundle.digest.partition(':')[2][:12]}"
+    assert container["image"] == image  # Another bundle is another image, which a cluster notices.
     text = (out / "Containerfile").read_text("utf-8")
     command = json.loads(text.rpartition("CMD ")[2])
     assert command == ["milonga-agent", "serve", "/bundle", "--host", "0.0.0.0", "--port", "8000"]
-    assert "milonga-agent[onnxruntime]" in text
-    assert "Not verified" in text
+    assert '"$1[onnxruntime]"' in text and f"podman build -t {image} ." in text
     assert main(["export", str(made.bundle.folder), "--output", str(out)]) == 2
 
 
-def test_a_bundle_is_written_as_tangos_deployers_read_it(tmp_path: Path) -> None:
-    made = example(tmp_path)
+def test_an_image_is_called_as_the_cluster_knows_it(made: Example, tmp_path: Path) -> None:
+    out, image = tmp_path / "out", "registry.example/vision/digits:7"
+    assert main(["export", str(made.bundle.folder), "--output", str(out), "--kubernetes", "--image", image]) == 0
+    deployment, _ = json.loads((out / "kubernetes.json").read_text("utf-8"))["items"]
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == image
+    assert f"podman build -t {image} ." in (out / "Containerfile").read_text("utf-8")
+
+
+def test_a_bundle_is_written_as_tangos_deployers_read_it(made: Example, tmp_path: Path) -> None:
     out = tmp_path / "tango"
     assert main(["export", str(made.bundle.folder), "--output", str(out), "--tango", "ondevice"]) == 0
     network, deployment, labels = (
