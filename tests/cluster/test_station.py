@@ -14,7 +14,7 @@ from milonga_hub.cluster.load import Load, load
 from milonga_hub.cluster.station import Station, held_bytes
 from milonga_hub.cluster.store import FOLDER, Store
 from milonga_hub.cluster.within import StationWithin
-from milonga_hub.jobs import JobError
+from milonga_hub.jobs import CLAIM, JobError
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def workdir(tmp_path: Path) -> Path:
     (folder / "kept" / "checkpoint.pt").write_bytes(b"epoch 2")
     (folder / ".scratch").write_bytes(b"x")
     (folder / "spec.json").write_text("{}")
+    (folder / CLAIM).write_text("the driver's")
     return folder
 
 
@@ -88,9 +89,8 @@ def test_a_job_runs_on_what_was_sent_and_what_it_leaves_comes_back(
     assert code == 0 and "from sha256:0" in said
     result = json.loads((workdir / "result.json").read_text())
     assert _digest((workdir / "delta").read_bytes()) == result["digest"].removeprefix("sha256:")
-    assert (workdir / "spec.json").read_text() == "{}" and (
-        workdir / "kept" / "checkpoint.pt"
-    ).read_bytes() == b"epoch 2"
+    assert (workdir / "spec.json").read_text() == "{}" and (workdir / CLAIM).read_text() == "the driver's"
+    assert (workdir / "kept" / "checkpoint.pt").read_bytes() == b"epoch 2"
     assert not list((node / "jobs").iterdir())
 
 

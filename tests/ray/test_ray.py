@@ -22,7 +22,7 @@ import torch
 from milonga_hub.cluster.rules import resources
 from milonga_hub.cluster.workers import RayWorkers
 from milonga_hub.devices.service import MeasurementItem
-from milonga_hub.jobs import LOCAL, JobCrashed, JobError, Progress, Workers, run_job
+from milonga_hub.jobs import LOCAL, Claim, JobCrashed, JobError, Progress, Workers, run_job
 from milonga_hub.learning.checkpoint import Checkpoint
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec, SearchSpec, TrainingSpec
 from milonga_hub.runs.building import build
@@ -261,6 +261,19 @@ def _cancelled(workers: RayWorkers, spec: dict[str, Any], folder: Path) -> None:
 
 def test_a_cancelled_job_ends_on_its_node(cluster: SmallCluster, arrays: Path, tmp_path: Path) -> None:
     _cancelled(_workers(cluster), {**TRAIN, "epochs": 500, "data": str(arrays)}, tmp_path)
+    assert not [one for folder in cluster.folders for one in _jobs_under(folder)]
+    assert not any(list(folder.glob("milonga-ray-*/jobs/*")) for folder in cluster.folders)
+
+
+def test_a_job_that_another_hub_has_begun_anew_ends_on_its_node_and_writes_nothing_more(
+    cluster: SmallCluster, arrays: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    job = Watched(_workers(cluster), folder, _at_epoch(1, lambda progress: Claim(folder).demand()))
+    with pytest.raises(JobCrashed):
+        job.run("train", {**TRAIN, "epochs": 500, "data": str(arrays)})
+    assert "another process has begun this job anew" in (folder / "log.txt").read_text()
+    assert not (folder / "result.json").exists()
     assert not [one for folder in cluster.folders for one in _jobs_under(folder)]
     assert not any(list(folder.glob("milonga-ray-*/jobs/*")) for folder in cluster.folders)
 

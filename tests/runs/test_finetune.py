@@ -82,6 +82,14 @@ def test_types_that_chose_the_same_subnet_share_a_training(tuned: _Tuned) -> Non
     assert [point["epoch"] for point in curve] == [float(number) for number in range(1, 6)], "2, then 3"
 
 
+def test_an_epoch_that_no_hub_heard_of_is_in_the_curve_once_its_training_has_ended(tuned: _Tuned) -> None:
+    runs, work, plan = tuned.hub.services.runs, tuned.work, tuned.hub.plan({})
+    whole = runs.history(work.run.name)
+    runs.change(work.run.name, history=[point for point in whole if point["epoch"] != 1.0])
+    tuned.hub.run(lambda: tuned.hub.stage("train", lambda report: train(work, plan, report)))
+    assert runs.history(work.run.name) == whole
+
+
 def test_what_got_better_is_what_builds_are_made_from(tuned: _Tuned) -> None:
     assert tuned.result.choices["one"].candidate == tuned.result.choices["other"].candidate
     before, after = tuned.row("one"), tuned.result.choices["one"].candidate

@@ -170,8 +170,8 @@ def test_a_cancelled_run_stays_cancelled(runs: RunService) -> None:
 
 def test_an_epoch_that_is_told_twice_stands_once_in_the_curve(runs: RunService) -> None:
     run = runs.start("digits", Trigger.MANUAL, "")
-    for epoch in (1.0, 2.0, 2.0):
-        runs.add_training_point(run.name, {"epoch": epoch, "loss": 1 / epoch})
+    for epochs in ([2.0], [2.0, 1.0]):
+        runs.add_training_points(run.name, [{"epoch": epoch, "loss": 1 / epoch} for epoch in epochs])
     assert [point["epoch"] for point in runs.history(run.name)] == [1.0, 2.0]
 
 

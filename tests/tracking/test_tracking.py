@@ -153,7 +153,7 @@ def test_a_build_that_is_chosen_later_changes_what_its_version_says(busy: Servic
 def test_a_hub_that_starts_again_goes_on_with_the_same_runs(busy: Services, database: Path) -> None:
     before = _told(busy, database, RUNNING)
     assert before.info.status == "RUNNING"
-    busy.runs.add_training_point(RUNNING, {"epoch": 99.0, "loss": 0.5})
+    busy.runs.add_training_points(RUNNING, [{"epoch": 99.0, "loss": 0.5}])
     after = _told(busy, database, RUNNING)
     assert [run.info.run_id for run in _runs(database)] == [before.info.run_id]
     history = _client(database).get_metric_history(after.info.run_id, "loss")
@@ -183,7 +183,7 @@ def test_what_mlflow_knows_is_not_told_again(busy: Services, told: Path, monkeyp
 def test_a_run_that_was_deleted_in_mlflow_stays_so(busy: Services, database: Path) -> None:
     run = _told(busy, database, RUNNING)
     _client(database).delete_run(run.info.run_id)
-    busy.runs.add_training_point(RUNNING, {"epoch": 100.0, "loss": 0.4})
+    busy.runs.add_training_points(RUNNING, [{"epoch": 100.0, "loss": 0.4}])
     _tracking(busy, mlflow.store(f"sqlite:///{database}")).tell(RUNNING)
     assert not _runs(database)
 

@@ -304,7 +304,7 @@ class _Filling:
             "accuracy_largest": 0.97 - 0.8 * float(np.exp(-epoch / 4)),
             "accuracy_smallest": 0.94 - 0.85 * float(np.exp(-epoch / 5)),
         }
-        self.hub.runs.add_training_point(run.name, point)
+        self.hub.runs.add_training_points(run.name, [point])
 
     def _candidates(self, run: str, kind: str) -> Candidate:
         limit = self._limit(kind)

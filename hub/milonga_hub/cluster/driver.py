@@ -25,7 +25,7 @@ from milonga_hub.cluster.load import Load, load
 from milonga_hub.cluster.placing import Alone, Lost, Place
 from milonga_hub.cluster.station import WORK, News
 from milonga_hub.errors import MilongaError
-from milonga_hub.jobs import JobError
+from milonga_hub.jobs import Claim, JobError
 
 # As for runs: a job whose node is lost three times, without having got on in between, will lose it again.
 _MAX_LOSSES = 3
@@ -46,8 +46,10 @@ class Order:
 
 
 class Driver:
-    def __init__(self, kind: str, workdir: Path, order: Order, say: Callable[[dict[str, Any]], None]) -> None:
-        self._kind, self._workdir, self._order = kind, workdir, order
+    def __init__(
+        self, kind: str, workdir: Path, order: Order, say: Callable[[dict[str, Any]], None], claim: Claim
+    ) -> None:
+        self._kind, self._workdir, self._order, self._claim = kind, workdir, order, claim
         self._spec: dict[str, Any] = json.loads((workdir / "spec.json").read_text(encoding="utf-8"))
         self._say = say
         self._fraction, self._where = 0.0, ""
@@ -110,6 +112,8 @@ class Driver:
         try:
             while True:
                 told: list[News] = stations.each("news", _NEWS_SECONDS)
+                # Before anything of it is written: another hub's files of the job are in this folder by then.
+                self._claim.demand()
                 for news in told:
                     sys.stderr.buffer.write(news.log)
                 for line in told[0].lines:
@@ -164,15 +168,18 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the hub, which ends its jobs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     kind, workdir, order = sys.argv[1], Path(sys.argv[2]), Order.read(sys.argv[3])
+    claim = Claim(workdir)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # What Ray prints goes to the log.
 
     def say(line: dict[str, Any]) -> None:
+        claim.demand()
         print(json.dumps(line), file=out, flush=True)
 
     try:
-        code = Driver(kind, workdir, order, say).run()
+        code = Driver(kind, workdir, order, say, claim).run()
     except MilongaError as error:
+        claim.demand()
         write_atomically(workdir / "result.json", json.dumps({"error": str(error)}))
         return 0
     return code if code >= 0 else 128 - code

@@ -19,11 +19,11 @@ from typing import IO, Any, Protocol
 from milonga_hub.cluster.changes import PART_BYTES, Changes, Part, in_parts
 from milonga_hub.cluster.store import Incoming, Store, root
 from milonga_hub.cluster.versions import versions
-from milonga_hub.jobs import LOCAL, environment
+from milonga_hub.jobs import CLAIM, LOCAL, environment
 
 # Folders of a job: what it works in, what it only reads, and what it leaves to later jobs.
 WORK, INPUTS, KEPT = "work", "inputs", "kept"
-_SPEC, _RESULT = f"{WORK}/spec.json", f"{WORK}/result.json"
+_SPEC, _RESULT, _CLAIM = f"{WORK}/spec.json", f"{WORK}/result.json", f"{WORK}/{CLAIM}"
 # Ray tells libraries to use as many threads as the CPUs that it gave; a job is told by its spec, as everywhere.
 _RAYS_OWN = ("OMP_NUM_THREADS",)
 
@@ -89,7 +89,7 @@ class Station:
             self._store.place(digest, self._folder / name, changes=not name.startswith(f"{INPUTS}/"))
         (self._folder / _SPEC).write_text(spec, encoding="utf-8")
         self._store.evict()
-        self._changes = Changes(self._folder, (WORK, KEPT), hidden=(_SPEC, _RESULT))
+        self._changes = Changes(self._folder, (WORK, KEPT), hidden=(_SPEC, _RESULT, _CLAIM))
         self._doing = self._begin(kind, self._folder / WORK, self._folder / "log.txt")
         threading.Thread(target=self._listen, args=(self._doing.stdout,), daemon=True).start()
 

@@ -1,4 +1,8 @@
-"""Read a JSON object of long lists item by item, so that a file of any size takes the memory of one item."""
+"""Read a JSON object of long lists item by item, so that a file of any size takes the memory of one item.
+
+Each item is read by the standard library's decoder, in C. ijson reads one list in a pass, or makes each item of events in Python: for the
+three lists of a COCO file it took five times as long, and 27 times without its C library.
+"""
 
 from __future__ import annotations
 

@@ -37,11 +37,14 @@ def annotation_files(archive: Archive) -> dict[str, CocoFile]:
         return {}
     found = {}
     for name in written:
-        with archive.stream(name, MAX_FILE_BYTES) as file:
-            is_one = looks_like_one(file)
-        if is_one:
+        try:
             with archive.stream(name, MAX_FILE_BYTES) as file:
                 found[name] = parse(name, file)
+        except InvalidInput:
+            # Of JSON that is for something else, nothing is asked. Looking second, large files are unpacked once.
+            with archive.stream(name, MAX_FILE_BYTES) as file:
+                if looks_like_one(file):
+                    raise
     archive.were_read.update(found)
     return {name: file for name, file in found.items() if not _repeats(name, found)}
 

@@ -16,7 +16,7 @@ from milonga_hub.runs.candidates import Choice, Specialised, keep
 from milonga_hub.runs.measure import measure_subnets, median_times, of_targets, target_of, why_failed
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
-from milonga_hub.runs.train import assess, curve
+from milonga_hub.runs.train import assess, trained
 from milonga_hub.runs.work import Work
 from milonga_hub.search import rules as search_rules
 
@@ -93,14 +93,14 @@ async def train_levels(
 ) -> tuple[dict[str, Any], Specialised]:
     """Train each chosen level once; return what all trainings share, and the choices with accuracies and files."""
     wanted = {choice.candidate["level"]: choice.candidate for choice in chosen.choices.values()}
-    trained: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     assessed: dict[int, dict[str, Row]] = {}
     for index, (level, row) in enumerate(sorted(wanted.items())):
         start, share = index / len(wanted), 1 / len(wanted)
-        tell = curve(work, report.of_job(start, start + 0.9 * share), index * plan.spec.training.epochs)
+        tell, before = report.of_job(start, start + 0.9 * share), index * plan.spec.training.epochs
         spec = {**orders.training(plan, work.place(plan)), "alone": row["settings"]}
-        trained = await work.job("train", f"train/level{level}", spec, tell)
-        assessed[level] = await assess(work, plan, f"assess/level{level}", trained["checkpoint"], plan.searched)
+        result = await trained(work, f"train/level{level}", spec, tell, before)
+        assessed[level] = await assess(work, plan, f"assess/level{level}", result["checkpoint"], plan.searched)
     found = _with_accuracies(work, plan, levels, chosen, assessed)
     said = [f"level {level} {max(one['accuracy'] for one in rows.values()):.1%}" for level, rows in assessed.items()]
     figures = {
@@ -108,7 +108,7 @@ async def train_levels(
     }
     report(1.0, "; ".join([*said, *found.impossible.values()]), **figures)
     # There is no supernet that a later run could train on from.
-    return {**trained, "checkpoint": ""}, found
+    return {**result, "checkpoint": ""}, found
 
 
 def _with_accuracies(

@@ -12,7 +12,7 @@ from milonga_hub.runs.candidates import Choice, Specialised, change
 from milonga_hub.runs.measure import target_of
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
-from milonga_hub.runs.train import assess, curve
+from milonga_hub.runs.train import assess, trained
 from milonga_hub.runs.work import Work
 
 Row = dict[str, Any]
@@ -22,7 +22,7 @@ _TRAINED = 0.9
 
 
 async def finetune(
-    work: Work, plan: RunPlan, trained: Mapping[str, Any], found: Specialised, report: Report
+    work: Work, plan: RunPlan, supernet: Mapping[str, Any], found: Specialised, report: Report
 ) -> Specialised:
     """Return the choices with the better of inherited and fine-tuned weights. Types that chose the same subnet share a training.
 
@@ -35,9 +35,8 @@ async def finetune(
             target_of(choice.candidate) for choice in found.choices.values() if choice.candidate["subnet"] == subnet
         ]
         start, share = index / len(chosen), 1 / len(chosen)
-        before = len(trained["history"]) + index * plan.spec.training.finetune_epochs
-        tell = curve(work, report.of_job(start, start + _TRAINED * share), before)
-        tuned[subnet] = await _tuned(work, plan, trained, candidate, list(dict.fromkeys(targets)), tell)
+        tell = report.of_job(start, start + _TRAINED * share)
+        tuned[subnet] = await _tuned(work, plan, supernet, candidate, list(dict.fromkeys(targets)), tell, index)
     choices = {
         name: _better(work, name, choice, tuned[choice.candidate["subnet"]][target_of(choice.candidate)])
         for name, choice in found.choices.items()
@@ -55,38 +54,39 @@ async def finetune(
 async def finetuned(
     work: Work,
     plan: RunPlan,
-    trained: Mapping[str, Any],
+    supernet: Mapping[str, Any],
     found: Specialised,
     choice: Choice,
     tell: Callable[[Progress], None],
 ) -> Choice:
     """Return a choice that stands among the others of what the search found with the better of both weights."""
     first = {one.subnet for one in found.choices.values()}
-    others = sorted({other.subnet for one in found.choices.values() for other in one.others} - first)
+    others = {other.subnet for one in found.choices.values() for other in one.others} - first
     # One that another type chose first is trained already.
-    index = len(first) + others.index(choice.subnet) if choice.subnet in others else 0
-    before = len(trained["history"]) + index * plan.spec.training.finetune_epochs
+    index = [*sorted(first), *sorted(others)].index(choice.subnet)
     target = target_of(choice.candidate)
-    tuned = await _tuned(work, plan, trained, choice.candidate, [target], curve(work, tell, before), alone=True)
+    tuned = await _tuned(work, plan, supernet, choice.candidate, [target], tell, index, alone=True)
     return _better(work, choice.type.name, choice, tuned[target])
 
 
 async def _tuned(
     work: Work,
     plan: RunPlan,
-    trained: Mapping[str, Any],
+    supernet: Mapping[str, Any],
     candidate: Row,
     targets: list[str],
     tell: Callable[[Progress], None],
+    index: int,
     alone: bool = False,
 ) -> dict[str, Row]:
-    """Return what builds are made from and held against, by target, after the training.
+    """Return what builds are made from and held against, by target, after the training, which is the run's `index`th of its kind.
 
     `alone` judges it beside what others were judged for before.
     """
     folder = f"finetune/{candidate['subnet'].removeprefix('sha256:')[:16]}"
-    spec = orders.fine_tuning(plan, work.place(plan), trained, candidate)
-    result = await work.job("train", f"{folder}/train", spec, tell)
+    spec = orders.fine_tuning(plan, work.place(plan), supernet, candidate)
+    before = len(supernet["history"]) + index * plan.spec.training.finetune_epochs
+    result = await trained(work, f"{folder}/train", spec, tell, before)
     judged = f"assess-{targets[0].replace('/', '-')}" if alone else "assess"
     return await assess(work, plan, f"{folder}/{judged}", result["checkpoint"], targets)
 

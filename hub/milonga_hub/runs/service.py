@@ -216,10 +216,13 @@ class RunService:
             return stage.model_copy(update={"state": StageState.SKIPPED})
         return stage
 
-    def add_training_point(self, name: str, point: dict[str, float]) -> None:
-        """Add an epoch to the curve; an epoch that is told twice stands once."""
-        history = [known for known in self.get(name).history if known.get("epoch") != point.get("epoch")]
-        self.change(name, history=sorted([*history, point], key=lambda item: item.get("epoch", 0.0)))
+    def add_training_points(self, name: str, points: Sequence[dict[str, float]]) -> None:
+        """Add epochs to the curve; an epoch that is told twice stands once."""
+        known = self.get(name).history
+        by_epoch = {point.get("epoch", 0.0): point for point in [*known, *points]}
+        history = [by_epoch[epoch] for epoch in sorted(by_epoch)]
+        if history != known:
+            self.change(name, history=history)
 
     def keep_comparison(self, name: str, comparison: Comparison) -> None:
         """Keep the comparison in place of an earlier one for its device type."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ async def train(work: Work, plan: RunPlan, report: Report) -> dict[str, Any]:
     if plan.base_supernet:
         base = str(await asyncio.to_thread(_base, work, plan.base_supernet))
         spec = orders.training_on(plan, work.place(plan), base)
-    result = await work.job("train", "train", spec, curve(work, report.of_job()))
+    result = await trained(work, "train", spec, report.of_job())
     # Trainings that ended under an earlier version did not count them.
     counted = {"subnets": float(result["subnet_count"])} if "subnet_count" in result else {}
     report(
@@ -54,17 +54,32 @@ async def assess(
     return found
 
 
-def curve(work: Work, tell: Callable[[Progress], None], epochs_before: int = 0) -> Callable[[Progress], None]:
-    """Return a listener that adds each epoch to the run's training curve, after those of earlier trainings."""
+async def trained(
+    work: Work, folder: str, spec: dict[str, Any], tell: Callable[[Progress], None], epochs_before: int = 0
+) -> dict[str, Any]:
+    """Return the result of a training in this folder of the run, whose epochs follow those of earlier ones in the run's curve."""
     seen: set[float] = set()
+
+    def add(points: Sequence[Mapping[str, float]]) -> None:
+        work.services.runs.add_training_points(
+            work.run.name,
+            [
+                {
+                    **{name: float(value) for name, value in point.items()},
+                    "epoch": float(point["epoch"] + epochs_before),
+                }
+                for point in points
+            ],
+        )
 
     def told(progress: Progress) -> None:
         epoch = progress.metrics.get("epoch")
         if epoch is not None and "loss" in progress.metrics and epoch not in seen:
             seen.add(epoch)
-            work.services.runs.add_training_point(
-                work.run.name, {**progress.metrics, "epoch": epoch + float(epochs_before)}
-            )
+            add([progress.metrics])
         tell(progress)
 
-    return told
+    result = await work.job("train", folder, spec, told)
+    # With the epochs that ended while no hub was there to hear of them.
+    add(result["history"])
+    return result
