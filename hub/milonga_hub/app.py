@@ -264,7 +264,8 @@ class Hub:
             search=self.search,
             jobs=self.jobs,
         )
-        return await carry_out(Work(services, run))
+        with tracing.span("run", run=run.name):
+            return await carry_out(Work(services, run))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Addresses]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +15,10 @@ _PATH = "/v1/traces"
 _tracer: Any = None
 
 
+def is_on() -> bool:
+    return _tracer is not None
+
+
 @contextmanager
 def span(name: str, **attributes: str | int) -> Iterator[Any]:
     """Trace the block under this name, within the span that is open already; yields the span, or None."""
@@ -23,6 +27,32 @@ def span(name: str, **attributes: str | int) -> Iterator[Any]:
         return
     with _tracer.start_as_current_span(name, attributes=attributes) as opened:
         yield opened
+
+
+@contextmanager
+def answering(name: str, headers: Iterable[tuple[str, Any]], **attributes: str | int) -> Iterator[Any]:
+    """Trace the block as the answer to a call: within the trace of who calls, where the call's headers name one (W3C Trace Context)."""
+    if _tracer is None:
+        yield None
+        return
+    from opentelemetry.trace import SpanKind
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carried = {_text(key).lower(): _text(value) for key, value in headers}
+    context = TraceContextTextMapPropagator().extract(carried)
+    with _tracer.start_as_current_span(name, context, SpanKind.SERVER, attributes=attributes) as opened:
+        yield opened
+
+
+def fail(span: Any) -> None:
+    """Mark a span as failed where no exception leaves it."""
+    from opentelemetry.trace import StatusCode
+
+    span.set_status(StatusCode.ERROR)
+
+
+def _text(part: str | bytes) -> str:
+    return part.decode("latin-1") if isinstance(part, bytes) else part
 
 
 def start(endpoint: str, processor: Any = None) -> Callable[[], None]:

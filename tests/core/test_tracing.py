@@ -30,6 +30,8 @@ from tests.telemetry.windows import window
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra `traces` is not installed")
 
+CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 @pytest.fixture
 def spans() -> Iterator[Any]:
@@ -107,17 +109,26 @@ def test_spans_reach_a_collector_before_the_hub_has_ended() -> None:
 def test_calls_requests_and_commits_of_a_hub_are_traced(spans: Any, tmp_path: Path) -> None:
     async def story() -> None:
         async with devices_hub(tmp_path / "devices") as world, people(world) as stub:
-            await stub.ListDevices(devices_pb2.ListDevicesRequest())
+            await stub.ListDevices(devices_pb2.ListDevicesRequest(), metadata=[("traceparent", CALLER)])
             with pytest.raises(grpc.aio.AioRpcError):
                 await stub.GetDevice(devices_pb2.GetDeviceRequest(name="devices/none"))
         async with running(tmp_path / "hub") as hub, httpx.AsyncClient() as client:
-            await client.get(f"http://{hub.addresses.http}/readyz")
+            await client.get(f"http://{hub.addresses.http}/readyz", headers={"traceparent": CALLER})
             await client.get(f"http://{hub.addresses.http}/api/v1/devices/none")
 
     run(story())
     assert {"milonga.v1.DeviceService/ListDevices", "GET /readyz"} <= set(names(spans))
-    refused = [span for span in spans.get_finished_spans() if span.name == "milonga.v1.DeviceService/GetDevice"]
-    assert not refused[0].status.is_ok
+    by_name = {span.name: span for span in spans.get_finished_spans()}
+    refused, listed = (by_name[f"milonga.v1.DeviceService/{name}"] for name in ("GetDevice", "ListDevices"))
+    ready = by_name["GET /readyz"]
+    assert not refused.status.is_ok
+    told = ("rpc.service", "rpc.method", "rpc.grpc.status_code")
+    assert [refused.attributes[name] for name in told] == ["milonga.v1.DeviceService", "GetDevice", 5]
+    assert [listed.attributes[name] for name in told] == ["milonga.v1.DeviceService", "ListDevices", 0]
+    # Whoever calls finds the answer in the trace of the call.
+    assert {(span.kind.name, f"{span.context.trace_id:032x}") for span in (listed, ready)} == {
+        ("SERVER", CALLER.split("-")[1])
+    }
     answered = {span.attributes.get("http.route"): span.attributes for span in spans.get_finished_spans()}
     assert answered["/readyz"]["http.response.status_code"] == 200
     # Named by its route, if at all: paths are without number.

@@ -127,13 +127,22 @@ def _guarded(behaviour: Any, method: str, door: Door, gate: Gate | None) -> Any:
     if not inspect.iscoroutinefunction(behaviour):
         door.check_open()
         return behaviour  # Only gRPC's own services are not async.
+    service, _, name = method.removeprefix("/").partition("/")
+    described = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
 
     async def call(request: Any, context: Any) -> Any:
         # Streams last for days: a span that ends with them would tell nothing.
-        if door.lasts:
+        if door.lasts or not tracing.is_on():
             return await answered(request, context)
-        with tracing.span(method.removeprefix("/"), **{"rpc.system": "grpc"}):
-            return await answered(request, context)
+        headers = context.invocation_metadata() or ()
+        with tracing.answering(method.removeprefix("/"), headers, **described) as span:
+            try:
+                return await answered(request, context)
+            finally:
+                code = context.code()
+                span.set_attribute(
+                    "rpc.grpc.status_code", code.value[0] if isinstance(code, grpc.StatusCode) else code or 0
+                )
 
     async def answered(request: Any, context: Any) -> Any:
         try:

@@ -39,7 +39,7 @@ class Counting:
             await self._app(scope, receive, send)
             return
         method = _method(str(scope["method"]))
-        with tracing.span(method) as span:
+        with tracing.answering(method, scope["headers"]) as span:
 
             async def counted(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -58,6 +58,9 @@ def _describe(span: Any, method: str, scope: Scope, start: Message) -> None:
     span.set_attribute("http.request.method", method)
     span.set_attribute("http.route", route)
     span.set_attribute("http.response.status_code", start["status"])
+    if start["status"] >= 500:
+        span.set_attribute("error.type", str(start["status"]))
+        tracing.fail(span)
 
 
 def _method(name: str) -> str:
