@@ -14,17 +14,18 @@ from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.figures import Histogram, Percentiles
+from milonga_hub.telemetry.refusals import Refusals
 from milonga_hub.telemetry.rules_intake import Allowance, flaw, righted
 from milonga_hub.telemetry.service import TelemetryService
 
 from tests.databases import database_url
-from tests.telemetry.windows import START, window
+from tests.telemetry.windows import START, histogram, window
 
 _TIMES = st.integers(0, 200 * 10**9).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 
 
 def test_an_ordinary_window_has_no_flaw() -> None:
-    assert flaw(window(3, request_count=9, confidence=Histogram(low=0, high=1, counts=[1, 2]), cpu_percent=120.0)) == ""
+    assert flaw(window(3, request_count=9, confidence=histogram("confidence", [0] * 17 + [1, 2, 6]), cpu_percent=120.0)) == ""
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,22 @@ def test_an_ordinary_window_has_no_flaw() -> None:
         ({"error_count": 10**12}, "error_count"),
         ({"class_counts": [1, -5]}, "class_counts is -5"),
         ({"class_counts": [0] * 100_000}, "counts 100000 classes"),
+        ({"error_count": 1}, "1 of 0 requests failed"),
+        # 33 million a second.
+        ({"request_count": 10**9}, "request_count is 1000000000 in 30 s"),
+        ({"request_count": 1, "class_counts": [10**6]}, "1000000 answers to 1 requests"),
+        ({"request_count": 1, "confidence": histogram("confidence", [10**5] * 20)}, "2000000 answers to 1 requests"),
         ({"confidence": Histogram(low=0, high=1, counts=[1] * 5000)}, "confidence has 5000 bins"),
+        # It could not be added to those of others.
+        ({"confidence": Histogram(low=-5, high=99, counts=[1] * 20)}, "this hub knows others"),
+        ({"inputs": {"brightness": Histogram(low=0, high=1, counts=[1] * 21)}}, "inputs.brightness has 21 bins"),
+        ({"inputs": {"<script>": Histogram(low=0, high=1, counts=[1])}}, "called '<script>'"),
+        ({"inputs": {"y" * 100_000: Histogram(low=0, high=1, counts=[1])}}, f"called '{'y' * 32}'"),
+        ({"latency_ms": Percentiles(p50=9.0, p90=3.0, p99=1.0)}, "p50 9.0, p90 3.0 and p99 1.0"),
+        # PostgreSQL stores no such text.
+        ({"boot_id": "a\x00b"}, r"boot_id has letters that cannot be shown: 'a\x00b'"),
         ({"confidence": Histogram(low=1.0, high=0.0, counts=[1])}, "confidence reaches from 1.0 to 0.0"),
-        ({"inputs": {"brightness": Histogram(low=0, high=1, counts=[2**62])}}, "inputs.brightness is"),
+        ({"inputs": {"brightness": histogram("brightness", [2**62] + [0] * 19)}}, "inputs.brightness is"),
         ({"inputs": {f"x{n}": Histogram() for n in range(100)}}, "100 statistics"),
         ({"latency_ms": Percentiles(p50=-3.0)}, "latency_ms.p50 is -3.0"),
         ({"memory_bytes": 2**60}, "memory_bytes"),
@@ -90,3 +104,16 @@ def test_a_device_speaks_of_nothing_but_what_it_was_given(tmp_path: Path) -> Non
         with pytest.raises(InvalidInput, match=said):
             service.examine(window(**values))
     assert service.examine(window(bundle="", project="", model_version="")).bundle == ""
+
+
+def test_each_refusal_is_counted_and_the_log_hears_of_a_device_once_a_minute_at_most() -> None:
+    now = START
+    refusals = Refusals(lambda: now)
+    told = []
+    for second in range(120):
+        now = START + timedelta(seconds=second)
+        told.append(refusals.note("pi-1", "telemetry", f"request_count is -{second}"))
+    assert [second for second, is_told in enumerate(told) if is_told] == [0, 60]
+    refused = refusals.of("pi-1")
+    assert refused is not None and (refused.count, refused.reason) == (120, "request_count is -119")
+    assert refusals.note("pi-2", "telemetry", "another device")

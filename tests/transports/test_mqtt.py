@@ -281,7 +281,8 @@ def test_malformed_messages_are_dropped_and_the_next_ones_are_read(
         ):
             pi.publish(junk)
         pi.publish(payload(5))
-        assert pi.acknowledged(1) == [5]
+        # The third has no times, and would have none if it came again: its device may let go of it.
+        assert pi.acknowledged(2) == [0, 5]
         refused = intake.refusals.of("pi-1")
         assert refused is not None and refused.count == 3
     assert "refused of pi-1: a message could not be read" in caplog.text

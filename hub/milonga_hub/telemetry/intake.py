@@ -18,7 +18,7 @@ from milonga_hub import counts
 from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, InvalidInput
 from milonga_hub.fencing import LeadLost
 from milonga_hub.telemetry.endpoint import BrokerEndpoint
-from milonga_hub.telemetry.messages import TOPIC_ROOT, device_of, parse_window
+from milonga_hub.telemetry.messages import TOPIC_ROOT, Unusable, WindowId, device_of, parse_window
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.packets import Published
 from milonga_hub.telemetry.refusals import Refusals
@@ -103,24 +103,26 @@ class TelemetryIntake:
 
     def _hear(self, messages: Sequence[Published]) -> None:
         windows: list[TelemetryWindow] = []
-        refused: list[TelemetryWindow] = []
+        refused: list[WindowId] = []
         for message in messages:
             # Whatever is wrong with one message, the next ones are read.
-            window, is_true = self._read(message)
+            window, unwanted = self._read(message)
             if window is not None:
-                (windows if is_true else refused).append(window)
+                windows.append(window)
+            elif unwanted is not None:
+                refused.append(unwanted)
         if refused and self._subscriber is not None:
             # Their devices may let go of them: they would be refused again.
             self._acknowledge(self._subscriber, refused)
         for start in range(0, len(windows), self._batch_size):
             self._queue(windows[start : start + self._batch_size])
 
-    def _read(self, message: Published) -> tuple[TelemetryWindow | None, bool]:
-        """Return a message's window, if it can be read, and whether it can be true."""
+    def _read(self, message: Published) -> tuple[TelemetryWindow | None, WindowId | None]:
+        """Return a message's window, or in its place what names one that will never be stored, where that can be told."""
         device = device_of(message.topic)
         if self._is_shut_out(device):
             self._refuse(device, "telemetry_shut_out", "it is shut out")
-            return None, False
+            return None, None
         now = time.monotonic()
         allowance = self._allowances.get(device)
         if allowance is None:
@@ -128,17 +130,17 @@ class TelemetryIntake:
         if not allowance.take(now):
             # Not acknowledged: whoever is honest sends it again.
             self._refuse(device, "telemetry_flood", "it sends more telemetry than a device can make")
-            return None, False
+            return None, None
         try:
             window = parse_window(message.topic, message.payload)
         except Exception as error:
             self._refuse(device, "telemetry", f"a message could not be read: {error}")
-            return None, False
+            return None, error.window if isinstance(error, Unusable) else None
         try:
-            return self._examine(window), True
+            return self._examine(window), None
         except InvalidInput as error:
             self._refuse(device, "telemetry_implausible", f"telemetry that cannot be true: {error}")
-            return window, False
+            return None, WindowId(device, window.boot_id, window.sequence)
 
     def _queue(self, windows: list[TelemetryWindow]) -> None:
         with self._counting:
@@ -197,7 +199,7 @@ class TelemetryIntake:
         return batch
 
     @staticmethod
-    def _acknowledge(subscriber: Subscriber, windows: list[TelemetryWindow]) -> None:
+    def _acknowledge(subscriber: Subscriber, windows: Sequence[TelemetryWindow | WindowId]) -> None:
         sequences: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for window in windows:
             sequences[window.device, window.boot_id].append(window.sequence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,12 +19,28 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_NANOS = 1_000_000_000
 
 
+class WindowId(NamedTuple):
+    """What makes a window the same one, however often it is sent."""
+
+    device: str
+    boot_id: str
+    sequence: int
+
+
 def device_of(topic: str) -> str:
     return topic.removeprefix(f"{TOPIC_ROOT}/").removesuffix("/telemetry")
 
 
+class Unusable(InvalidInput):
+    """A window that can be told from others and not be stored, however often it is sent."""
+
+    def __init__(self, message: str, window: WindowId) -> None:
+        super().__init__(message)
+        self.window = window
+
+
 def parse_window(topic: str, payload: bytes) -> TelemetryWindow:
-    """Return the window that a device published. Raises InvalidInput for anything that cannot be stored."""
+    """Return the window that a device published. Raises InvalidInput for anything that cannot be stored, Unusable where it has an id."""
     device = device_of(topic)
     try:
         message = telemetry_pb2.TelemetryWindow.FromString(payload)
@@ -34,13 +51,20 @@ def parse_window(topic: str, payload: bytes) -> TelemetryWindow:
     boot_id, sequence = message.boot_id, message.sequence
     if not boot_id or sequence < 0:
         raise InvalidInput("a window needs a boot_id and a sequence from 0 on")
+    try:
+        return _window(message, device)
+    except InvalidInput as error:
+        raise Unusable(str(error), WindowId(device, boot_id, sequence)) from error
+
+
+def _window(message: telemetry_pb2.TelemetryWindow, device: str) -> TelemetryWindow:
     if not (message.HasField("started_at") and message.HasField("ended_at")):
         raise InvalidInput("a window needs the times from when to when it is")
     latency, percentiles, confidence = _optional(message)
     return TelemetryWindow(
         device,
-        boot_id,
-        sequence,
+        message.boot_id,
+        message.sequence,
         _time("started_at", message.started_at),
         _time("ended_at", message.ended_at),
         message.bundle,

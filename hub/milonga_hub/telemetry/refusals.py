@@ -5,19 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from milonga_hub import counts
 from milonga_hub.db import utc_now
 
 
+# The log hears of one device at most so often, whatever is wrong with its messages.
+_QUIET = timedelta(minutes=1)
+
+
 @dataclass(frozen=True)
 class Refused:
-    """How many messages of one device, and the last of them."""
+    """How many messages of one device, the last of them, and when the log heard of one."""
 
     count: int
     reason: str
     at: datetime
+    told_at: datetime
 
 
 class Refusals:
@@ -29,12 +34,15 @@ class Refusals:
         self._by_device: dict[str, Refused] = {}
 
     def note(self, device: str, kind: str, reason: str) -> bool:
-        """Count one message; return whether it is news, so that a flood does not fill the log as well."""
+        """Count one message; return whether it is to be told, so that a flood does not fill the log as well."""
         counts.refused_messages[kind] += 1
+        now = self._clock()
         with self._lock:
             before = self._by_device.get(device)
-            self._by_device[device] = Refused(before.count + 1 if before else 1, reason, self._clock())
-        return before is None or before.reason != reason
+            is_told = before is None or (before.reason != reason and now - before.told_at >= _QUIET)
+            told_at = now if before is None or is_told else before.told_at
+            self._by_device[device] = Refused(before.count + 1 if before else 1, reason, now, told_at)
+        return is_told
 
     def of(self, device: str) -> Refused | None:
         with self._lock:

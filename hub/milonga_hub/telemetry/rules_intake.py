@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+
+from milonga.pictures import BINS
 
 from milonga_hub.telemetry.figures import Histogram, Percentiles
 from milonga_hub.telemetry.models import TelemetryWindow
@@ -13,10 +16,18 @@ from milonga_hub.telemetry.models import TelemetryWindow
 _MOST_COUNT = 10**9
 _MOST_BYTES = 1 << 50
 _MOST_BINS, _MOST_CLASSES, _MOST_STATISTICS = 1_000, 10_000, 32
+# No engine answers as often.
+_MOST_PER_SECOND = 100_000
+# In a usual window, whatever its clock says.
+_USUAL_REQUESTS = 30 * _MOST_PER_SECOND
+# 256 pictures in a request, and 300 boxes in each.
+_MOST_ANSWERS = 256 * 300
 _LONGEST, _USUAL = timedelta(days=1), timedelta(seconds=30)
 # Clocks of boards begin at 1970, and those that are wrong the other way at about 2106; all else is no clock's.
 _EARLIEST_YEAR = 1970
 _LONGEST_NAME = 256
+_STATISTIC = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_STATISTIC_SHOWN = 32
 # A clock that is a little ahead is no liar's.
 _AHEAD = timedelta(minutes=5)
 
@@ -37,13 +48,33 @@ def flaw(window: TelemetryWindow) -> str:
         return f"it has {len(window.inputs)} statistics of pictures"
     return (
         _implausible_names(window)
-        or _implausible_count("request_count", window.request_count)
-        or _implausible_count("error_count", window.error_count)
+        or _implausible_requests(window)
         or _implausible_count("dropped_count", window.dropped_count)
         or ("" if window.latency_ms is None else _implausible_latency(window.latency_ms))
         or _implausible_counts("class_counts", window.class_counts)
         or _implausible_histograms(window)
+        or _implausible_answers(window)
     )
+
+
+def _implausible_requests(window: TelemetryWindow) -> str:
+    """Return what no machine can have done in the time: figures of one device must not drown those of all others."""
+    requests, errors = window.request_count, window.error_count
+    if 0 <= errors <= requests <= _USUAL_REQUESTS:
+        return ""
+    if words := _implausible_count("request_count", requests) or _implausible_count("error_count", errors):
+        return words
+    if errors > requests:
+        return f"{errors} of {requests} requests failed"
+    lasted = window.ended_at - window.started_at
+    seconds = max(_USUAL, lasted if lasted <= _LONGEST else _USUAL).total_seconds()
+    return f"request_count is {requests} in {seconds:.0f} s" if requests > _MOST_PER_SECOND * seconds else ""
+
+
+def _implausible_answers(window: TelemetryWindow) -> str:
+    most = window.request_count * _MOST_ANSWERS
+    answers = max(sum(window.class_counts), 0 if window.confidence is None else sum(window.confidence.counts))
+    return f"it counts {answers} answers to {window.request_count} requests" if answers > most else ""
 
 
 def _implausible_histograms(window: TelemetryWindow) -> str:
@@ -54,7 +85,9 @@ def _implausible_histograms(window: TelemetryWindow) -> str:
     if window.confidence is not None and (words := _implausible_histogram("confidence", window.confidence)):
         return words
     for name, histogram in window.inputs.items():
-        if words := _implausible_histogram(f"inputs.{name[:_LONGEST_NAME]}", histogram):
+        if name not in BINS and not _STATISTIC.fullmatch(name):
+            return f"it has a statistic of pictures called {name[:_STATISTIC_SHOWN]!r}"
+        if words := _implausible_histogram(name, histogram, "inputs."):
             return words
     return ""
 
@@ -104,8 +137,11 @@ class Allowance:
 
 def _implausible_names(window: TelemetryWindow) -> str:
     for name in ("boot_id", "bundle", "model_version", "project"):
-        if len(getattr(window, name)) > _LONGEST_NAME:
+        text = getattr(window, name)
+        if len(text) > _LONGEST_NAME:
             return f"{name} is longer than {_LONGEST_NAME} letters"
+        if not text.isprintable():
+            return f"{name} has letters that cannot be shown: {text!r}"
     return ""
 
 
@@ -113,18 +149,25 @@ def _implausible_latency(latency: Percentiles) -> str:
     for name in ("p50", "p90", "p99", "mean"):
         if not 0 <= getattr(latency, name) <= 1e9:
             return f"latency_ms.{name} is {getattr(latency, name)}"
+    if not latency.p50 <= latency.p90 <= latency.p99:
+        return f"latency_ms has p50 {latency.p50}, p90 {latency.p90} and p99 {latency.p99}"
     return _implausible_count("latency_ms.count", latency.count)
 
 
-def _implausible_histogram(name: str, histogram: Histogram) -> str:
+def _implausible_histogram(name: str, histogram: Histogram, place: str = "") -> str:
     counts = histogram.counts
-    if len(counts) > _MOST_BINS:
-        return f"{name} has {len(counts)} bins"
     if not counts:
         return ""
+    if len(counts) > _MOST_BINS:
+        return f"{place}{name} has {len(counts)} bins"
     if not histogram.low < histogram.high:
-        return f"{name} reaches from {histogram.low} to {histogram.high}"
-    return _implausible_counts(name, counts)
+        return f"{place}{name} reaches from {histogram.low} to {histogram.high}"
+    # Those of other edges cannot be added up: a first one would keep all others out of a sum.
+    if (histogram.low, histogram.high, len(counts)) != BINS.get(name, (histogram.low, histogram.high, len(counts))):
+        return (
+            f"{place}{name} has {len(counts)} bins from {histogram.low} to {histogram.high}, and this hub knows others"
+        )
+    return _implausible_counts(f"{place}{name}", counts)
 
 
 def _implausible_counts(name: str, counts: Sequence[int]) -> str:
