@@ -55,6 +55,8 @@ PATHS = (
     "/monitoring",
     "/monitoring?device=pi5-1,pi5-2",
     "/alerts",
+    "/alert_rules/drift",
+    "/new/alert_channels",
     "/settings",
     "/settings/users",
     "/settings/webhooks",

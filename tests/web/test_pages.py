@@ -55,6 +55,10 @@ THINGS = (
     "/monitoring?window=24h&until=2026-03-01T12:00",
     "/devices?selector=role%3Dcanary",
     "/devices/pi5-1/log",
+    "/new/alert_rules",
+    "/alert_rules/error-rate",
+    "/new/alert_channels",
+    "/new/alert_channels?kind=webhook",
 )
 VOID = {"meta", "link", "img", "input", "br"}
 

@@ -247,6 +247,10 @@ HTTP: Mapping[str, Access] = {
         /new/datasets
         /new/models
         /new/projects
+        /new/alert_rules
+        /new/alert_channels
+        /alert_rules/{name}
+        /alert_channels/{name}
         /devices/{name}/log
         /settings/webhooks
         """,
@@ -280,6 +284,11 @@ HTTP: Mapping[str, Access] = {
         POST /alerts/{id}/acknowledge
         POST /alerts/{id}/silence
         POST /alert_silences/{id}/end
+        POST /alert_rules
+        POST /alert_rules/{name}/delete
+        POST /alert_channels
+        POST /alert_channels/{name}/test
+        POST /alert_channels/{name}/delete
         POST /settings/policies/{project}
         POST /settings/webhooks
         POST /settings/webhooks/{name}/test

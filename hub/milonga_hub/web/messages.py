@@ -160,6 +160,14 @@ _OF_BUILDS = (
 )  # fmt: skip
 
 _OF_ALERTS = (
+    N_("%(signal)s needs one, in watts: what is too much depends on the board"),
+    N_("%(signal)s is or is not, without a threshold; those with one: %(others)s"),
+    N_("there is no alert channel %(name)s; apply its file first (kind: AlertChannel), or name one of: %(others)s"),
+    N_("%(name)s is not a name; use 1 to 63 of a-z, 0-9 and '-'"),
+    N_("%(name)s is not an e-mail address"),
+    N_("%(name)s is not the address of a webhook; write https://host/path"),
+    N_("%(name)s comes with the hub; to switch it off apply a rule of this name with enabled: false"),
+    N_("the rule %(rule)s sends to %(name)s; change or delete that rule first"),
     N_("%(device)s is offline, last seen %(time)s UTC"),
     N_("%(device)s is offline, never seen"),
     N_(

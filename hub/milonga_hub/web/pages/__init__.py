@@ -8,6 +8,8 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from milonga_hub.web.pages import (
+    alert_channels,
+    alert_rules,
     alerts,
     builds,
     datasets,
@@ -58,6 +60,8 @@ def mount(app: FastAPI, hub: HubServices) -> None:
         rollouts,
         monitoring,
         alerts,
+        alert_rules,
+        alert_channels,
         labelling,
         settings,
         policies,
