@@ -25,7 +25,10 @@ _TIMES = st.integers(0, 200 * 10**9).map(lambda seconds: datetime.fromtimestamp(
 
 
 def test_an_ordinary_window_has_no_flaw() -> None:
-    assert flaw(window(3, request_count=9, confidence=histogram("confidence", [0] * 17 + [1, 2, 6]), cpu_percent=120.0)) == ""
+    assert (
+        flaw(window(3, request_count=9, confidence=histogram("confidence", [0] * 17 + [1, 2, 6]), cpu_percent=120.0))
+        == ""
+    )
 
 
 @pytest.mark.parametrize(

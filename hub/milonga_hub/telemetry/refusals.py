@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from milonga_hub import counts
 from milonga_hub.db import utc_now
 
-
 # The log hears of one device at most so often, whatever is wrong with its messages.
 _QUIET = timedelta(minutes=1)
 
