@@ -10,7 +10,7 @@ import numpy as np
 # Not scipy.stats, which has the whole test: to import it took a quarter of the hub's start.
 from milonga_compiler.engines import ENGINES
 from numpy.typing import NDArray
-from scipy.special import betainc
+from scipy.special import betainc, gammaln
 
 from milonga_hub.builds.models import Build, BuildOverride, BuildState, BuildTuning, Gate, TuningSite
 from milonga_hub.errors import InvalidInput
@@ -132,6 +132,25 @@ def chance_of_heads(heads: int, tosses: int) -> float:
     return float(betainc(heads, tosses - heads + 1, 0.5)) if heads else 1.0
 
 
+def chance_of_so_many(marked: int, drawn: int, all_marked: int, count: int) -> float:
+    """Return the probability that at least so many of the drawn are marked ones, drawn of `count` of which `all_marked` are.
+
+    Fisher's exact test, one-sided: the tail of the hypergeometric distribution.
+    """
+    fewest = max(marked, drawn + all_marked - count)
+    found = np.arange(fewest, min(drawn, all_marked) + 1, dtype=np.float64)
+    logarithms = (
+        _log_choices(all_marked, found)
+        + _log_choices(count - all_marked, drawn - found)
+        - _log_choices(count, np.float64(drawn))
+    )
+    return min(1.0, float(np.exp(logarithms).sum()))
+
+
+def _log_choices(of: int, some: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    return np.asarray(gammaln(of + 1.0) - gammaln(some + 1.0) - gammaln(of - some + 1.0))
+
+
 def decisions(
     builds: Sequence[BuildFigures], chosen: BuildFigures | None, latency_ms: float | None, model_bytes: int | None
 ) -> dict[str, str]:
@@ -207,13 +226,20 @@ class Group:
 def forgotten(classes: Sequence[Group], max_loss_points: float) -> list[Group]:
     """Return the classes on whose pictures the challenger loses more than is allowed and than chance explains.
 
-    The more classes there are, the less often may chance look like this for one of them (Bonferroni's correction).
+    Chance explains what a fair coin would: that of the pictures on which the versions differ so many are lost. It also explains that pictures
+    are lost here and there: what one class loses more often than all others (chance_of_so_many) is forgotten, where five pictures of a class are
+    too few for a coin. The more classes there are, the less often may chance look like either for one of them (Bonferroni's correction).
     """
+    count, lost = sum(one.count for one in classes), sum(one.lost for one in classes)
+    seldom = SIGNIFICANCE / (2 * max(1, len(classes)))
     return [
         one
         for one in classes
         if one.loss_points > max_loss_points + 1e-9
-        and chance_of_heads(one.lost, one.gained + one.lost) <= SIGNIFICANCE / len(classes)
+        and (
+            chance_of_heads(one.lost, one.gained + one.lost) <= seldom
+            or chance_of_so_many(one.lost, one.count, lost, count) <= seldom
+        )
     ]
 
 
