@@ -350,6 +350,9 @@ def test_later_limits_override_earlier_ones_where_they_match() -> None:
     assert rules.limits_for(spec, {"type": "orin"}) == Limits(latency_ms=50, model_bytes=1000)
     fleet = [{"type": "orin"}, *[{"type": "pi5"}] * 3]
     assert sorted(each.latency_ms or 0 for each in rules.limits_among(spec, fleet)) == [20, 50], "each once"
+    assert rules.limits_of_type(spec, "pi5") == Limits(latency_ms=20, model_bytes=1000)
+    by_label = spec.model_copy(update={"limits": [*spec.limits, Limits(selector="type=pi5, canary", latency_ms=9)]})
+    assert rules.limits_of_type(by_label, "pi5") is None, "devices of one type may differ"
 
 
 def test_a_baseline_can_be_asked_for_in_a_file_and_over_the_wire() -> None:

@@ -256,3 +256,9 @@ def test_waves_are_drawn_once_the_first_has_begun() -> None:
 def test_times_along_an_axis_can_be_told_in_the_zone_of_the_reader() -> None:
     picture = lines("x", "ms", [Series("a", [(NOW, 1.0), (NOW + timedelta(seconds=60), 2.0)], 0)])
     assert 'data-time="2026-03-01T12:00:00+00:00" data-form="seconds"' in picture and "data-zone" in picture
+
+
+def test_bins_of_powers_are_labelled_with_what_people_see() -> None:
+    svg = histogram("pixels a side", 4.0, 14.0, [0, 3, 1, 0, 0], powers=True)
+    assert ">16</text>" in svg and ">1024</text>" in svg and ">10</text>" not in svg
+    assert "\n64,3\n" in svg

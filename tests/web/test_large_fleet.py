@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from milonga_hub.devices.models import Device, DeviceState
-from milonga_hub.rollouts.models import RolloutDevice, RolloutDeviceState
+from milonga_hub.rollouts.models import Rollout, RolloutDevice, RolloutDeviceState
 from milonga_hub.web.pages.rollouts import _shown
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from tests.web.filled import Services
 from tests.web.people import signed_in
@@ -84,3 +85,23 @@ def test_of_a_large_wave_those_are_shown_that_need_somebody_first() -> None:
     assert [device.device for device in shown[0][:4]] == ["pi-7", "pi-698", "pi-699", "pi-500"]
     assert len(shown[0]) == 200 and {device.state for device in shown[0][3:]} == {RolloutDeviceState.WAITING}
     assert shown[1] == small, "as it is where there is room for all"
+
+
+def test_a_fleets_rollouts_are_listed_without_the_devices_that_they_went_to(tmp_path: Path) -> None:
+    hub = Services(tmp_path)
+    with hub.database.session() as session:
+        devices = [RolloutDevice(device="pi-1", wave=0)]
+        for number, version in enumerate((1, 1, 2)):
+            session.add(
+                Rollout(
+                    id=f"parts-{number}",
+                    project="parts",
+                    model_version=f"models/parts/versions/{version}",
+                    devices=devices,
+                )
+            )
+    listed, _ = hub.rollouts.headlines("parts", "models/parts/versions/1")
+    assert [each.id for each in listed] == ["parts-1", "parts-0"]
+    with pytest.raises(DetachedInstanceError):
+        _ = listed[0].devices
+    assert hub.rollouts.get("parts-0").devices == devices

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.alerts.models import AlertSignal
-from milonga_hub.rollouts.models import RolloutState
+from milonga_hub.devices import helping
+from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.web.pages.ways import ADVICE
@@ -101,6 +102,7 @@ def test_a_page_of_a_filled_hub_is_whole_and_accessible(client: TestClient, path
     named = {attributes["aria-labelledby"] for _, attributes in page.seen if "aria-labelledby" in attributes}
     assert named <= set(ids)
     assert all(svg["aria-label"] for svg in page.all("svg"))
+    assert len(page.all("metadata")) == len(page.all("svg")), "every picture has its figures to take along"
 
 
 @pytest.mark.parametrize("path", LISTS)
@@ -187,12 +189,12 @@ def test_drift_and_reference_are_on_the_monitoring_page(client: TestClient) -> N
 
 def test_the_colours_and_sizes_of_pictures_are_on_the_monitoring_page(client: TestClient) -> None:
     text = client.get("/monitoring?device=pi5-1").text
-    for name in ("chroma", "warmth", "side in pixels, log2"):
+    for name in ("strength of colours (chroma)", "warmth of colours", "pixels a side"):
         assert f"Distribution of {name} over" in text
 
 
 def test_embeddings_are_shown_where_one_build_has_made_their_cells(client: TestClient) -> None:
-    shown = "Distribution of embedding: cells near, then far over"
+    shown = "Distribution of groups of alike pictures (embedding), near ones first over"
     assert shown in client.get("/monitoring?device=pi5-1").text
     assert shown not in client.get("/monitoring").text
 
@@ -403,6 +405,45 @@ def test_a_run_shows_single_answers_what_its_jobs_take_and_what_they_told(client
     assert whole.headers["content-type"].startswith("text/plain") and "UserWarning: lr_scheduler" in whole.text
     done = client.get("/runs/digits/2").text
     assert "Predictions" in done and 'class="example wrong"' in done and 'class="example right"' in done
+
+
+def test_stages_that_are_still_to_come_say_what_they_are_for(client: TestClient) -> None:
+    text = client.get("/runs/digits/3").text
+    assert "times a few of them on your devices" in text and "this page follows it and may be closed" in text
+    assert "times a few of them on your devices" not in client.get("/runs/digits/2").text
+
+
+def test_a_device_that_is_on_line_is_asked_for_its_log_once_the_page_is_there(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Page(client.get("/devices/pi5-1/log").text)
+    assert [each["data-later"] for each in page.all("section") if "data-later" in each] == ["/devices/pi5-1/log/answer"]
+    monkeypatch.setitem(helping.SECONDS, helping.HelpKind.LOG, 0.0)
+    answer = client.get("/devices/pi5-1/log/answer").text
+    assert "pi5-1 did not answer" in answer and 'id="answer"' in answer and "data-later" not in answer
+
+
+def test_every_version_of_a_data_set_has_an_address_that_its_links_keep(client: TestClient) -> None:
+    assert 'href="/datasets/digits?version=1"' in client.get("/runs/digits/1").text
+    older = client.get("/datasets/digits", params={"version": 1}).text
+    assert "This is version 1" in older and 'href="?version=1&amp;label=0#gallery"' in older
+    newest = client.get("/datasets/digits").text
+    assert "is the newest" not in newest and 'href="?label=0#gallery"' in newest
+    assert client.get("/datasets/digits", params={"version": 9}).status_code == 404
+
+
+def test_what_would_go_out_is_shown_to_who_approves(client: TestClient, hub: Services) -> None:
+    waiting = Rollout(
+        id="digits-9", project="digits", model_version="models/digits/versions/1", state=RolloutState.AWAITING_APPROVAL
+    )
+    with hub.database.session() as session:
+        session.add(waiting)
+    text = client.get("/rollouts/digits-9").text
+    assert (
+        "What would go out" in text and "/models/digits/versions/1/builds/raspberry-pi-5%3Aonnxruntime%3Aint8" in text
+    )
+    with hub.database.session() as session:
+        session.delete(waiting)
 
 
 def test_a_data_set_shows_what_to_look_at(client: TestClient, hub: Services) -> None:

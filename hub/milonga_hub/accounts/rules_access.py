@@ -252,6 +252,7 @@ HTTP: Mapping[str, Access] = {
         /alert_rules/{name}
         /alert_channels/{name}
         /devices/{name}/log
+        /devices/{name}/log/answer
         /settings/webhooks
         """,
     ),

@@ -19,7 +19,8 @@ from milonga_hub.errors import FailedPrecondition, MilongaError
 
 _log = logging.getLogger(__name__)
 
-_SECONDS = {HelpKind.LOG: 15.0, HelpKind.DIAGNOSTICS: 90.0}
+LOG_SECONDS = 15.0
+SECONDS = {HelpKind.LOG: LOG_SECONDS, HelpKind.DIAGNOSTICS: 90.0}
 _MAX_BYTES = 512 * 1024
 
 
@@ -50,11 +51,11 @@ class Helping:
         self._asked[device, task.id] = answer
         try:
             stream.send(f"help/{task.id}", task)
-            async with asyncio.timeout(_SECONDS[kind]):
+            async with asyncio.timeout(SECONDS[kind]):
                 found = await answer
         except TimeoutError as error:
             raise FailedPrecondition(
-                f"{device} did not answer within {_SECONDS[kind]:g} s; its agent may be of before it could: update it"
+                f"{device} did not answer within {SECONDS[kind]:g} s; its agent may be of before it could: update it"
             ) from error
         except DeviceLost as error:
             raise FailedPrecondition(f"{error}; ask again when it is back") from error

@@ -64,6 +64,11 @@ class Selector:
 
     conditions: tuple[Condition, ...] = ()
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Return the keys that decide."""
+        return frozenset(condition.key for condition in self.conditions)
+
     def matches(self, attributes: Mapping[str, str]) -> bool:
         return all(condition.holds(attributes) for condition in self.conditions)
 

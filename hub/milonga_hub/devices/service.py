@@ -18,7 +18,7 @@ from milonga_hub.devices.assigning import Announce, Assigning, Wanted, nobody_el
 from milonga_hub.devices.caches import Caches
 from milonga_hub.devices.certificates import Certificates
 from milonga_hub.devices.connections import Connections
-from milonga_hub.devices.helping import Helping
+from milonga_hub.devices.helping import LOG_SECONDS, Helping
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.measuring import Measuring, OnProgress
 from milonga_hub.devices.models import (
@@ -66,6 +66,7 @@ from milonga_hub.paging import page
 from milonga_hub.settings import Settings
 
 __all__ = [
+    "LOG_SECONDS",
     "DeviceService",
     "Enrolment",
     "Identity",
@@ -232,6 +233,13 @@ class DeviceService:
             found = session.connection().execute(statement)
             outlines = [Outline(*row) for row in found]
         return [each for each in outlines if wanted.matches(rules.attributes(each))] if selector.strip() else outlines
+
+    def count(self, selector: str = "") -> int:
+        """Return how many devices the selector matches."""
+        if selector.strip():
+            return len(self.outlines(selector))
+        with self._database.session() as session:
+            return session.exec(select(func.count()).select_from(Device)).one()
 
     def simulated_names(self) -> set[str]:
         """Return the names of all devices that are simulated."""

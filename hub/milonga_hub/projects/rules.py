@@ -170,6 +170,13 @@ def limits_among(spec: ProjectSpec, devices: Iterable[Mapping[str, str]]) -> lis
     return [_merged(list(compress(spec.limits, matched))) for matched in sorted(held)]
 
 
+def limits_of_type(spec: ProjectSpec, device_type: str) -> Limits | None:
+    """Return the limits of all devices of a type; None where they depend on more of a device than its type."""
+    if any(parse(limits.selector).keys - {"type"} for limits in spec.limits):
+        return None
+    return limits_for(spec, {"type": device_type})
+
+
 def _merged(some: Sequence[Limits]) -> Limits:
     merged: dict[str, Any] = {}
     for limits in some:

@@ -9,8 +9,11 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from milonga_hub import tracing
 from milonga_hub.db import Database, utc_now
@@ -114,7 +117,30 @@ class RolloutService:
         self, project: str = "", page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None
     ) -> tuple[_Rollouts, str]:
         """Return rollouts, the newest first."""
-        statement = of_projects(select(Rollout), col(Rollout.project), projects)
+        return self._list(select(Rollout), project, page_size, page_token, projects)
+
+    def headlines(
+        self, project: str = "", model_version: str = "", page_size: int = 0, page_token: str = ""
+    ) -> tuple[_Rollouts, str]:
+        """Return rollouts without their devices, the newest first: of large fleets those take a tenth of a second each.
+
+        Reading `devices` of one raises; their counts stand in its waves.
+        """
+        devices: Any = Rollout.devices
+        statement = select(Rollout).options(defer(devices))
+        if model_version:
+            statement = statement.where(Rollout.model_version == model_version)
+        return self._list(statement, project, page_size, page_token)
+
+    def _list(
+        self,
+        statement: SelectOfScalar[Rollout],
+        project: str,
+        page_size: int,
+        page_token: str,
+        projects: Collection[str] | None = None,
+    ) -> tuple[_Rollouts, str]:
+        statement = of_projects(statement, col(Rollout.project), projects)
         if project:
             statement = statement.where(Rollout.project == project)
         with self._database.session() as session:

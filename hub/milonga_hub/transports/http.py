@@ -98,7 +98,7 @@ class PortInUse(FailedPrecondition):
 
 def create_app(hub: HubServices) -> FastAPI:
     """Return the application of one hub."""
-    app = FastAPI(title="Milonga", version="1", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app = FastAPI(title="Milonga", version="1", docs_url=None, redoc_url=None, openapi_url=None)
     describe(app)
     app.state.stopping = asyncio.Event()
     app.include_router(_api(hub), prefix="/api/v1")

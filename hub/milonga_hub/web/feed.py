@@ -15,7 +15,7 @@ from milonga_hub.web.language import N_, ngettext
 from milonga_hub.web.language import gettext as _
 from milonga_hub.web.said import said
 from milonga_hub.web.services import HubServices
-from milonga_hub.web.words import state, term, version
+from milonga_hub.web.words import cause, term, version
 
 # So many of each kind are asked for; older ones stand on pages of their own.
 _OF_EACH = 10
@@ -52,7 +52,7 @@ def _runs(hub: HubServices) -> Iterator[Happening]:
         yield Happening(
             run.created_at,
             _beginning(run.state),
-            f"{version(run.name)}: {said(run.reason) or state(run.trigger)}",
+            f"{version(run.name)}: {said(run.reason) or cause(run.trigger)}",
             address,
         )
         if run.ended_at is not None:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+from milonga_hub.web.language import N_, pgettext
 from milonga_hub.web.language import gettext as _
-from milonga_hub.web.language import pgettext
 from milonga_hub.web.said import said
 
 NONE = "–"
@@ -77,6 +77,23 @@ def state(value: Any) -> str:
     return _(_phrase(value))
 
 
+# Why runs began, where the word alone does not say it.
+_CAUSES = {
+    "APPLY": N_("a change of the project"),
+    "MANUAL": N_("a person"),
+    "NEW_LABELS": N_("new labels"),
+    "SCHEDULE": N_("the schedule"),
+    "ACCURACY": N_("less accuracy"),
+    "IMPORT": N_("a model from elsewhere"),
+}
+
+
+def cause(value: Any) -> str:
+    """Return what started a run, after the word "by"."""
+    text = value.value if isinstance(value, Enum) else str(value)
+    return _(_CAUSES[text]) if text in _CAUSES else state(value)
+
+
 def mark(value: Any) -> str:
     """Return an enum or its name as a class of style.css, the same in all languages: NEW_LABELS is "new-labels"."""
     return _phrase(value).replace(" ", "-")
@@ -121,6 +138,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "count": count,
     "bytes": size,
     "state": state,
+    "cause": cause,
     "mark": mark,
     "term": term,
     "said": said,

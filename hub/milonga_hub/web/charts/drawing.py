@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from milonga_hub.web.charts.table import Cell, as_csv
+from milonga_hub.web.charts.table import Cell, figures
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def picture(
     """
     return element(
         "svg",
-        Markup("").join(parts) + element("metadata", escape(as_csv(data))),
+        Markup("").join(parts) + figures(data),
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
         cls="chart",
@@ -145,11 +145,11 @@ def _percent(value: float) -> str:
     return f"{value * 100:.4g}%"
 
 
-def bottom_axis(scale: Scale, y: float, unit: str = "") -> list[Markup]:
+def bottom_axis(scale: Scale, y: float, unit: str = "", said: Callable[[float], str] = tick_text) -> list[Markup]:
     parts = [line(scale.start, y, scale.end, y, "axis")]
     for tick in scale.ticks(5):
         parts.append(line(scale(tick), y, scale(tick), y + 4, "axis"))
-        parts.append(text(scale(tick), y + 17, tick_text(tick), "tick", "middle"))
+        parts.append(text(scale(tick), y + 17, said(tick), "tick", "middle"))
     if unit:
         parts.append(text(scale.end, y + 33, unit, "tick", "end"))
     return parts

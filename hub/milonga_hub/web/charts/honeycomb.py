@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
+from milonga_hub.web.charts.table import figures
 from milonga_hub.web.language import gettext as _
 
 _RADIUS = 14.0
@@ -45,8 +46,14 @@ def honeycomb(cells: Sequence[Cell]) -> Markup:
     ]
     return Markup(
         '<svg class="honeycomb" role="group" aria-label="{3}" viewBox="0 0 {0:.1f} {1:.1f}"'
-        ' width="{0:.0f}" height="{1:.0f}">{2}</svg>'
-    ).format(width, height, Markup("").join(drawn), _("Devices by health"))
+        ' width="{0:.0f}" height="{1:.0f}">{2}{4}</svg>'
+    ).format(
+        width,
+        height,
+        Markup("").join(drawn),
+        _("Devices by health"),
+        figures([("device", "health"), *((cell.device, cell.words) for cell in cells)]),
+    )
 
 
 def _cell(cell: Cell, x: float, y: float) -> Markup:

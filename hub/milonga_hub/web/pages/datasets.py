@@ -55,27 +55,36 @@ def _add_looking(pages: APIRouter, hub: HubServices) -> None:
 
     @pages.get("/datasets/{name}")
     def one(
-        request: Request, name: str, label: str = "", split: str = "", start: Annotated[int, Query(ge=0)] = 0
+        request: Request,
+        name: str,
+        label: str = "",
+        split: str = "",
+        start: Annotated[int, Query(ge=0)] = 0,
+        version: int | None = None,
     ) -> HTMLResponse:
-        """Show the newest version; in a thread of its own, as all of its pictures are counted."""
+        """Show a version, the newest unless it is named; in a thread of its own, as all of its pictures are counted."""
         newest = hub.datasets.latest(name)
-        projects, health = _projects_on(hub, name), hub.datasets.health(newest.name)
-        coverage = hub.datasets.coverage(newest.name, label)
-        pictures, count = hub.datasets.samples(newest.name, label, split, start, _SHOWN_PICTURES)
+        shown = newest if version is None else hub.datasets.get_version(f"datasets/{name}/versions/{version}")
+        projects, health = _projects_on(hub, name), hub.datasets.health(shown.name)
+        coverage = hub.datasets.coverage(shown.name, label)
+        pictures, count = hub.datasets.samples(shown.name, label, split, start, _SHOWN_PICTURES)
         return render(
             request,
             "dataset.html",
-            layouts=LAYOUTS[newest.task],
-            live=f"datasets/{name},likeness/{newest.name}",
+            layouts=LAYOUTS[shown.task],
+            live=f"datasets/{name},likeness/{shown.name}",
+            shown=shown,
             newest=newest,
+            # Only what was asked for: an address without a version goes on showing the newest.
+            version=version,
             versions=hub.datasets.versions(name)[0],
             projects=projects,
             health=health,
             splits_compared=splits(health.classes),
             heatmap=heatmap(coverage.counts, coverage.boxes) if coverage else "",
-            suspects=suspects(hub, newest, projects),
-            sizes=hub.datasets.sizes(newest.name),
-            detection=newest.task is Task.DETECTION,
+            suspects=suspects(hub, shown, projects),
+            sizes=hub.datasets.sizes(shown.name),
+            detection=shown.task is Task.DETECTION,
             pictures=pictures,
             count=count,
             start=start,

@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from milonga_hub.devices.models import Device
+from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.devices.service import LOG_SECONDS
 from milonga_hub.errors import InvalidInput, MilongaError
 from milonga_hub.web.charts.latency import latency
 from milonga_hub.web.charts.lines import Series, lines
@@ -72,7 +73,7 @@ def router(hub: HubServices) -> APIRouter:
             # A page that answers a form is fetched again from where it would be looked at.
             live_part=Part("content", f"/devices?{urlencode({'selector': selector})}") if outcome or problem else None,
             devices=devices,
-            count=len(hub.devices.outlines("" if wrong else selector)) if following or page_token else len(devices),
+            count=hub.devices.count("" if wrong else selector) if following or page_token else len(devices),
             more=urlencode({"selector": selector, "page_token": following}) if following else "",
             first=not page_token,
             types=types,
@@ -140,6 +141,7 @@ def router(hub: HubServices) -> APIRouter:
         return render(
             request,
             "device.html",
+            script="form",
             live=f"devices/{device.name},device_builds/{device.name},steps/{device.name},telemetry/{device.name}",
             device=device,
             refused=hub.telemetry.refusals.of(device.name),
@@ -157,15 +159,35 @@ def router(hub: HubServices) -> APIRouter:
 
     @pages.get("/devices/{name}/log")
     async def log(request: Request, name: str) -> HTMLResponse:
-        """Ask the device for what its agent logged."""
-        device, text, problem = hub.devices.get(name), "", ""
+        """Show at once that the device is asked, or that it cannot be; the page then fetches the answer."""
+        device = hub.devices.get(name)
+        if device.state is DeviceState.ONLINE:
+            return _log(request, device, asking=True)
+        return await answer(request, name)
+
+    @pages.get("/devices/{name}/log/answer")
+    async def answer(request: Request, name: str) -> HTMLResponse:
+        """Ask the device for what its agent logged; one that is silent takes LOG_SECONDS."""
+        device = hub.devices.get(name)
         try:
-            text = (await hub.devices.log(name)).content.decode("utf-8", "replace")
+            return _log(request, device, (await hub.devices.log(name)).content.decode("utf-8", "replace"))
         except MilongaError as error:
-            problem = str(error)
-        return render(request, "device_log.html", device=device, text=text, problem=problem)
+            return _log(request, device, problem=str(error))
 
     return pages
+
+
+def _log(request: Request, device: Device, text: str = "", problem: str = "", asking: bool = False) -> HTMLResponse:
+    return render(
+        request,
+        "device_log.html",
+        script="later",
+        device=device,
+        asking=asking,
+        seconds=LOG_SECONDS,
+        text=text,
+        problem=problem,
+    )
 
 
 def _label_keys(devices: Sequence[Device]) -> list[str]:

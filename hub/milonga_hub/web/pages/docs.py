@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from milonga_hub.web.pages.page import render
 
@@ -13,8 +13,13 @@ from milonga_hub.web.pages.page import render
 def router(app: FastAPI) -> APIRouter:
     pages = APIRouter()
 
+    # Each in a thread of its own: the description takes half a second to make, once.
+    @pages.get("/api/openapi.json")
+    def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
     @pages.get("/api/docs")
-    async def api_docs(request: Request) -> HTMLResponse:
+    def api_docs(request: Request) -> HTMLResponse:
         document = app.openapi()
         groups: dict[str, list[dict[str, Any]]] = {}
         for path, methods in document["paths"].items():

@@ -46,7 +46,7 @@ def router(hub: HubServices) -> APIRouter:
     async def one(request: Request, model: str, number: int, against: int | None = None) -> HTMLResponse:
         version = hub.models.get_version(f"models/{model}/versions/{number}")
         builds = everything(lambda token: hub.builds.list(version.name, page_token=token))
-        rollouts = [each for each in hub.rollouts.list(page_size=200)[0] if each.model_version == version.name]
+        rollouts = hub.rollouts.headlines(model_version=version.name)[0]
         devices = hub.devices.outlines(active_version=version.name, with_revoked=False)
         versions = everything(lambda token: hub.models.versions(model, page_token=token))
         others = sorted((each.number for each in versions if each.number != number), reverse=True)

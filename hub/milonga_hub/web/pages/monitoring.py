@@ -31,7 +31,14 @@ WINDOWS = {"1h": 3600, "6h": 21600, "24h": 86400, "7d": 604800, "30d": 2592000}
 _MOST_LINES = COLOURS
 _SHOWN_DRIFT, _SHOWN_ALERTS = 30, 20
 # How the distributions of pictures are called, where not by their own name.
-_CALLED = {"size": N_("side in pixels, log2"), EMBEDDING: N_("embedding: cells near, then far")}
+_CALLED = {
+    "size": N_("pixels a side"),
+    "chroma": N_("strength of colours (chroma)"),
+    "warmth": N_("warmth of colours"),
+    EMBEDDING: N_("groups of alike pictures (embedding), near ones first"),
+}
+# Those that are counted by log2 of what people see.
+_POWERS = ("size",)
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,8 @@ def _picture(name: str, seen: Histogram | None, reference: Any) -> Markup:
         return Markup("")
     expected = reference.get(name) or []
     called = _(_CALLED.get(name, name))
-    return histogram(called, seen.low, seen.high, seen.counts, expected if len(expected) == len(seen.counts) else [])
+    fitting = expected if len(expected) == len(seen.counts) else []
+    return histogram(called, seen.low, seen.high, seen.counts, fitting, powers=name in _POWERS)
 
 
 def _drift(hub: HubServices, asked: Asked) -> list[Any]:

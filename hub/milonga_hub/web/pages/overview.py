@@ -43,6 +43,7 @@ class Step:
 
     done: bool
     what: str
+    how: str
     address: str
 
 
@@ -58,11 +59,12 @@ def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
     @pages.get("/")
-    async def overview(request: Request) -> HTMLResponse:
+    def overview(request: Request) -> HTMLResponse:
+        """Show it, in a thread of its own: a large fleet takes a while to count."""
         devices = hub.devices.outlines()
         devices.sort(key=lambda device: (device.device_type, device.name))
         runs, _ = hub.runs.list(page_size=6)
-        rollouts, _ = hub.rollouts.list(page_size=20)
+        rollouts, _ = hub.rollouts.headlines(page_size=20)
         drift, _ = hub.telemetry.drift_events(page_size=5)
         datasets, _ = hub.datasets.list(page_size=1)
         projects, _ = hub.projects.list(page_size=1)
@@ -136,7 +138,12 @@ def _types(devices: Sequence[Outline]) -> list[OfType]:
 def _steps(has_devices: bool, has_dataset: bool, has_project: bool) -> list[Step]:
     """Return the way to a first model."""
     return [
-        Step(has_devices, N_("Add a device"), "/new/devices"),
-        Step(has_dataset, N_("Send labelled pictures"), "/new/datasets"),
-        Step(has_project, N_("Say what you want"), "/new/projects"),
+        Step(
+            has_devices,
+            N_("Add a device"),
+            N_("one command, to copy or to scan; on as many as you like"),
+            "/new/devices",
+        ),
+        Step(has_dataset, N_("Send labelled pictures"), N_("drop a zip or a folder on the page"), "/new/datasets"),
+        Step(has_project, N_("Say what you want"), N_("five questions, with answers to choose from"), "/new/projects"),
     ]

@@ -22,12 +22,14 @@ def router(hub: HubServices) -> APIRouter:
     def shown(request: Request, wrong: str = "", of: str = "", status: int = 200) -> HTMLResponse:
         seen = seen_projects()
         projects = everything(lambda token: hub.projects.list(page_token=token))
+        shown = [each for each in projects if seen is None or each.name in seen]
         return render(
             request,
             "policies.html",
             status=status,
             me=caller(),
-            projects=[each for each in projects if seen is None or each.name in seen],
+            projects=shown,
+            last={each.name: hub.runs.latest(each.name) for each in shown},
             wrong=wrong,
             of=of,
         )

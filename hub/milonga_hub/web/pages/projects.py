@@ -28,7 +28,7 @@ def router(hub: HubServices) -> APIRouter:
         project = hub.projects.get(name)
         runs, _ = hub.runs.list(name, page_size=20)
         versions, _ = hub.models.versions(name, page_size=20)
-        rollouts, _ = hub.rollouts.list(name, page_size=10)
+        rollouts, _ = hub.rollouts.headlines(name, page_size=10)
         accuracy = hub.telemetry.estimated_accuracy(name)
         drift, _ = hub.telemetry.drift_events(name, page_size=10)
         return render(

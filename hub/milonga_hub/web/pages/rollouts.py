@@ -32,8 +32,8 @@ def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
     @pages.get("/rollouts")
-    async def all_of_them(request: Request) -> HTMLResponse:
-        rollouts = everything(lambda token: hub.rollouts.list(page_token=token), at_most=200)
+    def all_of_them(request: Request) -> HTMLResponse:
+        rollouts = everything(lambda token: hub.rollouts.headlines(page_token=token), at_most=200)
         return render(request, "rollouts.html", live="rollouts/", rollouts=rollouts)
 
     @pages.get("/rollouts/{id}")
@@ -53,7 +53,9 @@ def router(hub: HubServices) -> APIRouter:
             steps=steps,
             step_states=step_states,
             sides=sides(hub, rollout),
-            newest=hub.rollouts.list(rollout.project, page_size=1)[0][0].id == rollout.id,
+            measure=hub.models.get_version(rollout.model_version).task.measure,
+            builds=sorted(hub.builds.chosen(rollout.model_version).values(), key=lambda each: each.device_type),
+            newest=hub.rollouts.headlines(rollout.project, page_size=1)[0][0].id == rollout.id,
             left_out=shown.get(LEFT_OUT, []),
             left_out_count=sum(device.wave == LEFT_OUT for device in rollout.devices),
         )

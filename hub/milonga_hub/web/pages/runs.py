@@ -15,14 +15,14 @@ from milonga_hub.builds.models import Build
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import DeviceType
 from milonga_hub.devices.rules import attributes
-from milonga_hub.errors import MilongaError
 from milonga_hub.projects.models import Limits
-from milonga_hub.projects.rules import limits_among
+from milonga_hub.projects.rules import limits_among, limits_of_type
 from milonga_hub.runs.models import Candidate, Run
 from milonga_hub.runs.rules import ENDED, tightest
 from milonga_hub.traces import JobTrace, Line, traces
 from milonga_hub.web.charts.pareto import pareto
 from milonga_hub.web.charts.resources import resources
+from milonga_hub.web.charts.table import carrying
 from milonga_hub.web.charts.timeline import timeline
 from milonga_hub.web.charts.training import training
 from milonga_hub.web.language import N_
@@ -32,6 +32,17 @@ from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
 _SHOWN_LINES = 60
+# What each stage is for, while nothing else is to be said of it.
+PURPOSES = {
+    "prepare": N_("looks at what there is: pictures, devices, earlier runs"),
+    "train": N_("trains, usually one large network that has many smaller ones in it"),
+    "profile": N_("times a few of them on your devices, and learns to tell the times of all"),
+    "search": N_("finds the best one for each type of device"),
+    "finetune": N_("trains those that were found a little more"),
+    "build": N_("makes them into files that devices run, and checks that nothing was lost"),
+    "compare": N_("holds them against what devices run now; only what is better goes on"),
+    "rollout": N_("sends them out, a part of the devices at a time"),
+}
 # Of what one job wrote to its error stream.
 _MOST_LETTERS = 100_000
 
@@ -45,6 +56,7 @@ class Found:
     limits: Limits
     picture: Markup
     chosen: Candidate | None
+    drawing: Markup
     candidates: Sequence[Candidate]
     build: Build | None
     # Rows of (group, accuracy before, accuracy now): of all pictures, and class by class.
@@ -69,6 +81,7 @@ def router(hub: HubServices) -> APIRouter:
             live=run.name,
             run=run,
             ended=run.state in ENDED,
+            purposes=PURPOSES,
             timeline=timeline(run.stages, utc_now()),
             training=training(run.history, run.task.measure),
             found=_found(hub, run, builds),
@@ -77,7 +90,7 @@ def router(hub: HubServices) -> APIRouter:
             log=_newest(told),
             shown_build=shown,
             examples=examples(hub, version.dataset_version if version else "", shown),
-            rollouts=[each for each in hub.rollouts.list(project)[0] if version and each.model_version == version.name],
+            rollouts=hub.rollouts.headlines(project, version.name)[0] if version else [],
         )
 
     @pages.get("/runs/{project}/{number}/log")
@@ -124,26 +137,31 @@ def _whole_log(folder: Path) -> Iterator[str]:
 
 def _found(hub: HubServices, run: Run, builds: dict[str, Build]) -> list[Found]:
     candidates = everything(lambda token: hub.runs.candidates(run.name, page_token=token))
-    names = sorted({candidate.device_type for candidate in candidates})
-    return [
-        _of_type(hub, run, name, [each for each in candidates if each.device_type == name], builds.get(name))
-        for name in names
-    ]
+    types = {each.name: each for each in everything(lambda token: hub.devices.types(page_token=token))}
+    by_type: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        by_type.setdefault(candidate.device_type, []).append(candidate)
+    return [_of_type(hub, run, name, types.get(name), some, builds.get(name)) for name, some in sorted(by_type.items())]
 
 
-def _of_type(hub: HubServices, run: Run, name: str, candidates: list[Candidate], build: Build | None) -> Found:
+def _of_type(
+    hub: HubServices,
+    run: Run,
+    name: str,
+    device_type: DeviceType | None,
+    candidates: list[Candidate],
+    build: Build | None,
+) -> Found:
     limits = limits_of(hub, run, name)
     close = [each for each in candidates if each.measured_ms is not None or each.chosen]
-    try:
-        device_type: DeviceType | None = hub.devices.get_type(name)
-    except MilongaError:
-        device_type = None
+    chosen = next((each for each in candidates if each.chosen), None)
     return Found(
         name=name,
         type=device_type,
         limits=limits,
         picture=pareto(name, candidates, limits.latency_ms, run.task.measure),
-        chosen=next((each for each in candidates if each.chosen), None),
+        chosen=chosen,
+        drawing=drawn(chosen),
         candidates=sorted(close, key=lambda each: (not each.chosen, each.measured_ms or 0.0)),
         build=build,
         comparison=_comparison(run, name),
@@ -152,12 +170,21 @@ def _of_type(hub: HubServices, run: Run, name: str, candidates: list[Candidate],
 
 
 def limits_of(hub: HubServices, run: Run, device_type: str) -> Limits:
-    """Return what held for the type, as its devices of now tell."""
+    """Return what held for the type; where limits ask for labels, as its devices of now tell."""
     if not run.spec_json:
         return Limits()
     spec = hub.runs.spec(run.name)
+    if (limits := limits_of_type(spec, device_type)) is not None:
+        return limits
     devices = hub.devices.outlines(spec.selector, device_type=device_type, with_revoked=False)
     return tightest(limits_among(spec, map(attributes, devices)))
+
+
+def drawn(candidate: Candidate | None) -> Markup:
+    """Return the drawing of a subnet with its choices in it; nothing where there is none."""
+    if candidate is None:
+        return Markup("")
+    return carrying(candidate.drawing, [("dimension", "choice"), *candidate.choices.items()])
 
 
 def _comparison(run: Run, device_type: str) -> list[tuple[str, float | None, float | None]]:

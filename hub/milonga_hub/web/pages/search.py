@@ -19,7 +19,7 @@ from milonga_hub.web.charts.parallel import parallel
 from milonga_hub.web.charts.pareto import pareto
 from milonga_hub.web.language import gettext as _
 from milonga_hub.web.pages.page import everything, render
-from milonga_hub.web.pages.runs import limits_of
+from milonga_hub.web.pages.runs import drawn, limits_of
 from milonga_hub.web.services import HubServices
 
 
@@ -39,6 +39,7 @@ def router(hub: HubServices) -> APIRouter:
         along = axes(candidates, run.task.measure)
         asked, wrong = ranges(along, request.query_params)
         networks = _networks(f"/runs/{quote(project, safe='')}/{number}/search", candidates, along, asked, network)
+        selected = next((each for each in candidates if networks[each.key].selected), None)
         limit_ms = limits_of(hub, run, shown_type).latency_ms if shown_type else None
         return render(
             request,
@@ -49,7 +50,8 @@ def router(hub: HubServices) -> APIRouter:
             ended=run.state in ENDED,
             types=types,
             type=shown_type,
-            selected=next((each for each in candidates if networks[each.key].selected), None),
+            selected=selected,
+            drawing=drawn(selected),
             wrong=wrong,
             axes=along,
             ranges=asked,

@@ -66,9 +66,10 @@
   };
 
   const offer = () => {
-    for (const svg of content.querySelectorAll("svg.chart")) {
+    for (const metadata of content.querySelectorAll("svg > metadata")) {
+      const svg = metadata.parentElement;
       const place = svg.closest(".wide") || svg;
-      if (!svg.querySelector("metadata") || (place.nextElementSibling && place.nextElementSibling.matches(".export"))) continue;
+      if (place.nextElementSibling && place.nextElementSibling.matches(".export")) continue;
       const bar = document.createElement("p");
       bar.className = "export";
       for (const kind of Object.keys(kinds)) {

@@ -10,8 +10,11 @@
   const part = content.dataset.livePart || content.id;
   const source = content.dataset.liveFrom || location.href;
   const QUIET_MS = 250; // News of many devices at once is one refresh.
+  const SHARE = 4; // A page that takes a while is fetched a fifth of the time at most, however much is new.
+  const SLOW_MS = 2_000; // Even a slow page is no more than 8 s behind.
   const SILENT_MS = 45_000; // Three words of the hub that it is still there, none of which came.
   let waiting = 0;
+  let took = 0;
   let fetching = false;
   let again = false;
 
@@ -53,6 +56,7 @@
   const refresh = async () => {
     if (fetching) { again = true; return; }
     fetching = true;
+    const began = performance.now();
     try {
       const answer = await fetch(source, { headers: { "Cache-Control": "no-cache" }, signal: AbortSignal.timeout(SILENT_MS) });
       if (answer.status === 401) { location.reload(); return; } // Signed out: the page asks to sign in, and comes back.
@@ -65,6 +69,7 @@
     } catch {
       // The stream says that the hub is gone, and when it is back.
     } finally {
+      took = performance.now() - began;
       fetching = false;
       if (again) { again = false; later(); }
     }
@@ -72,7 +77,7 @@
 
   const later = () => {
     if (waiting) return;
-    waiting = setTimeout(() => { waiting = 0; if (!document.hidden) refresh(); else again = true; }, QUIET_MS);
+    waiting = setTimeout(() => { waiting = 0; if (!document.hidden) refresh(); else again = true; }, Math.max(QUIET_MS, SHARE * Math.min(took, SLOW_MS)));
   };
 
   document.addEventListener("visibilitychange", () => { if (!document.hidden && again) { again = false; later(); } });
