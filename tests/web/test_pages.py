@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.alerts.models import AlertSignal
 from milonga_hub.devices import helping
+from milonga_hub.devices.values import HelpKind
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.telemetry.models import TelemetryWindow
@@ -418,7 +419,7 @@ def test_a_device_that_is_on_line_is_asked_for_its_log_once_the_page_is_there(
 ) -> None:
     page = Page(client.get("/devices/pi5-1/log").text)
     assert [each["data-later"] for each in page.all("section") if "data-later" in each] == ["/devices/pi5-1/log/answer"]
-    monkeypatch.setitem(helping.SECONDS, helping.HelpKind.LOG, 0.0)
+    monkeypatch.setitem(helping.SECONDS, HelpKind.LOG, 0.0)
     answer = client.get("/devices/pi5-1/log/answer").text
     assert "pi5-1 did not answer" in answer and 'id="answer"' in answer and "data-later" not in answer
 
