@@ -84,7 +84,9 @@ def post(url: str, secret: str, delivery: str, body: bytes, now: datetime) -> st
             return f"HTTP {answer.status}"
     except urllib.error.HTTPError as error:
         with error:
-            said = error.read(_SHOWN_BYTES).decode("utf-8", "replace")
+            # A page for browsers says no more than its status.
+            is_page = error.headers.get_content_type() == "text/html"
+            said = error.reason if is_page else error.read(_SHOWN_BYTES).decode("utf-8", "replace")
         raise ChannelFailed(f"{url} answered HTTP {error.code} {one_line(said)}".strip()) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error

@@ -17,6 +17,7 @@ class WebReceiver:
 
     url: str
     status: int = 200
+    content_type: str = "text/plain"
     bodies: list[bytes] = field(default_factory=list)
     headers: list[Any] = field(default_factory=list)
 
@@ -30,6 +31,7 @@ def web_receiver() -> Iterator[WebReceiver]:
             self.send_response(found.status)
             if found.status in (301, 302, 307):
                 self.send_header("Location", found.url)
+            self.send_header("Content-Type", found.content_type)
             self.end_headers()
             self.wfile.write(b"thanks" if found.status < 300 else b"out of\norder")
 

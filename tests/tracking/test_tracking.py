@@ -218,7 +218,7 @@ def test_a_server_that_is_not_there_is_away_and_an_experiment_that_was_deleted_i
 
 
 def test_what_is_no_uri_of_a_server_is_refused_before_the_hub_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for wrong in ("mlflow", "file:///tmp/mlruns"):
+    for wrong in ("mlflow", "mlflow:5000", "file:///tmp/mlruns"):
         with pytest.raises(InvalidInput, match="http://mlflow:5000"):
             mlflow.store(wrong)
     with pytest.raises(InvalidInput, match="MLFLOW_TRACKING_PASSWORD"):

@@ -197,6 +197,9 @@ def test_a_test_event_says_what_came_of_it(world: World, web: WebReceiver) -> No
     web.status = 500
     with pytest.raises(ChannelFailed, match="answered HTTP 500 out of order"):
         world.webhooks.test("chat")
+    web.content_type = "text/html"
+    with pytest.raises(ChannelFailed, match=r"answered HTTP 500 Internal Server Error$"):
+        world.webhooks.test("chat")
 
 
 def test_what_cannot_be_a_webhook_is_refused(world: World) -> None:

@@ -42,7 +42,7 @@ _CLIENT = {
 def store(uri: str) -> MlflowStore:
     """Return the store at this URI. Raises InvalidInput for what is no URI of one, FailedPrecondition without the client."""
     parts = urlsplit(uri)
-    if not parts.scheme or parts.scheme == "file":
+    if "://" not in uri or parts.scheme == "file":
         raise InvalidInput(f"--mlflow {uri!r} is not the URI of a tracking server; write http://mlflow:5000")
     if parts.scheme in ("http", "https") and parts.username is not None:
         raise InvalidInput("--mlflow takes no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
