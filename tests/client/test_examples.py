@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,17 @@ def test_every_method_has_an_example_of_its_own(service: Service) -> None:
 @pytest.mark.parametrize("name", sorted(MADE))
 def test_a_page_says_what_the_protocol_says_now(name: str) -> None:
     assert (PAGES / name).read_text(encoding="utf-8") == MADE[name], "run: make protos"
+
+
+def test_examples_that_are_copied_in_the_order_of_a_page_know_every_name(tmp_path: Path) -> None:
+    for name, page in MADE.items():
+        blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        # The others are signatures.
+        examples = [block for block in blocks if not re.match(r"\w+\(.*\) -> ", block)]
+        (tmp_path / f"{name}.py").write_text("\n".join(examples))
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
 
 
 def test_there_is_a_page_for_every_service_and_a_link_to_it() -> None:

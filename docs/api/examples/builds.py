@@ -6,11 +6,11 @@ from milonga.v1 import models_pb2
 
 hub = Client()
 version = "models/digits/versions/1"
+chosen = next(build.name for build in hub.builds.list_builds(version) if build.chosen)
 
 # %% ListBuilds
 for build in hub.builds.list_builds(version):
     print(build.name, models_pb2.BuildState.Name(build.state), build.accuracy, build.measured_ms)
-    chosen = build.name
 
 # %% GetBuild
 for gate in hub.builds.get_build(chosen).gates:

@@ -16,7 +16,7 @@ usage = hub.projects.get_project_usage("digits")
 print(usage.dataset_bytes + usage.sample_bytes + usage.build_bytes, usage.quota.storage_bytes or "without limit")
 
 # %% ApplyProject
-spec = project.spec
+spec = hub.projects.get_project("digits").spec
 spec.limits[0].latency_ms = 3.5
 try:
     would = hub.projects.apply_project("digits", spec=spec, dry_run=True)
