@@ -50,7 +50,7 @@ def test_waves_follow_one_another_after_their_soak(fleet: Fleet) -> None:
     fleet.pass_time(59)
     fleet.rollouts.advance()
     assert fleet.obey() == []
-    assert "wave 1 of 2: soaking until 00:01:00 UTC" in fleet.rollouts.get(rollout.id).reason
+    assert "wave 1 of 2: no trouble so far; goes on at 00:01:00 UTC" in fleet.rollouts.get(rollout.id).reason
     fleet.pass_time(1)
     fleet.rollouts.advance()
     assert fleet.obey() == second

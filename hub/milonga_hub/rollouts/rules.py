@@ -263,7 +263,7 @@ def _soak(
     since = max(ended, default=wave.started_at or now)
     until = since + timedelta(seconds=rollout.spec.soak_seconds)
     if now < until:
-        return Wait(f"{place}: soaking until {until:%H:%M:%S} UTC", until)
+        return Wait(f"{place}: no trouble so far; goes on at {until:%H:%M:%S} UTC", until)
     succeeded = [device for device in members if device.state is RolloutDeviceState.SUCCEEDED]
     unhealthy = [device for device in succeeded if not device.late and not _healthy(device, reports)]
     if unhealthy:
