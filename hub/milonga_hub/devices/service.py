@@ -206,11 +206,23 @@ class DeviceService:
 
     def list(self, selector: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Devices, str]:
         """Return a page of the devices that the selector matches, by name."""
-        statement = select(Device)
-        if selector.strip():
-            # Few columns of all devices, but all columns of a page alone.
-            names = [each.name for each in self.outlines(selector)]
-            statement = statement.where(col(Device.name).in_(names))
+        return self._page(self._named(selector), page_size, page_token)
+
+    def counted(self, selector: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Devices, str, int]:
+        """Return a page as `list` does, and how many devices match in all."""
+        names = self._named(selector)
+        devices, following = self._page(names, page_size, page_token)
+        if names is not None:
+            return devices, following, len(names)
+        with self._database.session() as session:
+            return devices, following, session.exec(select(func.count()).select_from(Device)).one()
+
+    def _named(self, selector: str) -> _Names | None:
+        """Return the names of the devices that match, None for all: few columns of all devices, but all columns of a page alone."""
+        return [each.name for each in self.outlines(selector)] if selector.strip() else None
+
+    def _page(self, names: _Names | None, page_size: int, page_token: str) -> tuple[_Devices, str]:
+        statement = select(Device) if names is None else select(Device).where(col(Device.name).in_(names))
         with self._database.session() as session:
             return page(session, statement, col(Device.name), page_size, page_token)
 
@@ -233,13 +245,6 @@ class DeviceService:
             found = session.connection().execute(statement)
             outlines = [Outline(*row) for row in found]
         return [each for each in outlines if wanted.matches(rules.attributes(each))] if selector.strip() else outlines
-
-    def count(self, selector: str = "") -> int:
-        """Return how many devices the selector matches."""
-        if selector.strip():
-            return len(self.outlines(selector))
-        with self._database.session() as session:
-            return session.exec(select(func.count()).select_from(Device)).one()
 
     def simulated_names(self) -> set[str]:
         """Return the names of all devices that are simulated."""

@@ -59,11 +59,12 @@ def router(hub: HubServices) -> APIRouter:
         problem: str = "",
         status: int = 200,
     ) -> HTMLResponse:
-        wrong, following = "", ""
+        devices: list[Device] = []
+        wrong, following, count = "", "", 0
         try:
-            devices, following = hub.devices.list(selector, _SHOWN_DEVICES, page_token)
+            devices, following, count = hub.devices.counted(selector, _SHOWN_DEVICES, page_token)
         except InvalidInput as error:
-            devices, wrong = [], str(error)
+            wrong = str(error)
         types = everything(lambda token: hub.devices.types(page_token=token))
         return render(
             request,
@@ -73,7 +74,7 @@ def router(hub: HubServices) -> APIRouter:
             # A page that answers a form is fetched again from where it would be looked at.
             live_part=Part("content", f"/devices?{urlencode({'selector': selector})}") if outcome or problem else None,
             devices=devices,
-            count=hub.devices.count("" if wrong else selector) if following or page_token else len(devices),
+            count=count,
             more=urlencode({"selector": selector, "page_token": following}) if following else "",
             first=not page_token,
             types=types,
