@@ -61,7 +61,8 @@ def examine(settings: Settings) -> list[Check]:
     """Look at everything. Nothing is changed, and a hub that runs is not disturbed."""
     folder = settings.data_dir
     checks = [_disk(folder), _memory()]
-    if not (folder / "hub.lock").exists():
+    # Not by hub.lock: one that was restored has not run yet.
+    if not (folder / "authority").exists():
         start = f"start the hub: milonga up --data-dir {folder}; or name its folder with --data-dir"
         return [*checks, Check("hub", Result.FAILED, f"there was never one in {folder}", start), *_work()]
     checks += _running(settings)

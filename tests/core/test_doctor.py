@@ -68,6 +68,11 @@ def test_a_hub_that_does_not_run_is_only_a_warning(folder: Path) -> None:
     assert check.result is Result.WARNING and "milonga up" in check.next_step
 
 
+def test_a_hub_that_was_restored_and_has_not_run_yet_is_one(folder: Path) -> None:
+    (folder / "hub.lock").unlink()
+    assert _found(folder, "hub").result is Result.WARNING
+
+
 def test_a_folder_that_never_was_a_hub_is_named(tmp_path: Path) -> None:
     check = _found(tmp_path / "nothing", "hub")
     assert check.result is Result.FAILED and "--data-dir" in check.next_step

@@ -53,7 +53,7 @@ def back_up(
     `database_url` is the hub's setting. Raises InvalidInput where there is no hub, AlreadyExists where the file is there,
     ResourceExhausted on a full disk.
     """
-    there = data_dir / ("hub.lock" if database_url else DATABASE)
+    there = data_dir / ("authority" if database_url else DATABASE)
     if not there.exists():
         raise InvalidInput(f"there is no hub's database in {data_dir}; name the hub's folder with --data-dir")
     if target.exists():
