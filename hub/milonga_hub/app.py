@@ -14,6 +14,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ from milonga_hub.projects.models import Project
 from milonga_hub.projects.rpc import ProjectRpc
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.quotas.service import QuotaService
+from milonga_hub.rollouts.needs import Requests
 from milonga_hub.rollouts.rpc import RolloutRpc
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.executor import Executor
@@ -163,7 +165,7 @@ class Hub:
         self.signing = SigningService(self.folder / "signing")
         self.devices.offer_release(AgentReleases(self.folder / "agent_release.json", self.blobs, self.signing).current)
         self.builds = BuildService(self.database, self.blobs, self.events, self.signing)
-        self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds)
+        self.rollouts = RolloutService(self.database, self.events, self.devices, self.builds, asked=self._asked)
         self.runs = RunService(self.database, self.events, self.projects)
         self.imports = ModelImports(self.projects, self.datasets, self.runs, self.blobs, self.own_folder / "imports")
         self.quotas = QuotaService(
@@ -245,6 +247,11 @@ class Hub:
             return None
         reference: dict[str, Any] | None = manifest.get("reference")
         return reference
+
+    def _asked(self, project: str, since: datetime, until: datetime) -> dict[str, Requests]:
+        """Return what the devices of a project were asked, by version."""
+        counted = self.telemetry.requests_by_version(project, since, until)
+        return {version: Requests(*each) for version, each in counted.items()}
 
     def _project_of(self, model_version: str) -> Project:
         """Return the project whose run made the version: projects/{project}/runs/{number}."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -99,6 +100,16 @@ def test_at_the_threshold_all_is_well_and_above_it_not() -> None:
 def test_a_model_that_was_never_measured_has_no_latency_to_compare_with() -> None:
     facts = Facts(devices=[device(request_count=100, median_ms=90.0, expected_ms=None)])
     assert subjects(AlertSignal.LATENCY, facts) == []
+
+
+def test_a_rollout_that_was_taken_back_by_itself_is_told_until_the_next_one() -> None:
+    took = ("digits-2", "models/digits/versions/2", "wave 1: 1 of 1 devices failed (pi-1: boom)")
+    back = RolloutFacts("digits-3", "digits", "models/digits/versions/1", False, "", took_back=took)
+    (found,) = findings(AlertRuleSpec(watch=AlertSignal.ROLLOUT_PAUSED), Facts(rollouts=[back]))
+    assert found.subject == "rollouts/digits-2"
+    assert found.message.endswith("go back to models/digits/versions/1: wave 1: 1 of 1 devices failed (pi-1: boom)")
+    by_hand = replace(back, took_back=None)
+    assert subjects(AlertSignal.ROLLOUT_PAUSED, Facts(rollouts=[by_hand])) == []
 
 
 def test_a_threshold_for_something_that_is_or_is_not_is_refused() -> None:

@@ -89,7 +89,7 @@ READING: dict[str, tuple[str, str]] = {
     "audit ls": ("audit_entries", ""),
 }
 CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "export kfp", "apply", "diff", "tokens create", "devices label", "devices delete", "devices revoke", "devices approve", "devices refuse", "devices watch", "trust", "datasets import", "datasets export",
-    "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts approve", "rollouts retry", "devices pin", "devices unpin", "devices logs", "devices diagnose", "devices restart", "devices profile", "devices upgrade", "rollouts pause", "rollouts resume", "rollouts abort",
+    "runs start", "runs cancel", "runs resume", "runs approve", "runs refuse", "rollouts create", "rollouts approve", "rollouts retry", "devices pin", "devices unpin", "devices logs", "devices diagnose", "devices restart", "devices profile", "devices upgrade", "rollouts roll-back", "rollouts pause", "rollouts resume", "rollouts abort",
     "telemetry watch", "bench latency", "models checkpoint", "models import", "models export", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",

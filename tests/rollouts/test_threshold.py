@@ -16,7 +16,17 @@ from milonga_hub.devices.values import LastStep, Standing
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.assigning import Assigner
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Wave
-from milonga_hub.rollouts.rules import Assign, EndWave, Pause, Report, Succeed, next_action, observed, too_many_failures
+from milonga_hub.rollouts.rules import (
+    Assign,
+    EndWave,
+    Pause,
+    Report,
+    RollBack,
+    Succeed,
+    next_action,
+    observed,
+    too_many_failures,
+)
 from milonga_hub.rollouts.rules_waves import Entrant, joined, plan_waves
 
 BUNDLE = "sha256:new"
@@ -126,9 +136,17 @@ class AnyLuck(RuleBasedStateMachine):
         sizes=st.lists(st.integers(1, 3), max_size=2),
         late=st.sampled_from([None, 0.0, 100.0]),
         windows=st.sampled_from([[], ["00:00-12:00"]]),
+        roll_back=st.booleans(),
     )
     def begin(
-        self, count: int, ratio: float, limit: int, sizes: list[int], late: float | None, windows: list[str]
+        self,
+        count: int,
+        ratio: float,
+        limit: int,
+        sizes: list[int],
+        late: float | None,
+        windows: list[str],
+        roll_back: bool,
     ) -> None:
         names = [f"d{index:02}" for index in range(count)]
         self.now = START
@@ -141,6 +159,7 @@ class AnyLuck(RuleBasedStateMachine):
             max_concurrent=limit,
             late_after_seconds=late,
             windows=windows,
+            roll_back=roll_back,
         )
         waves = plan_waves(names, spec.waves, "seed", spec.wave_sizes)
         wave_of = {name: index for index, wave in enumerate(waves) for name in wave}
@@ -245,7 +264,8 @@ class AnyLuck(RuleBasedStateMachine):
                     wave.model_copy(update={"soaked_at": self.now}) if wave.index == action.wave else wave
                     for wave in rollout.waves
                 ]
-            elif isinstance(action, Pause):
+            elif isinstance(action, (Pause, RollBack)):
+                # Of one that is taken back no device begins any more either.
                 rollout.state = RolloutState.PAUSED
                 return
             elif isinstance(action, Succeed):

@@ -129,6 +129,7 @@ def test_runs_are_started_cancelled_and_resumed(tmp_path_factory: pytest.TempPat
     assert client.post(f"{API}/rollouts/{made['id']}:pause").json()["state"] == "PAUSED"
     assert client.post(f"{API}/rollouts/{made['id']}:resume").json()["state"] == "RUNNING"
     assert client.post(f"{API}/rollouts/{made['id']}:abort").json()["state"] == "ABORTED"
+    assert client.post(f"{API}/rollouts/{made['id']}:roll_back").status_code == 409
     button = {"model_version": "models/digits/versions/1", "request_id": "one"}
     for _ in range(2):
         sent = client.post("/new/rollouts", data=button, follow_redirects=False)

@@ -34,6 +34,12 @@ for device in hub.rollouts.get_rollout(rollout.id).devices:
 # %% AbortRollout
 hub.rollouts.abort_rollout(rollout.id)
 
+# %% RollBackRollout
+try:
+    print(hub.rollouts.roll_back_rollout(rollout.id).model_version)
+except FailedPrecondition as problem:
+    print(problem)  # No device had a version before.
+
 # %% WatchRollout
 for seen in hub.rollouts.watch_rollout(rollout.id):
     print(rollouts_pb2.RolloutState.Name(seen.state), [wave.succeeded_count for wave in seen.waves])

@@ -89,7 +89,7 @@ GRPC: Mapping[str, Access] = {
         "milonga.v1.RolloutService",
         {
             _SEES: "GetRollout ListRollouts WatchRollout",
-            _CHANGES: "CreateRollout ApproveRollout PauseRollout ResumeRollout RetryRollout AbortRollout",
+            _CHANGES: "CreateRollout ApproveRollout PauseRollout ResumeRollout RetryRollout AbortRollout RollBackRollout",
         },
     ),
     **_methods(
@@ -395,6 +395,7 @@ HTTP: Mapping[str, Access] = {
         POST /rollouts/{rollout}:retry
         POST /rollouts/{rollout}:resume
         POST /rollouts/{rollout}:abort
+        POST /rollouts/{rollout}:roll_back
         POST /alerts/{alert}:acknowledge
         POST /alert_silences
         POST /alert_silences/{silence}:end

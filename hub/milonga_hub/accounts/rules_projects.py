@@ -94,7 +94,7 @@ GRPC: Mapping[str, Whose] = {
         "RolloutService",
         {
             _LISTED: "ListRollouts",
-            _ROLLOUT: "GetRollout WatchRollout ApproveRollout PauseRollout ResumeRollout RetryRollout AbortRollout",
+            _ROLLOUT: "GetRollout WatchRollout ApproveRollout PauseRollout ResumeRollout RetryRollout AbortRollout RollBackRollout",
             Whose(Kind.NAME, "model_version"): "CreateRollout",
         },
     ),

@@ -10,7 +10,7 @@ from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.projects.service import ProjectService
-from milonga_hub.rollouts.models import LEFT_OUT, RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import RunState
 from milonga_hub.runs.service import RunService
@@ -99,4 +99,13 @@ class Observer:
                     if one.state is RolloutDeviceState.FAILED and one.wave != LEFT_OUT
                 },
                 rollout.state is RolloutState.AWAITING_APPROVAL,
+                self._took_back(rollout),
             )
+
+    def _took_back(self, rollout: Rollout) -> tuple[str, str, str] | None:
+        """Return what the rollout took back without a person, its version and why; None where it took nothing."""
+        if not rollout.rolls_back:
+            return None
+        taken = self._rollouts.get(rollout.rolls_back)
+        _, _, why = taken.reason.partition(": ")
+        return (taken.id, taken.model_version, why) if why else None

@@ -81,6 +81,8 @@ class RolloutFacts:
     # Devices that went back to what they had, with what they said.
     rolled_back: Mapping[str, str] = field(default_factory=dict)
     awaiting_approval: bool = False
+    # Of one that took another back by itself: that one, its version, and why.
+    took_back: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,15 @@ def _rollout_paused(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Ite
                 f"the rollout of {rollout.model_version} waits until a person approves it",
                 f"see what it would do: milonga rollouts show {rollout.id}; then milonga rollouts approve {rollout.id} or"
                 f" milonga rollouts abort {rollout.id}",
+                rollout.project,
+            )
+
+        elif rollout.took_back is not None:
+            taken, version, why = rollout.took_back
+            yield Finding(
+                f"rollouts/{taken}",
+                f"the rollout of {version} stopped itself, and devices go back to {rollout.model_version}: {why}",
+                f"see what failed: milonga rollouts show {taken}; the next rollout of {rollout.project} closes this",
                 rollout.project,
             )
 

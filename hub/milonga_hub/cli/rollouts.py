@@ -27,6 +27,8 @@ def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableTy
     """Return the rollout's waves and devices for rich, to print or to show live; rehearsed, with their builds."""
     title = Text.assemble((rollout.id, "bold"), f"  {clean(rollout.model_version)}  ")
     title.append("not begun" if rehearsed else cell(word(pb.RolloutState, rollout.state)))
+    if rollout.rolls_back:
+        title.append(f"  takes back {clean(rollout.rolls_back)}")
     if rollout.reason:
         title.append(f"  {clean(rollout.reason)}", style="dim")
     grid = Table.grid(padding=(0, 2))
@@ -47,15 +49,20 @@ def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableTy
     end = f"or end it: milonga rollouts abort {rollout.id}"
     if rollout.state == pb.ROLLOUT_STATE_PAUSED:
         hint.append(Text(f"go on: milonga rollouts resume {rollout.id}, {end}"))
+        hint.append(Text(f"or let devices go back to the version before: milonga rollouts roll-back {rollout.id}"))
     if rollout.state == pb.ROLLOUT_STATE_AWAITING_APPROVAL:
         hint.append(Text(f"let it begin: milonga rollouts approve {rollout.id}, {end}"))
     return Group(title, grid, *hint)
 
 
+# False where they were left out.
+_FLAGS = {"approval", "roll_back"}
+
+
 def _spec(waves: str, wave_sizes: str, **values: Any) -> RolloutSpec | None:
     """Return the spec of the options that were given, None where none was."""
     given = {name: value for name, value in values.items() if value is not None and value not in ("", [])}
-    if not (waves or wave_sizes or given.get("approval") or given.keys() - {"approval"}):
+    if not (waves or wave_sizes or any(given[name] for name in _FLAGS) or given.keys() - _FLAGS):
         return None
     return RolloutSpec(
         waves=_numbers("--waves", waves, float, "shares such as 0.1,0.9"),
@@ -132,6 +139,13 @@ def create(
     shadow_go_on: Annotated[
         bool, typer.Option("--shadow-go-on", help="Go on also where the shadow saw too few requests.")
     ] = False,
+    max_error_increase: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Stop where so much more of the requests fail than on devices without it."),
+    ] = None,
+    roll_back: Annotated[
+        bool, typer.Option("--roll-back", help="Where it stops itself, go back to the version before.")
+    ] = False,
     approval: Annotated[bool, typer.Option("--approval", help="Begin when a person approves.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     hub: Hub = None,
@@ -149,6 +163,8 @@ def create(
         windows=window,
         late_after_seconds=late_after_seconds,
         approval=approval,
+        max_error_increase=max_error_increase,
+        roll_back=roll_back,
         shadow=_shadow(shadow_go_on, shadow_minutes, shadow_min_requests, shadow_max_disagreement, shadow_share),
     )
     request = pb.CreateRolloutRequest(
@@ -252,6 +268,23 @@ def abort(
     with Client() as client:
         response = client.rollouts.AbortRollout(pb.AbortRolloutRequest(id=rollout), timeout=CALL_SECONDS)
     _print(response, json)
+
+
+@group.command("roll-back")
+def roll_back(
+    rollout: Id,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    hub: Hub = None,
+    json: Json = False,
+) -> None:
+    """End a project's newest rollout, and let the devices that have its version go back to the one before."""
+    if not yes and not json and not typer.confirm(f"Take {rollout} back?"):
+        raise Refused(f"{rollout} stays as it is")
+    with Client() as client:
+        response = client.rollouts.RollBackRollout(pb.RollBackRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+    _print(response, json)
+    if not json:
+        say(f"follow it: milonga rollouts watch {response.rollout.id}")
 
 
 @group.command("watch")

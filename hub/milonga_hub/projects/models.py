@@ -115,6 +115,10 @@ class RolloutSpec(Spec):
     approval: bool = False
     # None: a version serves as soon as it is installed and probed.
     shadow: ShadowSpec | None = None
+    # Where too much fails, devices go back to the version before; else the rollout pauses.
+    roll_back: bool = False
+    # By how much the share of requests that fail may be larger than on devices that do not have the version; None: by any.
+    max_error_increase: Annotated[float, Bound(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> RolloutSpec:

@@ -35,7 +35,8 @@ def _wanted(rollout: Rollout, device: Standing, build: Build) -> Wanted:
         device.name,
         build.bundle,
         build.files,
-        rollout.model_version,
+        # Each device goes back to a version of its own.
+        build.model_version if rollout.rolls_back else rollout.model_version,
         rollout.project,
         f"{build.engine}/{build.precision}",
         # Builds that device types share were measured on one of them, which need not be this one.

@@ -96,6 +96,8 @@ class RolloutView(SQLModel):
     ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
     # When it came into its state; None where that was before this was kept.
     state_at: datetime | None = Field(default_factory=utc_now, sa_type=UTC_TIME, index=True)
+    # The rollout that this one takes back, "" for none.
+    rolls_back: str = ""
 
 
 class Rollout(RolloutView, table=True):

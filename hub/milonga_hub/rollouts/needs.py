@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 from milonga_hub.builds.models import Build
 from milonga_hub.devices.models import Assignment
 from milonga_hub.devices.service import LastStep, Standing, Wanted
+
+
+class Requests(NamedTuple):
+    """What clients asked for, and how much of it failed."""
+
+    total: int = 0
+    failed: int = 0
+
+
+# Returns by version what the devices of a project were asked, from one moment to another. Of TelemetryService.
+Asked = Callable[[str, datetime, datetime], Mapping[str, Requests]]
 
 
 class Devices(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -72,6 +73,12 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
         self, request: rollouts_pb2.AbortRolloutRequest, context: Any
     ) -> rollouts_pb2.AbortRolloutResponse:
         return rollouts_pb2.AbortRolloutResponse(rollout=_message(self._service.abort(request.id)))
+
+    async def RollBackRollout(
+        self, request: rollouts_pb2.RollBackRolloutRequest, context: Any
+    ) -> rollouts_pb2.RollBackRolloutResponse:
+        back = await asyncio.to_thread(self._service.roll_back, request.id)
+        return rollouts_pb2.RollBackRolloutResponse(rollout=_message(back))
 
     async def WatchRollout(
         self, request: rollouts_pb2.WatchRolloutRequest, context: Any

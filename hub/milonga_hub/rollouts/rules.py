@@ -10,10 +10,13 @@ from milonga_hub.devices.selectors import Selector, parse
 from milonga_hub.errors import InvalidInput
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Step, Wave
+from milonga_hub.rollouts.needs import Requests
 from milonga_hub.times import opening, window, zone
 
 ENDED = (RolloutDeviceState.SUCCEEDED, RolloutDeviceState.FAILED)
 _NAMED = 3
+# What fewer requests say of a version is chance.
+_ENOUGH_REQUESTS = 50
 
 
 def selector_of(wanted: str, own: str, *, is_limited: bool) -> str:
@@ -77,13 +80,20 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class RollBack:
+    """Too much failed; devices go back to the version before."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Succeed:
     """All waves have ended well; devices that come late or join later are still looked after."""
 
     reason: str = ""
 
 
-Action = Assign | Wait | EndWave | Pause | Succeed
+Action = Assign | Wait | EndWave | Pause | RollBack | Succeed
 
 
 def observed(rollout: Rollout, reports: Mapping[str, Report], now: datetime) -> tuple[list[RolloutDevice], list[Wave]]:
@@ -173,16 +183,19 @@ def _outcome(device: RolloutDevice, report: Report) -> tuple[RolloutDeviceState,
     return RolloutDeviceState.WAITING, "off line; gets the model when it connects"
 
 
-def next_action(rollout: Rollout, reports: Mapping[str, Report], now: datetime) -> Action:
-    """Return what to do for a rollout whose devices and waves are as observed() says.
+def next_action(
+    rollout: Rollout, reports: Mapping[str, Report], now: datetime, asked: Mapping[str, Requests] = {}
+) -> Action:
+    """Return what to do for a rollout whose devices and waves are as observed() says, and clients asked so much by version.
 
     A wave ends when every device of it has reported and those that succeeded have stayed so for `soak_seconds`. One
     that is off line is waited for, unless the spec says when it is late: the alternative, a rollout that says it is
     complete and is not, is worse. No device begins while a wave has failed.
     """
-    failure = too_many_failures(rollout)
-    if failure:
-        return Pause(failure)
+    if failure := too_many_failures(rollout):
+        return _stopped(rollout, failure, "resume to try them again, or abort")
+    if failure := too_many_errors(rollout, asked):
+        return _stopped(rollout, failure, "resume to count anew, or abort")
     wave = next((wave for wave in rollout.waves if wave.soaked_at is None), None)
     reached = wave.index if wave else len(rollout.waves)
     behind = [device for device in rollout.devices if 0 <= device.wave <= reached and device.generation == 0]
@@ -201,6 +214,12 @@ def next_action(rollout: Rollout, reports: Mapping[str, Report], now: datetime) 
     if waited_for:
         return _wait_for(rollout, waited_for, reports, now, place)
     return _soak(rollout, wave, members, reports, now, place)
+
+
+def _stopped(rollout: Rollout, why: str, advice: str) -> Pause | RollBack:
+    # What has succeeded is not undone by one device that comes late.
+    undone = rollout.spec.roll_back and rollout.state is RolloutState.RUNNING
+    return RollBack(why) if undone else Pause(f"{why}; {advice}")
 
 
 def _ready(
@@ -246,7 +265,8 @@ def _wait_for(
     closed = {name: opens for name, opens in openings.items() if opens > now}
     if closed and len(closed) == len(devices):
         first = min(closed, key=lambda name: closed[name])
-        said = f"waiting for the windows of {len(devices)} devices; the first opens {closed[first]:%Y-%m-%d %H:%M} UTC ({first})"
+        whose = f"the windows of {len(devices)} devices; the first" if len(devices) > 1 else "a window, which"
+        said = f"waiting for {whose} opens {closed[first]:%Y-%m-%d %H:%M} UTC ({first})"
         return Wait(f"{place}: {said}", closed[first])
     return Wait(f"{place}: {_waiting_for(devices, reports)}", min(closed.values(), default=None))
 
@@ -286,11 +306,24 @@ def too_many_failures(rollout: Rollout) -> str:
             failed = [d for d in rollout.devices if d.wave == wave.index and d.state is RolloutDeviceState.FAILED]
             said = "; ".join(f"{device.device}: {_failure(device)}" for device in failed[:_NAMED])
             more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-            return (
-                f"wave {wave.index + 1}: {wave.failed_count} of {wave.device_count} devices failed "
-                f"({said}{more}); resume to try them again, or abort"
-            )
+            return f"wave {wave.index + 1}: {wave.failed_count} of {wave.device_count} devices failed ({said}{more})"
     return ""
+
+
+def too_many_errors(rollout: Rollout, asked: Mapping[str, Requests]) -> str:
+    """Return what the version does worse than others of the project did on other devices, "" while it does not."""
+    limit, ours = rollout.spec.max_error_increase, asked.get(rollout.model_version, Requests())
+    if limit is None or ours.total < _ENOUGH_REQUESTS:
+        return ""
+    others = [each for version, each in asked.items() if version != rollout.model_version]
+    theirs = Requests(sum(each.total for each in others), sum(each.failed for each in others))
+    usual = theirs.failed / theirs.total if theirs.total >= _ENOUGH_REQUESTS else 0.0
+    share = ours.failed / ours.total
+    # Shares of tenths are not exact.
+    if share - usual <= limit + 1e-9:
+        return ""
+    beside = f", {usual:.1%} of {theirs.total} on devices without it" if theirs.total >= _ENOUGH_REQUESTS else ""
+    return f"{share:.1%} of {ours.total} requests to {rollout.model_version} failed{beside}"
 
 
 def _failure(device: RolloutDevice) -> str:

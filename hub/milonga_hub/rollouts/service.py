@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,13 +34,15 @@ from milonga_hub.rollouts.models import (
     Step,
     Wave,
 )
-from milonga_hub.rollouts.needs import Builds, Devices
+from milonga_hub.rollouts.needs import Asked, Builds, Devices, Requests
 from milonga_hub.rollouts.planning import Claims, Planner
+from milonga_hub.rollouts.rolling_back import before, planned_back
 from milonga_hub.rollouts.rules import (
     Assign,
     EndWave,
     Pause,
     Report,
+    RollBack,
     Succeed,
     Wait,
     next_action,
@@ -62,6 +64,8 @@ _FOLLOW_SECONDS = 5.0
 _FOLLOW_IDLE_SECONDS = 60.0
 
 _NO_STEP = LastStep("", "", "")
+# Of a project's rollouts, how many are looked through for what a device had before.
+_REMEMBERED = 100
 
 # RolloutService.list hides the builtin inside the class.
 _Rollouts = list[Rollout]
@@ -77,10 +81,12 @@ class RolloutService:
         devices: Devices,
         builds: Builds,
         clock: Callable[[], datetime] = utc_now,
+        asked: Asked = lambda project, since, until: {},
     ) -> None:
         self._database = database
         self._events = events
         self._devices = devices
+        self._asked = asked
         self._planner = Planner(devices, builds, clock)
         self._assigner = Assigner(devices, builds)
         self._clock = clock
@@ -183,6 +189,29 @@ class RolloutService:
         now = self._clock()
         return self._change(id, OPEN, state=RolloutState.ABORTED, reason="aborted by hand", ended_at=now)
 
+    def roll_back(self, id: str) -> Rollout:
+        """End the newest rollout of a project, and let devices that were given its version go back to what each had before.
+
+        Returns the rollout that does so; asked again, the same. Raises FailedPrecondition where there is nothing to go back to.
+        """
+        with self._changing:
+            rollout = self.get(id)
+            newest = self._newest(rollout.project)
+            if newest.rolls_back == rollout.id:
+                return newest
+            back = self._back(rollout)
+            if rollout.state is RolloutState.ABORTED:
+                rollout.reason = f"rolled back by {back.id}"
+            else:
+                # Also one that has succeeded: newcomers shall not get it.
+                _supersede(rollout, f"rolled back by {back.id}", self._clock())
+            with self._database.session() as session:
+                rollout = session.merge(rollout)
+                session.add(back)
+        for each in (rollout, back):
+            self._tell(each)
+        return back
+
     async def finished(self, id: str) -> Rollout:
         """Return the rollout once it has succeeded, was aborted, or is paused and needs a person."""
         name = self.get(id).id
@@ -237,24 +266,31 @@ class RolloutService:
     def _advance(self, id: str) -> datetime | None:
         with self._changing:
             rollout = self.get(id)
-            before = rollout.model_dump()
+            before, made = rollout.model_dump(), list[Rollout]()
             with tracing.span("rollout step", rollout=rollout.id):
-                until = self._step(rollout)
+                until = self._step(rollout, made)
             if rollout.model_dump() == before:
                 return until
             with self._database.session() as session:
                 session.merge(rollout)
-        self._tell(rollout)
+                session.add_all(made)
+        for each in (rollout, *made):
+            self._tell(each)
         return until
 
     def _live(self) -> dict[str, RolloutState]:
-        """Return the rollouts to carry forward: of each project the open one if it runs, else the last that succeeded."""
-        columns = (Rollout.id, Rollout.project, Rollout.state)
+        """Return the rollouts to carry forward: of each project the open one if it runs, else the last that succeeded.
+
+        One that takes another back, in whole, stands beside the one that has succeeded before.
+        """
+        columns = (Rollout.id, Rollout.project, Rollout.state, Rollout.rolls_back)
         statement = select(*columns).where(col(Rollout.state) != RolloutState.ABORTED)
         with self._database.session() as session:
             found = session.exec(statement.order_by(col(Rollout.created_at))).all()
-        newest = {project: (id, state) for id, project, state in found}
-        return {id: RolloutState(state) for id, state in newest.values() if state in _LIVE}
+        newest: dict[str, dict[str, RolloutState]] = {}
+        for id, project, state, rolls_back in found:
+            newest[project] = {**(newest.get(project, {}) if rolls_back else {}), id: RolloutState(state)}
+        return {id: state for each in newest.values() for id, state in each.items() if state in _LIVE}
 
     def _claims(self, rollout: Rollout) -> Claims:
         """Return which devices belong to newer rollouts of other projects: of two over one device, the later wins."""
@@ -273,8 +309,8 @@ class RolloutService:
             if device.generation and device.wave != LEFT_OUT
         }
 
-    def _step(self, rollout: Rollout) -> datetime | None:
-        """Apply actions until there is one to wait for; return the time to look again."""
+    def _step(self, rollout: Rollout, made: _Rollouts) -> datetime | None:
+        """Apply actions until there is one to wait for; return the time to look again. Adds what takes this one back to `made`."""
         # Read once: what is done here changes nothing of it that would be looked at.
         fleet = {device.name: device for device in self._devices.standings()}
         # First: what the rollout did and could not note is not to be taken for another's doing.
@@ -282,11 +318,12 @@ class RolloutService:
         if rollout.selector is not None and not too_many_failures(rollout):
             entrants = self._planner.entrants(rollout, [*fleet.values()], self._claims(rollout))
             rollout.devices, rollout.waves = joined(rollout, entrants)
+        asked = self._asked_since_it_runs(rollout)
         while rollout.state in _LIVE:
             now = self._clock()
             reports = self._reports(rollout, fleet)
             rollout.devices, rollout.waves = observed(rollout, reports, now)
-            match next_action(rollout, reports, now):
+            match next_action(rollout, reports, now, asked):
                 case Assign(_, names):
                     self._assign(rollout, names, fleet, now)
                 case EndWave(wave):
@@ -295,8 +332,15 @@ class RolloutService:
                     rollout.reason = reason
                     return until
                 case Pause(reason):
-                    rollout.state, rollout.reason, rollout.ended_at = RolloutState.PAUSED, reason, None
-                    rollout.state_at = now
+                    _pause(rollout, reason, now)
+                case RollBack(reason):
+                    try:
+                        back = self._back(rollout)
+                    except FailedPrecondition as error:
+                        _pause(rollout, f"{reason}; it could not be rolled back: {error}", now)
+                    else:
+                        made.append(back)
+                        _supersede(rollout, f"rolled back by {back.id}: {reason}", now)
                 case Succeed(reason):
                     if rollout.state is not RolloutState.SUCCEEDED:
                         rollout.state_at = now
@@ -304,6 +348,41 @@ class RolloutService:
                     rollout.ended_at = rollout.ended_at or now
                     return None
         return None
+
+    def _asked_since_it_runs(self, rollout: Rollout) -> Mapping[str, Requests]:
+        """Return what clients asked by version, since it began or was resumed; nothing where that decides nothing."""
+        began = min((wave.started_at for wave in rollout.waves if wave.started_at is not None), default=None)
+        if rollout.spec.max_error_increase is None or rollout.state is not RolloutState.RUNNING or began is None:
+            return {}
+        if rollout.state_at is not None and rollout.state_at > began:
+            # They are counted by the minute: those of the minute in which it was resumed have been judged.
+            began = rollout.state_at + timedelta(minutes=1)
+        return self._asked(rollout.project, began, self._clock())
+
+    def _back(self, rollout: Rollout) -> Rollout:
+        """Return the rollout that takes this one back. Raises FailedPrecondition where nothing can."""
+        newest = self._newest(rollout.project)
+        if newest.id != rollout.id:
+            raise FailedPrecondition(f"{newest.id} of {rollout.project} is newer than {rollout.id}; roll that one back")
+        if rollout.rolls_back:
+            raise FailedPrecondition(
+                f"{rollout.id} took {rollout.rolls_back} back; send out what you want instead: milonga rollouts create"
+            )
+        fleet = {device.name: device for device in self._devices.standings()}
+        id, created_at = self._next_id(rollout.project), self._later_than_all()
+        return planned_back(rollout, id, before(rollout, self._earlier(rollout)), fleet, created_at)
+
+    def _newest(self, project: str) -> Rollout:
+        (newest,), _ = self.list(project, page_size=1)
+        return newest
+
+    def _earlier(self, rollout: Rollout) -> Iterator[Rollout]:
+        """Yield rollouts of the project from before this one, the newest first, one read at a time: they know all their devices."""
+        its = col(Rollout.project) == rollout.project, col(Rollout.created_at) < rollout.created_at
+        statement = select(Rollout.id).where(*its).order_by(col(Rollout.created_at).desc()).limit(_REMEMBERED)
+        with self._database.session() as session:
+            ids = session.exec(statement).all()
+        yield from map(self.get, ids)
 
     def _reports(self, rollout: Rollout, fleet: Mapping[str, Standing]) -> dict[str, Report]:
         under_way = {
@@ -382,9 +461,7 @@ class RolloutService:
         with self._database.session() as session:
             former = self._open_ones(session, rollout.project)
             for each in former:
-                each.state = RolloutState.ABORTED
-                each.reason = f"superseded by {rollout.id}"
-                each.ended_at = each.state_at = self._clock()
+                _supersede(each, f"superseded by {rollout.id}", self._clock())
                 session.add(each)
             session.add(rollout)
         return former
@@ -410,6 +487,15 @@ class RolloutService:
 
     def _tell(self, rollout: Rollout) -> None:
         self._events.publish(f"rollouts/{rollout.id}", rollout)
+
+
+def _pause(rollout: Rollout, reason: str, now: datetime) -> None:
+    rollout.state, rollout.reason, rollout.ended_at, rollout.state_at = RolloutState.PAUSED, reason, None, now
+
+
+def _supersede(rollout: Rollout, reason: str, now: datetime) -> None:
+    rollout.state, rollout.reason = RolloutState.ABORTED, reason
+    rollout.ended_at = rollout.state_at = now
 
 
 def _tried_again(device: RolloutDevice) -> RolloutDevice:

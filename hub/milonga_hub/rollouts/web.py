@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from fastapi import APIRouter
@@ -79,5 +80,10 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
     async def abort_rollout(rollout: str) -> RolloutView:
         """Stop for good; devices keep what they have."""
         return view(RolloutView, rollouts.abort(rollout))
+
+    @api.post("/rollouts/{rollout}:roll_back")
+    async def roll_back_rollout(rollout: str) -> RolloutView:
+        """End the newest rollout of a project, and give the devices that have its version the one before; return what does so."""
+        return view(RolloutView, await asyncio.to_thread(rollouts.roll_back, rollout))
 
     return api

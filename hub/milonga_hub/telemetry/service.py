@@ -32,7 +32,7 @@ from milonga_hub.telemetry.rules_retention import HOUR, MINUTE
 from milonga_hub.telemetry.rules_series import Sum, Summed, floored, series
 from milonga_hub.telemetry.stored import SummedWindow
 from milonga_hub.telemetry.tally import Tally
-from milonga_hub.telemetry.totals import Totals
+from milonga_hub.telemetry.totals import LEVELS, Totals
 
 # A window that came, or that others were merged into.
 _LONGEST = timedelta(seconds=HOUR)
@@ -138,6 +138,15 @@ class TelemetryService:
         )
         self._ahead.fetch(session, "telemetry_window", rows)
         return sums_of(session, summed_columns().where(*its, col(TelemetryWindowRow.started_at) < until))
+
+    def requests_by_version(self, project: str, since: datetime, until: datetime) -> dict[str, tuple[int, int]]:
+        """Return by model version how many requests the devices of a project had from the minute of `since` on, and how many failed."""
+        found = self.totals.series(project, since, until, LEVELS[0])
+        return {
+            version: (sum(one.request_count for one in sums), sum(one.error_count for one in sums))
+            for (_, version), sums in found.items()
+            if version
+        }
 
     def query(
         self,

@@ -100,9 +100,21 @@ _OF_ROLLOUTS = (
     N_("paused by hand"),
     N_("aborted by hand"),
     N_("superseded by %(rollout)s"),
+    N_("rolled back by %(rollout)s"),
+    N_("rolled back by %(rollout)s: %(why)s"),
+    N_("wave %(index)s: %(failed)s of %(count)s devices failed (%(why)s)"),
+    N_("%(share)s of %(count)s requests to %(version)s failed"),
+    N_("%(share)s of %(count)s requests to %(version)s failed, %(usual)s of %(others)s on devices without it"),
+    N_("%(why)s; resume to count anew, or abort"),
+    N_("%(why)s; it could not be rolled back: %(problem)s"),
+    N_("%(newer)s of %(project)s is newer than %(rollout)s; roll that one back"),
+    N_("%(rollout)s took %(taken)s back; send out what you want instead: milonga rollouts create"),
+    N_("no device of %(rollout)s has a version to go back to"),
+    N_("it had no version before, and keeps this one"),
     N_("wave %(index)s of %(count)s: %(why)s"),
     N_("waiting for %(count)s devices: %(names)s"),
     N_("waiting for %(count)s devices, %(names)s off line"),
+    N_("waiting for a window, which opens %(time)s UTC (%(name)s)"),
     N_("waiting for the windows of %(count)s devices; the first opens %(time)s UTC (%(name)s)"),
     N_("soaking until %(time)s UTC"),
     N_("no trouble so far; goes on at %(time)s UTC"),
@@ -198,6 +210,8 @@ _OF_ALERTS = (
         "see which devices failed: milonga rollouts show %(rollout)s; then milonga rollouts resume %(rollout2)s or"
         " milonga rollouts abort %(rollout3)s"
     ),
+    N_("the rollout of %(version)s stopped itself, and devices go back to %(before)s: %(why)s"),
+    N_("see what failed: milonga rollouts show %(rollout)s; the next rollout of %(project)s closes this"),
     N_("the rollout of %(version)s waits until a person approves it"),
     N_(
         "see what it would do: milonga rollouts show %(rollout)s; then milonga rollouts approve %(rollout2)s or"

@@ -1538,6 +1538,19 @@ class Rollouts:
         )
         return answer.rollout
 
+    def roll_back_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
+        """Ends the newest rollout of a project, and gives the devices that have its version the one before. Returns
+        the rollout that does so. Scope: rollouts:write.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = rollouts_pb2.RollBackRolloutRequest(id=id)
+        answer = self._calls.unary(
+            "/milonga.v1.RolloutService/RollBackRollout", request, rollouts_pb2.RollBackRolloutResponse, timeout
+        )
+        return answer.rollout
+
     def watch_rollout(self, id: str) -> Iterator[rollouts_pb2.Rollout]:
         """Sends the rollout now and after every change, until it has ended. Scope: rollouts:read."""
         request = rollouts_pb2.WatchRolloutRequest(id=id)

@@ -454,6 +454,8 @@ class RolloutSpec(_message.Message):
     LATE_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    ROLL_BACK_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_INCREASE_FIELD_NUMBER: _builtins.int
     soak_seconds: _builtins.float
     max_failure_ratio: _builtins.float
     """Share of a wave's devices that may fail before the rollout pauses."""
@@ -465,6 +467,10 @@ class RolloutSpec(_message.Message):
     """How long a device may be off line before its wave goes on without it; unset: for ever."""
     approval: _builtins.bool
     """Begin when a person approves."""
+    roll_back: _builtins.bool
+    """Where too much fails, devices go back to the version before, in place of a pause."""
+    max_error_increase: _builtins.float
+    """By how much the share of requests that fail may be larger than on devices that do not have the version; unset: by any."""
     @_builtins.property
     def waves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Shares of the devices of each wave, adding up to 1, for example 0.34, 0.66."""
@@ -499,19 +505,25 @@ class RolloutSpec(_message.Message):
         late_after_seconds: _builtins.float | None = ...,
         approval: _builtins.bool = ...,
         shadow: _common_pb2.ShadowSpec | None = ...,
+        roll_back: _builtins.bool = ...,
+        max_error_increase: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "late_after_seconds", b"late_after_seconds", "max_failure_ratio", b"max_failure_ratio", "shadow", b"shadow", "soak_seconds", b"soak_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_error_increase", b"_max_error_increase", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "late_after_seconds", b"late_after_seconds", "max_error_increase", b"max_error_increase", "max_failure_ratio", b"max_failure_ratio", "shadow", b"shadow", "soak_seconds", b"soak_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "approval", b"approval", "canaries", b"canaries", "late_after_seconds", b"late_after_seconds", "max_concurrent", b"max_concurrent", "max_failure_ratio", b"max_failure_ratio", "priorities", b"priorities", "shadow", b"shadow", "soak_seconds", b"soak_seconds", "wave_sizes", b"wave_sizes", "waves", b"waves", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds", "_max_error_increase", b"_max_error_increase", "_max_failure_ratio", b"_max_failure_ratio", "_soak_seconds", b"_soak_seconds", "approval", b"approval", "canaries", b"canaries", "late_after_seconds", b"late_after_seconds", "max_concurrent", b"max_concurrent", "max_error_increase", b"max_error_increase", "max_failure_ratio", b"max_failure_ratio", "priorities", b"priorities", "roll_back", b"roll_back", "shadow", b"shadow", "soak_seconds", b"soak_seconds", "wave_sizes", b"wave_sizes", "waves", b"waves", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__late_after_seconds: _TypeAlias = _typing.Literal["late_after_seconds"]  # noqa: Y015
     _WhichOneofArgType__late_after_seconds: _TypeAlias = _typing.Literal["_late_after_seconds", b"_late_after_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__max_error_increase: _TypeAlias = _typing.Literal["max_error_increase"]  # noqa: Y015
+    _WhichOneofArgType__max_error_increase: _TypeAlias = _typing.Literal["_max_error_increase", b"_max_error_increase"]  # noqa: Y015
     _WhichOneofReturnType__max_failure_ratio: _TypeAlias = _typing.Literal["max_failure_ratio"]  # noqa: Y015
     _WhichOneofArgType__max_failure_ratio: _TypeAlias = _typing.Literal["_max_failure_ratio", b"_max_failure_ratio"]  # noqa: Y015
     _WhichOneofReturnType__soak_seconds: _TypeAlias = _typing.Literal["soak_seconds"]  # noqa: Y015
     _WhichOneofArgType__soak_seconds: _TypeAlias = _typing.Literal["_soak_seconds", b"_soak_seconds"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__late_after_seconds) -> _WhichOneofReturnType__late_after_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_increase) -> _WhichOneofReturnType__max_error_increase | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failure_ratio) -> _WhichOneofReturnType__max_failure_ratio | None: ...
     @_typing.overload

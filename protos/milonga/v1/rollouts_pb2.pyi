@@ -178,6 +178,7 @@ class Rollout(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     SELECTOR_FIELD_NUMBER: _builtins.int
+    ROLLS_BACK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     project: _builtins.str
     model_version: _builtins.str
@@ -185,6 +186,8 @@ class Rollout(_message.Message):
     reason: _builtins.str
     selector: _builtins.str
     """Which devices; unset in rollouts of before it was kept."""
+    rolls_back: _builtins.str
+    """Id of the rollout that this one takes back; empty for others."""
     @_builtins.property
     def spec(self) -> _projects_pb2.RolloutSpec: ...
     @_builtins.property
@@ -209,10 +212,11 @@ class Rollout(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         selector: _builtins.str | None = ...,
+        rolls_back: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "created_at", b"created_at", "ended_at", b"ended_at", "selector", b"selector", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "created_at", b"created_at", "devices", b"devices", "ended_at", b"ended_at", "id", b"id", "model_version", b"model_version", "project", b"project", "reason", b"reason", "selector", b"selector", "spec", b"spec", "state", b"state", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "created_at", b"created_at", "devices", b"devices", "ended_at", b"ended_at", "id", b"id", "model_version", b"model_version", "project", b"project", "reason", b"reason", "rolls_back", b"rolls_back", "selector", b"selector", "spec", b"spec", "state", b"state", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__selector: _TypeAlias = _typing.Literal["selector"]  # noqa: Y015
     _WhichOneofArgType__selector: _TypeAlias = _typing.Literal["_selector", b"_selector"]  # noqa: Y015
@@ -556,6 +560,47 @@ class AbortRolloutResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AbortRolloutResponse: _TypeAlias = AbortRolloutResponse  # noqa: Y015
+
+@_typing.final
+class RollBackRolloutRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackRolloutRequest: _TypeAlias = RollBackRolloutRequest  # noqa: Y015
+
+@_typing.final
+class RollBackRolloutResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """That of the version before."""
+
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackRolloutResponse: _TypeAlias = RollBackRolloutResponse  # noqa: Y015
 
 @_typing.final
 class WatchRolloutRequest(_message.Message):

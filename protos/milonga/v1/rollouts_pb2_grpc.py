@@ -75,6 +75,11 @@ class RolloutServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_rollouts__pb2.AbortRolloutRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_rollouts__pb2.AbortRolloutResponse.FromString,
                 _registered_method=True)
+        self.RollBackRollout = channel.unary_unary(
+                '/milonga.v1.RolloutService/RollBackRollout',
+                request_serializer=milonga_dot_v1_dot_rollouts__pb2.RollBackRolloutRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_rollouts__pb2.RollBackRolloutResponse.FromString,
+                _registered_method=True)
         self.WatchRollout = channel.unary_stream(
                 '/milonga.v1.RolloutService/WatchRollout',
                 request_serializer=milonga_dot_v1_dot_rollouts__pb2.WatchRolloutRequest.SerializeToString,
@@ -142,6 +147,13 @@ class RolloutServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollBackRollout(self, request, context):
+        """Ends the newest rollout of a project, and gives the devices that have its version the one before. Returns the rollout that does so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchRollout(self, request, context):
         """Sends the rollout now and after every change, until it has ended.
         """
@@ -191,6 +203,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.AbortRollout,
                     request_deserializer=milonga_dot_v1_dot_rollouts__pb2.AbortRolloutRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_rollouts__pb2.AbortRolloutResponse.SerializeToString,
+            ),
+            'RollBackRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackRollout,
+                    request_deserializer=milonga_dot_v1_dot_rollouts__pb2.RollBackRolloutRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_rollouts__pb2.RollBackRolloutResponse.SerializeToString,
             ),
             'WatchRollout': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRollout,
@@ -415,6 +432,33 @@ class RolloutService(object):
             '/milonga.v1.RolloutService/AbortRollout',
             milonga_dot_v1_dot_rollouts__pb2.AbortRolloutRequest.SerializeToString,
             milonga_dot_v1_dot_rollouts__pb2.AbortRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.RolloutService/RollBackRollout',
+            milonga_dot_v1_dot_rollouts__pb2.RollBackRolloutRequest.SerializeToString,
+            milonga_dot_v1_dot_rollouts__pb2.RollBackRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

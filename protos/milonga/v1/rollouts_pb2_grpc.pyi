@@ -49,6 +49,8 @@ class RolloutServiceStub:
     """Lets the devices that failed try again, and no others."""
     AbortRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.AbortRolloutRequest, _rollouts_pb2.AbortRolloutResponse]
     """Stops for good; devices that have not been reached keep what they have."""
+    RollBackRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.RollBackRolloutRequest, _rollouts_pb2.RollBackRolloutResponse]
+    """Ends the newest rollout of a project, and gives the devices that have its version the one before. Returns the rollout that does so."""
     WatchRollout: _grpc.UnaryStreamMultiCallable[_rollouts_pb2.WatchRolloutRequest, _rollouts_pb2.WatchRolloutResponse]
     """Sends the rollout now and after every change, until it has ended."""
 
@@ -73,6 +75,8 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     """Lets the devices that failed try again, and no others."""
     AbortRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.AbortRolloutRequest, _rollouts_pb2.AbortRolloutResponse]  # type: ignore[assignment]
     """Stops for good; devices that have not been reached keep what they have."""
+    RollBackRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.RollBackRolloutRequest, _rollouts_pb2.RollBackRolloutResponse]  # type: ignore[assignment]
+    """Ends the newest rollout of a project, and gives the devices that have its version the one before. Returns the rollout that does so."""
     WatchRollout: _aio.UnaryStreamMultiCallable[_rollouts_pb2.WatchRolloutRequest, _rollouts_pb2.WatchRolloutResponse]  # type: ignore[assignment]
     """Sends the rollout now and after every change, until it has ended."""
 
@@ -142,6 +146,14 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rollouts_pb2.AbortRolloutResponse, _abc.Awaitable[_rollouts_pb2.AbortRolloutResponse]]:
         """Stops for good; devices that have not been reached keep what they have."""
+
+    @_abc_1.abstractmethod
+    def RollBackRollout(
+        self,
+        request: _rollouts_pb2.RollBackRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_pb2.RollBackRolloutResponse, _abc.Awaitable[_rollouts_pb2.RollBackRolloutResponse]]:
+        """Ends the newest rollout of a project, and gives the devices that have its version the one before. Returns the rollout that does so."""
 
     @_abc_1.abstractmethod
     def WatchRollout(

@@ -70,7 +70,7 @@ def router(hub: HubServices) -> APIRouter:
         return RedirectResponse(f"/rollouts/{quote(made.id, safe='')}", status_code=303)
 
     @pages.post("/rollouts/{id}/{verb}")
-    async def change(id: str, verb: str) -> RedirectResponse:
+    def change(id: str, verb: str) -> RedirectResponse:
         rollouts = hub.rollouts
         verbs = {
             "approve": rollouts.approve,
@@ -81,6 +81,8 @@ def router(hub: HubServices) -> APIRouter:
         }
         if verb in verbs:
             verbs[verb](id)
+        elif verb == "roll_back":
+            id = rollouts.roll_back(id).id
         return RedirectResponse(f"/rollouts/{quote(id, safe='')}", status_code=303)
 
     return pages
