@@ -359,6 +359,15 @@ def test_a_range_drawn_on_an_axis_narrows_networks_down_and_stands_in_the_addres
     expect(shown).to_have_text("12")
 
 
+def test_what_a_device_tells_of_itself_comes_once_its_page_is_there(page: Page) -> None:
+    """Another page that has the element stands for the device, which says nothing here for as long as it is asked."""
+    told = '<!doctype html><main><section id="answer"><pre class="log">restarted &lt;b></pre></section></main>'
+    page.route("**/devices/pi5-1/log/answer", lambda route: route.fulfill(content_type="text/html", body=told))
+    page.goto("/devices/pi5-1/log")
+    expect(page.locator("#answer pre.log")).to_have_text("restarted <b>")
+    expect(page.locator("#answer[aria-busy]")).to_have_count(0)
+
+
 def test_a_box_of_a_network_opens_its_operations(page: Page) -> None:
     page.goto("/models/digits/versions/1/builds/raspberry-pi-5:onnxruntime:int8/network")
     expect(page.locator("code", has_text="/classifier/Gemm")).to_be_hidden()

@@ -11,15 +11,27 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from milonga_hub.db import utc_now
 from milonga_hub.rollouts import rules_progress
-from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState
+from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState, Step
 from milonga_hub.rollouts.rules_progress import step_states
 from milonga_hub.web.charts.waves import waves
+from milonga_hub.web.language import N_
 from milonga_hub.web.pages.canary import sides
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 
 # Of a wave; `milonga rollouts show` lists all.
 _MOST_DEVICES = 200
+# What each step of a device does.
+PURPOSES = {
+    Step.DOWNLOAD: N_("fetches the files, or only what differs from those that it has"),
+    Step.VERIFY: N_("checks signatures and that every byte has come"),
+    Step.INSTALL: N_("puts the files in place, beside those of the version before"),
+    Step.BUILD: N_("makes its engine's own file, where that is made on the device"),
+    Step.PROBE: N_("answers a known picture as the hub expects"),
+    Step.SHADOW: N_("answers beside the version before for a while, and is held against it"),
+    Step.ACTIVATE: N_("lets programs on the device have the new version"),
+    Step.COMMIT: N_("sees that it still answers, and keeps it"),
+}
 _URGENT = (
     RolloutDeviceState.FAILED,
     RolloutDeviceState.ASSIGNED,
@@ -52,6 +64,7 @@ def router(hub: HubServices) -> APIRouter:
             waves=waves(rules_progress.spans(rollout), utc_now()),
             steps=steps,
             step_states=step_states,
+            purposes=PURPOSES,
             sides=sides(hub, rollout),
             measure=hub.models.get_version(rollout.model_version).task.measure,
             builds=sorted(hub.builds.chosen(rollout.model_version).values(), key=lambda each: each.device_type),
