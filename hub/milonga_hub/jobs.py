@@ -163,6 +163,11 @@ class Claim:
             raise SystemExit("another process has begun this job anew; this one ends")
 
 
+def claimed(workdir: Path, known: Mapping[str, str]) -> Claim | None:
+    """Return the claim to a folder; of several processes that torchrun starts (RANK), the first one has it for all."""
+    return Claim(workdir) if known.get("RANK", "0") == "0" else None
+
+
 class JobContext:
     """What a job sees of the hub: somewhere to say how far it is, and to ask for what only the hub can do."""
 
@@ -295,7 +300,7 @@ def main() -> int:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the hub, which ends its jobs.
     workdir = Path(sys.argv[2])
-    context = JobContext(os.fdopen(os.dup(1), "w"), sys.stdin, Claim(workdir))
+    context = JobContext(os.fdopen(os.dup(1), "w"), sys.stdin, claimed(workdir, os.environ))
     os.dup2(2, 1)  # What libraries print goes to the log.
     perform(sys.argv[1], workdir, context)
     return 0

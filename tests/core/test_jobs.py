@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from milonga_hub import jobs
-from milonga_hub.jobs import Claim, JobContext, Jobs, LocalWorkers, Progress, environment, run_job
+from milonga_hub.jobs import Claim, JobContext, Jobs, LocalWorkers, Progress, claimed, environment, run_job
 
 
 def _threads(kind: str) -> int:
@@ -123,6 +123,12 @@ def test_a_job_asks_the_hub_and_goes_on_with_its_answers(tmp_path: Path) -> None
 def test_a_job_that_nobody_answers_is_told_so(tmp_path: Path) -> None:
     done = asyncio.run(run_job("build", {}, tmp_path, lambda progress: None, _Two(_ASKING)))
     assert done == {"said": ["what runs this job has no way to ask the hub"] * 2}
+
+
+def test_processes_that_train_together_do_not_take_the_job_from_each_other(tmp_path: Path) -> None:
+    first = claimed(tmp_path, {"RANK": "0"})
+    assert first is not None and claimed(tmp_path, {"RANK": "1"}) is None
+    first.demand()
 
 
 def test_a_job_that_was_begun_anew_ends_where_its_hub_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
