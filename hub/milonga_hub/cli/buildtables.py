@@ -105,7 +105,9 @@ def _gates(build: pb.Build) -> Iterator[str]:
     for gate in build.gates:
         found = _figure(gate, gate.found) if gate.HasField("found") else "not known"
         allowed = f"{_figure(gate, gate.allowed)} allowed" if gate.HasField("allowed") else "no limit"
-        yield f"{gate.name}: {found}, {allowed}: {'passed' if gate.passed else 'not passed'}"
+        # What is not known yet neither passed nor failed.
+        verdict = (": passed" if gate.passed else ": not passed") if gate.HasField("found") else ""
+        yield f"{gate.name}: {found}, {allowed}{verdict}"
 
 
 def _figure(gate: pb.Gate, value: float) -> str:

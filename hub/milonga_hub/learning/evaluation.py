@@ -30,7 +30,7 @@ PLAIN = Target("reference", Precision.FP32)
 # Training pictures that find ranges of activations.
 _CALIBRATION_COUNT = 128
 # Outputs that builds are compared with may take this much; a detector's are large, and some pictures tell as much as all.
-_MOST_EXPECTED_BYTES = 64 << 20
+MOST_EXPECTED_BYTES = 64 << 20
 
 
 class Evaluated:
@@ -84,7 +84,7 @@ class Evaluated:
         for part in self.task.validation(self.task.input(self._size(encoding))):
             parts.append(run(part))
             size_bytes += parts[-1].nbytes
-            if size_bytes >= _MOST_EXPECTED_BYTES:
+            if size_bytes >= MOST_EXPECTED_BYTES:
                 break
         return np.concatenate(parts)
 

@@ -51,8 +51,7 @@ async def prepare_imported(work: Work, imported: ImportedModel, report: Report) 
         "input": spec["input"],
         "told": told,
     }
-    types = ", ".join(item.name for item in plan.types)
-    report(1.0, "; ".join([f"{_how_good(judged)}, for {types}", *_unreferenced(judged), *imported.notes]))
+    report(1.0, "; ".join([f"{_how_good(judged)}, for {plan.for_whom}", *_unreferenced(judged), *imported.notes]))
     return plan, Specialised({item.name: Choice(item, candidate, None) for item in plan.types}, {})
 
 

@@ -20,6 +20,13 @@ class TypePlan(BaseModel):
     targets: list[str]
     # As `uname -m` says, for engines that compile to machine code; empty means as the hub's own.
     architecture: str = ""
+    # Of the project's targets those that not all of its devices can run.
+    left_out: list[str] = []
+
+    @property
+    def words(self) -> str:
+        """Return its name, and what is left out for it."""
+        return f"{self.name} (which cannot run {', '.join(self.left_out)})" if self.left_out else self.name
 
     @property
     def engine(self) -> str:
@@ -48,6 +55,11 @@ class RunPlan(BaseModel):
     def searched(self) -> list[str]:
         """Return what any type's network is searched for, in the order of the targets."""
         return list(dict.fromkeys(target for item in self.types for target in item.searched))
+
+    @property
+    def for_whom(self) -> str:
+        """Return the types in words."""
+        return ", ".join(item.words for item in self.types)
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ async def prepare(work: Work, report: Report) -> RunPlan:
         work.folder,
         plan.spec.training.preprocessing,
     )
-    report(1.0, f"{plan.dataset_version} for {', '.join(item.name for item in plan.types)}", types=len(plan.types))
+    report(1.0, f"{plan.dataset_version} for {plan.for_whom}", types=len(plan.types))
     return plan
 
 
@@ -90,7 +90,9 @@ def _plan_type(work: Work, name: str, devices: Sequence[Device], spec: ProjectSp
             " 'milonga-agent[onnxruntime]'"
         )
     # Devices of one type have one kind of processor: it is part of what a type is.
-    return TypePlan(name=name, limits=limits, targets=targets, architecture=devices[0].inventory.architecture)
+    left_out = [target for target in wanted if target not in targets]
+    architecture = devices[0].inventory.architecture
+    return TypePlan(name=name, limits=limits, targets=targets, architecture=architecture, left_out=left_out)
 
 
 def _base(work: Work, spec: ProjectSpec, classes: list[str]) -> tuple[str, str, int]:
