@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -95,8 +95,12 @@ class IsolatedBackend(Backend):
                         yield BuiltModel(**answer["variant"])
                         process.tell({"do": "next"})
                 except UnsupportedOperators as error:
-                    able = knowing(read_network(onnx_path), error.operators, self.name)
-                    who = f"these engines have all of them: {', '.join(able)}" if able else "no engine here has them"
+                    able = knowing(read_network(onnx_path), self.name)
+                    who = (
+                        f"these engines know the whole network: {', '.join(able)}"
+                        if able
+                        else "no engine here knows it whole"
+                    )
                     raise UnsupportedOperators(f"{error}; {who}", error.operators) from error
 
     def tune(self, onnx_path: Path, target: Target, tuning: Tuning) -> Iterator[Step]:
@@ -178,14 +182,14 @@ class IsolatedBackend(Backend):
         return _Process(self.name, self._interpreter, whole, self._log)
 
 
-def knowing(network: Network, operators: Iterable[str], but: str = "") -> list[str]:
-    """Return the engines, but for one, that are usable here and know all of these operators of a network: they are asked."""
-    able, wanted = [], set(operators)
+def knowing(network: Network, but: str = "") -> list[str]:
+    """Return the engines, but for one, that are usable here and know all of a network's operators: they are asked."""
+    able = []
     for name in ENGINES:
         if name == but or not usable(name):
             continue
         with contextlib.suppress(CompilerError):
-            if not IsolatedBackend(name, default_limits()).unsupported(network) & wanted:
+            if not IsolatedBackend(name, default_limits()).unsupported(network):
                 able.append(name)
     return able
 

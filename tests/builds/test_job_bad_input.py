@@ -49,7 +49,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (_cut_off, "not a whole ONNX file"),
         (_open_sizes, "only the batch may be: export it again"),
         (_old_operators, "opset 5"),
-        (_unknown_operator, "ai.milonga.Tango; no engine here has them"),
+        (_unknown_operator, "ai.milonga.Tango; no engine here knows it whole"),
     ],
 )
 def test_a_bad_network_is_rejected_with_what_to_do(

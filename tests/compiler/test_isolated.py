@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from milonga_compiler import isolated
 from milonga_compiler.backends import backend
 from milonga_compiler.build import State, build
 from milonga_compiler.errors import BuildFailed, EngineDied, EngineMissing
 from milonga_compiler.isolated import IsolatedBackend, Limits
+from milonga_compiler.network import read_network
 from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
+from onnx import helper, numpy_helper
 
-from tests.compiler.odd_networks import endless, hungry
+from tests.compiler.engines_here import need
+from tests.compiler.odd_networks import endless, hungry, write
 
 MANIFEST = {"task": "classification", "project": "digits"}
 FP32 = Target.parse("onnxruntime/fp32")
@@ -99,3 +103,18 @@ def test_an_engine_runs_under_the_interpreter_that_is_configured(
     monkeypatch.setenv("MILONGA_ENGINE_ONNXRUNTIME_PYTHON", str(tmp_path / "python"))
     with pytest.raises(BuildFailed, match=r"exit code 3.*no such engine"):
         list(backend("onnxruntime").build(network[0], FP32, tmp_path, None))
+
+
+def test_an_engine_that_lacks_another_operator_of_the_network_is_not_named_as_one_that_builds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ncnn has no layer for Where, and says nothing of the IsNaN that another engine was refused for."""
+    need("ncnn")
+    monkeypatch.setattr(isolated, "usable", lambda name: name in ("ncnn", "onnxruntime"))
+    nodes = [
+        helper.make_node("IsNaN", ["image"], ["odd"]),
+        helper.make_node("Where", ["odd", "zero", "image"], ["logits"]),
+    ]
+    zero = numpy_helper.from_array(np.array(0, dtype=np.float32), "zero")
+    network = read_network(write(tmp_path / "odd.onnx", nodes, tensors=[zero]))
+    assert isolated.knowing(network, "litert") == ["onnxruntime"]

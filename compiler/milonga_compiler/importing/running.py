@@ -58,7 +58,7 @@ def _run(path: Path, pictures: Floats, names: list[str] | None) -> list[Any]:
 
 def unsupported(path: Path, error: UnsupportedOperators) -> BuildFailed:
     """Name the operators, and the engines that know them."""
-    able = knowing(read_network(path), error.operators)
+    able = knowing(read_network(path))
     who = f"{', '.join(able)} here would, but it is proved by ONNX Runtime" if able else "no engine here does"
     named = ", ".join(error.operators)
     return BuildFailed(
