@@ -313,8 +313,10 @@ def test_labels_decide_where_there_are_enough_of_them() -> None:
         due = retraining_due(policy, replace(NOTHING, accuracy=found), [], NOW)
         return due.reason if due is not None else ""
 
-    assert reason(30, 50, 0.9).startswith("30 of 50 labelled answers of models/digits/versions/1 are right")
+    assert reason(28, 50, 0.9).startswith("28 of 50 labelled answers of models/digits/versions/1 are right")
     assert reason(45, 50, 0.7) == ""
+    # An interval for one look would say so, and each label is a look.
+    assert reason(32, 50, 0.7) == ""
     assert "by its confidence" in reason(45, 49, 0.7)
 
 

@@ -10,11 +10,14 @@ from milonga_hub.labelling.models import LabelledAccuracy
 from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, RetrainingPolicy
 from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
+from milonga_hub.runs.rules_labelled import chance_of_so_few
 from milonga_hub.telemetry.models import DriftEvent, Estimate
 from milonga_hub.times import is_within, next_time, zone
 
 _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
+# Of a version that is as accurate as asked for, in all its time: one side of a 95 % interval.
+_SELDOM = 0.025
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,17 @@ def accuracy_key(model_version: str, dataset_version: str) -> str:
 
 
 def _too_low(trigger: AccuracyTrigger, found: Accuracy | None) -> Accuracy | None:
-    """Return the accuracy where even the upper end of its interval is too low; labels are asked first."""
+    """Return the accuracy where it is lower than is asked for by more than chance explains; labels are asked first.
+
+    Labels are looked at each time that one comes, which chance_of_so_few allows for. The confidence of a day's answers is not evidence that
+    piles up: there the upper end of the estimate's interval decides, which is as wide as the few validation pictures make it.
+    """
     if trigger.below is None or found is None or found.answered:
         return None
     labelled, estimate = found.labelled, found.estimate
     if labelled is not None and labelled.labelled >= trigger.min_labels:
-        return replace(found, estimate=None) if labelled.high < trigger.below else None
+        chance = chance_of_so_few(labelled.right, labelled.labelled, trigger.below)
+        return replace(found, estimate=None) if chance <= _SELDOM else None
     enough = estimate is not None and estimate.answer_count >= trigger.min_samples
     return replace(found, labelled=None) if enough and estimate and estimate.high < trigger.below else None
 
