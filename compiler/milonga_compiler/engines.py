@@ -78,6 +78,7 @@ _OWN: dict[str, Engine] = {
         modules=("ncnn", "pnnx"),
         requirement=">=1.0.20240410",
         verification=_X86_ONLY,
+        embeds=True,
         own_environment=True,
         without_dependencies=("pnnx",),
     ),

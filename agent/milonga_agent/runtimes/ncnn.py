@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,15 +38,31 @@ class Ncnn(Runtime):
             setattr(self._network.opt, f"use_{option}", half)
         if self._network.load_param(str(model)) or self._network.load_model(str(model.with_suffix(".bin"))):
             raise BadBundle(f"ncnn {ncnn.__version__} cannot load {model.name} with {model.with_suffix('.bin').name}")
-        self._input, self._output = self._network.input_names()[0], self._network.output_names()[0]
+        self._input, (self._output, *more) = self._network.input_names()[0], self._network.output_names()
+        self._embedding = more[0] if more else None
 
     def run(self, inputs: Floats) -> Floats:
-        return np.stack([self._one(np.ascontiguousarray(picture)) for picture in inputs])
+        return np.stack([self._of(self._asked(picture), self._output) for picture in inputs])
 
-    def _one(self, picture: Floats) -> Floats:
+    def run_embedding(self, inputs: Floats) -> tuple[Floats, Floats | None]:
+        if self._embedding is None:
+            return self.run(inputs), None
+        firsts, seconds = [], []
+        for picture in inputs:
+            asked = self._asked(picture)
+            firsts.append(self._of(asked, self._output))
+            # What led to the first one is still there.
+            seconds.append(self._of(asked, self._embedding))
+        return np.stack(firsts), np.stack(seconds)
+
+    def _asked(self, picture: Floats) -> Any:
         extractor = self._network.create_extractor()
-        extractor.input(self._input, self._mat(picture))
-        failed, output = extractor.extract(self._output)
+        extractor.input(self._input, self._mat(np.ascontiguousarray(picture)))
+        return extractor
+
+    @staticmethod
+    def _of(asked: Any, blob: str) -> Floats:
+        failed, output = asked.extract(blob)
         if failed:
             raise RuntimeError(f"ncnn stopped with {failed}")
         return np.array(output, dtype=np.float32)

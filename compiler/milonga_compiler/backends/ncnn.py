@@ -10,14 +10,18 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
+from milonga_compiler.backends.ncnn_embedding import embed
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import RunFailed, UnsupportedOperators
 from milonga_compiler.network import Network
 from milonga_compiler.pnnx import convert, onnx_name
+
+_SHAPE = re.compile(r"(?m)^Input\s.* 0=(\d+) 1=(\d+) 2=(\d+)")
 
 
 class NcnnBackend(Backend):
@@ -35,29 +39,56 @@ class NcnnBackend(Backend):
         yield BuiltModel(param, [param, weights])
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
-        import ncnn
+        return self.outputs(model_file, inputs, threads)[0]
 
-        network = ncnn.Net()
-        network.opt.use_vulkan_compute = False
-        network.opt.num_threads = threads
-        half = model_file.name.endswith(".fp16.param")
-        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic"):
-            setattr(network.opt, f"use_{option}", half)
-        weights = model_file.with_suffix(".bin")
-        if network.load_param(str(model_file)) or network.load_model(str(weights)):
-            raise RunFailed(f"ncnn {ncnn.__version__} cannot load {model_file.name}")
-        outputs = []
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
+        network = _loaded(model_file, threads)
+        found = []
         for picture in inputs:
-            extractor = network.create_extractor()
-            extractor.input(network.input_names()[0], ncnn.Mat(np.ascontiguousarray(picture)))
-            failed, output = extractor.extract(network.output_names()[0])
-            if failed:
-                raise RunFailed(f"ncnn {ncnn.__version__} stopped with {failed} in {model_file.name}")
-            outputs.append(np.array(output, dtype=np.float32))
-        return np.stack(outputs)
+            extractor = _asked(network, picture)
+            found.append([_extracted(extractor, name, model_file) for name in network.output_names()])
+        return [np.stack(each) for each in zip(*found)]
+
+    def embed(self, model_file: Path) -> bool:
+        network = _loaded(model_file, 1)
+        described = _SHAPE.search(model_file.read_text(encoding="utf-8"))
+        assert described is not None, "the text is as it was written above"
+        width, height, channels = map(int, described.groups())
+        blank = np.zeros((channels, height, width), dtype=np.float32)
+        return embed(model_file, lambda blob: _extracted(_asked(network, blank), blob, model_file).shape)
 
     def _accept(self, network: Network, scratch: Path) -> None:
         _converted(network, scratch)
+
+
+def _loaded(model_file: Path, threads: int) -> Any:
+    import ncnn
+
+    network = ncnn.Net()
+    network.opt.use_vulkan_compute = False
+    network.opt.num_threads = threads
+    half = model_file.name.endswith(".fp16.param")
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic"):
+        setattr(network.opt, f"use_{option}", half)
+    if network.load_param(str(model_file)) or network.load_model(str(model_file.with_suffix(".bin"))):
+        raise RunFailed(f"ncnn {ncnn.__version__} cannot load {model_file.name}")
+    return network
+
+
+def _asked(network: Any, picture: Floats) -> Any:
+    """Return what gives the blobs of one picture, each computed once."""
+    import ncnn
+
+    extractor = network.create_extractor()
+    extractor.input(network.input_names()[0], ncnn.Mat(np.ascontiguousarray(picture)))
+    return extractor
+
+
+def _extracted(extractor: Any, blob: str, model_file: Path) -> Floats:
+    failed, output = extractor.extract(blob)
+    if failed:
+        raise RunFailed(f"ncnn stopped with {failed} in {model_file.name}")
+    return np.array(output, dtype=np.float32)
 
 
 def _converted(network: Network, scratch: Path, half: bool = False) -> Path:
