@@ -47,6 +47,7 @@ def _of_one(windows: Sequence[ActiveWindow], same: Sequence[ActiveWindow], media
     last = windows[-1]
     temperatures = [one.temperature_celsius for one in windows if one.temperature_celsius is not None]
     machine = [each for one in windows if (each := told(one.pictures))]
+    throttled = [each[THROTTLED] for each in machine if THROTTLED in each]
     powers = [each[POWER] for each in machine if POWER in each]
     return Activity(
         project=last.project,
@@ -57,14 +58,17 @@ def _of_one(windows: Sequence[ActiveWindow], same: Sequence[ActiveWindow], media
         median_ms=median_ms,
         temperature_celsius=temperatures[-1] if temperatures else None,
         dropped_count=_newly_dropped(windows),
-        throttled_share=throttled_share(merge_histograms([each[THROTTLED] for each in machine if THROTTLED in each])),
+        throttled_share=throttled_share(merge_histograms(throttled)) if throttled else None,
         power_watts=mean_watts(powers[-1]) if powers else None,
     )
 
 
 def _newly_dropped(windows: Sequence[ActiveWindow]) -> int:
     """Return windows lost within these: the count grows from boot on, so what the first one tells is older."""
+    dropped = [window.dropped_count for window in windows]
+    if not any(dropped):
+        return 0
     counts: defaultdict[str, list[int]] = defaultdict(list)
-    for window in windows:
-        counts[window.boot_id].append(window.dropped_count)
+    for window, count in zip(windows, dropped, strict=True):
+        counts[window.boot_id].append(count)
     return sum(max(each) - min(each) for each in counts.values())
