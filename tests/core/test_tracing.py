@@ -114,10 +114,13 @@ def test_calls_requests_and_commits_of_a_hub_are_traced(spans: Any, tmp_path: Pa
                 await stub.GetDevice(devices_pb2.GetDeviceRequest(name="devices/none"))
         async with running(tmp_path / "hub") as hub, httpx.AsyncClient() as client:
             await client.get(f"http://{hub.addresses.http}/readyz", headers={"traceparent": CALLER})
-            await client.get(f"http://{hub.addresses.http}/api/v1/devices/none")
+            key = (tmp_path / "hub" / "local.key").read_text().partition(".")[0]
+            known = {"Authorization": f"Bearer {key}"}
+            await client.get(f"http://{hub.addresses.http}/api/v1/devices/none", headers=known)
 
     run(story())
     assert {"milonga.v1.DeviceService/ListDevices", "GET /readyz"} <= set(names(spans))
+    assert "GET /api/v1/devices/{device}" in names(spans)
     by_name = {span.name: span for span in spans.get_finished_spans()}
     refused, listed = (by_name[f"milonga.v1.DeviceService/{name}"] for name in ("GetDevice", "ListDevices"))
     ready = by_name["GET /readyz"]

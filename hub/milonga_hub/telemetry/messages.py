@@ -126,7 +126,7 @@ def _time(name: str, stamp: Timestamp) -> datetime:
         return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=nanos // 1000)
     except (ValueError, OverflowError) as error:
         # A time before the year 1 or after 9999.
-        raise InvalidInput(f"{name}: {error}") from error
+        raise InvalidInput(f"{name} is no time: {stamp.seconds} s and {nanos} ns") from error
 
 
 def _histogram(name: str, message: common_pb2.Histogram) -> Histogram:

@@ -53,7 +53,8 @@ class Counting:
 
 def _describe(span: Any, method: str, scope: Scope, start: Message) -> None:
     """Name the span by its route, of which there are few, and not by its path."""
-    route = getattr(scope.get("route"), "path", "")
+    # That of a mounted application begins where it is mounted.
+    route = str(scope.get("root_path", "")) + getattr(scope.get("route"), "path", "")
     span.update_name(f"{method} {route}".rstrip())
     span.set_attribute("http.request.method", method)
     span.set_attribute("http.route", route)
