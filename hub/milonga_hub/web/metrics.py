@@ -24,6 +24,7 @@ from milonga_hub.web.services import HubServices
 
 # Bins of devices are 20 a decade; four a decade are enough to tell percentiles within a third, and cost a fifth.
 _BINS_PER_BUCKET = 5
+_API = "/api/v1"
 # Of eight an octave.
 _POWER_BINS_PER_BUCKET = 4
 
@@ -53,8 +54,10 @@ class Counting:
 
 def _describe(span: Any, method: str, scope: Scope, start: Message) -> None:
     """Name the span by its route, of which there are few, and not by its path."""
-    # That of a mounted application begins where it is mounted.
-    route = str(scope.get("root_path", "")) + getattr(scope.get("route"), "path", "")
+    route = getattr(scope.get("route"), "path", "")
+    if route and str(scope["path"]).startswith(f"{_API}/") and not route.startswith(_API):
+        # A router that is included tells its routes from there on.
+        route = _API + route
     span.update_name(f"{method} {route}".rstrip())
     span.set_attribute("http.request.method", method)
     span.set_attribute("http.route", route)
