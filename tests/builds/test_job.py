@@ -16,7 +16,7 @@ from milonga.embeddings import EMBEDDING
 from milonga.pictures import BINS, INPUT_STATISTICS
 from milonga_agent.served import Served
 from milonga_compiler.bundle import verify_bundle
-from milonga_hub.builds.rules import BuildFigures, choose_build
+from milonga_hub.builds.rules import Allowed, BuildFigures, choose_build
 from milonga_hub.jobs import KINDS, JobContext, JobCrashed, JobError, Progress, run_job
 
 from tests.compiler.networks import MEAN, SIZE_PX, digits, write_network
@@ -202,9 +202,9 @@ def test_old_and_new_pictures_are_judged_apart(tmp_path: Path) -> None:
 def test_the_device_chooses_among_builds_that_hold() -> None:
     fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.97, 2.0, 390, 400)
     int8 = BuildFigures("int8", "onnxruntime", "int8", 0.97, 3.0, 90, 100)
-    assert choose_build([fp32, int8], None) == fp32
-    assert choose_build([BuildFigures("x", "x", "x", 1.0, None, 1, 1), int8], 3.0) == int8
-    assert choose_build([fp32, int8], 1.0) is None
+    assert choose_build([fp32, int8]) == fp32
+    assert choose_build([BuildFigures("x", "x", "x", 1.0, None, 1, 1), int8], Allowed(latency_ms=3.0)) == int8
+    assert choose_build([fp32, int8], Allowed(latency_ms=1.0)) is None
 
 
 def test_results_are_plain_json(built: tuple[Any, dict[str, Any], Path]) -> None:

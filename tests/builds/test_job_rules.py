@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.builds.rules import (
+    Allowed,
     BuildFigures,
     Group,
     chance_of_heads,
@@ -29,55 +31,61 @@ figures = st.builds(
     measured_ms=st.none() | st.floats(0.01, 100),
     model_bytes=st.integers(1, 10**7),
     size_bytes=st.integers(1, 10**7),
+    memory_bytes=st.none() | st.integers(1, 10**7),
 )
 
 
 @given(
     st.lists(figures, max_size=6, unique_by=lambda build: build.name),
-    st.none() | st.floats(0.01, 100),
-    st.none() | st.integers(1, 10**7),
+    st.builds(
+        Allowed,
+        latency_ms=st.none() | st.floats(0.01, 100),
+        model_bytes=st.none() | st.integers(1, 10**7),
+        memory_bytes=st.none() | st.integers(1, 10**7),
+    ),
 )
-def test_the_chosen_build_keeps_the_limits_and_none_is_faster(
-    builds: list[BuildFigures], latency_ms: float | None, model_bytes: int | None
-) -> None:
-    chosen = choose_build(builds, latency_ms, model_bytes)
-    within = [b for b in builds if b.measured_ms is not None and (latency_ms is None or b.measured_ms <= latency_ms)]
-    within = [b for b in within if model_bytes is None or b.model_bytes <= model_bytes]
+def test_the_chosen_build_keeps_the_limits_and_none_is_faster(builds: list[BuildFigures], allowed: Allowed) -> None:
+    chosen = choose_build(builds, allowed)
+    most_ms, most_bytes, most_memory = (math.inf if limit is None else limit for limit in astuple(allowed))
+    within = [b for b in builds if b.measured_ms is not None and b.measured_ms <= most_ms]
+    within = [
+        b for b in within if b.model_bytes <= most_bytes and (b.memory_bytes is None or b.memory_bytes <= most_memory)
+    ]
     if chosen is None:
         assert not within
     else:
         assert chosen in within
         assert chosen.measured_ms == min(build.measured_ms for build in within if build.measured_ms is not None)
-    assert choose_build(builds[::-1], latency_ms, model_bytes) == chosen
+    assert choose_build(builds[::-1], allowed) == chosen
 
 
 def test_int8_that_is_slower_on_the_device_is_not_chosen_for_its_name() -> None:
     fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.960, 2.0, 390, 400)
     int8 = BuildFigures("int8", "onnxruntime", "int8", 0.965, 3.2, 90, 100)
-    assert choose_build([int8, fp32], None) == fp32
+    assert choose_build([int8, fp32]) == fp32
 
 
 def test_how_much_slower_a_build_is_stays_easy_to_read() -> None:
     fast, near, far = (
         BuildFigures(name, "tvm", "fp32", 0.96, ms, 90, 100) for name, ms in (("a", 0.05), ("b", 0.06), ("c", 60.0))
     )
-    told = decisions([fast, near, far], fast, None, None)
+    told = decisions([fast, near, far], fast)
     assert [told[name] for name in "bc"] == ["20.0% slower than tvm/fp32", "1,200 times as slow as tvm/fp32"]
 
 
 def test_a_build_that_is_faster_but_too_large_is_not_chosen() -> None:
     fp32 = BuildFigures("fp32", "onnxruntime", "fp32", 0.960, 2.0, 390, 400)
     fp16 = BuildFigures("fp16", "onnxruntime", "fp16", 0.960, 2.1, 195, 400)
-    assert choose_build([fp32, fp16], None, 200) == fp16
-    assert choose_build([fp32, fp16], None, 100) is None
+    assert choose_build([fp32, fp16], Allowed(model_bytes=200)) == fp16
+    assert choose_build([fp32, fp16], Allowed(model_bytes=100)) is None
 
 
 def test_of_equally_fast_builds_the_more_accurate_wins_and_then_the_smaller() -> None:
     worse = BuildFigures("a", "onnxruntime", "int8", 0.95, 2.0, 90, 100)
     large = BuildFigures("b", "onnxruntime", "fp32", 0.96, 2.0, 390, 400)
     small = BuildFigures("c", "onnxruntime", "fp32", 0.96, 2.0, 290, 300)
-    assert choose_build([worse, large], None) == large
-    assert choose_build([large, small], None) == small
+    assert choose_build([worse, large]) == large
+    assert choose_build([large, small]) == small
 
 
 def _group(name: str, count: int, champion_right: int, gained: int, lost: int) -> Group:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.packing import pack
+from milonga_hub.builds.rules import FREE, Allowed
 from milonga_hub.builds.runner import BuildRunner
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.jobs import Jobs
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(tmp_path: Path, folder: Path) -> Services:
     """Return a hub whose version 1 has a subnet for the device type pi."""
     hub = Services(tmp_path)
-    hub.builds.orders.keep(VERSION, "pi", _spec(folder), 5.0, None, None)
+    hub.builds.orders.keep(VERSION, "pi", _spec(folder), Allowed(latency_ms=5.0), None)
     return hub
 
 
@@ -88,7 +89,7 @@ def test_without_a_device_it_is_built_and_says_why_it_was_not_measured(hub: Serv
 
 def test_a_network_that_is_gone_ends_the_build_and_not_the_runner(hub: Services, tmp_path: Path) -> None:
     order = hub.builds.orders.get(VERSION, "pi")
-    hub.builds.orders.keep(VERSION, "pi", {**order.spec, "onnx": str(tmp_path / "gone.onnx")}, None, None, None)
+    hub.builds.orders.keep(VERSION, "pi", {**order.spec, "onnx": str(tmp_path / "gone.onnx")}, FREE, None)
     build = _make(hub, "onnxruntime/fp32")
     assert build.state is BuildState.REJECTED and "gone.onnx is gone" in build.reason
     assert build.stages[0].state is StageState.FAILED and "milonga runs start" in build.stages[0].message

@@ -14,6 +14,7 @@ from milonga_compiler.bundle import verify_bundle, write_bundle
 from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.models import BuildState, BuildTuning, TuningSite
 from milonga_hub.builds.rpc import BuildRpc
+from milonga_hub.builds.rules import FREE, Allowed
 from milonga_hub.builds.service import BuildService
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
@@ -102,7 +103,7 @@ def test_the_fastest_that_passes_is_chosen_and_every_other_says_why_not(builds: 
     builds.set_measured(fp32.name, 3.0, 0.1, "pi-1")
     builds.set_measured(fp16.name, 1.0)
     builds.set_measured(int8.name, 2.0)
-    best = builds.select(builds.of_type(VERSION, "pi"), latency_ms=2.5, model_bytes=None)
+    best = builds.select(builds.of_type(VERSION, "pi"), Allowed(latency_ms=2.5))
     assert best is not None and best.name == int8.name and best.chosen
     told = {build.precision: build.decision for build in builds.of_type(VERSION, "pi")}
     assert told == {
@@ -117,7 +118,7 @@ def test_the_fastest_that_passes_is_chosen_and_every_other_says_why_not(builds: 
 def test_what_tuning_came_to_is_kept_with_what_was_built_also_where_that_is_the_same(
     builds: BuildService, tmp_path: Path
 ) -> None:
-    builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    builds.orders.keep(VERSION, "pi", {}, FREE, None)
     asked = BuildTuning(site=TuningSite.DEVICE, minutes=5, wanted_device="pi-1")
     result = {**_verified(tmp_path / "a"), "engine": "tvm"}
     told = {"site": "DEVICE", "minutes": 5.0, "device": "pi-1", "trials": 32, "begun_ms": 6.0, "ms": 2.0}
@@ -135,7 +136,7 @@ def test_what_tuning_came_to_is_kept_with_what_was_built_also_where_that_is_the_
 
 
 def test_a_build_that_devices_get_is_not_built_anew_under_them(builds: BuildService, tmp_path: Path) -> None:
-    builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    builds.orders.keep(VERSION, "pi", {}, FREE, None)
     (build,) = builds.record(VERSION, "pi", [_verified(tmp_path / "a")], None)
     builds.choose(build.name)
     with pytest.raises(FailedPrecondition, match="choose another first"):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.blobs import digest_of
+from milonga_hub.builds.rules import FREE
 from milonga_hub.cli.output import WIDTH
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
@@ -162,7 +163,7 @@ def test_reading_verbs_print_for_people_in_100_columns(cli: Cli, command: str) -
 
 
 def test_a_build_that_was_asked_for_is_cancelled_from_the_command_line(new: Cli) -> None:
-    new.hub.builds.orders.keep("models/digits/versions/1", "pi", {}, None, None, None)
+    new.hub.builds.orders.keep("models/digits/versions/1", "pi", {}, FREE, None)
     short = "digits/1/pi/openvino/int8"
     assert new("build", "start", "digits/1", "pi/openvino/int8").code == 0
     assert "milonga build start" in new("build", "cancel", short).out
@@ -260,7 +261,7 @@ def test_a_build_is_allowed_chosen_and_tried_from_the_command_line(new: Cli, tmp
 
 
 def test_a_build_is_started_and_queued_from_the_command_line(new: Cli) -> None:
-    new.hub.builds.orders.keep("models/digits/versions/1", "pi", {}, None, None, None)
+    new.hub.builds.orders.keep("models/digits/versions/1", "pi", {}, FREE, None)
     said = new("build", "start", "digits/1", "pi/onnxruntime/int8")
     assert said.code == 0 and "milonga build watch" in said.out
     (build,) = new.hub.builds.queued()

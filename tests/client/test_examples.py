@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from milonga.client.calls import Calls
+from milonga_hub.builds.rules import FREE
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
 from milonga_hub.install.releases import AgentReleases
@@ -48,7 +49,7 @@ def used_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for version in services.models.versions(PROJECT)[0]:
         for kind, subnet in version.subnets.items():
             order = {"onnx": str(network), "manifest": {"subnet": subnet}}
-            services.builds.orders.keep(version.name, kind, order, None, None, None)
+            services.builds.orders.keep(version.name, kind, order, FREE, None)
     spec = services.projects.get(PROJECT).spec
     waits = spec.model_copy(update={"retraining": spec.retraining.model_copy(update={"approval": True})})
     services.projects.apply(PROJECT, waits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,28 @@ def test_a_learning_rate_that_is_left_to_the_task_is_tuned_from_the_task_s_also_
         tuned(task, Fixed(SPACE, SPACE.smallest()), recipe, tmp_path / "tuning", 1)
     found = tuned(task, Fixed(SPACE, SPACE.smallest()), recipe, tmp_path / "tuning", 1)
     assert found.learning_rate == task.optimiser.learning_rate
+
+
+def test_a_trial_that_learns_less_than_those_before_it_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Classification(load(write_arrays(tmp_path / "data.npz", count=40)))
+    recipe = Recipe("resnet", 16, epochs=20, batch_size=8, learning_rate=0.1, seed=0)
+    accuracies, epochs, rates = iter([0.8, 0.9, 0.1]), list[int](), list[float]()
+
+    def learning(self: Trainer, watch: Callable[[float, Point | None, float], None]) -> list[Point]:
+        accuracy = next(accuracies)
+        rates.append(self._recipe.learning_rate)
+        epochs.append(0)
+        for epoch in range(1, self._recipe.epochs + 1):
+            epochs[-1] = epoch
+            watch(1.0, Point(epoch, 1.0, accuracy, accuracy), 0.0)
+        return [Point(epochs[-1], 1.0, accuracy, accuracy)]
+
+    monkeypatch.setattr(Trainer, "run", learning)
+    found = tuned(task, SPACE, recipe, tmp_path / "tuning", 3)
+    assert epochs == [4, 4, 1], "of a fifth of the epochs"
+    assert found.learning_rate == rates[1] and found.epochs == 20
 
 
 def test_no_trials_are_refused(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ class Board:
 
     name: str
     speed: Speed
+    # Bytes that its process takes for a model; 0 as of agents that do not tell.
+    memory: Callable[[MeasurementItem], int] = lambda item: 0
     asked: list[MeasurementItem] = field(default_factory=list)
 
     @property
@@ -51,7 +53,11 @@ class Board:
         self.asked.append(task.item)
         if ms is None:
             return MeasurementResult(id=task.id, error="no memory")
-        return MeasurementResult(id=task.id, latency_ms=Latency(p50=ms, p90=ms, p99=ms, mean=ms, count=20))
+        return MeasurementResult(
+            id=task.id,
+            latency_ms=Latency(p50=ms, p90=ms, p99=ms, mean=ms, count=20),
+            peak_memory_bytes=self.memory(task.item),
+        )
 
 
 @asynccontextmanager

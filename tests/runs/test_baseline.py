@@ -94,7 +94,7 @@ def test_every_level_is_measured_on_every_type_before_any_is_trained(ended: Ende
 def test_a_type_gets_the_most_complex_level_that_it_was_measured_to_run_in_time(ended: Ended, hub: _Hub) -> None:
     assert _level(ended, "fast") == (5, "fp32")
     level = _level(ended, "slow")[0]
-    times = {(subnet, precision): ms for subnet, precision, ms in ended[0]["times"]["slow"]}
+    times = {(subnet, precision): ms for subnet, precision, ms, _ in ended[0]["times"]["slow"]}
     within = [one["level"] for one in ended[0]["subnets"] if times[one["subnet"], one["precision"]] <= 1.0]
     assert level == max(within) and 1 < level < 5
     assert ended[2].choices["slow"].measured_ms == max(ms for ms in times.values() if ms <= 1.0)

@@ -99,6 +99,18 @@ def test_a_run_ends_where_no_type_has_a_build_and_the_table_stays(hub: Hub, tmp_
     assert {one.decision for one in builds if one.device_type == "tight"} == {"not used: 9 ms, 1 ms allowed"}
 
 
+def test_a_build_that_takes_more_memory_than_allowed_on_the_device_is_not_used(hub: Hub, tmp_path: Path) -> None:
+    del hub.boards["tight"]
+    hub.boards["quick"].memory = lambda item: {"onnxruntime": 60_000_000, "reference": 80_000_000}[item.engine]
+    version, able = _stage(hub, tmp_path, {"quick": Limits(memory_bytes=70_000_000)})
+    chosen = hub.services.builds.chosen(version.name)["quick"]
+    assert (chosen.target, chosen.measured_memory_bytes) == ("onnxruntime/fp32", 60_000_000) and not able.impossible
+    other = hub.services.builds.get(f"{version.name}/builds/quick:reference:fp32")
+    assert other.decision == "not used: it took 80000000 bytes of memory, 70000000 allowed"
+    assert [(gate.name, gate.allowed) for gate in other.gates if not gate.passed] == [("memory", 70e6)]
+    assert hub.services.builds.compare(version.name, "quick") == chosen
+
+
 def test_a_subnet_of_which_no_build_can_be_used_gives_way_to_the_next_best_and_stays_so_after_a_restart(
     hub: Hub, tmp_path: Path
 ) -> None:

@@ -117,6 +117,11 @@ def test_what_was_counted_of_the_space_is_kept_for_later_jobs(folder: Path, prof
     assert len(json.loads((folder / "profile" / "costs.json").read_text())) > 300
 
 
+def _memory(subnet: dict[str, Any]) -> float:
+    """Return what a made-up engine takes for what is counted of a subnet."""
+    return float(60e6 + 4 * subnet["memory_bytes"])
+
+
 def _wanted(profiled: list[dict[str, Any]], name: str, speed: float, limits: dict[str, float]) -> dict[str, Any]:
     """Return a made-up device that is three times as fast in int8."""
     measurements = [
@@ -125,6 +130,7 @@ def _wanted(profiled: list[dict[str, Any]], name: str, speed: float, limits: dic
             "encoding": one["encoding"],
             "precision": one["precision"],
             "median_ms": 0.01 + one["macs"] * (speed / 3 if one["precision"] == "int8" else speed),
+            "peak_memory_bytes": round(_memory(one)),
         }
         for one in profiled
     ]
@@ -136,8 +142,8 @@ def _search(folder: Path, trained: dict[str, Any], profiled: list[dict[str, Any]
     largest = next(one for one in reversed(profiled) if one["precision"] == "fp32")
     types = [
         _wanted(profiled, "fast", 1e-7, {"model_bytes": largest["model_bytes"]}),
-        _wanted(profiled, "small", 1e-6, {"model_bytes": largest["model_bytes"] / 8}),
-        _wanted(profiled, "none", 1e-6, {"latency_ms": 1e-6}),
+        _wanted(profiled, "small", 1e-6, {"model_bytes": largest["model_bytes"] / 8, "memory_bytes": _memory(largest)}),
+        _wanted(profiled, "none", 1e-6, {"memory_bytes": 59e6}),
     ]
     for one in types:
         others = [other for other in types if other is not one]
@@ -160,6 +166,8 @@ def test_candidates_keep_the_limits_of_their_type(profiled: list[dict[str, Any]]
     limit = max(one["model_bytes"] for one in profiled if one["precision"] == "fp32") / 8
     assert 1 <= len(small) <= 3 and len(fast) == 3
     assert max(one["model_bytes"] for one in small) <= limit
+    most = max(_memory(one) for one in profiled if one["precision"] == "fp32")
+    assert 60e6 < max(one["memory_bytes"] for one in small) <= most, "as the device measured, not as counted"
     for one in (*small, *fast):
         assert one["fits"] and 0 <= one["accuracy"] <= 1
         assert one["predicted_low_ms"] <= one["predicted_ms"] <= one["predicted_high_ms"]
@@ -218,8 +226,9 @@ def test_evaluations_are_left_for_the_front(folder: Path, searched: dict[str, An
 def test_a_type_that_nothing_fits_gets_the_fastest_named(searched: dict[str, Any]) -> None:
     found = searched["types"]["none"]
     assert found["candidates"] == [] and found["front"] == []
-    said = explain_impossible("none", {"latency_ms": 1e-6}, found["fastest"], {})
+    said = explain_impossible("none", {"memory_bytes": 59e6}, found["fastest"], {})
     assert found["fastest"]["description"] in said and "raise the limits" in said
+    assert found["fastest"]["memory_bytes"] > 60e6 and f"take {found['fastest']['memory_bytes']} of memory" in said
 
 
 def test_a_line_is_learned_exactly(searched: dict[str, Any]) -> None:

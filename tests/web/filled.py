@@ -21,6 +21,7 @@ from milonga_hub.alerts.service import AlertService
 from milonga_hub.blobs import BlobStore, digest_of
 from milonga_hub.blobs.watching import BlobWatch
 from milonga_hub.builds.device_tuning import DeviceTunings
+from milonga_hub.builds.rules import FREE
 from milonga_hub.builds.service import BuildService
 from milonga_hub.builds.sessions import TuningSessions
 from milonga_hub.datasets.service import DatasetService
@@ -345,7 +346,7 @@ class _Filling:
         for build, factor in zip(builds, (1.0, 0.7), strict=True):
             ms = (candidate.measured_ms or 1.0) * factor
             self.hub.builds.set_measured(build.name, ms, 0.02 * ms, "a device of the type")
-        self.hub.builds.select(self.hub.builds.of_type(version, kind), None, None)
+        self.hub.builds.select(self.hub.builds.of_type(version, kind), FREE)
 
     def _result(self, version: str, kind: str, candidate: Candidate, precision: str) -> dict[str, Any]:
         folder = self.hub.folder / "made" / f"{version.replace('/', '-')}-{kind}-{precision}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.builds.models import BuildTuning, TuningSite
+from milonga_hub.builds.rules import FREE
 
 from tests.agent.bundles import example
 from tests.builds.test_service import _verified
@@ -58,7 +59,7 @@ def test_a_build_is_allowed_and_chosen_over_rest(client: TestClient) -> None:
 
 
 def test_a_build_is_started_over_rest_and_by_the_page(client: TestClient, hub: Services) -> None:
-    hub.builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    hub.builds.orders.keep(VERSION, "pi", {}, FREE, None)
     body = {"device_type": "pi", "target": "openvino/int8"}
     made = client.post(f"/api/v1/{VERSION}/builds", json=body)
     assert (made.status_code, made.json()["state"], made.json()["in_progress"]) == (201, "BUILDING", True)
@@ -73,7 +74,7 @@ def test_a_build_is_started_over_rest_and_by_the_page(client: TestClient, hub: S
 
 
 def test_a_build_is_started_with_a_tuning_by_the_page(client: TestClient, hub: Services) -> None:
-    hub.builds.orders.keep(VERSION, "pi", {}, None, None, None)
+    hub.builds.orders.keep(VERSION, "pi", {}, FREE, None)
     assert "Tuning, of tvm alone" in client.get(f"/{VERSION}").text
     body = {"device_type": "pi", "target": "tvm/fp32", "tuning_minutes": "12.5"}
     client.post(f"/{VERSION}/builds", data=body)

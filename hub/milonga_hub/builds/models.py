@@ -97,6 +97,8 @@ class Build(SQLModel, table=True):
     measured_half_width_ms: float | None = None
     measured_on: str = ""
     measuring_error: str = ""
+    # The most that the process took which measured it; None where the device did not tell.
+    measured_memory_bytes: int | None = None
     gates: list[Gate] = Field(default=[], sa_type=json_of(list[Gate]))
     # Why it was or was not taken from among the builds of its device type.
     decision: str = ""
@@ -150,4 +152,5 @@ class BuildOrder(SQLModel, table=True):
     spec: dict[str, Any] = Field(default={}, sa_type=json_of(dict[str, Any]))
     latency_ms: float | None = None
     model_bytes: int | None = None
+    memory_bytes: int | None = None
     predicted_ms: float | None = None

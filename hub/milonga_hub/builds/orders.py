@@ -8,6 +8,7 @@ from typing import Any
 from sqlmodel import col, select
 
 from milonga_hub.builds.models import BuildOrder
+from milonga_hub.builds.rules import Allowed
 from milonga_hub.db import Database
 from milonga_hub.errors import NotFound
 
@@ -23,16 +24,16 @@ class BuildOrders:
         model_version: str,
         device_type: str,
         spec: Mapping[str, Any],
-        latency_ms: float | None,
-        model_bytes: int | None,
+        allowed: Allowed,
         predicted_ms: float | None,
     ) -> None:
         """Keep the job's spec, and what the type's builds are held to on its devices."""
         order = BuildOrder(
             key=_key(model_version, device_type),
             spec=dict(spec),
-            latency_ms=latency_ms,
-            model_bytes=model_bytes,
+            latency_ms=allowed.latency_ms,
+            model_bytes=allowed.model_bytes,
+            memory_bytes=allowed.memory_bytes,
             predicted_ms=predicted_ms,
         )
         with self._database.session() as session:

@@ -31,11 +31,27 @@ MAX_TUNING_MINUTES = 7 * 1440.0
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """What a device type's builds are held to on its devices; None does not bind.
+
+    `memory_bytes` is the most that the process which runs a build may take, engine included.
+    """
+
+    latency_ms: float | None = None
+    model_bytes: int | None = None
+    memory_bytes: int | None = None
+
+
+# Nothing binds.
+FREE = Allowed()
+
+
+@dataclass(frozen=True)
 class BuildFigures:
     """What the choice among builds looks at. `measured_ms` is None where the device could not run it.
 
     `model_bytes` are the files that the engine loads, `size_bytes` all that is sent. `objection` is why no device may have
-    it, `measuring_error` why it was not measured.
+    it, `measuring_error` why it was not measured. `memory_bytes` is None where the device did not tell.
     """
 
     name: str
@@ -47,6 +63,7 @@ class BuildFigures:
     size_bytes: int
     objection: str = ""
     measuring_error: str = ""
+    memory_bytes: int | None = None
 
     @property
     def target(self) -> str:
@@ -104,12 +121,11 @@ def figures(build: Build) -> BuildFigures:
         size_bytes=build.size_bytes,
         objection=objection_to(build),
         measuring_error=build.measuring_error,
+        memory_bytes=build.measured_memory_bytes,
     )
 
 
-def choose_build(
-    builds: Sequence[BuildFigures], latency_ms: float | None, model_bytes: int | None = None
-) -> BuildFigures | None:
+def choose_build(builds: Sequence[BuildFigures], allowed: Allowed = FREE) -> BuildFigures | None:
     """Return the build that a device type gets, or None where none keeps the limits.
 
     Each without an objection has passed its accuracy gate, so none has lost more than the project allows, and the
@@ -121,8 +137,9 @@ def choose_build(
         for build in builds
         if not build.objection
         and build.measured_ms is not None
-        and (latency_ms is None or build.measured_ms <= latency_ms)
-        and (model_bytes is None or build.model_bytes <= model_bytes)
+        and _keeps(build.measured_ms, allowed.latency_ms)
+        and _keeps(build.model_bytes, allowed.model_bytes)
+        and _keeps(build.memory_bytes or 0, allowed.memory_bytes)
     ]
     return min(fitting, key=lambda entry: entry[:4])[-1] if fitting else None
 
@@ -151,24 +168,26 @@ def _log_choices(of: int, some: NDArray[np.float64] | np.float64) -> NDArray[np.
     return np.asarray(gammaln(of + 1.0) - gammaln(some + 1.0) - gammaln(of - some + 1.0))
 
 
-def decisions(
-    builds: Sequence[BuildFigures], chosen: BuildFigures | None, latency_ms: float | None, model_bytes: int | None
-) -> dict[str, str]:
+def _keeps(found: float, limit: float | None) -> bool:
+    return limit is None or found <= limit
+
+
+def decisions(builds: Sequence[BuildFigures], chosen: BuildFigures | None, allowed: Allowed = FREE) -> dict[str, str]:
     """Return for each build, by name, why it is the one of its device type or why it is not."""
-    return {build.name: _decision(build, chosen, latency_ms, model_bytes) for build in builds}
+    return {build.name: _decision(build, chosen, allowed) for build in builds}
 
 
-def _decision(
-    build: BuildFigures, chosen: BuildFigures | None, latency_ms: float | None, model_bytes: int | None
-) -> str:
+def _decision(build: BuildFigures, chosen: BuildFigures | None, allowed: Allowed) -> str:
     if build.objection:
         return f"not used: {build.objection}"
     if build.measured_ms is None:
         return f"not used: the device did not run it: {build.measuring_error or 'it was not measured'}"
-    if latency_ms is not None and build.measured_ms > latency_ms:
-        return f"not used: {build.measured_ms:.3g} ms, {latency_ms:g} ms allowed"
-    if model_bytes is not None and build.model_bytes > model_bytes:
-        return f"not used: its model has {build.model_bytes} bytes, {model_bytes} allowed"
+    if not _keeps(build.measured_ms, allowed.latency_ms):
+        return f"not used: {build.measured_ms:.3g} ms, {allowed.latency_ms:g} ms allowed"
+    if not _keeps(build.model_bytes, allowed.model_bytes):
+        return f"not used: its model has {build.model_bytes} bytes, {allowed.model_bytes} allowed"
+    if not _keeps(build.memory_bytes or 0, allowed.memory_bytes):
+        return f"not used: it took {build.memory_bytes} bytes of memory, {allowed.memory_bytes} allowed"
     if chosen is None or build == chosen:
         return "the fastest that passes its gates"
     if chosen.measured_ms and build.measured_ms > chosen.measured_ms:
@@ -178,17 +197,23 @@ def _decision(
     return f"as fast as {chosen.target}, which is {'more accurate' if chosen.accuracy > build.accuracy else 'smaller'}"
 
 
-def gates_of(build: Build, latency_ms: float | None, model_bytes: int | None) -> list[Gate]:
-    """Return what a build is held to, those of its proof as they were, with those of its use as it is measured now."""
-    proof = [gate for gate in build.gates if gate.name not in ("latency", "size")]
-    size = float(build.model_bytes) if build.bundle else None
-    allowed = None if model_bytes is None else float(model_bytes)
-    return [*proof, _gate("latency", "ms", build.measured_ms, latency_ms), _gate("size", "bytes", size, allowed)]
+def gates_of(build: Build, allowed: Allowed) -> list[Gate]:
+    """Return what a build is held to, those of its proof as they were, with those of its use as it is measured now.
+
+    There is none for memory where the device did not tell what it took.
+    """
+    proof = [gate for gate in build.gates if gate.name not in ("latency", "size", "memory")]
+    use = [
+        _gate("latency", "ms", build.measured_ms, allowed.latency_ms),
+        _gate("size", "bytes", build.model_bytes if build.bundle else None, allowed.model_bytes),
+    ]
+    if build.measured_memory_bytes is not None:
+        use.append(_gate("memory", "bytes", build.measured_memory_bytes, allowed.memory_bytes))
+    return [*proof, *use]
 
 
 def _gate(name: str, unit: str, found: float | None, allowed: float | None) -> Gate:
-    passed = found is not None and (allowed is None or found <= allowed)
-    return Gate(name=name, unit=unit, found=found, allowed=allowed, passed=passed)
+    return Gate(name=name, unit=unit, found=found, allowed=allowed, passed=found is not None and _keeps(found, allowed))
 
 
 @dataclass(frozen=True)

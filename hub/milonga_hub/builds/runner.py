@@ -220,7 +220,9 @@ class BuildRunner:
             why = f"no device of type {build.device_type} measured it within {seconds:g} s"
             self._builds.set_measured(build.name, None, error=why)
             return StageState.FAILED, why
-        self._builds.set_measured(build.name, one.median_ms, one.median_half_width_ms, one.device, one.error)
+        self._builds.set_measured(
+            build.name, one.median_ms, one.median_half_width_ms, one.device, one.error, one.peak_memory_bytes
+        )
         if build.state is BuildState.BUILT and build.made_on_devices:
             self._builds.prove(build.name, one, self._devices.device_builds(one.device, build.bundle)[0])
         if one.median_ms is None:

@@ -249,40 +249,45 @@ class BuildService:
         half_width_ms: float | None = None,
         device: str = "",
         error: str = "",
+        memory_bytes: int = 0,
     ) -> Build:
-        """Keep the median that a device of the type measured, in milliseconds, or why there is none."""
+        """Keep the median that a device of the type measured, in milliseconds, or why there is none.
+
+        `memory_bytes` is the most that its process took, 0 where the device did not tell.
+        """
         return self._change(
             name,
             measured_ms=measured_ms,
             measured_half_width_ms=half_width_ms,
             measured_on=device,
             measuring_error=error,
+            measured_memory_bytes=memory_bytes or None,
         )
 
-    def select(self, builds: Iterable[Build], latency_ms: float | None, model_bytes: int | None) -> Build | None:
+    def select(self, builds: Iterable[Build], allowed: rules.Allowed) -> Build | None:
         """Choose the fastest of a device type's builds that passes its gates, and keep with each why it was or was not taken."""
         figures = [rules.figures(build) for build in builds]
-        best = rules.choose_build(figures, latency_ms, model_bytes)
-        self._keep_decisions(figures, best, latency_ms, model_bytes)
+        best = rules.choose_build(figures, allowed)
+        self._keep_decisions(figures, best, allowed)
         return self.choose(best.name) if best else None
 
     def compare(self, model_version: str, device_type: str) -> Build | None:
         """Decide anew among a device type's builds, without choosing; return the one that is the fastest within its gates."""
         order = self.orders.get(model_version, device_type)
         figures = [rules.figures(build) for build in self.of_type(model_version, device_type)]
-        best = rules.choose_build(figures, order.latency_ms, order.model_bytes)
-        self._keep_decisions(figures, best, order.latency_ms, order.model_bytes)
+        allowed = rules.Allowed(order.latency_ms, order.model_bytes, order.memory_bytes)
+        best = rules.choose_build(figures, allowed)
+        self._keep_decisions(figures, best, allowed)
         return self.get(best.name) if best else None
 
     def _keep_decisions(
         self,
         figures: Iterable[rules.BuildFigures],
         best: rules.BuildFigures | None,
-        latency_ms: float | None,
-        model_bytes: int | None,
+        allowed: rules.Allowed,
     ) -> None:
-        for name, words in rules.decisions(list(figures), best, latency_ms, model_bytes).items():
-            self._change(name, decision=words, gates=rules.gates_of(self.get(name), latency_ms, model_bytes))
+        for name, words in rules.decisions(list(figures), best, allowed).items():
+            self._change(name, decision=words, gates=rules.gates_of(self.get(name), allowed))
 
     def override(self, name: str, by: str, reason: str) -> Build:
         """Allow a build on devices that is not VERIFIED, for as long as its bundle stays what it is."""

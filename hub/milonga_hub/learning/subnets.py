@@ -40,7 +40,7 @@ def described(supernet: Supernet, encoding: Encoding, precision: Precision = Pre
         "model_bytes": cost.params * BYTES_PER_WEIGHT[precision]
         + cost.layers * _FILE_BYTES_PER_LAYER[precision]
         + _FILE_BYTES,
-        # Weights and the activations that are alive at once.
+        # Weights and the activations that are alive at once: what is counted, until a device has told what subnets take.
         "memory_bytes": BYTES_PER_WEIGHT[precision] * (cost.params + cost.peak_activations),
     }
 

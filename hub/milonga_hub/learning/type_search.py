@@ -17,6 +17,7 @@ from milonga_hub.learning.evaluation import PLAIN, Evaluated
 from milonga_hub.learning.evolve import Choice, Figures, Found, search, thinned
 from milonga_hub.learning.gains import expected_gains, expected_improvement
 from milonga_hub.learning.latencies import Features, TypeLatency, pool, timed, timed_elsewhere
+from milonga_hub.learning.memory import MemoryLine
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described
 
@@ -56,7 +57,14 @@ class TypeSearch:
         self._targets = [Target(engine, Precision(precision)) for precision in self._precisions]
         self._limits = {name: wanted["limits"][name] for name in _LIMITS if wanted["limits"].get(name) is not None}
         self._floor = wanted["limits"].get("min_accuracy")
-        self._described = lru_cache(maxsize=None)(lambda one, name: described(self._supernet, one, Precision(name)))
+        counted = lru_cache(maxsize=None)(lambda one, name: described(self._supernet, one, Precision(name)))
+        memory = _memory(wanted["measurements"], counted)
+        self._described = lru_cache(maxsize=None)(
+            lambda one, name: {
+                **counted(one, name),
+                "memory_bytes": memory.expected(counted(one, name)["memory_bytes"]),
+            }
+        )
 
     def refine(self, budget: int, tell: Callable[[int], None]) -> None:
         """Spend a budget of evaluations where the front of accuracy and latency is expected to gain most by them."""
@@ -207,6 +215,15 @@ class TypeSearch:
 
     def _target(self, row: Mapping[str, Any]) -> Target:
         return self._targets[self._precisions.index(row["precision"])]
+
+
+def _memory(
+    measurements: Sequence[Mapping[str, Any]], counted: Callable[[Encoding, str], dict[str, Any]]
+) -> MemoryLine:
+    """Return how much memory subnets take on the device, from what it told of those that it measured."""
+    told = [one for one in measurements if one.get("peak_memory_bytes")]
+    expected = [counted(tuple(one["encoding"]), one["precision"])["memory_bytes"] for one in told]
+    return MemoryLine.fit(expected, [one["peak_memory_bytes"] for one in told])
 
 
 def _parts(budget: int) -> list[int]:

@@ -13,7 +13,15 @@ from typing import Any
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, keep
-from milonga_hub.runs.measure import measure_subnets, median_times, of_targets, target_of, why_failed
+from milonga_hub.runs.measure import (
+    measure_subnets,
+    median_times,
+    of_targets,
+    peaks,
+    target_of,
+    why_failed,
+    with_memory,
+)
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.train import assess, trained
@@ -21,7 +29,7 @@ from milonga_hub.runs.work import Work
 from milonga_hub.search import rules as search_rules
 
 Row = dict[str, Any]
-# Levels ("subnets"), and by device type what was measured of them: [subnet, precision, ms].
+# Levels ("subnets"), and by device type what was measured of them: [subnet, precision, ms, bytes of memory], 0 where unknown.
 Levels = dict[str, Any]
 
 # Share of the stage that exports.
@@ -44,6 +52,7 @@ async def measure_levels(work: Work, plan: RunPlan, report: Report) -> Levels:
     wanted = {item.name: of_targets(subnets, item.searched) for item in plan.types}
     measured = await measure_subnets(work, wanted, "profile", report, _EXPORTED)
     times = {name: median_times(some) for name, some in measured.items()}
+    memory = {name: peaks(some) for name, some in measured.items()}
     for name, found in times.items():
         if not found:
             raise FailedPrecondition(f"no level could be measured on {name}: {why_failed(work, measured[name])}")
@@ -55,7 +64,9 @@ async def measure_levels(work: Work, plan: RunPlan, report: Report) -> Levels:
     # Kept, so that a run that is resumed chooses the same.
     kept: dict[str, Any] = work.kept(
         "measured_levels.json",
-        lambda: {name: [[*key, ms] for key, ms in found.items()] for name, found in times.items()},
+        lambda: {
+            name: [[*key, ms, memory[name].get(key, 0)] for key, ms in found.items()] for name, found in times.items()
+        },
     )
     return {"subnets": subnets, "times": kept}
 
@@ -64,7 +75,8 @@ async def choose_levels(work: Work, plan: RunPlan, levels: Levels, report: Repor
     choices: dict[str, Choice] = {}
     impossible: dict[str, str] = {}
     for item in plan.types:
-        rows, times = of_targets(levels["subnets"], item.searched), _times(levels, item.name)
+        times = _times(levels, item.name)
+        rows = with_memory(of_targets(levels["subnets"], item.searched), _peaks(levels, item.name))
         limits = item.limits.model_dump()
         chosen = search_rules.choose_level(rows, times, limits)
         if chosen is None:
@@ -140,4 +152,10 @@ def _with_accuracies(
 
 
 def _times(levels: Levels, device_type: str) -> dict[search_rules.Timed, float]:
-    return {(subnet, precision): ms for subnet, precision, ms in levels["times"][device_type]}
+    return {(subnet, precision): ms for subnet, precision, ms, *_ in levels["times"][device_type]}
+
+
+def _peaks(levels: Levels, device_type: str) -> dict[search_rules.Timed, int]:
+    """Return the memory that was measured; runs of before kept none."""
+    rows = levels["times"][device_type]
+    return {(subnet, precision): told[0] for subnet, precision, _, *told in rows if told and told[0]}

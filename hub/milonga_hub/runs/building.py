@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from milonga_hub.builds.models import Build, BuildState
-from milonga_hub.builds.rules import decisions, figures, rejected
+from milonga_hub.builds.rules import Allowed, rejected
 from milonga_hub.builds.service import item_of
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
@@ -130,9 +130,9 @@ class _Attempt:
         first = choice.subnet == self.found.choices[name].subnet
         folder = f"build/{name}" if first else f"build/{name}/{choice.subnet.removeprefix('sha256:')[:16]}"
         result = await work.job("build", folder, spec, tell, question)
-        predicted, limits = choice.candidate.get("predicted_ms"), choice.type.limits
+        predicted = choice.candidate.get("predicted_ms")
         kept, builds = {**spec, **tuning.afterwards}, work.services.builds
-        builds.orders.keep(self.version, name, kept, limits.latency_ms, limits.model_bytes, predicted)
+        builds.orders.keep(self.version, name, kept, _allowed(choice), predicted)
         return await asyncio.to_thread(builds.record, self.version, name, result["builds"], predicted, plan.spec.task)
 
     async def choose(
@@ -151,15 +151,16 @@ class _Attempt:
             results = {(one.engine, one.precision): one for one in measured.get(name, [])}
             for build in runnable[name]:
                 one = results[build.engine, build.precision]
-                services.builds.set_measured(build.name, one.median_ms, one.median_half_width_ms, one.device, one.error)
+                services.builds.set_measured(
+                    build.name, one.median_ms, one.median_half_width_ms, one.device, one.error, one.peak_memory_bytes
+                )
                 if build.state is BuildState.BUILT and build.made_on_devices:
                     told, _ = services.devices.device_builds(one.device, build.bundle)
                     services.builds.prove(build.name, one, told)
-            limits, fresh = choices[name].type.limits, [services.builds.get(build.name) for build in some]
-            best = services.builds.select(fresh, limits.latency_ms, limits.model_bytes)
+            fresh = [services.builds.get(build.name) for build in some]
+            best = services.builds.select(fresh, _allowed(choices[name]))
             if best is None:
-                reasons = decisions([figures(build) for build in fresh], None, limits.latency_ms, limits.model_bytes)
-                refused[name] = "; ".join(f"{build.target} {reasons[build.name]}" for build in fresh)
+                refused[name] = "; ".join(f"{one.target} {services.builds.get(one.name).decision}" for one in fresh)
             else:
                 chosen[name] = best
         return chosen, refused
@@ -183,6 +184,11 @@ class _Attempt:
             return choice
         tell = self.report.of_job(self.start, self.start)
         return await finetuned(self.work, self.plan, self.trained, self.found, choice, tell)
+
+
+def _allowed(choice: Choice) -> Allowed:
+    limits = choice.type.limits
+    return Allowed(limits.latency_ms, limits.model_bytes, limits.memory_bytes)
 
 
 def _none_fits(work: Work, device_type: str, why: str) -> str:

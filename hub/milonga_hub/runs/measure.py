@@ -80,6 +80,20 @@ def median_times(measured: Sequence[Measurement]) -> dict[tuple[str, str], float
     return {(one.subnet, one.precision): one.median_ms for one in measured if one.median_ms is not None}
 
 
+def peaks(measured: Sequence[Measurement]) -> dict[tuple[str, str], int]:
+    """Return the most memory, in bytes, that the process took which ran each, by subnet and precision, where the device told."""
+    return {
+        (one.subnet, one.precision): one.peak_memory_bytes
+        for one in measured
+        if one.median_ms is not None and one.peak_memory_bytes
+    }
+
+
+def with_memory(rows: Sequence[dict[str, Any]], peaks: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Return rows of subnets with the memory that was measured in place of what was expected."""
+    return [{**row, "memory_bytes": peaks.get((row["subnet"], row["precision"]), row["memory_bytes"])} for row in rows]
+
+
 def why_failed(work: Work, measured: Sequence[Measurement]) -> str:
     """Return what devices said of measurements that failed, and how to go on."""
     errors = sorted({one.error for one in measured if one.error})

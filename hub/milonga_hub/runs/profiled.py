@@ -30,7 +30,8 @@ class Quality(BaseModel):
 class Profiled(BaseModel):
     """What is known of latencies when the search begins; kept, so that a run that is resumed searches from the same."""
 
-    # By device type: {"subnet", "encoding", "precision", "median_ms"}, the last None where the device failed.
+    # By device type: {"subnet", "encoding", "precision", "median_ms", "peak_memory_bytes"}, median_ms None where the device
+    # failed, peak_memory_bytes 0 where it did not tell.
     measured: dict[str, list[Row]] = {}
     # What device types outside the run measured before: {"device_type", "measurements"}.
     history: list[dict[str, Any]]
@@ -56,6 +57,7 @@ class Profiled(BaseModel):
                     "encoding": encodings[one.subnet],
                     "precision": one.precision,
                     "median_ms": one.median_ms,
+                    "peak_memory_bytes": one.peak_memory_bytes,
                 }
                 for one in some
             )

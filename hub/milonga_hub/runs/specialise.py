@@ -9,7 +9,7 @@ from typing import Any
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, keep
-from milonga_hub.runs.measure import measure_subnets, median_times
+from milonga_hub.runs.measure import measure_subnets, median_times, peaks, with_memory
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.profiled import Profiled
 from milonga_hub.runs.stages import Report
@@ -29,7 +29,8 @@ async def search(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: P
     impossible: dict[str, str] = {}
     for item in plan.types:
         times = median_times(measured.get(item.name, []))
-        fitting = search_rules.ranked(found[item.name], times, item.limits.model_dump())
+        rows = with_memory(found[item.name], peaks(measured.get(item.name, [])))
+        fitting = search_rules.ranked(rows, times, item.limits.model_dump())
         if not fitting:
             fastest = result["types"][item.name]["fastest"]
             impossible[item.name] = search_rules.explain_impossible(item.name, item.limits.model_dump(), fastest, times)

@@ -94,4 +94,6 @@ def explain_impossible(
             f" {ms:.3g} ms {how}" for ms, how in ((predicted, "predicted"), (measured, "measured")) if ms is not None
         )
         said += f", with {fastest['model_bytes']} bytes"
+        if limits.get("memory_bytes") is not None:
+            said += f" that take {fastest['memory_bytes']} of memory with the engine"
     return f"{said}; raise the limits in the project file and apply it again"

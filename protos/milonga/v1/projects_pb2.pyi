@@ -207,6 +207,7 @@ class Limits(_message.Message):
     latency_ms: _builtins.float
     model_bytes: _builtins.int
     memory_bytes: _builtins.int
+    """The most that the process may take which runs a network, with its engine, as measured on the device."""
     min_accuracy: _builtins.float
     """Share of the validation pictures that must be right, 0 to 1."""
     def __init__(

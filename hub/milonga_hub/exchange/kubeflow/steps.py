@@ -18,7 +18,7 @@ from milonga_compiler.bundle import read_bundle
 
 from milonga_hub.blobs import BlobStore
 from milonga_hub.builds.packing import pack_bundle
-from milonga_hub.builds.rules import choose_build, decisions
+from milonga_hub.builds.rules import Allowed, choose_build, decisions
 from milonga_hub.datasets import layouts
 from milonga_hub.datasets import rules as dataset_rules
 from milonga_hub.datasets.archive import open_archive
@@ -278,8 +278,9 @@ def package(run: Path, measurements: Mapping[str, Any], chosen: Path, builds: Pa
             one, by_devices = found[name], measurements["types"][name]
             row, limits = one["chosen"], one["limits"]
             figures = rules.build_figures(results, row["subnet"], row["precision"], one["ms"], by_devices)
-            best = choose_build(figures, limits.get("latency_ms"), limits.get("model_bytes"))
-            said = decisions(figures, best, limits.get("latency_ms"), limits.get("model_bytes"))
+            allowed = Allowed(*(limits.get(name) for name in ("latency_ms", "model_bytes", "memory_bytes")))
+            best = choose_build(figures, allowed)
+            said = decisions(figures, best, allowed)
             packed = {}
             for each in results:
                 target = f"{each['engine']}/{each['precision']}"
