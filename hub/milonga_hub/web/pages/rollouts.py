@@ -8,16 +8,18 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
+from markupsafe import Markup
 
 from milonga_hub.db import utc_now
 from milonga_hub.rollouts import rules_progress
 from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState, Step
-from milonga_hub.rollouts.rules_progress import step_states
+from milonga_hub.rollouts.rules_progress import StepState, step_states
 from milonga_hub.web.charts.waves import waves
 from milonga_hub.web.language import N_
 from milonga_hub.web.pages.canary import sides
 from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
+from milonga_hub.web.words import mark, state
 
 # Of a wave; `milonga rollouts show` lists all.
 _MOST_DEVICES = 200
@@ -64,6 +66,7 @@ def router(hub: HubServices) -> APIRouter:
             waves=waves(rules_progress.spans(rollout), utc_now()),
             steps=steps,
             step_states=step_states,
+            pips=_pips(),
             purposes=PURPOSES,
             sides=sides(hub, rollout),
             measure=hub.models.get_version(rollout.model_version).task.measure,
@@ -110,6 +113,12 @@ def _shown(devices: Sequence[RolloutDevice]) -> dict[int, list[RolloutDevice]]:
         wave: some if len(some) <= _MOST_DEVICES else sorted(some, key=_urgency)[:_MOST_DEVICES]
         for wave, some in waves.items()
     }
+
+
+def _pips() -> dict[StepState, Markup]:
+    """Return how each state is shown, made once: a large rollout's page has thousands of them."""
+    shown = Markup('<i class="pip {0}" title="{1}"></i><span class="visually-hidden">{1}</span>')
+    return {each: shown.format(mark(each), state(each)) for each in StepState}
 
 
 def _urgency(device: RolloutDevice) -> tuple[bool, int]:
