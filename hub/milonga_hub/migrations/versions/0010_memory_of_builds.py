@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 # Hubs of before leave both empty.
 adds = True
 _WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
