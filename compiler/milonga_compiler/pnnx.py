@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 from milonga_compiler.errors import BuildFailed, UnsupportedOperators
 from milonga_compiler.network import Network, fix_batch
 
+# Where so little is not left, what is built of the files would not fit either.
+_ROOM_BYTES = 64 << 10
 _UNKNOWN = re.compile(r"unexpected op_type (?P<name>\w+)|op: (?P<domain>[\w.]+):(?P<other>\w+)")
 
 
 def convert(network: Network, scratch: Path, half: bool = False) -> Path:
     """Write converted.param and .bin (ncnn) and converted.py (PyTorch) into the folder and return the first.
 
-    `half` stores ncnn's weights as float16. Raises UnsupportedOperators or BuildFailed.
+    `half` stores ncnn's weights as float16. Raises UnsupportedOperators or BuildFailed, and OSError where the disk is full.
     """
     package = importlib.util.find_spec("pnnx")
     assert package is not None and package.submodule_search_locations, "the interpreter was chosen for having it"
@@ -30,9 +33,19 @@ def convert(network: Network, scratch: Path, half: bool = False) -> Path:
     )  # fmt: skip
     said = done.stdout + done.stderr
     print(said)
+    _write_some(scratch / "room")
     if not made.exists():
         raise _refused(said, network, done.returncode)
     return made
+
+
+def _write_some(path: Path) -> None:
+    """Raise OSError on a disk that is full: pnnx says nothing of it, and leaves files that are cut off."""
+    with path.open("wb") as file:
+        file.write(bytes(_ROOM_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
 
 
 def onnx_name(kind: str, network: Network) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from milonga_compiler.pictures import Scaling
 from PIL import Image
 
 from tests.compiler import foreign
+from tests.compiler.engines_here import need
 from tests.compiler.networks import MEAN, STD, Pictures
 
 SCALED = [f"--{name}={','.join(map(str, values))}" for name, values in (("mean", MEAN), ("std", STD))]
@@ -149,3 +152,19 @@ def test_a_picture_of_an_unknown_class_is_named(
 def test_scaling_is_the_same_arithmetic_as_in_training(pictures: Pictures) -> None:
     ours = Scaling(16, MEAN, STD).normalise(pictures.images[:8])
     assert np.array_equal(ours, normalise(pictures.images[:8], MEAN, STD))
+
+
+def test_a_full_disk_is_told_as_such_where_a_converter_keeps_it_to_itself(
+    network: tuple[Path, Labelled], arrays: Path, tmp_path: Path
+) -> None:
+    """pnnx leaves files that are cut off: ncnn could not load them, and nobody would have known why."""
+    need("ncnn")
+    small = tmp_path / "small"
+    small.mkdir()
+    mounting = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=90k small "$0" && exec "$@"', str(small)]
+    if subprocess.run([*mounting, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("making a disk that is soon full needs root")
+    build = [sys.executable, "-m", "milonga_compiler", "build", str(network[0]), "--target", "ncnn/fp32"]
+    where = ["--calibration", str(arrays), "--output", str(small / "out"), *SCALED]
+    done = subprocess.run([*mounting, *build, *where], check=False, capture_output=True, text=True)
+    assert done.returncode == 1 and "the disk is full" in done.stdout, (done.stdout, done.stderr)

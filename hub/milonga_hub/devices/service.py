@@ -361,6 +361,7 @@ class DeviceService:
 
         Raises FailedPrecondition without a release. It may have to be made, which takes some tens of milliseconds.
         """
+        self.get(name)
         self._helping.release()
         return self._want(name, upgrade=True)
 
