@@ -37,6 +37,7 @@ from benchmarks.results import Result, keep
 _MOST_LOST_POINTS = 0.5
 _PICTURES, _JUDGED = 400, 200
 _SECONDS_PER_RUN = 2.5
+_MOST_THREADS = 2
 # Builds at a time: most of each is done by one thread of a converter or of a calibration. Nothing is timed meanwhile.
 _AT_ONCE = 2
 _COMPARED = 40
@@ -102,7 +103,7 @@ def _compared(of: Subject, effort: float) -> list[Result]:
         raise RuntimeError(f"no build of {title} holds, not even fp32: the reasons stand above")
     about = {target: _about(of, built) for target, built in held.items()}
     results = []
-    for threads in (1, 2):
+    for threads in _threads():
         words = f"{threads} thread{'s' * (threads > 1)}"
         with _told(f"{title}, timing with {words}"):
             timed = [one for engine in _engines(held) for one in _timed(of, held, engine, threads, effort)]
@@ -116,6 +117,14 @@ def _compared(of: Subject, effort: float) -> list[Result]:
             print(f"  {one.claim}: {one.value:.4g} {one.unit}, {one.ratio or 0:.3f} of {one.peer}", file=sys.stderr)
         results += found
     return results
+
+
+def _threads() -> list[int]:
+    """Return how many threads are timed: on fewer processors than threads, those that spin wait for each other."""
+    processors = len(os.sched_getaffinity(0))
+    if processors < _MOST_THREADS:
+        print(f"  {_MOST_THREADS} threads are left out: there are {processors} processors to run on", file=sys.stderr)
+    return [threads for threads in range(1, _MOST_THREADS + 1) if threads <= processors]
 
 
 def _built(of: Subject) -> Iterator[Built]:
