@@ -72,7 +72,7 @@ class _Both:
 class _Hub(Hub):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, SPEC)
-        # The slow one has a limit that binds.
+        # The slow one has a limit that binds. Its builds are a little slower than what the search timed: they keep it too.
         self.boards = {
             "fast": Board("fast", lambda *one: self._ms(1.0, *one)),
             "slow": Board("slow", lambda *one: self._ms(9.0, *one)),
@@ -83,7 +83,7 @@ class _Hub(Hub):
 
 
 async def _hub_run(hub: Hub) -> tuple[Specialised, str]:
-    plan, work = hub.plan({"slow": Limits(latency_ms=3.0)}), hub.work
+    plan, work = hub.plan({"slow": Limits(latency_ms=2.8)}), hub.work
     plan.write(work.folder)
     hub.services.datasets.write_training_data(plan.dataset_version, SPEC.training.resolution_px, work.folder)
     trained = await hub.stage("train", lambda report: train(work, plan, report))
