@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from milonga.v1 import devices_pb2 as pb
 
+from milonga_hub.cli.batches import Stopped, upgrade_in_batches
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
 from milonga_hub.cli.devices import devices
 from milonga_hub.cli.failures import Refused
@@ -93,6 +94,13 @@ def upgrade(
     selector: Annotated[
         str, typer.Option("--selector", "-l", help="All devices that match, such as canary or site=busan.")
     ] = "",
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="So many at a time: the next once these have run the new agent for a minute; none after a failure.",
+        ),
+    ] = None,
     hub: Hub = None,
     json: Json = False,
 ) -> None:
@@ -101,9 +109,36 @@ def upgrade(
         raise typer.BadParameter("name one device, or give --selector for all that match")
     with Client() as client:
         names = [device] if device else _matching(client, selector)
+        if batch is not None:
+            _upgrade_in_batches(client, names, batch, json)
+            return
         for name in names:
             response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=name), timeout=CALL_SECONDS)
             _told(response, json, "upgrades its agent", lines=not device)
+
+
+def _upgrade_in_batches(client: Client, names: list[str], size: int, json: bool) -> None:
+    asked = 0
+
+    def ask(name: str) -> pb.Device:
+        nonlocal asked
+        asked += 1
+        response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=name), timeout=CALL_SECONDS)
+        if json:
+            print_json(response, lines=True)
+        return response.device
+
+    def look(name: str) -> pb.Device:
+        return client.devices.GetDevice(pb.GetDeviceRequest(name=name), timeout=CALL_SECONDS).device
+
+    batches = [names[first : first + size] for first in range(0, len(names), size)]
+    try:
+        upgrade_in_batches(batches, ask, look, time.monotonic, time.sleep, say)
+    except Stopped as error:
+        left = len(names) - asked
+        raise Refused(
+            f"{error}; {left} of {len(names)} devices were not asked; see: milonga devices logs NAME"
+        ) from error
 
 
 def _matching(client: Client, selector: str) -> list[str]:
