@@ -66,6 +66,8 @@ class Asking:
     claimed: str = ""
     # Why it was refused.
     problem: str = ""
+    # What a form is about, where its address does not say it.
+    resource: str = ""
     # Nothing was changed: a look at what would change, or one guess too many.
     is_unrecorded: bool = False
     # Where its caller is limited to projects: the data sets that they use, and whether no other project does.
@@ -167,6 +169,13 @@ def tell_problem(text: str) -> None:
     asking = _CURRENT.get()
     if asking is not None:
         asking.problem = text
+
+
+def tell_resource(path: str) -> None:
+    """Tell the audit log what a form is about: the path of what it makes or changes."""
+    asking = _CURRENT.get()
+    if asking is not None:
+        asking.resource = path
 
 
 def leave_unrecorded(is_so: bool = True) -> None:

@@ -83,8 +83,16 @@ def test_a_rule_is_made_changed_and_deleted_on_pages(client: TestClient, hub: Se
     name, spec = RULE_FILE.parse(_file(looked.text), "page")
     assert (name, spec.threshold, spec.severity) == ("hot", 72.5, AlertSeverity.CRITICAL)
     assert all(one.name != "hot" for one in hub.alerts.definitions.rules()), "a look changes nothing"
+    before = len(hub.accounts.audit.page(page_size=1000)[0])
     assert client.post("/alert_rules", data=RULE).url.path == "/alerts"
     assert _rule(hub, "hot") == spec
+    entries, _ = hub.accounts.audit.page(page_size=1000)
+    # The form's address does not say which rule it is.
+    assert (len(entries) - before, entries[0].operation, entries[0].resource) == (
+        1,
+        "POST /alert_rules",
+        "/alert_rules/hot",
+    )
     again = client.post("/alert_rules", data=RULE)
     assert again.status_code == 400 and "already" in _wrong(again.text)["name"]
     form = client.get("/alert_rules/hot")

@@ -93,7 +93,7 @@ class Gated:
         async def record(status: int) -> None:
             if access.changes:
                 outcome = "OK" if 0 < status < 400 else asking.problem or str(status or "CANCELLED")
-                await self._gate.record(asking, operation, path, outcome, host)
+                await self._gate.record(asking, operation, asking.resource or path, outcome, host)
 
         answered = _Answered(send, record, lambda: self._is_valid(request, access))
         try:

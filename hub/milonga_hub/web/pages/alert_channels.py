@@ -50,6 +50,7 @@ def router(hub: HubServices) -> APIRouter:
             lambda spec, is_look: definitions.apply_channel(read.name, spec, is_look),
             lambda status: _page(request, hub, read, kind, status),
             _HOME,
+            "/alert_channels",
         )
         if made and isinstance(answer, RedirectResponse):
             return await asyncio.to_thread(_known, request, hub, read.name, made=made)

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 
 from milonga_hub.alerts.rules_forms import WRONG, Problems, blamed
-from milonga_hub.callers import leave_unrecorded, tell_problem
+from milonga_hub.callers import leave_unrecorded, tell_problem, tell_resource
 from milonga_hub.documents import Kind, Spec
 from milonga_hub.errors import MilongaError
 from milonga_hub.web.language import N_
@@ -84,13 +84,16 @@ async def answered(
     apply: Callable[[S, bool], object],
     page: Callable[[int], Response],
     address: str,
+    home: str,
 ) -> Response:
-    """Apply what a form says, and lead to `address`; or answer with its `page` where something is wrong, or to be looked at only.
+    """Apply what a form says, of something below `home`, and lead to `address`; or answer with its `page` where something is wrong, or to be looked at only.
 
     `apply` takes whether to look only. In threads, for the database may be busy.
     """
     is_look = bool(read.given.get("check"))
     leave_unrecorded(is_look)
+    # The form's address is that of all of its kind.
+    tell_resource(f"{home}/{read.name}")
     await asyncio.to_thread(read.put, lambda spec: apply(spec, is_look), known)
     if is_look or read.wrong:
         return await asyncio.to_thread(page, 200 if is_look else 400)

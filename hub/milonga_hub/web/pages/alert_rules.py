@@ -47,6 +47,7 @@ def router(hub: HubServices) -> APIRouter:
             lambda spec, is_look: definitions.apply_rule(read.name, spec, is_look),
             lambda status: _page(request, hub, read, status),
             _HOME,
+            "/alert_rules",
         )
 
     @pages.post("/alert_rules/{name}/delete")
