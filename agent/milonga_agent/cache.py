@@ -98,8 +98,8 @@ class Cache:
             assert process.stdout is not None
             while True:
                 line = await process.stdout.readline()
-                if not line:
-                    break
+                if not line.endswith(b"\n"):
+                    break  # It has ended, perhaps in the middle of a line.
                 said = json.loads(line)
                 _log.info("sent %s %.2f MB of %s...", said["device"], said["sent_bytes"] / 1e6, said["digest"][:19])
             _log.warning("the process that serves neighbours ended with %s", await process.wait())

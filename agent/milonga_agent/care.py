@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import random
 from collections.abc import Awaitable, Callable
 
 from milonga.v1 import agent_pb2
+from milonga.waiting import within
 
 from milonga_agent.errors import AgentError, Refused, Untrusted
+from milonga_agent.patience import backoff_seconds
 from milonga_agent.state import Store
 
 _log = logging.getLogger(__name__)
@@ -37,6 +41,7 @@ class Caring:
         self.problem = ""
         self._wanted = agent_pb2.Care()
         self._woken = asyncio.Event()
+        self._random = random.Random()
 
     def want(self, care: agent_pb2.Care) -> None:
         """Hear how often operators have wanted what, in all."""
@@ -45,14 +50,20 @@ class Caring:
 
     async def run(self) -> None:
         """Raises StartAnew when the agent shall start anew."""
+        failures = 0
         while True:
             await self._woken.wait()
             self._woken.clear()
             try:
                 await self._catch_up(self._wanted)
+                failures = 0
             except (AgentError, OSError) as error:
-                # Undone, it is wanted again at the next connection.
-                _log.error("what an operator wants could not be done: %s", error)
+                failures += 1
+                seconds = backoff_seconds(failures, self._random)
+                _log.error("what an operator wants could not be done: %s; trying again in %.1f s", error, seconds)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await within(self._woken.wait(), seconds)
+                self._woken.set()
 
     async def _catch_up(self, wanted: agent_pb2.Care) -> None:
         done = self._store.care()

@@ -91,7 +91,8 @@ async def _ask(question: dict[str, Any], fetch: FetchMetadata) -> dict[str, Any]
                 return said
             process.stdin.write(json.dumps(await _answer(said["name"], fetch)).encode() + b"\n")
             await process.stdin.drain()
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
+        # ValueError: it was ended in the middle of a line.
         raise AgentError("the process that verifies signed metadata ended early; see its last lines above") from error
     finally:
         if process.returncode is None:

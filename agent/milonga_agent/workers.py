@@ -66,7 +66,12 @@ class Child:
         if not line:
             await self.process.wait()
             return {}
-        said: dict[str, Any] = json.loads(line)
+        try:
+            said: dict[str, Any] = json.loads(line)
+        except ValueError:
+            # The kernel ended it in the middle of a line.
+            await self.kill()
+            return {}
         return said
 
 

@@ -7,7 +7,10 @@ import sys
 from typing import Any
 
 import pytest
+from milonga_agent.errors import BadBundle
+from milonga_agent.plan import Wish
 from milonga_agent.processes import ended_within
+from milonga_agent.workers import Worker
 
 from tests.devices.world import run
 
@@ -21,6 +24,19 @@ def test_what_a_process_said_is_returned_and_one_that_takes_too_long_is_killed()
         with pytest.raises(asyncio.TimeoutError):
             await ended_within(endless, 0.01)
         assert endless.returncode == -9
+
+    run(story())
+
+
+def test_a_worker_that_is_ended_in_the_middle_of_its_answer_is_taken_for_dead_and_no_more() -> None:
+    async def story() -> None:
+        pipe = asyncio.subprocess.PIPE
+        half = 'import os; os.write(1, b\'{"is": "window", "win\'); os.read(0, 99); os.kill(os.getpid(), 9)'
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", half, stdin=pipe, stdout=pipe)
+        worker = Worker(Wish(), None, process)  # type: ignore[arg-type]
+        with pytest.raises(BadBundle, match="the worker ended while serving"):
+            await worker.window()
+        assert not worker.alive
 
     run(story())
 

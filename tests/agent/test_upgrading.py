@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from milonga.release import KIND, PROJECT, read_release
-from milonga.v1 import devices_pb2
-from milonga_agent import unpacking
+from milonga.v1 import agent_pb2, devices_pb2
+from milonga_agent import care, unpacking
 from milonga_agent.care import StartAnew
 from milonga_agent.daemon import Agent, Options
+from milonga_agent.errors import HubUnreachable
 from milonga_agent.state import Store
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.values import AgentRelease
@@ -118,6 +119,31 @@ def test_a_release_that_only_the_hub_says_is_one_is_refused(tmp_path: Path, monk
             assert not (folder / "current").exists()
 
     run(story(), 300)
+
+
+def test_an_upgrade_that_a_broken_line_cut_off_is_tried_again_on_the_same_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(care, "backoff_seconds", lambda count, source: 0.0)
+    tried: list[int] = []
+
+    async def upgrade(release: object) -> bool:
+        tried.append(len(tried))
+        if len(tried) < 3:
+            raise HubUnreachable("the line broke")
+        return True
+
+    async def profile(number: int) -> None: ...
+
+    async def story() -> None:
+        store = Store(tmp_path)
+        caring = care.Caring(store, profile, upgrade, lambda: None)
+        caring.want(agent_pb2.Care(upgrades=1, release=agent_pb2.AgentRelease()))
+        with pytest.raises(StartAnew):
+            await caring.run()
+        assert len(tried) == 3 and store.care().upgrades == 1
+
+    run(story())
 
 
 def test_an_agent_without_the_installers_script_says_what_to_do(tmp_path: Path) -> None:
