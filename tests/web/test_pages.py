@@ -507,3 +507,10 @@ def test_an_alert_leads_to_the_pages_that_help(client: TestClient) -> None:
 
 def test_every_kind_of_alert_says_what_to_do_on_pages() -> None:
     assert {*ADVICE} == {*AlertSignal}
+
+
+def test_the_record_names_the_webhook_that_a_form_made(client: TestClient, hub: Services) -> None:
+    sent = {"name": "chat", "url": "https://chat.example/hook", "event": ["alert.opened"]}
+    assert client.post("/settings/webhooks", data=sent).status_code == 200
+    entries, _ = hub.accounts.audit.page(page_size=1)
+    assert (entries[0].operation, entries[0].resource) == ("POST /settings/webhooks", "/settings/webhooks/chat")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
-from milonga_hub.callers import caller, tell_problem
+from milonga_hub.callers import caller, tell_problem, tell_resource
 from milonga_hub.errors import MilongaError
 from milonga_hub.outbox import DeliveryState
 from milonga_hub.web.language import N_, gettext
@@ -52,6 +52,8 @@ def router(hub: HubServices) -> APIRouter:
     ) -> Response:
         try:
             spec = WebhookSpec.model_validate({"url": url.strip(), "events": event, "project": project})
+            # The form's address is that of all of its kind.
+            tell_resource(f"/settings/webhooks/{name.strip()}")
             _, secret = await asyncio.to_thread(hub.webhooks.apply, name.strip(), spec)
         except ValidationError:
             return _page(request, hub, wrong=gettext("Write an address such as https://host/path."), status=400)
