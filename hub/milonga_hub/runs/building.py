@@ -168,7 +168,9 @@ class _Attempt:
     async def given_way(self, choice: Choice, why: str) -> Choice:
         """Return the next best subnet for the type, which is the version's from now on."""
         work, name = self.work, choice.type.name
-        self.report(self.start, f"{name}: takes the next best subnet, for no build of the first can be used: {why}")
+        self.report(
+            self.start, f"{name}: takes the next best subnet, for no build of the one before can be used: {why}"
+        )
         following = await self.prepared(choice.next())
         checkpoint = await _checkpoint(work, following.candidate)
         work.services.models.change_subnet(

@@ -115,7 +115,7 @@ def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
 
 
 def _judgement(name: str, quality: Quality) -> str:
-    error = f"held-out error {quality.held_out_relative_error:.1%}"
+    error = f"off by {quality.held_out_relative_error:.1%} on subnets held out"
     if quality.trusted:
         after = f" after {quality.further} further measurements" if quality.further else ""
         return f"the latency model of {name} is trusted{after} ({error})"

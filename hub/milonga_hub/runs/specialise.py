@@ -57,9 +57,13 @@ def _tell_search(
     tau = result["accuracy_predictor"]["kendall_tau"]
     words = [
         f"{name}: {choice.candidate['description']} in {choice.candidate['precision']}, predicted {choice.candidate['predicted_ms']:.3g} ms,"
-        f" measured {choice.measured_ms:.3g} ms (model's held-out error {errors.get(f'latency_error {name}', 0.0):.1%})"
+        f" measured {choice.measured_ms:.3g} ms (its latency model is off by {errors.get(f'latency_error {name}', 0.0):.1%} on subnets held out)"
         for name, choice in choices.items()
         if choice.measured_ms is not None
     ]
-    said = [*words, f"accuracy predictor's held-out Kendall tau {tau:.2f}", *impossible.values()]
+    said = [
+        *words,
+        f"accuracies of subnets held out are predicted in an order whose Kendall's tau is {tau:.2f} (1 is right, 0 chance)",
+        *impossible.values(),
+    ]
     report(1.0, "; ".join(said), accuracy_kendall_tau=tau, **errors)

@@ -40,14 +40,16 @@ _OF_RUNS = (
     N_("evaluating subnet %(index)s of %(count)s"),
     N_("evaluating it for %(type)s"),
     N_("judging the latency model of %(type)s"),
-    N_("the latency model of %(type)s is trusted (held-out error %(error)s)"),
+    N_("the latency model of %(type)s is trusted (off by %(error)s on subnets held out)"),
     N_(
-        "the latency model of %(type)s is trusted after %(count)s further measurements (held-out error %(error)s)"
+        "the latency model of %(type)s is trusted after %(count)s further measurements (off by %(error)s on subnets held out)"
     ),
     N_(
-        "%(type)s: %(network)s, predicted %(predicted)s ms, measured %(measured)s ms (model's held-out error %(error)s)"
+        "%(type)s: %(network)s, predicted %(predicted)s ms, measured %(measured)s ms (its latency model is off by %(error)s on subnets held out)"
     ),
-    N_("accuracy predictor's held-out Kendall tau %(tau)s"),
+    N_("accuracies of subnets held out are predicted in an order whose Kendall's tau is %(tau)s (1 is right, 0 chance)"),
+    N_("%(type)s: takes the next best subnet, for no build of the one before can be used: %(why)s"),
+    N_("no build of it can be used: %(why)s"),
     N_("reading pictures"),
     N_("datasets/%(version)s for %(types)s"),
     N_("building %(target)s"),
