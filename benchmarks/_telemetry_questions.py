@@ -34,7 +34,7 @@ ALERTS = "what every device did in the last two minutes (alerts ask this, in the
 _DEVICES = 10_000
 _PROJECTS = 4
 # Alerts ask every 15 s, and it takes seconds.
-_ASKED, _ASKED_BY_ALERTS = 40, 5
+_ASKED, _ASKED_BY_ALERTS = 400, 5
 _BATCH = 50_000
 # How much of its past a project's chart is asked for, with the step that the page then takes.
 _DAY, _WEEK = (timedelta(days=1), 900), (timedelta(days=7), 7200)
