@@ -20,6 +20,7 @@ from milonga_agent.errors import AgentError
 from milonga_agent.keys import make_cache_certificate
 from milonga_agent.outbox import Outbox
 from milonga_agent.patience import backoff_seconds
+from milonga_agent.processes import next_said
 from milonga_agent.state import Store
 
 _log = logging.getLogger(__name__)
@@ -96,11 +97,7 @@ class Cache:
             # The hub answers with a key, and only then can anybody have a ticket.
             self.tell()
             assert process.stdout is not None
-            while True:
-                line = await process.stdout.readline()
-                if not line.endswith(b"\n"):
-                    break  # It has ended, perhaps in the middle of a line.
-                said = json.loads(line)
+            while (said := await next_said(process.stdout)) is not None:
                 _log.info("sent %s %.2f MB of %s...", said["device"], said["sent_bytes"] / 1e6, said["digest"][:19])
             _log.warning("the process that serves neighbours ended with %s", await process.wait())
         finally:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+from typing import Any
 
 from milonga.waiting import within
+
+
+async def next_said(stdout: asyncio.StreamReader) -> dict[str, Any] | None:
+    """Return the next line of JSON that a process says; None once it has ended, be it in the middle of a line."""
+    line = await stdout.readline()
+    if not line.endswith(b"\n"):
+        return None
+    said: dict[str, Any] = json.loads(line)
+    return said
 
 
 async def ended_within(

@@ -18,6 +18,7 @@ from milonga.waiting import within
 
 from milonga_agent.errors import AgentError, HubUnreachable, Untrusted
 from milonga_agent.files import write_atomically
+from milonga_agent.processes import next_said
 
 _log = logging.getLogger(__name__)
 
@@ -85,14 +86,12 @@ async def _ask(question: dict[str, Any], fetch: FetchMetadata) -> dict[str, Any]
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(json.dumps(question).encode() + b"\n")
-        async for line in process.stdout:
-            said: dict[str, Any] = json.loads(line)
+        while (said := await next_said(process.stdout)) is not None:
             if said["is"] != "fetch":
                 return said
             process.stdin.write(json.dumps(await _answer(said["name"], fetch)).encode() + b"\n")
             await process.stdin.drain()
-    except (ConnectionError, ValueError) as error:
-        # ValueError: it was ended in the middle of a line.
+    except ConnectionError as error:
         raise AgentError("the process that verifies signed metadata ended early; see its last lines above") from error
     finally:
         if process.returncode is None:

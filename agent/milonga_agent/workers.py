@@ -16,6 +16,7 @@ from milonga_agent.engines import Choice
 from milonga_agent.errors import BadBundle
 from milonga_agent.limits import Limits
 from milonga_agent.plan import Wish
+from milonga_agent.processes import next_said
 
 # Loading a large engine on a slow board takes this long at most.
 _READY_SECONDS = 180.0
@@ -60,17 +61,11 @@ class Child:
     async def _hear(self, seconds: float) -> dict[str, Any]:
         assert self.process.stdout is not None
         try:
-            line = await within(self.process.stdout.readline(), seconds)
+            said = await within(next_said(self.process.stdout), seconds)
         except asyncio.TimeoutError:
             return {"message": f"the worker did not answer within {seconds:.0f} s"}
-        if not line:
+        if said is None:
             await self.process.wait()
-            return {}
-        try:
-            said: dict[str, Any] = json.loads(line)
-        except ValueError:
-            # The kernel ended it in the middle of a line.
-            await self.kill()
             return {}
         return said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from milonga_hub.learning.latencies import Features, TypeLatency, pool, timed, t
 from milonga_hub.learning.memory import MemoryLine
 from milonga_hub.learning.spaces import Encoding
 from milonga_hub.learning.subnets import described
+from milonga_hub.learning.supernet import Supernet
 
 _LIMITS = ("latency_ms", "model_bytes", "memory_bytes")
 # A page and a chart show no more.
@@ -57,14 +58,8 @@ class TypeSearch:
         self._targets = [Target(engine, Precision(precision)) for precision in self._precisions]
         self._limits = {name: wanted["limits"][name] for name in _LIMITS if wanted["limits"].get(name) is not None}
         self._floor = wanted["limits"].get("min_accuracy")
-        counted = lru_cache(maxsize=None)(lambda one, name: described(self._supernet, one, Precision(name)))
-        memory = _memory(wanted["measurements"], counted)
-        self._described = lru_cache(maxsize=None)(
-            lambda one, name: {
-                **counted(one, name),
-                "memory_bytes": memory.expected(counted(one, name)["memory_bytes"]),
-            }
-        )
+        memory = _memory(self._supernet, wanted["measurements"])
+        self._described = lru_cache(maxsize=None)(partial(_expected, self._supernet, memory))
 
     def refine(self, budget: int, tell: Callable[[int], None]) -> None:
         """Spend a budget of evaluations where the front of accuracy and latency is expected to gain most by them."""
@@ -217,13 +212,17 @@ class TypeSearch:
         return self._targets[self._precisions.index(row["precision"])]
 
 
-def _memory(
-    measurements: Sequence[Mapping[str, Any]], counted: Callable[[Encoding, str], dict[str, Any]]
-) -> MemoryLine:
+def _memory(supernet: Supernet, measurements: Sequence[Mapping[str, Any]]) -> MemoryLine:
     """Return how much memory subnets take on the device, from what it told of those that it measured."""
     told = [one for one in measurements if one.get("peak_memory_bytes")]
-    expected = [counted(tuple(one["encoding"]), one["precision"])["memory_bytes"] for one in told]
-    return MemoryLine.fit(expected, [one["peak_memory_bytes"] for one in told])
+    counted = [described(supernet, tuple(one["encoding"]), Precision(one["precision"])) for one in told]
+    return MemoryLine.fit([one["memory_bytes"] for one in counted], [one["peak_memory_bytes"] for one in told])
+
+
+def _expected(supernet: Supernet, memory: MemoryLine, encoding: Encoding, precision: str) -> dict[str, Any]:
+    """Return the subnet as `described` does, with the memory that it is expected to take on the device."""
+    facts = described(supernet, encoding, Precision(precision))
+    return {**facts, "memory_bytes": memory.expected(facts["memory_bytes"])}
 
 
 def _parts(budget: int) -> list[int]:

@@ -21,6 +21,7 @@ from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.tuning import how_tuned
 from milonga_hub.runs.work import Work
+from milonga_hub.search.rules import short_digest
 
 # Share of an attempt that builds; the rest measures.
 _BUILDS = 0.7
@@ -128,7 +129,7 @@ class _Attempt:
         spec |= tuning.told
         tell, question = self.report.of_job(start, end), tuning.question(self.report, start)
         first = choice.subnet == self.found.choices[name].subnet
-        folder = f"build/{name}" if first else f"build/{name}/{choice.subnet.removeprefix('sha256:')[:16]}"
+        folder = f"build/{name}" if first else f"build/{name}/{short_digest(choice.subnet)}"
         result = await work.job("build", folder, spec, tell, question)
         predicted = choice.candidate.get("predicted_ms")
         kept, builds = {**spec, **tuning.afterwards}, work.services.builds

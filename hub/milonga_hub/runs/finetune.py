@@ -14,6 +14,7 @@ from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.train import assess, trained
 from milonga_hub.runs.work import Work
+from milonga_hub.search.rules import short_digest
 
 Row = dict[str, Any]
 
@@ -83,7 +84,7 @@ async def _tuned(
 
     `alone` judges it beside what others were judged for before.
     """
-    folder = f"finetune/{candidate['subnet'].removeprefix('sha256:')[:16]}"
+    folder = f"finetune/{short_digest(candidate['subnet'])}"
     spec = orders.fine_tuning(plan, work.place(plan), supernet, candidate)
     before = len(supernet["history"]) + index * plan.spec.training.finetune_epochs
     result = await trained(work, f"{folder}/train", spec, tell, before)

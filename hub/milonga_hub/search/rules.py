@@ -16,6 +16,11 @@ def timed(candidate: Candidate) -> Timed:
     return candidate["subnet"], candidate["precision"]
 
 
+def short_digest(subnet: str) -> str:
+    """Return the digest of a subnet as folders of runs are called after it."""
+    return subnet.removeprefix("sha256:")[:16]
+
+
 def within_limits(candidate: Candidate, ms: float, limits: Mapping[str, Any]) -> bool:
     """Whether a candidate of this latency keeps the limits; a limit that is missing or None does not bind."""
     return (

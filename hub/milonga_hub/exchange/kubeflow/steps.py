@@ -31,7 +31,7 @@ from milonga_hub.runs import orders
 from milonga_hub.runs.orders import Made, Place
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.profiled import Profiled, Quality
-from milonga_hub.search.rules import explain_impossible
+from milonga_hub.search.rules import explain_impossible, short_digest
 from milonga_hub.tasks import Task
 
 Row = dict[str, Any]
@@ -219,7 +219,7 @@ def finetune(run: Path, data: Path, supernet: Path, found: Path, out: Path, thre
 
 def _tuned(plan: RunPlan, place: Place, trained: Row, row: Row, folder: Path) -> Row:
     """Return the subnet after a training of its own; types that chose the same one share it."""
-    target, where = f"{row['engine']}/{row['precision']}", folder / row["subnet"].removeprefix("sha256:")[:16]
+    target, where = f"{row['engine']}/{row['precision']}", folder / short_digest(row["subnet"])
     checkpoint = job("train", orders.fine_tuning(plan, place, trained, row), where / "train")["checkpoint"]
     targets = job("assess", orders.assessing(plan, place, checkpoint, [target]), where / target.replace("/", "-"))
     found: Row = targets["targets"][target]
