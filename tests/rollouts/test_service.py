@@ -368,7 +368,7 @@ def test_news_of_many_devices_at_once_is_looked_at_together(fleet: Fleet, monkey
             loop.call_soon_threadsafe(looked.put_nowait, waiting)
             return 5.0
 
-        monkeypatch.setattr(fleet.rollouts, "advance", advance)
+        monkeypatch.setattr(fleet.rollouts._carrier, "advance", advance)
         running = asyncio.create_task(fleet.rollouts.run())
         await looked.get()
         for number in range(100):

@@ -21,6 +21,8 @@ class RolloutState(StrEnum):
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
 
 
+# Devices still come late or join later.
+LIVE = (RolloutState.RUNNING, RolloutState.SUCCEEDED)
 # Those that a person or a newer rollout can still end.
 OPEN = (RolloutState.AWAITING_APPROVAL, RolloutState.RUNNING, RolloutState.PAUSED)
 
@@ -102,3 +104,8 @@ class RolloutView(SQLModel):
 
 class Rollout(RolloutView, table=True):
     request_id: str = Field(default="", index=True)
+
+    def enter(self, state: RolloutState, reason: str, now: datetime) -> None:
+        """Come into a state. What goes on from one that had ended has not ended any more."""
+        self.state, self.reason, self.state_at = state, reason, now
+        self.ended_at = None if state in OPEN else now

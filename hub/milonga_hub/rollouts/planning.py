@@ -17,25 +17,24 @@ from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.projects.rules import check_rollout
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutState, Wave
 from milonga_hub.rollouts.needs import Builds, Devices
+from milonga_hub.rollouts.records import Claims, Records
+from milonga_hub.rollouts.rolling_back import before, planned_back
 from milonga_hub.rollouts.rules import opens_at
 from milonga_hub.rollouts.rules_waves import Entrant, plan_waves
 
 _NO_SHADOWS = "its agent has not said that it knows shadows; update it, or let it connect"
 
-# By device, the rollout of another project that is newer than this one and has taken it.
-Claims = Mapping[str, str]
-
 
 class Planner:
-    def __init__(self, devices: Devices, builds: Builds, clock: Callable[[], datetime]) -> None:
+    def __init__(self, records: Records, devices: Devices, builds: Builds, clock: Callable[[], datetime]) -> None:
+        self._records = records
         self._devices = devices
         self._builds = builds
         self._clock = clock
 
-    def plan(
-        self, id: str, model_version: str, project: str, selector: str, spec: RolloutSpec, created_at: datetime
-    ) -> Rollout:
+    def plan(self, model_version: str, project: str, selector: str, spec: RolloutSpec) -> Rollout:
         """Return the rollout before its first step. Raises FailedPrecondition where no device could take part."""
+        id, created_at = self._records.next_id(project), self._records.later_than_all()
         check_rollout(spec)
         builds = self._builds.chosen(model_version)
         for build in builds.values():
@@ -97,6 +96,19 @@ class Planner:
         if (opens := opens_at(rollout.spec, device.time_zone, now)) > now:
             parts.append(f"its window opens {opens:%Y-%m-%d %H:%M} UTC")
         return "; ".join(parts)
+
+    def back(self, rollout: Rollout) -> Rollout:
+        """Return the rollout that takes this one back. Raises FailedPrecondition where nothing can."""
+        newest = self._records.newest(rollout.project)
+        if newest.id != rollout.id:
+            raise FailedPrecondition(f"{newest.id} of {rollout.project} is newer than {rollout.id}; roll that one back")
+        if rollout.rolls_back:
+            raise FailedPrecondition(
+                f"{rollout.id} took {rollout.rolls_back} back; send out what you want instead: milonga rollouts create"
+            )
+        fleet = {device.name: device for device in self._devices.standings()}
+        id, created_at = self._records.next_id(rollout.project), self._records.later_than_all()
+        return planned_back(rollout, id, before(rollout, self._records.earlier(rollout)), fleet, created_at)
 
     def entrants(self, rollout: Rollout, fleet: Sequence[Standing], claims: Claims) -> dict[str, Entrant]:
         """Return every device of the fleet that the rollout's selector names now."""

@@ -1,0 +1,161 @@
+"""Rollouts as the database keeps them: each by its id, lists of them, and how those of a project and of others stand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.orm import defer
+from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from milonga_hub.db import Database
+from milonga_hub.errors import InvalidInput, NotFound
+from milonga_hub.events import EventBus
+from milonga_hub.paging import of_projects, page
+from milonga_hub.rollouts.models import LEFT_OUT, LIVE, OPEN, Rollout, RolloutState
+
+# By device, the rollout of another project that is newer than this one and has taken it.
+Claims = dict[str, str]
+
+# Of a project's rollouts, how many are looked through for what a device had before.
+_REMEMBERED = 100
+
+# Records.list hides the builtin inside the class.
+_Rollouts = list[Rollout]
+
+
+class Records:
+    """Who changes a rollout does so within `changing`, reads the newest state there, saves the next one, and tells of it after."""
+
+    def __init__(self, database: Database, events: EventBus, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._events = events
+        self._clock = clock
+        self.changing = database.turn("rollouts")
+
+    def save(self, changed: Sequence[Rollout], made: Sequence[Rollout] = ()) -> None:
+        """Keep what has changed and what is new: all of it or nothing."""
+        with self._database.session() as session:
+            for each in changed:
+                session.merge(each)
+            session.add_all(made)
+
+    def tell(self, *rollouts: Rollout) -> None:
+        for each in rollouts:
+            self._events.publish(f"rollouts/{each.id}", each)
+
+    def get(self, id: str) -> Rollout:
+        with self._database.session() as session:
+            rollout = session.get(Rollout, id.removeprefix("rollouts/"))
+        if rollout is None:
+            raise NotFound(f"there is no rollout {id}; list them with: milonga rollouts list")
+        return rollout
+
+    def list(
+        self, project: str = "", page_size: int = 0, page_token: str = "", projects: Collection[str] | None = None
+    ) -> tuple[_Rollouts, str]:
+        """Return rollouts, the newest first."""
+        return self._list(select(Rollout), project, page_size, page_token, projects)
+
+    def headlines(
+        self, project: str = "", model_version: str = "", page_size: int = 0, page_token: str = ""
+    ) -> tuple[_Rollouts, str]:
+        """Return rollouts without their devices, the newest first: of large fleets those take a tenth of a second each.
+
+        Reading `devices` of one raises; their counts stand in its waves.
+        """
+        devices: Any = Rollout.devices
+        statement = select(Rollout).options(defer(devices))
+        if model_version:
+            statement = statement.where(Rollout.model_version == model_version)
+        return self._list(statement, project, page_size, page_token)
+
+    def _list(
+        self,
+        statement: SelectOfScalar[Rollout],
+        project: str,
+        page_size: int,
+        page_token: str,
+        projects: Collection[str] | None = None,
+    ) -> tuple[_Rollouts, str]:
+        statement = of_projects(statement, col(Rollout.project), projects)
+        if project:
+            statement = statement.where(Rollout.project == project)
+        with self._database.session() as session:
+            return page(session, statement, col(Rollout.created_at), page_size, page_token, newest_first=True)
+
+    def since(self, moment: datetime) -> _Rollouts:
+        """Return the rollouts that came into their state since then."""
+        with self._database.session() as session:
+            return [*session.exec(select(Rollout).where(col(Rollout.state_at) >= moment))]
+
+    def requested(self, request_id: str) -> Rollout | None:
+        """Return the rollout that this request has made; None before."""
+        if not request_id:
+            return None
+        with self._database.session() as session:
+            return session.exec(select(Rollout).where(Rollout.request_id == request_id)).first()
+
+    def open_ones(self, project: str) -> _Rollouts:
+        with self._database.session() as session:
+            statement = select(Rollout).where(Rollout.project == project, col(Rollout.state).in_(OPEN))
+            return [*session.exec(statement)]
+
+    def newest(self, project: str) -> Rollout:
+        (newest,), _ = self.list(project, page_size=1)
+        return newest
+
+    def earlier(self, rollout: Rollout) -> Iterator[Rollout]:
+        """Yield rollouts of the project from before this one, the newest first, one read at a time: they know all their devices."""
+        its = col(Rollout.project) == rollout.project, col(Rollout.created_at) < rollout.created_at
+        statement = select(Rollout.id).where(*its).order_by(col(Rollout.created_at).desc()).limit(_REMEMBERED)
+        with self._database.session() as session:
+            ids = session.exec(statement).all()
+        yield from map(self.get, ids)
+
+    def live(self) -> dict[str, RolloutState]:
+        """Return the rollouts to carry forward: of each project the open one if it runs, else the last that succeeded.
+
+        One that takes another back, in whole, stands beside the one that has succeeded before.
+        """
+        columns = (Rollout.id, Rollout.project, Rollout.state, Rollout.rolls_back)
+        statement = select(*columns).where(col(Rollout.state) != RolloutState.ABORTED)
+        with self._database.session() as session:
+            found = session.exec(statement.order_by(col(Rollout.created_at))).all()
+        newest: dict[str, dict[str, RolloutState]] = {}
+        for id, project, state, rolls_back in found:
+            newest[project] = {**(newest.get(project, {}) if rolls_back else {}), id: RolloutState(state)}
+        return {id: state for each in newest.values() for id, state in each.items() if state in LIVE}
+
+    def claims(self, rollout: Rollout) -> Claims:
+        """Return which devices belong to newer rollouts of other projects: of two over one device, the later wins."""
+        statement = select(Rollout).where(
+            col(Rollout.created_at) > rollout.created_at,
+            Rollout.project != rollout.project,
+            col(Rollout.state) != RolloutState.ABORTED,
+        )
+        with self._database.session() as session:
+            newer = session.exec(statement.order_by(col(Rollout.created_at))).all()
+        latest = {each.project: each for each in newer}
+        return {
+            device.device: each.id
+            for each in latest.values()
+            for device in each.devices
+            if device.generation and device.wave != LEFT_OUT
+        }
+
+    def later_than_all(self) -> datetime:
+        """Rollouts are listed by this time: no two may share it, and a clock set back must not shuffle them."""
+        with self._database.session() as session:
+            newest = session.exec(select(Rollout.created_at).order_by(col(Rollout.created_at).desc()).limit(1)).first()
+        now = self._clock()
+        return now if newest is None else max(now, newest + timedelta(microseconds=1))
+
+    def next_id(self, project: str) -> str:
+        if not project:
+            raise InvalidInput("name the project that the rollout belongs to")
+        with self._database.session() as session:
+            ids = session.exec(select(Rollout.id).where(Rollout.project == project)).all()
+        return f"{project}-{max((int(id.rpartition('-')[2]) for id in ids), default=0) + 1}"
