@@ -1,23 +1,30 @@
-"""Trained networks at the sizes that people use, each with the file that they would export of it today."""
+"""Trained networks at the sizes that people use, each with the file that they would export of it today.
+
+What was trained is kept in a folder by the digest of how, and taken from there the next time.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from milonga_compiler.backends.base import Floats
+from milonga_compiler.files import write_atomically
 from milonga_hub.builds.evidence_for_job import TaskEvidence
-from milonga_hub.learning.checkpoint import Checkpoint, Recipe
+from milonga_hub.learning.checkpoint import Recipe
 from milonga_hub.learning.classification import Classification
 from milonga_hub.learning.data import load
 from milonga_hub.learning.detection import Detection
 from milonga_hub.learning.export import OPSET, export
 from milonga_hub.learning.spaces import Encoding, Space, space
+from milonga_hub.learning.spaces.base import RESOLUTION, Dimension
 from milonga_hub.learning.spaces.fixed import Fixed, levels
 from milonga_hub.learning.spaces.yolo import Yolo
 from milonga_hub.learning.task import Task, runner
@@ -31,26 +38,33 @@ from tests.digits_scenes import write
 
 CLASSIFIED_PX, DETECTED_PX = 224, 320
 _CALIBRATED = 64
+_FINISHED = "finished.json"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One subnet: of which space and how trained; the fastest build may take `goal` of the time of the default export."""
+    """One subnet: of which space and how trained; the fastest build may take `goal` of the time of the default export.
+
+    It learns in steps of so many pixels, epochs and pictures at a time, from small pictures to its own size (0): early epochs cost a tenth then, and
+    what they found is found again in larger ones (progressive resizing: Tan and Le 2021, "EfficientNetV2", section 4).
+    """
 
     title: str
     family: Callable[[], Space]
     choose: Callable[[Space], Encoding]
-    epochs: int
+    steps: Sequence[tuple[int, int, int]]
     learning_rate: float
     goal: float
 
 
 @dataclass(frozen=True)
 class Data:
-    """Both tasks at full size, and how much of their training is done: 1 is what the figures are for."""
+    """Both tasks at full size, of so many pictures, and how much of their training is done: 1 is what the figures are for."""
 
     classification: Classification
     detection: Detection
+    pictures: int
+    judged: int
     effort: float = 1.0
 
     def task(self, kind: Kind) -> Task:
@@ -82,14 +96,29 @@ def _scaled(ratio: float) -> Callable[[Space], Encoding]:
     return choose
 
 
+_CLASSIFYING, _DETECTING = ((64, 8, 16), (128, 3, 16), (0, 1, 16)), ((96, 12, 8), (160, 3, 8), (0, 1, 8))
 # Plain convolutions shall be four times as fast, YOLO one and a half; networks of squeeze-and-excite and hard swish gain nothing
 # by int8, so that there it only must not be slower.
 KINDS: Sequence[Kind] = (
-    Kind("resnet small", lambda: space("resnet", CLASSIFIED_PX), lambda family: levels(family)[0], 6, 0.2, 1 / 4),
-    Kind("resnet middle", lambda: space("resnet", CLASSIFIED_PX), lambda family: levels(family)[2], 4, 0.2, 1 / 4),
-    Kind("mobilenet", lambda: space("mbv3", CLASSIFIED_PX), lambda family: levels(family)[1], 6, 0.2, 1.05),
-    Kind("yolo26n", lambda: Yolo(DETECTED_PX, "yolo26", 0.5), _scaled(0.5), 8, 0.0, 1 / 1.5),
-    Kind("yolo26 wider", lambda: Yolo(DETECTED_PX, "yolo26", 0.5), _scaled(0.75), 6, 0.0, 1 / 1.5),
+    Kind(
+        "resnet small",
+        lambda: space("resnet", CLASSIFIED_PX),
+        lambda family: levels(family)[0],
+        _CLASSIFYING,
+        0.2,
+        1 / 4,
+    ),
+    Kind(
+        "resnet middle",
+        lambda: space("resnet", CLASSIFIED_PX),
+        lambda family: levels(family)[2],
+        _CLASSIFYING,
+        0.2,
+        1 / 4,
+    ),
+    Kind("mobilenet", lambda: space("mbv3", CLASSIFIED_PX), lambda family: levels(family)[1], _CLASSIFYING, 0.2, 1.05),
+    Kind("yolo26n", lambda: Yolo(DETECTED_PX, "yolo26", 0.5), _scaled(0.5), _DETECTING, 0.0, 1 / 1.5),
+    Kind("yolo26 wider", lambda: Yolo(DETECTED_PX, "yolo26", 0.5), _scaled(0.75), _DETECTING, 0.0, 1 / 1.5),
 )
 
 
@@ -101,39 +130,67 @@ def data(folder: Path, pictures: int, judged: int, effort: float = 1.0) -> Data:
         shutil.rmtree(scenes.parent, ignore_errors=True)
         write(scenes.parent, pictures, judged, 0, DETECTED_PX)
     detection = Detection(scenes, DETECTED_PX, {"fliplr": 0.0, "mosaic": 0.0})
-    return Data(Classification(load(digits(folder / "digits.npz", pictures, judged))), detection, effort)
+    classification = Classification(load(digits(folder / "digits.npz", pictures, judged)))
+    return Data(classification, detection, pictures, judged, effort)
 
 
-def subject(kind: Kind, among: Data, folder: Path) -> Subject:
-    """Train the network by itself, on from where an earlier run ended in the folder, and export it both ways."""
-    folder.mkdir(exist_ok=True)
+def subject(kind: Kind, among: Data, place: Path) -> Subject:
+    """Train the network by itself and export it both ways, on from where an earlier run with the same recipe ended."""
     family, task = kind.family(), among.task(kind)
     alone = Fixed(family, kind.choose(family))
     size_px = alone.resolution(alone.largest())
-    recipe = Recipe(family.name, size_px, 1, 16, kind.learning_rate, 0, random_subnets=0)
-    small = replace(recipe, epochs=max(1, round(kind.epochs * among.effort)))
-    supernet = trained(alone, task, recipe, folder, kind.title, _in_small(kind, alone, task, small, folder))
+    recipes = [
+        Recipe(
+            family.name,
+            small_px or size_px,
+            max(1, round(epochs * among.effort)),
+            batch_size,
+            kind.learning_rate,
+            seed=0,
+            random_subnets=0,
+        )
+        for small_px, epochs, batch_size in kind.steps
+    ]
+    told = [alone.settings, [asdict(recipe) for recipe in recipes], among.pictures, among.judged]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    folder = place / f"{kind.title.replace(' ', '-')}-{digest[:12]}"
+    folder.mkdir(exist_ok=True)
+    if not (folder / _FINISHED).exists():
+        _make(kind, alone, task, recipes, folder)
+    finished, seen = json.loads((folder / _FINISHED).read_text(encoding="utf-8")), task.input(size_px)
+    evidence = TaskEvidence(seen, np.load(folder / "outputs.npy"), task, finished["accuracy"])
+    calibration = task.calibrating(seen, _CALIBRATED, 0)
+    return Subject(kind, folder / "network.onnx", folder / finished["default"], size_px, evidence, calibration)
+
+
+def _make(kind: Kind, alone: Fixed, task: Task, recipes: Sequence[Recipe], folder: Path) -> None:
+    """Write the network, its default export and what it makes of the validation pictures; last of all how good that is."""
+    base, size_px = None, recipes[-1].resolution_px
+    for recipe in recipes:
+        name = f"{kind.title} at {recipe.resolution_px} px"
+        supernet = trained(_Shrunk(alone, recipe.resolution_px), task, recipe, folder, name, base)
+        base = checkpoint(folder, name)
     network = subnet(supernet, alone.largest(), task)
     deployed, seen = alone.deployed(network), task.input(size_px)
-    export(deployed, size_px, folder / "network.onnx", family.output)
+    export(deployed, size_px, folder / "network.onnx", alone.output)
     outputs = np.concatenate([runner(deployed)(part) for part in task.validation(seen)])
+    np.save(folder / "outputs.npy", outputs)
     judge = task.judge(seen)
     judge.add(outputs)
-    evidence = TaskEvidence(seen, outputs, task, judge.accuracy())
     default = _default(alone, network, size_px, task.names, folder)
-    return Subject(kind, folder / "network.onnx", default, size_px, evidence, task.calibrating(seen, _CALIBRATED, 0))
+    write_atomically(folder / _FINISHED, json.dumps({"accuracy": judge.accuracy(), "default": default.name}))
 
 
-def _in_small(kind: Kind, whole: Fixed, of: Task, recipe: Recipe, folder: Path) -> Path:
-    """Return a checkpoint to go on from: the network trained with pictures of the fewest pixels, at 0.4 of the cost of a step.
+class _Shrunk(Fixed):
+    """The same network over pictures of other pixels than its family offers."""
 
-    Its last epoch is at the whole size (progressive resizing: Tan and Le 2021, "EfficientNetV2", section 4).
-    """
-    small, name = Fixed(whole.family, (0, *whole.encoding[1:])), f"{kind.title} in small"
-    trained(small, of, replace(recipe, resolution_px=small.resolution(small.largest())), folder, name)
-    base = folder / "base.pt"
-    replace(Checkpoint.read(checkpoint(folder, name)), space=whole.settings).write(base)
-    return base
+    def __init__(self, whole: Fixed, size_px: int) -> None:
+        super().__init__(whole.family, whole.encoding)
+        self._size_px = size_px
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        return (Dimension(RESOLUTION, (self._size_px,)),)
 
 
 def _default(alone: Space, network: nn.Module, size_px: int, names: Sequence[str], folder: Path) -> Path:

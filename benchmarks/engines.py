@@ -2,8 +2,9 @@
 
 Networks are trained ones at 224 px (classification) and 320 px (detection, its boxes decoded on both sides). An engine's builds
 and the default export run in one process on as many CPUs as they get threads, in short blocks in random order. The build is
-chosen by the first half of the repeats and judged by the second. Figures are told and kept as each network ends.
-MILONGA_BENCH_EFFORT=0.1 looks whether it all works; with MILONGA_BENCH_KEEP=FOLDER networks are trained once and kept there.
+chosen by the first half of the repeats and judged by the second. Figures are told and kept as each part ends, and a run that was
+interrupted is gone on with by the next of the same commit. Networks are trained once and kept, in .bench or the folder that
+MILONGA_BENCH_KEEP names. MILONGA_BENCH_EFFORT=0.1 looks whether it all works.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import multiprocessing
 import os
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -29,8 +29,9 @@ from milonga_compiler.environments import adding_line, usable
 from milonga_compiler.target import Target
 
 from benchmarks._engine_clock import Timed, interleaved
+from benchmarks._engines_kept import Kept
 from benchmarks._found import CLASSES, alike, boxes_of_default
-from benchmarks._networks import KINDS, Subject, data, subject
+from benchmarks._networks import KINDS, Data, Kind, Subject, data, subject
 from benchmarks.results import Result, keep
 
 # As projects have it where they say nothing (max_accuracy_loss_points).
@@ -43,6 +44,7 @@ _AT_ONCE = 2
 _COMPARED = 40
 # onnx's evaluator proves others right and is never meant to be fast; TVM's kernels are not tuned, and take minutes here.
 _LEFT_OUT = ("reference", "tvm")
+_KEPT = Path(__file__).parents[1] / ".bench"
 # Of one and the same build, two halves of the repeats differ by this much on a machine with other work.
 _NOISE = 1.05
 
@@ -53,15 +55,16 @@ def run() -> list[Result]:
         if name not in _LEFT_OUT and (lacking := _lacking(name)):
             print(f"  {name} is left out; to have it: {lacking}", file=sys.stderr)
     effort = float(os.environ.get("MILONGA_BENCH_EFFORT", "1"))
+    place = Path(os.environ.get("MILONGA_BENCH_KEEP", _KEPT)) / f"engines-{effort:g}"
+    place.mkdir(parents=True, exist_ok=True)
+    among, kept = data(place, max(40, round(_PICTURES * effort)), max(40, round(_JUDGED * effort)), effort), Kept(place)
     results: list[Result] = []
-    with _place(effort) as place:
-        among = data(place, max(40, round(_PICTURES * effort)), max(40, round(_JUDGED * effort)), effort)
-        for kind in KINDS:
-            with _told(f"{kind.title}, all of it"):
-                with _told(f"{kind.title}, training and both exports"):
-                    of = subject(kind, among, place / kind.title.replace(" ", "-"))
-                results += _compared(of, effort)
+    for number, kind in enumerate(KINDS, 1):
+        with _told(f"{kind.title} ({number} of {len(KINDS)}), all of it"):
+            for one in _compared(kind, among, place, kept, effort):
+                results += one
                 keep("engines", results)
+    kept.end()
     return results
 
 
@@ -80,43 +83,54 @@ def _cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-@contextlib.contextmanager
-def _place(effort: float) -> Iterator[Path]:
-    """Give a folder for networks, which outlasts the run where people say so. Trainings that are finished are taken from it."""
-    kept = os.environ.get("MILONGA_BENCH_KEEP")
-    if kept:
-        place = Path(kept) / f"engines-{effort:g}"
-        place.mkdir(parents=True, exist_ok=True)
-        yield place
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-
-
-def _compared(of: Subject, effort: float) -> list[Result]:
-    """Return figures of every build, and of the one that is chosen."""
-    title, judged = of.kind.title, of.evidence.accuracy
-    print(f"  {title}: {of.evidence.task.measure} {judged:.3f} on {of.evidence.count} pictures", file=sys.stderr)
-    with _told(f"{title}, all builds"):
-        held = {str(built.target): built for built in _built(of)}
-    if not held:
-        raise RuntimeError(f"no build of {title} holds, not even fp32: the reasons stand above")
-    about = {target: _about(of, built) for target, built in held.items()}
-    results = []
-    for threads in _threads():
-        words = f"{threads} thread{'s' * (threads > 1)}"
-        with _told(f"{title}, timing with {words}"):
-            timed = [one for engine in _engines(held) for one in _timed(of, held, engine, threads, effort)]
-        found = [_result(f"{title} {one.target}, {words}; {about[one.target]}", one, None) for one in timed]
-        chosen = min(timed, key=lambda one: one.first)
-        found.append(_result(f"{title}, chosen build ({chosen.target}), {words}", chosen, of.kind.goal))
-        best = min(timed, key=lambda one: one.second)
-        claim = f"{title}, chosen build over the best single engine's ({best.target}), {words}"
-        found.append(Result(claim, chosen.second, "of the default", "best engine", best.second, _NOISE, None))
+def _compared(kind: Kind, among: Data, place: Path, kept: Kept, effort: float) -> Iterator[list[Result]]:
+    """Yield figures of every build, and of the one that is chosen, for each number of threads; those of an earlier run as they are."""
+    parts = {threads: f"{kind.title}, {threads} thread{'s' * (threads > 1)}" for threads in _threads()}
+    lacking = [threads for threads, part in parts.items() if kept.results(part) is None]
+    if lacking:
+        with _told(f"{kind.title}, training and both exports"):
+            of = subject(kind, among, place)
+        judged = of.evidence.accuracy
+        print(
+            f"  {kind.title}: {of.evidence.task.measure} {judged:.3f} on {of.evidence.count} pictures", file=sys.stderr
+        )
+        held = _held(of, kept)
+    for threads, part in parts.items():
+        found = kept.results(part)
+        if found is None:
+            with _told(f"{part}, timing"):
+                found = _figures(of, held, threads, effort)
+            kept.keep_results(part, found)
         for one in found:
             print(f"  {one.claim}: {one.value:.4g} {one.unit}, {one.ratio or 0:.3f} of {one.peer}", file=sys.stderr)
-        results += found
-    return results
+        yield found
+
+
+def _held(of: Subject, kept: Kept) -> dict[str, dict[str, str]]:
+    """Return the builds that hold, by target: where the "model" lies, and what there is to say "about" it."""
+    title = of.kind.title
+    held = kept.builds(title)
+    if held is None:
+        with _told(f"{title}, all builds"):
+            held = {
+                str(built.target): {"model": str(_model(built)), "about": _about(of, built)} for built in _built(of)
+            }
+        if not held:
+            raise RuntimeError(f"no build of {title} holds, not even fp32: the reasons stand above")
+        kept.keep_builds(title, held)
+    return held
+
+
+def _figures(of: Subject, held: Mapping[str, Mapping[str, str]], threads: int, effort: float) -> list[Result]:
+    title, words = of.kind.title, f"{threads} thread{'s' * (threads > 1)}"
+    engines = dict.fromkeys(target.partition("/")[0] for target in held)
+    timed = [one for engine in engines for one in _timed(of, held, engine, threads, effort)]
+    found = [_result(f"{title} {one.target}, {words}; {held[one.target]['about']}", one, None) for one in timed]
+    chosen = min(timed, key=lambda one: one.first)
+    found.append(_result(f"{title}, chosen build ({chosen.target}), {words}", chosen, of.kind.goal))
+    best = min(timed, key=lambda one: one.second)
+    claim = f"{title}, chosen build over the best single engine's ({best.target}), {words}"
+    return [*found, Result(claim, chosen.second, "of the default", "best engine", best.second, _NOISE, None)]
 
 
 def _threads() -> list[int]:
@@ -156,8 +170,9 @@ def _targets() -> Iterator[Target]:
             yield from (Target(name, precision) for precision in engine.precisions)
 
 
-def _engines(held: Mapping[str, Built]) -> list[str]:
-    return list(dict.fromkeys(built.target.engine for built in held.values()))
+def _model(built: Built) -> Path:
+    assert built.bundle is not None
+    return built.bundle.folder / str(built.bundle.manifest["model_file"])
 
 
 def _about(of: Subject, built: Built) -> str:
@@ -176,10 +191,8 @@ def _found_alike(of: Subject, built: Built) -> float:
     import onnxruntime
     from milonga_compiler.backends import backend
 
-    assert built.bundle is not None
     pictures = next(iter(of.evidence.parts()))[:_COMPARED]
-    model = built.bundle.folder / built.bundle.manifest["model_file"]
-    outputs = backend(built.target.engine).run(model, pictures, 2)
+    outputs = backend(built.target.engine).run(_model(built), pictures, 2)
     session = onnxruntime.InferenceSession(str(of.default))
     name = session.get_inputs()[0].name
     found = [boxes_of_default(session.run(None, {name: picture[None]})[0][0]) for picture in pictures]
@@ -192,12 +205,9 @@ def _result(claim: str, one: Timed, goal: float | None) -> Result:
     return Result(claim, ms, "ms", "default export, ONNX Runtime", one.default_ms, goal, one.spread)
 
 
-def _timed(of: Subject, held: Mapping[str, Built], engine: str, threads: int, effort: float) -> list[Timed]:
+def _timed(of: Subject, held: Mapping[str, Mapping[str, str]], engine: str, threads: int, effort: float) -> list[Timed]:
     """Time in a process of its own: engines keep threads and settings until they end."""
-    models = {}
-    for target, built in held.items():
-        if built.target.engine == engine and built.bundle is not None:
-            models[target] = built.bundle.folder / built.bundle.manifest["model_file"]
+    models = {target: Path(one["model"]) for target, one in held.items() if target.partition("/")[0] == engine}
     picture = next(iter(of.evidence.parts()))[:1]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         arguments = (engine, models, of.default, picture, of.detects, threads, _SECONDS_PER_RUN * effort)
