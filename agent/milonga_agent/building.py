@@ -1,6 +1,7 @@
 """Build an engine of this device in a process of its own: `python -m milonga_agent.building SPEC.json`.
 
-Prints one line of JSON: what was made and how far its outputs on the probe are from those expected, or an error.
+Prints one line of JSON: what was made, how far its outputs on the probe are from those expected and how much of what the
+network decides it decides alike, or an error.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _tidy(folder: Path, kept: list[str]) -> None:
 
 
 def _proved(engine: Any, model: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """Return how far the outputs on the probe are from those expected, and what speaks against the build."""
+    """Return how far the outputs on the probe are from those expected, how much is decided alike, and what speaks against the build."""
     import numpy as np
     from milonga_compiler.errors import CompilerError
 
@@ -91,7 +92,36 @@ def _proved(engine: Any, model: Path, spec: dict[str, Any]) -> dict[str, Any]:
     distance = float(np.abs(outputs - expected).max())
     allowed = float(spec["max_abs_error"])
     wrong = f"its outputs differ by up to {distance:.3g} from those expected, {allowed:.3g} allowed"
-    return {"objection": wrong if distance > allowed else "", "max_abs_error": distance}
+    if distance > allowed or spec["proof"] is None:
+        return {"objection": wrong if distance > allowed else "", "max_abs_error": distance}
+    try:
+        return {"max_abs_error": distance, **_held_to_decisions(engine, model, spec)}
+    except CompilerError as error:
+        return {"objection": f"it does not run on the pictures that prove it: {error}", "max_abs_error": distance}
+
+
+def _held_to_decisions(engine: Any, model: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Return how much of what the network decides the build decides too, and what speaks against it."""
+    import numpy as np
+    from milonga.inputs import Placement
+
+    from milonga_agent.agreement import compare, summary
+    from milonga_agent.answers import answering
+
+    proof = spec["proof"]
+    wanted = json.loads(Path(proof["decisions"]).read_text(encoding="utf-8"))
+    manifest = json.loads(Path(spec["manifest"]).read_text(encoding="utf-8"))
+    pictures = np.load(proof["input"]).astype(np.float32)
+    itself = Placement(pictures.shape[3], pictures.shape[2], 1.0, 1.0)
+    outputs = engine.run(model, pictures, spec["threads"])
+    if not np.isfinite(outputs).all():
+        return {"objection": "some of its outputs are not finite numbers", "agreement": None}
+    found = summary(answering(manifest).answer(outputs, [itself] * len(pictures)))
+    answers, alike = compare(wanted, found)
+    share, least = alike / answers, proof["least_agreement"]
+    what = "boxes" if "boxes" in wanted else "classes"
+    wrong = f"{share:.1%} of the {what} on {len(pictures)} pictures are those of the network, {least:.0%} are asked for"
+    return {"objection": wrong if share < least else "", "agreement": share}
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class Engines:
         return said
 
     def _spec(self, folder: Path, bundle: Path, candidate: Candidate, made_of: DeviceBuild) -> dict[str, Any]:
-        probe = candidate.probe
+        probe, proof = candidate.probe, made_of.proof
         return {
             "engine": candidate.engine,
             "precision": candidate.precision,
@@ -178,6 +178,14 @@ class Engines:
             "input": str(bundle / probe.input_file),
             "expected": str(bundle / probe.expected_file),
             "max_abs_error": probe.max_abs_error,
+            "manifest": str(bundle / "manifest.json"),
+            "proof": {
+                "input": str(bundle / proof.input_file),
+                "decisions": str(bundle / proof.decisions_file),
+                "least_agreement": proof.least_agreement,
+            }
+            if proof
+            else None,
             "folder": str(folder / "files"),
             "log": str(self._folder / "last-build.log"),
             "max_seconds": made_of.max_seconds,

@@ -38,14 +38,20 @@ def anchor_count(size_px: int) -> int:
     return sum((size_px // stride) ** 2 for stride in STRIDES)
 
 
-def find(output: Floats, classes: int, size_px: int, iou_threshold: float = POSTPROCESS["iou_threshold"]) -> Boxes:
-    """Return the objects in what a detector made of one picture (4 * bins + classes, anchors).
+def find(
+    output: Floats,
+    classes: int,
+    size_px: int,
+    iou_threshold: float = POSTPROCESS["iou_threshold"],
+    score_threshold: float = POSTPROCESS["score_threshold"],
+) -> Boxes:
+    """Return the objects in what a detector made of one picture (4 * bins + classes, anchors), those of higher scores alone.
 
     Of boxes of a class that overlap by more than `iou_threshold`, the surest is kept.
     """
     logits = output[-classes:]
     scores = scores_of(logits.max(axis=0))
-    chosen = np.flatnonzero(scores > POSTPROCESS["score_threshold"])
+    chosen = np.flatnonzero(scores > score_threshold)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     corners = corners_of(output[:-classes][:, chosen], size_px, chosen)
     # Boxes without an area overlap nothing, not even themselves.

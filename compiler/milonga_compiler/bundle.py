@@ -126,8 +126,10 @@ def _check_names(manifest: Mapping[str, Any], paths: list[str]) -> None:
     probes = [one.get("probe") or {} for one in needing]
     wanted = [one.get("model_file") for one in needing]
     wanted += [probe.get(key) for probe in probes for key in ("input_file", "expected_file")]
+    built_of = manifest.get("device_build") or {}
     # Empty where there is nothing to calibrate on.
-    wanted.append((manifest.get("device_build") or {}).get("calibration_file") or None)
+    proof = built_of.get("proof") or {}
+    wanted += [built_of.get("calibration_file") or None, proof.get("input_file"), proof.get("decisions_file")]
     for needed in wanted:
         if needed is not None and needed not in paths:
             raise BundleInvalid(f"the manifest needs {needed!r} and does not list it among its files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import PROBE_COUNT, Built, State, tolerance
 from milonga_compiler.bundle import PROBE_EXPECTED, PROBE_INPUT, Bundle, write_bundle
+from milonga_compiler.decisions import LEAST_AGREEMENT, chosen, decisions
 from milonga_compiler.engines import ENGINES, Precision
 from milonga_compiler.environments import usable
 from milonga_compiler.errors import BuildFailed
@@ -23,6 +25,9 @@ from milonga_compiler.target import Target
 # TensorRT tries out kernels for minutes on a small board; half an hour is as long as a build on the hub may take.
 MAX_SECONDS = 1800.0
 _ONNX, _CALIBRATION = "network.onnx", "calibration.npy"
+_PROOF_INPUT, _PROOF_DECISIONS = "proof_input.npy", "proof_decisions.json"
+# Where decisions are compared: what is off by half the range is wrong all the same.
+_WIDE_TOLERANCE = 0.5
 
 
 def defer(
@@ -55,7 +60,10 @@ def defer(
         sources = _written(Path(scratch), network, target, evidence, calibration)
         judge = evidence.judge()
         judge.add(evidence.expected)
-        whole = {**manifest, **judge.entries(), **_entries(target, evidence, sources, max_seconds)}
+        whole = {**manifest, **judge.entries()}
+        if target.precision is Precision.INT8:
+            sources.update(_proof(Path(scratch), evidence, whole))
+        whole.update(_entries(target, evidence, whole["task"], sources, max_seconds))
         entries = []
         for number, bundle in enumerate(fallbacks, 1):
             entry, files = _fallback(bundle, f"fallback-{number}")
@@ -92,19 +100,45 @@ def _written(
     return {name: folder / name for name in names}
 
 
-def _entries(target: Target, evidence: Evidence, sources: Mapping[str, Path], max_seconds: float) -> dict[str, Any]:
+def _proof(folder: Path, evidence: Evidence, manifest: Mapping[str, Any]) -> dict[str, Path]:
+    """Write validation pictures and what the network decides on them; return the files by name, none where that proves nothing."""
+    numbers = chosen(len(evidence.expected))
+    found = decisions(evidence.expected[numbers], manifest)
+    if found is None:
+        return {}
+    pictures, start = [], 0
+    for part in evidence.parts():
+        pictures.append(part[numbers[(numbers >= start) & (numbers < start + len(part))] - start].astype(np.float16))
+        start += len(part)
+    np.save(str(folder / _PROOF_INPUT), np.concatenate(pictures))
+    (folder / _PROOF_DECISIONS).write_text(json.dumps(found), encoding="utf-8")
+    return {name: folder / name for name in (_PROOF_INPUT, _PROOF_DECISIONS)}
+
+
+def _entries(
+    target: Target, evidence: Evidence, task: str, sources: Mapping[str, Path], max_seconds: float
+) -> dict[str, Any]:
     span = float(evidence.expected.max() - evidence.expected.min())
     engine = ENGINES[target.engine]
+    built_of: dict[str, Any] = {
+        "calibration_file": _CALIBRATION if _CALIBRATION in sources else "",
+        "max_seconds": max_seconds,
+    }
+    if _PROOF_DECISIONS in sources:
+        built_of["proof"] = {
+            "input_file": _PROOF_INPUT,
+            "decisions_file": _PROOF_DECISIONS,
+            "least_agreement": LEAST_AGREEMENT[task],
+            "max_abs_error": _WIDE_TOLERANCE * max(1.0, span),
+        }
     return {
         "engine": target.engine,
         "engine_requirement": engine.requirement,
         "verification": engine.verification,
         "precision": target.precision,
         "model_file": _ONNX,
-        "device_build": {
-            "calibration_file": _CALIBRATION if _CALIBRATION in sources else "",
-            "max_seconds": max_seconds,
-        },
+        "device_build": built_of,
+        # Where there is a proof, agents from before it take this alone.
         "probe": {
             "input_file": PROBE_INPUT,
             "expected_file": PROBE_EXPECTED,

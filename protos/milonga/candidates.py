@@ -8,7 +8,7 @@ builds of the same network in other engines, in the order in which they are take
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -22,12 +22,25 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """Pictures, npy (n, 3, H, W), normalised; what the network decides on them, JSON; the least share that a build decides alike."""
+
+    input_file: str
+    decisions_file: str
+    least_agreement: float
+
+
+@dataclass(frozen=True)
 class DeviceBuild:
-    """What a device makes its own build of: ONNX, and for int8 pictures to calibrate on, npy (n, 3, H, W), normalised."""
+    """What a device makes its own build of: ONNX, and for int8 pictures to calibrate on, npy (n, 3, H, W), normalised.
+
+    Without `proof` the probe alone says whether a build is right.
+    """
 
     onnx_file: str
     calibration_file: str
     max_seconds: float
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,13 @@ def _first(manifest: Mapping[str, Any]) -> Candidate:
     made_of = DeviceBuild(
         str(manifest["model_file"]), str(described["calibration_file"]), float(described["max_seconds"])
     )
-    return Candidate(str(manifest["engine"]), str(manifest["precision"]), "", _probe(manifest["probe"]), made_of)
+    probe, proof = _probe(manifest["probe"]), described.get("proof")
+    if proof is not None:
+        # What it decides says more than how far it is off, which is then held to a wider bound.
+        probe = replace(probe, max_abs_error=float(proof["max_abs_error"]))
+        places = str(proof["input_file"]), str(proof["decisions_file"])
+        made_of = replace(made_of, proof=Proof(*places, float(proof["least_agreement"])))
+    return Candidate(str(manifest["engine"]), str(manifest["precision"]), "", probe, made_of)
 
 
 def _finished(one: Mapping[str, Any]) -> Candidate:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from milonga_agent.daemon import Agent, Options
 from milonga_agent.device_builds import Outcome, Record
@@ -26,6 +27,7 @@ from milonga_compiler.deferred import defer
 from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
 from milonga_hub.devices.models import DeviceBuildState
+from onnx import numpy_helper
 
 from tests.agent.bundles import Example, example
 from tests.compiler.engines_here import need, runs_here
@@ -96,6 +98,54 @@ def test_a_build_is_made_once_and_taken_from_the_cache_by_the_next_bundle_of_the
     choice = again.choices(other.digest, other.folder)[0]
     served = Served(other.folder, 1, choice.target, choice.model)
     assert served.probe() == pytest.approx(first.max_abs_error, abs=1e-6)
+
+
+_FEW_ALIKE = "% of the classes on 60 pictures are those of the network, 95% are asked for"
+
+
+@pytest.mark.parametrize(
+    ("engine", "tensors", "channel", "factor", "said"),
+    [
+        ("openvino", {"kernel"}, 7, 1.0, ""),
+        # Off by far more than a tenth of the range, and right.
+        ("onnxruntime", {"weights", "bias"}, None, 0.7, ""),
+        ("onnxruntime", {"kernel"}, 7, -2.0, _FEW_ALIKE),
+        ("onnxruntime", {"weights", "bias"}, None, 9.0, "its outputs differ by up to"),
+    ],
+    ids=["whole", "all quieter", "one channel broken", "all too loud"],
+)
+def test_int8_is_held_to_what_the_network_decides(
+    engine: str, tensors: set[str], channel: int | None, factor: float, said: str, device: Device
+) -> None:
+    need(engine)
+    bundle, engines = device.bundle(f"{engine}/int8"), device.engines()
+    # What the engine makes is wrong as if it had quantised wrongly.
+    _scale(bundle.folder / "network.onnx", tensors, channel, factor)
+    asyncio.run(engines.build(bundle.digest, bundle.folder))
+    (record,) = device.told
+    assert said in record.error and (record.state is Outcome.BUILT) == bool(said)
+    assert record.max_abs_error is not None
+    narrow = bundle.manifest["probe"]["max_abs_error"]
+    if factor == 0.7:
+        assert record.max_abs_error > narrow, "agents from before the proof refuse it"
+    if channel is not None and not said:
+        served = Served(bundle.folder, 1, *_first(engines, bundle))
+        assert served.probe() <= record.max_abs_error + 1e-6
+
+
+def _scale(path: Path, tensors: set[str], channel: int | None, factor: float) -> None:
+    network = onnx.load(str(path))
+    for one in network.graph.initializer:
+        if one.name in tensors:
+            values = numpy_helper.to_array(one).copy()
+            values[slice(None) if channel is None else channel] *= factor
+            one.CopyFrom(numpy_helper.from_array(values, one.name))
+    onnx.save(network, str(path))
+
+
+def _first(engines: Engines, bundle: Bundle) -> tuple[str, Path]:
+    choice = engines.choices(bundle.digest, bundle.folder)[0]
+    return choice.target, choice.model
 
 
 def test_an_engine_that_the_device_lacks_is_passed_over_and_the_next_one_serves(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from milonga.candidates import candidates, finished
+from milonga.inputs import Placement
+from milonga_agent.agreement import compare, summary
+from milonga_agent.answers import answering
+from milonga_compiler.boxes import anchor_count
 from milonga_compiler.build import State, build
 from milonga_compiler.bundle import Bundle, verify_bundle
+from milonga_compiler.decisions import MOST_PICTURES, chosen, decisions
 from milonga_compiler.deferred import defer
 from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
@@ -18,7 +24,7 @@ from tests.compiler.engines_here import need
 from tests.compiler.networks import Pictures
 from tests.compiler.odd_networks import with_operator
 
-MANIFEST = {"task": "classification", "project": "digits"}
+MANIFEST = {"task": "classification", "project": "digits", "classes": [str(digit) for digit in range(10)]}
 TENSORRT = Target.parse("tensorrt/int8")
 
 
@@ -76,3 +82,54 @@ def test_an_engine_that_is_here_too_reads_the_network_before_any_device_does(
     odd = with_operator(tmp_path / "odd.onnx", "Tango", "org.milonga")
     built = defer(odd, Target.parse("tensorrt/fp16"), tmp_path / "b", network[1], None, MANIFEST, [fallback])
     assert built.state is State.REJECTED and "org.milonga.Tango" in built.reason
+
+
+def test_int8_takes_along_what_the_network_decides_on_other_pictures_than_it_is_calibrated_on(
+    network: tuple[Path, Labelled], fallback: Bundle, pictures: Pictures, tmp_path: Path
+) -> None:
+    onnx_path, evidence = network
+    built = defer(onnx_path, TENSORRT, tmp_path / "b", evidence, pictures.normalised[:40], MANIFEST, [fallback])
+    assert built.bundle is not None
+    first, second = candidates(built.bundle.manifest)
+    assert first.device_build is not None
+    proof = first.device_build.proof
+    assert proof is not None
+    numbers = chosen(evidence.count)
+    assert len(numbers) == MOST_PICTURES and (numbers[0], numbers[-1]) == (0, evidence.count - 1)
+    travelling = np.load(built.bundle.folder / proof.input_file)
+    assert np.abs(travelling - evidence.pictures[numbers]).max() < 2e-3
+    told = json.loads((built.bundle.folder / proof.decisions_file).read_text(encoding="utf-8"))
+    assert told == {"class": [str(number) for number in evidence.logits[numbers].argmax(axis=1)]}
+    # Agents from before the proof read the narrow bound.
+    assert first.probe.max_abs_error > 4 * built.bundle.manifest["probe"]["max_abs_error"]
+    assert second.probe.max_abs_error < first.probe.max_abs_error
+
+
+def test_a_handful_of_pictures_proves_nothing_and_the_narrow_bound_holds(
+    network: tuple[Path, Labelled], fallback: Bundle, pictures: Pictures, tmp_path: Path
+) -> None:
+    whole = network[1]
+    few = Labelled(whole.pictures[:8], whole.logits[:8], whole.labels[:8])
+    built = defer(network[0], TENSORRT, tmp_path / "b", few, pictures.normalised[:40], MANIFEST, [fallback])
+    assert built.bundle is not None
+    first = candidates(built.bundle.manifest)[0]
+    assert first.device_build is not None and first.device_build.proof is None
+    assert first.probe.max_abs_error == built.bundle.manifest["probe"]["max_abs_error"]
+
+
+def test_boxes_are_decided_as_devices_tell_them() -> None:
+    random, sides = np.random.default_rng(0), anchor_count(64)
+    outputs = np.abs(random.normal(2, 1, (3, 4 + 2, sides))).astype(np.float32)
+    outputs[:, 4:] = random.normal(-2, 2, (3, 2, sides))
+    manifest = {
+        "task": "detection",
+        "classes": ["bolt", "nut"],
+        "input": {"size_px": 64},
+        "output": {"strides": [8, 16, 32]},
+        "postprocess": {"score_threshold": 0.6, "iou_threshold": 0.5, "max_boxes": 300},
+    }
+    decided = decisions(outputs, manifest)
+    itself = Placement(64, 64, 1.0, 1.0)
+    answered = summary(answering(manifest).answer(outputs, [itself] * 3))
+    assert decided is not None and len(decided["class"]) > 20
+    assert compare(decided, answered) == (2 * len(decided["class"]),) * 2
