@@ -44,6 +44,8 @@ ALL_WRONG = Facts(
             temperature_celsius=99.0,
             throttled_share=0.9,
             dropped_count=4,
+            refused_count=7,
+            refused_reason="it sends more telemetry than a device can make",
         )
     ],
     drift=[DriftFacts("pi-1", "digits", "brightness", 0.8, START)],

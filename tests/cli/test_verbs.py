@@ -43,6 +43,7 @@ READING: dict[str, tuple[str, str]] = {
     "devices list -l role=canary": ("devices", "pi5-1"),
     "devices pending": ("join_requests", "wants-in"),
     "devices show pi5-1": ("device", "onnxruntime/int8"),
+    "devices show pi5-2": ("refused_telemetry", "2 messages, the last"),
     "devices builds": ("device_builds", "not verified on hardware"),
     "types list": ("device_types", "not verified"),
     "types show raspberry-pi-5": ("name", "not verified on hardware"),

@@ -118,5 +118,6 @@ def test_each_refusal_is_counted_and_the_log_hears_of_a_device_once_a_minute_at_
         told.append(refusals.note("pi-1", "telemetry", f"request_count is -{second}"))
     assert [second for second, is_told in enumerate(told) if is_told] == [0, 60]
     refused = refusals.of("pi-1")
-    assert refused is not None and (refused.count, refused.reason) == (120, "request_count is -119")
+    assert (refused.count, refused.reason, refused.refused_at) == (120, "request_count is -119", now)
+    assert refusals.of("pi-2").count == 0
     assert refusals.note("pi-2", "telemetry", "another device")

@@ -179,6 +179,10 @@ class _Filling:
         self._running_run()
         self._samples()
         self.hub.alerts.look()
+        for _ in range(2):
+            self.hub.telemetry.refusals.note(
+                "pi5-2", "telemetry_flood", "it sends more telemetry than a device can make"
+            )
 
     def _devices(self) -> None:
         _, token = self.hub.devices.create_join_token({"site": "busan"}, uses=8)

@@ -74,6 +74,13 @@ def test_things_are_found_by_their_names(client: TestClient, path: str) -> None:
     assert answer.json()
 
 
+def test_what_was_refused_of_a_device_is_told(client: TestClient) -> None:
+    refused = client.get(f"{API}/telemetry/refused", params={"device": "pi5-2"}).json()
+    assert (refused["count"], refused["reason"]) == (2, "it sends more telemetry than a device can make")
+    assert "2 messages of this device were refused" in client.get("/devices/pi5-2").text
+    assert client.get(f"{API}/telemetry/refused", params={"device": "pi5-1"}).json()["count"] == 0
+
+
 def test_insides_stay_inside(client: TestClient) -> None:
     for path in (
         "/devices",

@@ -19,6 +19,10 @@ for window in hub.telemetry.watch_telemetry("pi5-1", since=hour_ago):
 for event in hub.telemetry.list_drift_events("digits"):
     print(event.device, event.signal, event.statistic, event.message)
 
+# %% GetRefusedTelemetry
+refused = hub.telemetry.get_refused_telemetry("pi5-1")
+print(refused.count, refused.reason)
+
 # %% EstimateAccuracy
 estimate = hub.telemetry.estimate_accuracy("digits")
 print(f"{estimate.accuracy:.1%} ({estimate.low:.1%} to {estimate.high:.1%})")

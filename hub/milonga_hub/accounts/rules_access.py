@@ -93,7 +93,8 @@ GRPC: Mapping[str, Access] = {
         },
     ),
     **_methods(
-        "milonga.v1.TelemetryService", {_SEES: "QueryTelemetry ListDriftEvents EstimateAccuracy WatchTelemetry"}
+        "milonga.v1.TelemetryService",
+        {_SEES: "QueryTelemetry ListDriftEvents EstimateAccuracy GetRefusedTelemetry WatchTelemetry"},
     ),
     **_methods(
         "milonga.v1.LabellingService",
@@ -344,6 +345,7 @@ HTTP: Mapping[str, Access] = {
         /rollouts/{rollout}
         /telemetry
         /telemetry/accuracy
+        /telemetry/refused
         /drift_events
         /alerts
         /alerts/{alert}

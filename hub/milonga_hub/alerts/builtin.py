@@ -19,5 +19,6 @@ BUILT_IN: Mapping[str, AlertRuleSpec] = {
     "temperature": AlertRuleSpec(watch=AlertSignal.TEMPERATURE),
     # In most windows, for a quarter of an hour: CPUs that boost are held back for moments all the time.
     "throttled": AlertRuleSpec(watch=AlertSignal.THROTTLED, for_seconds=900.0),
+    "telemetry-refused": AlertRuleSpec(watch=AlertSignal.TELEMETRY_REFUSED),
     "telemetry-dropped": AlertRuleSpec(watch=AlertSignal.TELEMETRY_DROPPED, severity=AlertSeverity.INFO),
 }

@@ -54,7 +54,8 @@ class Observer:
         for device in self._devices.matching(""):
             if device.state is DeviceState.REVOKED:
                 continue
-            did = active.get(device.name)
+            did, refused = active.get(device.name), self._telemetry.refusals.of(device.name)
+            is_refused = refused.refused_at is not None and refused.refused_at >= since
             bundle, expected_ms = expected.get(device.name, ("", 0.0))
             found.append(
                 DeviceFacts(
@@ -69,6 +70,8 @@ class Observer:
                     expected_ms=expected_ms if did and did.bundle == bundle and expected_ms > 0 else None,
                     temperature_celsius=did.temperature_celsius if did else None,
                     dropped_count=did.dropped_count if did else 0,
+                    refused_count=refused.count if is_refused else 0,
+                    refused_reason=refused.reason if is_refused else "",
                     throttled_share=did.throttled_share if did else None,
                     power_watts=did.power_watts if did else None,
                 )

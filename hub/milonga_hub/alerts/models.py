@@ -34,6 +34,7 @@ class AlertSignal(StrEnum):
     TELEMETRY_DROPPED = "TELEMETRY_DROPPED"
     THROTTLED = "THROTTLED"
     POWER = "POWER"
+    TELEMETRY_REFUSED = "TELEMETRY_REFUSED"
 
 
 class AlertSeverity(StrEnum):

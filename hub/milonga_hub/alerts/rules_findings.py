@@ -44,6 +44,9 @@ class DeviceFacts:
     expected_ms: float | None = None
     temperature_celsius: float | None = None
     dropped_count: int = 0
+    # Since the hub started; 0 where none was within the stretch.
+    refused_count: int = 0
+    refused_reason: str = ""
     throttled_share: float | None = None
     power_watts: float | None = None
 
@@ -293,6 +296,19 @@ def _dropped(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[F
     )
 
 
+def _refused(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    for device in devices.values():
+        if device.refused_count:
+            yield Finding(
+                f"devices/{device.name}",
+                f"telemetry of {device.name} is refused: {device.refused_reason}",
+                f"see how much of it: milonga devices show {device.name}; an old agent: milonga devices upgrade {device.name};"
+                f" what sends this and is not yours: milonga devices revoke {device.name}",
+                device.project,
+                value=float(device.refused_count),
+            )
+
+
 def _throttled(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
     return _above(
         spec,
@@ -329,4 +345,5 @@ _FINDERS: Mapping[AlertSignal, Callable[[AlertRuleSpec, Facts, _Devices], Iterat
     AlertSignal.TELEMETRY_DROPPED: _dropped,
     AlertSignal.THROTTLED: _throttled,
     AlertSignal.POWER: _power,
+    AlertSignal.TELEMETRY_REFUSED: _refused,
 }

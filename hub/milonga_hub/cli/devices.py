@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from milonga.v1 import devices_pb2 as pb
+from milonga.v1 import telemetry_pb2
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
 from milonga_hub.cli.failures import USAGE, Refused
@@ -114,7 +115,7 @@ def _row(device: pb.Device) -> tuple[object, ...]:
     return device.name, device.device_type, hardware, state, ago(device, "seen_at"), serves, labels(device.labels)
 
 
-def _show(device: pb.Device, transfers: pb.DeviceTransfers) -> None:
+def _show(device: pb.Device, transfers: pb.DeviceTransfers, refused: telemetry_pb2.RefusedTelemetry) -> None:
     found = device.inventory
     engines = [f"{engine.name} {engine.version} ({', '.join(engine.precisions)})" for engine in found.engines]
     facts(
@@ -129,6 +130,7 @@ def _show(device: pb.Device, transfers: pb.DeviceTransfers) -> None:
             ("certificate", f"ends {ago(device, 'certificate_expires_at')}"),
             ("revoked", ago(device, "revoked_at") if device.HasField("revoked_at") else ""),
             ("cloned", _cloned(device)),
+            ("refused", _refused(refused)),
             ("says", device.status_message),
             ("serves", device.active_version),
             ("pinned to", device.pinned_version),
@@ -156,6 +158,12 @@ def _neighbours(transfers: pb.DeviceTransfers) -> str:
     return "; ".join(said)
 
 
+def _refused(refused: telemetry_pb2.RefusedTelemetry) -> str:
+    if not refused.count:
+        return ""
+    return f"{refused.count} messages, the last {ago(refused, 'refused_at')}: {refused.reason}"
+
+
 def _cloned(device: pb.Device) -> str:
     if not device.HasField("cloned_at"):
         return ""
@@ -172,10 +180,13 @@ def show_device(device: str, hub: Hub = None, json: Json = False) -> None:
         built = client.all(
             client.devices.ListDeviceBuilds, pb.ListDeviceBuildsRequest(device=device), "device_builds", 0
         )
+        name = response.device.name
+        asked = telemetry_pb2.GetRefusedTelemetryRequest(device=name)
+        refused = client.telemetry.GetRefusedTelemetry(asked, timeout=CALL_SECONDS)
     if json:
-        print_json(response)
+        print_json(response, refused)
         return
-    _show(response.device, came.transfers)
+    _show(response.device, came.transfers, refused.refused_telemetry)
     if built.device_builds:
         say("", "Built on the device itself (milonga devices builds lists those of all):")
         _show_builds(built.device_builds)

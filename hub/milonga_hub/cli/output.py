@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from milonga.v1 import projects_pb2
@@ -58,15 +59,12 @@ def say(*lines: str) -> None:
         console().print(Text(line))
 
 
-def print_json(message: Message, *, lines: bool = False) -> None:
-    """Print one protobuf message as JSON; with `lines` on one line, for streams."""
-    text = MessageToJson(
-        message,
-        preserving_proto_field_name=True,
-        always_print_fields_with_no_presence=True,
-        indent=None if lines else 2,
-        ensure_ascii=False,
-    )
+def print_json(*messages: Message, lines: bool = False) -> None:
+    """Print the fields of protobuf messages as one object of JSON; with `lines` on one line, for streams."""
+    found: dict[str, Any] = {}
+    for message in messages:
+        found |= MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    text = json.dumps(found, indent=None if lines else 2, ensure_ascii=False)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -18,10 +18,10 @@ _QUIET = timedelta(minutes=1)
 class Refused:
     """How many messages of one device, the last of them, and when the log heard of one."""
 
-    count: int
-    reason: str
-    at: datetime
-    told_at: datetime
+    count: int = 0
+    reason: str = ""
+    refused_at: datetime | None = None
+    told_at: datetime | None = None
 
 
 class Refusals:
@@ -37,12 +37,13 @@ class Refusals:
         counts.refused_messages[kind] += 1
         now = self._clock()
         with self._lock:
-            before = self._by_device.get(device)
-            is_told = before is None or (before.reason != reason and now - before.told_at >= _QUIET)
-            told_at = now if before is None or is_told else before.told_at
-            self._by_device[device] = Refused(before.count + 1 if before else 1, reason, now, told_at)
+            before = self._by_device.get(device, Refused())
+            is_told = before.told_at is None or (before.reason != reason and now - before.told_at >= _QUIET)
+            told_at = now if is_told else before.told_at
+            self._by_device[device] = Refused(before.count + 1, reason, now, told_at)
         return is_told
 
-    def of(self, device: str) -> Refused | None:
+    def of(self, device: str) -> Refused:
+        """Return what was refused of a device: a count of 0 where nothing was."""
         with self._lock:
-            return self._by_device.get(device)
+            return self._by_device.get(device, Refused())

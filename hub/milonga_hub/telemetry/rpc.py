@@ -51,6 +51,14 @@ class TelemetryRpc(telemetry_pb2_grpc.TelemetryServiceServicer):
         version, estimate = self._service.demand_estimated_accuracy(request.project)
         return telemetry_pb2.EstimateAccuracyResponse(model_version=version, **asdict(estimate))
 
+    async def GetRefusedTelemetry(
+        self, request: telemetry_pb2.GetRefusedTelemetryRequest, context: Any
+    ) -> telemetry_pb2.GetRefusedTelemetryResponse:
+        if not request.device:
+            raise InvalidInput("name the device")
+        refused = to_proto(self._service.refusals.of(request.device), telemetry_pb2.RefusedTelemetry)
+        return telemetry_pb2.GetRefusedTelemetryResponse(refused_telemetry=refused)
+
     async def WatchTelemetry(
         self, request: telemetry_pb2.WatchTelemetryRequest, context: Any
     ) -> AsyncIterator[telemetry_pb2.WatchTelemetryResponse]:

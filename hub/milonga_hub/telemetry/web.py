@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from milonga_hub.callers import need_project, seen_projects
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindowView
 from milonga_hub.telemetry.service import TelemetryService
-from milonga_hub.web.views import PageSize, PageToken, views
+from milonga_hub.web.views import PageSize, PageToken, view, views
 
 
 class WindowPage(BaseModel):
@@ -31,6 +31,12 @@ class EstimatedAccuracy(BaseModel):
     high: float
     answer_count: int
     validated: float
+
+
+class RefusedTelemetry(BaseModel):
+    count: int
+    reason: str
+    refused_at: datetime | None
 
 
 def router(telemetry: TelemetryService) -> APIRouter:
@@ -64,5 +70,10 @@ def router(telemetry: TelemetryService) -> APIRouter:
         need_project(project)
         version, estimate = telemetry.demand_estimated_accuracy(project)
         return EstimatedAccuracy(model_version=version, **asdict(estimate))
+
+    @api.get("/telemetry/refused")
+    async def refused_telemetry(device: str) -> RefusedTelemetry:
+        """Tell how many messages of a device were not taken since the hub started, and why the last of them."""
+        return view(RefusedTelemetry, telemetry.refusals.of(device))
 
     return api

@@ -1785,6 +1785,24 @@ class AsyncTelemetry:
             "/milonga.v1.TelemetryService/EstimateAccuracy", request, telemetry_pb2.EstimateAccuracyResponse, timeout
         )
 
+    async def get_refused_telemetry(
+        self, device: str, *, timeout: float | None = None
+    ) -> telemetry_pb2.RefusedTelemetry:
+        """How many messages of a device were not taken since the hub started, and why the last of them. Scope:
+        telemetry:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = telemetry_pb2.GetRefusedTelemetryRequest(device=device)
+        answer = await self._calls.unary(
+            "/milonga.v1.TelemetryService/GetRefusedTelemetry",
+            request,
+            telemetry_pb2.GetRefusedTelemetryResponse,
+            timeout,
+        )
+        return answer.refused_telemetry
+
     def watch_telemetry(
         self, device: str, *, since: datetime | None = None
     ) -> AsyncIterator[telemetry_pb2.TelemetryWindow]:

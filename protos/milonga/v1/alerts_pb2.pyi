@@ -39,6 +39,7 @@ class _AlertSignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertSign
     ALERT_SIGNAL_THROTTLED: _AlertSignal.ValueType  # 10
     ALERT_SIGNAL_POWER: _AlertSignal.ValueType  # 11
     """Needs a threshold, in watts."""
+    ALERT_SIGNAL_TELEMETRY_REFUSED: _AlertSignal.ValueType  # 12
 
 class AlertSignal(_AlertSignal, metaclass=_AlertSignalEnumTypeWrapper): ...
 
@@ -55,6 +56,7 @@ ALERT_SIGNAL_TELEMETRY_DROPPED: AlertSignal.ValueType  # 9
 ALERT_SIGNAL_THROTTLED: AlertSignal.ValueType  # 10
 ALERT_SIGNAL_POWER: AlertSignal.ValueType  # 11
 """Needs a threshold, in watts."""
+ALERT_SIGNAL_TELEMETRY_REFUSED: AlertSignal.ValueType  # 12
 Global___AlertSignal: _TypeAlias = AlertSignal  # noqa: Y015
 
 class _AlertSeverity:

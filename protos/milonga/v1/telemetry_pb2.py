@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from milonga.v1 import common_pb2 as milonga_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amilonga/v1/telemetry.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milonga/v1/common.proto\"\x83\x05\n\x0fTelemetryWindow\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62undle\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x0f\n\x07project\x18\x08 \x01(\t\x12\x15\n\rrequest_count\x18\t \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\n \x01(\x03\x12/\n\x10log10_latency_ms\x18\x0b \x01(\x0b\x32\x15.milonga.v1.Histogram\x12+\n\nlatency_ms\x18\x0c \x01(\x0b\x32\x17.milonga.v1.Percentiles\x12)\n\nconfidence\x18\r \x01(\x0b\x32\x15.milonga.v1.Histogram\x12\x14\n\x0c\x63lass_counts\x18\x0e \x03(\x03\x12\x37\n\x06inputs\x18\x0f \x03(\x0b\x32\'.milonga.v1.TelemetryWindow.InputsEntry\x12\x13\n\x0b\x63pu_percent\x18\x10 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x11 \x01(\x03\x12\x1b\n\x13temperature_celsius\x18\x12 \x01(\x01\x12\x15\n\rdropped_count\x18\x13 \x01(\x03\x1a\x44\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.milonga.v1.Histogram:\x02\x38\x01\"\x90\x01\n\x0b\x44\x65viceEvent\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\"?\n\x0c\x44\x65viceStatus\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\"2\n\x0cTelemetryAck\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x11\n\tsequences\x18\x02 \x03(\x03\"\xe2\x02\n\nDriftEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0e\n\x06signal\x18\x05 \x01(\t\x12\x11\n\tstatistic\x18\x06 \x01(\x01\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12\x0f\n\x07p_value\x18\x08 \x01(\x01\x12\x14\n\x0csample_count\x18\t \x01(\x03\x12/\n\x0b\x64\x65tected_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x15\n\rtriggered_run\x18\x0c \x01(\t\x12,\n\x08\x62\x65gan_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8a\x01\n\x15QueryTelemetryRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"_\n\x16QueryTelemetryResponse\x12,\n\x07windows\x18\x01 \x03(\x0b\x32\x1b.milonga.v1.TelemetryWindow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x16ListDriftEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x17ListDriftEventsResponse\x12,\n\x0c\x64rift_events\x18\x01 \x03(\x0b\x32\x16.milonga.v1.DriftEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x17\x45stimateAccuracyRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"\x87\x01\n\x18\x45stimateAccuracyResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x14\n\x0c\x61nswer_count\x18\x05 \x01(\x03\x12\x11\n\tvalidated\x18\x06 \x01(\x01\"R\n\x15WatchTelemetryRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x16WatchTelemetryResponse\x12+\n\x06window\x18\x01 \x01(\x0b\x32\x1b.milonga.v1.TelemetryWindow2\x95\x03\n\x10TelemetryService\x12\\\n\x0eQueryTelemetry\x12!.milonga.v1.QueryTelemetryRequest\x1a\".milonga.v1.QueryTelemetryResponse\"\x03\x90\x02\x01\x12_\n\x0fListDriftEvents\x12\".milonga.v1.ListDriftEventsRequest\x1a#.milonga.v1.ListDriftEventsResponse\"\x03\x90\x02\x01\x12\x62\n\x10\x45stimateAccuracy\x12#.milonga.v1.EstimateAccuracyRequest\x1a$.milonga.v1.EstimateAccuracyResponse\"\x03\x90\x02\x01\x12^\n\x0eWatchTelemetry\x12!.milonga.v1.WatchTelemetryRequest\x1a\".milonga.v1.WatchTelemetryResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amilonga/v1/telemetry.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17milonga/v1/common.proto\"\x83\x05\n\x0fTelemetryWindow\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x62undle\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x0f\n\x07project\x18\x08 \x01(\t\x12\x15\n\rrequest_count\x18\t \x01(\x03\x12\x13\n\x0b\x65rror_count\x18\n \x01(\x03\x12/\n\x10log10_latency_ms\x18\x0b \x01(\x0b\x32\x15.milonga.v1.Histogram\x12+\n\nlatency_ms\x18\x0c \x01(\x0b\x32\x17.milonga.v1.Percentiles\x12)\n\nconfidence\x18\r \x01(\x0b\x32\x15.milonga.v1.Histogram\x12\x14\n\x0c\x63lass_counts\x18\x0e \x03(\x03\x12\x37\n\x06inputs\x18\x0f \x03(\x0b\x32\'.milonga.v1.TelemetryWindow.InputsEntry\x12\x13\n\x0b\x63pu_percent\x18\x10 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x11 \x01(\x03\x12\x1b\n\x13temperature_celsius\x18\x12 \x01(\x01\x12\x15\n\rdropped_count\x18\x13 \x01(\x03\x1a\x44\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.milonga.v1.Histogram:\x02\x38\x01\"\x90\x01\n\x0b\x44\x65viceEvent\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12/\n\x0boccurred_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\"?\n\x0c\x44\x65viceStatus\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\"2\n\x0cTelemetryAck\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x11\n\tsequences\x18\x02 \x03(\x03\"a\n\x10RefusedTelemetry\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12.\n\nrefused_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x02\n\nDriftEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0e\n\x06signal\x18\x05 \x01(\t\x12\x11\n\tstatistic\x18\x06 \x01(\x01\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12\x0f\n\x07p_value\x18\x08 \x01(\x01\x12\x14\n\x0csample_count\x18\t \x01(\x03\x12/\n\x0b\x64\x65tected_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x0b \x01(\t\x12\x15\n\rtriggered_run\x18\x0c \x01(\t\x12,\n\x08\x62\x65gan_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8a\x01\n\x15QueryTelemetryRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"_\n\x16QueryTelemetryResponse\x12,\n\x07windows\x18\x01 \x03(\x0b\x32\x1b.milonga.v1.TelemetryWindow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"P\n\x16ListDriftEventsRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x17ListDriftEventsResponse\x12,\n\x0c\x64rift_events\x18\x01 \x03(\x0b\x32\x16.milonga.v1.DriftEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x17\x45stimateAccuracyRequest\x12\x0f\n\x07project\x18\x01 \x01(\t\"\x87\x01\n\x18\x45stimateAccuracyResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0b\n\x03low\x18\x03 \x01(\x01\x12\x0c\n\x04high\x18\x04 \x01(\x01\x12\x14\n\x0c\x61nswer_count\x18\x05 \x01(\x03\x12\x11\n\tvalidated\x18\x06 \x01(\x01\",\n\x1aGetRefusedTelemetryRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\"V\n\x1bGetRefusedTelemetryResponse\x12\x37\n\x11refused_telemetry\x18\x01 \x01(\x0b\x32\x1c.milonga.v1.RefusedTelemetry\"R\n\x15WatchTelemetryRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x16WatchTelemetryResponse\x12+\n\x06window\x18\x01 \x01(\x0b\x32\x1b.milonga.v1.TelemetryWindow2\x82\x04\n\x10TelemetryService\x12\\\n\x0eQueryTelemetry\x12!.milonga.v1.QueryTelemetryRequest\x1a\".milonga.v1.QueryTelemetryResponse\"\x03\x90\x02\x01\x12_\n\x0fListDriftEvents\x12\".milonga.v1.ListDriftEventsRequest\x1a#.milonga.v1.ListDriftEventsResponse\"\x03\x90\x02\x01\x12\x62\n\x10\x45stimateAccuracy\x12#.milonga.v1.EstimateAccuracyRequest\x1a$.milonga.v1.EstimateAccuracyResponse\"\x03\x90\x02\x01\x12k\n\x13GetRefusedTelemetry\x12&.milonga.v1.GetRefusedTelemetryRequest\x1a\'.milonga.v1.GetRefusedTelemetryResponse\"\x03\x90\x02\x01\x12^\n\x0eWatchTelemetry\x12!.milonga.v1.WatchTelemetryRequest\x1a\".milonga.v1.WatchTelemetryResponse\"\x03\x90\x02\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TELEMETRYSERVICE'].methods_by_name['ListDriftEvents']._serialized_options = b'\220\002\001'
   _globals['_TELEMETRYSERVICE'].methods_by_name['EstimateAccuracy']._loaded_options = None
   _globals['_TELEMETRYSERVICE'].methods_by_name['EstimateAccuracy']._serialized_options = b'\220\002\001'
+  _globals['_TELEMETRYSERVICE'].methods_by_name['GetRefusedTelemetry']._loaded_options = None
+  _globals['_TELEMETRYSERVICE'].methods_by_name['GetRefusedTelemetry']._serialized_options = b'\220\002\001'
   _globals['_TELEMETRYSERVICE'].methods_by_name['WatchTelemetry']._loaded_options = None
   _globals['_TELEMETRYSERVICE'].methods_by_name['WatchTelemetry']._serialized_options = b'\220\002\001'
   _globals['_TELEMETRYWINDOW']._serialized_start=101
@@ -53,24 +55,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICESTATUS']._serialized_end=956
   _globals['_TELEMETRYACK']._serialized_start=958
   _globals['_TELEMETRYACK']._serialized_end=1008
-  _globals['_DRIFTEVENT']._serialized_start=1011
-  _globals['_DRIFTEVENT']._serialized_end=1365
-  _globals['_QUERYTELEMETRYREQUEST']._serialized_start=1368
-  _globals['_QUERYTELEMETRYREQUEST']._serialized_end=1506
-  _globals['_QUERYTELEMETRYRESPONSE']._serialized_start=1508
-  _globals['_QUERYTELEMETRYRESPONSE']._serialized_end=1603
-  _globals['_LISTDRIFTEVENTSREQUEST']._serialized_start=1605
-  _globals['_LISTDRIFTEVENTSREQUEST']._serialized_end=1685
-  _globals['_LISTDRIFTEVENTSRESPONSE']._serialized_start=1687
-  _globals['_LISTDRIFTEVENTSRESPONSE']._serialized_end=1783
-  _globals['_ESTIMATEACCURACYREQUEST']._serialized_start=1785
-  _globals['_ESTIMATEACCURACYREQUEST']._serialized_end=1827
-  _globals['_ESTIMATEACCURACYRESPONSE']._serialized_start=1830
-  _globals['_ESTIMATEACCURACYRESPONSE']._serialized_end=1965
-  _globals['_WATCHTELEMETRYREQUEST']._serialized_start=1967
-  _globals['_WATCHTELEMETRYREQUEST']._serialized_end=2049
-  _globals['_WATCHTELEMETRYRESPONSE']._serialized_start=2051
-  _globals['_WATCHTELEMETRYRESPONSE']._serialized_end=2120
-  _globals['_TELEMETRYSERVICE']._serialized_start=2123
-  _globals['_TELEMETRYSERVICE']._serialized_end=2528
+  _globals['_REFUSEDTELEMETRY']._serialized_start=1010
+  _globals['_REFUSEDTELEMETRY']._serialized_end=1107
+  _globals['_DRIFTEVENT']._serialized_start=1110
+  _globals['_DRIFTEVENT']._serialized_end=1464
+  _globals['_QUERYTELEMETRYREQUEST']._serialized_start=1467
+  _globals['_QUERYTELEMETRYREQUEST']._serialized_end=1605
+  _globals['_QUERYTELEMETRYRESPONSE']._serialized_start=1607
+  _globals['_QUERYTELEMETRYRESPONSE']._serialized_end=1702
+  _globals['_LISTDRIFTEVENTSREQUEST']._serialized_start=1704
+  _globals['_LISTDRIFTEVENTSREQUEST']._serialized_end=1784
+  _globals['_LISTDRIFTEVENTSRESPONSE']._serialized_start=1786
+  _globals['_LISTDRIFTEVENTSRESPONSE']._serialized_end=1882
+  _globals['_ESTIMATEACCURACYREQUEST']._serialized_start=1884
+  _globals['_ESTIMATEACCURACYREQUEST']._serialized_end=1926
+  _globals['_ESTIMATEACCURACYRESPONSE']._serialized_start=1929
+  _globals['_ESTIMATEACCURACYRESPONSE']._serialized_end=2064
+  _globals['_GETREFUSEDTELEMETRYREQUEST']._serialized_start=2066
+  _globals['_GETREFUSEDTELEMETRYREQUEST']._serialized_end=2110
+  _globals['_GETREFUSEDTELEMETRYRESPONSE']._serialized_start=2112
+  _globals['_GETREFUSEDTELEMETRYRESPONSE']._serialized_end=2198
+  _globals['_WATCHTELEMETRYREQUEST']._serialized_start=2200
+  _globals['_WATCHTELEMETRYREQUEST']._serialized_end=2282
+  _globals['_WATCHTELEMETRYRESPONSE']._serialized_start=2284
+  _globals['_WATCHTELEMETRYRESPONSE']._serialized_end=2353
+  _globals['_TELEMETRYSERVICE']._serialized_start=2356
+  _globals['_TELEMETRYSERVICE']._serialized_end=2870
 # @@protoc_insertion_point(module_scope)

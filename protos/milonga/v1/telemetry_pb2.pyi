@@ -230,6 +230,38 @@ class TelemetryAck(_message.Message):
 Global___TelemetryAck: _TypeAlias = TelemetryAck  # noqa: Y015
 
 @_typing.final
+class RefusedTelemetry(_message.Message):
+    """Messages of a device that could not be read or cannot be true, and those of a flood."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUSED_AT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Since the hub started."""
+    reason: _builtins.str
+    """Why the last of them was refused, empty where there is none."""
+    @_builtins.property
+    def refused_at(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them came."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        refused_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refused_at", b"refused_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "reason", b"reason", "refused_at", b"refused_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedTelemetry: _TypeAlias = RefusedTelemetry  # noqa: Y015
+
+@_typing.final
 class DriftEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -460,6 +492,45 @@ class EstimateAccuracyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EstimateAccuracyResponse: _TypeAlias = EstimateAccuracyResponse  # noqa: Y015
+
+@_typing.final
+class GetRefusedTelemetryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRefusedTelemetryRequest: _TypeAlias = GetRefusedTelemetryRequest  # noqa: Y015
+
+@_typing.final
+class GetRefusedTelemetryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSED_TELEMETRY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refused_telemetry(self) -> Global___RefusedTelemetry: ...
+    def __init__(
+        self,
+        *,
+        refused_telemetry: Global___RefusedTelemetry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refused_telemetry", b"refused_telemetry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refused_telemetry", b"refused_telemetry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRefusedTelemetryResponse: _TypeAlias = GetRefusedTelemetryResponse  # noqa: Y015
 
 @_typing.final
 class WatchTelemetryRequest(_message.Message):

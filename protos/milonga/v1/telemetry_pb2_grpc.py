@@ -50,6 +50,11 @@ class TelemetryServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyResponse.FromString,
                 _registered_method=True)
+        self.GetRefusedTelemetry = channel.unary_unary(
+                '/milonga.v1.TelemetryService/GetRefusedTelemetry',
+                request_serializer=milonga_dot_v1_dot_telemetry__pb2.GetRefusedTelemetryRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_telemetry__pb2.GetRefusedTelemetryResponse.FromString,
+                _registered_method=True)
         self.WatchTelemetry = channel.unary_stream(
                 '/milonga.v1.TelemetryService/WatchTelemetry',
                 request_serializer=milonga_dot_v1_dot_telemetry__pb2.WatchTelemetryRequest.SerializeToString,
@@ -82,6 +87,13 @@ class TelemetryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRefusedTelemetry(self, request, context):
+        """How many messages of a device were not taken since the hub started, and why the last of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTelemetry(self, request, context):
         """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since a time.
         """
@@ -106,6 +118,11 @@ def add_TelemetryServiceServicer_to_server(servicer, server):
                     servicer.EstimateAccuracy,
                     request_deserializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyResponse.SerializeToString,
+            ),
+            'GetRefusedTelemetry': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRefusedTelemetry,
+                    request_deserializer=milonga_dot_v1_dot_telemetry__pb2.GetRefusedTelemetryRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_telemetry__pb2.GetRefusedTelemetryResponse.SerializeToString,
             ),
             'WatchTelemetry': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchTelemetry,
@@ -195,6 +212,33 @@ class TelemetryService(object):
             '/milonga.v1.TelemetryService/EstimateAccuracy',
             milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyRequest.SerializeToString,
             milonga_dot_v1_dot_telemetry__pb2.EstimateAccuracyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRefusedTelemetry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.TelemetryService/GetRefusedTelemetry',
+            milonga_dot_v1_dot_telemetry__pb2.GetRefusedTelemetryRequest.SerializeToString,
+            milonga_dot_v1_dot_telemetry__pb2.GetRefusedTelemetryResponse.FromString,
             options,
             channel_credentials,
             insecure,

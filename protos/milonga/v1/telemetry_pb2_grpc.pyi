@@ -39,6 +39,8 @@ class TelemetryServiceStub:
     """Where telemetry left what it is held against, the newest first."""
     EstimateAccuracy: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.EstimateAccuracyRequest, _telemetry_pb2.EstimateAccuracyResponse]
     """What share of a project's answers is right, without labels."""
+    GetRefusedTelemetry: _grpc.UnaryUnaryMultiCallable[_telemetry_pb2.GetRefusedTelemetryRequest, _telemetry_pb2.GetRefusedTelemetryResponse]
+    """How many messages of a device were not taken since the hub started, and why the last of them."""
     WatchTelemetry: _grpc.UnaryStreamMultiCallable[_telemetry_pb2.WatchTelemetryRequest, _telemetry_pb2.WatchTelemetryResponse]
     """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since a time."""
 
@@ -53,6 +55,8 @@ class TelemetryServiceAsyncStub(TelemetryServiceStub):
     """Where telemetry left what it is held against, the newest first."""
     EstimateAccuracy: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.EstimateAccuracyRequest, _telemetry_pb2.EstimateAccuracyResponse]  # type: ignore[assignment]
     """What share of a project's answers is right, without labels."""
+    GetRefusedTelemetry: _aio.UnaryUnaryMultiCallable[_telemetry_pb2.GetRefusedTelemetryRequest, _telemetry_pb2.GetRefusedTelemetryResponse]  # type: ignore[assignment]
+    """How many messages of a device were not taken since the hub started, and why the last of them."""
     WatchTelemetry: _aio.UnaryStreamMultiCallable[_telemetry_pb2.WatchTelemetryRequest, _telemetry_pb2.WatchTelemetryResponse]  # type: ignore[assignment]
     """Sends each window of a device as it is stored, beginning with the newest that is there, or with all since a time."""
 
@@ -82,6 +86,14 @@ class TelemetryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_telemetry_pb2.EstimateAccuracyResponse, _abc.Awaitable[_telemetry_pb2.EstimateAccuracyResponse]]:
         """What share of a project's answers is right, without labels."""
+
+    @_abc_1.abstractmethod
+    def GetRefusedTelemetry(
+        self,
+        request: _telemetry_pb2.GetRefusedTelemetryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_telemetry_pb2.GetRefusedTelemetryResponse, _abc.Awaitable[_telemetry_pb2.GetRefusedTelemetryResponse]]:
+        """How many messages of a device were not taken since the hub started, and why the last of them."""
 
     @_abc_1.abstractmethod
     def WatchTelemetry(

@@ -25,6 +25,9 @@ ADVICE = {
     AlertSignal.POWER: N_(
         "See what else it does, or lower the limit of time for a picture, which makes its network smaller."
     ),
+    AlertSignal.TELEMETRY_REFUSED: N_(
+        "Its page tells why and how much. An old agent can be upgraded there; what sends this and is not yours, revoke."
+    ),
     AlertSignal.TELEMETRY_DROPPED: N_("It could not reach the hub for long, or its disk is full."),
 }
 
