@@ -12,6 +12,7 @@ import pytest
 from milonga_compiler.bundle import read_bundle, write_bundle
 from milonga_hub.builds.compare_job import _by_age
 from milonga_hub.jobs import JobError
+from milonga_hub.learning.data import load
 from onnx import numpy_helper
 
 from tests.builds.test_job import TARGETS, _run, _run_here, _spec
@@ -97,6 +98,35 @@ def test_classes_are_matched_by_name_and_not_by_place(good: tuple[Path, Path], t
     np.savez(tmp_path / "turned.npz", **turned)
     before, after = (_compare(bundle, bundle, path, tmp_path / path.stem) for path in (data, tmp_path / "turned.npz"))
     assert before["groups"] == after["groups"]
+
+
+def _enough(data: Path, path: Path) -> Path:
+    """Write the data with its validation pictures again and again, each with a digest of its own."""
+    with np.load(data) as arrays:
+        found: dict[str, Any] = {
+            name: np.concatenate([arrays[name]] * 5) if name.endswith("_val") else arrays[name] for name in arrays.files
+        }
+    np.savez(path, **found, digests_val=np.array([f"{number:064x}" for number in range(len(found["y_val"]))]))
+    return path
+
+
+def test_pictures_that_were_held_back_judge_alone(good: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = good
+    worse, enough = _variant(bundle, tmp_path, 0.5), _enough(data, tmp_path / "enough.npz")
+    apart = load(enough).held_back
+    assert 0 < apart.sum() < len(apart)
+    said = _compare(worse, bundle, enough, tmp_path / "won")
+    for groups in (said["groups"], said["classes"]):
+        assert sum(group["count"] for group in groups) == apart.sum()
+    assert said["reason"].endswith(
+        f"judged by {apart.sum()} pictures that were held back for this: no training, no search and no gate of a build has seen how they are answered"
+    )
+
+
+def test_too_few_pictures_to_hold_some_back_are_told_with_the_result(good: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = good
+    said = _compare(bundle, bundle, data, tmp_path / "job")
+    assert "pictures that chose it" in said["reason"] and said["reason"].endswith("some are held back from 200 on")
 
 
 def test_a_damaged_bundle_ends_the_job_with_its_name(good: tuple[Path, Path], tmp_path: Path) -> None:

@@ -302,7 +302,10 @@ def test_the_same_version_gives_the_same_arrays(service: DatasetService, tmp_pat
         service.write_training_data("datasets/digits/versions/1", 16, tmp_path / name) for name in ("one", "two")
     )
     with np.load(first) as one, np.load(second) as two:
-        assert set(one.files) == {*(f"{k}_{s}" for k in ("x", "y", "added") for s in ("train", "val")), "classes"}
+        assert set(one.files) == {
+            *(f"{k}_{s}" for k in ("x", "y", "added", "digests") for s in ("train", "val")),
+            "classes",
+        }
         assert all(np.array_equal(one[key], two[key]) for key in one.files)
 
 

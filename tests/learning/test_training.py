@@ -305,7 +305,9 @@ def test_rare_classes_count_for_more() -> None:
     pictures = torch.zeros(100, 3, 16, 16)
     raw = np.zeros((100, 3, 16, 16), dtype=np.uint8)
     added = np.ones(100, dtype=np.int64)
-    one = Data(pictures, labels, labels[:1], [0.0] * 3, [1.0] * 3, ("a", "b"), raw, raw[:1], added, added[:1])
+    one = Data(
+        pictures, labels, labels[:1], [0.0] * 3, [1.0] * 3, ("a", "b"), raw, raw[:1], added, added[:1], added[:1] < 0
+    )
     weights = Classification(one)._weights
     assert weights[1] / weights[0] == pytest.approx(3.0) and weights[labels].mean() == pytest.approx(1.0)
 

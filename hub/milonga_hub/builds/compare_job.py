@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from milonga_hub.builds.rules import MAX_CLASS_LOSS_POINTS, Group, judge
 from milonga_hub.jobs import JobContext, JobError
 from milonga_hub.learning.data import is_new
+from milonga_hub.learning.held_back import fewest
 from milonga_hub.learning.task import PictureJudge, Task
 from milonga_hub.learning.tasks import opened
 
@@ -26,31 +27,46 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     size_px = max(Input.of(one.manifest["input"]).size_px for one in bundles.values())
     # Boxes are told alike by both: networks are compared, not thresholds.
     task = opened(spec["data"], size_px, bundles["challenger"].manifest.get("postprocess"))
-    count = len(task.added)
-    if not count:
+    if not len(task.added):
         raise JobError("there are no validation pictures to compare versions on; add some to the data set")
-    judges = {}
+    # What chose neither of them judges them, where there is enough of it.
+    judging = task.held_back if task.held_back.any() else np.ones(len(task.added), dtype=bool)
+    count, judges = int(judging.sum()), {}
     for index, (who, bundle) in enumerate(bundles.items()):
-        context.progress(index / 2, f"running {_title(bundle)} ({who}) on {count} pictures")
+        context.progress(index / 2, f"running {_title(bundle)} ({who}) on {len(task.added)} pictures")
         judges[who] = _judged(bundle, task)
-    by_age = _groups(judges["champion"], judges["challenger"], _by_age(task.added, spec.get("learned", 0)))
-    by_class = _groups(judges["champion"], judges["challenger"], zip(task.names, task.shown.T, strict=True))
+    kinds = _by_age(task.added, spec.get("learned", 0)), zip(task.names, task.shown.T, strict=True)
+    by_age, by_class = (_groups(judges["champion"], judges["challenger"], judging, each) for each in kinds)
     verdict = judge(
         by_age,
         *_titles(bundles["champion"], bundles["challenger"]),
         measure=task.measure,
         classes=by_class,
         max_class_loss_points=spec.get("max_class_loss_points", MAX_CLASS_LOSS_POINTS),
-        gains=judges["challenger"].gains(judges["champion"]),
+        gains=judges["challenger"].gains(judges["champion"], judging),
     )
-    context.progress(1.0, verdict.reason)
+    reason = f"{verdict.reason}; {_said_of(count, task)}"
+    context.progress(1.0, reason)
     return {
         "groups": [vars(group) for group in by_age],
         "classes": [vars(group) for group in by_class],
         "better": verdict.better,
         "p_value": verdict.p_value,
-        "reason": verdict.reason,
+        "reason": reason,
     }
+
+
+def _said_of(count: int, task: Task) -> str:
+    """Return whether the pictures that judged had chosen the networks before."""
+    if task.held_back.any():
+        return (
+            f"judged by {count} pictures that were held back for this: no training, no search and no gate of a build has seen how they"
+            " are answered"
+        )
+    return (
+        f"judged by the {count} pictures that chose it, so that it looks a little better than it is; some are held back from"
+        f" {fewest(task.classes)} on"
+    )
 
 
 def _by_age(added: NDArray[np.int64], learned: int) -> list[tuple[str, NDArray[np.bool_]]]:
@@ -61,7 +77,10 @@ def _by_age(added: NDArray[np.int64], learned: int) -> list[tuple[str, NDArray[n
 
 
 def _groups(
-    champion: PictureJudge, challenger: PictureJudge, kinds: Iterable[tuple[str, NDArray[np.bool_]]]
+    champion: PictureJudge,
+    challenger: PictureJudge,
+    judging: NDArray[np.bool_],
+    kinds: Iterable[tuple[str, NDArray[np.bool_]]],
 ) -> list[Group]:
     gain = challenger.scores() - champion.scores()
     return [
@@ -73,7 +92,7 @@ def _groups(
             gained=int((gain > 0)[mask].sum()),
             lost=int((gain < 0)[mask].sum()),
         )
-        for name, mask in kinds
+        for name, mask in ((name, shown & judging) for name, shown in kinds)
         if mask.any()
     ]
 

@@ -40,7 +40,7 @@ class TaskEvidence(SeenEvidence):
 
     @property
     def count(self) -> int:
-        return len(self.task.added)
+        return int((~self.task.held_back).sum())
 
     @property
     def subnet_accuracy(self) -> float:

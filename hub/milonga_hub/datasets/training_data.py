@@ -30,7 +30,8 @@ def write_arrays(
     path: Path,
     steps: Sequence[str] = (),
 ) -> None:
-    """Write an npz file: classes, x_train uint8 (n, 3, r, r), y_train, added_train, and so for val; and steps, where there are any.
+    """Write an npz file: classes, x_train uint8 (n, 3, r, r), y_train, added_train, digests_train, and so for val; and steps, where there
+    are any.
 
     Raises FailedPrecondition naming a step that fails.
     """
@@ -75,6 +76,7 @@ def _arrays(
         f"x_{name}": images,
         f"y_{name}": np.array([index[sample.label] for sample in samples], dtype=np.int64),
         f"added_{name}": np.array([sample.added_in for sample in samples], dtype=np.int32),
+        f"digests_{name}": np.array([_stem(sample) for sample in samples], dtype=np.str_),
     }
 
 

@@ -67,6 +67,10 @@ class Classification(Task):
         return self.data.added_val
 
     @property
+    def held_back(self) -> NDArray[np.bool_]:
+        return self.data.held_back
+
+    @property
     def shown(self) -> NDArray[np.bool_]:
         return np.asarray(self.data.y_val.numpy()[:, None] == np.arange(self.classes))
 
@@ -99,6 +103,7 @@ class _Judge(Answers, PictureJudge):
 
     def __init__(self, data: Data, names: Sequence[str]) -> None:
         super().__init__(data.y_val.numpy())
+        self.held_back = data.held_back
         index = {name: number for number, name in enumerate(data.names)}
         self._data = data
         self._known = np.array([index.get(name, -1) for name in names], dtype=np.int64)
@@ -121,7 +126,7 @@ class _Judge(Answers, PictureJudge):
         return float(self.scores()[chosen].mean())
 
     def accuracy(self) -> float:
-        return float(self.scores().mean())
+        return PictureJudge.accuracy(self)
 
     def entries(self) -> Mapping[str, Any]:
         """Confidence and classes are those of the build that will serve: int8 is less or more sure of itself."""

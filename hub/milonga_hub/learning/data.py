@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from milonga_hub.learning.held_back import held_back
+
 # Enough pictures for stable batch statistics; more only cost time.
 _CALIBRATION_COUNT = 512
 _CALIBRATION_BATCH = 128
@@ -39,6 +41,8 @@ class Data:
     #: Which version of the data set brought each picture (n,).
     added_train: NDArray[np.int64]
     added_val: NDArray[np.int64]
+    #: Which validation pictures (n,) judge versions alone.
+    held_back: NDArray[np.bool_]
     #: What plug-ins did with every picture before.
     steps: tuple[str, ...] = ()
 
@@ -80,6 +84,8 @@ def load(path: str | Path) -> Data:
         labels = {split: torch.from_numpy(arrays[f"y_{split}"]).long() for split in ("train", "val")}
         added = {split: arrays[f"added_{split}"].astype(np.int64) for split in ("train", "val")}
         names = tuple(str(name) for name in arrays["classes"])
+        # Files of earlier versions have no digests.
+        digests = [str(one) for one in arrays["digests_val"]] if "digests_val" in arrays else [""] * len(validation)
         steps = tuple(str(name) for name in arrays["steps"]) if "steps" in arrays else ()
     values = train.astype(np.float64) / 255.0
     mean = [float(value) for value in values.mean(axis=(0, 2, 3))]
@@ -95,6 +101,7 @@ def load(path: str | Path) -> Data:
         raw_val=validation,
         added_train=added["train"],
         added_val=added["val"],
+        held_back=held_back(digests, len(names)),
         steps=steps,
     )
 

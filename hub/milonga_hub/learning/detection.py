@@ -24,6 +24,7 @@ from milonga_hub.learning import detection_loss, ultralytics_offline  # noqa: F4
 from milonga_hub.learning.data import is_new
 from milonga_hub.learning.detection_data import Detections, Picture, read
 from milonga_hub.learning.detection_judge import DetectionJudge
+from milonga_hub.learning.held_back import held_back
 from milonga_hub.learning.task import Optimiser, PictureJudge, Task, parts, together
 
 # isort: split
@@ -114,6 +115,10 @@ class Detection(Task):
     def added(self) -> NDArray[np.int64]:
         return np.array([one.added_in for one in self.data.val], dtype=np.int64)
 
+    @cached_property
+    def held_back(self) -> NDArray[np.bool_]:
+        return held_back([one.digest for one in self.data.val], self.classes)
+
     @property
     def shown(self) -> NDArray[np.bool_]:
         return np.array([np.isin(np.arange(self.classes), one.classes) for one in self.data.val], dtype=bool)
@@ -127,9 +132,8 @@ class Detection(Task):
 
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         objects = [(one.classes, _corners(one, self._sizes[index], seen)) for index, one in enumerate(self.data.val)]
-        return DetectionJudge(
-            objects, seen, self.names if names is None else names, self.names, lambda: self._reference, self._post
-        )
+        known = self.names if names is None else names
+        return DetectionJudge(objects, seen, known, self.names, lambda: self._reference, self.held_back, self._post)
 
     @cached_property
     def _sizes(self) -> list[tuple[int, int]]:

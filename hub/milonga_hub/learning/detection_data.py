@@ -35,6 +35,8 @@ class Picture:
     boxes: NDArray[np.float32]
     #: The version of the data set that brought it.
     added_in: int = 1
+    #: Of its content, where a hub wrote the data set.
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,14 @@ def read(path: str | Path, checked: bool = False) -> Detections:
         more = f"\nand {len(flaws) - _MOST_NAMED} more" if len(flaws) > _MOST_NAMED else ""
         raise FlawedData("\n".join(flaws[:_MOST_NAMED]) + more)
     added = _added(path)
-    train, val = (tuple(replace(one, added_in=added.get(one.path.stem, 1)) for one in some) for some in (train, val))
+    train, val = (tuple(_known(one, added) for one in some) for some in (train, val))
     found = Detections(names, train, val, ())
     return replace(found, notes=(*notes, *_remarks(found)))
+
+
+def _known(picture: Picture, added: Mapping[str, int]) -> Picture:
+    name = picture.path.stem
+    return replace(picture, added_in=added[name], digest=name) if name in added else picture
 
 
 def _added(path: Path) -> dict[str, int]:

@@ -43,6 +43,7 @@ class DetectionJudge(PictureJudge):
         names: Sequence[str],
         known_names: Sequence[str],
         reference: Callable[[], Mapping[str, list[int]]],
+        held_back: NDArray[np.bool_],
         post: detections.Postprocess = detections.Postprocess(),
     ) -> None:
         """`objects` are for each picture classes (k,), by their place in `known_names`, and boxes (k, 4) in the input.
@@ -51,6 +52,7 @@ class DetectionJudge(PictureJudge):
         describes the pictures; it is called for manifests alone, since all pictures must be looked at. `post` says which
         boxes devices tell.
         """
+        self.held_back = held_back
         self._seen, self._reference, self._classes = seen, reference, len(names)
         index = {name: number for number, name in enumerate(names)}
         # In the network's own numbers; classes that it does not know get numbers behind them.
@@ -123,10 +125,13 @@ class DetectionJudge(PictureJudge):
         figures, _ = self._figures([stats for stats, taken in zip(self._stats, chosen, strict=True) if taken])
         return 0.0 if figures is None else float(figures[5].mean())
 
-    def gains(self, champion: PictureJudge) -> NDArray[np.float64]:
+    def gains(self, champion: PictureJudge, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         if not isinstance(champion, DetectionJudge):
             raise TypeError(f"boxes are not compared with what {type(champion).__name__} judges")
-        return gains(Precisions(self._stats), Precisions(champion._stats), len(self._stats), _DRAWS)
+        ours, theirs = (
+            [each for each, taken in zip(judge._stats, chosen, strict=True) if taken] for judge in (self, champion)
+        )
+        return gains(Precisions(ours), Precisions(theirs), len(ours), _DRAWS)
 
     def _figures(self, some: Sequence[Any]) -> tuple[Any, NDArray[np.float32]]:
         """Return what ultralytics says of these pictures, None where nothing is right, and the classes of all objects."""

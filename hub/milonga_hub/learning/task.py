@@ -32,6 +32,9 @@ class Optimiser:
 class PictureJudge(Judge):
     """What outputs on the validation pictures come to, also picture by picture."""
 
+    #: Which pictures (n,) judge versions alone: how they are answered is no part of `accuracy`.
+    held_back: NDArray[np.bool_]
+
     @abstractmethod
     def scores(self) -> NDArray[np.float64]:
         """Return how well each picture (n,) is answered as devices answer it, 0 to 1."""
@@ -40,15 +43,16 @@ class PictureJudge(Judge):
     def accuracy_of(self, chosen: NDArray[np.bool_]) -> float:
         """Return the accuracy on the chosen of the pictures (n,), at least one."""
 
-    def gains(self, champion: PictureJudge) -> NDArray[np.float64] | None:
-        """Return by how much more accurate this is than the champion on pictures drawn again and again (times,).
+    def gains(self, champion: PictureJudge, chosen: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        """Return by how much more accurate this is than the champion on the chosen of the pictures (n,), drawn again and again (times,).
 
         None where the accuracy is the mean of the pictures' own scores: there is an exact test for these.
         """
         return None
 
     def accuracy(self) -> float:
-        return self.accuracy_of(np.ones(len(self.scores()), dtype=bool))
+        """Return the accuracy by which networks are trained, chosen and built: on all pictures but those held back."""
+        return self.accuracy_of(~self.held_back[: len(self.scores())])
 
 
 # What is held as float32 at once, and what a network takes at once: activations need many times the memory of a picture.
@@ -106,6 +110,11 @@ class Task(ABC):
 
     @property
     @abstractmethod
+    def held_back(self) -> NDArray[np.bool_]:
+        """Return which validation pictures (n,) judge versions alone; none where there are too few."""
+
+    @property
+    @abstractmethod
     def shown(self) -> NDArray[np.bool_]:
         """Return which classes each validation picture shows (n, classes)."""
 
@@ -127,7 +136,7 @@ class Task(ABC):
         the newest version where it is 0; None where all or none did."""
 
     def evaluate(self, run: Run, resolution_px: int) -> float:
-        """Return how good outputs are on the validation split, 0 to 1."""
+        """Return how good outputs are on the validation pictures that are not held back, 0 to 1."""
         seen = self.input(resolution_px)
         judge = self.judge(seen)
         for part in self.validation(seen):
@@ -189,6 +198,10 @@ class Mixed(Task):
     @property
     def added(self) -> NDArray[np.int64]:
         return self.tasks[0].added
+
+    @property
+    def held_back(self) -> NDArray[np.bool_]:
+        return self.tasks[0].held_back
 
     @property
     def shown(self) -> NDArray[np.bool_]:

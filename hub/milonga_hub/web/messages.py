@@ -78,6 +78,14 @@ _OF_RUNS = (
         "%(new)s answers %(gained)s pictures better than %(old)s, and %(lost)s worse; %(measure)s %(before)s to %(now)s"
         " (%(low)s to %(high)s points in 95 of 100 draws, p = %(p)s)"
     ),
+    N_(
+        "%(why)s; judged by %(count)s pictures that were held back for this: no training, no search and no gate of a build has"
+        " seen how they are answered"
+    ),
+    N_(
+        "%(why)s; judged by the %(count)s pictures that chose it, so that it looks a little better than it is; some are held"
+        " back from %(fewest)s on"
+    ),
     N_("%(count)s new labelled pictures (%(wanted)s start a run)"),
     N_("schedule %(schedule)s, due since %(time)s"),
     N_(

@@ -117,7 +117,8 @@ def test_perfect_outputs_are_judged_perfect_and_shifted_ones_are_not(task: Detec
     assert judge.accuracy() == pytest.approx(0.995, abs=1e-3)
     assert np.allclose(judge.scores(), 1.0)
     assert 0 < shifted.accuracy() < 0.8 and 0 < shifted.scores().mean() < 0.8
-    better, worse = judge.gains(shifted), shifted.gains(judge)
+    all_of_them = np.ones(len(judge.scores()), dtype=bool)
+    better, worse = judge.gains(shifted, all_of_them), shifted.gains(judge, all_of_them)
     assert better is not None and worse is not None
     assert (better > 0).all() and np.allclose(better, -worse)
     reference = judge.entries()["reference"]
