@@ -44,6 +44,7 @@ ALL_WRONG = Facts(
             temperature_celsius=99.0,
             throttled_share=0.9,
             dropped_count=4,
+            window_count=3000,
             refused_count=7,
             refused_reason="it sends more telemetry than a device can make",
         )
@@ -76,6 +77,13 @@ def test_machines_that_do_not_tell_are_neither_throttled_nor_hungry() -> None:
     assert subjects(AlertSignal.THROTTLED, facts) == ["devices/b"]
     assert subjects(AlertSignal.POWER, facts, threshold=14.0) == ["devices/a"]
     assert subjects(AlertSignal.POWER, facts, threshold=15.0) == []
+
+
+def test_a_flood_is_told_and_an_honest_device_is_not() -> None:
+    facts = Facts(devices=[device("a", window_count=3000), device("b", window_count=10)])
+    (found,) = findings(BUILT_IN["telemetry-flood"], facts)
+    assert found.message == "a sends 10 windows of telemetry a second (allowed 1)"
+    assert "milonga devices restart a" in found.next_step
 
 
 def test_a_selector_and_a_project_narrow_a_rule_and_off_is_off() -> None:

@@ -20,5 +20,6 @@ BUILT_IN: Mapping[str, AlertRuleSpec] = {
     # In most windows, for a quarter of an hour: CPUs that boost are held back for moments all the time.
     "throttled": AlertRuleSpec(watch=AlertSignal.THROTTLED, for_seconds=900.0),
     "telemetry-refused": AlertRuleSpec(watch=AlertSignal.TELEMETRY_REFUSED),
+    "telemetry-flood": AlertRuleSpec(watch=AlertSignal.TELEMETRY_FLOOD),
     "telemetry-dropped": AlertRuleSpec(watch=AlertSignal.TELEMETRY_DROPPED, severity=AlertSeverity.INFO),
 }

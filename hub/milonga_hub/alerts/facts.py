@@ -70,6 +70,7 @@ class Observer:
                     expected_ms=expected_ms if did and did.bundle == bundle and expected_ms > 0 else None,
                     temperature_celsius=did.temperature_celsius if did else None,
                     dropped_count=did.dropped_count if did else 0,
+                    window_count=did.window_count if did else 0,
                     refused_count=refused.count if is_refused else 0,
                     refused_reason=refused.reason if is_refused else "",
                     throttled_share=did.throttled_share if did else None,

@@ -35,6 +35,7 @@ class AlertSignal(StrEnum):
     THROTTLED = "THROTTLED"
     POWER = "POWER"
     TELEMETRY_REFUSED = "TELEMETRY_REFUSED"
+    TELEMETRY_FLOOD = "TELEMETRY_FLOOD"
 
 
 class AlertSeverity(StrEnum):

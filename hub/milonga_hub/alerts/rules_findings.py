@@ -22,6 +22,8 @@ THRESHOLDS: Mapping[AlertSignal, float | None] = {
     AlertSignal.TELEMETRY_DROPPED: 0.0,
     # Share of windows in which the machine was held back.
     AlertSignal.THROTTLED: 0.5,
+    # Windows a second; agents make one in thirty seconds. The hub takes ten a second, and more only for a while.
+    AlertSignal.TELEMETRY_FLOOD: 1.0,
     # Watts. None: what is too much depends on the board, so a rule names it.
     AlertSignal.POWER: None,
 }
@@ -44,6 +46,7 @@ class DeviceFacts:
     expected_ms: float | None = None
     temperature_celsius: float | None = None
     dropped_count: int = 0
+    window_count: int = 0
     # Since the hub started; 0 where none was within the stretch.
     refused_count: int = 0
     refused_reason: str = ""
@@ -309,6 +312,19 @@ def _refused(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[F
             )
 
 
+def _flood(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    return _above(
+        spec,
+        devices,
+        lambda device: device.window_count / spec.over_seconds,
+        lambda device, rate, limit: (
+            f"{device.name} sends {rate:.3g} windows of telemetry a second (allowed {limit:g})",
+            f"see what it does: milonga devices logs {device.name}; start its agent anew: milonga devices restart"
+            f" {device.name}; what sends this and is not yours: milonga devices revoke {device.name}",
+        ),
+    )
+
+
 def _throttled(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
     return _above(
         spec,
@@ -346,4 +362,5 @@ _FINDERS: Mapping[AlertSignal, Callable[[AlertRuleSpec, Facts, _Devices], Iterat
     AlertSignal.THROTTLED: _throttled,
     AlertSignal.POWER: _power,
     AlertSignal.TELEMETRY_REFUSED: _refused,
+    AlertSignal.TELEMETRY_FLOOD: _flood,
 }

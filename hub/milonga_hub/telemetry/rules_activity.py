@@ -25,6 +25,7 @@ class Activity:
     # The last one: what it is now, not what it was at its hottest.
     temperature_celsius: float | None
     dropped_count: int
+    window_count: int = 0
     # Shares of windows, and the last watts; None where the machine does not tell.
     throttled_share: float | None = None
     power_watts: float | None = None
@@ -58,6 +59,7 @@ def _of_one(windows: Sequence[ActiveWindow], same: Sequence[ActiveWindow], media
         median_ms=median_ms,
         temperature_celsius=temperatures[-1] if temperatures else None,
         dropped_count=_newly_dropped(windows),
+        window_count=len(windows),
         throttled_share=throttled_share(merge_histograms(throttled)) if throttled else None,
         power_watts=mean_watts(powers[-1]) if powers else None,
     )

@@ -40,6 +40,7 @@ class _AlertSignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertSign
     ALERT_SIGNAL_POWER: _AlertSignal.ValueType  # 11
     """Needs a threshold, in watts."""
     ALERT_SIGNAL_TELEMETRY_REFUSED: _AlertSignal.ValueType  # 12
+    ALERT_SIGNAL_TELEMETRY_FLOOD: _AlertSignal.ValueType  # 13
 
 class AlertSignal(_AlertSignal, metaclass=_AlertSignalEnumTypeWrapper): ...
 
@@ -57,6 +58,7 @@ ALERT_SIGNAL_THROTTLED: AlertSignal.ValueType  # 10
 ALERT_SIGNAL_POWER: AlertSignal.ValueType  # 11
 """Needs a threshold, in watts."""
 ALERT_SIGNAL_TELEMETRY_REFUSED: AlertSignal.ValueType  # 12
+ALERT_SIGNAL_TELEMETRY_FLOOD: AlertSignal.ValueType  # 13
 Global___AlertSignal: _TypeAlias = AlertSignal  # noqa: Y015
 
 class _AlertSeverity:

@@ -28,6 +28,9 @@ ADVICE = {
     AlertSignal.TELEMETRY_REFUSED: N_(
         "Its page tells why and how much. An old agent can be upgraded there; what sends this and is not yours, revoke."
     ),
+    AlertSignal.TELEMETRY_FLOOD: N_(
+        "Its page has its log, and a button that starts its agent anew. What sends this and is not yours, revoke."
+    ),
     AlertSignal.TELEMETRY_DROPPED: N_("It could not reach the hub for long, or its disk is full."),
 }
 
