@@ -173,6 +173,7 @@ def _play(console: Console, loop: Loop, timeline: Timeline) -> None:
     timeline.stage("new labels", loop.label_new)
     timeline.stage("policy", loop.await_retraining)
     timeline.run(lambda show: loop.follow(loop.second_run, show), "retrain: ")
+    timeline.stage("recovered", loop.see_recovery)
     timeline.stage("serve again", loop.ask_each_device)
 
 
@@ -241,6 +242,7 @@ def _finish(console: Console, arguments: argparse.Namespace, loop: Loop, timelin
             "seconds": round(seconds, 2),
             "stages": timeline.seconds(),
             "drift_seconds": round(loop.drift_seconds, 2),
+            "recovery_seconds": None if loop.recovery_seconds is None else round(loop.recovery_seconds, 2),
             "device_types": rows,
         }
         arguments.summary.write_text(json.dumps(summary, indent=1), encoding="utf-8")

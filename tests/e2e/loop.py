@@ -119,6 +119,9 @@ class Loop:
         self.first_run = ""
         self.second_run = ""
         self.drift_seconds = 0.0
+        self.drifted_at = 0.0
+        # From the drift's beginning until every device served what was trained for it; None where one kept what it had.
+        self.recovery_seconds: float | None = None
 
     def cli(self, *arguments: str) -> Any:
         """Run a verb of the `milonga` command line as its user would and return its JSON."""
@@ -246,7 +249,7 @@ class Loop:
         if self.system.api.telemetry.ListDriftEvents(request).drift_events:
             raise LoopFailed("drift was seen before there was any")
         field_pictures = digits.drifted(self.digits.live, seed=7)
-        began = time.monotonic()
+        began = self.drifted_at = time.monotonic()
         for traffic in self.traffic.values():
             traffic.switch(field_pictures)
 
@@ -273,6 +276,15 @@ class Loop:
 
         self.second_run = self.system.wait("the policy to start a run", started, 240)
         tell(1.0, f"{self.second_run}: {self.run(self.second_run).reason}")
+
+    def see_recovery(self, tell: Tell) -> None:
+        """See whether every device serves the retrained version, right after the run that rolled it out has ended."""
+        seconds = time.monotonic() - self.drifted_at
+        version = self.version_of(self.second_run).name
+        behind = [device.name for device in self.devices() if device.active_version != version]
+        self.recovery_seconds = None if behind else seconds
+        words = f"all devices but {', '.join(behind)}" if behind else "every device"
+        tell(1.0, f"{version} serves on {words}, {seconds:.1f} s after the drift began")
 
     def stop_traffic(self) -> None:
         for traffic in self.traffic.values():
