@@ -65,6 +65,7 @@ from milonga_hub.projects.service import ProjectService
 from milonga_hub.quotas.service import QuotaService
 from milonga_hub.rollouts.needs import Requests
 from milonga_hub.rollouts.rpc import RolloutRpc
+from milonga_hub.rollouts.rules_requests import requests_of
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.executor import Executor
 from milonga_hub.runs.exports import RunExports
@@ -251,7 +252,7 @@ class Hub:
     def _asked(self, project: str, since: datetime, until: datetime) -> dict[str, Requests]:
         """Return what the devices of a project were asked, by version."""
         counted = self.telemetry.requests_by_version(project, since, until)
-        return {version: Requests(*each) for version, each in counted.items()}
+        return {version: requests_of(minutes) for version, minutes in counted.items()}
 
     def _project_of(self, model_version: str) -> Project:
         """Return the project whose run made the version: projects/{project}/runs/{number}."""

@@ -92,9 +92,9 @@ def _restarted(database: Database) -> TelemetryService:
 
 def test_requests_are_counted_by_version_from_a_minute_on(service: TelemetryService) -> None:
     service.store([*_fleet(4), *_fleet(4, sequence=2)])
-    assert service.requests_by_version("digits", START, START + DAY) == {window(0).model_version: (80, 4)}
+    assert service.requests_by_version("digits", START, START + DAY) == {window(0).model_version: [(40, 2), (40, 2)]}
     later = START + timedelta(seconds=90)
-    assert service.requests_by_version("digits", later, START + DAY) == {window(0).model_version: (40, 2)}
+    assert service.requests_by_version("digits", later, START + DAY) == {window(0).model_version: [(40, 2)]}
     assert service.requests_by_version("faces", START, START + DAY) == {}
 
 

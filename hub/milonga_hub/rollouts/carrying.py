@@ -31,6 +31,7 @@ from milonga_hub.rollouts.rules import (
     observed,
     too_many_failures,
 )
+from milonga_hub.rollouts.rules_requests import FEW_REQUESTS, without
 from milonga_hub.rollouts.rules_waves import joined
 
 _log = logging.getLogger(__name__)
@@ -155,14 +156,21 @@ class Carrier:
         return None
 
     def _asked_since_it_runs(self, rollout: Rollout) -> Mapping[str, Requests]:
-        """Return what clients asked by version, since it began or was resumed; nothing where that decides nothing."""
+        """Return what clients asked by version, since it began or was resumed; nothing where that decides nothing.
+
+        Of other versions since a day before, where devices without this one were hardly asked since.
+        """
         began = min((wave.started_at for wave in rollout.waves if wave.started_at is not None), default=None)
         if rollout.spec.max_error_increase is None or rollout.state is not RolloutState.RUNNING or began is None:
             return {}
         if rollout.state_at is not None and rollout.state_at > began:
             # They are counted by the minute: those of the minute in which it was resumed have been judged.
             began = rollout.state_at + timedelta(minutes=1)
-        return self._asked(rollout.project, began, self._clock())
+        asked = self._asked(rollout.project, began, self._clock())
+        if without(rollout.model_version, asked).total >= FEW_REQUESTS:
+            return asked
+        earlier = self._asked(rollout.project, began - timedelta(days=1), self._clock())
+        return {**earlier, rollout.model_version: asked.get(rollout.model_version, Requests())}
 
     def _assign(self, rollout: Rollout, names: Sequence[str], fleet: Mapping[str, Standing], now: datetime) -> None:
         # Safe to repeat after a crash: a wish that was made keeps its generation.

@@ -16,6 +16,8 @@ class Requests(NamedTuple):
 
     total: int = 0
     failed: int = 0
+    # As how many one of them counts: failures that come together tell less than they are.
+    alike: float = 1.0
 
 
 # Returns by version what the devices of a project were asked, from one moment to another. Of TelemetryService.

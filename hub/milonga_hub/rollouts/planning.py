@@ -74,6 +74,7 @@ class Planner:
             waves=[Wave(index=index, device_count=len(wave)) for index, wave in enumerate(waves)],
             devices=[each.member(wave_of.get(each.device, LEFT_OUT)) for each in found],
             created_at=created_at,
+            state_at=self._clock(),
         )
 
     def rehearse(self, rollout: Rollout) -> Rollout:

@@ -11,12 +11,11 @@ from milonga_hub.errors import InvalidInput
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Step, Wave
 from milonga_hub.rollouts.needs import Requests
+from milonga_hub.rollouts.rules_requests import too_many_errors
 from milonga_hub.times import opening, window, zone
 
 ENDED = (RolloutDeviceState.SUCCEEDED, RolloutDeviceState.FAILED)
 _NAMED = 3
-# What fewer requests say of a version is chance.
-_ENOUGH_REQUESTS = 50
 
 
 def selector_of(wanted: str, own: str, *, is_limited: bool) -> str:
@@ -308,22 +307,6 @@ def too_many_failures(rollout: Rollout) -> str:
             more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
             return f"wave {wave.index + 1}: {wave.failed_count} of {wave.device_count} devices failed ({said}{more})"
     return ""
-
-
-def too_many_errors(rollout: Rollout, asked: Mapping[str, Requests]) -> str:
-    """Return what the version does worse than others of the project did on other devices, "" while it does not."""
-    limit, ours = rollout.spec.max_error_increase, asked.get(rollout.model_version, Requests())
-    if limit is None or ours.total < _ENOUGH_REQUESTS:
-        return ""
-    others = [each for version, each in asked.items() if version != rollout.model_version]
-    theirs = Requests(sum(each.total for each in others), sum(each.failed for each in others))
-    usual = theirs.failed / theirs.total if theirs.total >= _ENOUGH_REQUESTS else 0.0
-    share = ours.failed / ours.total
-    # Shares of tenths are not exact.
-    if share - usual <= limit + 1e-9:
-        return ""
-    beside = f", {usual:.1%} of {theirs.total} on devices without it" if theirs.total >= _ENOUGH_REQUESTS else ""
-    return f"{share:.1%} of {ours.total} requests to {rollout.model_version} failed{beside}"
 
 
 def _failure(device: RolloutDevice) -> str:

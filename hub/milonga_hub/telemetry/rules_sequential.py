@@ -238,7 +238,7 @@ def evidence(watch: Watch, allowed: Allowed) -> Evidence:
     totals = watch.since.sum(axis=1)
     shares = watch.since / totals[:, None]
     with np.errstate(divide="ignore"):
-        staked = _averaged(watch.since) + np.log(watch.stakes)
+        staked = averaged(watch.since) + np.log(watch.stakes)
     # Nearly always something close to what was seen is allowed and shows that nothing was won; the nearest takes longer to find.
     won_at_most = np.full(len(totals), np.inf)
     for share in _CLOSE:
@@ -264,7 +264,7 @@ def is_allowed(watch: Watch, allowed: Allowed, answers: int) -> bool:
     return bool(allowed.distance(counts / counts.sum()) <= allowed.radius)
 
 
-def _averaged(counts: Floats) -> Floats:
+def averaged(counts: Floats) -> Floats:
     """Return the log likelihood of counts (n, k) in their order, averaged over Dirichlet(1/2, ..., 1/2)."""
     k = counts.shape[1]
     each = gammaln(counts + 0.5).sum(axis=1) - k * gammaln(0.5)

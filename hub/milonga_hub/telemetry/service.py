@@ -139,11 +139,11 @@ class TelemetryService:
         self._ahead.fetch(session, "telemetry_window", rows)
         return sums_of(session, summed_columns().where(*its, col(TelemetryWindowRow.started_at) < until))
 
-    def requests_by_version(self, project: str, since: datetime, until: datetime) -> dict[str, tuple[int, int]]:
-        """Return by model version how many requests the devices of a project had from the minute of `since` on, and how many failed."""
+    def requests_by_version(self, project: str, since: datetime, until: datetime) -> dict[str, list[tuple[int, int]]]:
+        """Return by model version how many requests the devices of a project had in each minute from that of `since` on, and how many failed."""
         found = self.totals.series(project, since, until, LEVELS[0])
         return {
-            version: (sum(one.request_count for one in sums), sum(one.error_count for one in sums))
+            version: [(one.request_count, one.error_count) for one in sums]
             for (_, version), sums in found.items()
             if version
         }
