@@ -17,7 +17,7 @@ from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.bundle import PROBE_EXPECTED, PROBE_INPUT, Bundle, write_bundle
 from milonga_compiler.engines import ENGINES
-from milonga_compiler.errors import BuildFailed, CannotRunHere, CompilerError, EngineMissing
+from milonga_compiler.errors import BuildFailed, CannotRunHere, CompilerError, EngineMissing, is_full
 from milonga_compiler.parity import Comparison, Evidence, Judge, Report
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Step, Tuning
@@ -92,7 +92,8 @@ def build(
     Each step is told in words. Scratch files lie beside `folder`, named `.bundle-*`; the steps and what the engine printed are
     kept there as `<folder>.log`. With `keep_rejected`, a build that ran and is refused is bundled as well, for people who know
     better. With `tuning`, kernels are tuned first, for as long as its budget says, and the build takes what its database has;
-    a tuning that fails is told, as a step without kernels too, and the build goes on. Raises EngineMissing or UnknownTarget.
+    a tuning that fails is told, as a step without kernels too, and the build goes on. Raises EngineMissing or UnknownTarget, and
+    DiskFull or OSError where there is no room: no build is refused for that.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = log_of(folder)
@@ -203,6 +204,8 @@ def _try(
     except (BuildFailed, EngineMissing):
         raise
     except Exception as error:  # Engines raise what they like; the build is then simply not usable.
+        if is_full(error):
+            raise
         return _Tried(variant, Built(target, State.REJECTED, f"it does not run: {error}"), comparison, judge, first)
     # What is not a number answers nothing.
     accuracy = 0.0 if comparison.not_finite else judge.accuracy()

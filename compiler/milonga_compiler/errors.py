@@ -51,6 +51,10 @@ class CannotRunHere(CompilerError):
     """The engine builds for hardware that this machine is not; the build is BUILT and nobody has seen it run."""
 
 
+class DiskFull(CompilerError):
+    """There is no room to build or to run; that says nothing of the network, and the same can be done again once there is."""
+
+
 class PicturesUnusable(CompilerError):
     """The pictures to calibrate on or to prove a build with cannot be used."""
 
@@ -59,10 +63,17 @@ class BundleInvalid(CompilerError):
     """A bundle is not what its manifest says."""
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether there was no room on a disk."""
+    if isinstance(error, OSError):
+        # numpy says that it could not write, and not why; the files that it is given here are on disks.
+        return error.errno in (errno.ENOSPC, errno.EDQUOT) or "problem writing element" in str(error)
+    return isinstance(error, DiskFull)
+
+
 def in_words(error: OSError) -> str:
     """Return what the system refused, for people."""
-    # numpy says that it could not write, and not why; the files that it is given here are on disks.
-    if error.errno == errno.ENOSPC or "problem writing element" in str(error):
+    if is_full(error):
         place = error.filename2 or error.filename or f"{tempfile.gettempdir()} or where the build goes"
         return f"the disk is full: {place}; make room (scratch files lie where TMPDIR says) and do it again"
     return str(error)

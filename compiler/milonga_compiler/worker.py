@@ -112,13 +112,13 @@ def _timed(out: Any, archive: Path) -> Times:
 
 
 def _described(error: Exception) -> dict[str, Any]:
-    from milonga_compiler.errors import CompilerError, in_words
+    from milonga_compiler.errors import CompilerError, in_words, is_full
 
     if isinstance(error, CompilerError):
         operators = getattr(error, "operators", ())
         return {"error": type(error).__name__, "message": str(error), "operators": list(operators)}
     if isinstance(error, OSError):
-        return {"error": "", "message": in_words(error)}
+        return {"error": "DiskFull" if is_full(error) else "", "message": in_words(error)}
     return {"error": "", "message": f"{type(error).__name__}: {error}"}
 
 

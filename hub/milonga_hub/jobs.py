@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,10 +24,10 @@ from typing import Any, Protocol, TextIO
 
 from milonga.ending import die_with_parent
 from milonga.waiting import within
-from milonga_compiler.errors import CompilerError
+from milonga_compiler.errors import CompilerError, DiskFull, in_words, is_full
 from milonga_compiler.files import write_atomically
 
-from milonga_hub import counts
+from milonga_hub import counts, room
 from milonga_hub.errors import MilongaError
 from milonga_hub.traces import Trace, used
 
@@ -43,6 +44,10 @@ KINDS = {
     "compare": "milonga_hub.builds.compare_job",
     "delta": "milonga_hub.transfers.job",
 }
+
+_log = logging.getLogger(__name__)
+
+_WAITING = "the disk is full: make room under {} or where TMPDIR says; it goes on by itself then"
 
 # Who does the job of a folder.
 CLAIM = "claim"
@@ -67,6 +72,16 @@ class JobCrashed(MilongaError):
     """The job's process ended without a result; trying again goes on from its checkpoint."""
 
     reason = "JOB_CRASHED"
+
+
+class JobOutOfRoom(JobCrashed):
+    """The disk was full; trying again once it is not goes on from the checkpoint."""
+
+    reason = "JOB_OUT_OF_ROOM"
+
+
+# What a job's process ends with where the disk is full: a result could not be written either.
+_OUT_OF_ROOM = 28
 
 
 @dataclass(frozen=True)
@@ -116,8 +131,10 @@ LOCAL = LocalWorkers()
 class Jobs:
     """The jobs of a hub, which take turns at its workers."""
 
-    def __init__(self, workers: Workers = LOCAL) -> None:
+    def __init__(self, workers: Workers = LOCAL, until_room: Callable[[Path], Awaitable[None]] = room.awaited) -> None:
         self._workers = workers
+        #: Returns when a full disk is worth another try; the folder is where a job writes.
+        self.until_room = until_room
         self._turns = asyncio.Semaphore(workers.at_once)
         # By the folder that jobs tune into: what two of them wrote at a time would not fit together.
         self._tuned: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -134,12 +151,20 @@ class Jobs:
         on_progress: Callable[[Progress], Awaitable[None] | None],
         on_question: OnQuestion | None = None,
     ) -> dict[str, Any]:
-        """Return the job's result as `run_job` does, once it is its turn."""
+        """Return the job's result as `run_job` does, once it is its turn. While the disk is full, it waits for room, and others go on."""
         folder = spec["tuning_database"] if spec.get("tuning_minutes") else ""
         # What asks the hub is done beside it.
         workers = LOCAL if on_question else self._workers
-        async with self._tuned[folder] if folder else contextlib.nullcontext(), self._turns:
-            return await run_job(kind, spec, workdir, on_progress, workers, on_question)
+        while True:
+            try:
+                async with self._tuned[folder] if folder else contextlib.nullcontext(), self._turns:
+                    return await run_job(kind, spec, workdir, on_progress, workers, on_question)
+            except JobOutOfRoom as error:
+                _log.warning("%s: %s", workdir, error)
+                waited = on_progress(Progress(0.0, str(error), {}))
+                if waited is not None:
+                    await waited
+                await self.until_room(workdir)
 
 
 class Claim:
@@ -212,9 +237,25 @@ async def run_job(
 ) -> dict[str, Any]:
     """Return the job's result, from its folder if it has finished before. `on_question` answers what the job asks.
 
-    Raises JobError where the job said why it cannot succeed, JobCrashed where its process died. Cancelling the
-    awaiting task ends the process.
+    Raises JobError where the job said why it cannot succeed, JobCrashed where its process died, JobOutOfRoom where the disk is
+    full. Cancelling the awaiting task ends the process.
     """
+    try:
+        return await _run_job(kind, spec, workdir, on_progress, workers, on_question)
+    except OSError as error:
+        if is_full(error):
+            raise JobOutOfRoom(_WAITING.format(workdir)) from error
+        raise
+
+
+async def _run_job(
+    kind: str,
+    spec: dict[str, Any],
+    workdir: Path,
+    on_progress: Callable[[Progress], Awaitable[None] | None],
+    workers: Workers,
+    on_question: OnQuestion | None,
+) -> dict[str, Any]:
     result_path = workdir / "result.json"
     text = json.dumps(spec, sort_keys=True, indent=1)
     spec_path = workdir / "spec.json"
@@ -240,6 +281,8 @@ async def run_job(
         finally:
             await _end(process, workers.ending_seconds)
             counts.job_seconds[kind] += time.monotonic() - began
+    if code == _OUT_OF_ROOM and not result_path.exists():
+        raise JobOutOfRoom(_WAITING.format(workdir))
     counts.jobs_ended[kind, "succeeded" if result_path.exists() else "failed"] += 1
     if not result_path.exists():
         raise JobCrashed(f"the {kind} job ended with exit code {code}; its log is {workdir / 'log.txt'}")
@@ -302,16 +345,24 @@ def main() -> int:
     workdir = Path(sys.argv[2])
     context = JobContext(os.fdopen(os.dup(1), "w"), sys.stdin, claimed(workdir, os.environ))
     os.dup2(2, 1)  # What libraries print goes to the log.
-    perform(sys.argv[1], workdir, context)
+    try:
+        perform(sys.argv[1], workdir, context)
+    except (OSError, CompilerError) as error:
+        if not is_full(error):
+            raise
+        print(in_words(error) if isinstance(error, OSError) else error, file=sys.stderr)
+        return _OUT_OF_ROOM
     return 0
 
 
 def perform(kind: str, workdir: Path, context: JobContext) -> None:
-    """Do the job of a folder and leave its result there, or why there can be none."""
+    """Do the job of a folder and leave its result there, or why there can be none. Raises DiskFull or OSError on a full disk."""
     spec = json.loads((workdir / "spec.json").read_text(encoding="utf-8"))
     job = importlib.import_module(KINDS[kind])
     try:
         result = job.run(spec, workdir, context)
+    except DiskFull:
+        raise
     except (MilongaError, CompilerError, ImportError) as error:
         # A missing extra is said by its import, with the line that installs it.
         result = {"error": str(error)}

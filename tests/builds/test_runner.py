@@ -12,7 +12,7 @@ from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.rules import FREE, Allowed
 from milonga_hub.builds.runner import BuildRunner
-from milonga_hub.errors import FailedPrecondition
+from milonga_hub.errors import FailedPrecondition, ResourceExhausted
 from milonga_hub.jobs import Jobs
 from milonga_hub.runs.models import StageState
 
@@ -36,12 +36,14 @@ def hub(tmp_path: Path, folder: Path) -> Services:
     return hub
 
 
-def _make(hub: Services, target: str, board: Board | None = None, seconds: float = 120) -> Build:
+def _make(
+    hub: Services, target: str, board: Board | None = None, seconds: float = 1200, jobs: Jobs | None = None
+) -> Build:
     """Ask for a build and let the runner work until it has ended; the board is connected meanwhile, if any."""
 
     async def work() -> Build:
         with hub.events.listen("builds/") as news:
-            runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", Jobs())
+            runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", jobs or Jobs())
             build = hub.builds.start(VERSION, "pi", target)
             task = asyncio.create_task(runner.run())
             try:
@@ -85,6 +87,27 @@ def test_without_a_device_it_is_built_and_says_why_it_was_not_measured(hub: Serv
     assert build.state is BuildState.VERIFIED and build.measured_ms is None
     assert [stage.state for stage in build.stages] == [StageState.SUCCEEDED, StageState.SKIPPED]
     assert build.decision == "not used: the device did not run it: no device of type pi is connected"
+
+
+def test_what_the_full_disk_of_the_hub_has_no_room_for_is_kept_once_it_has(
+    hub: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = hub.blobs.put_file
+    waited: list[Path] = []
+
+    def full(path: Path) -> str:
+        if not waited:
+            raise ResourceExhausted("the hub's disk is full; free space under /var/lib/milonga")
+        return put(path)
+
+    async def made_room(workdir: Path) -> None:
+        (build,) = hub.builds.queued()
+        assert build.stages[0].message.endswith("free space under /var/lib/milonga; it goes on by itself then")
+        waited.append(workdir)
+
+    monkeypatch.setattr(hub.blobs, "put_file", full)
+    build = _make(hub, "onnxruntime/fp32", jobs=Jobs(until_room=made_room))
+    assert build.state is BuildState.VERIFIED and len(waited) == 1
 
 
 def test_a_network_that_is_gone_ends_the_build_and_not_the_runner(hub: Services, tmp_path: Path) -> None:

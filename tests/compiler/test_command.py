@@ -167,4 +167,4 @@ def test_a_full_disk_is_told_as_such_where_a_converter_keeps_it_to_itself(
     build = [sys.executable, "-m", "milonga_compiler", "build", str(network[0]), "--target", "ncnn/fp32"]
     where = ["--calibration", str(arrays), "--output", str(small / "out"), *SCALED]
     done = subprocess.run([*mounting, *build, *where], check=False, capture_output=True, text=True)
-    assert done.returncode == 1 and "the disk is full" in done.stdout, (done.stdout, done.stderr)
+    assert done.returncode == 2 and "error: the disk is full" in done.stderr, (done.stdout, done.stderr)

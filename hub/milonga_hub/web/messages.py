@@ -58,6 +58,8 @@ _OF_RUNS = (
     N_("%(moved)s MB moved for %(whole)s MB"),
     N_("bundling %(target)s for devices to build"),
     N_("%(good)s of %(count)s builds hold"),
+    N_("the disk is full: make room under %(folder)s or where TMPDIR says; it goes on by itself then"),
+    N_("the hub's disk is full; free space under %(folder)s; it goes on by itself then"),
     N_("the first version for these devices: nothing to compare with"),
     N_("running %(version)s (champion) on %(count)s pictures"),
     N_("running %(version)s (challenger) on %(count)s pictures"),
