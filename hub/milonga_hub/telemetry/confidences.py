@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from milonga_hub.telemetry.added import histogram_sum
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import add_counts
 
@@ -23,13 +24,18 @@ class Confidences:
         self._counts: defaultdict[str, dict[tuple[str, str], dict[int, list[int]]]] = defaultdict(dict)
 
     def add(self, windows: Iterable[TelemetryWindow]) -> None:
-        with self._lock:
-            for window in windows:
-                if window.confidence is None or not window.project:
-                    continue
-                hours = self._counts[window.project].setdefault((window.model_version, window.bundle), {})
+        groups: defaultdict[tuple[str, str, str, int], list[TelemetryWindow]] = defaultdict(list)
+        for window in windows:
+            if window.project:
                 hour = int(window.received_at.timestamp()) // _HOUR
-                hours[hour] = add_counts([hours.get(hour, []), window.confidence.counts])
+                groups[window.project, window.model_version, window.bundle, hour].append(window)
+        with self._lock:
+            for (project, version, bundle, hour), new in groups.items():
+                found = histogram_sum("confidence", new)
+                if found is None:
+                    continue
+                hours = self._counts[project].setdefault((version, bundle), {})
+                hours[hour] = add_counts([hours.get(hour, []), found.counts])
                 for old in [one for one in hours if one < hour - KEPT.total_seconds() / _HOUR]:
                     del hours[old]
 

@@ -1,22 +1,19 @@
-"""Messages of devices, read. Some thousands come each second, so that this goes field by field and not over the bridge."""
+"""Messages of devices, read. Some thousands come each second, so that most are not read as a whole: see usual.py."""
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 from milonga.v1 import common_pb2, telemetry_pb2
 
 from milonga_hub.errors import InvalidInput
-from milonga_hub.telemetry.figures import Histogram, Packed, Percentiles, histogram_of, percentiles_of
+from milonga_hub.telemetry.figures import Histogram, Percentiles, histogram_of, percentiles_of
 from milonga_hub.telemetry.models import TelemetryWindow
+from milonga_hub.telemetry.usual import figure, moment, usual_window
 
 TOPIC_ROOT = "milonga/v1"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND_NANOS = 1_000_000_000
 
 
 class WindowId(NamedTuple):
@@ -42,6 +39,11 @@ class Unusable(InvalidInput):
 def parse_window(topic: str, payload: bytes) -> TelemetryWindow:
     """Return the window that a device published. Raises InvalidInput for anything that cannot be stored, Unusable where it has an id."""
     device = device_of(topic)
+    return usual_window(device, payload) or opened_window(device, payload)
+
+
+def opened_window(device: str, payload: bytes) -> TelemetryWindow:
+    """As parse_window, of any window, all of it read: what this says of a usual one is the same."""
     try:
         message = telemetry_pb2.TelemetryWindow.FromString(payload)
     except DecodeError as error:
@@ -65,8 +67,8 @@ def _window(message: telemetry_pb2.TelemetryWindow, device: str) -> TelemetryWin
         device,
         message.boot_id,
         message.sequence,
-        _time("started_at", message.started_at),
-        _time("ended_at", message.ended_at),
+        moment("started_at", message.started_at),
+        moment("ended_at", message.ended_at),
         message.bundle,
         message.model_version,
         message.project,
@@ -77,11 +79,10 @@ def _window(message: telemetry_pb2.TelemetryWindow, device: str) -> TelemetryWin
         None if confidence is None else _histogram("confidence", confidence),
         message.class_counts[:],
         {name: _histogram(name, one) for name, one in message.inputs.items()},
-        _figure("cpu_percent", message.cpu_percent),
+        figure("cpu_percent", message.cpu_percent),
         message.memory_bytes,
-        _figure("temperature_celsius", message.temperature_celsius),
+        figure("temperature_celsius", message.temperature_celsius),
         message.dropped_count,
-        packed=_packed(message, latency, percentiles, confidence),
     )
 
 
@@ -100,35 +101,6 @@ def _optional(message: telemetry_pb2.TelemetryWindow) -> _Optional:
     )
 
 
-def _packed(
-    message: telemetry_pb2.TelemetryWindow,
-    latency: common_pb2.Histogram | None,
-    percentiles: common_pb2.Percentiles | None,
-    confidence: common_pb2.Histogram | None,
-) -> Packed:
-    counts, inputs = telemetry_pb2.TelemetryWindow(), telemetry_pb2.TelemetryWindow()
-    counts.class_counts.MergeFrom(message.class_counts)
-    inputs.inputs.MergeFrom(message.inputs)
-    return Packed(
-        None if latency is None else latency.SerializeToString(),
-        None if percentiles is None else percentiles.SerializeToString(),
-        None if confidence is None else confidence.SerializeToString(),
-        counts.SerializeToString(),
-        inputs.SerializeToString(),
-    )
-
-
-def _time(name: str, stamp: Timestamp) -> datetime:
-    nanos = stamp.nanos
-    try:
-        if not 0 <= nanos < _SECOND_NANOS:
-            raise ValueError(f"{nanos} nanoseconds")
-        return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=nanos // 1000)
-    except (ValueError, OverflowError) as error:
-        # A time before the year 1 or after 9999.
-        raise InvalidInput(f"{name} is no time: {stamp.seconds} s and {nanos} ns") from error
-
-
 def _histogram(name: str, message: common_pb2.Histogram) -> Histogram:
     if not math.isfinite(message.low + message.high):
         raise InvalidInput(f"{name} must reach from a finite number to a finite number")
@@ -143,10 +115,3 @@ def _percentiles(message: common_pb2.Percentiles) -> Percentiles:
 
 def _figures(message: common_pb2.Percentiles) -> tuple[float, ...]:
     return (message.p50, message.p90, message.p99, message.mean)
-
-
-def _figure(name: str, value: float) -> float | None:
-    """Return the figure; None where there is none, which is said by 0 or by not-a-number."""
-    if math.isinf(value):
-        raise InvalidInput(f"{name} must be a finite number")
-    return None if value == 0 or math.isnan(value) else value

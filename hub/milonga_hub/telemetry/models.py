@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
 from milonga_hub.db import UTC_TIME, utc_now
-from milonga_hub.telemetry.figures import COUNTS, HISTOGRAM, HISTOGRAMS, PERCENTILES, Histogram, Packed, Percentiles
+from milonga_hub.telemetry.figures import (
+    COUNTS,
+    HISTOGRAM,
+    HISTOGRAMS,
+    PERCENTILES,
+    Histogram,
+    Packed,
+    Percentiles,
+    unpacked,
+)
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+_KIND_OF = dict(zip(Packed._fields, ("histogram", "percentiles", "histogram", "counts", "histograms"), strict=True))
+# Counts by name of a histogram, packed where it has the edges that all have, and of classes.
+Counted = dict[str, bytes | Histogram]
 
 
 @dataclass(slots=True)
@@ -41,8 +54,23 @@ class TelemetryWindow:
     received_at: datetime = _NEVER
     # 0: as it came; else it stands for all of so many seconds. See retention.py.
     resolution_seconds: int = 0
-    # Its histograms and the like, where they came as they are stored: to write them anew takes longer than to store them.
+    # Its histograms and the like as they are stored, where they came so and are sound (usual.py): they are read when somebody asks for one.
     packed: Packed | None = field(default=None, compare=False, repr=False)
+    # The same, without what is around the counts, for who adds up (added.py).
+    counted: Counted | None = field(default=None, compare=False, repr=False)
+
+    def begin(self) -> None:
+        """Give what the hub sets of a window that just came the value that it has until then."""
+        self.id, self.received_at, self.resolution_seconds = None, _NEVER, 0
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked for what is not there yet.
+        if name not in _KIND_OF:
+            raise AttributeError(f"a window has no {name}")
+        packed: bytes | None = getattr(self.packed, name)
+        value = unpacked(_KIND_OF[name], packed)
+        setattr(self, name, value)
+        return value
 
     @property
     def window_count(self) -> int:

@@ -22,7 +22,7 @@ from milonga_hub.telemetry.figures import (
 from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.stored import ActiveWindow, SummedWindow
 
-_NAMES = tuple(field.name for field in fields(TelemetryWindow) if field.name != "packed")
+_NAMES = tuple(field.name for field in fields(TelemetryWindow) if field.compare)
 # In the order of SummedWindow and ActiveWindow.
 _SUMMED = (
     "started_at", "request_count", "error_count", "log10_latency_ms", "confidence", "class_counts", "inputs", "cpu_percent",
@@ -112,7 +112,7 @@ def insert(
     for window in windows:
         id_ = new.pop((window.device, window.boot_id, window.sequence), None)
         if id_ is not None:
-            window.id, window.packed = id_, None
+            window.id = id_
             found.append(window)
     return found
 
@@ -124,7 +124,9 @@ def _insert_packed(session: Session, windows: Sequence[TelemetryWindow], after: 
     # Named here: SQLite would give the id of the newest window again once that one is merged with others.
     received_at = _text(windows[0].received_at)
     rows = [(id_, *_packed(window, received_at)) for id_, window in enumerate(windows, newest + 1)]
-    connection.exec_driver_sql(_INSERT, rows)
+    if connection.exec_driver_sql(_INSERT, rows).rowcount == len(rows):
+        # None was a repeat: nothing has to be read again.
+        return {(device, boot_id, sequence): id_ for id_, device, boot_id, sequence, *_ in rows}
     return {tuple(key): id_ for id_, *key in connection.exec_driver_sql(_NEWER, (newest,))}
 
 

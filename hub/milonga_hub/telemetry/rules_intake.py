@@ -15,13 +15,14 @@ from milonga_hub.telemetry.models import TelemetryWindow
 # Far beyond any device, and small enough that the sums of a fleet's years stay within 64 bits.
 _MOST_COUNT = 10**9
 _MOST_BYTES = 1 << 50
-_MOST_BINS, _MOST_CLASSES, _MOST_STATISTICS = 1_000, 10_000, 32
+MOST_CLASSES, MOST_STATISTICS = 10_000, 32
+_MOST_BINS = 1_000
 # No engine answers as often.
 _MOST_PER_SECOND = 100_000
 # In a usual window, whatever its clock says.
 _USUAL_REQUESTS = 30 * _MOST_PER_SECOND
 # 256 pictures in a request, and 300 boxes in each.
-_MOST_ANSWERS = 256 * 300
+MOST_ANSWERS = 256 * 300
 _LONGEST, _USUAL = timedelta(days=1), timedelta(seconds=30)
 # Clocks of boards begin at 1970, and those that are wrong the other way at about 2106; all else is no clock's.
 _EARLIEST_YEAR = 1970
@@ -42,15 +43,23 @@ def flaw(window: TelemetryWindow) -> str:
         return f"cpu_percent is {window.cpu_percent}"
     if window.temperature_celsius is not None and not -273 <= window.temperature_celsius <= 1000:
         return f"temperature_celsius is {window.temperature_celsius}"
-    if len(window.class_counts) > _MOST_CLASSES:
-        return f"it counts {len(window.class_counts)} classes"
-    if len(window.inputs) > _MOST_STATISTICS:
-        return f"it has {len(window.inputs)} statistics of pictures"
-    return (
+    if words := (
         _implausible_names(window)
         or _implausible_requests(window)
         or _implausible_count("dropped_count", window.dropped_count)
-        or ("" if window.latency_ms is None else _implausible_latency(window.latency_ms))
+    ):
+        return words
+    # Those that are packed have been looked at.
+    return "" if window.packed is not None else _implausible_parts(window)
+
+
+def _implausible_parts(window: TelemetryWindow) -> str:
+    if len(window.class_counts) > MOST_CLASSES:
+        return f"it counts {len(window.class_counts)} classes"
+    if len(window.inputs) > MOST_STATISTICS:
+        return f"it has {len(window.inputs)} statistics of pictures"
+    return (
+        ("" if window.latency_ms is None else _implausible_latency(window.latency_ms))
         or _implausible_counts("class_counts", window.class_counts)
         or _implausible_histograms(window)
         or _implausible_answers(window)
@@ -72,7 +81,7 @@ def _implausible_requests(window: TelemetryWindow) -> str:
 
 
 def _implausible_answers(window: TelemetryWindow) -> str:
-    most = window.request_count * _MOST_ANSWERS
+    most = window.request_count * MOST_ANSWERS
     answers = max(sum(window.class_counts), 0 if window.confidence is None else sum(window.confidence.counts))
     return f"it counts {answers} answers to {window.request_count} requests" if answers > most else ""
 
@@ -85,15 +94,16 @@ def _implausible_histograms(window: TelemetryWindow) -> str:
     if window.confidence is not None and (words := _implausible_histogram("confidence", window.confidence)):
         return words
     for name, histogram in window.inputs.items():
-        # Usual ones in one step: some thousand windows come each second.
-        if (histogram.low, histogram.high, len(histogram.counts)) == BINS.get(name):
-            if min(histogram.counts) >= 0 and max(histogram.counts) <= _MOST_COUNT:
-                continue
-        elif name not in BINS and not _STATISTIC.fullmatch(name):
-            return f"it has a statistic of pictures called {name[:_STATISTIC_SHOWN]!r}"
-        if words := _implausible_histogram(name, histogram, "inputs."):
+        if words := statistic_flaw(name, histogram):
             return words
     return ""
+
+
+def statistic_flaw(name: str, histogram: Histogram) -> str:
+    """Return why no honest device would send this statistic of pictures, or of its machine, "" where one might."""
+    if name not in BINS and not _STATISTIC.fullmatch(name):
+        return f"it has a statistic of pictures called {name[:_STATISTIC_SHOWN]!r}"
+    return _implausible_histogram(name, histogram, "inputs.")
 
 
 def righted(window: TelemetryWindow, now: datetime) -> TelemetryWindow:
@@ -140,6 +150,10 @@ class Allowance:
 
 
 def _implausible_names(window: TelemetryWindow) -> str:
+    # Usual ones in one step: some thousand windows come each second.
+    together = window.boot_id + window.bundle + window.model_version + window.project
+    if len(together) <= _LONGEST_NAME and together.isprintable():
+        return ""
     for name in ("boot_id", "bundle", "model_version", "project"):
         text = getattr(window, name)
         if len(text) > _LONGEST_NAME:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from milonga_hub.telemetry.figures import Histogram, Stored, unpacked
 from milonga_hub.telemetry.rules import latency_quantiles, merge_histograms
+from milonga_hub.telemetry.varints import numbers, varint
 
 # The tag of `counts` in a Histogram: field 3, packed.
 _COUNTS_TAG = b"\x1a"
-_MORE, _BITS = 0x80, 7
 
 
 def medians(groups: Sequence[Sequence[Stored]]) -> list[float | None]:
@@ -65,7 +65,7 @@ def _counts(head: bytes, packed: Sequence[bytes], bins: int) -> NDArray[np.int64
     if not all(one.startswith(heads[len(one)]) for one in packed):
         return None
     payloads = [one[len(heads[len(one)]) :] for one in packed]
-    values, ends = _varints(b"".join(payloads))
+    values, ends = numbers(b"".join(payloads))
     # As many in each, not only in all together.
     last = np.cumsum([len(one) for one in payloads]) - 1
     if len(values) != bins * len(payloads) or not (ends[bins - 1 :: bins] == last).all():
@@ -76,26 +76,5 @@ def _counts(head: bytes, packed: Sequence[bytes], bins: int) -> NDArray[np.int64
 def _head_of(head: bytes, size: int) -> bytes:
     """Return what stands before the counts of a message of so many bytes: the head, and how many bytes the counts are."""
     rest = size - len(head)
-    length = next((n for n in range(rest, 0, -1) if n + len(_varint(n)) <= rest), 0)
-    return head + _varint(length)
-
-
-def _varint(number: int) -> bytes:
-    found = bytearray()
-    while number >= _MORE:
-        found.append(number % _MORE + _MORE)
-        number >>= _BITS
-    return bytes((*found, number))
-
-
-def _varints(data: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the numbers and where each ends: 7 bits a byte, the lowest first, all bytes but the last of a number with a high bit."""
-    read = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(read < _MORE)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    values = (read[starts] & ~np.uint8(_MORE)).astype(np.int64)
-    longer, place = np.arange(len(values)), 1
-    while len(longer := longer[ends[longer] - starts[longer] >= place]):
-        values[longer] |= (read[starts[longer] + place] & ~np.uint8(_MORE)).astype(np.int64) << (_BITS * place)
-        place += 1
-    return values, ends
+    length = next((n for n in range(rest, 0, -1) if n + len(varint(n)) <= rest), 0)
+    return head + varint(length)

@@ -7,6 +7,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from milonga_hub.telemetry.added import histogram_sum
 from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import merge_histograms
@@ -48,9 +49,9 @@ class Tally:
                     window_count=known.window_count + len(new),
                     request_count=known.request_count + sum(window.request_count for window in new),
                     error_count=known.error_count + sum(window.error_count for window in new),
-                    log10_latency_ms=_sum(known.log10_latency_ms, (window.log10_latency_ms for window in new)),
-                    power=_sum(known.power, (window.inputs.get(POWER) for window in new)),
-                    throttled=_sum(known.throttled, (window.inputs.get(THROTTLED) for window in new)),
+                    log10_latency_ms=_sum(known.log10_latency_ms, histogram_sum("log10_latency_ms", new)),
+                    power=_sum(known.power, histogram_sum(POWER, new)),
+                    throttled=_sum(known.throttled, histogram_sum(THROTTLED, new)),
                 )
                 if len(self._served) > MAX_VERSIONS:
                     self._served.popitem(last=False)
@@ -61,5 +62,5 @@ class Tally:
             return [*self._served.values()]
 
 
-def _sum(known: Histogram | None, new: Iterable[Histogram | None]) -> Histogram | None:
-    return merge_histograms([each for each in (known, *new) if each is not None])
+def _sum(known: Histogram | None, new: Histogram | None) -> Histogram | None:
+    return merge_histograms([each for each in (known, new) if each is not None])

@@ -18,6 +18,7 @@ from sqlmodel import Session, col, delete
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import DatabaseUnreachable
 from milonga_hub.events import EventBus
+from milonga_hub.telemetry.added import added
 from milonga_hub.telemetry.ahead import ROW_ID, Ahead
 from milonga_hub.telemetry.models import TelemetryAdded, TelemetryTotal, TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.rows import all_columns, upsert, windows_of
@@ -182,15 +183,18 @@ def _values(key: _Key, total: Sum) -> dict[str, Any]:
 
 def _by_level(windows: Sequence[TelemetryWindow]) -> dict[_Key, Sum]:
     """Add up windows for each level, the coarser of what the finer one added up."""
-    finer: list[tuple[str, str, Summed]] = [(each.project, each.model_version, each) for each in windows]
-    found: dict[_Key, Sum] = {}
-    for step in LEVELS:
+    finest: defaultdict[_Key, list[TelemetryWindow]] = defaultdict(list)
+    for window in windows:
+        start = floored(window.started_at, LEVELS[0])
+        finest[window.project, window.model_version, LEVELS[0], start].append(window)
+    level = {key: added(each, key[3]) for key, each in finest.items()}
+    found = level
+    for step in LEVELS[1:]:
         groups: defaultdict[_Key, list[Summed]] = defaultdict(list)
-        for project, version, one in finer:
-            groups[project, version, step, floored(one.started_at, step)].append(one)
+        for (project, version, _, start), one in level.items():
+            groups[project, version, step, floored(start, step)].append(one)
         level = {key: summed(each, key[3]) for key, each in groups.items()}
-        finer = [(project, version, one) for (project, version, _, _), one in level.items()]
-        found |= level
+        found = found | level
     return found
 
 
