@@ -12,7 +12,7 @@ from milonga_hub.learning.latency.process import Floats, Indices
 from milonga_hub.learning.latency.structure import Structure
 from milonga_hub.learning.latency.surrogate import Surrogates
 
-from tests.learning.latency.worlds import World, unmeasured, world
+from tests.learning.latency.worlds import World, stages, unmeasured, world
 
 K = 10
 
@@ -207,6 +207,15 @@ def test_networks_that_do_not_differ_get_one_latency(made: World) -> None:
     found = fit(same, {}, index, np.array([9.0, 10.0, 11.0, 10.5, 9.5])).predict()
     np.testing.assert_allclose(found.median_ms, 10.0, rtol=0.05)
     assert np.all(found.high_ms > 10.0)
+
+
+def test_a_device_that_runs_some_stages_worse_than_all_others_is_known_by_ten_networks() -> None:
+    errors = []
+    for seed in range(6):
+        made = stages(seed=seed)
+        index, model = _fitted(made, macs=None)
+        errors.append(_error(made, index, model))
+    assert np.median(errors) < 0.06
 
 
 def test_a_device_unlike_all_others_is_predicted_no_worse_than_by_macs(made: World) -> None:

@@ -42,5 +42,22 @@ def world(networks: int = 400, noise: float = 0.02, devices: int = 6, seed: int 
     return World(features, (chosen * size * work).sum(axis=(1, 2)) * 1e8, sources, families, drawn[0])
 
 
+def stages(networks: int = 600, seed: int = 0) -> World:
+    """Return a world of two known devices where slots come in stages of three: a device runs all slots of one alike."""
+    random = np.random.default_rng(seed)
+    features = random.integers(0, OPTIONS, (networks, 12)).astype(np.float64)
+    chosen = features[:, :, None] == np.arange(OPTIONS)
+    work = np.array([0.05, 0.4, 1.0, 2.0])
+    size, stage = random.uniform(0.5, 2.0, 4), np.repeat(np.arange(4), 3)
+
+    def latency(skill: Floats) -> Floats:
+        clean = 2.0 + (chosen * (size * skill)[stage][:, None] * work).sum(axis=(1, 2))
+        return np.asarray(clean * np.exp(random.normal(0.0, 0.01, networks)))
+
+    drawn = [latency(np.exp(random.normal(0.0, 1.0, 4))) for _ in range(3)]
+    macs = (chosen * size[stage][:, None] * work).sum(axis=(1, 2)) * 1e8
+    return World(features, macs, {"a": drawn[1], "b": drawn[2]}, {"a": "one", "b": "other"}, drawn[0])
+
+
 def unmeasured(world: World, index: Indices) -> Indices:
     return np.setdiff1d(np.arange(len(world.target)), index)

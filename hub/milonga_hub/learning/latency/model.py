@@ -19,6 +19,8 @@ _CANDIDATES = 800
 _CHUNK = 2000
 # 80 % of a normal distribution.
 _REACH = 1.2816
+# Measurements that what the process says of its own errors counts as.
+_BELIEVED = 4.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,16 @@ class LatencyModel:
     _mix: Mix | None
     quality: Quality = field(init=False)
     _share: float = field(init=False, default=0.0)
+    #: By how much errors are larger than their variance has it.
+    _excess: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
-        truth, left_out = np.log(self._measured.ms), self._left_out()
+        truth, (left_out, variance) = np.log(self._measured.ms), self._left_out()
         if self._mix is not None:
             self._share = self._mix.share(float(np.mean((left_out - truth) ** 2)))
-            left_out = (1.0 - self._share) * left_out + self._share * self._mix.left_out
+            left_out, variance = self._mixed(left_out, variance, self._mix.left_out, self._mix.variance)
+        scaled = float(((left_out - truth) ** 2 / variance).sum())
+        self._excess = (_BELIEVED + scaled) / (_BELIEVED + len(truth))
         error = float(np.median(np.abs(np.exp(left_out - truth) - 1.0)))
         self.quality = Quality(error, _rank_correlation(left_out, truth), len(truth), *_verdict(error, len(truth)))
 
@@ -76,7 +82,7 @@ class LatencyModel:
         at = np.arange(self._count) if index is None else np.asarray(index, dtype=np.int64)
         found = [self._predicted(at[start : start + _CHUNK]) for start in range(0, len(at), _CHUNK)]
         mean = np.concatenate([one[0] for one in found]) if found else np.empty(0)
-        reach = _REACH * np.sqrt(np.concatenate([one[1] for one in found]) if found else np.empty(0))
+        reach = _REACH * np.sqrt(self._excess * np.concatenate([one[1] for one in found]) if found else np.empty(0))
         return Prediction(np.exp(mean), np.exp(mean - reach), np.exp(mean + reach))
 
     def further(self, count: int, candidates: Sequence[int] | Indices) -> Indices:
@@ -97,8 +103,12 @@ class LatencyModel:
         mean, variance = self._by_process(at)
         if self._mix is None:
             return mean, variance
-        apart = self._mix.logs[at] - mean
-        variance = (1.0 - self._share) * variance + self._share * self._mix.variance
+        return self._mixed(mean, variance, self._mix.logs[at], self._mix.variance)
+
+    def _mixed(self, mean: Floats, variance: Floats, other: Floats, error: float) -> tuple[Floats, Floats]:
+        """Return mean and variance where a share of the process's predictions is replaced by the mix of sources."""
+        apart = other - mean
+        variance = (1.0 - self._share) * variance + self._share * error
         return mean + self._share * apart, variance + self._share * (1.0 - self._share) * apart**2
 
     def _by_process(self, at: Indices) -> tuple[Floats, Floats]:
@@ -117,16 +127,17 @@ class LatencyModel:
             square += cloud.weights @ (logs**2 + variance)
         return mean, np.maximum(square - mean**2, 1e-12)
 
-    def _left_out(self) -> Floats:
-        """Return the logarithm of each measured latency (k,) as the process predicts it from the others."""
+    def _left_out(self) -> tuple[Floats, Floats]:
+        """Return mean and variance of the logarithm of each measured latency (k,) as the process predicts it from the others."""
         index, ms = self._measured.index, self._measured.ms
-        logs = np.zeros(len(ms))
+        mean, square = np.zeros(len(ms)), np.zeros(len(ms))
         for cloud in self._clouds:
             residual, _, _ = cloud.domain.residual(ms, index)
-            errors, _ = cloud.found.left_out()
-            left_out, _ = cloud.domain.log_ms(residual - errors, None, cloud.scale, index)
-            logs += cloud.weights @ left_out
-        return logs
+            errors, variance = cloud.found.left_out()
+            logs, variance = cloud.domain.log_ms(residual - errors, variance, cloud.scale, index)
+            mean += cloud.weights @ logs
+            square += cloud.weights @ (logs**2 + variance)
+        return mean, np.maximum(square - mean**2, 1e-12)
 
 
 def _verdict(error: float, count: int) -> tuple[bool, int, str]:

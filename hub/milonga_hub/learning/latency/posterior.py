@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from milonga_hub.learning.latency.prior import Prior, Trial
 from milonga_hub.learning.latency.process import STUDENT, Domain, Draws, Floats, Indices, Posterior
 
-# How much the trials on known devices count against the evidence on this one.
-TEMPER = 10.0
+# Measurements on this device that all trials on known devices count as, at most.
+_MOST_COUNTED = 20.0
 # Networks that each trial predicts.
 _JUDGED = 120
 _ROBUST_ROUNDS = 3
@@ -62,10 +62,14 @@ class Measured:
 
 
 def score(draws: Draws, trials: Sequence[Trial]) -> Floats:
-    """Return the logarithm of what known devices say for each draw (draws,), up to a constant."""
+    """Return the logarithm of what known devices say for each draw (draws,), up to a constant.
+
+    Kinds of device differ, and each pair of them is an example of how: a trial counts as many measurements on this device as
+    there are other kinds, as long as all together are not too many for what was measured here to be heard.
+    """
     total = np.zeros(len(draws.noise))
     for trial in trials:
-        total += trial.score(draws) * (TEMPER / len(trials))
+        total += min(len(trials) - 1.0, _MOST_COUNTED / len(trials)) * trial.score(draws)
     return total
 
 

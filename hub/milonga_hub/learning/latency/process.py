@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from milonga_hub.learning.latency.slotwise import Slotwise
 from milonga_hub.learning.latency.structure import Structure, squared_distances
 
 Floats = NDArray[np.float64]
@@ -19,7 +20,9 @@ _MOST_FIXED = 0.9
 # Degrees of freedom of measurement errors: outliers are common where phones grow hot.
 STUDENT = 4.0
 
-# Ranges of the weights, as variances relative to the squared latency; drawn uniformly in their logarithm.
+# Ranges of the weights, drawn uniformly in their logarithm: variances relative to the squared latency, or, of what known devices
+# and costs say (mean, devices, rest, costs, gains, mixes, values), relative to that. Those of slots end far
+# above 1: a new kind of device may differ from all known ones by much more than these do among each other.
 _RANGES = {
     "mean": (1e-2, 0.3),
     "devices": (0.3, 10.0),
@@ -28,6 +31,9 @@ _RANGES = {
     "choices": (1e-5, 0.1),
     "counts": (1e-5, 0.1),
     "weighed": (1e-5, 0.1),
+    "gains": (0.03, 30.0),
+    "mixes": (0.03, 10.0),
+    "values": (0.01, 1.0),
     "near": (1e-5, 0.1),
     "far": (1e-5, 0.1),
     "noise": (3e-5, 0.1),
@@ -111,6 +117,9 @@ class Domain:
             self._factors["counts"] = structure.counts()
             if np.ptp(self.level) > 0:
                 self._factors["weighed"] = structure.weighed(self.level)
+            if log.shape[1]:
+                slotwise = Slotwise(structure, log, costs)
+                self._factors |= {"gains": slotwise.gains(), "mixes": slotwise.mixes(), "values": slotwise.values()}
         self._choices = structure.choices
 
     @property
@@ -144,13 +153,13 @@ class Domain:
         """Return what turns a noise variance of latency over its mean into one of this domain."""
         return np.ones(len(at)) if self.name == "linear" else self.level[at] ** -2
 
-    def log_ms(self, deviation: Floats, variance: Floats | None, scale: float, at: Indices) -> tuple[Floats, Floats]:
+    def log_ms(self, deviation: Floats, variance: Floats, scale: float, at: Indices) -> tuple[Floats, Floats]:
         """Return the logarithm of latency, and its variance, of deviations (draws, at) from the trend."""
         if self.name == "log":
-            return deviation + self.trend[at] + np.log(scale), variance if variance is not None else np.zeros(1)
+            return deviation + self.trend[at] + np.log(scale), variance
         # No network takes a tenth of what all other devices say.
         level = np.maximum(deviation + self.trend[at], 0.1 * self.trend[at])
-        return np.log(level * scale), variance / level**2 if variance is not None else np.zeros(1)
+        return np.log(level * scale), variance / level**2
 
 
 @dataclass

@@ -63,11 +63,17 @@ class Structure:
 
         Operators that a device runs badly cost it more where pictures and channels are many, so where all else does too.
         """
+        size = self.added(latency[:, None])[:, :, 0].std(axis=1)
+        return _standard(list((self.slots * size[None, :, None]).sum(axis=1).T), len(self.slots))
+
+    def added(self, curves: Floats) -> Floats:
+        """Return (s, v, c): what each value of each slot adds to each of the curves (n, c), 0 on average over networks."""
         rows, slots, values = self.slots.shape
         table = self.options()
         square = table.T @ table + _ADDED_PENALTY * rows * np.eye(slots * values)
-        added = np.linalg.solve(square, table.T @ (latency - latency.mean())).reshape(slots, values)
-        return _standard(list((self.slots * added.std(axis=1)[None, :, None]).sum(axis=1).T), rows)
+        added = np.linalg.solve(square, table.T @ (curves - curves.mean(axis=0))).reshape(slots, values, -1)
+        often = self.slots.mean(axis=0)[:, :, None]
+        return np.where(often > 0, added - (often * added).sum(axis=1, keepdims=True), 0.0)
 
 
 def _alike(first: Floats, second: Floats) -> bool:
