@@ -188,6 +188,12 @@ def test_sentences_that_are_kept_are_told_in_the_language(korean: None) -> None:
     assert said("runs/7 has ended already (cancelled)") == "runs/7은(는) 이미 끝났습니다(취소됨)"
 
 
+def test_a_sentence_that_stands_in_another_is_told_whatever_is_longer(korean: None) -> None:
+    text = said("better: v2 answers 9 pictures better than v1, and 2 worse (p = 0.03); accuracy 90.1 to 92.3 %")
+    assert text.startswith("더 나음: v2")
+    assert "pictures" not in text and "v1" in text
+
+
 def test_sentences_that_the_hub_does_not_know_stay_as_they_are(korean: None) -> None:
     for text in ("", "cannot load libfoo.so: %(name)s 100%", "a; b", "x: y", "waiting for 2 devices: "):
         assert said(text) == text

@@ -45,13 +45,14 @@ class _Pattern:
 
 @cache
 def _patterns() -> tuple[_Pattern, ...]:
-    """Return the messages that have names in them, those with more fixed text first."""
+    """Return the messages that have names in them: before those that begin with a name, which may be anything, those that begin with
+    fixed text; of these and those the ones with more of it first."""
     found = []
     for message in MESSAGES:
         pieces = re.split(r"%\((\w+)\)s", message)
         if len(pieces) > 1:
             found.append(_Pattern(message, tuple(part.replace("%%", "%") for part in pieces[::2]), tuple(pieces[1::2])))
-    return tuple(sorted(found, key=lambda each: -sum(map(len, each.parts))))
+    return tuple(sorted(found, key=lambda each: (not each.parts[0], -sum(map(len, each.parts)))))
 
 
 @cache
