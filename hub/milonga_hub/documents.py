@@ -50,17 +50,19 @@ class Kind(Generic[S]):
             "$defs": definitions,
         }
 
-    def load(self, path: Path, source: str = "") -> tuple[str, S]:
-        """Return name and spec of a file, `source` for people. Raises InvalidInput listing every error with its line."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"cannot read {source or path}: {error}") from error
-        return self.parse(text, source or str(path))
+    def load(self, path: Path, source: str = "", part: int | None = None) -> tuple[str, S]:
+        """Return name and spec of a file, `source` for people; of one that holds several documents, of that `part`.
+
+        Raises InvalidInput listing every error with its line, and for several documents where no part is asked for.
+        """
+        return self._checked(_read_file(path, source, part), source or str(path))
 
     def parse(self, text: str, source: str) -> tuple[str, S]:
         """Return name and spec of a document; `source` names it in errors."""
-        node, document = _read(text, source)
+        return self._checked(_read(text, source), source)
+
+    def _checked(self, read: tuple[Any, Any], source: str) -> tuple[str, S]:
+        node, document = read
         if not isinstance(document, dict):
             raise InvalidInput(
                 f"{source}: a {self.name.lower()} file has the keys kind, name and spec; copy one of {self.examples}"
@@ -76,31 +78,42 @@ class Kind(Generic[S]):
         return document["name"], spec
 
 
-def kind_of(path: Path, source: str = "") -> str:
-    """Return the kind that a file says it is, "" where it says none. Raises InvalidInput for what is no YAML."""
-    _, document = _read_file(path, source)
-    return str(document.get("kind") or "") if isinstance(document, dict) else ""
+def kinds_of(path: Path, source: str = "") -> list[str]:
+    """Return the kind that each document of a file says it is, "" where one says none. Raises InvalidInput for what is no YAML."""
+    documents = [document for _, document in _all(_text(path, source), source or str(path))]
+    return [str(each.get("kind") or "") if isinstance(each, dict) else "" for each in documents]
 
 
-def place_of(path: Path, source: str, field: str) -> str:
+def place_of(path: Path, source: str, field: str, part: int | None = None) -> str:
     """Return source:line of a field that the hub names, such as spec.limits[0].latency_ms, in a file that was read before."""
-    node, _ = _read_file(path, source)
-    return _at(source, node, [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field)])
+    node, _ = _read_file(path, source, part)
+    return _at(source, node, [int(one) if one.isdigit() else one for one in re.findall(r"[^.\[\]]+", field)])
 
 
-def _read_file(path: Path, source: str) -> tuple[Any, Any]:
+def _text(path: Path, source: str) -> str:
     try:
-        return _read(path.read_text(encoding="utf-8"), source or str(path))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot read {source or path}: {error}") from error
 
 
-def _read(text: str, source: str) -> tuple[Any, Any]:
-    """Return the document as nodes, which know their lines, and as values."""
+def _read_file(path: Path, source: str, part: int | None) -> tuple[Any, Any]:
+    return _read(_text(path, source), source or str(path), part)
+
+
+def _read(text: str, source: str, part: int | None = None) -> tuple[Any, Any]:
+    """Return a document as nodes, which know their lines, and as values."""
+    found = _all(text, source)
+    if part is None and len(found) > 1:
+        line = found[1][0].start_mark.line + 1
+        raise InvalidInput(f"{source}:{line}: a second document begins here; put each into a file of its own")
+    return found[part or 0]
+
+
+def _all(text: str, source: str) -> list[tuple[Any, Any]]:
+    """Return all documents that are not empty, or one that is."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _demand_bounded(node, source)
-        return node, yaml.safe_load(text)
+        return [one for one in _composed(text, source) if one[1] is not None] or [(None, None)]
     except (ValueError, RecursionError) as error:
         # A date with a 13th month, or brackets thousands deep.
         raise InvalidInput(f"{source}: not YAML that can be read: {error}") from error
@@ -108,6 +121,14 @@ def _read(text: str, source: str) -> tuple[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InvalidInput(f"{source}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _composed(text: str, source: str) -> Iterator[tuple[Any, Any]]:
+    loader = yaml.SafeLoader(text)
+    while loader.check_node():
+        node = loader.get_node()
+        _demand_bounded(node, source)
+        yield node, loader.construct_document(node)
 
 
 def _demand_bounded(node: Any, source: str) -> None:

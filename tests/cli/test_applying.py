@@ -165,7 +165,25 @@ def test_what_is_refused_is_named_by_its_place_in_the_repository_and_told_in_a_c
 def test_a_name_that_two_files_have_is_named(new: Cli, folder: Path) -> None:
     (folder / "projects" / "other.yaml").write_text(yaml.safe_dump(PROJECT), encoding="utf-8")
     refused = new("apply", "-f", str(folder))
-    assert refused.code == 4 and "more than one file" in refused.err
+    assert refused.code == 4 and "there more than once" in refused.err
+
+
+def test_a_file_may_hold_several_documents_and_each_error_names_its_line(new: Cli, folder: Path) -> None:
+    both = folder / "both.yaml"
+    both.write_text(yaml.safe_dump_all([None, RULE, PROJECT], explicit_start=True), encoding="utf-8")
+    planned = new("diff", "-f", str(both), "--json")
+    assert [f"{one['kind']} {one['name']}" for one in json.loads(planned.out)["applied"]] == [
+        "Project mine",
+        "AlertRule hot",
+    ]
+    both.write_text(
+        "---\n" + yaml.safe_dump_all([RULE, {**RULE, "name": "cold", "spec": {"watch": "SUN"}}]), encoding="utf-8"
+    )
+    refused = new("apply", "-f", str(both))
+    line = both.read_text(encoding="utf-8").splitlines().index("  watch: SUN") + 1
+    assert refused.code != 0 and f"both.yaml:{line}:" in refused.err
+    both.write_text(yaml.safe_dump_all([RULE, RULE]), encoding="utf-8")
+    assert "AlertRule hot is there more than once" in new("apply", "-f", str(both)).err
 
 
 def test_links_out_of_the_folder_are_not_followed(new: Cli, folder: Path, tmp_path: Path) -> None:

@@ -44,34 +44,42 @@ class Applied:
 
 @dataclass(frozen=True)
 class File:
-    """A file to apply, and what people call it."""
+    """A file to apply, what people call it, and which of the documents in it."""
 
     path: Path
     name: str
+    part: int
+    kind: str
 
 
 def files_of(place: Path, root: Path | None = None) -> list[File]:
-    """Return the file, or all files of a folder that can be applied, in the order for that; below `root` they are named from there.
+    """Return what a file holds, or all files of a folder that can be applied, in the order for that; below `root` they are named from there.
 
     Raises Refused where there is none.
     """
-    from milonga_hub.documents import kind_of
+    from milonga_hub.documents import kinds_of
 
-    def called(path: Path) -> File:
-        return File(path, str(path.relative_to(root) if root else path))
+    def name(path: Path) -> str:
+        return str(path.relative_to(root) if root else path)
+
+    def among(path: Path) -> list[File]:
+        return [File(path, name(path), part, kind) for part, kind in enumerate(kinds_of(path, name(path)))]
 
     if place.is_file():
-        return [called(place)]
+        return sorted(among(place), key=_order)
     if not place.is_dir():
         raise Refused(f"there is no file {place}; copy one from fleet_configs/projects", NOT_FOUND)
     written = sorted([*place.rglob("*.yaml"), *place.rglob("*.yml")])
     # A link may lead out of the folder that was named.
-    files = [called(path) for path in written if path.is_file() and not path.is_symlink()]
-    kinds = {file: kind_of(file.path, file.name) for file in files}
-    found = [file for file, kind in kinds.items() if kind in KINDS]
+    files = [one for path in written if path.is_file() and not path.is_symlink() for one in among(path)]
+    found = [file for file in files if file.kind in KINDS]
     if not found:
-        raise Refused(f"no file in {called(place).name} is of kind {', '.join(KINDS)}", NOT_FOUND)
-    return sorted(found, key=lambda file: (KINDS.index(kinds[file]), file.name))
+        raise Refused(f"no file in {name(place)} is of kind {', '.join(KINDS)}", NOT_FOUND)
+    return sorted(found, key=_order)
+
+
+def _order(file: File) -> tuple[int, str, int]:
+    return KINDS.index(file.kind) if file.kind in KINDS else len(KINDS), file.name, file.part
 
 
 def send(files: Iterable[File], *, start_run: bool, dry_run: bool) -> list[Applied]:
@@ -81,7 +89,7 @@ def send(files: Iterable[File], *, start_run: bool, dry_run: bool) -> list[Appli
     if twice:
         kind, name = min(twice)
         places = ", ".join(one.file.name for one in read if one.key == (kind, name))
-        raise Refused(f"the {kind} {name} is in more than one file: {places}; keep one")
+        raise Refused(f"the {kind} {name} is there more than once: {places}; keep one")
     with Client() as client:
         planned = [_applied(client, one, start_run=start_run, dry_run=True) for one in read]
         return planned if dry_run else [_applied(client, one, start_run=start_run, dry_run=False) for one in read]
@@ -104,17 +112,15 @@ def _read(file: File) -> _Read:
     # Imported here, so that all other verbs start fast.
     from milonga_hub.alerts.models import CHANNEL_FILE, RULE_FILE
     from milonga_hub.bridge import to_proto
-    from milonga_hub.documents import kind_of
     from milonga_hub.projects.models import PROJECT_FILE
 
-    kind = kind_of(file.path, file.name)
-    if kind == RULE:
-        name, rule = RULE_FILE.load(file.path, file.name)
-        return _Read(file, kind, name, to_proto(rule, alerts_pb2.AlertRuleSpec))
-    if kind == CHANNEL:
-        name, channel = CHANNEL_FILE.load(file.path, file.name)
-        return _Read(file, kind, name, to_proto(channel, alerts_pb2.AlertChannelSpec))
-    name, project = PROJECT_FILE.load(file.path, file.name)
+    if file.kind == RULE:
+        name, rule = RULE_FILE.load(file.path, file.name, file.part)
+        return _Read(file, RULE, name, to_proto(rule, alerts_pb2.AlertRuleSpec))
+    if file.kind == CHANNEL:
+        name, channel = CHANNEL_FILE.load(file.path, file.name, file.part)
+        return _Read(file, CHANNEL, name, to_proto(channel, alerts_pb2.AlertChannelSpec))
+    name, project = PROJECT_FILE.load(file.path, file.name, file.part)
     return _Read(file, PROJECT, name, to_proto(project, projects_pb2.ProjectSpec))
 
 
@@ -137,7 +143,7 @@ def _where(file: File, refused: CallFailed) -> str:
 
     begins = re.match(r"(spec[\w.\[\]]*)\b", str(refused))
     field = refused.violations[0].field if refused.violations else begins[1] if begins else ""
-    return place_of(file.path, file.name, field) if field else file.name
+    return place_of(file.path, file.name, field, file.part) if field else file.name
 
 
 def _sent(client: Client, kind: str, name: str, spec: Any, *, start_run: bool, dry_run: bool) -> Any:
