@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from milonga_hub.evalues import spread
 from milonga_hub.projects.models import DriftPolicy
 from milonga_hub.telemetry.rules_sequential import (
     MAX_MOMENTS,
@@ -26,7 +27,6 @@ from milonga_hub.telemetry.rules_sequential import (
     fresh,
     is_allowed,
     renewed,
-    spread,
     stability_index,
 )
 from milonga_hub.telemetry.rules_watching import after, watched

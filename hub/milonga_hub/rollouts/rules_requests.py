@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from milonga_hub.evalues import averaged, spread, unlikeness_of
 from milonga_hub.rollouts.models import Rollout
 from milonga_hub.rollouts.needs import Requests
-from milonga_hub.telemetry.rules_sequential import averaged, spread, unlikeness_of
 
 # The chance that a rollout is ever stopped for a version that fails no more than it may; counted anew when one is resumed.
 FALSE_ALARMS = 0.01

@@ -11,7 +11,6 @@ average (Shiryaev and Roberts' procedure with e-values: Shin, Ramdas and Rinaldo
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +18,9 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtri, gammaln
+from scipy.special import chdtri
+
+from milonga_hub.evalues import averaged, spread, unlikeness_of
 
 Floats = NDArray[np.float64]
 K = TypeVar("K", bound=Hashable)
@@ -33,8 +34,8 @@ MAX_MOMENTS = 12
 MAX_STAKE_SECONDS = 3600.0
 # The chance that the world which the reference is a sample of lies outside of what is allowed for that.
 REFERENCE_DOUBT = 0.001
-# Neighbours that tell how unlike windows are when nothing happens: the median of so many, and of no fewer than the least.
-MAX_NEIGHBOURS, MIN_NEIGHBOURS = 21, 5
+# Neighbours that tell how unlike windows are when nothing happens.
+MAX_NEIGHBOURS = 21
 _HALVINGS = 24
 _CLOSE = (0.02, 0.1, 0.25, 0.5)
 
@@ -212,25 +213,6 @@ def _least_missed(answers: Floats) -> int:
     return 1 + int((logarithms[:-2] - logarithms[2:]).argmin())
 
 
-def unlikeness_of(before: Floats, now: Floats) -> float | None:
-    """Return the chi-squared statistic of two windows over its degrees of freedom: 1 where answers are independent."""
-    # A handful of groups: numpy takes five times as long for so few.
-    kept = [(one, other) for one, other in zip(before.tolist(), now.tolist(), strict=True) if one + other > 0]
-    m, n = sum(one for one, _ in kept), sum(other for _, other in kept)
-    if len(kept) < 2 or min(m, n) < 2 * len(kept):
-        return None
-    fewer, more = math.sqrt(n / m), math.sqrt(m / n)
-    return float(sum((one * fewer - other * more) ** 2 / (one + other) for one, other in kept) / (len(kept) - 1))
-
-
-def spread(unlikeness: Sequence[float]) -> float:
-    """Return as how many answers one independent one counts: pictures of one scene are alike, and tell less than they are.
-
-    The median forgives that a drift began between two of the windows.
-    """
-    return max(1.0, statistics.median(unlikeness)) if len(unlikeness) >= MIN_NEIGHBOURS else 1.0
-
-
 def evidence(watch: Watch, allowed: Allowed) -> Evidence:
     """Return what speaks for a drift now."""
     if not len(watch.times):
@@ -262,13 +244,6 @@ def is_allowed(watch: Watch, allowed: Allowed, answers: int) -> bool:
         return False
     counts = watch.since[enough[-1]] + 0.5
     return bool(allowed.distance(counts / counts.sum()) <= allowed.radius)
-
-
-def averaged(counts: Floats) -> Floats:
-    """Return the log likelihood of counts (n, k) in their order, averaged over Dirichlet(1/2, ..., 1/2)."""
-    k = counts.shape[1]
-    each = gammaln(counts + 0.5).sum(axis=1) - k * gammaln(0.5)
-    return np.asarray(each + gammaln(0.5 * k) - gammaln(counts.sum(axis=1) + 0.5 * k))
 
 
 def drifted(won: Mapping[K, float], false_alarms_per_month: float) -> set[K]:

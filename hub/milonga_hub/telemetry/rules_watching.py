@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from milonga_hub.evalues import MIN_NEIGHBOURS, spread, unlikeness_of
 from milonga_hub.projects.models import DriftPolicy, DriftReference
 from milonga_hub.telemetry.figures import Histogram
 from milonga_hub.telemetry.rules import (
@@ -26,7 +27,6 @@ from milonga_hub.telemetry.rules import (
 )
 from milonga_hub.telemetry.rules_latency import latency_at, requests_slower
 from milonga_hub.telemetry.rules_sequential import (
-    MIN_NEIGHBOURS,
     Allowed,
     Evidence,
     Watch,
@@ -37,9 +37,7 @@ from milonga_hub.telemetry.rules_sequential import (
     fresh,
     is_allowed,
     renewed,
-    spread,
     stability_index,
-    unlikeness_of,
 )
 
 # Requests count as slow from so much above what nine of ten took when the bundle was new, ...
