@@ -72,6 +72,13 @@ def test_int8_holds_once_the_sensitive_layers_are_left_in_floats(
     assert {node.name for node in layers if "Dequantize" not in node.input[1]} == set(MIDDLE)
 
 
+def test_weights_have_seven_bits_which_no_processor_overflows(lopsided: Path, scenes: Floats, tmp_path: Path) -> None:
+    model = onnx.load(str(tmp_path / next(iter(quantize_variants(lopsided, tmp_path, scenes[:32]))).model_file))
+    weights = [numpy_helper.to_array(one) for one in model.graph.initializer if one.data_type == TensorProto.INT8]
+    found = [int(np.abs(one.astype(int)).max()) for one in weights if one.ndim > 1]
+    assert len(found) == 6 and all(32 < most <= 64 for most in found)
+
+
 def test_recipes_that_cannot_be_followed_are_left_out_and_the_others_tried(scenes: Floats, tmp_path: Path) -> None:
     """A layer that gives nearly one and the same number has no histogram: floats between its bins are missing."""
     random = np.random.default_rng(1)
