@@ -25,7 +25,7 @@ OF_NO_PROJECT = {
     " ApplyAlertChannel DeleteAlertChannel TestAlertChannel",
     "WebhookService",
     # By device, whatever project the device serves.
-    "TelemetryService/WatchTelemetry",
+    "TelemetryService/WatchTelemetry GetRefusedTelemetry",
 }
 OURS = {operation: access for operation, access in GRPC.items() if operation.startswith("/milonga.")}
 REST = {operation: access for operation, access in HTTP.items() if " /api/v1/" in operation}

@@ -135,8 +135,8 @@ def test_the_new_version_went_out_because_it_is_better_on_new_pictures(loop: Loo
     assert updated
     for row in updated:
         assert row["accuracy_new_after"] > row["accuracy_new_before"]
-        # Four of 140 old pictures: what the comparison itself puts down to chance.
-        assert row["accuracy_old_after"] >= row["accuracy_old_before"] - 0.03
+        # Three of some 30 old pictures that were held back: what the comparison itself puts down to chance.
+        assert row["accuracy_old_after"] >= row["accuracy_old_before"] - 0.1
 
 
 def test_devices_answer_better_in_the_changed_world(loop: Loop) -> None:
