@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,29 +112,37 @@ class LatencyModel:
         return mean + self._share * apart, variance + self._share * (1.0 - self._share) * apart**2
 
     def _by_process(self, at: Indices) -> tuple[Floats, Floats]:
-        mean, square = np.zeros(len(at)), np.zeros(len(at))
-        for cloud in self._clouds:
-            if not len(cloud.weights):
-                continue
+        """Return mean and variance of the logarithm of latency over all draws."""
+
+        def under(cloud: Cloud) -> tuple[Floats, Floats]:
             domain, draws = cloud.domain, cloud.draws
             across = draws.kernel(domain.kernels(at, self._measured.index))
             deviation = np.einsum("dqk,dk->dq", across, cloud.found.pulled)
             shrunk = np.einsum("dqk,dqk->dq", across @ cloud.found.inverse, across)
             variance = np.maximum(draws.weights @ domain.diagonals(at) - shrunk, 0.0)
             variance += draws.noise_at(domain.level[at]) * domain.noise_unit(at)
-            logs, variance = domain.log_ms(deviation, variance, cloud.scale, at)
-            mean += cloud.weights @ logs
-            square += cloud.weights @ (logs**2 + variance)
-        return mean, np.maximum(square - mean**2, 1e-12)
+            return domain.log_ms(deviation, variance, cloud.scale, at)
+
+        return self._over_draws(len(at), under)
 
     def _left_out(self) -> tuple[Floats, Floats]:
         """Return mean and variance of the logarithm of each measured latency (k,) as the process predicts it from the others."""
         index, ms = self._measured.index, self._measured.ms
-        mean, square = np.zeros(len(ms)), np.zeros(len(ms))
-        for cloud in self._clouds:
+
+        def under(cloud: Cloud) -> tuple[Floats, Floats]:
             residual, _, _ = cloud.domain.residual(ms, index)
             errors, variance = cloud.found.left_out()
-            logs, variance = cloud.domain.log_ms(residual - errors, variance, cloud.scale, index)
+            return cloud.domain.log_ms(residual - errors, variance, cloud.scale, index)
+
+        return self._over_draws(len(ms), under)
+
+    def _over_draws(self, count: int, under: Callable[[Cloud], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+        """Return mean and variance (count,) of what is so (draws, count) under each of the draws."""
+        mean, square = np.zeros(count), np.zeros(count)
+        for cloud in self._clouds:
+            if not len(cloud.weights):
+                continue
+            logs, variance = under(cloud)
             mean += cloud.weights @ logs
             square += cloud.weights @ (logs**2 + variance)
         return mean, np.maximum(square - mean**2, 1e-12)

@@ -33,7 +33,7 @@ class Slotwise:
         self._slots = _roots(relative, _LENGTHS["slots"])
         sized = relative / np.sqrt((relative**2).mean(axis=(1, 2), keepdims=True) + _SMALLEST)
         self._values = _roots(np.swapaxes(sized, 0, 1), _LENGTHS["values"])
-        self._chosen = structure.slots - structure.slots.mean(axis=0)
+        self._chosen = structure.options.reshape(structure.slots.shape)
 
     def gains(self) -> Floats:
         """Return (n, s): each slot takes more or less than on known devices, whatever it chooses."""

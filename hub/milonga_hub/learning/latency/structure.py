@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,7 @@ class Structure:
             _table(costs, len(features)),
         )
 
+    @cached_property
     def options(self) -> Floats:
         """Return (n, s * v), centred: which value each slot chooses."""
         table = self.slots.reshape(len(self.slots), -1)
@@ -68,12 +70,18 @@ class Structure:
 
     def added(self, curves: Floats) -> Floats:
         """Return (s, v, c): what each value of each slot adds to each of the curves (n, c), 0 on average over networks."""
-        rows, slots, values = self.slots.shape
-        table = self.options()
-        square = table.T @ table + _ADDED_PENALTY * rows * np.eye(slots * values)
+        _, slots, values = self.slots.shape
+        table, square = self.options, self._square
         added = np.linalg.solve(square, table.T @ (curves - curves.mean(axis=0))).reshape(slots, values, -1)
         often = self.slots.mean(axis=0)[:, :, None]
         return np.where(often > 0, added - (often * added).sum(axis=1, keepdims=True), 0.0)
+
+    @cached_property
+    def _square(self) -> Floats:
+        """What ridge regression on options inverts; the same whatever is regressed."""
+        return np.asarray(
+            self.options.T @ self.options + _ADDED_PENALTY * len(self.slots) * np.eye(self.options.shape[1])
+        )
 
 
 def _alike(first: Floats, second: Floats) -> bool:

@@ -36,7 +36,7 @@ class Surrogates:
         self.rest = np.zeros((count, len(self.names)))
         self._eigen: dict[bytes, list[_Eigen]] = {}
         self._ridges: dict[bytes, _Ridge] = {}
-        self._inputs, self._options = structure.choices, structure.options()
+        self._inputs, self._options = structure.choices, structure.options
         self._costs = _cost_design(structure)
         for column, ms in enumerate(source_ms.values()):
             measured = np.flatnonzero(np.isfinite(ms))
