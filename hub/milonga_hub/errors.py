@@ -72,6 +72,10 @@ class ResourceExhausted(MilongaError):
     reason = "RESOURCE_EXHAUSTED"
 
 
+class OutOfRoom(ResourceExhausted):
+    """A disk is full; what was to be kept can be kept once it is not."""
+
+
 class QuotaExceeded(ResourceExhausted):
     """A project takes as much as it may."""
 

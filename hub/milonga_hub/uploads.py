@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 
-from milonga_hub.errors import InvalidInput, ResourceExhausted
+from milonga_hub.errors import InvalidInput, OutOfRoom, ResourceExhausted
 
 IN_PARTS = "send it in parts, each added to those before (--append), or "
 
@@ -81,7 +81,7 @@ class Upload:
                 left = left[os.write(self._descriptor, left) :]
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise ResourceExhausted(
+                raise OutOfRoom(
                     f"the hub's disk is full; free space under {self.path.parent} and send it again"
                 ) from error
             raise

@@ -12,7 +12,7 @@ from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.rules import FREE, Allowed
 from milonga_hub.builds.runner import BuildRunner
-from milonga_hub.errors import FailedPrecondition, ResourceExhausted
+from milonga_hub.errors import FailedPrecondition, OutOfRoom
 from milonga_hub.jobs import Jobs
 from milonga_hub.runs.models import StageState
 
@@ -97,7 +97,7 @@ def test_what_the_full_disk_of_the_hub_has_no_room_for_is_kept_once_it_has(
 
     def full(path: Path) -> str:
         if not waited:
-            raise ResourceExhausted("the hub's disk is full; free space under /var/lib/milonga")
+            raise OutOfRoom("the hub's disk is full; free space under /var/lib/milonga")
         return put(path)
 
     async def made_room(workdir: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel
 
-from milonga_hub.errors import FailedPrecondition, ResourceExhausted
+from milonga_hub.errors import FailedPrecondition, OutOfRoom
 
 # Bytes that are done, and all there are.
 OnProgress = Callable[[int, int], None]
@@ -81,5 +81,5 @@ def disk_errors(path: Path, otherwise: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ResourceExhausted(f"the disk of {path} is full; make room, or {otherwise}") from error
+            raise OutOfRoom(f"the disk of {path} is full; make room, or {otherwise}") from error
         raise FailedPrecondition(f"cannot write {path}: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from milonga_hub.blobs.interface import digest_at, digest_of_file, key_of
-from milonga_hub.errors import ResourceExhausted
+from milonga_hub.errors import OutOfRoom
 
 # Whoever was given a path opens it, or takes a copy, within this time.
 _IN_USE_SECONDS = 60.0
@@ -71,7 +71,7 @@ class Cache:
             part.replace(place)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise ResourceExhausted(f"the hub's disk is full; free space under {self._root}") from error
+                raise OutOfRoom(f"the hub's disk is full; free space under {self._root}") from error
             raise
         finally:
             part.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from milonga_hub.blobs.interface import Blobs, Kept, digest_at, digest_of, digest_of_file, key_of
-from milonga_hub.errors import BlobsUnreachable, NotFound, ResourceExhausted
+from milonga_hub.errors import BlobsUnreachable, NotFound, OutOfRoom
 
 _CHUNK_BYTES = 1 << 20
 
@@ -100,5 +100,5 @@ class BlobStore(Blobs):
         except OSError as error:
             Path(name).unlink(missing_ok=True)
             if error.errno == errno.ENOSPC:
-                raise ResourceExhausted(f"the hub's disk is full; free space under {self.root}") from error
+                raise OutOfRoom(f"the hub's disk is full; free space under {self.root}") from error
             raise

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from milonga_hub.blobs.ahead import Ahead
 from milonga_hub.blobs.cache import Cache
 from milonga_hub.blobs.interface import Blobs, Kept, Sink, digest_at, digest_of, digest_of_file, key_of
-from milonga_hub.errors import BlobDamaged, BlobsUnreachable, NotFound, ResourceExhausted
+from milonga_hub.errors import BlobDamaged, BlobsUnreachable, NotFound, OutOfRoom
 
 _Answer = TypeVar("_Answer")
 
@@ -208,7 +208,7 @@ class ObjectBlobs(Blobs):
                 raise BlobsUnreachable(f"{self.where} refuses this hub: {error}; look at its credentials") from error
             except Exception as error:  # Each store's library has kinds of its own.
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise ResourceExhausted(f"the hub's disk is full, or {self.where} is; make room there") from error
+                    raise OutOfRoom(f"the hub's disk is full, or {self.where} is; make room there") from error
                 if not pauses:
                     raise BlobsUnreachable(
                         f"{self.where} does not answer ({type(error).__name__}: {error}); look at the address, the network and"

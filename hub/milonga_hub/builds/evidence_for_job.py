@@ -40,7 +40,7 @@ class TaskEvidence(SeenEvidence):
 
     @property
     def count(self) -> int:
-        return int((~self.task.held_back).sum())
+        return self.task.judged_count
 
     @property
     def subnet_accuracy(self) -> float:

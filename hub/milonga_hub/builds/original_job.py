@@ -32,7 +32,7 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
         from milonga_hub.learning.tasks import opened
 
         task = opened(spec["data"], seen.size_px, spec["told"])
-        count = int((~task.held_back).sum())
+        count = task.judged_count
         if not count:
             raise JobError("the data set has no validation pictures to judge the network on; add some, or name none")
         judge, first, kept, size_bytes = task.judge(seen, spec["classes"]), made(seen)[:0], list[Floats](), 0

@@ -16,7 +16,7 @@ from milonga_hub.builds.service import BuildService, item_of, project_of
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceBuild, DeviceState, Measurement
 from milonga_hub.devices.service import MeasurementItem
-from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, MilongaError, ResourceExhausted
+from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, MilongaError, OutOfRoom
 from milonga_hub.fencing import LeadLost
 from milonga_hub.jobs import JobCrashed, Jobs, OnQuestion, Progress
 from milonga_hub.runs.models import StageState
@@ -96,13 +96,11 @@ class BuildRunner:
             _log.warning("%s is interrupted: %s", build.name, error)
             await asyncio.sleep(_AGAIN_SECONDS)
             return
+        except OutOfRoom as error:
+            # What the job made is there, and only to be kept; it stays queued until then.
+            self._builds.change_stage(build.name, "build", message=f"{error}; it goes on by itself then")
+            await self._jobs.until_room(self._place(build))
         except MilongaError as error:
-            # Not where a project has all that it may, or a caller asks too often, which are kinds of it.
-            if type(error) is ResourceExhausted:
-                # What the job made is there, and only to be kept; it stays queued until then.
-                self._builds.change_stage(build.name, "build", message=f"{error}; it goes on by itself then")
-                await self._jobs.until_room(self._place(build))
-                return
             self._builds.end(build.name, str(error))
         except Exception as error:
             _log.exception("%s failed", build.name)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from milonga_hub.blobs import Blobs
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Sample
-from milonga_hub.errors import FailedPrecondition, ResourceExhausted
+from milonga_hub.errors import FailedPrecondition, OutOfRoom
 
 _SPLITS = ((TRAIN, "train"), (VALIDATION, "val"))
 
@@ -127,5 +127,5 @@ def _disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ResourceExhausted(f"the hub's disk is full; free space under {path.parent}") from error
+            raise OutOfRoom(f"the hub's disk is full; free space under {path.parent}") from error
         raise

@@ -114,6 +114,11 @@ class Task(ABC):
         """Return which validation pictures (n,) judge versions alone; none where there are too few."""
 
     @property
+    def judged_count(self) -> int:
+        """Return of how many validation pictures accuracy is told: of all but those held back."""
+        return int((~self.held_back).sum())
+
+    @property
     @abstractmethod
     def shown(self) -> NDArray[np.bool_]:
         """Return which classes each validation picture shows (n, classes)."""
