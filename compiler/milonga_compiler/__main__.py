@@ -17,12 +17,13 @@ from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.boxes import Detected
 from milonga_compiler.build import Built, State, build, log_of
-from milonga_compiler.bundle import BESIDE_THE_MODEL, Bundle, read_bundle
-from milonga_compiler.errors import CompilerError, PicturesUnusable, UnsupportedOperators, in_words
+from milonga_compiler.bundle import BESIDE_THE_MODEL, Bundle, demand_place, read_bundle
+from milonga_compiler.environments import interpreter
+from milonga_compiler.errors import BuildFailed, CompilerError, PicturesUnusable, UnsupportedOperators, in_words
 from milonga_compiler.importing import Told
 from milonga_compiler.importing.running import unsupported
 from milonga_compiler.parity import Evidence, Labelled
-from milonga_compiler.pictures import Pictures, class_names, load_pictures
+from milonga_compiler.pictures import Pictures, class_names, demand_pictures, load_pictures
 from milonga_compiler.taking import take
 from milonga_compiler.target import Target, known_targets
 from milonga_compiler.tuning import Tuning
@@ -37,11 +38,44 @@ _MOSTLY_WRONG = 0.5
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
+_EPILOG = "Exit code: 0 for a verified build, 1 for one that is not, 2 for input that cannot be used, 130 where it was stopped."
+
+# What most likely helps a build that was refused: one that ran, and one that did not.
+_AFTER_LOSS = "give more pictures, allow more (--max-lost-points), or name another target"
+_AFTER_FAILURE = "name another target (milonga-compiler engines lists them), or export the network in another way"
+
+
 def _three(text: str) -> list[float]:
-    values = [float(part) for part in text.split(",")]
+    values = [_finite(part, text) for part in text.split(",")]
     if len(values) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.48,0.46,0.41")
     return values
+
+
+def _finite(part: str, text: str) -> float:
+    try:
+        value = float(part)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers such as 0.48,0.46,0.41")
+    return value
+
+
+def _points(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of points from 0 to 100")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
 
 
 def _name(text: str) -> str:
@@ -56,7 +90,7 @@ def _name_of(file: Path) -> str:
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="milonga-compiler build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="milonga-compiler build", description=__doc__, epilog=_EPILOG)
     parser.add_argument(
         "model",
         type=Path,
@@ -81,14 +115,20 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--classes-file", type=Path, metavar="FILE", help="the same, one name a line")
     parser.add_argument(
-        "--size", type=int, default=0, metavar="PIXELS", help="for a file that leaves height and width open"
+        "--size", type=_count, default=0, metavar="PIXELS", help="for a file that leaves height and width open"
     )
     parser.add_argument("--mean", type=_three, metavar="R,G,B", help="of the training pictures, on the scale 0 to 1")
     parser.add_argument("--std", type=_three, metavar="R,G,B", help="of the training pictures, on the scale 0 to 1")
     parser.add_argument(
-        "--max-lost-points", type=float, default=0.5, help="accuracy it may lose (default: %(default)s)"
+        "--max-lost-points",
+        type=_points,
+        default=0.5,
+        metavar="POINTS",
+        help="accuracy it may lose (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="for proving it (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=_count, default=1, metavar="COUNT", help="for proving it (default: %(default)s)"
+    )
     parser.add_argument(
         "--database", type=Path, metavar="FOLDER", help="take kernels that milonga-compiler tune left there"
     )
@@ -123,6 +163,8 @@ def _words(built: Built, folder: Path) -> str:
         )
     if built.bundle:
         lines.append(f"  {folder}: {_model_bytes(built.bundle) / 1e6:.3g} MB, {built.bundle.digest}")
+    if built.state is State.REJECTED:
+        lines.append(f"  next: {_AFTER_LOSS if built.report else _AFTER_FAILURE}")
     lines.append(f"  log: {log_of(folder)}")
     return "\n".join(lines)
 
@@ -149,6 +191,10 @@ def _model_bytes(bundle: Bundle) -> int:
 
 
 def _build(given: argparse.Namespace, target: Target, scratch: Path) -> Built:
+    # What needs no network to be refused is refused before one is read.
+    interpreter(target.engine)
+    demand_place(given.output)
+    demand_pictures(given.calibration)
     like = read_bundle(given.like).manifest if given.like else {}
     network = take(given.model, _told(given, like), scratch)
     for note in network.notes:
@@ -207,7 +253,10 @@ def _told(given: argparse.Namespace, like: dict[str, Any]) -> Told:
 
 
 def _listed(file: Path | None) -> list[str]:
-    lines = file.read_text(encoding="utf-8-sig").splitlines() if file is not None else []
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if file is not None else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise BuildFailed(f"{file} is no file of names, one a line: {error}") from error
     return [line.strip() for line in lines if line.strip()]
 
 

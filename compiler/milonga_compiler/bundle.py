@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from milonga_compiler.errors import BundleInvalid
+from milonga_compiler.errors import BundleInvalid, CompilerError, is_full
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -77,9 +77,29 @@ def write_bundle(folder: Path, manifest: Mapping[str, Any], sources: Mapping[str
     return read_bundle(folder)
 
 
+def demand_place(folder: Path) -> None:
+    """Raise CompilerError where no bundle can be written to the folder, or something else would be lost by it."""
+    if folder.is_file():
+        raise CompilerError(f"{folder} is a file; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise CompilerError(f"{folder} has something in it that is no bundle; name a new folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=str(folder.parent)):
+            pass
+    except OSError as error:
+        if is_full(error):
+            raise
+        raise CompilerError(
+            f"{folder} cannot be written ({error.strerror}); name a folder where you may write"
+        ) from error
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Return the bundle without looking into its files. Raises BundleInvalid where the manifest is missing or broken."""
     path = folder / MANIFEST
+    if not path.exists():
+        raise BundleInvalid(f"{folder} is no bundle: it has no {MANIFEST}; name the folder that a build wrote")
     try:
         data = path.read_bytes()
         manifest = json.loads(data)

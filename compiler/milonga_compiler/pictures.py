@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,21 +52,30 @@ def load_pictures(path: Path, scaling: Scaling) -> Pictures:
 
     In an npz file, x is uint8 (n, 3, H, W), or float32 where it is normalised already. Raises PicturesUnusable.
     """
+    demand_pictures(path)
+    return _of_folder(path, scaling) if path.is_dir() else _of_arrays(path, scaling)
+
+
+def demand_pictures(path: Path) -> None:
+    """Raise PicturesUnusable where there are plainly none; none is opened."""
     if not path.exists():
         raise PicturesUnusable(f"{path} is missing; name a folder of pictures, or an npz file")
-    return _of_folder(path, scaling) if path.is_dir() else _of_arrays(path, scaling)
+    if path.is_dir() and not _files(path):
+        raise PicturesUnusable(f"{path} holds no pictures ({', '.join(_SUFFIXES)}); name a folder that does")
+    if path.is_file() and not is_zipfile(str(path)):
+        raise PicturesUnusable(
+            f"{path} is no npz file; name a folder of pictures, or write one: numpy.savez('pictures.npz', x=pictures)"
+        )
 
 
 def class_names(path: Path) -> tuple[str, ...]:
     """Return the names of the sub-folders that hold pictures; none for an npz file, or where pictures lie beside folders."""
-    found = {file.parent for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES} if path.is_dir() else set()
+    found = {file.parent for file in _files(path)} if path.is_dir() else set()
     return () if path in found else tuple(sorted({folder.name for folder in found}))
 
 
 def _of_folder(folder: Path, scaling: Scaling) -> Pictures:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise PicturesUnusable(f"{folder} holds no pictures ({', '.join(_SUFFIXES)})")
+    files = _files(folder)
     pictures = scaling.normalise(np.stack([_decoded(path, scaling) for path in files]))
     named = [path.parent.name if path.parent != folder else None for path in files]
     classes = sorted({name for name in named if name is not None})
@@ -73,6 +83,10 @@ def _of_folder(folder: Path, scaling: Scaling) -> Pictures:
         return Pictures(pictures, None, [])
     labels = np.array([classes.index(str(name)) for name in named], dtype=np.int64)
     return Pictures(pictures, labels, classes)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
 
 
 def _of_arrays(path: Path, scaling: Scaling) -> Pictures:

@@ -72,6 +72,10 @@ def test_a_person_can_build_from_a_folder_of_pictures_like_another_bundle(
         (["--target", "onnxruntime/int8", "--calibration", "nowhere.npz", *SCALED], "nowhere.npz"),
         (["--target", "onnxruntime/int8", "--like", "nowhere"], "nowhere"),
         (["--target", "onnxruntime/int8", "--mean=0,0,0", "--std=0,1,1"], "above 0"),
+        (["--target", "onnxruntime/int8", "--classes-file", "nowhere.txt", *SCALED], "no file of names"),
+        (["--target", "onnxruntime/int8", "--calibration", str(Path(__file__).parent), *SCALED], "holds no pictures"),
+        (["--target", "onnxruntime/int8", "--calibration", __file__, *SCALED], "numpy.savez"),
+        (["--target", "onnxruntime/int8", "--output", "/proc/out", *SCALED], "name a folder where you may write"),
     ],
 )
 def test_input_that_cannot_be_used_is_explained(
@@ -82,6 +86,62 @@ def test_input_that_cannot_be_used_is_explained(
     assert main([str(network[0]), *where, *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--threads=0"],
+        ["--max-lost-points=nan"],
+        ["--max-lost-points=-1"],
+        ["--size=-3"],
+        ["--mean=nan,0,0"],
+        ["--std=a,b,c"],
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["any.onnx", "--target", "onnxruntime/fp32", "--calibration", "any", "--output", "any", *arguments])
+    assert ended.value.code == 2 and " is not " in capsys.readouterr().err
+
+
+def test_nothing_but_a_bundle_is_replaced(
+    network: tuple[Path, Labelled], arrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network, or a folder of pictures, that was named by mistake is not lost."""
+    sent, folder = tmp_path / "sent.onnx", tmp_path / "pictures"
+    sent.write_bytes(network[0].read_bytes())
+    folder.mkdir()
+    (folder / "1.png").write_bytes(b"a picture")
+    build = [str(sent), "--target", "onnxruntime/fp32", "--calibration", str(arrays), *SCALED]
+    assert main([*build, "--output", str(sent)]) == 2 and "is a file; name a new folder" in capsys.readouterr().err
+    assert main([*build, "--output", str(folder)]) == 2 and "is no bundle; name a new folder" in capsys.readouterr().err
+    assert sent.read_bytes() == network[0].read_bytes() and (folder / "1.png").read_bytes() == b"a picture"
+    again = [*build, "--output", str(tmp_path / "out")]
+    assert main(again) == main(again) == 0
+
+
+def test_a_missing_engine_is_named_before_the_network_is_read(
+    arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILONGA_ENGINE_NCNN_PYTHON", str(tmp_path / "nowhere"))
+    where = ["--calibration", str(arrays), "--output", str(tmp_path / "out")]
+    assert main([str(tmp_path / "large.onnx"), "--target", "ncnn/fp32", *where]) == 2
+    assert "MILONGA_ENGINE_NCNN_PYTHON" in capsys.readouterr().err and not (tmp_path / "out.log").exists()
+
+
+def test_a_build_that_is_refused_says_what_to_try_next(
+    network: tuple[Path, Labelled], arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    crash = tmp_path / "crash"
+    crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crash.chmod(0o755)
+    monkeypatch.setenv("MILONGA_ENGINE_NCNN_PYTHON", str(crash))
+    where = ["--calibration", str(arrays), "--output", str(tmp_path / "out"), *SCALED]
+    assert main([str(network[0]), "--target", "ncnn/fp32", *where]) == 1
+    said = capsys.readouterr().out
+    assert "crashed (SIGSEGV)" in said and "next: name another target" in said
 
 
 def test_a_file_that_is_no_network_is_explained(

@@ -205,6 +205,19 @@ def test_an_operator_that_nobody_knows_is_named(tmp_path: Path, monkeypatch: pyt
     assert "com.example.Mystery" in said and "no engine here does" in said
 
 
+@pytest.mark.parametrize(("operator", "opset"), [("Tango", 17), ("HardSwish", 13)])
+def test_an_operator_that_this_opset_lacks_is_named(
+    operator: str, opset: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "usable", lambda name: False)
+    model = onnx.load(str(classifier(tmp_path / "sent.onnx")))
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = operator
+    model.opset_import[0].version = opset
+    onnx.save(model, str(tmp_path / "sent.onnx"))
+    said = _refusal(tmp_path / "sent.onnx")
+    assert f"uses the operator {operator}, which ONNX Runtime does not know" in said and "a newer opset" in said
+
+
 def test_a_batch_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     g = Graph()
     pooled = g.add("Flatten", g.add("GlobalAveragePool", g.conv("pictures", 3, 8, 8)))

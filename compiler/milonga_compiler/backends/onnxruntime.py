@@ -18,9 +18,10 @@ from milonga_compiler.network import Network, copy_whole
 
 # Bounds the memory of activations; results do not depend on it.
 _BATCH = 64
-# How it names what it does not know: an operator without a schema, or a schema without a kernel; the first one only.
+# How it names what it does not know: an operator without a schema, in this opset or at all, or a schema without a kernel; the first one only.
 _UNKNOWN = re.compile(
     r"(?:Fatal error: (?P<domain>[\w.]*):(?P<name>\w+)\(-?\d+\) is not a registered)"
+    r"|(?:No Op registered for (?P<absent>\w+) with)"
     r"|(?:Could not find an implementation for (?P<kernel>\w+))"
 )
 
@@ -69,7 +70,11 @@ class OnnxRuntimeBackend(Backend):
         except Exception as error:  # onnxruntime raises many kinds, none of them public.
             unknown = _UNKNOWN.search(str(error))
             if unknown:
-                name = ".".join(part for part in (unknown["domain"], unknown["name"] or unknown["kernel"]) if part)
+                name = ".".join(
+                    part
+                    for part in (unknown["domain"], unknown["name"] or unknown["absent"] or unknown["kernel"])
+                    if part
+                )
                 message = f"ONNX Runtime {onnxruntime.__version__} does not know the operator {name}"
                 raise UnsupportedOperators(message, [name]) from error
             raise BuildFailed(f"ONNX Runtime {onnxruntime.__version__} cannot load the network: {error}") from error

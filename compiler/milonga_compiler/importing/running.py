@@ -63,5 +63,5 @@ def unsupported(path: Path, error: UnsupportedOperators) -> BuildFailed:
     named = ", ".join(error.operators)
     return BuildFailed(
         f"{path.name} uses the operator {named}, which ONNX Runtime does not know, and {who}; export it without (operators of one"
-        " framework's own are often an export option)"
+        " framework's own are often an export option), or where ONNX got it later, in a newer opset"
     )
