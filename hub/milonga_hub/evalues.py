@@ -16,10 +16,13 @@ Floats = NDArray[np.float64]
 MIN_NEIGHBOURS = 5
 
 
-def averaged(counts: Floats) -> Floats:
-    """Return the log likelihood of counts (n, k) in their order, averaged over Dirichlet(1/2, ..., 1/2)."""
-    k = counts.shape[1]
-    each = gammaln(counts + 0.5).sum(axis=1) - k * gammaln(0.5)
+def averaged(counts: Floats, groups: NDArray[np.int64] | None = None) -> Floats:
+    """Return the log likelihood of counts (n, k) in their order, averaged over Dirichlet(1/2, ..., 1/2).
+
+    `groups` (n,) is how many each row has, where some have fewer and are filled up with zeros.
+    """
+    k = counts.shape[1] if groups is None else groups
+    each = (gammaln(counts + 0.5) - gammaln(0.5)).sum(axis=1)
     return np.asarray(each + gammaln(0.5 * k) - gammaln(counts.sum(axis=1) + 0.5 * k))
 
 

@@ -13,15 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from milonga_hub.evalues import spread
 from milonga_hub.projects.models import DriftPolicy
+from milonga_hub.telemetry.rules_allowed import Allowed, Balls, allowed, at_most
 from milonga_hub.telemetry.rules_sequential import (
     MAX_MOMENTS,
     MONTH_SECONDS,
-    Allowed,
     Evidence,
     Watch,
     advance,
-    allowed,
-    at_most,
     drifted,
     evidence,
     fresh,
@@ -46,7 +44,7 @@ def _watched(one: Allowed, windows: list[NDArray[np.float64]]) -> tuple[int | No
     watch, found = fresh(one), Evidence()
     for place, counts in enumerate(windows):
         watch = advance(watch, counts, 30.0 * place, 30.0 * (place + 1))
-        found = evidence(watch, one)
+        (found,) = evidence([watch], [one])
         if found.log_won >= ENOUGH:
             return place, found
     return None, found
@@ -68,11 +66,11 @@ def test_what_is_won_is_at_most_the_stake_on_average_for_every_allowed_distribut
     if one_sided:
         expected, true = (np.array([one[0], one[1] + one[2]]) for one in (expected, true))
     one = Allowed(((0,), (1,), (2,))[: len(expected)], expected, radius, one_sided)
-    true = one.nearest(true[None])[0]
+    true = Balls([one]).nearest(true[None])[0]
     answers, total = 6, 0.0
     for split in combinations_with_replacement(range(len(expected)), answers):
         counts = np.bincount(split, minlength=len(expected)).astype(float)
-        found = evidence(Watch(counts[None], np.ones(1), (0.0,)), one)
+        (found,) = evidence([Watch(counts[None], np.ones(1), (0.0,))], [one])
         total += float(multinomial.pmf(counts, answers, true)) * math.exp(found.log_won)
     assert total <= 1.0 + 1e-6
 
@@ -83,9 +81,8 @@ def test_no_allowed_distribution_is_likelier_than_the_nearest(
     expected: NDArray[np.float64], seen: NDArray[np.float64], other: NDArray[np.float64], radius: float
 ) -> None:
     one = Allowed(((0,), (1,), (2,)), expected, radius)
-    nearest = one.nearest(seen[None])[0]
-    assert one.distance(nearest) <= radius + 1e-9
-    rival = one.nearest(other[None])[0]
+    nearest, rival = Balls([one, one]).nearest(np.array([seen, other]))
+    assert (expected * np.log(expected / nearest)).sum() <= radius + 1e-9
     assert (seen * np.log(rival)).sum() <= (seen * np.log(nearest)).sum() + 1e-6
 
 
@@ -128,7 +125,7 @@ def test_pictures_of_one_scene_count_as_few_as_they_are() -> None:
     settled = renewed(watch)
     for place, counts in enumerate(windows):
         settled = advance(settled, counts, 30.0 * place, 30.0 * (place + 1))
-        assert evidence(settled, one).log_won < ENOUGH
+        assert evidence([settled], [one])[0].log_won < ENOUGH
 
 
 def test_independent_answers_count_as_many_as_they_are() -> None:
@@ -183,7 +180,7 @@ def test_windows_that_no_device_could_send_change_nothing() -> None:
     for counts in (np.zeros(len(one.groups)), np.full(len(one.groups), -1.0)):
         assert advance(watch, counts, 0.0, 30.0) is watch
     back = advance(watch, np.ones(len(one.groups)), 30.0, 0.0)
-    assert evidence(back, one).log_won == -math.inf
+    assert evidence([back], [one])[0].log_won == -math.inf
     long = advance(watch, np.ones(len(one.groups)), 0.0, 100 * MONTH_SECONDS)
     assert long.stakes.max() < 0.01
 

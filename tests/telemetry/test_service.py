@@ -267,6 +267,77 @@ def test_a_hub_that_starts_again_goes_on_from_what_it_knew(world: World) -> None
     assert detected(restarts=True) == detected(restarts=False) > 0
 
 
+@pytest.mark.parametrize("reference", [*DriftReference])
+def test_a_hub_that_starts_again_goes_on_from_what_it_kept_without_the_windows_of_before(
+    world: World, reference: DriftReference
+) -> None:
+    world.policy = POLICY.model_copy(update={"reference": reference})
+    before = [window_of(plausible_counts(world.random, 40), place) for place in range(60)]
+    faint = [beta_counts(world.random, 40, 9, 13) for _ in range(60)]
+    after = [
+        window_of({**plausible_counts(world.random, 40), "brightness": one}, place)
+        for place, one in enumerate(faint, 60)
+    ]
+
+    def detected(restarts: bool) -> int:
+        folder = world.folder / str(restarts)
+        folder.mkdir()
+        other = World(folder)
+        other.policy = world.policy
+        for one in before:
+            other.now = one.ended_at
+            other.service.store([replace(one)])
+        for place, one in enumerate(after):
+            other.now = one.ended_at
+            if restarts and place == 4:
+                # What it kept last is of the fourth quarter of an hour at the earliest.
+                with other.database.session() as session:
+                    kept = session.connection().execute(sa.text("SELECT window_id FROM drift_watch")).scalar_one()
+                    assert kept > 30
+                    session.connection().execute(
+                        sa.text("DELETE FROM telemetry_window WHERE id < :kept"), {"kept": kept}
+                    )
+                other.restart()
+            other.service.store([replace(one)])
+            if other.service.drift_events("digits")[0]:
+                return place
+        raise AssertionError("the drift was not found")
+
+    assert detected(restarts=True) == detected(restarts=False) > 4
+
+
+def test_devices_that_tell_at_once_are_judged_as_if_each_told_alone(world: World) -> None:
+    def windows(device: int) -> list[TelemetryWindow]:
+        random = np.random.default_rng(device)
+        found = []
+        for place in range(30):
+            counts = plausible_counts(random, 60)
+            if device % 3 == 0 and place >= 10:
+                counts = {**counts, "brightness": beta_counts(random, 60, 9, 12 - device)}
+            found.append(window_of(counts, place, device=f"pi-{device}"))
+        return found
+
+    fleet = [windows(device) for device in range(6)]
+    for together in zip(*fleet, strict=True):
+        world.service.store([replace(one) for one in together])
+    found = {(one.device, one.signal, one.sample_count) for one in world.service.drift_events("digits")[0]}
+    (world.folder / "alone").mkdir()
+    alone = World(world.folder / "alone")
+    for together in zip(*fleet, strict=True):
+        for one in together:
+            alone.service.store([replace(one)])
+    assert found == {(one.device, one.signal, one.sample_count) for one in alone.service.drift_events("digits")[0]}
+    assert {device for device, _, _ in found} == {"pi-0", "pi-3"}
+
+
+def test_a_device_that_changes_its_bundle_within_a_batch_is_judged_by_each(world: World) -> None:
+    other = "sha256:" + "2" * 64
+    windows = [world.dark(place, bundle=BUNDLE if place < 3 else other) for place in range(6)]
+    world.service.store(windows)
+    (event,) = [one for one in world.service.drift_events("digits")[0] if one.signal == "brightness"]
+    assert event.sample_count == 750
+
+
 def test_requests_that_become_slow_or_fail_are_told_with_what_is_allowed(world: World) -> None:
     def served(sequence: int, milliseconds: float, errors: int = 0) -> Any:
         latencies = list(np.log10(world.random.normal(milliseconds, 0.05 * milliseconds, 100)))

@@ -6,7 +6,8 @@ import logging
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,8 @@ from sqlmodel import update as update_rows
 from milonga_hub.db import Database
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftMethod, DriftPolicy
-from milonga_hub.telemetry.detectors import Detectors
+from milonga_hub.telemetry.detectors import Detectors, Subject
+from milonga_hub.telemetry.memory import Memory
 from milonga_hub.telemetry.models import DriftEvent, TelemetryWindow, TelemetryWindowRow
 from milonga_hub.telemetry.rows import all_columns, windows_of
 from milonga_hub.telemetry.rules import Signal, drifted
@@ -25,8 +27,6 @@ _log = logging.getLogger(__name__)
 
 # Of one device, for one judgement: at 30 seconds a window, four hours.
 _LOOK_BACK_WINDOWS = 500
-# The first windows with a bundle, for the references that are made of them.
-_FIRST_WINDOWS = 60
 
 
 class Judge:
@@ -45,46 +45,53 @@ class Judge:
         self._reference_of = reference_of
         self._policy_of = policy_of
         self._clock = clock
+        self._memory = Memory(database)
         self._references: dict[str, Mapping[str, Any]] = {}
-        self._detectors = Detectors(self._before)
+        self._detectors = Detectors(self._memory)
+        self._open: defaultdict[tuple[str, str], set[str]] | None = None
         self._judging = threading.Lock()
 
     def begin(self) -> None:
         """Forget what was seen: others may have judged since, and windows are read again from the database."""
         with self._judging:
-            self._detectors = Detectors(self._before)
+            self._detectors, self._open = Detectors(self._memory), None
 
     def judge(self, windows: Sequence[TelemetryWindow]) -> None:
         """Judge new windows; what cannot be judged is said in the log."""
-        subjects: defaultdict[tuple[str, str, str, str], list[TelemetryWindow]] = defaultdict(list)
+        by_subject: defaultdict[tuple[str, str, str, str], list[TelemetryWindow]] = defaultdict(list)
         for window in windows:
-            subjects[window.device, window.project, window.bundle, window.model_version].append(window)
+            if window.project and window.bundle:
+                by_subject[window.device, window.project, window.bundle, window.model_version].append(window)
+        waiting = list(by_subject.values())
         with self._judging:
-            for (device, project, bundle, _), its in subjects.items():
-                if not project or not bundle:
-                    continue
-                try:
-                    self._judge(its)
-                except Exception:
-                    # The windows are stored all the same, and the next one is judged again.
-                    _log.exception("could not judge whether %s has drifted", device)
+            while waiting:
+                # A device that has changed its bundle meanwhile is judged twice, one after the other.
+                now: dict[tuple[str, str], list[TelemetryWindow]] = {}
+                waiting = [its for its in waiting if now.setdefault((its[0].project, its[0].device), its) is not its]
+                self._judge(list(now.values()))
 
-    def _judge(self, windows: Sequence[TelemetryWindow]) -> None:
+    def _judge(self, together: Sequence[Sequence[TelemetryWindow]]) -> None:
+        subjects = [subject for its in together if (subject := self._subject(its)) is not None]
+        for subject, signals in zip(subjects, self._detectors.observe(subjects), strict=True):
+            with _said_in_log(subject.device):
+                for signal in signals:
+                    self._raise(subject.windows[-1], signal, subject.policy)
+                self._end(subject, {signal.name for signal in signals})
+
+    def _subject(self, windows: Sequence[TelemetryWindow]) -> Subject | None:
+        """Return what is to be judged by the sequential method; None where nothing is, or it was judged by the other."""
         one = windows[0]
-        policy = self._policy_of(one.project)
-        reference = self.reference(one.bundle) if policy.enabled else None
-        if reference is None:
-            self._detectors.forget(one.project, one.device)
-            return
-        if policy.method is DriftMethod.THRESHOLD:
-            for signal in drifted(policy, reference, self._recent(one.device, one.bundle)):
-                self._raise(one, signal, policy)
-            return
-        seen = self._detectors.observe(policy, reference, sorted(windows, key=lambda window: window.id or 0))
-        for signal in seen.drifted:
-            self._raise(one, signal, policy)
-        if seen.calm:
-            self._end(one, seen.calm)
+        with _said_in_log(one.device):
+            policy = self._policy_of(one.project)
+            reference = self.reference(one.bundle) if policy.enabled else None
+            if reference is None:
+                self._detectors.forget(one.project, one.device)
+            elif policy.method is DriftMethod.THRESHOLD:
+                for signal in drifted(policy, reference, self._recent(one.device, one.bundle)):
+                    self._raise(one, signal, policy)
+            else:
+                return Subject(policy, reference, sorted(windows, key=lambda window: window.id or 0))
+        return None
 
     def reference(self, bundle: str) -> Mapping[str, Any] | None:
         """Manifests never change, so each is read once."""
@@ -105,18 +112,6 @@ class Judge:
         )
         with self._database.session() as session:
             return sorted(windows_of(session, statement), key=lambda window: window.ended_at, reverse=True)
-
-    def _before(self, device: str, bundle: str, id_: int) -> list[TelemetryWindow]:
-        """Return the first and the newest windows before this one, as they came."""
-        place = col(TelemetryWindowRow.id)
-        its = all_columns().where(
-            col(TelemetryWindowRow.device) == device, col(TelemetryWindowRow.bundle) == bundle, place < id_
-        )
-        with self._database.session() as session:
-            first = [*windows_of(session, its.order_by(place).limit(_FIRST_WINDOWS))]
-            newest = [*windows_of(session, its.order_by(place.desc()).limit(_LOOK_BACK_WINDOWS))]
-        found = {window.id or 0: window for window in (*first, *newest)}
-        return [found[key] for key in sorted(found)]
 
     def _raise(self, window: TelemetryWindow, signal: Signal, policy: DriftPolicy) -> None:
         now = self._clock()
@@ -144,18 +139,44 @@ class Judge:
                 began_at=signal.began_at,
             )
             session.add(event)
+        self._open_events()[window.project, window.device].add(signal.name)
         self._events.publish(f"drift/{window.project}", event)
 
-    def _end(self, window: TelemetryWindow, calm: frozenset[str]) -> None:
-        """Note that these signals of the device are as they should be again."""
-        open_ = update_rows(DriftEvent).where(
-            col(DriftEvent.project) == window.project,
-            col(DriftEvent.device) == window.device,
+    def _end(self, subject: Subject, drifted: Collection[str]) -> None:
+        """Note which signals of the device that had drifted are as they should be again."""
+        open_ = self._open_events().get((subject.project, subject.device))
+        calm = self._detectors.calm(subject, open_ - set(drifted)) if open_ else None
+        if not open_ or not calm:
+            return
+        ended = update_rows(DriftEvent).where(
+            col(DriftEvent.project) == subject.project,
+            col(DriftEvent.device) == subject.device,
             col(DriftEvent.signal).in_(calm),
             col(DriftEvent.ended_at).is_(None),
         )
         with self._database.session() as session:
-            session.exec(open_.values(ended_at=self._clock()))
+            session.exec(ended.values(ended_at=self._clock()))
+        open_ -= calm
+
+    def _open_events(self) -> defaultdict[tuple[str, str], set[str]]:
+        """Return the signals that have drifted and are not over, by project and device: asked of the database once, not with each window."""
+        if self._open is None:
+            columns = (DriftEvent.project, DriftEvent.device, DriftEvent.signal)
+            with self._database.session() as session:
+                found = session.exec(select(*columns).where(col(DriftEvent.ended_at).is_(None))).all()
+            self._open = defaultdict(set)
+            for project, device, signal in found:
+                self._open[project, device].add(signal)
+        return self._open
+
+
+@contextmanager
+def _said_in_log(device: str) -> Iterator[None]:
+    """The windows are stored all the same, and the next one is judged again."""
+    try:
+        yield
+    except Exception:
+        _log.exception("could not judge whether %s has drifted", device)
 
 
 def _stands(event: DriftEvent, now: datetime, policy: DriftPolicy) -> bool:

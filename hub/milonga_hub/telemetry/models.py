@@ -185,6 +185,21 @@ class DriftEvent(SQLModel, table=True):
     ended_at: datetime | None = Field(default=None, sa_type=UTC_TIME)
 
 
+class DriftWatch(SQLModel, table=True):
+    """What was seen of a device up to one of its windows, see memory.Remembered."""
+
+    __tablename__ = "drift_watch"
+    project: str = Field(primary_key=True)
+    device: str = Field(primary_key=True)
+    bundle: str
+    policy: str
+    window_id: int
+    boot_id: str
+    sequence: int
+    received_at: datetime = Field(sa_type=UTC_TIME)
+    state: bytes
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Share of answers that are right, with its 95 % interval, and what it was on the validation pictures."""

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlmodel import col, delete, update
 
 from milonga_hub.db import Database, utc_now
+from milonga_hub.telemetry import memory
 from milonga_hub.telemetry.models import TelemetryWindowRow
 from milonga_hub.telemetry.quarters import Quarters, devices, in_quarters_up_to
 from milonga_hub.telemetry.rows import all_columns, windows_of
@@ -64,7 +65,8 @@ class Keeper:
             await asyncio.sleep(QUARTER)
 
     async def _pass(self) -> None:
-        await asyncio.to_thread(forget, self._database, self._clock(), self._retention.days)
+        for forgets in (forget, memory.forget):
+            await asyncio.to_thread(forgets, self._database, self._clock(), self._retention.days)
         for device in await asyncio.to_thread(lambda: [*devices(self._database)]):
             while await asyncio.to_thread(self.tidy, device):
                 pass

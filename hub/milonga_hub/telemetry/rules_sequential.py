@@ -13,106 +13,24 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtri
 
 from milonga_hub.evalues import averaged, spread, unlikeness_of
+from milonga_hub.telemetry.rules_allowed import Allowed, Balls, Floats, Indices
 
-Floats = NDArray[np.float64]
 K = TypeVar("K", bound=Hashable)
 
 MONTH_SECONDS = 30 * 86400.0
-# Bins of the reference are merged until each holds this share: more of them see finer shifts, and see each of them later.
-MIN_SHARE = 0.1
 # Moments that are remembered, the newer the denser: an older drift is then found from the next remembered one on.
 MAX_MOMENTS = 12
 # The longest windows that there are; a device with a wrong clock must not stake more.
 MAX_STAKE_SECONDS = 3600.0
-# The chance that the world which the reference is a sample of lies outside of what is allowed for that.
-REFERENCE_DOUBT = 0.001
 # Neighbours that tell how unlike windows are when nothing happens.
 MAX_NEIGHBOURS = 21
-_HALVINGS = 24
 _CLOSE = (0.02, 0.1, 0.25, 0.5)
-
-
-@dataclass(frozen=True, eq=False)
-class Allowed:
-    """The distributions over bins that count as no drift: those within `radius` nats of the expected one.
-
-    Where `one_sided`, there are two bins, and less in the second is allowed, however much less.
-    """
-
-    groups: tuple[tuple[int, ...], ...]
-    expected: Floats
-    radius: float
-    one_sided: bool = False
-
-    def counts(self, counts: Sequence[int]) -> Floats:
-        """Return counts by group (k,); bins beyond those of the reference count to the last one."""
-        last, known = len(self.groups) - 1, self._group_of
-        found = [0.0] * len(self.groups)
-        for group, count in zip(known, counts, strict=False):
-            found[group] += count
-        for count in counts[len(known) :]:
-            found[last] += count
-        return np.array(found)
-
-    @cached_property
-    def _group_of(self) -> list[int]:
-        """The group of each bin; those that no group names are in the last."""
-        known = {index: number for number, group in enumerate(self.groups) for index in group}
-        return [known.get(index, len(self.groups) - 1) for index in range(max(known) + 1)]
-
-    def distance(self, shares: Floats) -> Floats:
-        """Return the divergence of the expected distribution from each of shares (n, k), in nats; inf for bins without any."""
-        with np.errstate(divide="ignore"):
-            far = np.asarray((self.expected * (np.log(self.expected) - np.log(shares))).sum(axis=-1))
-        return np.where(shares[..., 1] <= self.expected[1], 0.0, far) if self.one_sided else far
-
-    def nearest(self, shares: Floats) -> Floats:
-        """Return of all allowed distributions those (n, k) that make counts with these shares (n, k) likeliest.
-
-        They lie on the line to the expected one (the Lagrange condition of the likelihood within a ball of this divergence).
-        """
-        low, high = np.zeros(len(shares)), np.ones(len(shares))
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            inside = self.distance(_between(shares, self.expected, middle)) <= self.radius
-            low, high = np.where(inside, low, middle), np.where(inside, middle, high)
-        return _between(shares, self.expected, high)
-
-
-def _between(left: Floats, right: Floats, share: Floats) -> Floats:
-    return (1 - share[:, None]) * left + share[:, None] * right
-
-
-def allowed(reference: Sequence[float], index: float, *, ordered: bool = True) -> Allowed | None:
-    """Return what counts as no drift from the reference's counts; None where they say nothing.
-
-    `index` is the stability index that is let pass: half of it in this direction (it is the sum of both), and as much more as a sample of
-    this size may be from its world. Bins before the first and after the last that occurs have groups of their own.
-    """
-    counts = np.asarray(reference, dtype=np.float64)
-    total = float(counts.sum())
-    if total <= 0 or len(counts) < 2:
-        return None
-    groups = _groups(counts, ordered)
-    merged = np.array([counts[list(group)].sum() for group in groups]) + 0.5
-    return Allowed(
-        tuple(tuple(int(one) for one in group) for group in groups),
-        merged / merged.sum(),
-        index / 2 + float(chdtri(len(groups) - 1, REFERENCE_DOUBT)) / (2 * total),
-    )
-
-
-def at_most(share: float) -> Allowed:
-    """Return as no drift that so large a share of things is bad, counted as (good, bad)."""
-    return Allowed(((0,), (1,)), np.array([1 - share, share]), 0.0, one_sided=True)
 
 
 def stability_index(expected: Floats, counts: Floats) -> float:
@@ -120,25 +38,6 @@ def stability_index(expected: Floats, counts: Floats) -> float:
     n, k = float(counts.sum()), len(counts)
     shares = (counts + 0.5) / (n + 0.5 * k)
     return max(0.0, float(((shares - expected) * np.log(shares / expected)).sum()) - (k - 1) / max(n, 1.0))
-
-
-def _groups(counts: Floats, ordered: bool) -> list[list[int]]:
-    occurring = np.flatnonzero(counts)
-    first, last = int(occurring[0]), int(occurring[-1])
-    if ordered:
-        inside, outside = list(range(first, last + 1)), [list(range(first)), list(range(last + 1, len(counts)))]
-    else:
-        inside = [int(one) for one in np.argsort(-counts, kind="stable") if counts[one] > 0]
-        outside = [[], [int(one) for one in np.flatnonzero(counts == 0)]]
-    groups: list[list[int]] = [[]]
-    for index in inside:
-        if counts[groups[-1]].sum() >= MIN_SHARE * counts.sum():
-            groups.append([])
-        groups[-1].append(index)
-    if len(groups) > 1 and counts[groups[-1]].sum() < MIN_SHARE * counts.sum():
-        rest = groups.pop()
-        groups[-1] += rest
-    return [group for group in (outside[0], *groups, outside[1]) if group]
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,28 +112,52 @@ def _least_missed(answers: Floats) -> int:
     return 1 + int((logarithms[:-2] - logarithms[2:]).argmin())
 
 
-def evidence(watch: Watch, allowed: Allowed) -> Evidence:
-    """Return what speaks for a drift now."""
-    if not len(watch.times):
-        return Evidence()
-    totals = watch.since.sum(axis=1)
-    shares = watch.since / totals[:, None]
+def evidence(watches: Sequence[Watch], alloweds: Sequence[Allowed]) -> list[Evidence]:
+    """Return what speaks for a drift now, of each watch with what is allowed for it: all at once, however many there are."""
+    found = [Evidence()] * len(watches)
+    of = np.repeat(np.arange(len(watches)), [len(watch.times) for watch in watches])
+    if not len(of):
+        return found
+    each, place = _numbered(alloweds)
+    balls = Balls(each).rows(place[of])
+    counts = np.zeros(balls.filled.shape)
+    counts[balls.filled] = np.concatenate([watch.since.ravel() for watch in watches])
+    stakes = np.concatenate([watch.stakes for watch in watches])
     with np.errstate(divide="ignore"):
-        staked = averaged(watch.since) + np.log(watch.stakes)
-    # Nearly always something close to what was seen is allowed and shows that nothing was won; the nearest takes longer to find.
-    won_at_most = np.full(len(totals), np.inf)
-    for share in _CLOSE:
-        close = _between(shares, allowed.expected, np.full(len(shares), share))
-        fits = allowed.distance(close) <= allowed.radius
-        won_at_most[fits] = np.minimum(won_at_most, staked - (watch.since * np.log(close)).sum(axis=1))[fits]
-    outside = np.flatnonzero((won_at_most > 0) & np.isfinite(staked))
-    if not len(outside):
-        return Evidence()
-    counts = watch.since[outside]
-    won = staked[outside] - (counts * np.log(allowed.nearest(shares[outside]))).sum(axis=1)
-    best = int(np.argmax(won))
-    total = float(won[best] + np.log(np.exp(won - won[best]).sum()))
-    return Evidence(total, watch.times[outside[best]], counts[best])
+        staked = averaged(counts, balls.groups) + np.log(stakes)
+        rows = np.flatnonzero(np.isfinite(staked))
+        for close in _CLOSE:
+            rows = rows[~_shows_none_won(balls.rows(rows), counts[rows], staked[rows], close)]
+        if not len(rows):
+            return found
+        balls, counts = balls.rows(rows), counts[rows]
+        won = staked[rows] - (counts * np.log(balls.nearest(balls.shares(counts)))).sum(axis=1)
+    starts = np.cumsum([0, *(len(watch.times) for watch in watches)])
+    for index in np.unique(of[rows]):
+        its = np.flatnonzero(of[rows] == index)
+        watch, best = watches[index], its[np.argmax(won[its])]
+        total = float(won[best] + np.log(np.exp(won[its] - won[best]).sum()))
+        moment = rows[best] - starts[index]
+        found[index] = Evidence(total, watch.times[moment], watch.since[moment])
+    return found
+
+
+def _numbered(alloweds: Sequence[Allowed]) -> tuple[list[Allowed], Indices]:
+    """Return each of these once, and for each of them its place there: devices with one bundle share what is allowed."""
+    known: dict[int, int] = {}
+    place = [known.setdefault(id(one), len(known)) for one in alloweds]
+    once = {id(one): one for one in alloweds}
+    return [once[key] for key in known], np.array(place, dtype=np.int64)
+
+
+def _shows_none_won(balls: Balls, counts: Floats, staked: Floats, close: float) -> NDArray[np.bool_]:
+    """Return (n,) where something close to what was seen is allowed and shows that nothing was won, as it does nearly always.
+
+    The nearest, which shows what was won, takes longer to find.
+    """
+    shares = balls.nearer(balls.shares(counts), close)
+    logarithms = np.log(shares)
+    return np.asarray((staked <= (counts * logarithms).sum(axis=1)) & balls.hold(shares, logarithms))
 
 
 def is_allowed(watch: Watch, allowed: Allowed, answers: int) -> bool:
@@ -242,8 +165,9 @@ def is_allowed(watch: Watch, allowed: Allowed, answers: int) -> bool:
     enough = np.flatnonzero(watch.since.sum(axis=1) >= answers)
     if not len(enough):
         return False
-    counts = watch.since[enough[-1]] + 0.5
-    return bool(allowed.distance(counts / counts.sum()) <= allowed.radius)
+    ball = Balls([allowed])
+    shares = ball.shares(watch.since[enough[-1:]] + 0.5)
+    return bool(ball.hold(shares, np.log(shares))[0])
 
 
 def drifted(won: Mapping[K, float], false_alarms_per_month: float) -> set[K]:

@@ -25,14 +25,12 @@ from milonga_hub.telemetry.rules import (
     add_counts,
     merge_histograms,
 )
+from milonga_hub.telemetry.rules_allowed import Allowed, allowed, at_most
 from milonga_hub.telemetry.rules_latency import latency_at, requests_slower
 from milonga_hub.telemetry.rules_sequential import (
-    Allowed,
     Evidence,
     Watch,
     advance,
-    allowed,
-    at_most,
     evidence,
     fresh,
     is_allowed,
@@ -76,15 +74,24 @@ class Watched:
 
     def evidence(self) -> dict[str, Evidence]:
         """Return by signal what speaks for a drift since it was last said that there is one."""
-        return {name: evidence(self.watches[name], one) for name, one in self.allowed.items() if name in self.watches}
+        return evidence_of([self])[0]
 
-    def calm(self, answers: int) -> set[str]:
-        """Return the signals of which the last so many answers are as they should be."""
-        return {
-            name
-            for name, one in self.allowed.items()
-            if name in self.watches and is_allowed(self.watches[name], one, answers)
-        }
+    def is_calm(self, name: str, answers: int) -> bool:
+        """Return whether the last so many answers are as they should be in this signal."""
+        watch, one = self.watches.get(name), self.allowed.get(name)
+        return watch is not None and one is not None and is_allowed(watch, one, answers)
+
+
+def evidence_of(devices: Sequence[Watched]) -> list[dict[str, Evidence]]:
+    """Return the evidence of each, all worked out together."""
+    pairs = [[(name, one) for name, one in seen.allowed.items() if name in seen.watches] for seen in devices]
+    found = iter(
+        evidence(
+            [seen.watches[name] for seen, its in zip(devices, pairs, strict=True) for name, _ in its],
+            [one for its in pairs for _, one in its],
+        )
+    )
+    return [{name: next(found) for name, _ in its} for its in pairs]
 
 
 def watched(policy: DriftPolicy, reference: Mapping[str, Any]) -> Watched:
