@@ -59,7 +59,7 @@ def test_where_too_many_fail_all_go_back_to_the_version_before(fleet: Fleet) -> 
     ended, back = fleet.rollouts.get(taken.id), newest(fleet)
     assert ended.state is RolloutState.ABORTED
     assert ended.reason.startswith(
-        f"rolled back by {back.id}: wave 1: 2 of 3 devices failed (pi-1: probe: answers differ"
+        f"rolled back by {back.id}: wave 1: 2 of 3 devices failed (pi-1, pi-2: probe: answers differ"
     )
     assert (back.rolls_back, back.model_version, back.state) == (taken.id, version_name(1), RolloutState.SUCCEEDED)
     assert set(fleet.serving().values()) == {bundle_of(1)}
@@ -95,8 +95,8 @@ def test_each_device_goes_back_to_what_it_had_itself(fleet: Fleet) -> None:
         "pi-1": bundle_of(2), "pi-2": bundle_of(1), "pi-3": bundle_of(3), "pi-4": bundle_of(3), "pi-5": ""
     }  # fmt: skip
     said = {each.device: each.message for each in fleet.rollouts.get(back.id).devices if each.wave == LEFT_OUT}
-    assert said["pi-3"].startswith("left out: it is pinned to digits/3")
-    assert said["pi-4"] == "left out: it had no version before, and keeps this one"
+    assert said["pi-3"].startswith("it is pinned to digits/3")
+    assert said["pi-4"] == "it had no version of digits before, and keeps this one"
     assert fleet.devices.assignment("pi-1").model_version == version_name(2)  # type: ignore[union-attr]
     assert fleet.rollouts.get(narrow.id).state is RolloutState.SUCCEEDED
 

@@ -118,6 +118,17 @@ def test_a_failure_names_the_device_the_step_and_what_it_said() -> None:
     assert "1 of 2 devices failed (a: verify: digest differs)" in action.reason
 
 
+def test_what_many_devices_said_is_told_once_and_what_most_said_first() -> None:
+    subject = rollout([*"abcdef"])
+    assigned(subject, *"abcdef")
+    said = dict(zip("abcdef", ["full", "slow", "slow", "slow", "slow", "full"], strict=True))
+    failed = {n: idle(n, assigned_generation=1, reported_generation=1, step=Step.PROBE, message=said[n]) for n in said}
+    action = look(subject, failed, NOW)
+    assert isinstance(action, Pause)
+    why = "wave 1: 6 of 6 devices failed (b, c, d and 1 more: probe: slow; a, f: probe: full)"
+    assert action.reason == f"{why}; resume to try them again, or abort"
+
+
 def test_failures_up_to_the_ratio_are_borne() -> None:
     failed = idle("a", assigned_generation=1, reported_generation=1, message="no")
     for ratio, expected in ((0.5, EndWave), (0.49, Pause)):

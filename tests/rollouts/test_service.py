@@ -220,7 +220,7 @@ def test_a_device_that_is_off_line_is_named_and_gets_the_model_when_it_comes(fle
     fleet.rollouts.advance()
     waiting = fleet.rollouts.get(rollout.id)
     assert waiting.state is RolloutState.RUNNING
-    assert "pi-2 off line" in waiting.reason
+    assert "waiting for 1 device, pi-2 off line" in waiting.reason
     assert state(fleet, rollout, "pi-2") is RolloutDeviceState.WAITING
     fleet.connect("pi-2")
     fleet.obey()
@@ -321,6 +321,25 @@ def test_a_paused_rollout_begins_nothing_and_goes_on_when_resumed(fleet: Fleet) 
     fleet.pass_time(100)
     fleet.rollouts.advance()
     assert fleet.obey() == wave(rollout, 1)
+
+
+def test_what_devices_come_to_while_a_rollout_is_paused_is_seen_and_tried_again_when_it_goes_on(fleet: Fleet) -> None:
+    fleet.faults = {"pi-2": ("PROBE", "no")}
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=60))
+    fleet.rollouts.pause(rollout.id)
+    fleet.obey()
+    fleet.rollouts.advance()
+    paused = fleet.rollouts.get(rollout.id)
+    assert (paused.state, paused.reason) == (RolloutState.PAUSED, "paused by hand")
+    states = {each.device: (each.state, each.message) for each in paused.devices}
+    assert states["pi-1"] == states["pi-3"] == (RolloutDeviceState.SUCCEEDED, "")
+    assert states["pi-2"] == (RolloutDeviceState.FAILED, "no")
+    fleet.faults.clear()
+    fleet.rollouts.resume(rollout.id)
+    fleet.rollouts.advance()
+    assert fleet.obey() == ["pi-2"]
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(rollout.id).state is RolloutState.RUNNING
 
 
 def test_aborting_leaves_the_others_as_they_are(fleet: Fleet) -> None:
@@ -524,6 +543,26 @@ def test_a_pinned_device_keeps_its_version_and_comes_back_when_it_is_let_go(flee
     assert [(w.device_count, w.succeeded_count) for w in fleet.rollouts.get(second.id).waves] == [(2, 2), (1, 1)]
 
 
+def test_a_device_that_is_let_go_is_given_what_the_newest_rollout_brings_and_nothing_before(fleet: Fleet) -> None:
+    spec = RolloutSpec(waves=[1.0], soak_seconds=0)
+    start(fleet, 1, spec)
+    fleet.obey()
+    fleet.rollouts.advance()
+    fleet.devices.pin("pi-1")
+    older = start(fleet, 2, spec)
+    newer = fleet.rollouts.create(version_name(3), "signs", "name in (pi-1, pi-2)", spec)
+    for _ in range(4):
+        fleet.rollouts.advance()
+        fleet.obey()
+    before = fleet.status["pi-1"].generation
+    fleet.devices.unpin("pi-1")
+    fleet.rollouts.advance()
+    fleet.obey()
+    assert fleet.status["pi-1"] == AgentStatus(generation=before + 1, active_bundle=bundle_of(3))
+    said = {each.device: each.message for each in fleet.rollouts.get(older.id).devices}
+    assert said["pi-1"] == f"the newer rollout {newer.id} took it"
+
+
 def test_only_those_that_failed_try_again(fleet: Fleet) -> None:
     fleet.faults = {"pi-2": ("PROBE", "no")}
     rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, max_failure_ratio=0.5))
@@ -545,7 +584,7 @@ def test_one_that_is_off_line_for_long_holds_nothing_up_and_gets_the_model_when_
     rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0, late_after_seconds=600))
     fleet.obey()
     fleet.rollouts.advance()
-    assert "pi-2 off line" in fleet.rollouts.get(rollout.id).reason
+    assert "1 device, pi-2 off line" in fleet.rollouts.get(rollout.id).reason
     fleet.pass_time(601)
     fleet.rollouts.advance()
     ended = fleet.rollouts.get(rollout.id)
@@ -564,7 +603,7 @@ def test_a_wave_that_nobody_tried_holds_up_the_next_one(fleet: Fleet) -> None:
     fleet.pass_time(1000)
     rollout = start(fleet, spec=spec)
     assert fleet.obey() == []
-    assert "waiting for 1 devices, pi-2 off line" in fleet.rollouts.get(rollout.id).reason
+    assert "waiting for 1 device, pi-2 off line" in fleet.rollouts.get(rollout.id).reason
 
 
 def test_devices_that_join_later_get_the_version_that_succeeded(fleet: Fleet) -> None:
@@ -621,4 +660,29 @@ def test_of_two_rollouts_over_one_device_the_later_wins(fleet: Fleet) -> None:
     assert fleet.serving() == {**dict.fromkeys(THREE, bundle_of(1)), first: bundle_of(2), "pi-3": bundle_of(2)}
     assert fleet.rollouts.get(newer.id).state is fleet.rollouts.get(older.id).state is RolloutState.SUCCEEDED
     left_out = {each.device: each.message for each in fleet.rollouts.get(older.id).devices if each.wave == LEFT_OUT}
-    assert "pi-3" in left_out
+    assert left_out == dict.fromkeys((first, "pi-3"), f"the newer rollout {newer.id} took it")
+
+
+def test_a_rollout_whose_last_wave_was_taken_by_another_project_ends(fleet: Fleet) -> None:
+    older = start(fleet, spec=RolloutSpec(waves=[0.34, 0.66], soak_seconds=60))
+    second = wave(older, 1)
+    fleet.rollouts.create(version_name(2), "signs", f"name in ({', '.join(second)})", RolloutSpec(waves=[1.0]))
+    fleet.rollouts.advance()
+    fleet.obey()
+    fleet.rollouts.advance()
+    fleet.pass_time(61)
+    fleet.rollouts.advance()
+    ended = fleet.rollouts.get(older.id)
+    assert (ended.state, ended.reason) == (RolloutState.SUCCEEDED, f"left out {second[0]}, {second[1]}")
+
+
+def test_a_device_that_another_rollout_took_after_it_had_succeeded_says_so_and_no_step(fleet: Fleet) -> None:
+    older = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=60))
+    fleet.obey()
+    fleet.rollouts.advance()
+    newer = fleet.rollouts.create(version_name(2), "signs", "name=pi-2", RolloutSpec(waves=[1.0]))
+    fleet.rollouts.advance()
+    fleet.obey()
+    fleet.rollouts.advance()
+    taken = next(each for each in fleet.rollouts.get(older.id).devices if each.device == "pi-2")
+    assert (taken.wave, taken.step, taken.message) == (LEFT_OUT, None, f"the newer rollout {newer.id} took it")

@@ -25,8 +25,8 @@ from milonga_hub.rollouts.rules import (
     Succeed,
     next_action,
     observed,
-    too_many_failures,
 )
+from milonga_hub.rollouts.rules_failures import too_many_failures
 from milonga_hub.rollouts.rules_waves import Entrant, joined, plan_waves
 
 BUNDLE = "sha256:new"

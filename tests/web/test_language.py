@@ -185,6 +185,9 @@ def test_sentences_that_are_kept_are_told_in_the_language(korean: None) -> None:
     assert said("wave 2 of 3: waiting for 2 devices, pi5-1 off line") == (
         "웨이브 2/3: 장치 2대를 기다리는 중, 오프라인: pi5-1"
     )
+    assert (
+        said("wave 2 of 2: waiting for 1 device, pi-2 off line") == "웨이브 2/2: 장치 1대를 기다리는 중, 오프라인: pi-2"
+    )
     assert said("runs/7 has ended already (cancelled)") == "runs/7은(는) 이미 끝났습니다(취소됨)"
 
 

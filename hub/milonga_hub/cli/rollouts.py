@@ -38,7 +38,7 @@ def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableTy
         wave = f"wave {device.wave + 1}" if device.wave >= 0 else "left out"
         step = word(agent_pb2.Step, device.step) if device.step else ""
         state = cell(word(pb.RolloutDeviceState, device.state) if device.wave >= 0 else NONE)
-        late = "late" if device.late else ""
+        late = ("late:" if device.message else "late") if device.late else ""
         build = device.build.rpartition("/")[2] if rehearsed else ""
         shadow = f"as a shadow: {device.shadow}" if device.shadow else ""
         said = " ".join(filter(None, (step, late, build, device.message, shadow)))

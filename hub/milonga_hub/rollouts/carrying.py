@@ -29,8 +29,8 @@ from milonga_hub.rollouts.rules import (
     Wait,
     next_action,
     observed,
-    too_many_failures,
 )
+from milonga_hub.rollouts.rules_failures import too_many_failures
 from milonga_hub.rollouts.rules_requests import FEW_REQUESTS, without
 from milonga_hub.rollouts.rules_waves import joined
 
@@ -85,12 +85,12 @@ class Carrier:
                     events.waiting()
 
     def advance(self, follow: bool = True) -> float:
-        """Do for every running rollout what can be done now; return the seconds until there may be more.
+        """Do for every rollout what can be done now; return the seconds until there may be more.
 
         With `follow`, look after devices that come late or join later where a project's newest rollout has succeeded, too.
         """
         waits = [_POLL_SECONDS]
-        for id, state in self._records.live().items():
+        for id, state in self._records.looked_after().items():
             if state is RolloutState.SUCCEEDED and not follow:
                 continue
             try:
@@ -119,16 +119,20 @@ class Carrier:
         """Apply actions until there is one to wait for; return the time to look again. Adds what takes this one back to `made`."""
         # Read once: what is done here changes nothing of it that would be looked at.
         fleet = {device.name: device for device in self._devices.standings()}
+        claims = self._records.claims(rollout)
         # First: what the rollout did and could not note is not to be taken for another's doing.
-        rollout.devices, rollout.waves = observed(rollout, self._reporter.reports(rollout, fleet), self._clock())
+        reports = self._reporter.reports(rollout, fleet)
+        rollout.devices, rollout.waves = observed(rollout, reports, self._clock(), claims)
+        if rollout.state not in LIVE:
+            return None
         if rollout.selector is not None and not too_many_failures(rollout):
-            entrants = self._planner.entrants(rollout, [*fleet.values()], self._records.claims(rollout))
+            entrants = self._planner.entrants(rollout, [*fleet.values()], claims)
             rollout.devices, rollout.waves = joined(rollout, entrants)
         asked = self._asked_since_it_runs(rollout)
         while rollout.state in LIVE:
             now = self._clock()
             reports = self._reporter.reports(rollout, fleet)
-            rollout.devices, rollout.waves = observed(rollout, reports, now)
+            rollout.devices, rollout.waves = observed(rollout, reports, now, claims)
             match next_action(rollout, reports, now, asked):
                 case Assign(_, names):
                     self._assign(rollout, names, fleet, now)

@@ -23,6 +23,8 @@ class RolloutState(StrEnum):
 
 # Devices still come late or join later.
 LIVE = (RolloutState.RUNNING, RolloutState.SUCCEEDED)
+# Devices on their way finish, also while it is paused.
+LOOKED_AFTER = (*LIVE, RolloutState.PAUSED)
 # Those that a person or a newer rollout can still end.
 OPEN = (RolloutState.AWAITING_APPROVAL, RolloutState.RUNNING, RolloutState.PAUSED)
 

@@ -14,7 +14,7 @@ from milonga_hub.db import Database
 from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import of_projects, page
-from milonga_hub.rollouts.models import LEFT_OUT, LIVE, OPEN, Rollout, RolloutState
+from milonga_hub.rollouts.models import LEFT_OUT, LOOKED_AFTER, OPEN, Rollout, RolloutState
 
 # By device, the rollout of another project that is newer than this one and has taken it.
 Claims = dict[str, str]
@@ -115,10 +115,11 @@ class Records:
             ids = session.exec(statement).all()
         yield from map(self.get, ids)
 
-    def live(self) -> dict[str, RolloutState]:
-        """Return the rollouts to carry forward: of each project the open one if it runs, else the last that succeeded.
+    def looked_after(self) -> dict[str, RolloutState]:
+        """Return the rollouts to look after: of each project the open one, once it is approved, else the last that succeeded.
 
-        One that takes another back, in whole, stands beside the one that has succeeded before.
+        One that takes another back, in whole, stands beside the one that has succeeded before. The newest come first: a
+        device that two of them wait for is given to the one that keeps it, and not to the other for a moment.
         """
         columns = (Rollout.id, Rollout.project, Rollout.state, Rollout.rolls_back)
         statement = select(*columns).where(col(Rollout.state) != RolloutState.ABORTED)
@@ -127,7 +128,8 @@ class Records:
         newest: dict[str, dict[str, RolloutState]] = {}
         for id, project, state, rolls_back in found:
             newest[project] = {**(newest.get(project, {}) if rolls_back else {}), id: RolloutState(state)}
-        return {id: state for each in newest.values() for id, state in each.items() if state in LIVE}
+        live = {id: state for each in newest.values() for id, state in each.items() if state in LOOKED_AFTER}
+        return {id: live[id] for id, *_ in reversed(found) if id in live}
 
     def claims(self, rollout: Rollout) -> Claims:
         """Return which devices belong to newer rollouts of other projects: of two over one device, the later wins."""

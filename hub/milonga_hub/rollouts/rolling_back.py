@@ -76,7 +76,7 @@ def _entrant(rollout: Rollout, device: Standing, had: Before | None) -> Entrant:
         pinned = device.pinned_version.removeprefix("models/").replace("/versions/", "/")
         why_not = f"it is pinned to {pinned}; let go of it: milonga devices unpin {device.name}"
     elif had is None:
-        why_not = "it had no version before, and keeps this one"
+        why_not = f"it had no version of {rollout.project} before, and keeps this one"
     return Entrant(
         device.name,
         bundle=had.bundle if had else "",

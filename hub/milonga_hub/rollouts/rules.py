@@ -11,11 +11,11 @@ from milonga_hub.errors import InvalidInput
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Step, Wave
 from milonga_hub.rollouts.needs import Requests
+from milonga_hub.rollouts.rules_failures import named, too_many_failures
 from milonga_hub.rollouts.rules_requests import too_many_errors
 from milonga_hub.times import opening, window, zone
 
 ENDED = (RolloutDeviceState.SUCCEEDED, RolloutDeviceState.FAILED)
-_NAMED = 3
 
 
 def selector_of(wanted: str, own: str, *, is_limited: bool) -> str:
@@ -95,9 +95,17 @@ class Succeed:
 Action = Assign | Wait | EndWave | Pause | RollBack | Succeed
 
 
-def observed(rollout: Rollout, reports: Mapping[str, Report], now: datetime) -> tuple[list[RolloutDevice], list[Wave]]:
-    """Return devices and waves as the reports show them. A device without a report does not exist any more."""
-    devices = [_observed(rollout, device, reports.get(device.device), now) for device in rollout.devices]
+def observed(
+    rollout: Rollout, reports: Mapping[str, Report], now: datetime, claims: Mapping[str, str] = {}
+) -> tuple[list[RolloutDevice], list[Wave]]:
+    """Return devices and waves as the reports show them. A device without a report does not exist any more.
+
+    Claims tell, by device, which newer rollout of another project took it.
+    """
+    devices = [
+        _observed(rollout, device, reports.get(device.device), now, claims.get(device.device, ""))
+        for device in rollout.devices
+    ]
     waves = []
     for wave in rollout.waves:
         states = [device.state for device in devices if device.wave == wave.index]
@@ -110,7 +118,9 @@ def observed(rollout: Rollout, reports: Mapping[str, Report], now: datetime) -> 
     return devices, waves
 
 
-def _observed(rollout: Rollout, device: RolloutDevice, report: Report | None, now: datetime) -> RolloutDevice:
+def _observed(
+    rollout: Rollout, device: RolloutDevice, report: Report | None, now: datetime, taken_by: str
+) -> RolloutDevice:
     if device.wave == LEFT_OUT:
         return device
     if report is None:
@@ -127,7 +137,8 @@ def _observed(rollout: Rollout, device: RolloutDevice, report: Report | None, no
         return device
     outcome = _outcome(device, report)
     if outcome is None:
-        return _left_out(device, now, message="left out: a later assignment took the place of this one")
+        why = f"the newer rollout {taken_by} took it" if taken_by else "a later assignment took the place of this one"
+        return _left_out(device, now, message=why, step=None, shadow="")
     state, message = outcome
     seen = {
         "state": state,
@@ -204,6 +215,9 @@ def next_action(
     if wave is None:
         return Succeed(_closing_words(rollout))
     members = [device for device in rollout.devices if device.wave == wave.index]
+    if not members:
+        # All of them were taken by newer rollouts, deleted, or match no more: nobody is left to be healthy.
+        return EndWave(wave.index)
     place = f"wave {wave.index + 1} of {len(rollout.waves)}"
     unfinished = [device for device in members if device.state not in ENDED]
     waited_for = [device for device in unfinished if not device.late]
@@ -286,7 +300,7 @@ def _soak(
     succeeded = [device for device in members if device.state is RolloutDeviceState.SUCCEEDED]
     unhealthy = [device for device in succeeded if not device.late and not _healthy(device, reports)]
     if unhealthy:
-        return Wait(f"{place}: {_names(unhealthy)} must be on line and serving for the wave to end")
+        return Wait(f"{place}: {named(unhealthy)} must be on line and serving for the wave to end")
     return EndWave(wave.index)
 
 
@@ -295,41 +309,17 @@ def _healthy(device: RolloutDevice, reports: Mapping[str, Report]) -> bool:
     return report is not None and report.online and report.active_bundle == device.bundle
 
 
-def too_many_failures(rollout: Rollout) -> str:
-    """Return which wave has failed and why, "" while none has.
-
-    Ask before newcomers join: they would make a wave larger that has failed already, and its share of failures smaller.
-    """
-    for wave in rollout.waves:
-        if wave.device_count and wave.failed_count / wave.device_count > rollout.spec.max_failure_ratio:
-            failed = [d for d in rollout.devices if d.wave == wave.index and d.state is RolloutDeviceState.FAILED]
-            said = "; ".join(f"{device.device}: {_failure(device)}" for device in failed[:_NAMED])
-            more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-            return f"wave {wave.index + 1}: {wave.failed_count} of {wave.device_count} devices failed ({said}{more})"
-    return ""
-
-
-def _failure(device: RolloutDevice) -> str:
-    return f"{device.step.lower()}: {device.message}" if device.step else device.message
-
-
 def _waiting_for(devices: Sequence[RolloutDevice], reports: Mapping[str, Report]) -> str:
     absent = [device for device in devices if device.device in reports and not reports[device.device].online]
-    if absent:
-        return f"waiting for {len(devices)} devices, {_names(absent)} off line"
-    return f"waiting for {len(devices)} devices: {_names(devices)}"
+    count = "1 device" if len(devices) == 1 else f"{len(devices)} devices"
+    return f"waiting for {count}, {named(absent)} off line" if absent else f"waiting for {count}: {named(devices)}"
 
 
 def _closing_words(rollout: Rollout) -> str:
     left_out = [device for device in rollout.devices if device.wave == LEFT_OUT]
     failed = [d for d in rollout.devices if d.wave != LEFT_OUT and d.state is RolloutDeviceState.FAILED]
     late = [device for device in rollout.devices if device.wave != LEFT_OUT and device.state not in ENDED]
-    parts = [f"{_names(failed)} failed, as many as were allowed"] if failed else []
-    parts += [f"{_names(late)} off line for long; gets the model when it connects"] if late else []
-    parts += [f"left out {_names(left_out)}"] if left_out else []
+    parts = [f"{named(failed)} failed, as many as were allowed"] if failed else []
+    parts += [f"{named(late)} off line for long; gets the model when it connects"] if late else []
+    parts += [f"left out {named(left_out)}"] if left_out else []
     return "; ".join(parts)
-
-
-def _names(devices: Sequence[RolloutDevice]) -> str:
-    shown = ", ".join(device.device for device in devices[:_NAMED])
-    return f"{shown} and {len(devices) - _NAMED} more" if len(devices) > _NAMED else shown

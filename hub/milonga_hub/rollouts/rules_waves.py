@@ -23,7 +23,7 @@ class Entrant:
 
     def member(self, wave: int) -> RolloutDevice:
         """Return the device as a member of the rollout."""
-        left_out = {"wave": LEFT_OUT, "state": RolloutDeviceState.FAILED, "message": f"left out: {self.why_not}"}
+        left_out = {"wave": LEFT_OUT, "state": RolloutDeviceState.FAILED, "message": self.why_not}
         return RolloutDevice(
             device=self.device,
             bundle=self.bundle,

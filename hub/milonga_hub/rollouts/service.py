@@ -119,7 +119,7 @@ class RolloutService:
             rollout = self.get(id)
             if rollout.state is RolloutState.PAUSED:
                 return self.resume(id)
-            if rollout.state in LIVE and rollout.id not in self._records.live():
+            if rollout.state in LIVE and rollout.id not in self._records.looked_after():
                 raise FailedPrecondition(f"a newer rollout of {rollout.project} took the place of {rollout.id}")
             devices = _tried_again(rollout.devices)
             if devices == rollout.devices:

@@ -40,6 +40,8 @@ def _name(span: Span) -> str:
 
 
 def _standing(span: Span) -> str:
+    if not span.count:
+        return _("no device any more")
     said = _("%(done)s of %(count)s", done=span.succeeded, count=span.count)
     return _("%(said)s, %(failed)s failed", said=said, failed=span.failed) if span.failed else said
 
@@ -49,7 +51,7 @@ def _row(span: Span, y: float, x: Scale, began: datetime, now: datetime) -> list
     mark = "failed" if span.failed else mark
     parts = [text(LEFT - 10, y + 19, _name(span), f"stage-name {mark}", "end")]
     if span.began is None:
-        return [*parts, text(LEFT + 6, y + 19, _("waits"), "tick")]
+        return [*parts, text(LEFT + 6, y + 19, _("waits") if span.count else _standing(span), "tick")]
     ended = span.ended or now
     left, right = x((span.began - began).total_seconds()), x((ended - began).total_seconds())
     took = words.duration((ended - span.began).total_seconds())
