@@ -19,7 +19,7 @@ from milonga_agent.care import StartAnew
 from milonga_agent.daemon import Agent, Options
 from milonga_agent.errors import HubUnreachable
 from milonga_agent.state import Store
-from milonga_hub.devices.models import Device
+from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.devices.values import AgentRelease
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.install import releases
@@ -88,8 +88,14 @@ def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
             # It runs now, and the hub has nothing newer.
             _installed(tmp_path, monkeypatch, "a")
             again = _agent(world, tmp_path / "agent")
-            assert not await _upgraded(world, again, lambda device: device.upgrades == 2)
+            assert not await _upgraded(
+                world,
+                again,
+                # While it is on line the hub sees that it runs this one, and wants nothing more.
+                lambda device: device.upgrades == 2 and world.devices.upgrade(NAME).wanted_upgrades == 2,
+            )
             assert not (folder / "b").exists()
+            await world.until_device(NAME, lambda device: device.state is DeviceState.OFFLINE)
 
             # As if it had taken a later one: this one is refused, and people read why.
             _installed(tmp_path, monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum, auto
@@ -61,32 +62,92 @@ class Stopped(Exception):
     """A device did not upgrade well; the message says which and why."""
 
 
-def upgrade_in_batches(
-    batches: Iterable[Sequence[str]],
-    ask: Callable[[str], pb.Device],
-    look: Callable[[str], pb.Device],
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-    tell: Callable[[str], None],
-    settle_seconds: float = SETTLE_SECONDS,
-) -> None:
-    """Ask the devices of a batch to upgrade and wait until each has run the new agent for long enough; then the next.
+class Upgrade:
+    """Asks devices to upgrade, `size` at a time, and knows at any moment who has, who is on the way and who was not asked."""
 
-    Those that are off line upgrade when they connect, and are not waited for. Raises Stopped.
-    """
-    for batch in batches:
-        asked = [ask(name) for name in batch]
-        absent = [each.name for each in asked if each.state != pb.DEVICE_STATE_ONLINE]
-        waiting = {each.name: Watched(Condition.BUSY, clock()) for each in asked if each.name not in absent}
-        tell(f"asked {_names(batch)}" + (f"; {_names(absent)} off line, upgrades when it connects" if absent else ""))
-        while waiting:
-            sleep(_LOOK_SECONDS)
-            now = clock()
-            done = [name for name, watched in waiting.items() if watched.look(look(name), now, settle_seconds)]
-            for name in done:
-                del waiting[name]
-            if done:
-                tell(f"{_names(done)} upgraded" + (f"; waiting for {_names([*waiting])}" if waiting else ""))
+    def __init__(
+        self,
+        names: Iterable[str],
+        size: int,
+        ask: Callable[[str], pb.Device],
+        look: Callable[[str], pb.Device],
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        tell: Callable[[str], None],
+        settle_seconds: float = SETTLE_SECONDS,
+    ) -> None:
+        self._size = size
+        self._ask = ask
+        self._look = look
+        self._clock = clock
+        self._sleep = sleep
+        self._tell = tell
+        self._settle_seconds = settle_seconds
+        self.not_asked = deque(names)
+        self.absent: list[str] = []
+        self.done: list[str] = []
+        self._waiting: dict[str, Watched] = {}
+
+    def run(self) -> None:
+        """Ask some devices and wait until each has run the new agent for long enough; then the next.
+
+        Those that are off line upgrade when they connect, and are not waited for. Those that run the new agent already, as of an
+        upgrade that was cut off, take no place of others, and are watched for as long as these. Raises Stopped.
+        """
+        while self.not_asked:
+            self._ask_some()
+            while self._waiting:
+                self._sleep(_LOOK_SECONDS)
+                self._look_at_all()
+
+    def standing(self) -> str:
+        """Return who has upgraded, who is on the way and who was not asked."""
+        parts = [
+            ("upgraded", self.done),
+            ("on their way", [*self._waiting]),
+            ("off line, upgrade when they connect", self.absent),
+            ("not asked", self.not_asked),
+        ]
+        return "; ".join(f"{words}: {_names([*names])}" for words, names in parts if names)
+
+    def _ask_some(self) -> None:
+        asked, absent, had = list[str](), list[str](), list[str]()
+        while self.not_asked and len(asked) + len(absent) < self._size:
+            device = self._ask(self.not_asked[0])
+            name = self.not_asked.popleft()
+            if device.upgrades >= device.wanted_upgrades:
+                had.append(name)
+                self._waiting[name] = Watched(condition(device), self._clock())
+            elif device.state == pb.DEVICE_STATE_ONLINE:
+                asked.append(name)
+                self._waiting[name] = Watched(Condition.BUSY, self._clock())
+            else:
+                absent.append(name)
+        self.absent += absent
+        if had:
+            self._tell(f"{_names(had)} {_has(had)} this agent already")
+        if asked:
+            self._tell(f"asked {_names(asked)}")
+        if absent:
+            self._tell(
+                f"{_names(absent)} off line, {'upgrades when it connects' if len(absent) == 1 else 'upgrade when they connect'}"
+            )
+
+    def _look_at_all(self) -> None:
+        now = self._clock()
+        well = [
+            name for name, watched in self._waiting.items() if watched.look(self._look(name), now, self._settle_seconds)
+        ]
+        for name in well:
+            del self._waiting[name]
+        self.done += well
+        if well:
+            waiting = [*self._waiting]
+            self._tell(f"{_names(well)} upgraded" + (f"; waiting for {_names(waiting)}" if waiting else ""))
+
+
+def _has(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from milonga.v1 import devices_pb2 as pb
 
-from milonga_hub.cli.batches import Stopped, upgrade_in_batches
+from milonga_hub.cli.batches import Stopped, Upgrade
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
 from milonga_hub.cli.devices import devices
 from milonga_hub.cli.failures import Refused
@@ -114,15 +114,12 @@ def upgrade(
             return
         for name in names:
             response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=name), timeout=CALL_SECONDS)
-            _told(response, json, "upgrades its agent", lines=not device)
+            has_it = response.device.upgrades >= response.device.wanted_upgrades
+            _told(response, json, "has this hub's agent already" if has_it else "upgrades its agent", lines=not device)
 
 
 def _upgrade_in_batches(client: Client, names: list[str], size: int, json: bool) -> None:
-    asked = 0
-
     def ask(name: str) -> pb.Device:
-        nonlocal asked
-        asked += 1
         response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=name), timeout=CALL_SECONDS)
         if json:
             print_json(response, lines=True)
@@ -131,14 +128,16 @@ def _upgrade_in_batches(client: Client, names: list[str], size: int, json: bool)
     def look(name: str) -> pb.Device:
         return client.devices.GetDevice(pb.GetDeviceRequest(name=name), timeout=CALL_SECONDS).device
 
-    batches = [names[first : first + size] for first in range(0, len(names), size)]
+    upgrade = Upgrade(names, size, ask, look, time.monotonic, time.sleep, say)
     try:
-        upgrade_in_batches(batches, ask, look, time.monotonic, time.sleep, say)
+        upgrade.run()
     except Stopped as error:
-        left = len(names) - asked
-        raise Refused(
-            f"{error}; {left} of {len(names)} devices were not asked; see: milonga devices logs NAME"
-        ) from error
+        raise Refused(f"{error}; {upgrade.standing()}; see: milonga devices logs NAME") from error
+    except KeyboardInterrupt:
+        say(
+            f"stopped; {upgrade.standing()}. Those on their way go on by themselves; the same command goes on with the rest."
+        )
+        raise
 
 
 def _matching(client: Client, selector: str) -> list[str]:

@@ -359,10 +359,13 @@ class DeviceService:
     def upgrade(self, name: str) -> Device:
         """Want the device's agent to take this hub's in its own place, now or when it connects.
 
-        Raises FailedPrecondition without a release. It may have to be made, which takes some tens of milliseconds.
+        Of one that is on line and runs it nothing is wanted. Raises FailedPrecondition without a release. It may have to be made, which
+        takes some tens of milliseconds.
         """
-        self.get(name)
-        self._helping.release()
+        device = self.get(name)
+        release = self._helping.release()
+        if device.state is DeviceState.ONLINE and release.is_run_by(device.agent_version):
+            return device
         return self._want(name, upgrade=True)
 
     def offer_release(self, release: Callable[[], AgentRelease]) -> None:

@@ -140,10 +140,15 @@ class HelpAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class AgentRelease:
-    """The agent that fits this hub: a signed manifest, and the wheels that it names."""
+    """The agent that fits this hub: a signed manifest, the wheels that it names, and the number that grows with each."""
 
     manifest: File
     wheels: tuple[File, ...]
+    number: int = 0
+
+    def is_run_by(self, agent_version: str) -> bool:
+        """Return whether an agent that says so of itself is this release; agents that came otherwise name none."""
+        return agent_version.partition("+")[2] == str(self.number)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class AgentReleases:
                 "this hub's agent is not signed yet by keys that are not on this hub; see milonga keys status, sign what waits, and"
                 " upgrade again"
             )
-        return AgentRelease(manifest, tuple(files))
+        return AgentRelease(manifest, tuple(files), json.loads(text)["number"])
 
     def _manifest(self, files: list[dict[str, Any]]) -> bytes:
         known: dict[str, Any] = json.loads(self._path.read_bytes()) if self._path.exists() else {"number": 0}
