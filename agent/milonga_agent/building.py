@@ -103,22 +103,16 @@ def _proved(engine: Any, model: Path, spec: dict[str, Any]) -> dict[str, Any]:
 def _held_to_decisions(engine: Any, model: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Return how much of what the network decides the build decides too, and what speaks against it."""
     import numpy as np
-    from milonga.inputs import Placement
-
-    from milonga_agent.agreement import compare, summary
-    from milonga_agent.answers import answering
+    from milonga_compiler.decisions import agreement
 
     proof = spec["proof"]
     wanted = json.loads(Path(proof["decisions"]).read_text(encoding="utf-8"))
     manifest = json.loads(Path(spec["manifest"]).read_text(encoding="utf-8"))
     pictures = np.load(proof["input"]).astype(np.float32)
-    itself = Placement(pictures.shape[3], pictures.shape[2], 1.0, 1.0)
     outputs = engine.run(model, pictures, spec["threads"])
     if not np.isfinite(outputs).all():
         return {"objection": "some of its outputs are not finite numbers", "agreement": None}
-    found = summary(answering(manifest).answer(outputs, [itself] * len(pictures)))
-    answers, alike = compare(wanted, found)
-    share, least = alike / answers, proof["least_agreement"]
+    share, least = agreement(wanted, outputs, manifest), proof["least_agreement"]
     what = "boxes" if "boxes" in wanted else "classes"
     wrong = f"{share:.1%} of the {what} on {len(pictures)} pictures are those of the network, {least:.0%} are asked for"
     return {"objection": wrong if share < least else "", "agreement": share}

@@ -157,9 +157,10 @@ def _words(built: Built, folder: Path) -> str:
     lines = [f"{built.target}: {built.state}{reason}"]
     if report := built.report:
         allowed = f", {report.allowed_error:.2g} allowed" if report.allowed_error is not None else ""
+        agreed = f"; {report.agreement:.1%} decided as the network does" if report.agreement is not None else ""
         lines.append(
             f"  accuracy {report.accuracy:.1%}, the network's {report.subnet_accuracy:.1%}, on {report.count} pictures;"
-            f" largest error {report.max_abs_error:.2g}{allowed}"
+            f" largest error {report.max_abs_error:.2g}{allowed}{agreed}"
         )
     if built.bundle:
         lines.append(f"  {folder}: {_model_bytes(built.bundle) / 1e6:.3g} MB, {built.bundle.digest}")
@@ -183,6 +184,7 @@ def _figures(built: Built) -> dict[str, Any]:
         "max_abs_error": report.max_abs_error if report and math.isfinite(report.max_abs_error) else None,
         "allowed_error": report.allowed_error if report else None,
         "pictures": report.count if report else None,
+        "agreement": report.agreement if report else None,
     }
 
 

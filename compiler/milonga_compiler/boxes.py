@@ -23,14 +23,18 @@ STRIDES = (8, 16, 32)
 POSTPROCESS = {"score_threshold": 0.25, "iou_threshold": 0.7, "max_boxes": 300}
 # Boxes that overlap by half are the same object (PASCAL VOC).
 _SAME = 0.5
+# Boxes whose scores are near the threshold come and go by rounding: builds that lost nothing told one in ten that the network did not. So those
+# count whose odds are three times the threshold's, and they are looked for among all of a third of its odds (docs/adr/0052-boxes-that-are-sure.md).
+_MARGIN = 3.0
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Objects in one picture, the surest first: corners (n, 4) in pixels of the input, and classes (n,) by number."""
+    """Objects in one picture, the surest first: corners (n, 4) in pixels of the input, classes (n,) by number, scores (n,)."""
 
     corners: Floats
     classes: NDArray[np.int64]
+    scores: Floats
 
 
 def anchor_count(size_px: int) -> int:
@@ -61,7 +65,7 @@ def find(
     parts = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     kept = [part[_suppressed(corners[part], iou_threshold)] for part in parts]
     places = np.sort(np.concatenate(kept))[: int(POSTPROCESS["max_boxes"])] if kept else np.empty(0, dtype=np.int64)
-    return Boxes(corners[places], numbers[places])
+    return Boxes(corners[places], numbers[places], scores[chosen][places])
 
 
 def scores_of(logits: Floats) -> Floats:
@@ -111,43 +115,58 @@ def _overlaps(one: Floats, others: Floats) -> Floats:
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), dtype=np.float32)
 
 
-def shared_count(one: Boxes, other: Boxes) -> int:
-    """Return how many boxes of one picture are the same object, each taken once, the surest first."""
-    free, count = np.ones(len(other.classes), dtype=bool), 0
-    for corners, number in zip(one.corners, one.classes):
-        fitting = np.where(free & (other.classes == number), _overlaps(corners, other.corners), 0.0)
-        if len(fitting) and fitting.max() >= _SAME:
-            free[fitting.argmax()] = False
-            count += 1
-    return count
+def sure_and_seen(score_threshold: float) -> tuple[float, float]:
+    """Return the score from which a box counts, and the one from which it is looked for, where devices tell those above a threshold."""
+    odds = score_threshold / max(1e-6, 1.0 - score_threshold)
+    return tuple(each / (1.0 + each) for each in (odds * _MARGIN, odds / _MARGIN))  # type: ignore[return-value]
+
+
+def alike(one: Boxes, other: Boxes, sure: float) -> tuple[int, int]:
+    """Return how many sure boxes two answers to one picture hold together, and how many of them the other has too.
+
+    The other has a box of the same class that overlaps by half; each stands for one, the sure for each other first, and then
+    those that overlap most.
+    """
+    ours, theirs = one.scores >= sure, other.scores >= sure
+    shared = np.array([_overlaps(corners, other.corners) for corners in one.corners]).reshape(len(ours), len(theirs))
+    fitting = (shared >= _SAME) & (one.classes[:, None] == other.classes) & (ours[:, None] | theirs)
+    rows, columns = np.nonzero(fitting)
+    both = ours[rows] & theirs[columns]
+    found = 0
+    free, free_too = np.ones(len(ours), dtype=bool), np.ones(len(theirs), dtype=bool)
+    for index in np.lexsort((-shared[rows, columns], ~both)):
+        row, column = rows[index], columns[index]
+        if free[row] and free_too[column]:
+            free[row] = free_too[column] = False
+            found += int(ours[row]) + int(theirs[column])
+    return int(ours.sum() + theirs.sum()), found
 
 
 class Agreement(Judge):
-    """F1 of a build's boxes against those that the network itself finds in the same pictures."""
+    """Which share of the boxes that a build or the network itself is sure of, in the same pictures, the other has too."""
 
     measure = "agreement of boxes"
 
     def __init__(
         self, wanted: list[Boxes], classes: int, size_px: int, iou_threshold: float = POSTPROCESS["iou_threshold"]
     ) -> None:
-        """`wanted` are what the network finds in all pictures, in their order."""
+        """`wanted` are what the network sees in all pictures, in their order."""
         self._wanted, self._classes, self._size_px, self._iou_threshold = wanted, classes, size_px, iou_threshold
-        self._seen = self._found = self._expected = self._shared = 0
+        self._sure, self._least = sure_and_seen(POSTPROCESS["score_threshold"])
+        self._seen = self._count = self._alike = 0
         self._shape: tuple[int, ...] = ()
 
     def add(self, outputs: Floats) -> None:
         self._shape = outputs.shape[1:]
         for output in outputs:
-            found = find(output, self._classes, self._size_px, self._iou_threshold)
-            wanted = self._wanted[self._seen]
+            found = find(output, self._classes, self._size_px, self._iou_threshold, self._least)
+            count, found_too = alike(self._wanted[self._seen], found, self._sure)
             self._seen += 1
-            self._found += len(found.classes)
-            self._expected += len(wanted.classes)
-            self._shared += shared_count(found, wanted)
+            self._count += count
+            self._alike += found_too
 
     def accuracy(self) -> float:
-        most = self._found + self._expected
-        return 2 * self._shared / most if most else 1.0
+        return self._alike / self._count if self._count else 1.0
 
     def entries(self) -> Mapping[str, Any]:
         bins = (self._shape[0] - self._classes) // 4
@@ -170,12 +189,16 @@ class Detected(Evidence):
     iou_threshold: float = POSTPROCESS["iou_threshold"]
 
     def __post_init__(self) -> None:
-        if not any(len(boxes.classes) for boxes in self._boxes()):
-            raise PicturesUnusable("the network finds nothing in any of the pictures; give some of what it knows")
+        sure, _ = sure_and_seen(POSTPROCESS["score_threshold"])
+        if not any((boxes.scores >= sure).any() for boxes in self._boxes()):
+            raise PicturesUnusable(
+                f"the network finds nothing in any of the pictures, with a score of {sure:g} or more; give some of what it knows"
+            )
 
     def _boxes(self) -> list[Boxes]:
         size_px = self.pictures.shape[-1]
-        return [find(output, self.classes, size_px, self.iou_threshold) for output in self.outputs]
+        _, seen = sure_and_seen(POSTPROCESS["score_threshold"])
+        return [find(output, self.classes, size_px, self.iou_threshold, seen) for output in self.outputs]
 
     @property
     def count(self) -> int:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from milonga_compiler.backends import backend
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
 from milonga_compiler.bundle import PROBE_EXPECTED, PROBE_INPUT, Bundle, write_bundle
+from milonga_compiler.decisions import agreement, chosen, decisions
 from milonga_compiler.engines import ENGINES
 from milonga_compiler.errors import BuildFailed, CannotRunHere, CompilerError, EngineMissing, is_full
-from milonga_compiler.parity import Comparison, Evidence, Judge, Report
+from milonga_compiler.parity import Comparison, Evidence, Report
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Budget, Step, Tuning
 
@@ -61,7 +63,8 @@ class _Tried:
     variant: BuiltModel
     built: Built
     comparison: Comparison
-    judge: Judge
+    # What follows from its outputs for the manifest; nothing where they are not finite numbers.
+    entries: Mapping[str, Any]
     # For the first pictures.
     outputs: Floats
 
@@ -69,6 +72,32 @@ class _Tried:
     def ran(self) -> bool:
         """Return whether it answered all pictures with numbers."""
         return self.built.report is not None and not self.comparison.not_finite
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """What all variants of a build are held against, and how."""
+
+    evidence: Evidence
+    manifest: Mapping[str, Any]
+    max_lost_points: float
+    threads: int
+
+    def decided_on(self, start: int, count: int) -> NDArray[np.int64]:
+        """Return which of the next `count` pictures, of which `start` were before them, decisions are compared on."""
+        numbers = chosen(len(self.evidence.expected))
+        return numbers[(numbers >= start) & (numbers < start + count)] - start
+
+    def agreement(self, outputs: Sequence[Floats], entries: Mapping[str, Any]) -> float | None:
+        """Return the share of what the subnet decides on those pictures that a build's outputs on them come to too.
+
+        None where that is too little to tell, or nobody said what the classes are.
+        """
+        if "classes" not in self.manifest:
+            return None
+        manifest = {**self.manifest, **entries}
+        wanted = decisions(self.evidence.expected[chosen(len(self.evidence.expected))], manifest)
+        return None if wanted is None else agreement(wanted, np.concatenate(outputs), manifest)
 
 
 def build(
@@ -109,7 +138,8 @@ def build(
         engine, work = backend(target.engine, log, tuning.database if tuning else None), Path(scratch)
         if tuning is not None:
             _tune(engine, onnx_path, target, tuning, say, on_tuned)
-        tried = _best(engine, onnx_path, target, work, evidence, calibration, max_lost_points, threads, say)
+        proof = _Proof(evidence, manifest, max_lost_points, threads)
+        tried = _best(engine, onnx_path, target, work, proof, calibration, say)
         if not isinstance(tried, _Tried):
             say(tried.reason)
             return tried
@@ -117,7 +147,7 @@ def build(
         say(f"{built.state}{f': {built.reason}' if built.reason else ''}")
         if built.state is State.REJECTED and not (keep_rejected and tried.ran):
             return built
-        whole = {**manifest, **tried.judge.entries(), **_entries(engine, target, tried)}
+        whole = {**manifest, **tried.entries, **_entries(engine, target, tried)}
         sources = {**_probe(work, evidence, tried), **{name: work / name for name in tried.variant.files}}
         return replace(built, bundle=write_bundle(folder, whole, sources))
 
@@ -151,10 +181,8 @@ def _best(
     onnx_path: Path,
     target: Target,
     work: Path,
-    evidence: Evidence,
+    proof: _Proof,
     calibration: Floats | None,
-    max_lost_points: float,
-    threads: int,
     say: Callable[[str], None],
 ) -> _Tried | Built:
     """Return the first variant that is not refused, else the one that came closest; where none was made, why."""
@@ -162,8 +190,8 @@ def _best(
     try:
         with contextlib.closing(engine.build(onnx_path, target, work, calibration)) as variants:
             for variant in variants:
-                say(f"running it on {evidence.count} pictures{f', {variant.note}' if variant.note else ''}")
-                tried = _try(engine, variant, target, work, evidence, max_lost_points, threads)
+                say(f"running it on {proof.evidence.count} pictures{f', {variant.note}' if variant.note else ''}")
+                tried = _try(engine, variant, target, work, proof)
                 if tried.built.state is not State.REJECTED:
                     return tried
                 say(f"not this one: {tried.built.reason}")
@@ -179,19 +207,22 @@ def _try(
     variant: BuiltModel,
     target: Target,
     work: Path,
-    evidence: Evidence,
-    max_lost_points: float,
-    threads: int,
+    proof: _Proof,
 ) -> _Tried:
+    evidence = proof.evidence
     comparison, judge, first = Comparison(evidence.expected), evidence.judge(), evidence.expected[:0]
+    kept: list[Floats] = []
     model = work / variant.model_file
     try:
         # What is tried is what devices get.
         embeds = judge.takes_embeddings and ENGINES[target.engine].embeds and engine.embed(model)
         for pictures in evidence.parts():
             outputs, *more = (
-                engine.outputs(model, pictures, threads) if embeds else [engine.run(model, pictures, threads)]
+                engine.outputs(model, pictures, proof.threads)
+                if embeds
+                else [engine.run(model, pictures, proof.threads)]
             )
+            kept.append(outputs[proof.decided_on(comparison.count, len(outputs))])
             comparison.add(outputs)
             if comparison.not_finite:
                 break
@@ -206,16 +237,18 @@ def _try(
     except Exception as error:  # Engines raise what they like; the build is then simply not usable.
         if is_full(error):
             raise
-        return _Tried(variant, Built(target, State.REJECTED, f"it does not run: {error}"), comparison, judge, first)
+        return _Tried(variant, Built(target, State.REJECTED, f"it does not run: {error}"), comparison, {}, first)
     # What is not a number answers nothing.
     accuracy = 0.0 if comparison.not_finite else judge.accuracy()
     allowed = comparison.allowed_error(target.precision)
-    report = Report(accuracy, evidence.subnet_accuracy, comparison.max_abs_error, evidence.count, allowed)
-    reason = comparison.objection(report, target.precision, max_lost_points, judge.measure)
+    entries = {} if comparison.not_finite else judge.entries()
+    agreed = proof.agreement(kept, entries) if entries else None
+    report = Report(accuracy, evidence.subnet_accuracy, comparison.max_abs_error, evidence.count, allowed, agreed)
+    reason = comparison.objection(report, target.precision, proof.max_lost_points, judge.measure)
     if reason is not None:
         told = f"{reason} ({variant.note})" if variant.note else reason
-        return _Tried(variant, Built(target, State.REJECTED, told, report), comparison, judge, first)
-    return _Tried(variant, Built(target, State.VERIFIED, variant.note, report), comparison, judge, first)
+        return _Tried(variant, Built(target, State.REJECTED, told, report), comparison, entries, first)
+    return _Tried(variant, Built(target, State.VERIFIED, variant.note, report), comparison, entries, first)
 
 
 def _unseen(variant: BuiltModel, target: Target, evidence: Evidence, reason: str) -> _Tried:
@@ -223,7 +256,9 @@ def _unseen(variant: BuiltModel, target: Target, evidence: Evidence, reason: str
     comparison, judge = Comparison(evidence.expected), evidence.judge()
     comparison.add(evidence.expected)
     judge.add(evidence.expected)
-    return _Tried(variant, Built(target, State.BUILT, reason), comparison, judge, evidence.expected[:PROBE_COUNT])
+    return _Tried(
+        variant, Built(target, State.BUILT, reason), comparison, judge.entries(), evidence.expected[:PROBE_COUNT]
+    )
 
 
 def _nearer(one: _Tried, other: _Tried) -> _Tried:

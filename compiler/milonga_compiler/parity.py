@@ -138,7 +138,8 @@ class Report:
     """Figures of a build. Accuracies are from 0 to 1.
 
     `max_abs_error` is the largest difference of any output from the subnet's; infinite where one is not a finite number.
-    `allowed_error` is the most that it may be, None where accuracy alone decides.
+    `allowed_error` is the most that it may be, None where accuracy alone decides. `agreement` is the share of what the subnet decides
+    that the build decides too (milonga_compiler.decisions); None where it decides too little to tell.
     """
 
     accuracy: float
@@ -146,6 +147,7 @@ class Report:
     max_abs_error: float
     count: int
     allowed_error: float | None = None
+    agreement: float | None = None
 
     @property
     def lost_points(self) -> float:

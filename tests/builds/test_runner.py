@@ -73,7 +73,7 @@ def test_a_target_is_built_proved_measured_and_explained(hub: Services, tmp_path
     assert "milonga build choose" in build.stages[1].message and not build.chosen
     assert build.decision == "the fastest that passes its gates"
     assert {gate.name: gate.passed for gate in build.gates} == dict.fromkeys(
-        ("parity", "accuracy", "latency", "size"), True
+        ("parity", "accuracy", "disagreement", "latency", "size"), True
     )
     log = hub.builds.log(build.name)
     assert "building onnxruntime/fp32" in log and "VERIFIED" in log

@@ -11,7 +11,7 @@ from milonga import detections
 from milonga.inputs import Input, Resize
 from milonga_agent.served import Served
 from milonga_compiler.__main__ import main
-from milonga_compiler.boxes import Agreement, Detected, anchor_count, find
+from milonga_compiler.boxes import Agreement, Boxes, Detected, alike, anchor_count, find
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.errors import PicturesUnusable
 from milonga_compiler.pictures import Scaling, load_pictures
@@ -68,8 +68,22 @@ def test_a_build_that_misses_a_box_agrees_less() -> None:
     judge = evidence.judge()
     assert isinstance(judge, Agreement)
     judge.add(blind)
-    # One box of the two, and none too many: F1 = 2 * 1 / (1 + 2).
+    # One box of the two, and none too many: 2 * 1 of 1 + 2 sure ones.
     assert judge.accuracy() == pytest.approx(2 / 3)
+
+
+def test_each_box_stands_for_one_and_the_sure_ones_for_each_other_first() -> None:
+    def boxes(*scores: float) -> Boxes:
+        corners = np.array([[0, 0, 10, 10 - number] for number in range(len(scores))], dtype=np.float32)
+        return Boxes(corners, np.zeros(len(scores), dtype=np.int64), np.array(scores, dtype=np.float32))
+
+    # A double is one too many; one that is only seen is not counted, and stands for a sure one where no sure one does.
+    assert alike(boxes(0.9), boxes(0.9, 0.8), 0.5) == (3, 2)
+    assert alike(boxes(0.9), boxes(0.2, 0.8), 0.5) == (2, 2)
+    assert alike(boxes(0.9), boxes(0.2), 0.5) == (1, 1)
+    assert alike(boxes(0.4), boxes(0.2), 0.5) == (0, 0) == alike(boxes(), boxes(), 0.5)
+    other = Boxes(boxes(0.9).corners, np.ones(1, dtype=np.int64), boxes(0.9).scores)
+    assert alike(boxes(0.9), other, 0.5) == (2, 0)
 
 
 def test_pictures_in_which_a_detector_finds_nothing_prove_nothing() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from milonga_compiler.__main__ import main
+from milonga_compiler.backends.base import Floats
 from milonga_compiler.build import State, build
 from milonga_compiler.bundle import checked_path, read_bundle, verify_bundle, write_bundle
 from milonga_compiler.engines import Precision
@@ -21,7 +22,7 @@ from PIL import Image
 
 from tests.compiler.networks import MEAN, STD, Pictures, digits, write_network
 
-MANIFEST = {"task": "classification", "project": "digits"}
+MANIFEST = {"task": "classification", "project": "digits", "classes": [str(digit) for digit in range(10)]}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,29 @@ def test_int8_is_smaller_and_still_right(network: tuple[Path, Labelled], picture
     model = next(file for file in built.bundle.files if file.path.endswith(".onnx"))
     assert model.size_bytes < 0.5 * path.stat().st_size
     assert built.report.accuracy > 0.8
+    assert built.report.agreement is not None and built.report.agreement > 0.9
+
+
+def test_what_is_decided_alike_is_told_on_the_same_pictures_as_devices_do_and_in_whatever_parts_they_come(
+    network: tuple[Path, Labelled], pictures: Pictures, tmp_path: Path
+) -> None:
+    class InParts(Labelled):
+        def parts(self) -> list[Floats]:
+            return [self.pictures[start : start + 7] for start in range(0, self.count, 7)]
+
+    path, whole = network
+    target, dark = Target.parse("onnxruntime/int8"), pictures.normalised[:4] * np.float32(0.01)
+    reports = [
+        build(path, target, tmp_path / "b", evidence, dark, MANIFEST, 0.5).report
+        for evidence in (whole, InParts(whole.pictures, whole.logits, whole.labels))
+    ]
+    assert reports[0] is not None and reports[0] == reports[1]
+    # Of 64 pictures.
+    assert reports[0].agreement is not None and 0 < reports[0].agreement < 0.9
+    assert reports[0].agreement * 64 == round(reports[0].agreement * 64)
+    few = Labelled(whole.pictures[:8], whole.logits[:8], whole.labels[:8])
+    told = build(path, target, tmp_path / "b", few, dark, MANIFEST, 0.5).report
+    assert told is not None and told.agreement is None
 
 
 def test_fp16_is_half_as_large_and_takes_and_gives_fp32(network: tuple[Path, Labelled], tmp_path: Path) -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from milonga.candidates import candidates, finished
-from milonga.inputs import Placement
-from milonga_agent.agreement import compare, summary
-from milonga_agent.answers import answering
 from milonga_compiler.boxes import anchor_count
 from milonga_compiler.build import State, build
 from milonga_compiler.bundle import Bundle, verify_bundle
-from milonga_compiler.decisions import MOST_PICTURES, chosen, decisions
+from milonga_compiler.decisions import MOST_PICTURES, agreement, chosen, decisions
 from milonga_compiler.deferred import defer
 from milonga_compiler.parity import Labelled
 from milonga_compiler.target import Target
+from numpy.typing import NDArray
 
 from tests.compiler.engines_here import need
 from tests.compiler.networks import Pictures
@@ -117,19 +116,42 @@ def test_a_handful_of_pictures_proves_nothing_and_the_narrow_bound_holds(
     assert first.probe.max_abs_error == built.bundle.manifest["probe"]["max_abs_error"]
 
 
-def test_boxes_are_decided_as_devices_tell_them() -> None:
+def _detector() -> tuple[NDArray[np.float32], dict[str, Any]]:
     random, sides = np.random.default_rng(0), anchor_count(64)
     outputs = np.abs(random.normal(2, 1, (3, 4 + 2, sides))).astype(np.float32)
     outputs[:, 4:] = random.normal(-2, 2, (3, 2, sides))
-    manifest = {
+    manifest: dict[str, Any] = {
         "task": "detection",
         "classes": ["bolt", "nut"],
         "input": {"size_px": 64},
         "output": {"strides": [8, 16, 32]},
         "postprocess": {"score_threshold": 0.6, "iou_threshold": 0.5, "max_boxes": 300},
     }
+    return outputs, manifest
+
+
+def test_a_network_agrees_with_itself_on_all_boxes_that_it_is_sure_of() -> None:
+    outputs, manifest = _detector()
     decided = decisions(outputs, manifest)
-    itself = Placement(64, 64, 1.0, 1.0)
-    answered = summary(answering(manifest).answer(outputs, [itself] * 3))
-    assert decided is not None and len(decided["class"]) > 20
-    assert compare(decided, answered) == (2 * len(decided["class"]),) * 2
+    assert decided is not None and sum(score >= decided["sure"] for score in decided["scores"]) >= 20
+    # Three times the odds of 0.6, and a third of them.
+    assert decided["sure"] == pytest.approx(4.5 / 5.5) and min(decided["scores"]) == pytest.approx(1 / 3, abs=0.01)
+    assert agreement(json.loads(json.dumps(decided)), outputs, manifest) == 1.0
+
+
+def test_a_box_near_the_threshold_may_come_and_go_and_one_far_from_it_may_not() -> None:
+    outputs, manifest = _detector()
+    decided = decisions(outputs, manifest)
+    assert decided is not None
+    # By a half: of 0.6, 0.48 to 0.71.
+    shifted = outputs.copy()
+    shifted[:, 4:] += np.random.default_rng(1).choice([-0.5, 0.5], shifted[:, 4:].shape).astype(np.float32)
+    assert agreement(decided, shifted, manifest) > 0.97
+    blind = outputs.copy()
+    blind[:, 5] = -8.0
+    nuts = sum(
+        score >= decided["sure"] and name == "nut"
+        for score, name in zip(decided["scores"], decided["class"], strict=True)
+    )
+    count = sum(score >= decided["sure"] for score in decided["scores"])
+    assert agreement(decided, blind, manifest) == pytest.approx((2 * (count - nuts)) / (2 * count - nuts), abs=0.02)

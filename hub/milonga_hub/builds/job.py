@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from milonga_compiler.timing import Timer
 from milonga_compiler.tuning import Step
 
 from milonga_hub.blobs import digest_of_file
+from milonga_hub.builds import rules
 from milonga_hub.builds.evidence_for_job import SeenEvidence, gathered
 from milonga_hub.builds.tuning_for_job import JobTuning, asking
 from milonga_hub.jobs import JobContext
@@ -199,7 +200,9 @@ def _result(built: Built, workdir: Path, spec: dict[str, Any]) -> dict[str, Any]
         # JSON knows no infinity.
         "max_abs_error": report.max_abs_error if report and math.isfinite(report.max_abs_error) else None,
         "log": _log(workdir, f"{built.target.engine}-{built.target.precision}"),
-        "gates": _gates(report, spec["max_accuracy_loss_points"] if judged else None) if report else [],
+        "gates": _gates(report, spec["max_accuracy_loss_points"] if judged else None)
+        if report
+        else _gates_on_devices(bundle.manifest if bundle else {}),
     }
 
 
@@ -218,4 +221,20 @@ def _gates(report: Report, max_lost_points: float | None) -> list[dict[str, Any]
     # 1e-9 forgives the rounding of the subtraction, as the gate does.
     passed = report.lost_points <= max_lost_points + 1e-9
     lost = {"unit": "points", "found": report.lost_points, "allowed": max_lost_points, "passed": passed}
-    return [{"name": "parity", **parity}, {"name": "accuracy", **lost}]
+    # The accuracy decides; this one is there to be compared with what devices build for themselves.
+    differing = None if report.agreement is None else rules.disagreement(report.agreement)
+    told = {"unit": "%", "found": differing, "allowed": None, "passed": differing is not None}
+    return [{"name": "parity", **parity}, {"name": "accuracy", **lost}, {"name": "disagreement", **told}]
+
+
+def _gates_on_devices(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what devices hold a build to that they make of this bundle, and nothing found yet; accuracy is not measured there."""
+    made_of = manifest.get("device_build")
+    if made_of is None:
+        return []
+    proof = made_of.get("proof")
+    unknown = {"found": None, "passed": False}
+    parity = {"name": "parity", "allowed": (proof or manifest["probe"])["max_abs_error"], **unknown}
+    accuracy = {"name": "accuracy", "unit": "points", "allowed": None, **unknown}
+    allowed = rules.disagreement(proof["least_agreement"]) if proof else None
+    return [parity, accuracy, {"name": "disagreement", "unit": "%", "allowed": allowed, **unknown}]

@@ -136,6 +136,11 @@ class Build(SQLModel, table=True):
         return f"{self.engine}/{self.precision}"
 
     @property
+    def disagreement(self) -> float | None:
+        """Return how many in a hundred of its answers on validation pictures are not those of its network."""
+        return next((gate.found for gate in self.gates if gate.name == "disagreement"), None)
+
+    @property
     def lost_points(self) -> float | None:
         """Return the accuracy lost against the subnet, in percentage points; None where the build did not run."""
         if self.accuracy is None or self.subnet_accuracy is None:

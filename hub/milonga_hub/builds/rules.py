@@ -212,6 +212,22 @@ def gates_of(build: Build, allowed: Allowed) -> list[Gate]:
     return [*proof, *use]
 
 
+def disagreement(agreement: float) -> float:
+    """Return how many in a hundred answers are not the network's; the rounding is that of the subtraction."""
+    return round(100.0 * (1.0 - agreement), 6)
+
+
+def proved(gates: Sequence[Gate], max_abs_error: float | None, agreement: float | None) -> list[Gate]:
+    """Return the gates of a build that devices make for themselves, with what one of them found."""
+    found = {
+        "parity": max_abs_error,
+        "disagreement": None if agreement is None else disagreement(agreement),
+    }
+    return [
+        _gate(each.name, each.unit, found[each.name], each.allowed) if each.name in found else each for each in gates
+    ]
+
+
 def _gate(name: str, unit: str, found: float | None, allowed: float | None) -> Gate:
     return Gate(name=name, unit=unit, found=found, allowed=allowed, passed=found is not None and _keeps(found, allowed))
 

@@ -50,6 +50,12 @@ def lost(build: pb.Build) -> str:
     return NONE if math.isnan(points) else f"{points:.2f}"
 
 
+def differing(build: pb.Build) -> str:
+    """Return how many in a hundred of its answers are not those of its network."""
+    gate = next((one for one in build.gates if one.name == "disagreement" and one.HasField("found")), None)
+    return NONE if gate is None else f"{gate.found:.1f} %"
+
+
 def print_build(build: pb.Build) -> None:
     facts(
         (
@@ -128,13 +134,14 @@ def candidate_table(device_type: str, builds: Sequence[pb.Build]) -> None:
             latency(build),
             size(build.size_bytes) if build.bundle else NONE,
             lost(build),
+            differing(build),
             number(build.max_abs_error),
             f"{'chosen: ' if build.chosen else ''}{build.decision or build.reason or NONE}",
         )
         for build in sorted(builds, key=order)
     )
-    columns = ("target", "state", "measured", "size", "lost points", "error", "why")
-    table(columns, rows, right=columns[2:6])
+    columns = ("target", "state", "measured", "size", "lost points", "differing", "error", "why")
+    table(columns, rows, right=columns[2:7])
 
 
 def render_build(build: pb.Build) -> RenderableType:

@@ -41,6 +41,8 @@ WORDS = (
     N_("viewer"), N_("operator"), N_("admin"), N_("classification"), N_("detection"), N_("mAP50-95"),
     # Stages of runs and builds.
     N_("prepare"), N_("train"), N_("profile"), N_("search"), N_("finetune"), N_("compare"), N_("rollout"), N_("measure"),
+    # Gates of builds.
+    N_("parity"), N_("disagreement"), N_("size"), N_("memory"),
     # Signals of drift, and what distributions are of.
     N_("confidence"), N_("classes"), N_("brightness"), N_("contrast"), N_("sharpness"), N_("chroma"), N_("warmth"),
     N_("embedding"), N_("errors"), N_("slow"),

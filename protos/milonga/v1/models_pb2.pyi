@@ -664,9 +664,9 @@ class Gate(_message.Message):
     ALLOWED_FIELD_NUMBER: _builtins.int
     PASSED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """parity, accuracy, latency or size."""
+    """parity, accuracy, disagreement, latency, size or memory."""
     unit: _builtins.str
-    """"", "points", "ms" or "bytes"."""
+    """"", "points", "%", "ms" or "bytes"."""
     found: _builtins.float
     """Unset where it is not known."""
     allowed: _builtins.float
