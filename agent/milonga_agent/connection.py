@@ -143,7 +143,9 @@ class Connection:
             with contextlib.suppress(asyncio.TimeoutError):
                 await within(self._status_changed.wait(), self._heartbeat_seconds)
             self._status_changed.clear()
-            self._outbox.send(heartbeat=agent_pb2.Heartbeat(status=self._said.status()))
+            beat = agent_pb2.Heartbeat(status=self._said.status())
+            beat.sent_at.GetCurrentTime()
+            self._outbox.send(heartbeat=beat)
 
 
 async def wait_refused(problem: str, count: int, source: random.Random) -> None:

@@ -45,6 +45,7 @@ ALL_WRONG = Facts(
             throttled_share=0.9,
             dropped_count=4,
             window_count=3000,
+            clock_ahead_seconds=-3600.0,
             refused_count=7,
             refused_reason="it sends more telemetry than a device can make",
         )
@@ -84,6 +85,16 @@ def test_a_flood_is_told_and_an_honest_device_is_not() -> None:
     (found,) = findings(BUILT_IN["telemetry-flood"], facts)
     assert found.message == "a sends 10 windows of telemetry a second (allowed 1)"
     assert "milonga devices restart a" in found.next_step
+
+
+def test_a_clock_is_told_that_is_ahead_or_behind_and_none_that_is_right_or_not_known() -> None:
+    clocks = {"a": 7200.0, "b": -1.8e9, "c": 300.0, "d": None}
+    facts = Facts(devices=[device(name, clock_ahead_seconds=ahead) for name, ahead in clocks.items()])
+    found = findings(BUILT_IN["device-clock"], facts)
+    assert [each.message for each in found] == [
+        "the clock of a is 2 h ahead of the hub's (allowed 5 min)",
+        "the clock of b is 20833 d behind the hub's (allowed 5 min)",
+    ]
 
 
 def test_a_selector_and_a_project_narrow_a_rule_and_off_is_off() -> None:

@@ -189,6 +189,39 @@ def test_heartbeats_that_bring_no_news_are_written_at_the_next_check(tmp_path: P
     run(story())
 
 
+def test_a_clock_that_is_wrong_is_noted_until_it_is_right_and_moments_on_the_way_are_not(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            assert world.devices.get("pi-1").clock_ahead_seconds is None
+            await agent.heartbeat(ahead_seconds=-3600)
+            await world.until_device("pi-1", lambda device: device.clock_ahead_seconds == -3600)
+            # Some seconds late, and some news after it, so that it has been read.
+            await agent.heartbeat(ahead_seconds=-3608)
+            await agent.heartbeat(generation=1, ahead_seconds=-3601)
+            await world.until_device("pi-1", lambda device: device.reported_generation == 1)
+            assert world.devices.get("pi-1").clock_ahead_seconds == -3600
+            await agent.heartbeat(generation=1, ahead_seconds=0.2)
+            await world.until_device("pi-1", lambda device: device.clock_ahead_seconds == 0.2)
+
+    run(story())
+
+
+def test_a_time_that_no_clock_shows_ends_no_stream(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            beat = agent_pb2.Heartbeat(status=agent_pb2.AgentStatus(generation=1))
+            beat.sent_at.seconds, beat.sent_at.nanos = 2**63 - 1, -(2**31)
+            await agent.stream.write(agent_pb2.ConnectRequest(heartbeat=beat))
+            await world.until_device("pi-1", lambda device: device.reported_generation == 1)
+            assert (world.devices.get("pi-1").clock_ahead_seconds or 0) > 1e11
+            await agent.heartbeat(generation=1, ahead_seconds=0)
+            await world.until_device("pi-1", lambda device: device.clock_ahead_seconds == 0)
+
+    run(story())
+
+
 def test_the_heartbeat_watch_notices_by_itself(tmp_path: Path) -> None:
     async def story() -> None:
         async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:

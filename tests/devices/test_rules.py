@@ -116,3 +116,15 @@ def test_generations_grow_past_whatever_the_device_has_seen() -> None:
     assert rules.next_generation(None, 0) == 1
     assert rules.next_generation(Assignment(device="a", generation=4), 2) == 5
     assert rules.next_generation(Assignment(device="a", generation=4), 9) == 10
+
+
+@given(st.floats(-1e9, 1e9), st.floats(-0.04, 0.04))
+def test_a_clock_near_a_limit_does_not_cross_it_again_and_again(ahead: float, jitter: float) -> None:
+    noted = rules.noted_clock(None, ahead)
+    assert noted is not None and abs(noted - ahead) <= 0.06
+    near = noted * (1 + jitter)
+    assert rules.noted_clock(noted, near) == noted
+    # Once it is right, it is noted as right, unless it was nearly so.
+    mended = rules.noted_clock(noted, 0.0)
+    assert mended == (noted if abs(noted) <= 5 else 0.0)
+    assert rules.noted_clock(noted, None) is None

@@ -198,9 +198,12 @@ class Agent:
         assert message.WhichOneof("message") == kind, message
         return getattr(message, kind)
 
-    async def heartbeat(self, generation: int = 0, bundle: str = "") -> None:
-        status = agent_pb2.AgentStatus(generation=generation, active_bundle=bundle)
-        await self.stream.write(agent_pb2.ConnectRequest(heartbeat=agent_pb2.Heartbeat(status=status)))
+    async def heartbeat(self, generation: int = 0, bundle: str = "", ahead_seconds: float | None = None) -> None:
+        """Give a sign of life, with a clock that is so far ahead of the hub's; None for an agent that does not tell."""
+        beat = agent_pb2.Heartbeat(status=agent_pb2.AgentStatus(generation=generation, active_bundle=bundle))
+        if ahead_seconds is not None:
+            beat.sent_at.FromDatetime(self.world.clock.now + timedelta(seconds=ahead_seconds))
+        await self.stream.write(agent_pb2.ConnectRequest(heartbeat=beat))
 
     async def answer(
         self, request: agent_pb2.MeasurementRequest, median_ms: float = 1.0, error: str = "", **conditions: Any

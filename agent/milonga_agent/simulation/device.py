@@ -217,7 +217,7 @@ class Device:
     def flood(self, count: int) -> None:
         """Send so many more heartbeats, and windows of telemetry."""
         for _ in range(count if self._online else 0):
-            self._send(heartbeat=agent_pb2.Heartbeat(status=self._status()))
+            self._send(heartbeat=self._heartbeat())
             self._put_window()
 
     # the stream
@@ -234,6 +234,11 @@ class Device:
             status=self._status(),
             knows_shadows=True,
         )
+
+    def _heartbeat(self) -> agent_pb2.Heartbeat:
+        beat = agent_pb2.Heartbeat(status=self._status())
+        beat.sent_at.FromNanoseconds(self._now_ns())
+        return beat
 
     def _status(self) -> agent_pb2.AgentStatus:
         return agent_pb2.AgentStatus(
@@ -280,7 +285,7 @@ class Device:
             self._after("window", settings.telemetry_seconds * self._random.uniform(0.1, 1.0), self._observe)
 
     def _beat(self) -> None:
-        self._send(heartbeat=agent_pb2.Heartbeat(status=self._status()))
+        self._send(heartbeat=self._heartbeat())
         self._after("beat", self._settings.heartbeat_seconds, self._beat)
 
     def _renew(self) -> None:

@@ -9,6 +9,8 @@ from milonga_hub.alerts.models import AlertRuleSpec, AlertSeverity, AlertSignal
 BUILT_IN: Mapping[str, AlertRuleSpec] = {
     # Ten minutes: longer than a restart, an update of the system or a change of address takes.
     "device-offline": AlertRuleSpec(watch=AlertSignal.DEVICE_OFFLINE, for_seconds=600.0),
+    # Two minutes: a board without a battery starts with a wrong clock, and sets it as soon as it has a network.
+    "device-clock": AlertRuleSpec(watch=AlertSignal.DEVICE_CLOCK, for_seconds=120.0),
     "drift": AlertRuleSpec(watch=AlertSignal.DRIFT),
     "run-failed": AlertRuleSpec(watch=AlertSignal.RUN_FAILED, severity=AlertSeverity.CRITICAL),
     "rollout-paused": AlertRuleSpec(watch=AlertSignal.ROLLOUT_PAUSED, severity=AlertSeverity.CRITICAL),

@@ -75,6 +75,7 @@ class Observer:
                     refused_reason=refused.reason if is_refused else "",
                     throttled_share=did.throttled_share if did else None,
                     power_watts=did.power_watts if did else None,
+                    clock_ahead_seconds=device.clock_ahead_seconds,
                 )
             )
         return found

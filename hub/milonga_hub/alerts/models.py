@@ -36,6 +36,7 @@ class AlertSignal(StrEnum):
     POWER = "POWER"
     TELEMETRY_REFUSED = "TELEMETRY_REFUSED"
     TELEMETRY_FLOOD = "TELEMETRY_FLOOD"
+    DEVICE_CLOCK = "DEVICE_CLOCK"
 
 
 class AlertSeverity(StrEnum):

@@ -24,6 +24,8 @@ THRESHOLDS: Mapping[AlertSignal, float | None] = {
     AlertSignal.THROTTLED: 0.5,
     # Windows a second; agents make one in thirty seconds. The hub takes ten a second, and more only for a while.
     AlertSignal.TELEMETRY_FLOOD: 1.0,
+    # Seconds, either way; what telemetry says of times further ahead is set right, too.
+    AlertSignal.DEVICE_CLOCK: 300.0,
     # Watts. None: what is too much depends on the board, so a rule names it.
     AlertSignal.POWER: None,
 }
@@ -52,6 +54,7 @@ class DeviceFacts:
     refused_reason: str = ""
     throttled_share: float | None = None
     power_watts: float | None = None
+    clock_ahead_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -325,6 +328,30 @@ def _flood(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Fin
     )
 
 
+def _clock(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
+    limit = threshold_of(spec) or 0.0
+    for device in devices.values():
+        ahead = device.clock_ahead_seconds
+        if ahead is not None and abs(ahead) > limit:
+            way = "ahead of" if ahead > 0 else "behind"
+            yield Finding(
+                f"devices/{device.name}",
+                f"the clock of {device.name} is {_span(abs(ahead))} {way} the hub's (allowed {_span(limit)})",
+                f"set it (on it: timedatectl set-ntp true) and see that it reaches a time server: milonga devices diagnose {device.name};"
+                " a day ahead it installs nothing new. If many devices are off alike, it is the hub's clock",
+                device.project,
+                value=ahead,
+            )
+
+
+def _span(seconds: float) -> str:
+    """Return how long that is, in the largest unit of which it is two: "90 s", "3 h"."""
+    for unit, length in (("d", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _throttled(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
     return _above(
         spec,
@@ -363,4 +390,5 @@ _FINDERS: Mapping[AlertSignal, Callable[[AlertRuleSpec, Facts, _Devices], Iterat
     AlertSignal.POWER: _power,
     AlertSignal.TELEMETRY_REFUSED: _refused,
     AlertSignal.TELEMETRY_FLOOD: _flood,
+    AlertSignal.DEVICE_CLOCK: _clock,
 }

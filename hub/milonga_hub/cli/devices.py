@@ -14,6 +14,7 @@ from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import (
     NONE,
     ago,
+    duration,
     facts,
     labels,
     number,
@@ -25,6 +26,9 @@ from milonga_hub.cli.output import (
     transferred,
     word,
 )
+
+# Less is what a network does to a heartbeat.
+_CLOCK_SHOWN_SECONDS = 5.0
 
 tokens = typer.Typer()
 devices = typer.Typer()
@@ -130,6 +134,7 @@ def _show(device: pb.Device, transfers: pb.DeviceTransfers, refused: telemetry_p
             ("certificate", f"ends {ago(device, 'certificate_expires_at')}"),
             ("revoked", ago(device, "revoked_at") if device.HasField("revoked_at") else ""),
             ("cloned", _cloned(device)),
+            ("clock", _clock(device)),
             ("refused", _refused(refused)),
             ("says", device.status_message),
             ("serves", device.active_version),
@@ -162,6 +167,14 @@ def _refused(refused: telemetry_pb2.RefusedTelemetry) -> str:
     if not refused.count:
         return ""
     return f"{refused.count} messages, the last {ago(refused, 'refused_at')}: {refused.reason}"
+
+
+def _clock(device: pb.Device) -> str:
+    """Return how far the device's clock is off, "" where it is not, or does not tell."""
+    ahead = device.clock_ahead_seconds
+    if abs(ahead) < _CLOCK_SHOWN_SECONDS:
+        return ""
+    return f"{duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} the hub's; on it: timedatectl set-ntp true"
 
 
 def _cloned(device: pb.Device) -> str:

@@ -103,6 +103,7 @@ class Connections:
     ) -> DeviceStream:
         wanted, renew_after = self._settings, self.renew_after_seconds(found)
         stream.status, stream.knows_tuning = hello.status, hello.knows_tuning
+        stream.clock_ahead_seconds = found.clock_ahead_seconds
         stream.begin("settings", AgentSettings(wanted.heartbeat_seconds, wanted.telemetry_seconds, renew_after))
         if assignment is not None and rules.is_behind(assignment, hello.status.generation, hello.status.active_bundle):
             # A newer one may have been left while this one was read.
@@ -169,23 +170,32 @@ class Connections:
                 stream.send("assignment", assignment)
             self._helping.send(device)
 
-    def heartbeat(self, device: str, status: AgentStatus) -> None:
-        """Note a sign of life, and what changed since the last one."""
-        if not self._is_known(device, status):
-            self._told(device, status, *self._commits.now(lambda session: self._records.told(session, device, status)))
+    def heartbeat(self, device: str, status: AgentStatus, sent_at: float | None = None) -> None:
+        """Note a sign of life, and what changed since the last one; `sent_at` is Unix time by the device's clock, None from those that
+        do not tell."""
+        ahead = self._ahead(sent_at)
+        if not self._is_known(device, status, ahead):
+            told = self._commits.now(lambda session: self._records.told(session, device, status, ahead))
+            self._told(device, status, *told)
 
-    async def beat(self, device: str, status: AgentStatus) -> None:
+    async def beat(self, device: str, status: AgentStatus, sent_at: float | None = None) -> None:
         """As `heartbeat`, in one commit with others that have news at the same time."""
-        if not self._is_known(device, status):
+        ahead = self._ahead(sent_at)
+        if not self._is_known(device, status, ahead):
             await self._commits.soon(
-                lambda session: self._records.told(session, device, status),
+                lambda session: self._records.told(session, device, status, ahead),
                 then=lambda told: self._told(device, status, *told),
             )
 
-    def _is_known(self, device: str, status: AgentStatus) -> bool:
+    def _ahead(self, sent_at: float | None) -> float | None:
+        return None if sent_at is None else sent_at - self._clock().timestamp()
+
+    def _is_known(self, device: str, status: AgentStatus, ahead_seconds: float | None) -> bool:
         """Say whether this is but a sign of life: the database says the same of the device already."""
         stream = self._streams.get(device)
         if stream is None or stream.closed is not None or stream.status != status:
+            return False
+        if rules.noted_clock(stream.clock_ahead_seconds, ahead_seconds) != stream.clock_ahead_seconds:
             return False
         self._seen_at[device] = self._clock()
         return True
@@ -195,7 +205,7 @@ class Connections:
             return
         stream = self._streams.get(device)
         if stream is not None:
-            stream.status = status
+            stream.status, stream.clock_ahead_seconds = status, found.clock_ahead_seconds
         if changed:
             self._seen_at.pop(device, None)
             self._tell(found)

@@ -95,6 +95,8 @@ class DeviceView(SQLModel):
     profiles: int = 0
     wanted_upgrades: int = 0
     upgrades: int = 0
+    # Below 0: its clock is behind the hub's. None: its agent does not tell. See rules.noted_clock.
+    clock_ahead_seconds: float | None = None
 
 
 class Device(DeviceView, table=True):

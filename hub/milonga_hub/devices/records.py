@@ -95,12 +95,18 @@ class Records:
         found.seen_at = seen_at or found.seen_at
         return found
 
-    def told(self, session: Session, device: str, status: AgentStatus) -> tuple[Device | None, bool]:
-        """Keep what the device says of itself; return it, None where it is shut out, and whether anything is new."""
+    def told(
+        self, session: Session, device: str, status: AgentStatus, ahead_seconds: float | None = None
+    ) -> tuple[Device | None, bool]:
+        """Keep what the device says of itself, and how far its clock is ahead; return it, None where it is shut out, and whether anything
+        is new."""
         found = session.get(Device, device)
         if found is None or found.revoked_at is not None:
             return None, False
         changed = self._apply_status(session, found, status) or found.state is not DeviceState.ONLINE
+        clock = rules.noted_clock(found.clock_ahead_seconds, ahead_seconds)
+        if clock != found.clock_ahead_seconds:
+            found.clock_ahead_seconds, changed = clock, True
         if changed:
             found.state = DeviceState.ONLINE
             found.seen_at = self._clock()

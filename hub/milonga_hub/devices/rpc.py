@@ -425,7 +425,8 @@ class AgentRpc(agent_pb2_grpc.AgentServiceServicer):
         async for request in requests:
             match request.WhichOneof("message"):
                 case "heartbeat":
-                    await connections.beat(device, _status(request.heartbeat.status.SerializeToString()))
+                    beat = request.heartbeat
+                    await connections.beat(device, _status(beat.status.SerializeToString()), _sent_at(beat))
                 case "step":
                     if (step := _step(device, request.step)) is not None:
                         await connections.report(step, self._download(device, request.step))
@@ -495,6 +496,11 @@ def _status_of(told: bytes) -> AgentStatus:
 
 
 _known_status = lru_cache(maxsize=4096)(_status_of)
+
+
+def _sent_at(beat: agent_pb2.Heartbeat) -> float | None:
+    """Return Unix time by the device's clock, which may be any; None from agents that do not tell."""
+    return beat.sent_at.seconds + beat.sent_at.nanos * 1e-9 if beat.HasField("sent_at") else None
 
 
 def _slot_of(request: agent_pb2.ConnectRequest) -> str:

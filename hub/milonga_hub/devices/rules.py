@@ -24,6 +24,10 @@ _LABEL_VALUE_LENGTH = 253
 _MIB = 1 << 20
 # Nothing says that a device need not renew.
 _AT_ONCE = timedelta(seconds=1)
+# A heartbeat may wait for a moment on its way; of a clock that is hours off, minutes are not told anew.
+_CLOCK_STEP_SECONDS, _CLOCK_STEP_SHARE = 5.0, 0.1
+# Ten thousand years, more than which no clock can tell.
+_FARTHEST_CLOCK_SECONDS = 3.2e11
 # Of two machines with one identity, each comes back after a few of the other's starts.
 _KEPT_BOOTS = 8
 
@@ -54,6 +58,19 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise InvalidInput(f"{key!r} is built in and cannot be a label; choose another key")
         if len(value) > _LABEL_VALUE_LENGTH or not all(character.isprintable() for character in value):
             raise InvalidInput(f"label {key!r}: a value has at most {_LABEL_VALUE_LENGTH} printable characters")
+
+
+def noted_clock(before: float | None, ahead_seconds: float | None) -> float | None:
+    """Return how far ahead a device's clock is to be noted as being, None where it does not tell.
+
+    It is what was noted before, unless it is clearly another: then nothing is written at most heartbeats, and what compares it with a
+    limit does not change its mind at each of them.
+    """
+    if ahead_seconds is None:
+        return None
+    if before is not None and abs(ahead_seconds - before) <= max(_CLOCK_STEP_SECONDS, _CLOCK_STEP_SHARE * abs(before)):
+        return before
+    return round(min(max(ahead_seconds, -_FARTHEST_CLOCK_SECONDS), _FARTHEST_CLOCK_SECONDS), 1)
 
 
 def renew_after(lifetime: timedelta, left: timedelta, jitter: float) -> timedelta:

@@ -51,7 +51,7 @@ class DeviceLost(MilongaError):
 class DeviceStream:
     """One connected device. A newer message of the same slot replaces one that was not sent yet."""
 
-    __slots__ = ("_closed", "_heard", "_loop", "_waiting", "device", "knows_tuning", "status")
+    __slots__ = ("_closed", "_heard", "_loop", "_waiting", "clock_ahead_seconds", "device", "knows_tuning", "status")
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -61,6 +61,7 @@ class DeviceStream:
         self._closed: MilongaError | None = None
         # What the database has of the device, once it has: most heartbeats say the same again.
         self.status: AgentStatus | None = None
+        self.clock_ahead_seconds: float | None = None
         # Whether its agent times kernels.
         self.knows_tuning = False
 

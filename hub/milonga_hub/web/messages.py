@@ -250,6 +250,8 @@ _OF_ALERTS = (
     N_("cool it, or give it less to do: a lower latency_ms in the project's limits makes it compute less"),
     N_("%(device)s had to drop %(count)s telemetry windows"),
     N_("telemetry of %(device)s is refused: %(why)s"),
+    N_("the clock of %(device)s is %(time)s ahead of the hub's (allowed %(limit)s)"),
+    N_("the clock of %(device)s is %(time)s behind the hub's (allowed %(limit)s)"),
     N_("%(device)s sends %(rate)s windows of telemetry a second (allowed %(limit)s)"),
     N_("%(device)s was throttled in %(share)s of the time (allowed %(allowed)s)"),
     N_("cool it, or give it a supply that is strong enough: until then it is slower than it was measured"),

@@ -32,7 +32,7 @@ WORDS = (
     N_("accuracy"), N_("apply"), N_("drift"), N_("import"), N_("manual"), N_("new labels"), N_("schedule"),
     N_("least confident"), N_("novel"), N_("random"),
     # What rules of alerts watch, and how bad it is.
-    N_("device offline"), N_("error rate"), N_("latency"), N_("rolled back"), N_("rollout awaits approval"), N_("rollout paused"),
+    N_("device clock"), N_("device offline"), N_("error rate"), N_("latency"), N_("rolled back"), N_("rollout awaits approval"), N_("rollout paused"),
     N_("run failed"), N_("telemetry dropped"), N_("telemetry refused"), N_("telemetry flood"), N_("temperature"), N_("throttled"), N_("power"), N_("performance"), N_("critical"), N_("info"), N_("warning"),
     # Steps of a device.
     N_("activate"), N_("build"), N_("commit"), N_("download"), N_("install"), N_("probe"), N_("roll back"), N_("shadow"),

@@ -41,6 +41,7 @@ class _AlertSignalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertSign
     """Needs a threshold, in watts."""
     ALERT_SIGNAL_TELEMETRY_REFUSED: _AlertSignal.ValueType  # 12
     ALERT_SIGNAL_TELEMETRY_FLOOD: _AlertSignal.ValueType  # 13
+    ALERT_SIGNAL_DEVICE_CLOCK: _AlertSignal.ValueType  # 14
 
 class AlertSignal(_AlertSignal, metaclass=_AlertSignalEnumTypeWrapper): ...
 
@@ -59,6 +60,7 @@ ALERT_SIGNAL_POWER: AlertSignal.ValueType  # 11
 """Needs a threshold, in watts."""
 ALERT_SIGNAL_TELEMETRY_REFUSED: AlertSignal.ValueType  # 12
 ALERT_SIGNAL_TELEMETRY_FLOOD: AlertSignal.ValueType  # 13
+ALERT_SIGNAL_DEVICE_CLOCK: AlertSignal.ValueType  # 14
 Global___AlertSignal: _TypeAlias = AlertSignal  # noqa: Y015
 
 class _AlertSeverity:

@@ -279,6 +279,7 @@ class Device(_message.Message):
     PROFILES_FIELD_NUMBER: _builtins.int
     WANTED_UPGRADES_FIELD_NUMBER: _builtins.int
     UPGRADES_FIELD_NUMBER: _builtins.int
+    CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """devices/{device}"""
     device_type: _builtins.str
@@ -311,6 +312,10 @@ class Device(_message.Message):
     profiles: _builtins.int
     wanted_upgrades: _builtins.int
     upgrades: _builtins.int
+    clock_ahead_seconds: _builtins.float
+    """How far its clock is ahead of the hub's, below 0 where it is behind; unset where its agent does not tell. Noted anew when it is clearly
+    another than before.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -359,12 +364,15 @@ class Device(_message.Message):
         profiles: _builtins.int = ...,
         wanted_upgrades: _builtins.int = ...,
         upgrades: _builtins.int = ...,
+        clock_ahead_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds", "certificate_expires_at", b"certificate_expires_at", "clock_ahead_seconds", b"clock_ahead_seconds", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "profiles", b"profiles", "reported_generation", b"reported_generation", "restarts", b"restarts", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message", "upgrades", b"upgrades", "wanted_profiles", b"wanted_profiles", "wanted_restarts", b"wanted_restarts", "wanted_upgrades", b"wanted_upgrades"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds", "active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "clock_ahead_seconds", b"clock_ahead_seconds", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "profiles", b"profiles", "reported_generation", b"reported_generation", "restarts", b"restarts", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message", "upgrades", b"upgrades", "wanted_profiles", b"wanted_profiles", "wanted_restarts", b"wanted_restarts", "wanted_upgrades", b"wanted_upgrades"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__clock_ahead_seconds: _TypeAlias = _typing.Literal["clock_ahead_seconds"]  # noqa: Y015
+    _WhichOneofArgType__clock_ahead_seconds: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_ahead_seconds) -> _WhichOneofReturnType__clock_ahead_seconds | None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
 

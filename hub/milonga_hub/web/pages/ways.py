@@ -31,6 +31,9 @@ ADVICE = {
     AlertSignal.TELEMETRY_FLOOD: N_(
         "Its page has its log, and a button that starts its agent anew. What sends this and is not yours, revoke."
     ),
+    AlertSignal.DEVICE_CLOCK: N_(
+        "Set its clock, and see that it reaches a time server. If many devices are off alike, it is the clock of the hub."
+    ),
     AlertSignal.TELEMETRY_DROPPED: N_("It could not reach the hub for long, or its disk is full."),
 }
 
