@@ -11,6 +11,7 @@ small whatever the network and one matrix product is all that it costs.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from milonga_compiler.network import Network, copy_whole
 
 OUTPUT = "milonga_embedding"
 DIMENSIONS = 16
@@ -70,6 +73,14 @@ def embed(path: Path) -> bool:
     model.graph.output.append(described)
     onnx.save_model(model, str(path))
     return True
+
+
+def embedded(network: Network, scratch: Path) -> tuple[Network, bool]:
+    """Return the network with the second output, in a file of its own, and whether it has one; for engines whose files take none later."""
+    copied = scratch / "embedded.onnx"
+    copy_whole(network, copied)
+    embeds = embed(copied)
+    return replace(network, path=copied), embeds
 
 
 def signs(length: int) -> Signs:

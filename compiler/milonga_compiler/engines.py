@@ -70,6 +70,7 @@ _OWN: dict[str, Engine] = {
         modules=("ai_edge_litert", "ai_edge_quantizer", "litert_torch", "pnnx", "torch"),
         requirement=">=1.2",
         verification=_X86_ONLY,
+        embeds=True,
         own_environment=True,  # Two gigabytes, with torch.
         without_dependencies=("pnnx",),
     ),

@@ -23,16 +23,25 @@ class LiteRt(Runtime):
         except (ValueError, RuntimeError) as error:
             raise BadBundle(f"litert cannot load {model.name}: {error}") from error
         self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]
+        self._output, *more = self._interpreter.get_output_details()
+        self._embedding = more[0] if more else None
         self.input_shape = tuple(int(size) for size in self._input["shape"][1:])
 
     def run(self, inputs: Floats) -> Floats:
-        return np.concatenate([self._one(picture[None]) for picture in inputs])
+        return np.concatenate([self._ask(picture[None], self._output)[0] for picture in inputs])
 
-    def _one(self, picture: Floats) -> Floats:
+    def run_embedding(self, inputs: Floats) -> tuple[Floats, Floats | None]:
+        if self._embedding is None:
+            return self.run(inputs), None
+        found = [self._ask(picture[None], self._output, self._embedding) for picture in inputs]
+        firsts, seconds = zip(*found)
+        return np.concatenate(firsts), np.concatenate(seconds)
+
+    def _ask(self, picture: Floats, *wanted: dict[str, Any]) -> list[Floats]:
+        """Return what these outputs are for the picture, computed once."""
         self._interpreter.set_tensor(self._input["index"], _stored(picture, self._input))
         self._interpreter.invoke()
-        return _floats(self._interpreter.get_tensor(self._output["index"]), self._output)
+        return [_floats(self._interpreter.get_tensor(each["index"]), each) for each in wanted]
 
 
 def _stored(picture: Floats, described: dict[str, Any]) -> Any:

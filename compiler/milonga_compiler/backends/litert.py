@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
+from milonga_compiler.embedding import embedded
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import BuildFailed, UnsupportedOperators
 from milonga_compiler.network import Network
@@ -28,27 +29,40 @@ class LiteRtBackend(Backend):
     ) -> Iterable[BuiltModel]:
         model = folder / "model.tflite"
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-            _translated(_code(network, Path(scratch)), network.shape).export(str(model))
+            whole, _ = embedded(network, Path(scratch))
+            _translated(_code(whole, Path(scratch)), network.shape).export(str(model))
         if precision is Precision.INT8 and calibration is not None:
             yield from _quantized(model, calibration)
         else:
             yield BuiltModel(model.name, [model.name])
 
     def run(self, model_file: Path, inputs: Floats, threads: int) -> Floats:
-        from ai_edge_litert.interpreter import Interpreter
+        return self.outputs(model_file, inputs, threads)[0]
 
-        interpreter = Interpreter(model_path=str(model_file), num_threads=threads)
-        interpreter.allocate_tensors()
-        given, asked = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        outputs = []
+    def outputs(self, model_file: Path, inputs: Floats, threads: int) -> list[Floats]:
+        interpreter = _loaded(model_file, threads)
+        given, asked = interpreter.get_input_details()[0], interpreter.get_output_details()
+        found = []
         for picture in inputs:
             interpreter.set_tensor(given["index"], _stored(picture[None], given))
             interpreter.invoke()
-            outputs.append(_floats(interpreter.get_tensor(asked["index"]), asked))
-        return np.concatenate(outputs)
+            found.append([_floats(interpreter.get_tensor(each["index"]), each) for each in asked])
+        return [np.concatenate(each) for each in zip(*found)]
+
+    def embed(self, model_file: Path) -> bool:
+        # It was converted with the output, where the network has a last layer that could be told.
+        return len(_loaded(model_file, 1).get_output_details()) > 1
 
     def _accept(self, network: Network, scratch: Path) -> None:
         _code(network, scratch)
+
+
+def _loaded(model_file: Path, threads: int) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(model_file), num_threads=threads)
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def _code(network: Network, scratch: Path) -> Path:

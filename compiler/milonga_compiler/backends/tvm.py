@@ -9,17 +9,16 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from milonga_compiler.backends.base import Backend, BuiltModel, Floats
-from milonga_compiler.embedding import embed
+from milonga_compiler.embedding import embedded
 from milonga_compiler.engines import Precision
 from milonga_compiler.errors import CannotRunHere
-from milonga_compiler.network import Network, copy_whole, read_network
+from milonga_compiler.network import Network, read_network
 from milonga_compiler.target import Target
 from milonga_compiler.tuning import Step, Tuning
 from milonga_compiler.tvm_network import c_compiler, imported, llvm
@@ -38,7 +37,8 @@ class TvmBackend(Backend):
         self, network: Network, precision: Precision, folder: Path, calibration: Floats | None
     ) -> Iterable[BuiltModel]:
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-            yield self._compiled(*_embedded(network, Path(scratch)), folder)
+            # A second output that nobody reads costs a small product.
+            yield self._compiled(*embedded(network, Path(scratch)), folder)
 
     def _compiled(self, network: Network, embeds: bool, folder: Path) -> BuiltModel:
         import tvm
@@ -85,21 +85,10 @@ class TvmBackend(Backend):
 
         with tempfile.TemporaryDirectory() as scratch:
             # Kernels of what is built, which is not all that the file has.
-            yield from tune(_embedded(read_network(onnx_path), Path(scratch))[0], target, tuning)
+            yield from tune(embedded(read_network(onnx_path), Path(scratch))[0], target, tuning)
 
     def _accept(self, network: Network, scratch: Path) -> None:
         imported(network)
-
-
-def _embedded(network: Network, scratch: Path) -> tuple[Network, bool]:
-    """Return the network with the second output of embedding.py, in a file of its own, and whether it has one.
-
-    A library cannot be given another output later. One that nobody reads costs a small product.
-    """
-    copied = scratch / "network.onnx"
-    copy_whole(network, copied)
-    embeds = embed(copied)
-    return replace(network, path=copied), embeds
 
 
 def _aligned(shape: tuple[int, ...]) -> Floats:
