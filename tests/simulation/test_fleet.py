@@ -132,6 +132,28 @@ def test_a_version_that_fails_on_a_share_of_the_fleet_pauses_its_rollout_and_the
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(("factor", "fails"), [(5, False), (9, True)])
+def test_a_slow_device_refuses_a_version_only_where_an_answer_takes_far_longer_than_measured(
+    tmp_path: Path, factor: int, fails: bool
+) -> None:
+    """Five times the 14 ms and 20 ms more are allowed, as docs/simulation.md says."""
+
+    async def story() -> None:
+        async with running(tmp_path) as hub:
+            give_project(hub, tmp_path / "project")
+            async with simulated(hub, 3, f"    - {{fault: slow, factor: {factor}}}"):
+                await until(hub, lambda: all_online(hub, 3))
+                types = sorted({device.device_type for device in devices(hub)})
+                version = release(hub.models, hub.builds, tmp_path / "made", 1, types, measured_ms=14.0)
+                id = hub.rollouts.create(version, PROJECT, "", RolloutSpec(waves=[1.0], soak_seconds=0.0)).id
+                await until(hub, lambda: hub.rollouts.get(id).state is not RolloutState.RUNNING)
+                rollout = hub.rollouts.get(id)
+                assert rollout.state is (RolloutState.PAUSED if fails else RolloutState.SUCCEEDED)
+                assert not fails or "more than the 90.0 ms that are allowed" in rollout.reason
+
+    asyncio.run(story())
+
+
 def test_a_second_version_runs_as_a_shadow_first(tmp_path: Path) -> None:
     async def story() -> None:
         async with running(tmp_path) as hub:
