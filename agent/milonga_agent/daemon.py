@@ -38,7 +38,7 @@ from milonga_agent.patience import backoff_seconds
 from milonga_agent.plan import Step, Wish
 from milonga_agent.probing import Prober
 from milonga_agent.redaction import redaction
-from milonga_agent.reports import Reports, device_build
+from milonga_agent.reports import Reports, device_build, sentence
 from milonga_agent.sample_folder import SampleFolder
 from milonga_agent.sample_sending import SampleSending
 from milonga_agent.serving import Serving
@@ -292,9 +292,7 @@ class Agent:
             generation=state.generation,
             active_bundle=worker.wish.bundle if worker else "",
             serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
-            message=" ".join(
-                filter(None, (switched_back(), self._caring.problem if self._caring else "", state.message))
-            ),
+            message=sentence(switched_back(), self._caring.problem if self._caring else "", state.message),
             active_engine=worker.choice.target if worker else "",
             restarts=care.restarts,
             profiles=care.profiles,

@@ -15,6 +15,11 @@ from milonga_agent.pursuit import Tell
 _PROGRESS_STEP = 0.1
 
 
+def sentence(*parts: str) -> str:
+    """Return what a device's status says of several matters at once."""
+    return "; ".join(filter(None, parts))
+
+
 class Reports:
     """Tells the hub how the steps of the wish go."""
 

@@ -90,4 +90,4 @@ def start_command() -> list[str]:
 def switched_back() -> str:
     """Return what people should know of an upgrade that failed; empty for nothing."""
     slot = os.environ.get(_SWITCHED_BACK, "")
-    return f"the agent in {slot} did not start, so the one before it runs; upgrade or install again." if slot else ""
+    return f"the agent in {slot} did not start, so the one before it runs; upgrade or install again" if slot else ""

@@ -18,6 +18,7 @@ from milonga_agent import care, unpacking
 from milonga_agent.care import StartAnew
 from milonga_agent.daemon import Agent, Options
 from milonga_agent.errors import HubUnreachable
+from milonga_agent.reports import sentence
 from milonga_agent.state import Store
 from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.devices.values import AgentRelease
@@ -150,6 +151,11 @@ def test_an_upgrade_that_a_broken_line_cut_off_is_tried_again_on_the_same_stream
         assert len(tried) == 3 and store.care().upgrades == 1
 
     run(story())
+
+
+def test_a_status_keeps_apart_what_it_says_of_the_agent_and_of_the_model() -> None:
+    said = sentence("", "the agent was not upgraded: run its line again", "saw only 0 requests")
+    assert said == "the agent was not upgraded: run its line again; saw only 0 requests"
 
 
 def test_an_agent_without_the_installers_script_says_what_to_do(tmp_path: Path) -> None:

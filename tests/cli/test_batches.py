@@ -89,6 +89,7 @@ def test_given_again_it_goes_on_with_the_rest_and_watches_those_that_have_the_ag
     with pytest.raises(Stopped, match="pi-1: the agent in a did not start"):
         failing.upgrade(1)
     assert [*failing.asked] == ["pi-1", "pi-2"]
+    assert failing.upgrading.standing() == "on their way: pi-2; not asked: pi-3"
 
 
 def test_what_an_agent_said_before_its_start_anew_is_not_held_against_the_new_one() -> None:

@@ -135,11 +135,17 @@ class Upgrade:
 
     def _look_at_all(self) -> None:
         now = self._clock()
-        well = [
-            name for name, watched in self._waiting.items() if watched.look(self._look(name), now, self._settle_seconds)
-        ]
-        for name in well:
+        well = list[str]()
+        for name, watched in [*self._waiting.items()]:
+            try:
+                if not watched.look(self._look(name), now, self._settle_seconds):
+                    continue
+            except Stopped:
+                # It is not on its way any more.
+                del self._waiting[name]
+                raise
             del self._waiting[name]
+            well.append(name)
         self.done += well
         if well:
             waiting = [*self._waiting]
