@@ -70,6 +70,20 @@ def is_within(all_hours: Sequence[str], time_zone: str, now: datetime) -> bool:
     )
 
 
+def free_at(all_hours: Sequence[str], time_zone: str, now: datetime) -> datetime | None:
+    """Return when it is in none of the hours, now where it is in none already, None where they fill the day."""
+    if not is_within(all_hours, time_zone, now):
+        return now
+    place = zone(time_zone)
+    today = now.astimezone(place).date()
+    ends = [
+        datetime.combine(today + timedelta(days=day), end, place).astimezone(UTC)
+        for day in range(3)
+        for _, end in map(hours, all_hours)
+    ]
+    return next((end for end in sorted(ends) if end > now and not is_within(all_hours, time_zone, end)), None)
+
+
 @dataclass(frozen=True)
 class Window:
     """Hours on some days of the week; days count from Monday, and hours past midnight belong to the day before."""

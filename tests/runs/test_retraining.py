@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, ProjectSp
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run, RunState, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
-from milonga_hub.runs.rules_retraining import Accuracy, Evidence, Retraining, retraining_due
+from milonga_hub.runs.rules_retraining import Accuracy, Evidence, Hold, Retraining, held_back, retraining_due
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.triggers import Triggers
 from milonga_hub.settings import Settings
@@ -146,6 +147,37 @@ def test_the_budget_counts_runs_that_started_by_themselves() -> None:
     assert retraining_due(policy, evidence, [_ended(90_000), _ended(180_000)], NOW) is None
 
 
+def _in_progress(state: RunState) -> Run:
+    return Run(name="projects/digits/runs/7", project="digits", number=7, state=state)
+
+
+@pytest.mark.parametrize(
+    ("policy", "runs", "hold"),
+    [
+        ({"quiet_hours": ["11:00-13:00"]}, [], Hold("quiet hours, 11:00-13:00 (UTC)", NOW + timedelta(hours=1))),
+        # The later end of hours that meet.
+        (
+            {"quiet_hours": ["11:00-13:00", "13:00-02:00"]},
+            [],
+            Hold("quiet hours, 11:00-13:00, 13:00-02:00 (UTC)", NOW + timedelta(hours=14)),
+        ),
+        ({"quiet_hours": ["00:00-12:00", "12:00-00:00"]}, [], Hold("quiet hours, 00:00-12:00, 12:00-00:00 (UTC)")),
+        ({"cool_down_seconds": 60}, [_ended(20)], Hold("cool-down of 60 s", NOW + timedelta(seconds=40))),
+        ({"max_runs_per_day": 1}, [_ended(7200)], Hold("budget of 1 in 24 hours", NOW + timedelta(hours=22))),
+        ({}, [_in_progress(RunState.AWAITING_APPROVAL)], Hold("projects/digits/runs/7 is awaiting approval")),
+        ({"max_runs_per_day": 1, "max_runs_per_week": 2}, [_ended(90_000)], None),
+        ({}, [], None),
+    ],
+)
+def test_it_is_known_what_holds_a_run_back_and_until_when(
+    policy: dict[str, Any], runs: list[Run], hold: Hold | None
+) -> None:
+    given = RetrainingPolicy(**{"cool_down_seconds": 0, **policy})
+    assert held_back(given, runs, NOW) == hold
+    if hold is not None and hold.until is not None:
+        assert held_back(given, runs, hold.until) is None
+
+
 # What happens, and how far the clock goes or jumps before.
 STEPS = st.lists(
     st.tuples(
@@ -259,6 +291,16 @@ def test_new_labels_start_one_run_until_there_are_as_many_again(world: World) ->
     assert world.look() == []
     world.label(seed=2)
     assert [again.number for again in world.look()] == [2]
+
+
+def test_a_run_that_is_due_and_has_to_wait_is_told_of_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "milonga_hub.runs.triggers")
+    world.apply(RetrainingPolicy(new_labels=5, quiet_hours=["00:00-12:00", "12:00-00:00"]))
+    assert world.look() == [] and not caplog.messages
+    world.label(seed=1)
+    assert world.look() == [] and world.look() == []
+    (told,) = caplog.messages
+    assert told.startswith("a run of digits is due (60 new labelled pictures (5 start a run)) and waits: quiet hours")
 
 
 def test_a_schedule_starts_a_run_when_its_time_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from milonga_hub.runs.models import Run, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
 from milonga_hub.runs.rules_labelled import chance_of_so_few
 from milonga_hub.telemetry.models import DriftEvent, Estimate
-from milonga_hub.times import is_within, next_time, zone
+from milonga_hub.times import free_at, next_time, zone
 
 _DAY = timedelta(days=1)
 _WEEK = timedelta(days=7)
@@ -65,8 +65,11 @@ def retraining_due(
 
     `runs` are the project's: at least those of the last week, of the cool-down, and in progress.
     """
-    if not may_start(policy, runs, now):
-        return None
+    return None if held_back(policy, runs, now) else called_for(policy, evidence, now)
+
+
+def called_for(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Retraining | None:
+    """Return the run that the policy calls for, whether or not it may start now; None while there is nothing to answer."""
     found = list(_calls(policy, evidence, now))
     if not found:
         return None
@@ -75,28 +78,49 @@ def retraining_due(
     return Retraining(found[0].trigger, reason, found[0].key, tuple(one for call in found for one in call.event_ids))
 
 
-def may_start(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> bool:
-    """Whether a run may start by itself: none is in progress, and neither quiet hours, cool-down nor budget forbid it.
+@dataclass(frozen=True)
+class Hold:
+    """Why no run may start by itself now, and until when; None where no clock tells."""
 
-    What is stamped later than now counts as just now: a clock that was set back buys no runs.
+    why: str
+    until: datetime | None = None
+
+
+def held_back(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> Hold | None:
+    """Return what keeps a run from starting by itself, for longest: one in progress, quiet hours, cool-down or budget; None for nothing.
+
+    What is stamped later than now counts, too: a clock that was set back buys no runs.
     """
-    if is_within(policy.quiet_hours, policy.time_zone, now):
-        return False
-    if any(run.state not in ENDED for run in runs):
-        return False
-    if any(run.ended_at is not None and now - run.ended_at < policy.cool_down for run in runs):
-        return False
-    budgets = ((policy.max_runs_per_day, _DAY), (policy.max_runs_per_week, _WEEK))
-    return all(not most or _automatic(runs, now - period) < most for most, period in budgets)
+    in_progress = next((run for run in runs if run.state not in ENDED), None)
+    if in_progress is not None:
+        return Hold(f"{in_progress.name} is {in_progress.state.value.lower().replace('_', ' ')}")
+    holds = [*_holds(policy, runs, now)]
+    return next((hold for hold in holds if hold.until is None), None) or max(holds, key=_end, default=None)
+
+
+def _holds(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> Iterator[Hold]:
+    free = free_at(policy.quiet_hours, policy.time_zone, now)
+    if free != now:
+        yield Hold(f"quiet hours, {', '.join(policy.quiet_hours)} ({policy.time_zone})", free)
+    ended = [run.ended_at for run in runs if run.ended_at is not None]
+    if ended and now - max(ended) < policy.cool_down:
+        yield Hold(f"cool-down of {policy.cool_down_seconds:g} s", max(ended) + policy.cool_down)
+    budgets = ((policy.max_runs_per_day, _DAY, "24 hours"), (policy.max_runs_per_week, _WEEK, "7 days"))
+    began = sorted(run.created_at for run in runs if run.trigger in AUTOMATIC)
+    for most, period, words in budgets:
+        counted = [when for when in began if now - when < period]
+        if most and len(counted) >= most:
+            yield Hold(f"budget of {most} in {words}", counted[-most] + period)
+
+
+def _end(hold: Hold) -> datetime:
+    assert hold.until is not None, "holds without an end were looked at before"
+    return hold.until
 
 
 def look_back(policy: RetrainingPolicy) -> timedelta:
-    """Return how old the runs may be that may_start() has to see."""
+    """Return how old the runs may be that held_back() has to see."""
     return max(_WEEK, policy.cool_down)
-
-
-def _automatic(runs: Sequence[Run], since: datetime) -> int:
-    return sum(run.trigger in AUTOMATIC and run.created_at > since for run in runs)
 
 
 def _calls(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Iterator[Retraining]:

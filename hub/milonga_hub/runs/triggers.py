@@ -16,7 +16,16 @@ from milonga_hub.projects.models import Project
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs.models import Run
 from milonga_hub.runs.rules import AUTOMATIC
-from milonga_hub.runs.rules_retraining import Accuracy, Evidence, accuracy_key, look_back, may_start, retraining_due
+from milonga_hub.runs.rules_retraining import (
+    Accuracy,
+    Evidence,
+    Hold,
+    Retraining,
+    accuracy_key,
+    called_for,
+    held_back,
+    look_back,
+)
 from milonga_hub.runs.service import RunService
 from milonga_hub.telemetry.rules import SIGNALS
 from milonga_hub.telemetry.service import TelemetryService
@@ -45,6 +54,8 @@ class Triggers:
         self._telemetry = telemetry
         self._labelling = labelling
         self._runs = runs
+        # Of each project, the run that was said to wait last, and why.
+        self._told: dict[str, tuple[str, Hold]] = {}
 
     async def run(self) -> None:
         """Look at every policy after every drift event, new data set version and ended run, until cancelled."""
@@ -76,15 +87,25 @@ class Triggers:
         if not wanted:
             return None
         runs = self._runs.since(project.name, now - look_back(policy))
-        if not may_start(policy, runs, now):
-            return None
-        due = retraining_due(policy, self._evidence(project), runs, now)
+        due = called_for(policy, self._evidence(project), now)
         if due is None:
+            return None
+        hold = held_back(policy, runs, now)
+        if hold is not None:
+            self._tell(project.name, due, hold)
             return None
         # Its key names the run, so that a crash between the two lines below cannot start a second one.
         run = self._runs.start(project.name, due.trigger, due.reason, request_id=due.key)
         self._telemetry.answer(due.event_ids, run.name)
         return run
+
+    def _tell(self, project: str, due: Retraining, hold: Hold) -> None:
+        """Say once that a run is due, and what it waits for."""
+        if self._told.get(project) == (due.key, hold):
+            return
+        self._told[project] = (due.key, hold)
+        until = f" until {hold.until:%Y-%m-%d %H:%M} UTC" if hold.until is not None else ""
+        _log.info("a run of %s is due (%s) and waits%s: %s", project, due.reason, until, hold.why)
 
     def _evidence(self, project: Project) -> Evidence:
         runs, _ = self._runs.list(project.name)
