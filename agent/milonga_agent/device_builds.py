@@ -47,6 +47,8 @@ class Record:
     cached: bool = False
     error: str = ""
     max_abs_error: float | None = None
+    # Share of what the network decides that it decides too; None where that was not asked.
+    agreement: float | None = None
 
 
 def key_of(candidate: Candidate, digests: Mapping[str, str], place: Place) -> str:

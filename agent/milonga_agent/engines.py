@@ -204,7 +204,10 @@ def _record(about: Record, said: dict[str, Any], cached: bool) -> Record:
         return replace(about, seconds=seconds, error=str(said["error"]))
     state = Outcome.BUILT if said["objection"] else Outcome.VERIFIED
     error, distance = str(said["objection"]), said["max_abs_error"]
-    return replace(about, state=state, seconds=seconds, cached=cached, error=error, max_abs_error=distance)
+    agreed = said.get("agreement")
+    return replace(
+        about, state=state, seconds=seconds, cached=cached, error=error, max_abs_error=distance, agreement=agreed
+    )
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

@@ -25,6 +25,11 @@ def _bundled(hub: Hub) -> Build:
     result: dict[str, Any] = {
         "engine": "tensorrt", "precision": "fp16", "state": "BUILT", "reason": "each device builds it", "directory": "",
         "files": [], "size_bytes": 0, "bundle": "", "accuracy": None, "subnet_accuracy": None, "max_abs_error": None,
+        "gates": [
+            {"name": "parity", "found": None, "allowed": 0.5, "passed": False},
+            {"name": "accuracy", "unit": "points", "found": None, "allowed": None, "passed": False},
+            {"name": "disagreement", "unit": "%", "found": None, "allowed": 5.0, "passed": False},
+        ],
     }  # fmt: skip
     (build,) = hub.services.builds.record(VERSION, "orin", [result], None)
     return build
@@ -46,7 +51,7 @@ def test_a_build_that_a_device_made_and_ran_is_verified_with_where_it_ran(hub: H
     build = _bundled(hub)
     told = DeviceBuild(
         device="orin-1", bundle=build.bundle, engine="tensorrt", precision="fp16", gpu="NVIDIA Orin",
-        state=DeviceBuildState.VERIFIED, max_abs_error=0.02,
+        state=DeviceBuildState.VERIFIED, max_abs_error=0.02, agreement=0.98,
     )  # fmt: skip
 
     async def tell() -> None:
@@ -58,6 +63,9 @@ def test_a_build_that_a_device_made_and_ran_is_verified_with_where_it_ran(hub: H
     known = _proved(hub, build, _measured())
     assert (known.state, known.max_abs_error) == (BuildState.VERIFIED, 0.02)
     assert "orin-1 (NVIDIA Orin)" in known.reason and "accuracy is not measured" in known.reason
+    # Told in the terms of builds that the hub makes itself.
+    assert known.disagreement == 2.0
+    assert {gate.name: gate.passed for gate in known.gates} == {"parity": True, "accuracy": False, "disagreement": True}
 
 
 def test_one_that_no_device_could_make_stays_built_and_says_why(hub: Hub) -> None:

@@ -311,16 +311,19 @@ class BuildService:
 
         `told` is what that device said of its builds.
         """
-        if measured.error:
-            return self._change(name, state=BuildState.BUILT, reason=f"not verified on hardware: {measured.error}")
         build = self.get(name)
         about = next((one for one in told if (one.engine, one.precision) == (build.engine, build.precision)), None)
+        gates = rules.proved(build.gates, about.max_abs_error, about.agreement) if about else build.gates
+        if measured.error:
+            reason = f"not verified on hardware: {measured.error}"
+            return self._change(name, state=BuildState.BUILT, reason=reason, gates=gates)
         where = f"{measured.device} ({about.gpu})" if about and about.gpu else measured.device
         return self._change(
             name,
             state=BuildState.VERIFIED,
             reason=f"built and run on {where}: its outputs are right; accuracy is not measured on devices",
             max_abs_error=about.max_abs_error if about else None,
+            gates=gates,
         )
 
     def choose(self, name: str) -> Build:

@@ -223,7 +223,8 @@ def build_note(build: pb.DeviceBuild) -> str:
     """Return what a build on a device was made with, and what came of it."""
     made_with = f"{build.engine} {build.engine_version or 'missing'}" + (f", {build.gpu}" if build.gpu else "")
     if build.state == pb.DEVICE_BUILD_STATE_VERIFIED:
-        return f"error {build.max_abs_error:.2g}{', cached' if build.cached else ''} ({made_with})"
+        alike = f", {build.agreement:.1%} decided as the network does" if build.HasField("agreement") else ""
+        return f"error {build.max_abs_error:.2g}{alike}{', cached' if build.cached else ''} ({made_with})"
     return f"{word(pb.DeviceBuildState, build.state)}: {build.error} ({made_with})"
 
 

@@ -276,6 +276,8 @@ class DeviceBuild(SQLModel, table=True):
     error: str = ""
     # None where it never ran.
     max_abs_error: float | None = None
+    # None where it was not held to what the network decides.
+    agreement: float | None = None
     reported_at: datetime = Field(default_factory=utc_now, sa_type=UTC_TIME)
 
 

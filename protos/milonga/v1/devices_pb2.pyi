@@ -694,6 +694,7 @@ class DeviceBuild(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     MAX_ABS_ERROR_FIELD_NUMBER: _builtins.int
     REPORTED_AT_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     bundle: _builtins.str
     """Digest of the manifest of the bundle that the engine is for."""
@@ -711,6 +712,8 @@ class DeviceBuild(_message.Message):
     """Why it failed, empty otherwise."""
     max_abs_error: _builtins.float
     """Largest difference from the network's own outputs on the bundle's probe; unset where it never ran."""
+    agreement: _builtins.float
+    """Share of what the network decides on the bundle's own pictures (classes, or boxes) that it decides too; unset where that was not asked."""
     @_builtins.property
     def reported_at(self) -> _timestamp_pb2.Timestamp:
         """By the hub's clock; agents leave it out."""
@@ -730,13 +733,19 @@ class DeviceBuild(_message.Message):
         error: _builtins.str = ...,
         max_abs_error: _builtins.float | None = ...,
         reported_at: _timestamp_pb2.Timestamp | None = ...,
+        agreement: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_abs_error", b"_max_abs_error", "max_abs_error", b"max_abs_error", "reported_at", b"reported_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_max_abs_error", b"_max_abs_error", "agreement", b"agreement", "max_abs_error", b"max_abs_error", "reported_at", b"reported_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_abs_error", b"_max_abs_error", "bundle", b"bundle", "cached", b"cached", "device", b"device", "engine", b"engine", "engine_version", b"engine_version", "error", b"error", "gpu", b"gpu", "max_abs_error", b"max_abs_error", "precision", b"precision", "reported_at", b"reported_at", "seconds", b"seconds", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_max_abs_error", b"_max_abs_error", "agreement", b"agreement", "bundle", b"bundle", "cached", b"cached", "device", b"device", "engine", b"engine", "engine_version", b"engine_version", "error", b"error", "gpu", b"gpu", "max_abs_error", b"max_abs_error", "precision", b"precision", "reported_at", b"reported_at", "seconds", b"seconds", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agreement: _TypeAlias = _typing.Literal["agreement"]  # noqa: Y015
+    _WhichOneofArgType__agreement: _TypeAlias = _typing.Literal["_agreement", b"_agreement"]  # noqa: Y015
     _WhichOneofReturnType__max_abs_error: _TypeAlias = _typing.Literal["max_abs_error"]  # noqa: Y015
     _WhichOneofArgType__max_abs_error: _TypeAlias = _typing.Literal["_max_abs_error", b"_max_abs_error"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement) -> _WhichOneofReturnType__agreement | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_abs_error) -> _WhichOneofReturnType__max_abs_error | None: ...
 
 Global___DeviceBuild: _TypeAlias = DeviceBuild  # noqa: Y015
