@@ -50,19 +50,17 @@ class Kind(Generic[S]):
             "$defs": definitions,
         }
 
-    def load(self, path: Path, source: str = "", part: int | None = None) -> tuple[str, S]:
-        """Return name and spec of a file, `source` for people; of one that holds several documents, of that `part`.
-
-        Raises InvalidInput listing every error with its line, and for several documents where no part is asked for.
-        """
-        return self._checked(_read_file(path, source, part), source or str(path))
+    def load(self, path: Path) -> tuple[str, S]:
+        """Return name and spec of a file. Raises InvalidInput listing every error with its line, and for several documents."""
+        return self.parse(_text(path, str(path)), str(path))
 
     def parse(self, text: str, source: str) -> tuple[str, S]:
-        """Return name and spec of a document; `source` names it in errors."""
-        return self._checked(_read(text, source), source)
+        """Return name and spec of a text; `source` names it in errors."""
+        return self.of(_alone(_all(text, source)))
 
-    def _checked(self, read: tuple[Any, Any], source: str) -> tuple[str, S]:
-        node, document = read
+    def of(self, read: Document) -> tuple[str, S]:
+        """Return name and spec of a document. Raises InvalidInput listing every error with its line."""
+        node, document, source = read.node, read.values, read.source
         if not isinstance(document, dict):
             raise InvalidInput(
                 f"{source}: a {self.name.lower()} file has the keys kind, name and spec; copy one of {self.examples}"
@@ -78,42 +76,49 @@ class Kind(Generic[S]):
         return document["name"], spec
 
 
-def kinds_of(path: Path, source: str = "") -> list[str]:
-    """Return the kind that each document of a file says it is, "" where one says none. Raises InvalidInput for what is no YAML."""
-    documents = [document for _, document in _all(_text(path, source), source or str(path))]
-    return [str(each.get("kind") or "") if isinstance(each, dict) else "" for each in documents]
+@dataclass(frozen=True)
+class Document:
+    """One document of a file: as nodes, which know their lines, as values, and the file's name for people."""
+
+    node: Any
+    values: Any
+    source: str
+
+    @property
+    def kind(self) -> str:
+        """Return the kind that it says it is, "" where it says none."""
+        return str(self.values.get("kind") or "") if isinstance(self.values, dict) else ""
+
+    def place_of(self, field: str) -> str:
+        """Return source:line of a field that the hub names, such as spec.limits[0].latency_ms."""
+        return _at(
+            self.source, self.node, [int(one) if one.isdigit() else one for one in re.findall(r"[^.\[\]]+", field)]
+        )
 
 
-def place_of(path: Path, source: str, field: str, part: int | None = None) -> str:
-    """Return source:line of a field that the hub names, such as spec.limits[0].latency_ms, in a file that was read before."""
-    node, _ = _read_file(path, source, part)
-    return _at(source, node, [int(one) if one.isdigit() else one for one in re.findall(r"[^.\[\]]+", field)])
+def documents_of(path: Path, source: str = "") -> list[Document]:
+    """Return all documents of a file, `source` for people. Raises InvalidInput for what is no YAML."""
+    return _all(_text(path, source or str(path)), source or str(path))
 
 
 def _text(path: Path, source: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {source or path}: {error}") from error
+        raise InvalidInput(f"cannot read {source}: {error}") from error
 
 
-def _read_file(path: Path, source: str, part: int | None) -> tuple[Any, Any]:
-    return _read(_text(path, source), source or str(path), part)
+def _alone(found: list[Document]) -> Document:
+    if len(found) > 1:
+        place = f"{found[1].source}:{found[1].node.start_mark.line + 1}"
+        raise InvalidInput(f"{place}: a second document begins here; put each into a file of its own")
+    return found[0]
 
 
-def _read(text: str, source: str, part: int | None = None) -> tuple[Any, Any]:
-    """Return a document as nodes, which know their lines, and as values."""
-    found = _all(text, source)
-    if part is None and len(found) > 1:
-        line = found[1][0].start_mark.line + 1
-        raise InvalidInput(f"{source}:{line}: a second document begins here; put each into a file of its own")
-    return found[part or 0]
-
-
-def _all(text: str, source: str) -> list[tuple[Any, Any]]:
+def _all(text: str, source: str) -> list[Document]:
     """Return all documents that are not empty, or one that is."""
     try:
-        return [one for one in _composed(text, source) if one[1] is not None] or [(None, None)]
+        return [one for one in _composed(text, source) if one.values is not None] or [Document(None, None, source)]
     except (ValueError, RecursionError) as error:
         # A date with a 13th month, or brackets thousands deep.
         raise InvalidInput(f"{source}: not YAML that can be read: {error}") from error
@@ -123,12 +128,12 @@ def _all(text: str, source: str) -> list[tuple[Any, Any]]:
         raise InvalidInput(f"{source}{line}: not YAML: {getattr(error, 'problem', error)}") from error
 
 
-def _composed(text: str, source: str) -> Iterator[tuple[Any, Any]]:
+def _composed(text: str, source: str) -> Iterator[Document]:
     loader = yaml.SafeLoader(text)
     while loader.check_node():
         node = loader.get_node()
         _demand_bounded(node, source)
-        yield node, loader.construct_document(node)
+        yield Document(node, loader.construct_document(node), source)
 
 
 def _demand_bounded(node: Any, source: str) -> None:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from milonga.client.errors import CallFailed, of_call
@@ -16,6 +16,9 @@ from milonga.v1 import alerts_pb2, projects_pb2
 from milonga_hub.cli.client import CALL_SECONDS, Client, explain
 from milonga_hub.cli.failures import NOT_FOUND, Refused
 from milonga_hub.cli.output import clean
+
+if TYPE_CHECKING:
+    from milonga_hub.documents import Document
 
 PROJECT, RULE, CHANNEL = "Project", "AlertRule", "AlertChannel"
 # In the order in which they are applied: rules name channels and projects.
@@ -44,12 +47,15 @@ class Applied:
 
 @dataclass(frozen=True)
 class File:
-    """A file to apply, what people call it, and which of the documents in it."""
+    """A document to apply, what people call its file, and at which place it stands there."""
 
-    path: Path
     name: str
     part: int
-    kind: str
+    document: Document
+
+    @property
+    def kind(self) -> str:
+        return self.document.kind
 
 
 def files_of(place: Path, root: Path | None = None) -> list[File]:
@@ -57,13 +63,13 @@ def files_of(place: Path, root: Path | None = None) -> list[File]:
 
     Raises Refused where there is none.
     """
-    from milonga_hub.documents import kinds_of
+    from milonga_hub.documents import documents_of
 
     def name(path: Path) -> str:
         return str(path.relative_to(root) if root else path)
 
     def among(path: Path) -> list[File]:
-        return [File(path, name(path), part, kind) for part, kind in enumerate(kinds_of(path, name(path)))]
+        return [File(name(path), part, each) for part, each in enumerate(documents_of(path, name(path)))]
 
     if place.is_file():
         return sorted(among(place), key=_order)
@@ -115,12 +121,12 @@ def _read(file: File) -> _Read:
     from milonga_hub.projects.models import PROJECT_FILE
 
     if file.kind == RULE:
-        name, rule = RULE_FILE.load(file.path, file.name, file.part)
+        name, rule = RULE_FILE.of(file.document)
         return _Read(file, RULE, name, to_proto(rule, alerts_pb2.AlertRuleSpec))
     if file.kind == CHANNEL:
-        name, channel = CHANNEL_FILE.load(file.path, file.name, file.part)
+        name, channel = CHANNEL_FILE.of(file.document)
         return _Read(file, CHANNEL, name, to_proto(channel, alerts_pb2.AlertChannelSpec))
-    name, project = PROJECT_FILE.load(file.path, file.name, file.part)
+    name, project = PROJECT_FILE.of(file.document)
     return _Read(file, PROJECT, name, to_proto(project, projects_pb2.ProjectSpec))
 
 
@@ -139,11 +145,9 @@ def _applied(client: Client, one: _Read, *, start_run: bool, dry_run: bool) -> A
 
 def _where(file: File, refused: CallFailed) -> str:
     """Return the file, with the line of the field that the hub names, be it that its words begin with it: spec.selector: ..."""
-    from milonga_hub.documents import place_of
-
     begins = re.match(r"(spec[\w.\[\]]*)\b", str(refused))
     field = refused.violations[0].field if refused.violations else begins[1] if begins else ""
-    return place_of(file.path, file.name, field, file.part) if field else file.name
+    return file.document.place_of(field) if field else file.name
 
 
 def _sent(client: Client, kind: str, name: str, spec: Any, *, start_run: bool, dry_run: bool) -> Any:
