@@ -16,7 +16,7 @@ from milonga_compiler.environments import add, adding_line, interpreter, usable
 from milonga_compiler.errors import CompilerError, in_words
 from milonga_compiler.examples import example
 from milonga_compiler.export import export
-from milonga_compiler.tango import TYPES, export_tango
+from milonga_compiler.tango import ARCHITECTURES, TYPES, export_tango
 from milonga_compiler.unread import quiet_when_unread
 
 
@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     container.add_argument(
         "--tango", choices=TYPES, help="write what TANGO's deployers for this target read, in place of a Containerfile"
     )
+    container.add_argument(
+        "--architecture",
+        choices=ARCHITECTURES,
+        default="",
+        help="of the device, for --tango (default: of the bundle's machine code, else arm for ondevice and x86 for others)",
+    )
     engines = verbs.add_parser("engines", help="list engines: what they offer, whether they can be used here")
     engines.add_argument("--json", action="store_true", help="print them as JSON")
     adding = engines.add_subparsers(dest="what").add_parser(
@@ -81,7 +87,7 @@ def _example(given: argparse.Namespace) -> int:
 def _export(given: argparse.Namespace) -> int:
     try:
         if given.tango:
-            written = export_tango(given.bundle, given.output, given.tango)
+            written = export_tango(given.bundle, given.output, given.tango, given.architecture)
         else:
             written = export(given.bundle, given.output, given.kubernetes, given.image)
     except (CompilerError, OSError) as error:

@@ -18,20 +18,27 @@ from milonga_compiler.examples import example, packages
 
 # What TANGO's deployers know: a cloud service, Kubernetes, a PC, or a board that runs what is copied to it.
 TYPES = ("cloud", "k8s", "pc_server", "ondevice")
+ARCHITECTURES = ("arm", "x86")
 # Nobody's but the bundle's.
 _PROGRAM, _LABELS = "run.py", "labelmap.yaml"
 # Where TANGO lays what is to be looked at.
 _PICTURE = "/data/input.png"
 
 
-def export_tango(bundle: Path, folder: Path, kind: str) -> list[Path]:
+def export_tango(bundle: Path, folder: Path, kind: str, architecture: str = "") -> list[Path]:
     """Write the bundle and what TANGO's deployers read into a new folder; return what was written beside the bundle's own files.
 
+    `architecture` is of the device, "arm" or "x86"; empty means what machine code in the bundle is for, else what is usual for the kind.
     Raises CompilerError where the bundle is broken, its engine has no program, the kind is unknown, or the folder has something in it.
     """
     if kind not in TYPES:
         raise CompilerError(f"TANGO has no target {kind!r}; it has {', '.join(TYPES)}")
     found = verify_bundle(bundle)
+    code = _machine_code(bundle / str(found.manifest["model_file"]))
+    if architecture and code and architecture != code:
+        raise CompilerError(
+            f"{bundle} holds machine code for {code}, not {architecture}; build it for that architecture"
+        )
     program = example(bundle)
     if folder.exists() and any(folder.iterdir()):
         raise CompilerError(f"{folder} has something in it; name a new folder with --output")
@@ -46,7 +53,7 @@ def export_tango(bundle: Path, folder: Path, kind: str) -> list[Path]:
         "requirements.txt": "\n".join(["numpy", "pillow", *packages(str(manifest["engine"]))]) + "\n",
         _LABELS: _yaml({"nc": len(manifest["classes"]), "names": manifest["classes"], "task": _task(manifest)}),
         "neural_net_info.yaml": _yaml(neural_net_info(manifest)),
-        "deployment.yaml": _yaml(deployment(manifest, kind)),
+        "deployment.yaml": _yaml(deployment(manifest, kind, architecture or code)),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -75,11 +82,13 @@ def neural_net_info(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-def deployment(manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def deployment(manifest: Mapping[str, Any], kind: str, architecture: str = "") -> dict[str, Any]:
     """Return what TANGO's deployers go by."""
+    # Of its targets on devices, the boards and the phone are ARM, and PCs are x64 (deploy_targets/ondevice/README.md).
+    usual = "arm" if kind == "ondevice" else "x86"
     return {
         "build": {
-            "architecture": "arm" if kind == "ondevice" else "x86",
+            "architecture": architecture or usual,
             "accelerator": "cuda" if manifest["engine"] == "tensorrt" else "cpu",
             "os": "ubuntu",
             "components": {
@@ -94,6 +103,15 @@ def deployment(manifest: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "deploy": {"type": kind, "work_dir": "/workspace", "entrypoint": ["python3", _PROGRAM, _PICTURE]},
         "optional": {"nn_file": _PROGRAM, "weight_file": manifest["model_file"], "annotation_file": _LABELS},
     }
+
+
+def _machine_code(file: Path) -> str:
+    """Return what processor a shared library is for, "" for any other file and any other processor."""
+    with file.open("rb") as opened:
+        head = opened.read(20)
+    # e_machine of an ELF header (ELF specification, 4: 40 ARM, 62 x86-64, 183 AArch64), little-endian here.
+    machine = int.from_bytes(head[18:20], "little") if head.startswith(b"\x7fELF") else 0
+    return {3: "x86", 62: "x86", 40: "arm", 183: "arm"}.get(machine, "")
 
 
 def _task(manifest: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from milonga_compiler.bundle import verify_bundle
 from milonga_compiler.cli import main
+from milonga_compiler.tango import _machine_code
 
 from tests.agent.bundles import Example, example
 
@@ -137,6 +138,7 @@ def test_a_bundle_is_written_as_tangos_deployers_read_it(made: Example, tmp_path
         "work_dir": "/workspace",
         "entrypoint": ["python3", "run.py", "/data/input.png"],
     }
+    assert deployment["build"]["architecture"] == "arm"
     assert (out / deployment["optional"]["weight_file"]).exists() and "onnxruntime" in (
         out / "requirements.txt"
     ).read_text(encoding="utf-8")
@@ -146,3 +148,24 @@ def test_a_bundle_is_written_as_tangos_deployers_read_it(made: Example, tmp_path
         [sys.executable, str(out / "run.py"), str(picture)], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.split()[0] == str(made.pictures.labels[3])
+
+
+def test_tango_is_told_the_architecture_of_the_device(made: Example, tmp_path: Path) -> None:
+    def told(name: str, *arguments: str, kind: str = "ondevice") -> str:
+        given = ["export", str(made.bundle.folder), "--output", str(tmp_path / name), "--tango", kind, *arguments]
+        assert main(given) == 0
+        text = (tmp_path / name / "deployment.yaml").read_text(encoding="utf-8")
+        return str(yaml.safe_load(text)["build"]["architecture"])
+
+    # On devices TANGO has boards, and PCs.
+    assert told("pc", "--architecture", "x86") == "x86" and told("server", kind="cloud") == "x86"
+    assert told("graviton", "--architecture", "arm", kind="cloud") == "arm"
+
+
+@pytest.mark.parametrize(("machine", "architecture"), [(62, "x86"), (183, "arm"), (8, "")])
+def test_machine_code_tells_what_it_is_for(machine: int, architecture: str, tmp_path: Path) -> None:
+    library = tmp_path / "model.so"
+    library.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + machine.to_bytes(2, "little"))
+    assert _machine_code(library) == architecture
+    (tmp_path / "model.onnx").write_bytes(b"\x08")
+    assert _machine_code(tmp_path / "model.onnx") == ""
