@@ -24,6 +24,7 @@ from milonga_hub.telemetry.rules_sequential import (
     evidence,
     fresh,
     is_allowed,
+    least_won,
     renewed,
     stability_index,
 )
@@ -198,7 +199,8 @@ def test_what_is_as_it_should_be_again_is_seen_to_be() -> None:
 
 @given(st.dictionaries(st.integers(0, 99), st.floats(-20, 20), max_size=30), st.floats(0.001, 1.0))
 def test_devices_are_named_by_the_e_bh_procedure(won: dict[int, float], rate: float) -> None:
-    named = drifted(won, rate)
+    named = drifted(won, rate, len(won))
+    assert drifted({one: each for one, each in won.items() if each >= least_won(rate)}, rate, len(won)) == named
     assert all(won[one] >= math.log(len(won) / rate) - math.log(len(named)) - 1e-9 for one in named)
     assert {one for one in won if won[one] >= math.log(len(won) / rate)} <= named
     if named:
@@ -208,8 +210,8 @@ def test_devices_are_named_by_the_e_bh_procedure(won: dict[int, float], rate: fl
 def test_many_devices_that_drift_together_are_named_at_less_evidence_each() -> None:
     alone = {device: (12.0 if device == 0 else -5.0) for device in range(100_000)}
     together = {device: (12.0 if device < 1000 else -5.0) for device in range(100_000)}
-    assert drifted(alone, 0.1) == set()
-    assert drifted(together, 0.1) == set(range(1000))
+    assert drifted(alone, 0.1, 100_000) == set()
+    assert drifted(together, 0.1, 100_000) == set(range(1000))
 
 
 def test_an_agent_that_tells_nothing_of_colours_is_judged_by_the_rest() -> None:

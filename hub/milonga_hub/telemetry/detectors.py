@@ -17,7 +17,7 @@ from milonga_hub.telemetry.memory import Memory, Remembered
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rules import Signal
 from milonga_hub.telemetry.rules_remembered import opened_watch, packed_watch
-from milonga_hub.telemetry.rules_sequential import MONTH_SECONDS, Evidence, drifted
+from milonga_hub.telemetry.rules_sequential import MONTH_SECONDS, Evidence, drifted, least_won
 from milonga_hub.telemetry.rules_watching import Watched, after, evidence_of, said, signal_of, watched
 
 _log = logging.getLogger(__name__)
@@ -189,15 +189,20 @@ class Detectors:
         asked: set[_Name] = set()
         for place, found in evidence.items():
             one = subjects[place]
-            least = math.log(1 / one.policy.false_alarms_per_month)
+            least = least_won(one.policy.false_alarms_per_month)
             if names := [name for name, each in found.items() if each.log_won >= least]:
                 policies[one.project] = one.policy
                 asked |= {(one.project, one.device, name) for name in names}
         named: set[_Name] = set()
         for project, policy in policies.items():
-            fleet = self._devices[project]
-            won = {(project, name, signal): one for name, each in fleet.items() for signal, one in each.won.items()}
-            named |= drifted(won, policy.false_alarms_per_month)
+            least, fleet = least_won(policy.false_alarms_per_month), self._devices[project]
+            won = {
+                (project, name, signal): one
+                for name, each in fleet.items()
+                for signal, one in each.won.items()
+                if one >= least
+            }
+            named |= drifted(won, policy.false_alarms_per_month, _watched_count(fleet))
         return named & asked
 
     def _told(self, subject: Subject, found: Mapping[str, Evidence], named: Collection[_Name]) -> list[Signal]:
@@ -206,7 +211,7 @@ class Detectors:
         if not its:
             return []
         fleet = self._devices[subject.project]
-        device, count = fleet[subject.device], sum(len(one.won) for one in fleet.values())
+        device, count = fleet[subject.device], _watched_count(fleet)
         signals = [signal_of(name, one, device.watched, subject.policy, count) for name, one in its.items()]
         device.watched = said(device.watched, its)
         return sorted(signals, key=lambda one: one.p_value)
@@ -214,18 +219,22 @@ class Detectors:
 
 def _again(seen: Watched, policy: DriftPolicy, windows: Sequence[TelemetryWindow]) -> Watched:
     """Return what is watched after windows that were judged before, as far as can be told without the devices beside it."""
-    least = math.log(1 / policy.false_alarms_per_month)
+    least, rate = least_won(policy.false_alarms_per_month), policy.false_alarms_per_month
     waiting = [*windows]
     while waiting:
         steps = [*accumulate(waiting[:_STEPS], lambda so_far, one: after(so_far, policy, one), initial=seen)][1:]
         seen, waiting_on = steps[-1], waiting[_STEPS:]
         for place, found in enumerate(evidence_of(steps)):
-            names = drifted(_won(steps[place], found), policy.false_alarms_per_month)
+            names = drifted(_won(steps[place], found), rate, len(found))
             if its := {name: found[name] for name in names if found[name].log_won >= least}:
                 seen, waiting_on = said(steps[place], its), waiting[place + 1 :]
                 break
         waiting = waiting_on
     return seen
+
+
+def _watched_count(fleet: Mapping[str, _Device]) -> int:
+    return sum(len(one.won) for one in fleet.values())
 
 
 def _text(policy: DriftPolicy) -> str:

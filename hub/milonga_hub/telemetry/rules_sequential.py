@@ -170,14 +170,20 @@ def is_allowed(watch: Watch, allowed: Allowed, answers: int) -> bool:
     return bool(ball.hold(shares, np.log(shares))[0])
 
 
-def drifted(won: Mapping[K, float], false_alarms_per_month: float) -> set[K]:
+def drifted(won: Mapping[K, float], false_alarms_per_month: float, watched: int) -> set[K]:
     """Return which of all that are watched have drifted, by the logarithms of what each has won (the e-BH procedure).
 
-    While none has, the chance that any is named within a month is `false_alarms_per_month` at most; where some have, so large a
+    `watched` is how many they are; `won` may leave out those that have won less than `least_won`, since they are never named.
+    While none has drifted, the chance that any is named within a month is `false_alarms_per_month` at most; where some have, so large a
     share of those that are named is wrong on average. It holds however one depends on another (Wang and Ramdas 2022, "False discovery
     rate control with e-values", theorem 3).
     """
     ranked = sorted(won, key=lambda one: -won[one])
-    wanted = math.log(len(ranked) / false_alarms_per_month) if ranked else 0.0
+    wanted = math.log(max(watched, 1) / false_alarms_per_month)
     enough = [place for place, one in enumerate(ranked, 1) if won[one] >= wanted - math.log(place)]
     return set(ranked[: max(enough, default=0)])
+
+
+def least_won(false_alarms_per_month: float) -> float:
+    """Return what is won at least by what has drifted, if all that is watched has."""
+    return math.log(1 / false_alarms_per_month)
