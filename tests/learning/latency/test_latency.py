@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from milonga_hub.learning.latency import LatencyModel, Prediction, choose, fit
 from milonga_hub.learning.latency.evaluate import MixPeer, Networks, Split, agreement, gain_on_macs, others, trials
-from milonga_hub.learning.latency.process import Floats, Indices
+from milonga_hub.learning.latency.process import Draws, Floats, Indices
 from milonga_hub.learning.latency.structure import Structure
 from milonga_hub.learning.latency.surrogate import Surrogates
 
@@ -309,6 +309,12 @@ def test_how_sources_differ_says_how_a_new_device_may() -> None:
     unlike = World(features, shared + 1.0, devices, {}, 8.0 + shared - 1.8 * apart)
     index, model = _fitted(unlike, macs=None, families=None)
     assert _rank(unlike, index, model.predict()) > 0.98
+
+
+def test_where_one_kind_of_device_is_known_another_is_believed_to_differ_less_slot_by_slot() -> None:
+    alone, among = (Draws.first("log", ("mean", "gains", "mixes", "values"), kinds).weights for kinds in (1, 2))
+    assert (alone[:, 1:] < among[:, 1:]).all()
+    assert (alone[:, 0] == among[:, 0]).all()
 
 
 def test_networks_that_are_alike_are_still_chosen_once_each(made: World) -> None:

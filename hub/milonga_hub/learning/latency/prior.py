@@ -36,7 +36,8 @@ class Prior:
         self.sources = Surrogates(self.structure, measured)
         self._families = [(families or {}).get(name, name) for name in self.sources.names]
         self.domains = [self._domain(name, range(len(self.sources.names))) for name in ("log", "linear")]
-        self.draws = [Draws.first(domain.name, domain.parts) for domain in self.domains]
+        family_count = len(set(self._families))
+        self.draws = [Draws.first(domain.name, domain.parts, family_count) for domain in self.domains]
         self._trials: dict[bytes, list[list[Trial]]] = {}
 
     def curves(self) -> Floats:

@@ -39,39 +39,43 @@ _RANGES = {
     "noise": (3e-5, 0.1),
 }
 _CONSTANT = {"log": (10.0, 10.0), "linear": (1e-3, 1e-1)}
+# Where all known devices are of one family, nothing tells how far another may differ slot by slot, and a noisy one tells less than nothing.
+_SLOTS = ("gains", "mixes", "values")
+_UNTOLD = 0.3
 _LENGTHS = {"near": 1.0, "far": 2.5}
 
 
 class Draws:
     """Sets of weights for one domain: one row a set, one column a part of the kernel; and their noise."""
 
-    def __init__(self, domain: str, parts: Sequence[str], positions: Floats) -> None:
-        """`positions` (draws, parts + 2), 0 to 1: where the weights, the noise and its fixed share lie in their ranges."""
-        self.positions = positions
-        self._domain, self._parts = domain, tuple(parts)
-        ranges = {**_RANGES, "constant": _CONSTANT[domain]}
-        low, high = np.log([ranges[part] for part in (*parts, "noise")]).T
+    def __init__(self, ranges: Floats, positions: Floats) -> None:
+        """`positions` (draws, parts + 2), 0 to 1: where the weights, the noise and its fixed share lie in their `ranges` (parts + 1, 2)."""
+        self.positions, self._ranges = positions, ranges
+        low, high = np.log(ranges).T
         drawn = np.exp(low + (high - low) * positions[:, :-1])
         self.weights, self.noise = drawn[:, :-1], drawn[:, -1]
         # Share of the noise that does not grow with latency: schedulers and clocks cost the same for each network.
         self.fixed = (_MOST_FIXED * positions[:, -1]) ** 2
 
     @classmethod
-    def first(cls, domain: str, parts: Sequence[str]) -> Draws:
-        """Return draws from the prior, the same ones every time."""
+    def first(cls, domain: str, parts: Sequence[str], family_count: int) -> Draws:
+        """Return draws from the prior, the same ones every time; known devices are of so many families."""
+        ranges = {part: np.array(_RANGES.get(part) or _CONSTANT[domain]) for part in (*parts, "noise")}
+        if family_count < 2:
+            ranges |= {part: _UNTOLD * ranges[part] for part in _SLOTS if part in ranges}
         random = np.random.default_rng(1 if domain == "log" else 2)
-        return cls(domain, parts, random.uniform(size=(_DRAWS, len(parts) + 2)))
+        return cls(np.array([*ranges.values()]), random.uniform(size=(_DRAWS, len(parts) + 2)))
 
     def taken(self, rows: Indices) -> Draws:
-        return Draws(self._domain, self._parts, self.positions[rows])
+        return Draws(self._ranges, self.positions[rows])
 
     def moved(self, reach: float, random: np.random.Generator) -> Draws:
         """Return draws beside these, reflected at the ends of their ranges (a symmetric proposal)."""
         moved = np.abs(self.positions + random.normal(0.0, reach, self.positions.shape)) % 2.0
-        return Draws(self._domain, self._parts, np.where(moved > 1.0, 2.0 - moved, moved))
+        return Draws(self._ranges, np.where(moved > 1.0, 2.0 - moved, moved))
 
     def replaced(self, where: NDArray[np.bool_], other: Draws) -> Draws:
-        return Draws(self._domain, self._parts, np.where(where[:, None], other.positions, self.positions))
+        return Draws(self._ranges, np.where(where[:, None], other.positions, self.positions))
 
     def kernel(self, parts: Floats) -> Floats:
         """Return (draws, left, right) of the kernel's parts (parts, left, right)."""
