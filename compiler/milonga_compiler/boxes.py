@@ -24,7 +24,7 @@ POSTPROCESS = {"score_threshold": 0.25, "iou_threshold": 0.7, "max_boxes": 300}
 # Boxes that overlap by half are the same object (PASCAL VOC).
 _SAME = 0.5
 # Boxes whose scores are near the threshold come and go by rounding: builds that lost nothing told one in ten that the network did not. So those
-# count whose odds are three times the threshold's, and they are looked for among all of a third of its odds (docs/adr/0052-boxes-that-are-sure.md).
+# count whose odds are three times the threshold's, and they are looked for among all of a third of its odds (docs/adr/0051-boxes-that-are-sure.md).
 _MARGIN = 3.0
 
 

@@ -21,7 +21,7 @@ from milonga_compiler.boxes import POSTPROCESS, Boxes, alike, find, sure_and_see
 MOST_PICTURES = 64
 # With fewer answers one that differs would refuse a build, and none would prove it.
 LEAST_ANSWERS = 20
-# What int8 builds keep, whole and broken, stands in docs/adr/0048-int8-builds-of-devices.md and 0052-boxes-that-are-sure.md.
+# What int8 builds keep, whole and broken, stands in docs/adr/0048-int8-builds-of-devices.md and 0051-boxes-that-are-sure.md.
 LEAST_AGREEMENT = {"classification": 0.95, "detection": 0.95}
 
 
