@@ -47,7 +47,7 @@ def state_of(build: pb.Build) -> str:
 
 def lost(build: pb.Build) -> str:
     points = (build.subnet_accuracy - build.accuracy) * 100
-    return NONE if math.isnan(points) else f"{points:.2f}"
+    return NONE if math.isnan(points) else f"{points:.2f} pt"
 
 
 def differing(build: pb.Build) -> str:
@@ -140,7 +140,7 @@ def candidate_table(device_type: str, builds: Sequence[pb.Build]) -> None:
         )
         for build in sorted(builds, key=order)
     )
-    columns = ("target", "state", "measured", "size", "lost points", "differing", "error", "why")
+    columns = ("target", "state", "measured", "size", "lost", "differ", "error", "why")
     table(columns, rows, right=columns[2:7])
 
 
