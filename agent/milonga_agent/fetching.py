@@ -37,8 +37,14 @@ class Moved:
 
     def __str__(self) -> str:
         deltas = f", {self.deltas} as a delta" if self.deltas else ""
-        nearby = f", {self.neighbour_bytes / 1e6:.2f} MB of it from neighbours" if self.neighbour_bytes else ""
-        return f"{self.moved_bytes / 1e6:.2f} MB moved for {self.whole_bytes / 1e6:.2f} MB{deltas}{nearby}"
+        nearby = f", {megabytes(self.neighbour_bytes)} of it from neighbours" if self.neighbour_bytes else ""
+        return f"{megabytes(self.moved_bytes)} moved for {megabytes(self.whole_bytes)}{deltas}{nearby}"
+
+
+def megabytes(size_bytes: int) -> str:
+    """Return the size in MB, two digits of it that say something: a small network is a few kB."""
+    megabytes = size_bytes / 1e6
+    return f"{megabytes:.2f} MB" if megabytes >= 0.1 or not size_bytes else f"{megabytes:.2g} MB"
 
 
 class Fetching:

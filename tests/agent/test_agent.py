@@ -19,6 +19,7 @@ from milonga_agent import daemon, nearby, pursuit, upkeep
 from milonga_agent.cache import CacheOptions
 from milonga_agent.daemon import Options
 from milonga_agent.errors import InUse
+from milonga_agent.fetching import megabytes
 from milonga_agent.limits import Limits
 from milonga_agent.plan import MAX_STARTS
 from milonga_agent.state import Store
@@ -261,7 +262,7 @@ def test_an_agent_whose_operator_says_so_serves_its_neighbours_what_it_serves_it
                 (fetched,) = (
                     step for step in world.devices.steps("pi-2") if (step.step, step.state) == ("DOWNLOAD", "SUCCEEDED")
                 )
-                assert f"{model.size_bytes / 1e6:.2f} MB of it from neighbours" in fetched.message
+                assert f"{megabytes(model.size_bytes)} of it from neighbours" in fetched.message
                 assert counts.blob_bytes["neighbours"] - before == model.size_bytes
                 came, sent = world.devices.transfers("pi-2"), world.devices.transfers("pi-1")
                 assert came.neighbour_bytes == sent.served_bytes == model.size_bytes

@@ -17,6 +17,7 @@ from milonga_agent import caching, nearby
 from milonga_agent.cache import certificate_sha256
 from milonga_agent.downloads import Neighbour
 from milonga_agent.errors import NeighbourFailed
+from milonga_agent.fetching import Moved
 from milonga_agent.keys import CACHE, make_for_cache
 from milonga_agent.plan import Wish
 from milonga_hub import counts
@@ -114,6 +115,11 @@ def test_the_second_device_takes_nothing_of_the_model_from_the_hub(tmp_path: Pat
             assert str(moved) == "2.10 MB moved for 2.10 MB, 2.10 MB of it from neighbours"
 
     run(story())
+
+
+def test_what_was_moved_of_a_small_network_is_told_too() -> None:
+    assert str(Moved(5_120, 61_000, 1)) == "0.0051 MB moved for 0.061 MB, 1 as a delta"
+    assert str(Moved(0, 2_097_152)) == "0.00 MB moved for 2.10 MB"
 
 
 def test_a_neighbour_that_lies_costs_a_chunk_and_is_not_asked_again(
