@@ -45,6 +45,7 @@ from milonga_hub.quotas.service import QuotaService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import Candidate, ComparedGroup, Comparison, Run, RunState, Stage, StageState, Trigger
 from milonga_hub.runs.service import RunService
+from milonga_hub.runs.triggers import Triggers
 from milonga_hub.settings import Settings
 from milonga_hub.telemetry.figures import Histogram, Percentiles
 from milonga_hub.telemetry.models import TelemetryWindow
@@ -117,7 +118,9 @@ class Services:
             self._reference_of,
             lambda name: self.projects.get(name).spec.retraining.drift_policy,
         )
-
+        self.triggers = Triggers(
+            self.events, self.projects, self.datasets, self.devices, self.telemetry, self.labelling, self.runs
+        )
         observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
         self.alerts = AlertService(self.database, self.events, observer)
         sight = Sight(self.runs, self.rollouts, self.builds, self.devices, self.datasets, self.projects, self.alerts)

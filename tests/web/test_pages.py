@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from milonga_hub.alerts.models import AlertSignal
 from milonga_hub.devices import helping
 from milonga_hub.devices.values import HelpKind
+from milonga_hub.projects.models import RetrainingPolicy
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.telemetry.models import TelemetryWindow
@@ -493,6 +494,17 @@ def test_policies_are_changed_on_a_page_and_all_else_of_a_project_stays(client: 
     assert (after.limits, after.samples, after.rollout.waves) == (before.limits, before.samples, before.rollout.waves)
     wrong = client.post("/settings/policies/digits", data={**form, "soak_seconds": "-1"})
     assert wrong.status_code == 400 and 'role="alert"' in wrong.text
+    hub.projects.apply("digits", before)
+
+
+def test_a_project_says_which_run_is_due_and_what_it_waits_for(client: TestClient, hub: Services) -> None:
+    text = client.get("/projects/digits").text
+    assert "A run is due (drift in brightness on pi5-1" in text
+    assert "and waits: projects/digits/runs/3 has not ended yet." in text
+    assert "실행할 때가 되었고(" in client.get("/projects/digits", headers={"accept-language": "ko"}).text
+    before = hub.projects.get("digits").spec
+    hub.projects.apply("digits", before.model_copy(update={"retraining": RetrainingPolicy()}))
+    assert "A run is due" not in client.get("/projects/digits").text
     hub.projects.apply("digits", before)
 
 

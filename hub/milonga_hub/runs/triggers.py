@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from typing import NamedTuple
 
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import utc_now
@@ -34,6 +35,13 @@ _log = logging.getLogger(__name__)
 
 # A cool-down ends and a schedule comes without an event, so policies are looked at again this often.
 _RECHECK_SECONDS = 5.0
+
+
+class Due(NamedTuple):
+    """A run that a policy calls for, and what it waits for; None for nothing."""
+
+    run: Retraining
+    hold: Hold | None
 
 
 class Triggers:
@@ -81,22 +89,25 @@ class Triggers:
                 started.append(run)
         return started
 
-    def _look_at(self, project: Project) -> Run | None:
+    def due(self, project: Project) -> Due | None:
+        """Return the run that the project's policy calls for now, and what it waits for; None while it calls for none."""
         policy, now = project.spec.retraining, utc_now()
         wanted = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
-        if not wanted:
+        run = called_for(policy, self._evidence(project), now) if wanted else None
+        if run is None:
             return None
-        runs = self._runs.since(project.name, now - look_back(policy))
-        due = called_for(policy, self._evidence(project), now)
+        return Due(run, held_back(policy, self._runs.since(project.name, now - look_back(policy)), now))
+
+    def _look_at(self, project: Project) -> Run | None:
+        due = self.due(project)
         if due is None:
             return None
-        hold = held_back(policy, runs, now)
-        if hold is not None:
-            self._tell(project.name, due, hold)
+        if due.hold is not None:
+            self._tell(project.name, due.run, due.hold)
             return None
         # Its key names the run, so that a crash between the two lines below cannot start a second one.
-        run = self._runs.start(project.name, due.trigger, due.reason, request_id=due.key)
-        self._telemetry.answer(due.event_ids, run.name)
+        run = self._runs.start(project.name, due.run.trigger, due.run.reason, request_id=due.run.key)
+        self._telemetry.answer(due.run.event_ids, run.name)
         return run
 
     def _tell(self, project: str, due: Retraining, hold: Hold) -> None:

@@ -90,6 +90,11 @@ _OF_RUNS = (
     ),
     N_("%(count)s new labelled pictures (%(wanted)s start a run)"),
     N_("schedule %(schedule)s, due since %(time)s"),
+    N_("%(run)s has not ended yet"),
+    N_("quiet hours, %(hours)s"),
+    N_("cool-down of %(seconds)s s"),
+    N_("budget of %(runs)s in 24 hours"),
+    N_("budget of %(runs)s in 7 days"),
     N_(
         "drift in %(signals)s on %(devices)s (stability index up to %(strongest)s, %(allowed)s allowed);"
         " %(count)s new labelled pictures"

@@ -20,6 +20,7 @@ from milonga_hub.projects.service import ProjectService
 from milonga_hub.quotas.service import QuotaService
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.service import RunService
+from milonga_hub.runs.triggers import Triggers
 from milonga_hub.settings import Settings
 from milonga_hub.telemetry.service import TelemetryService
 from milonga_hub.webhooks.service import WebhookService
@@ -32,6 +33,7 @@ class HubServices(Protocol):
     datasets: DatasetService
     projects: ProjectService
     runs: RunService
+    triggers: Triggers
     models: ModelService
     imports: ModelImports
     builds: BuildService

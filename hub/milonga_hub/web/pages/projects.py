@@ -38,6 +38,7 @@ def router(hub: HubServices) -> APIRouter:
             project=project,
             spec=project.spec,
             runs=runs,
+            due=hub.triggers.due(project),
             versions=versions,
             rollouts=rollouts,
             drift=drift,
