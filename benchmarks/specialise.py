@@ -62,10 +62,10 @@ def run() -> list[Result]:
     return [
         Result(
             f"{unit} to serve {count} device types",
-            ours[count - 1, clock],
+            float(ours[count - 1, clock]),
             "s",
             f"{count} trainings",
-            apart[count - 1, clock],
+            float(apart[count - 1, clock]),
             1.0 if count == _TYPES[-1] else None,
         )
         for clock, unit in enumerate(("seconds", "CPU seconds"))
