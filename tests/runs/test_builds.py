@@ -66,7 +66,7 @@ def test_each_type_gets_its_fastest_and_one_that_has_none_is_left_out_with_every
     other = builds.get(f"{version.name}/builds/quick:onnxruntime:fp32")
     assert (other.measured_ms, other.measured_on, other.decision) == (2.0, "quick", "33.3% slower than reference/fp32")
     assert {gate.name: gate.passed for gate in other.gates} == dict.fromkeys(
-        ("parity", "accuracy", "latency", "size"), True
+        ("parity", "accuracy", "disagreement", "latency", "size"), True
     )
     assert builds.orders.types(version.name) == ["quick", "tight"]
     # One folder of the project's tuned kernels serves all types of an architecture.
