@@ -500,7 +500,7 @@ def test_policies_are_changed_on_a_page_and_all_else_of_a_project_stays(client: 
 def test_a_project_says_which_run_is_due_and_what_it_waits_for(client: TestClient, hub: Services) -> None:
     text = client.get("/projects/digits").text
     assert "A run is due (drift in brightness on pi5-1" in text
-    assert "and waits: projects/digits/runs/3 has not ended yet." in text
+    assert "and waits: run 3 has not ended yet." in text
     assert "실행할 때가 되었고(" in client.get("/projects/digits", headers={"accept-language": "ko"}).text
     before = hub.projects.get("digits").spec
     hub.projects.apply("digits", before.model_copy(update={"retraining": RetrainingPolicy()}))

@@ -93,7 +93,7 @@ def held_back(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> H
     """
     in_progress = next((run for run in runs if run.state not in ENDED), None)
     if in_progress is not None:
-        return Hold(f"{in_progress.name} has not ended yet")
+        return Hold(f"run {in_progress.number} has not ended yet")
     holds = [*_holds(policy, runs, now)]
     return next((hold for hold in holds if hold.until is None), None) or max(holds, key=_end, default=None)
 
