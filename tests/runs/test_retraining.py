@@ -21,9 +21,10 @@ from milonga_hub.labelling.models import LabelledAccuracy
 from milonga_hub.labelling.service import LabellingService
 from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, ProjectSpec, RetrainingPolicy
 from milonga_hub.projects.service import ProjectService
+from milonga_hub.runs import rules_retraining
 from milonga_hub.runs.models import Run, RunState, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
-from milonga_hub.runs.rules_retraining import Accuracy, Evidence, Hold, Retraining, held_back, retraining_due
+from milonga_hub.runs.rules_retraining import Accuracy, Evidence, Hold, Retraining, held_back
 from milonga_hub.runs.service import RunService
 from milonga_hub.runs.triggers import Triggers
 from milonga_hub.settings import Settings
@@ -40,6 +41,12 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 ON_DRIFT = RetrainingPolicy(drift=DriftTrigger(enabled=True, quorum=2, min_new_labels=50), cool_down_seconds=60)
 NIGHTLY = RetrainingPolicy(schedule="0 3 * * *", time_zone="Asia/Seoul")
 NOTHING = Evidence(since=NOW)
+
+
+def retraining_due(policy: RetrainingPolicy, evidence: Evidence, runs: list[Run], now: datetime) -> Retraining | None:
+    """Return the run that starts now."""
+    due = rules_retraining.retraining_due(policy, evidence, runs, now)
+    return None if due is None or due.hold is not None else due.run
 
 
 def _event(device: str, signal: str = "brightness") -> DriftEvent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from milonga_hub.labelling.models import LabelledAccuracy
 from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, RetrainingPolicy
@@ -58,14 +59,28 @@ class Retraining:
     event_ids: tuple[str, ...] = ()
 
 
-def retraining_due(
-    policy: RetrainingPolicy, evidence: Evidence, runs: Sequence[Run], now: datetime
-) -> Retraining | None:
-    """Return the run that the policy calls for now, or None while there is nothing to answer or it should wait.
+@dataclass(frozen=True)
+class Hold:
+    """Why no run may start by itself now, and until when; None where no clock tells."""
+
+    why: str
+    until: datetime | None = None
+
+
+class Due(NamedTuple):
+    """A run that a policy calls for, and what it waits for; None for nothing."""
+
+    run: Retraining
+    hold: Hold | None
+
+
+def retraining_due(policy: RetrainingPolicy, evidence: Evidence, runs: Sequence[Run], now: datetime) -> Due | None:
+    """Return the run that the policy calls for now, and what holds it back; None while there is nothing to answer.
 
     `runs` are the project's: at least those of the last week, of the cool-down, and in progress.
     """
-    return None if held_back(policy, runs, now) else called_for(policy, evidence, now)
+    run = called_for(policy, evidence, now)
+    return None if run is None else Due(run, held_back(policy, runs, now))
 
 
 def called_for(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Retraining | None:
@@ -76,14 +91,6 @@ def called_for(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> R
     # One run answers them all.
     reason = "; ".join(call.reason for call in found)
     return Retraining(found[0].trigger, reason, found[0].key, tuple(one for call in found for one in call.event_ids))
-
-
-@dataclass(frozen=True)
-class Hold:
-    """Why no run may start by itself now, and until when; None where no clock tells."""
-
-    why: str
-    until: datetime | None = None
 
 
 def held_back(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> Hold | None:

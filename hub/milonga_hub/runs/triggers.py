@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from typing import NamedTuple
 
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import utc_now
@@ -19,13 +18,13 @@ from milonga_hub.runs.models import Run
 from milonga_hub.runs.rules import AUTOMATIC
 from milonga_hub.runs.rules_retraining import (
     Accuracy,
+    Due,
     Evidence,
     Hold,
     Retraining,
     accuracy_key,
-    called_for,
-    held_back,
     look_back,
+    retraining_due,
 )
 from milonga_hub.runs.service import RunService
 from milonga_hub.telemetry.rules import SIGNALS
@@ -35,13 +34,6 @@ _log = logging.getLogger(__name__)
 
 # A cool-down ends and a schedule comes without an event, so policies are looked at again this often.
 _RECHECK_SECONDS = 5.0
-
-
-class Due(NamedTuple):
-    """A run that a policy calls for, and what it waits for; None for nothing."""
-
-    run: Retraining
-    hold: Hold | None
 
 
 class Triggers:
@@ -93,10 +85,10 @@ class Triggers:
         """Return the run that the project's policy calls for now, and what it waits for; None while it calls for none."""
         policy, now = project.spec.retraining, utc_now()
         wanted = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
-        run = called_for(policy, self._evidence(project), now) if wanted else None
-        if run is None:
+        if not wanted:
             return None
-        return Due(run, held_back(policy, self._runs.since(project.name, now - look_back(policy)), now))
+        runs = self._runs.since(project.name, now - look_back(policy))
+        return retraining_due(policy, self._evidence(project), runs, now)
 
     def _look_at(self, project: Project) -> Run | None:
         due = self.due(project)
