@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 STRIDES = (8, 16, 32)
-# Boxes compared at once: a table of 1024 by 1024 overlaps is 4 MB.
-_BLOCK = 1024
+# Boxes that are decided on at once: a table of 256 by 256 overlaps stays in a processor's cache.
+_BLOCK = 256
 # ultralytics.utils.nms has the same, "max_nms".
 _MOST_CANDIDATES = 30_000
 
@@ -139,26 +139,28 @@ def suppress(boxes: Floats, iou_threshold: float) -> NDArray[np.int64]:
 
     `boxes` (n, 4) are corners, the best first. Greedy suppression, as torchvision.ops.nms does it.
     """
-    alive = np.ones(len(boxes), dtype=bool)
+    kept = np.empty(0, dtype=np.int64)
     for start in range(0, len(boxes), _BLOCK):
-        members = start + np.flatnonzero(alive[start : start + _BLOCK])
+        members = np.arange(start, min(start + _BLOCK, len(boxes)))
+        members = members[~(overlaps(boxes[kept], boxes[members]) > iou_threshold).any(axis=0)]
         over = overlaps(boxes[members], boxes[members]) > iou_threshold
         keep = np.ones(len(members), dtype=bool)
         for position in range(len(members)):
             if keep[position]:
                 keep[position + 1 :] &= ~over[position, position + 1 :]
-        alive[members] = keep
-        later = start + _BLOCK + np.flatnonzero(alive[start + _BLOCK :])
-        if len(later):
-            alive[later] &= ~(overlaps(boxes[members[keep]], boxes[later]) > iou_threshold).any(axis=0)
-    return np.flatnonzero(alive)
+        kept = np.concatenate([kept, members[keep]])
+    return kept
 
 
 def overlaps(first: Floats, second: Floats) -> Floats:
     """Return (n, m) intersections over unions of boxes (n, 4) and (m, 4), as corners."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
+    sides = []
+    for low, high in ((0, 2), (1, 3)):
+        side = np.minimum(first[:, high, None], second[None, :, high])
+        side -= np.maximum(first[:, low, None], second[None, :, low])
+        sides.append(np.maximum(side, 0, out=side))
+    shared = np.multiply(*sides, out=sides[0])
     areas = [(one[:, 2:] - one[:, :2]).prod(axis=1) for one in (first, second)]
-    union = areas[0][:, None] + areas[1][None, :] - shared
+    union = areas[0][:, None] + areas[1][None, :]
+    union -= shared
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), dtype=np.float32)

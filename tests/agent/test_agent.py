@@ -183,7 +183,7 @@ def test_a_bundle_that_keeps_ending_gives_way_to_the_one_before(tmp_path: Path, 
                 s.message for s in agent.world.devices.steps("pi-1") if (s.step, s.state) == ("DOWNLOAD", "SUCCEEDED")
             ]
             # Of the second version only the manifest is new.
-            assert [message.partition(" for ")[0] for message in told] == ["0.06 MB moved", "0.00 MB moved"]
+            assert [message.partition(" for ")[0] for message in told] == ["0.057 MB moved", "0.0014 MB moved"]
 
     run(story())
 

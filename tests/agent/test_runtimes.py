@@ -27,6 +27,20 @@ from tests.compiler.networks import digits, write_network
 # What a runtime imports, where that is not the engine's own name.
 MODULES = {"reference": "onnx", "tvm": "tvm_ffi", "litert": "ai_edge_litert", "tensorrt": "cuda"}
 
+# Prints the processor time, in seconds, that a process takes in the third of a second after a runtime's answers.
+_USED_AFTER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from milonga_agent.runtimes import load
+runtime = load(sys.argv[1], Path(sys.argv[2]), 2)
+for _ in range(20):
+    runtime.run(np.zeros((1, 3, int(sys.argv[3]), int(sys.argv[3])), dtype=np.float32))
+before = time.process_time()
+time.sleep(0.3)
+print(time.process_time() - before)
+"""
+
 
 def test_agent_and_compiler_know_the_same_engines_and_precisions() -> None:
     assert {name: precisions for name, (_, precisions) in ENGINES.items()} == {
@@ -98,6 +112,16 @@ class TestEveryRuntime:
         expected = backend("reference").run(onnx, pictures, 1)
         found = load(engine, model, 2).run(pictures)
         assert found.shape == expected.shape and np.abs(found - expected).max() < 1e-3
+
+    def test_its_threads_leave_the_processor_once_it_has_answered(self, engine: str, tmp_path: Path) -> None:
+        _need_runtime(engine)
+        pictures = np.zeros((1, 3, SIZE_PX, SIZE_PX), dtype=np.float32)
+        evidence = Labelled(pictures, np.zeros((1, 7), dtype=np.float32), np.zeros(1, dtype=np.int64))
+        onnx = write_detector(tmp_path / "model.onnx")
+        model = _built(onnx, engine, Precision.FP32, tmp_path / "built", evidence)
+        asked = [sys.executable, "-c", _USED_AFTER, engine, str(model), str(SIZE_PX)]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+        assert float(done.stdout) < 0.02
 
     def test_it_is_timed_in_a_process_of_its_own(
         self, engine: str, network: tuple[Path, Labelled], tmp_path: Path

@@ -77,9 +77,10 @@ class DetectionJudge(PictureJudge):
 
     def add(self, outputs: Floats) -> None:
         self._shape = outputs.shape[1:]
-        decoded = np.stack([self._decoded(output) for output in outputs])
-        # Down to the lowest scores, and several classes for a box, as mAP asks.
-        for output, ranked in zip(outputs, self._validator.postprocess(torch.from_numpy(decoded)), strict=True):
+        for output in outputs:
+            # Down to the lowest scores, and several classes for a box, as mAP asks. Picture by picture: of several at a time
+            # ultralytics leaves those out that a slow machine has not come to in 50 ms each.
+            (ranked,) = self._validator.postprocess(torch.from_numpy(self._decoded(output)[None]))
             classes, boxes = self._objects[len(self._stats)]
             found = {**ranked, "cls": ranked["cls"].float()}
             right = self._right(found, classes, boxes)

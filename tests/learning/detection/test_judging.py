@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,6 +128,18 @@ def test_perfect_outputs_are_judged_perfect_and_shifted_ones_are_not(task: Detec
         sum(reference["class_counts"]) == sum(len(one.classes) for one in task.data.val) == sum(reference["confidence"])
     )
     assert sum(reference["brightness"]) == reference["sample_count"] == 6
+
+
+def test_pictures_count_however_slowly_their_boxes_are_suppressed(
+    task: Detection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.utils import nms
+
+    hours = itertools.count(step=3600)
+    monkeypatch.setattr(nms, "time", SimpleNamespace(time=lambda: next(hours)))
+    judge = task.judge(task.input(SIZE_PX))
+    judge.add(np.stack([_perfect(*objects) for objects in judge._objects]))  # type: ignore[attr-defined]
+    assert judge.accuracy() == pytest.approx(0.995, abs=1e-3)
 
 
 def test_what_a_detector_makes_of_pictures_is_counted_in_cells(task: Detection) -> None:
