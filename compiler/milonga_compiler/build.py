@@ -119,18 +119,21 @@ def build(
     `manifest` gives what only the caller knows: task, project, model_version, subnet, classes, input, expected_ms; the
     evidence's judge what follows from the build's outputs: output, reference. Engine, files and probe are filled in here.
     Each step is told in words. Scratch files lie beside `folder`, named `.bundle-*`; the steps and what the engine printed are
-    kept there as `<folder>.log`. With `keep_rejected`, a build that ran and is refused is bundled as well, for people who know
+    kept there at the end of `<folder>.log`, after those of earlier builds. With `keep_rejected`, a build that ran and is refused is bundled as well, for people who know
     better. With `tuning`, kernels are tuned first, for as long as its budget says, and the build takes what its database has;
     a tuning that fails is told, as a step without kernels too, and the build goes on. Raises EngineMissing or UnknownTarget, and
     DiskFull or OSError where there is no room: no build is refused for that.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = log_of(folder)
-    log.unlink(missing_ok=True)
+    # A build that is refused leaves the bundle before it where it is, and so what made that one.
+    if log.exists() and log.stat().st_size:
+        with log.open("a", encoding="utf-8") as file:
+            file.write("\n")
 
     def say(words: str) -> None:
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"[{time.strftime('%H:%M:%S')}] {words}\n")
+            file.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] {words}\n")
         tell(words)
 
     say(f"building {target}")

@@ -121,6 +121,28 @@ def test_nothing_but_a_bundle_is_replaced(
     assert main(again) == main(again) == 0
 
 
+@pytest.fixture
+def crashing_ncnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash = tmp_path / "crash"
+    crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
+    crash.chmod(0o755)
+    monkeypatch.setenv("MILONGA_ENGINE_NCNN_PYTHON", str(crash))
+
+
+@pytest.mark.usefixtures("crashing_ncnn")
+def test_a_build_that_is_refused_leaves_the_bundle_before_it_and_what_was_logged_of_that(
+    network: tuple[Path, Labelled], arrays: Path, tmp_path: Path
+) -> None:
+    build = [str(network[0]), "--calibration", str(arrays), "--output", str(tmp_path / "out"), *SCALED]
+    assert main([*build, "--target", "onnxruntime/fp32"]) == 0
+    digest, before = verify_bundle(tmp_path / "out").digest, (tmp_path / "out.log").read_text()
+    assert main([*build, "--target", "ncnn/fp32"]) == 1
+    assert verify_bundle(tmp_path / "out").digest == digest
+    kept, after = (tmp_path / "out.log").read_text().split("\n\n")
+    assert f"{kept}\n" == before and "VERIFIED" in kept
+    assert after.partition("] ")[2].startswith("building ncnn/fp32") and "crashed" in after
+
+
 def test_a_missing_engine_is_named_before_the_network_is_read(
     arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,14 +152,10 @@ def test_a_missing_engine_is_named_before_the_network_is_read(
     assert "MILONGA_ENGINE_NCNN_PYTHON" in capsys.readouterr().err and not (tmp_path / "out.log").exists()
 
 
+@pytest.mark.usefixtures("crashing_ncnn")
 def test_a_build_that_is_refused_says_what_to_try_next(
-    network: tuple[Path, Labelled], arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    crash = tmp_path / "crash"
-    crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
-    crash.chmod(0o755)
-    monkeypatch.setenv("MILONGA_ENGINE_NCNN_PYTHON", str(crash))
+    network: tuple[Path, Labelled], arrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ["--calibration", str(arrays), "--output", str(tmp_path / "out"), *SCALED]
     assert main([str(network[0]), "--target", "ncnn/fp32", *where]) == 1
     said = capsys.readouterr().out

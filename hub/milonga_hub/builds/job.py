@@ -108,6 +108,7 @@ def _one(
     finished = _finished(workdir, slug, order)
     if finished is not None:
         return finished
+    (workdir / f"{slug}.log").unlink(missing_ok=True)  # Of another order, or of a run that was killed.
     tuning = JobTuning(target, spec, workdir / f"{slug}.tuned.json", order, timer)
 
     def tuned(step: Step) -> None:
