@@ -110,6 +110,7 @@ def test_a_bundle_is_downloaded_with_its_program_its_manifest_and_its_log(
 def test_builds_of_a_model_stand_by_version_and_target(client: TestClient, hub: Services, tmp_path: Path) -> None:
     second = hub.models.create_version("digits", "projects/digits/runs/2", "", "", {}, {}).name
     made = {**_verified(tmp_path / "second"), "precision": "int8", "accuracy": 0.97, "subnet_accuracy": 0.975}
+    made["gates"] = [{"name": "disagreement", "unit": "%", "found": 1.3, "allowed": None, "passed": True}]
     hub.builds.record(second, "pi", [made], None)
     text = client.get("/models/digits/builds").text
     assert text.index("digits v2") < text.index("digits v1"), "the newest comes first"
@@ -118,5 +119,6 @@ def test_builds_of_a_model_stand_by_version_and_target(client: TestClient, hub: 
     assert rows[0].index("not built") < rows[0].index(f"/{VERSION}/builds/pi%3Aonnxruntime%3Afp32")
     assert rows[1].index(f"/{second}/builds/pi%3Aonnxruntime%3Aint8") < rows[1].index("not built")
     assert "97.0" in rows[1] and "0.50 points lost" in rows[1]
+    assert "1.3% of answers differ" in rows[1] and "differ" not in rows[0], "nobody knows it of what never ran"
     assert 'href="/models/digits/builds"' in client.get(f"/{VERSION}").text
     assert "there is no version of" in client.get("/models/nobody/builds").text
