@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 from dataclasses import dataclass
+from pathlib import Path
+
+from milonga_agent.sensors import ROOT, first_line
+
+_GROUP = "sys/fs/cgroup"
 
 
 @dataclass(frozen=True)
@@ -30,5 +36,15 @@ class Limits:
             resource.setrlimit(resource.RLIMIT_DATA, (self.memory_bytes, self.memory_bytes))
 
 
-def default_threads() -> int:
-    return len(os.sched_getaffinity(0))
+def default_threads(root: Path = ROOT) -> int:
+    """Return one thread for each core that this process may use, or fewer where its container has a quota of their time.
+
+    More than the quota feeds would be stopped together for the rest of each period, in the middle of an answer.
+    """
+    cores = len(os.sched_getaffinity(0))
+    quota, _, period = first_line(str(root / _GROUP / "cpu.max")).partition(" ")
+    if not quota:  # Version 1 of control groups has a file for each; -1 is no quota.
+        quota, period = (first_line(str(root / _GROUP / f"cpu/cpu.cfs_{name}_us")) for name in ("quota", "period"))
+    if not (quota.isdigit() and period.isdigit()):
+        return cores
+    return max(1, min(cores, math.ceil(int(quota) / int(period))))

@@ -95,6 +95,8 @@ def _export(given: argparse.Namespace) -> int:
         return 2
     then = "TANGO's deployers take the folder" if given.tango else "the Containerfile says how to build and run it"
     print(f"written: {', '.join(map(str, written))}; {then}")
+    if given.kubernetes and not given.image and not given.tango:
+        print("a cluster that pulls its images wants to know from where: give --image REGISTRY/NAME:TAG")
     return 0
 
 

@@ -92,7 +92,10 @@ def _label(name: str) -> str:
 def _manifests(name: str, image: str, model_bytes: int) -> dict[str, Any]:
     """Return a Deployment and a Service as one List: JSON is YAML too, and kubectl takes both."""
     labels = {"app": name}
-    ready = {"httpGet": {"path": "/v2/health/ready", "port": PORT}}
+    # 5 s: who answers a probe shares its core with the network, and one that is late is no reason to end it.
+    ready, live = (
+        {"httpGet": {"path": f"/v2/health/{name}", "port": PORT}, "timeoutSeconds": 5} for name in ("ready", "live")
+    )
     # Python, numpy and an engine take up to 200 MB; a loaded network a few times its file.
     memory = f"{256 + 4 * (model_bytes // (1 << 20) + 1)}Mi"
     container = {
@@ -102,14 +105,16 @@ def _manifests(name: str, image: str, model_bytes: int) -> dict[str, Any]:
         # Engines take long to load on slow machines: three minutes, as agents wait.
         "startupProbe": {**ready, "periodSeconds": 3, "failureThreshold": 60},
         "readinessProbe": {**ready, "periodSeconds": 5},
-        "livenessProbe": {"httpGet": {"path": "/v2/health/live", "port": PORT}, "periodSeconds": 10},
-        "resources": {"requests": {"cpu": "500m", "memory": memory}, "limits": {"memory": memory}},
+        "livenessProbe": {**live, "periodSeconds": 10},
+        # The server computes with a thread for each CPU of the limit.
+        "resources": {name: {"cpu": "1", "memory": memory} for name in ("requests", "limits")},
         # What the strictest of Kubernetes' Pod Security Standards asks for, and more: nothing is written to.
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "runAsNonRoot": True,
             "runAsUser": 65534,
+            "runAsGroup": 65534,
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from milonga_agent.limits import default_threads
 from milonga_agent.machine import Machine
 from milonga_agent.sensors import power_watts
 from milonga_hub.telemetry.figures import Histogram
@@ -89,3 +90,23 @@ def test_charts_show_mean_power_and_the_share_of_throttled_windows(tmp_path: Pat
 def test_power_beyond_the_bins_is_in_the_first_or_last(watts: str, tmp_path: Path) -> None:
     counts = Machine(_write(tmp_path, {f"{HWMON}0/power1_input": watts})).take()["power"]["counts"]
     assert (sum(counts), counts[0] + counts[-1]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("files", "threads"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "10000 100000"}, 1),
+        ({"cpu.max": "6400000 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "50000"}, 2),
+    ],
+)
+def test_a_container_takes_as_many_threads_as_its_quota_feeds(
+    files: Mapping[str, str], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    root = _write(tmp_path, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+    assert default_threads(root) == threads

@@ -94,15 +94,21 @@ def test_what_cannot_be_served_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     assert "manifest" in capsys.readouterr().err
 
 
-def test_the_manifests_probe_the_server_where_it_listens(made: Example, tmp_path: Path) -> None:
+def test_the_manifests_probe_the_server_where_it_listens(
+    made: Example, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert main(["export", str(made.bundle.folder), "--output", str(out), "--kubernetes"]) == 0
+    assert "give --image" in capsys.readouterr().out, "nobody else knows where the cluster pulls from"
     deployment, service = json.loads((out / "kubernetes.json").read_text("utf-8"))["items"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert (deployment["kind"], service["kind"]) == ("Deployment", "Service")
     assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
-    assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
+    # What is promised is what it may take: with a thread for each of its CPUs, nothing else's load stops it.
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+    probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
+    assert all(probe["timeoutSeconds"] > 1 for probe in probes), "one core answers requests and probes"
     image = f"digits:{made.bundle.digest.partition(':')[2][:12]}"
     assert container["image"] == image  # Another bundle is another image, which a cluster notices.
     text = (out / "Containerfile").read_text("utf-8")
