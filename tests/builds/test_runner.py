@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from milonga_hub.builds.models import Build, BuildState
+from milonga_hub.builds.models import Build, BuildState, BuildTuning, TuningSite
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.rules import FREE, Allowed
 from milonga_hub.builds.runner import BuildRunner
@@ -165,3 +165,6 @@ def test_asking_twice_is_asking_once(hub: Services) -> None:
     first = hub.builds.start(VERSION, "pi", "onnxruntime/fp32")
     assert hub.builds.start(VERSION, "pi", "onnxruntime/fp32") == first
     assert [build.name for build in hub.builds.queued()] == [first.name]
+    hub.builds.start(VERSION, "pi", "tvm/fp32")
+    with pytest.raises(FailedPrecondition, match=r"is being built already, untuned; .* milonga build cancel"):
+        hub.builds.start(VERSION, "pi", "tvm/fp32", BuildTuning(site=TuningSite.HUB, minutes=5.0))

@@ -266,6 +266,8 @@ def test_a_build_is_started_and_queued_from_the_command_line(new: Cli) -> None:
     said = new("build", "start", "digits/1", "pi/onnxruntime/int8")
     assert said.code == 0 and "milonga build watch" in said.out
     (build,) = new.hub.builds.queued()
+    new.hub.builds.change_stage(build.name, "build", attempts=1)
+    assert "is being built already" in new("build", "start", "digits/1", "pi/onnxruntime/int8").out
     new.hub.builds.end(build.name, "no network")
     watched = new("build", "watch", build.name)
     assert watched.code == 1 and "rejected" in watched.out
@@ -329,6 +331,9 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("devices label pi5-1 nonsense", 2, "KEY=VALUE"),
         ("rollouts create digits/1 --waves a,b", 2, "--waves"),
         ("build show digits/1/pi/onnxruntime/int8", 3, "milonga build ls"),
+        ("build ls nobody/9", 3, "nobody"),
+        ("build compare nobody/9", 3, "nobody"),
+        ("build compare digits/1 --type raspberry", 3, "it has for: "),
         ("build start digits/1 onnxruntime/int8", 2, "TYPE/ENGINE/PRECISION"),
         ("build start digits/1 raspberry-pi-5/tvm/fp32 --tune 10x", 2, "90s, 10m or 2h"),
         ("build start digits/1 raspberry-pi-5/tvm/fp32 --tune-on hub", 2, "--tune 10m"),

@@ -78,6 +78,11 @@ class BuildService:
                 precision=wanted.precision,
             )
             if build.in_progress:
+                if tuning != build.wanted_tuning:
+                    raise FailedPrecondition(
+                        f"{name} is being built already, {'untuned' if build.wanted_tuning is None else 'tuned in another way'};"
+                        f" wait for it (milonga build watch {name}), or end it first (milonga build cancel {name})"
+                    )
                 return build
             if build.chosen:
                 raise FailedPrecondition(

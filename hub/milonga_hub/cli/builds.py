@@ -14,7 +14,7 @@ from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.buildtables import candidate_table, print_build, render_build, state_of
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, build_name, version_name
-from milonga_hub.cli.failures import FAILED, USAGE, Refused
+from milonga_hub.cli.failures import FAILED, NOT_FOUND, USAGE, Refused
 from milonga_hub.cli.output import clean, measure, number, percent, print_json, say, size, table
 from milonga_hub.cli.runs import show_updates
 
@@ -29,6 +29,8 @@ Name = Annotated[
 ]
 Version = Annotated[str, typer.Argument(help="models/MODEL/versions/NUMBER, or short MODEL/NUMBER.")]
 
+_MADE_BY_RUNS = "a run makes them: milonga runs list"
+
 
 @group.command("ls")
 def list_(
@@ -41,8 +43,12 @@ def list_(
     request = pb.ListBuildsRequest(model_version=version_name(version))
     with Client() as client:
         response = client.all(client.builds.ListBuilds, request, "builds", limit)
+        if version and not response.builds:
+            _demand(client, version)
     if json:
         print_json(response)
+    elif not response.builds and version:
+        say(f"{version} has no builds yet; {_MADE_BY_RUNS}")
     elif not response.builds:
         say("no builds yet; a run makes them: milonga apply -f PROJECT.yaml")
     else:
@@ -61,6 +67,11 @@ def list_(
         accuracy = " or ".join(dict.fromkeys(measure(b.task) for b in response.builds))
         columns = ("version", "type", "target", "state", accuracy, "measured", "size")
         table(columns, rows, right=columns[4:])
+
+
+def _demand(client: Client, version: str) -> None:
+    """Raise NotFound where there is no such version: a misspelt one is not one without builds."""
+    client.models.GetModelVersion(pb.GetModelVersionRequest(name=version_name(version)), timeout=CALL_SECONDS)
 
 
 @group.command("show")
@@ -135,7 +146,8 @@ def start(
     elif json:
         print_json(response)
     else:
-        say(f"{response.build.name} is begun", f"follow it: milonga build watch {response.build.name}")
+        begun = "is being built already" if any(one.attempts for one in response.build.stages) else "is begun"
+        say(f"{response.build.name} {begun}", f"follow it: milonga build watch {response.build.name}")
 
 
 def _minutes(text: str) -> float:
@@ -183,14 +195,19 @@ def compare(
     request = pb.ListBuildsRequest(model_version=version_name(version))
     with Client() as client:
         response = client.all(client.builds.ListBuilds, request, "builds")
+        if not response.builds:
+            _demand(client, version)
+    types = sorted({one.device_type for one in response.builds})
+    if device_type and types and device_type not in types:
+        raise Refused(f"{version} has no builds for {device_type!r}; it has for: {', '.join(types)}", NOT_FOUND)
     found = [one for one in response.builds if device_type in ("", one.device_type)]
     if json:
         print_json(pb.ListBuildsResponse(builds=found))
-        return
-    if not found:
-        say(f"{version} has no builds{f' for {device_type}' if device_type else ''}; see: milonga build ls")
-    for name in sorted({one.device_type for one in found}):
-        candidate_table(name, [one for one in found if one.device_type == name])
+    elif not found:
+        say(f"{version} has no builds yet; {_MADE_BY_RUNS}")
+    else:
+        for name in sorted({one.device_type for one in found}):
+            candidate_table(name, [one for one in found if one.device_type == name])
 
 
 @group.command("override")
