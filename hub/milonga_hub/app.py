@@ -420,7 +420,7 @@ class Hub:
             DeviceRpc(self.devices, self.events),
             EnrolmentRpc(self.devices, lambda: DeviceAddress(device_port, *mqtt)),
             DatasetRpc(self.datasets, self.own_folder / "uploads", settings.max_upload_bytes),
-            ProjectRpc(self.projects, self._start_applied, self.quotas.usage),
+            ProjectRpc(self.projects, self._start_applied, self.quotas.usage, self.triggers.due_run),
             RunRpc(self.runs, self.events, self.run_exports),
             ModelRpc(
                 self.models,

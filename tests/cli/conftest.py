@@ -47,7 +47,7 @@ def _servicers(hub: Services) -> list[Any]:
     return [
         DeviceRpc(hub.devices, hub.events),
         DatasetRpc(hub.datasets, hub.folder / "uploads"),
-        ProjectRpc(hub.projects, start, hub.quotas.usage),
+        ProjectRpc(hub.projects, start, hub.quotas.usage, hub.triggers.due_run),
         RunRpc(
             hub.runs,
             hub.events,

@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import milonga_hub.cli
@@ -472,6 +473,25 @@ def test_runs_that_wait_for_approval_are_approved_or_refused(new: Cli, tmp_path:
     assert new("runs", "approve", "mine/1", "--json").json["run"]["state"] == "RUN_STATE_QUEUED"
     assert "refused" in new("runs", "refuse", "mine/2").out
     assert "waits for approval" in new("runs", "approve", "mine/2").err
+
+
+def test_a_project_says_which_run_is_due_and_what_holds_it_back(new: Cli, tmp_path: Path) -> None:
+    new("datasets", "import", str(_write_pictures(tmp_path)), "--name", "mine")
+    file = tmp_path / "mine.yaml"
+    spec = {"dataset": "mine", "retraining": {"new_labels": 1}}
+    file.write_text(json.dumps({"kind": "Project", "name": "mine", "spec": spec}))
+    new("apply", "-f", str(file))
+    assert "due_run" not in new("projects", "show", "mine", "--json").json
+    (tmp_path / "more.zip").write_bytes(pictures(("a", "b"), seed=1))
+    new("datasets", "import", str(tmp_path / "more.zip"), "--name", "mine", "--append")
+    said = " ".join(new("projects", "show", "mine").out.split())
+    assert "which waits: run 1 has not ended yet" in said
+    new.hub.runs.end("projects/mine/runs/1", RunState.SUCCEEDED)
+    due = new("projects", "show", "mine", "--json").json["due_run"]
+    assert (due["trigger"], due["held_back_by"]) == ("TRIGGER_NEW_LABELS", "cool-down of 3600 s")
+    until = datetime.fromisoformat(due["held_back_until"])
+    said = " ".join(new("projects", "show", "mine").out.split())
+    assert f"which waits until {until:%Y-%m-%d %H:%M} UTC: cool-down of 3600 s" in said
 
 
 def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:

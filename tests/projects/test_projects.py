@@ -303,7 +303,7 @@ def _apply(projects: ProjectService, *requests: pb.ApplyProjectRequest) -> list[
     async def send(folder: str) -> list[pb.ApplyProjectResponse]:
         tls = Tls(Path(folder))
         server, port = await grpc_transport.serve(
-            [ProjectRpc(projects, start, projects.get)], "127.0.0.1", 0, tls.server(), gate=None
+            [ProjectRpc(projects, start, projects.get, lambda name: None)], "127.0.0.1", 0, tls.server(), gate=None
         )
         try:
             async with tls.channel(f"127.0.0.1:{port}") as channel:

@@ -22,7 +22,7 @@ from milonga_hub.labelling.service import LabellingService
 from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, ProjectSpec, RetrainingPolicy
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.runs import rules_retraining
-from milonga_hub.runs.models import Run, RunState, Trigger
+from milonga_hub.runs.models import DueRun, Run, RunState, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
 from milonga_hub.runs.rules_retraining import Accuracy, Evidence, Hold, Retraining, held_back
 from milonga_hub.runs.service import RunService
@@ -271,7 +271,8 @@ class World:
             SampleIntake(database, events, devices, self.projects, BlobStore(folder / "samples")),
         )
         labelling = LabellingService(database, events, self.projects, self.datasets, blobs, intake.pictures)
-        self.look = Triggers(events, self.projects, self.datasets, devices, self.telemetry, labelling, self.runs).look
+        self.triggers = Triggers(events, self.projects, self.datasets, devices, self.telemetry, labelling, self.runs)
+        self.look = self.triggers.look
 
     def label(self, seed: int) -> None:
         self.datasets.import_archive(
@@ -308,6 +309,22 @@ def test_a_run_that_is_due_and_has_to_wait_is_told_of_once(world: World, caplog:
     assert world.look() == [] and world.look() == []
     (told,) = caplog.messages
     assert told.startswith("a run of digits is due (60 new labelled pictures (5 start a run)) and waits: quiet hours")
+
+
+def test_who_asks_is_told_which_run_is_due_and_what_holds_it_back(world: World) -> None:
+    world.apply(RetrainingPolicy(new_labels=5, cool_down_seconds=600))
+    assert world.triggers.due_run("digits") is None
+    world.label(seed=1)
+    due = DueRun(trigger=Trigger.NEW_LABELS, reason="60 new labelled pictures (5 start a run)")
+    assert world.triggers.due_run("digits") == due
+    (run,) = world.look()
+    world.label(seed=2)
+    waiting = world.triggers.due_run("digits")
+    assert waiting is not None and (waiting.held_back_by, waiting.held_back_until) == ("run 1 has not ended yet", None)
+    ended_at = world.runs.end(run.name, RunState.SUCCEEDED).ended_at
+    waiting = world.triggers.due_run("digits")
+    assert waiting is not None and waiting.held_back_by == "cool-down of 600 s"
+    assert ended_at is not None and waiting.held_back_until == ended_at + timedelta(seconds=600)
 
 
 def test_a_schedule_starts_a_run_when_its_time_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -501,10 +501,14 @@ def test_a_project_says_which_run_is_due_and_what_it_waits_for(client: TestClien
     text = client.get("/projects/digits").text
     assert "A run is due (drift in brightness on pi5-1" in text
     assert "and waits: run 3 has not ended yet." in text
+    told = client.get("/api/v1/projects/digits/due_run").json()
+    assert told["reason"].startswith("drift in brightness on pi5-1") and told["trigger"] == "DRIFT"
+    assert (told["held_back_by"], told["held_back_until"]) == ("run 3 has not ended yet", None)
     assert "실행할 때가 되었고(" in client.get("/projects/digits", headers={"accept-language": "ko"}).text
     before = hub.projects.get("digits").spec
     hub.projects.apply("digits", before.model_copy(update={"retraining": RetrainingPolicy()}))
     assert "A run is due" not in client.get("/projects/digits").text
+    assert client.get("/api/v1/projects/digits/due_run").json() is None
     hub.projects.apply("digits", before)
 
 

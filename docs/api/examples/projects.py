@@ -15,6 +15,11 @@ print(project.spec.dataset, [limits.latency_ms for limits in project.spec.limits
 usage = hub.projects.get_project_usage("digits")
 print(usage.dataset_bytes + usage.sample_bytes + usage.build_bytes, usage.quota.storage_bytes or "without limit")
 
+# %% GetDueRun
+due = hub.projects.get_due_run("digits")
+if due.reason:
+    print(due.reason, "is held back by", due.held_back_by or "nothing")
+
 # %% ApplyProject
 spec = hub.projects.get_project("digits").spec
 spec.limits[0].latency_ms = 3.5

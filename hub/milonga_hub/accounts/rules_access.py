@@ -62,7 +62,8 @@ GRPC: Mapping[str, Access] = {
         {_SEES: "GetDataset ListDatasets ListDatasetVersions DownloadDatasetVersion", _CHANGES: "ImportDataset"},
     ),
     **_methods(
-        "milonga.v1.ProjectService", {_SEES: "GetProject GetProjectUsage ListProjects", _CHANGES: "ApplyProject"}
+        "milonga.v1.ProjectService",
+        {_SEES: "GetProject GetProjectUsage GetDueRun ListProjects", _CHANGES: "ApplyProject"},
     ),
     **_methods(
         "milonga.v1.RunService",
@@ -323,6 +324,7 @@ HTTP: Mapping[str, Access] = {
         /projects
         /projects/{project}
         /projects/{project}/usage
+        /projects/{project}/due_run
         /projects/{project}/labelling
         /projects/{project}/samples
         /projects/{project}/samples/{sample}

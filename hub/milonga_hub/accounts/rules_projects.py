@@ -61,7 +61,7 @@ GRPC: Mapping[str, Whose] = {
     ),
     **_methods(
         "ProjectService",
-        {_LISTED: "ListProjects", Whose(Kind.PROJECT, "name"): "GetProject GetProjectUsage ApplyProject"},
+        {_LISTED: "ListProjects", Whose(Kind.PROJECT, "name"): "GetProject GetProjectUsage GetDueRun ApplyProject"},
     ),
     **_methods(
         "RunService",

@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from milonga.v1 import projects_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
-from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table, transferred
+from milonga_hub.cli.output import NONE, ago, facts, moment, number, print_json, say, size, table, transferred
 
 group = typer.Typer()
 
@@ -74,6 +74,14 @@ def _retraining(policy: pb.RetrainingPolicy) -> Iterator[tuple[str, str]]:
         yield "quiet hours", f"{', '.join(policy.quiet_hours)} ({policy.time_zone})"
     if policy.approval:
         yield "approval", "runs that start by themselves wait for it: milonga runs approve RUN"
+
+
+def _due(run: pb.DueRun) -> str:
+    if not run.held_back_by:
+        return f"a run ({run.reason}), which begins within seconds"
+    when = moment(run, "held_back_until")
+    until = f" until {when:%Y-%m-%d %H:%M} UTC" if when is not None else ""
+    return f"a run ({run.reason}), which waits{until}: {run.held_back_by}"
 
 
 def _shadow(rollout: pb.RolloutSpec) -> str:
@@ -139,11 +147,12 @@ def usage(
 
 @group.command("show")
 def show(project: str, hub: Hub = None, json: Json = False) -> None:
-    """Show a project's spec."""
+    """Show a project's spec, and the run that its policy calls for."""
     with Client() as client:
         response = client.projects.GetProject(pb.GetProjectRequest(name=project), timeout=CALL_SECONDS)
+        waiting = client.projects.GetDueRun(pb.GetDueRunRequest(name=project), timeout=CALL_SECONDS)
     if json:
-        print_json(response)
+        print_json(response, waiting)
         return
     spec = response.project.spec
     facts(
@@ -160,6 +169,7 @@ def show(project: str, hub: Hub = None, json: Json = False) -> None:
             ("soak", number(spec.rollout.soak_seconds, "s")),
             ("shadow", _shadow(spec.rollout)),
             *_retraining(spec.retraining),
+            ("due", _due(waiting.due_run) if waiting.HasField("due_run") else ""),
             ("samples", _samples(spec.samples)),
         )
     )

@@ -23,9 +23,14 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
         projects: ProjectService,
         start: Callable[[str, str, str], BaseModel],
         usage: Callable[[str], BaseModel],
+        due_run: Callable[[str], BaseModel | None],
     ) -> None:
-        """`start(project, reason, request_id)` starts a run and returns it; `usage` returns what a project takes and may take."""
+        """`start(project, reason, request_id)` starts a run and returns it; `usage` returns what a project takes and may take.
+
+        `due_run` returns the run that a project's policy calls for.
+        """
         self._usage = usage
+        self._due_run = due_run
         self._projects = projects
         self._start = start
 
@@ -55,3 +60,7 @@ class ProjectRpc(projects_pb2_grpc.ProjectServiceServicer):
     async def GetProjectUsage(self, request: pb.GetProjectUsageRequest, context: Any) -> pb.GetProjectUsageResponse:
         usage = await asyncio.to_thread(self._usage, request.name)
         return pb.GetProjectUsageResponse(project_usage=to_proto(usage, pb.ProjectUsage))
+
+    async def GetDueRun(self, request: pb.GetDueRunRequest, context: Any) -> pb.GetDueRunResponse:
+        due = self._due_run(request.name)
+        return pb.GetDueRunResponse(due_run=None if due is None else to_proto(due, pb.DueRun))

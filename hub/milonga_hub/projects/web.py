@@ -12,7 +12,7 @@ from milonga_hub.projects.models import Project, ProjectSpec
 from milonga_hub.projects.rules import worth_a_run
 from milonga_hub.projects.service import ProjectService
 from milonga_hub.quotas.models import ProjectUsage
-from milonga_hub.runs.models import Run, RunView
+from milonga_hub.runs.models import DueRun, Run, RunView
 from milonga_hub.web.views import PageSize, PageToken, view
 
 
@@ -37,9 +37,15 @@ class Applied(BaseModel):
 
 
 def router(
-    projects: ProjectService, start: Callable[[str, str, str], Run], usage: Callable[[str], ProjectUsage]
+    projects: ProjectService,
+    start: Callable[[str, str, str], Run],
+    usage: Callable[[str], ProjectUsage],
+    due_run: Callable[[str], DueRun | None],
 ) -> APIRouter:
-    """`start(project, reason, request_id)` starts a run and returns it; `usage` returns what a project takes and may take."""
+    """`start(project, reason, request_id)` starts a run and returns it; `usage` returns what a project takes and may take.
+
+    `due_run` returns the run that a project's policy calls for.
+    """
     api = APIRouter(tags=["projects"])
 
     @api.get("/projects")
@@ -55,6 +61,11 @@ def router(
     def get_project_usage(project: str) -> ProjectUsage:
         """Return what a project takes of the hub now, and what it may."""
         return usage(project)
+
+    @api.get("/projects/{project}/due_run")
+    async def get_due_run(project: str) -> DueRun | None:
+        """Return the run that the project's policy calls for and that has not begun, with what holds it back; null for none."""
+        return due_run(project)
 
     @api.post("/projects/{project}:apply")
     async def apply_project(project: str, body: Application) -> Applied:

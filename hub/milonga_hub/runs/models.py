@@ -116,6 +116,17 @@ class Run(RunView, table=True):
     history: list[dict[str, float]] = Field(default=[], sa_type=json_of(list[dict[str, float]]))
 
 
+class DueRun(BaseModel):
+    """A run that a policy calls for and that has not begun."""
+
+    trigger: Trigger
+    reason: str
+    # Empty where it begins at the hub's next look.
+    held_back_by: str = ""
+    # None where no clock tells.
+    held_back_until: datetime | None = None
+
+
 class Candidate(SQLModel, table=True):
     # "{run}|{device_type}|{subnet}|{precision}"
     key: str = Field(primary_key=True)

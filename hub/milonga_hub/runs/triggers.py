@@ -14,7 +14,7 @@ from milonga_hub.labelling.service import LabellingService
 from milonga_hub.paging import all_rows
 from milonga_hub.projects.models import Project
 from milonga_hub.projects.service import ProjectService
-from milonga_hub.runs.models import Run
+from milonga_hub.runs.models import DueRun, Run
 from milonga_hub.runs.rules import AUTOMATIC
 from milonga_hub.runs.rules_retraining import (
     Accuracy,
@@ -81,8 +81,15 @@ class Triggers:
                 started.append(run)
         return started
 
-    def due(self, project: Project) -> Due | None:
-        """Return the run that the project's policy calls for now, and what it waits for; None while it calls for none."""
+    def due_run(self, project: str) -> DueRun | None:
+        """Return the run that the project's policy calls for now, and what holds it back; None while it calls for none."""
+        due = self._due(self._projects.get(project))
+        if due is None:
+            return None
+        why, until = (due.hold.why, due.hold.until) if due.hold is not None else ("", None)
+        return DueRun(trigger=due.run.trigger, reason=due.run.reason, held_back_by=why, held_back_until=until)
+
+    def _due(self, project: Project) -> Due | None:
         policy, now = project.spec.retraining, utc_now()
         wanted = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
         if not wanted:
@@ -91,7 +98,7 @@ class Triggers:
         return retraining_due(policy, self._evidence(project), runs, now)
 
     def _look_at(self, project: Project) -> Run | None:
-        due = self.due(project)
+        due = self._due(project)
         if due is None:
             return None
         if due.hold is not None:

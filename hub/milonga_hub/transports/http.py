@@ -157,7 +157,7 @@ def _api(hub: HubServices) -> APIRouter:
     for router in (
         devices.router(hub.devices),
         datasets.router(hub.datasets, uploads, hub.events),
-        projects.router(hub.projects, start, hub.quotas.usage),
+        projects.router(hub.projects, start, hub.quotas.usage, hub.triggers.due_run),
         runs.router(hub.runs),
         models.router(
             hub.models,

@@ -1415,6 +1415,19 @@ class AsyncProjects:
         )
         return answer.project_usage
 
+    async def get_due_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.DueRun:
+        """The run that the project's policy calls for and that has not begun, with what holds it back. Scope:
+        projects:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = projects_pb2.GetDueRunRequest(name=name)
+        answer = await self._calls.unary(
+            "/milonga.v1.ProjectService/GetDueRun", request, projects_pb2.GetDueRunResponse, timeout
+        )
+        return answer.due_run
+
     def list_projects(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[projects_pb2.Project]:
         """All projects, by name. Scope: projects:read.
 

@@ -1393,6 +1393,19 @@ class Projects:
         )
         return answer.project_usage
 
+    def get_due_run(self, name: str, *, timeout: float | None = None) -> projects_pb2.DueRun:
+        """The run that the project's policy calls for and that has not begun, with what holds it back. Scope:
+        projects:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = projects_pb2.GetDueRunRequest(name=name)
+        answer = self._calls.unary(
+            "/milonga.v1.ProjectService/GetDueRun", request, projects_pb2.GetDueRunResponse, timeout
+        )
+        return answer.due_run
+
     def list_projects(self, *, page_size: int = 0, timeout: float | None = None) -> Iterator[projects_pb2.Project]:
         """All projects, by name. Scope: projects:read.
 

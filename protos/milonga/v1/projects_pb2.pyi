@@ -1148,6 +1148,41 @@ class Run(_message.Message):
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
+class DueRun(_message.Message):
+    """A run that a policy calls for and that has not begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    HELD_BACK_BY_FIELD_NUMBER: _builtins.int
+    HELD_BACK_UNTIL_FIELD_NUMBER: _builtins.int
+    trigger: Global___Trigger.ValueType
+    reason: _builtins.str
+    """Evidence for it, for people."""
+    held_back_by: _builtins.str
+    """Another run, quiet hours, the cool-down or the budget, for people; what lasts longest. Empty: it begins within seconds."""
+    @_builtins.property
+    def held_back_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when; not set where no clock tells."""
+
+    def __init__(
+        self,
+        *,
+        trigger: Global___Trigger.ValueType = ...,
+        reason: _builtins.str = ...,
+        held_back_by: _builtins.str = ...,
+        held_back_until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held_back_until", b"held_back_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_back_by", b"held_back_by", "held_back_until", b"held_back_until", "reason", b"reason", "trigger", b"trigger"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DueRun: _TypeAlias = DueRun  # noqa: Y015
+
+@_typing.final
 class Comparison(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1440,6 +1475,47 @@ class GetProjectUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetProjectUsageResponse: _TypeAlias = GetProjectUsageResponse  # noqa: Y015
+
+@_typing.final
+class GetDueRunRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDueRunRequest: _TypeAlias = GetDueRunRequest  # noqa: Y015
+
+@_typing.final
+class GetDueRunResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DUE_RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def due_run(self) -> Global___DueRun:
+        """Not set, so without a reason, while the policy calls for none."""
+
+    def __init__(
+        self,
+        *,
+        due_run: Global___DueRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_run", b"due_run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_run", b"due_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDueRunResponse: _TypeAlias = GetDueRunResponse  # noqa: Y015
 
 @_typing.final
 class GetProjectRequest(_message.Message):

@@ -50,6 +50,11 @@ class ProjectServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageResponse.FromString,
                 _registered_method=True)
+        self.GetDueRun = channel.unary_unary(
+                '/milonga.v1.ProjectService/GetDueRun',
+                request_serializer=milonga_dot_v1_dot_projects__pb2.GetDueRunRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_projects__pb2.GetDueRunResponse.FromString,
+                _registered_method=True)
         self.ListProjects = channel.unary_unary(
                 '/milonga.v1.ProjectService/ListProjects',
                 request_serializer=milonga_dot_v1_dot_projects__pb2.ListProjectsRequest.SerializeToString,
@@ -82,6 +87,13 @@ class ProjectServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDueRun(self, request, context):
+        """The run that the project's policy calls for and that has not begun, with what holds it back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListProjects(self, request, context):
         """All projects, by name.
         """
@@ -106,6 +118,11 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.GetProjectUsage,
                     request_deserializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_projects__pb2.GetProjectUsageResponse.SerializeToString,
+            ),
+            'GetDueRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDueRun,
+                    request_deserializer=milonga_dot_v1_dot_projects__pb2.GetDueRunRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_projects__pb2.GetDueRunResponse.SerializeToString,
             ),
             'ListProjects': grpc.unary_unary_rpc_method_handler(
                     servicer.ListProjects,
@@ -195,6 +212,33 @@ class ProjectService(object):
             '/milonga.v1.ProjectService/GetProjectUsage',
             milonga_dot_v1_dot_projects__pb2.GetProjectUsageRequest.SerializeToString,
             milonga_dot_v1_dot_projects__pb2.GetProjectUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDueRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.ProjectService/GetDueRun',
+            milonga_dot_v1_dot_projects__pb2.GetDueRunRequest.SerializeToString,
+            milonga_dot_v1_dot_projects__pb2.GetDueRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class ProjectServiceStub:
     """A project with its spec as it is now."""
     GetProjectUsage: _grpc.UnaryUnaryMultiCallable[_projects_pb2.GetProjectUsageRequest, _projects_pb2.GetProjectUsageResponse]
     """What a project takes of the hub now, and what it may."""
+    GetDueRun: _grpc.UnaryUnaryMultiCallable[_projects_pb2.GetDueRunRequest, _projects_pb2.GetDueRunResponse]
+    """The run that the project's policy calls for and that has not begun, with what holds it back."""
     ListProjects: _grpc.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]
     """All projects, by name."""
 
@@ -53,6 +55,8 @@ class ProjectServiceAsyncStub(ProjectServiceStub):
     """A project with its spec as it is now."""
     GetProjectUsage: _aio.UnaryUnaryMultiCallable[_projects_pb2.GetProjectUsageRequest, _projects_pb2.GetProjectUsageResponse]  # type: ignore[assignment]
     """What a project takes of the hub now, and what it may."""
+    GetDueRun: _aio.UnaryUnaryMultiCallable[_projects_pb2.GetDueRunRequest, _projects_pb2.GetDueRunResponse]  # type: ignore[assignment]
+    """The run that the project's policy calls for and that has not begun, with what holds it back."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_projects_pb2.ListProjectsRequest, _projects_pb2.ListProjectsResponse]  # type: ignore[assignment]
     """All projects, by name."""
 
@@ -82,6 +86,14 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.GetProjectUsageResponse, _abc.Awaitable[_projects_pb2.GetProjectUsageResponse]]:
         """What a project takes of the hub now, and what it may."""
+
+    @_abc_1.abstractmethod
+    def GetDueRun(
+        self,
+        request: _projects_pb2.GetDueRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_projects_pb2.GetDueRunResponse, _abc.Awaitable[_projects_pb2.GetDueRunResponse]]:
+        """The run that the project's policy calls for and that has not begun, with what holds it back."""
 
     @_abc_1.abstractmethod
     def ListProjects(

@@ -38,7 +38,7 @@ def router(hub: HubServices) -> APIRouter:
             project=project,
             spec=project.spec,
             runs=runs,
-            due=hub.triggers.due(project),
+            due=hub.triggers.due_run(name),
             versions=versions,
             rollouts=rollouts,
             drift=drift,
