@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 from milonga.pinning import HUB_NAME
+from milonga.status import METADATA_KEY
 from milonga.throttling import SMALLEST_PIECE_BYTES, Throttle
 from milonga.v1 import agent_pb2, agent_pb2_grpc
 
@@ -46,24 +47,31 @@ _FINAL = {
 }
 # What gRPC makes of a line on which bits turned, and of a hub that stops; the hub itself never says so.
 _BROKEN = {grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
+# How gRPC begins to say that it opened no line, as where the hub refuses the certificate; a line that it opened has broken.
+_NEVER_OPENED = ("failed to connect", "connections to all", "DNS resolution", "empty address list")
 
 # What the hub says by itself, in words for people: why it ends a stream, or cannot do something now.
 _SAID = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND}
 
 
 def _raise(error: Any, address: str) -> None:
-    if error.code() in _FINAL:
-        raise Refused(f"the hub refuses: {error.details()}") from error
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    code, details = error.code(), str(error.details())
+    if code in _FINAL:
+        raise Refused(f"the hub refuses: {details}") from error
+    is_unavailable = code is grpc.StatusCode.UNAVAILABLE
+    if is_unavailable and METADATA_KEY in dict(error.trailing_metadata() or ()):
+        # Something that the hub needs does not answer.
+        raise HubUnreachable(f"the hub says: {details}") from error
+    if code in _BROKEN or (is_unavailable and not details.startswith(_NEVER_OPENED)):
+        raise HubUnreachable(f"the line to the hub at {address} broke: {details}") from error
+    if is_unavailable or code is grpc.StatusCode.DEADLINE_EXCEEDED:
         raise HubUnreachable(
             f"no hub answers at {address}, or it does not take this device's certificate; check the address, and that"
             " `milonga up` runs"
         ) from error
-    if error.code() in _BROKEN:
-        raise HubUnreachable(f"the line to the hub at {address} broke: {error.details()}") from error
-    if error.code() in _SAID:
-        raise AgentError(f"the hub says: {error.details()}") from error
-    raise AgentError(f"the hub failed: {error.code().name}: {error.details()}") from error
+    if code in _SAID:
+        raise AgentError(f"the hub says: {details}") from error
+    raise AgentError(f"the hub failed: {code.name}: {details}") from error
 
 
 def _channel(address: str, credentials: grpc.ChannelCredentials, keepalive_seconds: float = _KEEPALIVE_SECONDS) -> Any:

@@ -13,6 +13,7 @@ from milonga_agent.hub import Hub
 from milonga_agent.state import Identity, Store
 from milonga_agent.telemetry import Sender, Spool
 from milonga_hub.bridge import to_proto
+from milonga_hub.errors import BlobsUnreachable
 from milonga_hub.telemetry.intake import TelemetryIntake
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.transports.mqtt import EmbeddedBroker
@@ -65,12 +66,35 @@ def test_an_assignment_that_a_fault_swallowed_is_heard_over_the_next_line(tmp_pa
             # Files of the same content, under many names.
             wish = here.assign({f"part-{number}": b"x" for number in range(400)})
             heard: list[agent_pb2.ConnectResponse] = []
-            with pytest.raises(HubUnreachable):
+            with pytest.raises(HubUnreachable, match=r"^the line to the hub at 127\.0\.0\.1:\d+ broke: "):
                 await _listen(here, heard, until="assignment")
             assert not any(message.HasField("assignment") for message in heard)
             await _listen(here, heard, until="assignment")
             assert heard[-1].assignment.bundle == wish.bundle
             assert here.proxy.connections == 2
+
+    run(story())
+
+
+def test_a_line_that_was_never_opened_says_what_to_check(tmp_path: Path) -> None:
+    async def story() -> None:
+        # In the midst of the handshake.
+        async with line(tmp_path, lambda n: Fault(cut_after_bytes=500)) as here:
+            with pytest.raises(HubUnreachable, match=r"no hub answers at .*; check the address"):
+                await _listen(here, [], until="settings")
+
+    run(story())
+
+
+def test_a_hub_that_cannot_reach_what_it_needs_is_quoted(tmp_path: Path) -> None:
+    def unreachable(name: str) -> bytes:
+        raise BlobsUnreachable("the object storage does not answer")
+
+    async def story() -> None:
+        async with line(tmp_path) as here:
+            here.world.metadata = unreachable
+            with pytest.raises(HubUnreachable, match=r"^the hub says: the object storage does not answer$"):
+                await here.courier.metadata("timestamp.json")
 
     run(story())
 
