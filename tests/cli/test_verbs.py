@@ -475,6 +475,20 @@ def test_runs_that_wait_for_approval_are_approved_or_refused(new: Cli, tmp_path:
     assert "waits for approval" in new("runs", "approve", "mine/2").err
 
 
+def test_samples_status_says_which_devices_have_sent_what_they_may(cli: Cli) -> None:
+    before = cli.hub.projects.get("digits").spec
+    few = before.samples.model_copy(update={"pictures_per_day": 3})
+    cli.hub.projects.apply("digits", before.model_copy(update={"samples": few}))
+    cli.hub.samples.offer("pi5-1", "digits", [], 0)
+    said = " ".join(cli("samples", "status", "digits").out.split())
+    told = cli("samples", "status", "digits", "--json").json["labelling"]
+    cli.hub.projects.apply("digits", before)
+    assert "at most 3 pictures and 20.0 MB in 24 hours leave each device" in said
+    assert "1 device(s) have sent what they may in 24 hours" in said and "pi5-1 9 of 3" in said and "in 24 h" in said
+    assert (told["spent"][0]["device"], told["spent_count"], told["pictures_per_day"]) == ("pi5-1", 1, 3)
+    assert "have sent what they may" not in cli("samples", "status", "digits").out
+
+
 def test_a_project_says_which_run_is_due_and_what_holds_it_back(new: Cli, tmp_path: Path) -> None:
     new("datasets", "import", str(_write_pictures(tmp_path)), "--name", "mine")
     file = tmp_path / "mine.yaml"

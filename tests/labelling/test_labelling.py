@@ -253,6 +253,34 @@ def test_what_waits_and_is_done_is_counted(hub: Floor) -> None:
     assert hub.labelling.summary("parts").done_today == 0
 
 
+def test_devices_that_have_sent_what_they_may_are_told_until_they_may_send_again(hub: Floor) -> None:
+    hub.apply(enabled=True, pictures_per_day=2)
+    sent = [_arrived(hub, 0)]
+    hub.world.clock.now = START + timedelta(hours=1)
+    sent.append(_arrived(hub, 1))
+    _arrived(hub, 2, device="pi-2")
+    for device in ("pi-1", "pi-2"):
+        hub.intake.offer(device, "parts", [], 0)
+    summary = hub.labelling.summary("parts")
+    (spent,) = summary.spent
+    assert (summary.spent_count, summary.pictures_per_day, summary.bytes_per_day) == (1, 2, 20_000_000)
+    assert (spent.device, spent.pictures, spent.size_bytes) == ("pi-1", 2, sum(each.size_bytes for each in sent))
+    assert spent.free_at == START + timedelta(hours=24)
+    hub.world.clock.now = START + timedelta(hours=24)
+    assert hub.labelling.summary("parts").spent == []
+    assert len(hub.intake.offer("pi-1", "parts", [digest(picture(7))], 0)[0]) == 1
+
+
+def test_a_device_whose_next_picture_would_be_too_much_has_sent_what_it_may() -> None:
+    spec = SamplingSpec(enabled=True, megabytes_per_day=0.001)
+    sent = [(START + timedelta(hours=hour), 300) for hour in range(3)]
+    assert rules.free_at(spec, sent) == START + timedelta(hours=24)
+    assert rules.free_at(spec, sent[1:]) is None
+    assert rules.free_at(spec, []) is None
+    # Larger than all that is allowed: for the day after the last one.
+    assert rules.free_at(spec, [(START, 2000)]) == START + timedelta(hours=24)
+
+
 def test_sampling_is_off_unless_it_is_switched_on_and_switching_it_trains_nothing() -> None:
     assert not ProjectSpec(dataset="parts").samples.enabled
     spec = ProjectSpec(dataset="digits")

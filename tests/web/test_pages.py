@@ -497,6 +497,18 @@ def test_policies_are_changed_on_a_page_and_all_else_of_a_project_stays(client: 
     hub.projects.apply("digits", before)
 
 
+def test_the_labelling_page_tells_which_devices_have_sent_what_they_may(client: TestClient, hub: Services) -> None:
+    before = hub.projects.get("digits").spec
+    assert "Devices that have sent what they may" not in client.get("/labelling/digits").text
+    few = before.samples.model_copy(update={"pictures_per_day": 3})
+    hub.projects.apply("digits", before.model_copy(update={"samples": few}))
+    hub.samples.offer("pi5-1", "digits", [], 0)
+    text = client.get("/labelling/digits").text
+    hub.projects.apply("digits", before)
+    assert "The project lets each send 3 pictures and 20 MB in 24 hours" in text
+    assert '<a href="/devices/pi5-1">pi5-1</a></td><td class="num">9 of 3</td>' in text
+
+
 def test_a_project_says_which_run_is_due_and_what_it_waits_for(client: TestClient, hub: Services) -> None:
     text = client.get("/projects/digits").text
     assert "A run is due (drift in brightness on pi5-1" in text

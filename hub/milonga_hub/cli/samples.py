@@ -113,9 +113,30 @@ def list_(
         table(("sample", "state", "device says", "sure", "label", "device", "received"), rows, right=("sure",))
 
 
+def _a_day(found: pb.Labelling) -> str:
+    return f"{found.pictures_per_day} pictures and {size(found.bytes_per_day)}"
+
+
+def _say_spent(found: pb.Labelling) -> None:
+    """Tell which devices send no more for now."""
+    say("", f"{found.spent_count} device(s) have sent what they may in 24 hours, and keep no more pictures for now:")
+    rows = (
+        (
+            each.device,
+            f"{each.pictures} of {found.pictures_per_day}",
+            f"{size(each.size_bytes)} of {size(found.bytes_per_day)}",
+            ago(each, "free_at"),
+        )
+        for each in found.spent
+    )
+    table(("device", "pictures", "size", "sends again"), rows, right=("pictures", "size"))
+    if found.spent_count > len(found.spent):
+        say(f"and {found.spent_count - len(found.spent)} more")
+
+
 @group.command("status")
 def status(project: Project, hub: Hub = None, json: Json = False) -> None:
-    """Say how much waits and is done, and how often devices were right."""
+    """Say how much waits and is done, which devices send no more today, and how often devices were right."""
     with Client() as client:
         response = client.labelling.GetLabelling(pb.GetLabellingRequest(project=project), timeout=CALL_SECONDS)
     if json:
@@ -126,7 +147,7 @@ def status(project: Project, hub: Hub = None, json: Json = False) -> None:
     facts(
         (
             ("project", found.project),
-            ("sampling", "on" if found.enabled else off),
+            ("sampling", f"on: at most {_a_day(found)} in 24 hours leave each device" if found.enabled else off),
             ("waiting", found.waiting),
             ("labelled", f"{found.labelled}, of which {found.pending} are not part of the data set yet"),
             ("skipped", found.skipped),
@@ -136,6 +157,8 @@ def status(project: Project, hub: Hub = None, json: Json = False) -> None:
             ("two people disagree", found.conflicts or ""),
         )
     )
+    if found.spent:
+        _say_spent(found)
     if found.agreement.pictures:
         say(f"two people agree on {found.agreement.agreed} of {found.agreement.pictures} pictures")
         kappas = (

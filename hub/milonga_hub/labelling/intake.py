@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 from milonga import pictures
@@ -26,7 +26,6 @@ from milonga_hub.projects.service import ProjectService
 
 _log = logging.getLogger(__name__)
 
-_DAY = timedelta(days=1)
 # Of a digest, in names: enough that no two pictures of a fleet share it.
 _NAME_DIGITS = 20
 # What agents send; fewer decoders are fewer ways in.
@@ -81,7 +80,7 @@ class SampleIntake:
             novel=spec.novel,
             random=spec.random,
             pictures_per_day=spec.pictures_per_day,
-            bytes_per_day=int(spec.megabytes_per_day * rules.MEGABYTE),
+            bytes_per_day=rules.bytes_per_day(spec),
             max_side_px=spec.max_side_px,
         )
 
@@ -270,7 +269,7 @@ class SampleIntake:
     def _sent(self, session: Session, device: str) -> tuple[int, int]:
         """Return how many pictures and bytes the device has sent in the last 24 hours."""
         sums = select(func.count(), func.coalesce(func.sum(QueuedSample.size_bytes), 0)).where(
-            QueuedSample.device == device, col(QueuedSample.received_at) > self._clock() - _DAY
+            QueuedSample.device == device, col(QueuedSample.received_at) > self._clock() - rules.DAY
         )
         count, size_bytes = session.exec(sums).one()
         return int(count), int(size_bytes)

@@ -131,6 +131,16 @@ class Agreement(BaseModel):
     classes: list[ClassAgreement] = []
 
 
+class SpentDay(BaseModel):
+    """A device that has sent in 24 hours what its project lets each send."""
+
+    device: str
+    pictures: int
+    size_bytes: int
+    # When the first of those are 24 hours ago, so that it may send again.
+    free_at: datetime | None = None
+
+
 class Labelling(BaseModel):
     """How much waits and is done in one project."""
 
@@ -148,3 +158,9 @@ class Labelling(BaseModel):
     conflicts: int = 0
     # None before two people were asked about the same picture.
     agreement: Agreement | None = None
+    # What the project lets each device send in 24 hours.
+    pictures_per_day: int = 0
+    bytes_per_day: int = 0
+    # Devices that have sent as much, by name: the first hundred, and how many there are.
+    spent: list[SpentDay] = []
+    spent_count: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,8 @@ from milonga_hub.tasks import Task
 # A device makes its pictures no larger than the project says; 8 MiB hold a JPEG of 8192 by 8192 that shows much.
 MAX_SAMPLE_BYTES = 8 << 20
 MEGABYTE = 1_000_000
+# What a device may send is counted over so long.
+DAY = timedelta(hours=24)
 _MAX_BOXES = 300
 _MAX_TEXT = 200
 
@@ -102,11 +105,31 @@ def _diverse(places: list[int], waiting: Sequence[Doubt], count: int) -> list[in
     return found
 
 
+def bytes_per_day(spec: SamplingSpec) -> int:
+    return int(spec.megabytes_per_day * MEGABYTE)
+
+
 def within_day(spec: SamplingSpec, pictures: int, size_bytes: int, sent: Sequence[T]) -> list[T]:
     """Return those of the offered pictures that a device may send now, having sent so much in the last 24 hours."""
-    if size_bytes >= spec.megabytes_per_day * MEGABYTE:
+    if size_bytes >= bytes_per_day(spec):
         return []
     return list(sent[: max(0, spec.pictures_per_day - pictures)])
+
+
+def is_spent(spec: SamplingSpec, pictures: int, size_bytes: int) -> bool:
+    """Return whether a device that has sent so much in 24 hours may send no picture more, as large as those."""
+    return pictures >= spec.pictures_per_day or size_bytes * (pictures + 1) > bytes_per_day(spec) * pictures > 0
+
+
+def free_at(spec: SamplingSpec, sent: Sequence[tuple[datetime, int]]) -> datetime | None:
+    """Return when a device may send again that has sent pictures of so many bytes in 24 hours, the oldest first; None for now."""
+    count, size_bytes, when = len(sent), sum(size for _, size in sent), None
+    for received_at, size in sent:
+        if not is_spent(spec, count, size_bytes):
+            break
+        when = received_at + DAY
+        count, size_bytes = count - 1, size_bytes - size
+    return when
 
 
 def fraction(value: float) -> float:

@@ -27,8 +27,10 @@ from milonga_hub.labelling.models import (
     SampleReason,
     SampleSource,
     SampleState,
+    SpentDay,
 )
 from milonga_hub.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, page
+from milonga_hub.projects.models import SamplingSpec
 from milonga_hub.projects.service import ProjectService
 
 _log = logging.getLogger(__name__)
@@ -51,7 +53,11 @@ _WAITING_KEPT = timedelta(days=90)
 # Where no second person comes for so long, what the first said holds.
 _SECOND_AWAITED = timedelta(days=7)
 
+# Devices that are told by name as having sent all that they may.
+_SPENT_TOLD = 100
+
 _Samples = list[QueuedSample]
+_Spent = list[SpentDay]
 
 
 class LabellingService:
@@ -173,6 +179,7 @@ class LabellingService:
                 QueuedSample.first_by == "",
             )
             both = session.exec(said_twice.order_by(col(QueuedSample.first_at).desc()).limit(_JUDGED)).all()
+            spent, spent_count = self._spent(session, project, spec.samples) if spec.samples.enabled else ([], 0)
         return Labelling(
             project=project,
             enabled=spec.samples.enabled,
@@ -186,7 +193,37 @@ class LabellingService:
             accuracies=rules.accuracies(judged),
             conflicts=counts.get(SampleState.CONFLICT, 0),
             agreement=rules_agreement.agreement([(pair[0], pair[1]) for pair in both if len(pair) == 2]),
+            pictures_per_day=spec.samples.pictures_per_day,
+            bytes_per_day=rules.bytes_per_day(spec.samples),
+            spent=spent,
+            spent_count=spent_count,
         )
+
+    def _spent(self, session: Session, project: str, spec: SamplingSpec) -> tuple[_Spent, int]:
+        """Return the devices that may send no more now, by name, and how many there are."""
+        since = self._clock() - rules.DAY
+        # A device offers before it sends: with the index on devices, that spares a look at the pictures of all others.
+        sums = (
+            select(QueuedSample.device, func.count(), func.sum(QueuedSample.size_bytes))
+            .join(SampleSource, col(SampleSource.device) == QueuedSample.device)
+            .where(SampleSource.project == project, col(SampleSource.told_at) > since)
+            .where(col(QueuedSample.received_at) > since)
+            .group_by(QueuedSample.device)
+            .order_by(QueuedSample.device)
+        )
+        found = [
+            SpentDay(device=device, pictures=count, size_bytes=int(size_bytes))
+            for device, count, size_bytes in session.exec(sums)
+            if rules.is_spent(spec, count, int(size_bytes))
+        ]
+        told = found[:_SPENT_TOLD]
+        for each in told:
+            sent = select(QueuedSample.received_at, QueuedSample.size_bytes).where(
+                QueuedSample.device == each.device, col(QueuedSample.received_at) > since
+            )
+            rows = session.exec(sent.order_by(col(QueuedSample.received_at))).all()
+            each.free_at = rules.free_at(spec, [(received_at, size_bytes) for received_at, size_bytes in rows])
+        return told, len(found)
 
     # Decide
 

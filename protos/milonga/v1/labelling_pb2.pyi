@@ -321,6 +321,10 @@ class Labelling(_message.Message):
     DROPPED_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
+    PICTURES_PER_DAY_FIELD_NUMBER: _builtins.int
+    BYTES_PER_DAY_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    SPENT_COUNT_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     enabled: _builtins.bool
     """Whether the project lets pictures leave its devices."""
@@ -336,11 +340,20 @@ class Labelling(_message.Message):
     """Pictures that devices chose and then dropped, for want of room or because they could not be redacted."""
     conflicts: _builtins.int
     """Samples of which two people said different things."""
+    pictures_per_day: _builtins.int
+    """What the project lets each device send in 24 hours."""
+    bytes_per_day: _builtins.int
+    spent_count: _builtins.int
+    """How many there are."""
     @_builtins.property
     def accuracies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelledAccuracy]: ...
     @_builtins.property
     def agreement(self) -> Global___Agreement:
         """Not set before two people were asked about the same picture."""
+
+    @_builtins.property
+    def spent(self) -> _containers.RepeatedCompositeFieldContainer[Global___SpentDay]:
+        """Devices that have sent as much, by name: the first hundred."""
 
     def __init__(
         self,
@@ -357,14 +370,51 @@ class Labelling(_message.Message):
         dropped: _builtins.int = ...,
         conflicts: _builtins.int = ...,
         agreement: Global___Agreement | None = ...,
+        pictures_per_day: _builtins.int = ...,
+        bytes_per_day: _builtins.int = ...,
+        spent: _abc.Iterable[Global___SpentDay] | None = ...,
+        spent_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "agreement", b"agreement", "conflicts", b"conflicts", "done_today", b"done_today", "dropped", b"dropped", "enabled", b"enabled", "labelled", b"labelled", "pending", b"pending", "project", b"project", "refused", b"refused", "skipped", b"skipped", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "agreement", b"agreement", "bytes_per_day", b"bytes_per_day", "conflicts", b"conflicts", "done_today", b"done_today", "dropped", b"dropped", "enabled", b"enabled", "labelled", b"labelled", "pending", b"pending", "pictures_per_day", b"pictures_per_day", "project", b"project", "refused", b"refused", "skipped", b"skipped", "spent", b"spent", "spent_count", b"spent_count", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Labelling: _TypeAlias = Labelling  # noqa: Y015
+
+@_typing.final
+class SpentDay(_message.Message):
+    """A device that has sent in 24 hours what its project lets each send."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_AT_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    pictures: _builtins.int
+    size_bytes: _builtins.int
+    @_builtins.property
+    def free_at(self) -> _timestamp_pb2.Timestamp:
+        """When the first of those are 24 hours ago, so that it may send again."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        pictures: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        free_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["free_at", b"free_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "free_at", b"free_at", "pictures", b"pictures", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SpentDay: _TypeAlias = SpentDay  # noqa: Y015
 
 @_typing.final
 class ListSamplesRequest(_message.Message):
