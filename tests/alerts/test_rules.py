@@ -133,6 +133,13 @@ def test_a_rollout_that_was_taken_back_by_itself_is_told_until_the_next_one() ->
     assert subjects(AlertSignal.ROLLOUT_PAUSED, Facts(rollouts=[by_hand])) == []
 
 
+def test_a_rollout_that_a_person_paused_is_nothing_wrong_and_one_that_paused_itself_is() -> None:
+    watch = AlertSignal.ROLLOUT_PAUSED
+    itself = RolloutFacts("digits-2", "digits", "models/digits/versions/2", True, "wave 1: 1 of 1 devices failed (no)")
+    assert subjects(watch, Facts(rollouts=[itself])) == ["rollouts/digits-2"]
+    assert subjects(watch, Facts(rollouts=[replace(itself, paused_by_hand=True)])) == []
+
+
 def test_a_threshold_for_something_that_is_or_is_not_is_refused() -> None:
     with pytest.raises(InvalidInput, match="without a threshold"):
         check("x", AlertRuleSpec(watch=AlertSignal.RUN_FAILED, threshold=1.0))

@@ -206,6 +206,7 @@ def test_the_buttons_of_a_rollout_pause_and_resume_it(client: TestClient, hub: S
     assert (paused.status_code, paused.headers["location"]) == (303, "/rollouts/digits-2")
     assert hub.rollouts.get("digits-2").state is RolloutState.PAUSED
     assert "/rollouts/digits-2/resume" in client.get("/rollouts/digits-2").text
+    assert not [one for one in hub.alerts.look() if one.rule == "rollout-paused"], "a person knows of it"
     client.post("/rollouts/digits-2/resume")
     assert hub.rollouts.get("digits-2").state is RolloutState.RUNNING
 

@@ -135,7 +135,13 @@ def test_runs_are_started_cancelled_and_resumed(tmp_path_factory: pytest.TempPat
     assert made["project"] == "digits"
     assert client.post(f"{API}/rollouts/{made['id']}:pause").json()["state"] == "PAUSED"
     assert client.post(f"{API}/rollouts/{made['id']}:resume").json()["state"] == "RUNNING"
-    assert client.post(f"{API}/rollouts/{made['id']}:abort").json()["state"] == "ABORTED"
+    ended = client.post(f"{API}/rollouts/{made['id']}:abort").json()
+    assert (ended["state"], {device["state"] for device in ended["devices"] if device["wave"] >= 0}) == (
+        "ABORTED",
+        {"SKIPPED"},
+    )
+    page = client.get(f"/rollouts/{made['id']}").text
+    assert '"badge skipped"' in page and '"badge waiting"' not in page and "did not begin" in page
     assert client.post(f"{API}/rollouts/{made['id']}:roll_back").status_code == 409
     button = {"model_version": "models/digits/versions/1", "request_id": "one"}
     for _ in range(2):

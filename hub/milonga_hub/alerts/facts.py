@@ -10,7 +10,7 @@ from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.projects.service import ProjectService
-from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.models import LEFT_OUT, PAUSED_BY_HAND, Rollout, RolloutDeviceState, RolloutState
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import RunState
 from milonga_hub.runs.service import RunService
@@ -104,6 +104,7 @@ class Observer:
                     if one.state is RolloutDeviceState.FAILED and one.wave != LEFT_OUT
                 },
                 rollout.state is RolloutState.AWAITING_APPROVAL,
+                rollout.reason == PAUSED_BY_HAND,
                 self._took_back(rollout),
             )
 

@@ -90,6 +90,8 @@ class RolloutFacts:
     # Devices that went back to what they had, with what they said.
     rolled_back: Mapping[str, str] = field(default_factory=dict)
     awaiting_approval: bool = False
+    # By a person, who knows of it: that is nothing wrong.
+    paused_by_hand: bool = False
     # Of one that took another back by itself: that one, its version, and why.
     took_back: tuple[str, str, str] | None = None
 
@@ -188,7 +190,7 @@ def _run_failed(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterato
 
 def _rollout_paused(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Finding]:
     for rollout in facts.rollouts:
-        if rollout.paused:
+        if rollout.paused and not rollout.paused_by_hand:
             yield Finding(
                 f"rollouts/{rollout.id}",
                 f"the rollout of {rollout.model_version} is paused: {rollout.reason}",

@@ -28,6 +28,7 @@ _STYLES = {
     "verified": "green",
     "running": "cyan",
     "assigned": "cyan",
+    "told": "yellow",
     "paused": "yellow",
     "offline": "yellow",
     "failed": "red",

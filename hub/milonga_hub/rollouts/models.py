@@ -21,6 +21,8 @@ class RolloutState(StrEnum):
     AWAITING_APPROVAL = "AWAITING_APPROVAL"
 
 
+# The reason of a rollout that a person paused; one that paused itself says what failed.
+PAUSED_BY_HAND = "paused by hand"
 # Devices still come late or join later.
 LIVE = (RolloutState.RUNNING, RolloutState.SUCCEEDED)
 # Devices on their way finish, also while it is paused.
@@ -34,6 +36,9 @@ class RolloutDeviceState(StrEnum):
     ASSIGNED = "ASSIGNED"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
+    # Shown, never kept: the rollout was aborted while the device was on its way, or before its turn (rules_ending.py).
+    TOLD = "TOLD"
+    SKIPPED = "SKIPPED"
 
 
 class Step(StrEnum):

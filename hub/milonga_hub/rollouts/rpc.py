@@ -14,6 +14,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.projects.models import Project, RolloutSpec
 from milonga_hub.rollouts.models import OPEN, Rollout
 from milonga_hub.rollouts.rules import selector_of
+from milonga_hub.rollouts.rules_ending import seen
 from milonga_hub.rollouts.service import RolloutService
 
 
@@ -96,4 +97,4 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
 
 
 def _message(rollout: Rollout) -> rollouts_pb2.Rollout:
-    return to_proto(rollout, rollouts_pb2.Rollout)
+    return to_proto(seen(rollout), rollouts_pb2.Rollout)

@@ -60,7 +60,9 @@ def step_states(device: RolloutDevice, steps: Iterable[Step]) -> list[StepState]
         # Rolled back, or nothing is heard of it yet: which step it was is in its message.
         return [StepState.PENDING for _ in steps]
     at = _ORDER.index(device.step)
-    now = StepState.FAILED if device.state is RolloutDeviceState.FAILED else StepState.RUNNING
+    # Of one that nobody looks after any more it is not known whether it is still at that step.
+    nows = {RolloutDeviceState.FAILED: StepState.FAILED, RolloutDeviceState.TOLD: StepState.PENDING}
+    now = nows.get(device.state, StepState.RUNNING)
     return [_state(_ORDER.index(step), at, now) for step in steps]
 
 

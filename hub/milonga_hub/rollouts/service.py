@@ -15,6 +15,7 @@ from milonga_hub.rollouts.models import (
     LEFT_OUT,
     LIVE,
     OPEN,
+    PAUSED_BY_HAND,
     Rollout,
     RolloutDevice,
     RolloutDeviceState,
@@ -103,7 +104,7 @@ class RolloutService:
 
     def pause(self, id: str) -> Rollout:
         """Begin no further wave; devices that have their assignment finish it."""
-        return self._enter(id, (RolloutState.RUNNING,), RolloutState.PAUSED, "paused by hand")
+        return self._enter(id, (RolloutState.RUNNING,), RolloutState.PAUSED, PAUSED_BY_HAND)
 
     def approve(self, id: str) -> Rollout:
         """Let a rollout begin that waits for a person."""
@@ -131,7 +132,7 @@ class RolloutService:
         return rollout
 
     def abort(self, id: str) -> Rollout:
-        """End for good. Devices keep what they have, those under way included."""
+        """End for good. Devices that have not begun keep what they have; those on their way finish by themselves."""
         return self._enter(id, OPEN, RolloutState.ABORTED, "aborted by hand")
 
     def roll_back(self, id: str) -> Rollout:

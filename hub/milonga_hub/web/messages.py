@@ -147,6 +147,11 @@ _OF_ROLLOUTS = (
     N_("and %(count)s more"),
     N_("serves it already"),
     N_("serves nothing at the moment"),
+    N_(
+        "was told to take the version, and does so unless a later rollout says otherwise; what it has now:"
+        " milonga devices show %(device)s"
+    ),
+    N_("its turn had not come; this rollout changed nothing on it"),
     N_("the device serves another bundle"),
     N_("the device was deleted"),
     N_("a later assignment took the place of this one"),

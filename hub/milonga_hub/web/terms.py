@@ -27,7 +27,7 @@ WORDS = (
     N_("aborted"), N_("approved"), N_("assigned"), N_("awaiting approval"), N_("building"), N_("built"), N_("cancelled"), N_("conflict"),
     N_("delivered"), N_("failed"), N_("given up"), N_("labelled"), N_("leading"), N_("lost"), N_("offline"), N_("online"), N_("open"), N_("paused"),
     N_("pending"), N_("queued"), N_("refused"), N_("rejected"), N_("resolved"), N_("revoked"), N_("running"), N_("serving"), N_("skipped"),
-    N_("started"), N_("succeeded"), N_("verified"), N_("waiting"), N_("not verified on hardware"),
+    N_("started"), N_("succeeded"), N_("told"), N_("verified"), N_("waiting"), N_("not verified on hardware"),
     # Why a run began, and a picture was sent.
     N_("accuracy"), N_("apply"), N_("drift"), N_("import"), N_("manual"), N_("new labels"), N_("schedule"),
     N_("least confident"), N_("novel"), N_("random"),

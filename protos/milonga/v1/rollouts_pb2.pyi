@@ -60,6 +60,10 @@ class _RolloutDeviceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ro
     ROLLOUT_DEVICE_STATE_ASSIGNED: _RolloutDeviceState.ValueType  # 2
     ROLLOUT_DEVICE_STATE_SUCCEEDED: _RolloutDeviceState.ValueType  # 3
     ROLLOUT_DEVICE_STATE_FAILED: _RolloutDeviceState.ValueType  # 4
+    ROLLOUT_DEVICE_STATE_TOLD: _RolloutDeviceState.ValueType  # 5
+    """The rollout was aborted while the device was on its way: it goes on by itself, and the device tells what it has."""
+    ROLLOUT_DEVICE_STATE_SKIPPED: _RolloutDeviceState.ValueType  # 6
+    """The rollout was aborted before the turn of the device: it keeps what it has."""
 
 class RolloutDeviceState(_RolloutDeviceState, metaclass=_RolloutDeviceStateEnumTypeWrapper): ...
 
@@ -68,6 +72,10 @@ ROLLOUT_DEVICE_STATE_WAITING: RolloutDeviceState.ValueType  # 1
 ROLLOUT_DEVICE_STATE_ASSIGNED: RolloutDeviceState.ValueType  # 2
 ROLLOUT_DEVICE_STATE_SUCCEEDED: RolloutDeviceState.ValueType  # 3
 ROLLOUT_DEVICE_STATE_FAILED: RolloutDeviceState.ValueType  # 4
+ROLLOUT_DEVICE_STATE_TOLD: RolloutDeviceState.ValueType  # 5
+"""The rollout was aborted while the device was on its way: it goes on by itself, and the device tells what it has."""
+ROLLOUT_DEVICE_STATE_SKIPPED: RolloutDeviceState.ValueType  # 6
+"""The rollout was aborted before the turn of the device: it keeps what it has."""
 Global___RolloutDeviceState: _TypeAlias = RolloutDeviceState  # noqa: Y015
 
 @_typing.final

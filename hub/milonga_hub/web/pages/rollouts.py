@@ -13,6 +13,7 @@ from markupsafe import Markup
 from milonga_hub.db import utc_now
 from milonga_hub.rollouts import rules_progress
 from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState, Step
+from milonga_hub.rollouts.rules_ending import seen
 from milonga_hub.rollouts.rules_progress import StepState, step_states
 from milonga_hub.web.charts.waves import waves
 from milonga_hub.web.language import N_
@@ -37,7 +38,9 @@ PURPOSES = {
 _URGENT = (
     RolloutDeviceState.FAILED,
     RolloutDeviceState.ASSIGNED,
+    RolloutDeviceState.TOLD,
     RolloutDeviceState.WAITING,
+    RolloutDeviceState.SKIPPED,
     RolloutDeviceState.SUCCEEDED,
 )
 
@@ -53,7 +56,7 @@ def router(hub: HubServices) -> APIRouter:
     @pages.get("/rollouts/{id}")
     def one(request: Request, id: str) -> HTMLResponse:
         """Show it, in a thread of its own, as telemetry is added up for it."""
-        rollout = hub.rollouts.get(id)
+        rollout = seen(hub.rollouts.get(id))
         shown = _shown(rollout.devices)
         steps = rules_progress.columns(rollout, rollout.devices)
         return render(
