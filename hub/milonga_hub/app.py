@@ -43,7 +43,7 @@ from milonga_hub.db import Database
 from milonga_hub.devices.known_bundles import KnownBundles
 from milonga_hub.devices.rpc import AgentRpc, DeviceAddress, DeviceRpc, EnrolmentRpc
 from milonga_hub.devices.service import DeviceService, Presence, nobody_else
-from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, InvalidInput, MilongaError
+from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, InvalidInput
 from milonga_hub.events import EventBus
 from milonga_hub.fencing import LeadLost
 from milonga_hub.hubs import service as hubs
@@ -180,7 +180,7 @@ class Hub:
         self.telemetry = TelemetryService(
             self.database,
             self.events,
-            reference_of=self._reference_of,
+            reference_of=self.builds.reference,
             policy_of=lambda project: self.projects.get(project).spec.retraining.drift_policy,
             served_as=KnownBundles(self.database).served_as,
         )
@@ -239,15 +239,6 @@ class Hub:
         port = self.addresses.http.rpartition(":")[2]
         address, _ = address_for_others(f"127.0.0.1:{port}", self.settings.host)
         return f"{self.scheme}://{address}"
-
-    def _reference_of(self, bundle: str) -> dict[str, Any] | None:
-        """Return the histograms that a bundle's manifest keeps of its validation pictures."""
-        try:
-            manifest = self.builds.manifest(bundle)
-        except MilongaError:
-            return None
-        reference: dict[str, Any] | None = manifest.get("reference")
-        return reference
 
     def _asked(self, project: str, since: datetime, until: datetime) -> dict[str, Requests]:
         """Return what the devices of a project were asked, by version."""

@@ -123,6 +123,16 @@ def test_a_model_that_was_never_measured_has_no_latency_to_compare_with() -> Non
     assert subjects(AlertSignal.LATENCY, facts) == []
 
 
+def test_what_to_do_about_a_model_from_elsewhere_is_to_send_it_anew() -> None:
+    facts = replace(ALL_WRONG, devices=[replace(ALL_WRONG.devices[0], online=True)])
+    for watch in (AlertSignal.DRIFT, AlertSignal.LATENCY):
+        (here,) = findings(AlertRuleSpec(watch=watch), facts)
+        (elsewhere,) = findings(AlertRuleSpec(watch=watch), replace(facts, untrained={"digits"}))
+        assert here.next_step.endswith("milonga runs start digits")
+        assert elsewhere.next_step.endswith("milonga models import digits FILE")
+        assert "runs start" not in elsewhere.next_step
+
+
 def test_a_rollout_that_was_taken_back_by_itself_is_told_until_the_next_one() -> None:
     took = ("digits-2", "models/digits/versions/2", "wave 1: 1 of 1 devices failed (pi-1: boom)")
     back = RolloutFacts("digits-3", "digits", "models/digits/versions/1", False, "", took_back=took)

@@ -254,6 +254,13 @@ def test_a_space_of_another_task_or_size_is_refused(task: Task, space: str, size
         rules.check("d", spec)
 
 
+def test_a_project_without_a_data_set_may_watch_drift_and_nothing_that_would_train(projects: ProjectService) -> None:
+    projects.apply("yard", ProjectSpec(retraining=RetrainingPolicy(drift=DriftTrigger(enabled=True))))
+    for policy, said in (({"new_labels": 5}, "new_labels"), ({"schedule": "0 3 * * sat"}, "schedule")):
+        with pytest.raises(InvalidInput, match=rf"^spec\.retraining\.{said} needs a data set to train on"):
+            projects.apply("yard", ProjectSpec(retraining=RetrainingPolicy.model_validate(policy)))
+
+
 def test_a_project_needs_a_data_set_of_its_task(projects: ProjectService) -> None:
     spec = ProjectSpec(task=Task.DETECTION, dataset="digits", training=TrainingSpec(space="yolo"))
     with pytest.raises(

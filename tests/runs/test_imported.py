@@ -86,6 +86,10 @@ def test_without_a_data_set_a_version_is_built_and_says_what_is_not_known(hub: H
         4,
         0.7,
     )
+    assert (services.builds.reference(builds["fp32"].bundle), services.builds.reference("sha256:" + "0" * 64)) == (
+        {},
+        None,
+    )
     assert asyncio.run(services.imports.take(sent, file)).name == run.name
     assert services.builds.network(version.name).read_bytes() == services.blobs.read(version.imported.network)
 

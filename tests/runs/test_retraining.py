@@ -327,6 +327,17 @@ def test_who_asks_is_told_which_run_is_due_and_what_holds_it_back(world: World) 
     assert ended_at is not None and waiting.held_back_until == ended_at + timedelta(seconds=600)
 
 
+def test_a_project_that_trains_nothing_is_watched_for_drift_and_starts_no_run(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = RetrainingPolicy(drift=DriftTrigger(enabled=True, min_samples=100))
+    world.projects.apply("digits", ProjectSpec(retraining=watched))
+    unsure = Histogram(low=0.0, high=1.0, counts=[100, *[0] * 19])
+    world.telemetry.store([window(i, request_count=100, confidence=unsure) for i in range(8)])
+    assert {event.signal for event in world.telemetry.unanswered("digits")} == {"confidence"}
+    assert world.look() == [] and world.triggers.due_run("digits") is None and not caplog.messages
+
+
 def test_a_schedule_starts_a_run_when_its_time_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.apply(RetrainingPolicy(schedule="0 3 * * *"))
     assert world.look() == []

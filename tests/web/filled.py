@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import zipfile
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from milonga_hub.devices.models import DeviceBuild, DeviceBuildState, Engine, In
 from milonga_hub.devices.rules_neighbours import Cache
 from milonga_hub.devices.service import DeviceService, Enrolment
 from milonga_hub.devices.values import AgentStatus, Download, Hello
-from milonga_hub.errors import MilongaError
 from milonga_hub.events import EventBus
 from milonga_hub.hubs.service import Alone, Hubs
 from milonga_hub.labelling.intake import SampleIntake
@@ -115,7 +113,7 @@ class Services:
         self.telemetry = TelemetryService(
             self.database,
             self.events,
-            self._reference_of,
+            self.builds.reference,
             lambda name: self.projects.get(name).spec.retraining.drift_policy,
         )
         self.triggers = Triggers(
@@ -125,13 +123,6 @@ class Services:
         self.alerts = AlertService(self.database, self.events, observer)
         sight = Sight(self.runs, self.rollouts, self.builds, self.devices, self.datasets, self.projects, self.alerts)
         self.webhooks = WebhookService(self.database, self.events, sight)
-
-    def _reference_of(self, bundle: str) -> Mapping[str, Any] | None:
-        try:
-            found: Mapping[str, Any] = self.builds.manifest(bundle)["reference"]
-        except MilongaError:
-            return None
-        return found
 
 
 def filled(folder: Path) -> Services:

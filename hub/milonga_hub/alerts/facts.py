@@ -36,16 +36,15 @@ class Observer:
 
     def facts(self, since: datetime) -> Facts:
         """Return how the fleet is now, with the telemetry since that time."""
-        projects = [*self._project_names()]
+        projects = [*all_rows(lambda token: self._projects.list(MAX_PAGE_SIZE, token))]
+        names = [project.name for project in projects]
         return Facts(
             devices=self._device_facts(since),
-            drift=[fact for project in projects for fact in self._drift(project)],
-            failed_runs=[fact for project in projects for fact in self._failed_run(project)],
-            rollouts=[fact for project in projects for fact in self._rollout(project)],
+            drift=[fact for name in names for fact in self._drift(name)],
+            failed_runs=[fact for name in names for fact in self._failed_run(name)],
+            rollouts=[fact for name in names for fact in self._rollout(name)],
+            untrained={project.name for project in projects if not project.spec.dataset},
         )
-
-    def _project_names(self) -> Iterator[str]:
-        return (project.name for project in all_rows(lambda token: self._projects.list(MAX_PAGE_SIZE, token)))
 
     def _device_facts(self, since: datetime) -> list[DeviceFacts]:
         active = self._telemetry.activity(since)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -102,6 +102,8 @@ class Facts:
     drift: Sequence[DriftFacts] = ()
     failed_runs: Sequence[RunFacts] = ()
     rollouts: Sequence[RolloutFacts] = ()
+    # Projects whose models come from elsewhere.
+    untrained: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -156,16 +158,18 @@ def _drift(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Fin
         events = [event for event in facts.drift if (event.device, event.project) == (name, project)]
         signals = ", ".join(sorted({event.signal for event in events}))
         if any(event.signal in SIGNALS for event in events):
-            message = f"what {name} sees for {project} has drifted from the validation pictures: {signals}"
-            next_step = (
-                f"look at it: milonga telemetry drift --project {project}; label new pictures, send them"
-                f" (milonga datasets import), and retrain: milonga runs start {project}"
+            message = f"what {name} sees for {project} has drifted: {signals}"
+            learn = (
+                f"train the model again where it comes from, with pictures of now, and send it: milonga models import {project} FILE"
+                if project in facts.untrained
+                else f"label new pictures, send them (milonga datasets import), and retrain: milonga runs start {project}"
             )
+            next_step = f"look at it: milonga telemetry drift --project {project}; {learn}"
         else:
             message = f"{name} no longer serves {project} as it did at first: {signals}"
             next_step = (
                 f"see since when: milonga telemetry drift --project {project}; see what keeps the device busy, its temperature"
-                " and its log (on it: journalctl -u milonga-agent)"
+                f" (milonga telemetry list --device {name}) and its log: milonga devices logs {name}"
             )
         yield Finding(
             f"devices/{name}",
@@ -239,8 +243,8 @@ def _error_rate(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterato
             yield Finding(
                 f"devices/{device.name}",
                 f"{share:.1%} of {device.request_count} requests on {device.name} failed (allowed {limit:.1%})",
-                "its log says why (on it: journalctl -u milonga-agent); to go back to an earlier version: milonga rollouts"
-                " create MODEL/NUMBER",
+                f"its log says why: milonga devices logs {device.name}; to go back to an earlier version: milonga rollouts create"
+                f" {device.project or 'MODEL'}/NUMBER",
                 device.project,
                 value=share,
             )
@@ -253,13 +257,17 @@ def _latency(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[F
             continue
         ratio = device.median_ms / device.expected_ms
         if ratio > limit:
+            anew = (
+                f"models import {device.project} FILE"
+                if device.project in facts.untrained
+                else f"runs start {device.project}"
+            )
             yield Finding(
                 f"devices/{device.name}",
                 f"an answer of {device.name} takes {device.median_ms:.3g} ms, {ratio:.1f} times the"
                 f" {device.expected_ms:.3g} ms that were measured (allowed {limit:g} times)",
                 "see whether it is hot or does other work: milonga telemetry list --device"
-                f" {device.name}; if this is how it is now, measure again with a new run: milonga runs start"
-                f" {device.project}",
+                f" {device.name}; if this is how it is now, measure again with a new run: milonga {anew}",
                 device.project,
                 value=ratio,
             )

@@ -24,7 +24,7 @@ from milonga_hub.builds.tuned import asked_of_job
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import DeviceBuild, File, Measurement
 from milonga_hub.devices.service import MeasurementItem
-from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
+from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
 from milonga_hub.runs.models import Stage, StageState
@@ -411,6 +411,13 @@ class BuildService:
         """Return the manifest of a bundle. A bundle's digest is its manifest's. Raises NotFound."""
         manifest: dict[str, Any] = json.loads(self._blobs.read(bundle))
         return manifest
+
+    def reference(self, bundle: str) -> Mapping[str, Any] | None:
+        """Return the histograms that a bundle has of its validation pictures, {} where there were none; None for no such bundle."""
+        try:
+            return self.manifest(bundle).get("reference") or {}
+        except MilongaError:
+            return None
 
     def manifest_text(self, name: str) -> str:
         """Return the manifest of a build as it lies in the bundle. Raises FailedPrecondition where there is no bundle."""

@@ -45,17 +45,20 @@ def _limits(limits: pb.Limits) -> str:
     return f"{limits.selector or 'all devices'}: {', '.join(word for word in words if word) or NONE}"
 
 
-def _retraining(policy: pb.RetrainingPolicy) -> Iterator[tuple[str, str]]:
+def _retraining(spec: pb.ProjectSpec) -> Iterator[tuple[str, str]]:
     """Yield what starts runs and what holds them back, as rows."""
+    policy = spec.retraining
     drift = policy.drift
-    if drift.enabled:
+    if drift.enabled and not spec.dataset:
+        yield "drift", "opens alerts; the project trains nothing"
+    elif drift.enabled:
         share = f", {drift.quorum_share:.0%} of a type" if drift.HasField("quorum_share") else ""
         told = f"beyond an index of {drift.threshold:g}"
         if drift.method == pb.DRIFT_METHOD_SEQUENTIAL:
             told += f", {drift.false_alarms_per_month:g} false alarms a month allowed"
         yield "drift", f"retrains from {drift.quorum} drifted device(s) on{share}; {told}"
     else:
-        yield "drift", "is not acted on"
+        yield "drift", "is not watched"
     if policy.accuracy.HasField("below"):
         yield "accuracy", f"retrains below {policy.accuracy.below:.1%} right answers"
     if policy.new_labels:
@@ -168,7 +171,7 @@ def show(project: str, hub: Hub = None, json: Json = False) -> None:
             ("rollout", f"waves of {', '.join(f'{share:.0%}' for share in spec.rollout.waves)}"),
             ("soak", number(spec.rollout.soak_seconds, "s")),
             ("shadow", _shadow(spec.rollout)),
-            *_retraining(spec.retraining),
+            *_retraining(spec),
             ("due", _due(waiting.due_run) if waiting.HasField("due_run") else ""),
             ("samples", _samples(spec.samples)),
         )

@@ -74,9 +74,15 @@ def check_parts(spec: ProjectSpec) -> None:
 def _check_dataset(spec: ProjectSpec) -> None:
     """Raise InvalidInput where something needs the data set that the project does not have."""
     policy = spec.retraining
-    retrains = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
-    if not spec.dataset and (retrains or spec.samples.enabled):
-        what = "spec.retraining" if retrains else "spec.samples"
+    needs = {
+        "spec.retraining.accuracy": policy.accuracy.below is not None,
+        "spec.retraining.new_labels": policy.new_labels,
+        "spec.retraining.schedule": policy.schedule,
+        "spec.samples": spec.samples.enabled,
+    }
+    # Drift is watched without one, too.
+    what = "" if spec.dataset else next((name for name, is_wanted in needs.items() if is_wanted), "")
+    if what:
         raise InvalidInput(f"{what} needs a data set to train on; name it: spec.dataset")
 
 

@@ -91,8 +91,9 @@ class Triggers:
 
     def _due(self, project: Project) -> Due | None:
         policy, now = project.spec.retraining, utc_now()
-        wanted = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
-        if not wanted:
+        # Without a data set drift is watched, and nothing can be trained.
+        starts = policy.drift.enabled or policy.accuracy.below is not None or policy.new_labels or policy.schedule
+        if not (project.spec.dataset and starts):
             return None
         runs = self._runs.since(project.name, now - look_back(policy))
         return retraining_due(policy, self._evidence(project), runs, now)

@@ -216,15 +216,19 @@ _OF_ALERTS = (
         "see that it has power and network and that its agent runs (on it: systemctl status milonga-agent);"
         " if it is gone for good: milonga devices delete %(device)s"
     ),
-    N_("what %(device)s sees for %(project)s has drifted from the validation pictures: %(signals)s"),
+    N_("what %(device)s sees for %(project)s has drifted: %(signals)s"),
     N_(
         "look at it: milonga telemetry drift --project %(project)s; label new pictures, send them (milonga datasets import),"
         " and retrain: milonga runs start %(project2)s"
     ),
+    N_(
+        "look at it: milonga telemetry drift --project %(project)s; train the model again where it comes from, with pictures of now,"
+        " and send it: milonga models import %(project2)s FILE"
+    ),
     N_("%(device)s no longer serves %(project)s as it did at first: %(signals)s"),
     N_(
-        "see since when: milonga telemetry drift --project %(project)s; see what keeps the device busy, its temperature and"
-        " its log (on it: journalctl -u milonga-agent)"
+        "see since when: milonga telemetry drift --project %(project)s; see what keeps the device busy, its temperature (milonga"
+        " telemetry list --device %(device)s) and its log: milonga devices logs %(device2)s"
     ),
     N_("%(run)s failed: %(why)s"),
     N_("no reason given"),
@@ -245,8 +249,8 @@ _OF_ALERTS = (
     N_("its steps: milonga devices steps %(device)s; to let it try again: milonga rollouts retry %(rollout)s"),
     N_("%(share)s of %(count)s requests on %(device)s failed (allowed %(allowed)s)"),
     N_(
-        "its log says why (on it: journalctl -u milonga-agent); to go back to an earlier version:"
-        " milonga rollouts create MODEL/NUMBER"
+        "its log says why: milonga devices logs %(device)s; to go back to an earlier version: milonga rollouts create"
+        " %(project)s/NUMBER"
     ),
     N_(
         "an answer of %(device)s takes %(found)s ms, %(ratio)s times the %(expected)s ms that were measured"
@@ -255,6 +259,10 @@ _OF_ALERTS = (
     N_(
         "see whether it is hot or does other work: milonga telemetry list --device %(device)s; if this is how it is now,"
         " measure again with a new run: milonga runs start %(project)s"
+    ),
+    N_(
+        "see whether it is hot or does other work: milonga telemetry list --device %(device)s; if this is how it is now,"
+        " measure again with a new run: milonga models import %(project)s FILE"
     ),
     N_("%(device)s is at %(found)s °C (allowed %(allowed)s °C)"),
     N_("cool it, or give it less to do: a lower latency_ms in the project's limits makes it compute less"),

@@ -10,13 +10,15 @@ from milonga_hub.web.language import gettext as _
 
 ADVICE = {
     AlertSignal.DEVICE_OFFLINE: N_("See that it has power and network. If it is gone for good, revoke it on its page."),
-    AlertSignal.DRIFT: N_("Look at what changed. If it is here to stay, label new pictures and start a run."),
+    AlertSignal.DRIFT: N_(
+        "Look at what changed. If it is here to stay, label new pictures and start a run; a model from elsewhere has to be sent anew."
+    ),
     AlertSignal.RUN_FAILED: N_("See what happened; a button on its page goes on from where it ended."),
     AlertSignal.ROLLOUT_PAUSED: N_("See which devices it is about; buttons on its page go on or end it."),
     AlertSignal.ROLLED_BACK: N_("See at which step it failed; a button on the rollout's page tries it again."),
     AlertSignal.ERROR_RATE: N_("Its page has its log. An earlier version's page has a button that sends that one out."),
     AlertSignal.LATENCY: N_(
-        "See whether it is hot or does other work. If this is how it is now, start a run: it measures again."
+        "See whether it is hot or does other work. If this is how it is now, start a run, or send the model anew: that measures again."
     ),
     AlertSignal.TEMPERATURE: N_(
         "Cool it, or give it less to do: a lower limit of time for a picture makes its network smaller."
