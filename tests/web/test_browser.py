@@ -402,6 +402,21 @@ def test_pictures_are_labelled_with_the_keyboard_alone(page: Page) -> None:
     expect(page.locator("#standing")).to_contain_text("in v3")
 
 
+def test_a_picture_that_was_deleted_meanwhile_gives_way_to_what_waits(browser: Browser) -> None:
+    with looking() as address:
+        page = browser.new_page(base_url=address)
+        page.goto("/labelling/digits")
+        _sign_in(page)
+        expect(page.locator("#accept")).to_contain_text("0")
+        page.evaluate("fetch('/api/v1/projects/digits/labelling:discard', { method: 'POST' })")
+        expect(_waiting(page)).to_have_text("0")
+        page.keyboard.press("Enter")
+        expect(page.locator("#problem")).to_contain_text("was deleted; there is nothing left to decide")
+        expect(page.get_by_role("heading", name="Nothing waits")).to_be_visible()
+        expect(page.locator("#station")).to_be_hidden()
+        page.close()
+
+
 def test_a_project_that_sends_no_pictures_says_how_to_change_that_and_does(page: Page) -> None:
     page.goto("/labelling/digits")
     page.get_by_text("Switch sampling off").click()

@@ -30,8 +30,11 @@
       ? { headers: { "Cache-Control": "no-cache" } }
       : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
     const said = await answer.json();
-    if (!answer.ok) throw new Error(said.error ? said.error.message : _("The hub answered %(status)s.", { status: answer.status }));
-    return said;
+    if (answer.ok) return said;
+    const error = new Error(said.error ? said.error.message : _("The hub answered %(status)s.", { status: answer.status }));
+    // Not there, or nothing left to decide.
+    error.isGone = [404, 409].includes(answer.status);
+    throw error;
   };
   const decide = (sample, verb, body) => call(`/api/v1/${sample.name.split("/").map(encodeURIComponent).join("/")}:${verb}`, body);
 
@@ -106,6 +109,11 @@
       say(words);
       show();
     } catch (error) {
+      if (error.isGone) {
+        // It was deleted meanwhile, or is part of the data set: the others may be, too.
+        [queue, current] = [[], null];
+        await more();
+      }
       tell(error.message);
     } finally {
       busy = false;
