@@ -14,7 +14,7 @@ from milonga_compiler import tune_command as tuning
 from milonga_compiler.engines import ENGINES, plugged
 from milonga_compiler.environments import add, adding_line, interpreter, usable
 from milonga_compiler.errors import CompilerError, in_words
-from milonga_compiler.examples import example
+from milonga_compiler.examples import example, needs
 from milonga_compiler.export import export
 from milonga_compiler.tango import ARCHITECTURES, TYPES, export_tango
 from milonga_compiler.unread import quiet_when_unread
@@ -77,7 +77,8 @@ def _example(given: argparse.Namespace) -> int:
             print(text, end="")
         else:
             given.output.write_text(text, encoding="utf-8")
-            print(f"{given.output} is written; run: python {given.output} PICTURE --bundle {given.bundle}")
+            print(f"{given.output} is written; it needs: {needs(text)}")
+            print(f"run: python {given.output} PICTURE --bundle {given.bundle}")
     except (CompilerError, OSError) as error:
         print(f"error: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2

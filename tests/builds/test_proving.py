@@ -72,4 +72,4 @@ def test_one_that_no_device_could_make_stays_built_and_says_why(hub: Hub) -> Non
     build = _bundled(hub)
     known = _proved(hub, build, _measured("tensorrt/fp16: no memory"))
     assert known.state is BuildState.BUILT
-    assert known.reason == "not verified on hardware: tensorrt/fp16: no memory"
+    assert known.reason == "not verified on hardware: orin-1: tensorrt/fp16: no memory"

@@ -22,7 +22,7 @@ from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
 from milonga_hub.labelling.models import SampleView
 from milonga_hub.projects.models import ProjectSpec, SamplingSpec
-from milonga_hub.runs.models import RunState, Trigger
+from milonga_hub.runs.models import RunState, StageState, Trigger
 from milonga_hub.settings import Settings
 from PIL import Image
 
@@ -168,7 +168,10 @@ def test_a_build_that_was_asked_for_is_cancelled_from_the_command_line(new: Cli)
     new.hub.builds.orders.keep("models/digits/versions/1", "pi", {}, FREE, None)
     short = "digits/1/pi/openvino/int8"
     assert new("build", "start", "digits/1", "pi/openvino/int8").code == 0
-    assert "milonga build start" in new("build", "cancel", short).out
+    assert re.search("build +waits for its turn", new("build", "show", short).out)
+    said = new("build", "cancel", short)
+    assert "milonga build start digits/1 pi/openvino/int8" in said.out
+    assert "–" not in new("build", "show", short).out, "what nobody knows is left out"
     assert not new.hub.builds.queued()
     refused = new("build", "cancel", short)
     assert refused.code == 4 and "milonga runs cancel" in refused.err
@@ -256,7 +259,8 @@ def test_a_build_is_allowed_chosen_and_tried_from_the_command_line(new: Cli, tmp
     assert said.code == 0 and f"milonga build choose {short}" in said.out
     assert new("build", "choose", short, "--json").json["build"]["chosen"] is True
     assert re.search("by ana \\(local\\), .* ago: seen on my desk", new("build", "show", short).out)
-    assert "PICTURE" in new("build", "example", short, "-o", str(tmp_path / "try")).out
+    said = new("build", "example", short, "-o", str(tmp_path / "try"))
+    assert "pip install numpy pillow onnxruntime" in said.out and "PICTURE" in said.out
     assert verify_bundle(tmp_path / "try").digest == bundle.digest
     compile((tmp_path / "try" / "example.py").read_text(), "example.py", "exec")
     assert "exists already" in new("build", "example", short, "-o", str(tmp_path / "try")).err
@@ -267,7 +271,9 @@ def test_a_build_is_started_and_queued_from_the_command_line(new: Cli) -> None:
     said = new("build", "start", "digits/1", "pi/onnxruntime/int8")
     assert said.code == 0 and "milonga build watch" in said.out
     (build,) = new.hub.builds.queued()
-    new.hub.builds.change_stage(build.name, "build", attempts=1)
+    running = {"state": StageState.RUNNING, "attempts": 1, "progress": 0.4, "message": "reading pictures"}
+    new.hub.builds.change_stage(build.name, "build", **running)
+    assert re.search("build +40%  reading pictures", new("build", "show", build.name).out)
     assert "is being built already" in new("build", "start", "digits/1", "pi/onnxruntime/int8").out
     new.hub.builds.end(build.name, "no network")
     watched = new("build", "watch", build.name)
@@ -332,6 +338,7 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("devices label pi5-1 nonsense", 2, "KEY=VALUE"),
         ("rollouts create digits/1 --waves a,b", 2, "--waves"),
         ("build show digits/1/pi/onnxruntime/int8", 3, "milonga build ls"),
+        ("build show digits/1", 2, "MODEL/NUMBER/TYPE/ENGINE/PRECISION"),
         ("build ls nobody/9", 3, "nobody"),
         ("build compare nobody/9", 3, "nobody"),
         ("build compare digits/1 --type raspberry", 3, "it has for: "),

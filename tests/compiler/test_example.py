@@ -97,6 +97,15 @@ def test_the_program_tells_the_boxes_that_the_agent_tells(tmp_path: Path, size: 
     np.testing.assert_allclose([[float(side) for side in row[2:]] for row in rows], answered["boxes"], atol=0.01)
 
 
+def test_what_is_no_picture_is_named_without_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle, program = detector(tmp_path), tmp_path / "example.py"
+    assert main(["example", str(bundle), "--output", str(program)]) == 0
+    assert "pip install numpy pillow" in capsys.readouterr().out
+    command = [sys.executable, str(program), str(tmp_path / "nowhere.png"), "--bundle", str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and "nowhere.png is no picture" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_broken_bundle_or_an_engine_without_an_example_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,11 @@ Needs: pip install numpy pillow {package}
 '''
 
 
+def needs(program: str) -> str:
+    """Return the line that installs what an example program imports."""
+    return next(line.partition(": ")[2] for line in program.splitlines() if line.startswith("Needs: "))
+
+
 def example(bundle: Path) -> str:
     """Return the text of the program for the bundle. Raises CompilerError where the bundle is broken or has none."""
     manifest = verify_bundle(bundle).manifest

@@ -25,7 +25,9 @@ MAX_UNCLEAR_LOSS_POINTS = 5.0
 MAX_CLASS_LOSS_POINTS = 5.0
 
 # From here on a percentage is hard to read.
-_MANY_TIMES = 3.0
+_MANY_TIMES = 2.0
+_FASTEST = "the fastest that passes its gates"
+_BY_A_PERSON = "chosen by a person; its figures say: "
 # A week: jobs take turns, and a tuning holds up the others.
 MAX_TUNING_MINUTES = 7 * 1440.0
 
@@ -189,12 +191,19 @@ def _decision(build: BuildFigures, chosen: BuildFigures | None, allowed: Allowed
     if not _keeps(build.memory_bytes or 0, allowed.memory_bytes):
         return f"not used: it took {build.memory_bytes} bytes of memory, {allowed.memory_bytes} allowed"
     if chosen is None or build == chosen:
-        return "the fastest that passes its gates"
+        return _FASTEST
     if chosen.measured_ms and build.measured_ms > chosen.measured_ms:
         times = build.measured_ms / chosen.measured_ms
-        slower = f"{times - 1:.1%} slower than" if times < _MANY_TIMES else f"{times:,.0f} times as slow as"
+        many = f"{times:.1f}" if times < 10 else f"{times:,.0f}"
+        slower = f"{times - 1:.1%} slower than" if times < _MANY_TIMES else f"{many} times as slow as"
         return f"{slower} {chosen.target}"
     return f"as fast as {chosen.target}, which is {'more accurate' if chosen.accuracy > build.accuracy else 'smaller'}"
+
+
+def of_choice(decision: str, chosen: bool) -> str:
+    """Return why a build is or is not used, where what its figures say may be overruled by a person's choice."""
+    words = decision.removeprefix(_BY_A_PERSON)
+    return f"{_BY_A_PERSON}{words}" if chosen and words not in ("", _FASTEST) else words
 
 
 def gates_of(build: Build, allowed: Allowed) -> list[Gate]:
@@ -210,6 +219,11 @@ def gates_of(build: Build, allowed: Allowed) -> list[Gate]:
     if build.measured_memory_bytes is not None:
         use.append(_gate("memory", "bytes", build.measured_memory_bytes, allowed.memory_bytes))
     return [*proof, *use]
+
+
+def said_on(device: str, error: str) -> str:
+    """Return what a device said, with whose words they are: "not installed here" is not about the hub."""
+    return error if not device or device in error else f"{device}: {error}"
 
 
 def disagreement(agreement: float) -> float:

@@ -230,7 +230,7 @@ class BuildRunner:
         if build.state is BuildState.BUILT and build.made_on_devices:
             self._builds.prove(build.name, one, self._devices.device_builds(one.device, build.bundle)[0])
         if one.median_ms is None:
-            return StageState.FAILED, one.error
+            return StageState.FAILED, rules.said_on(one.device, one.error)
         return StageState.SUCCEEDED, f"{one.median_ms:.3g} ms on {one.device}"
 
     def _online(self) -> list[Device]:

@@ -292,7 +292,9 @@ class BuildService:
         allowed: rules.Allowed,
     ) -> None:
         for name, words in rules.decisions(list(figures), best, allowed).items():
-            self._change(name, decision=words, gates=rules.gates_of(self.get(name), allowed))
+            build = self.get(name)
+            decision = rules.of_choice(words, build.chosen)
+            self._change(name, decision=decision, gates=rules.gates_of(build, allowed))
 
     def override(self, name: str, by: str, reason: str) -> Build:
         """Allow a build on devices that is not VERIFIED, for as long as its bundle stays what it is."""
@@ -320,7 +322,7 @@ class BuildService:
         about = next((one for one in told if (one.engine, one.precision) == (build.engine, build.precision)), None)
         gates = rules.proved(build.gates, about.max_abs_error, about.agreement) if about else build.gates
         if measured.error:
-            reason = f"not verified on hardware: {measured.error}"
+            reason = f"not verified on hardware: {rules.said_on(measured.device, measured.error)}"
             return self._change(name, state=BuildState.BUILT, reason=reason, gates=gates)
         where = f"{measured.device} ({about.gpu})" if about and about.gpu else measured.device
         return self._change(
@@ -344,6 +346,7 @@ class BuildService:
             )
             for build in session.exec(others):
                 build.chosen = build.name == name
+                build.decision = rules.of_choice(build.decision, build.chosen)
                 session.add(build)
         chosen = self.get(name)
         self._tell(chosen)

@@ -54,7 +54,7 @@ def list_(
     else:
         rows = (
             (
-                b.model_version.removeprefix("models/").replace("/versions/", "/"),
+                _short(b.model_version),
                 b.device_type,
                 f"{b.engine}/{b.precision}",
                 state_of(b),
@@ -181,7 +181,16 @@ def cancel(build: Name, hub: Hub = None, json: Json = False) -> None:
     if json:
         print_json(response)
     else:
-        say(f"{response.build.name} is cancelled", "ask for it again: milonga build start")
+        say(f"{response.build.name} is cancelled", f"ask for it again: milonga build start {_asked(response.build)}")
+
+
+def _asked(build: pb.Build) -> str:
+    """Return the arguments with which it is started."""
+    return f"{_short(build.model_version)} {build.device_type}/{build.engine}/{build.precision}"
+
+
+def _short(version: str) -> str:
+    return version.removeprefix("models/").replace("/versions/", "/")
 
 
 @group.command("compare")
@@ -236,8 +245,8 @@ def choose(build: Name, hub: Hub = None, json: Json = False) -> None:
     if json:
         print_json(response)
     else:
-        short = response.build.model_version.removeprefix("models/").replace("/versions/", "/")
-        say(f"{response.build.name} is chosen", f"send it out: milonga rollouts create {short}")
+        version = _short(response.build.model_version)
+        say(f"{response.build.name} is chosen", f"send it out: milonga rollouts create {version}")
 
 
 @group.command("example")
@@ -248,6 +257,8 @@ def example(
     json: Json = False,
 ) -> None:
     """Download a build's bundle with a program that runs it with numpy, Pillow and its engine alone."""
+    from milonga_compiler.examples import needs
+
     if output.exists():
         raise Refused(f"{output} exists already; name a new folder")
     with Client() as client:
@@ -260,6 +271,7 @@ def example(
     if json:
         typer.echo(json_text.dumps({"folder": str(output), "files": names}))
     elif program.exists():
-        say(f"{len(names)} files in {output}", f"try it: python {program} PICTURE")
+        wanted = needs(program.read_text(encoding="utf-8"))
+        say(f"{len(names)} files in {output}; the program needs: {wanted}", f"try it: python {program} PICTURE")
     else:
         say(f"{len(names)} files in {output}; there is no example program for its engine")

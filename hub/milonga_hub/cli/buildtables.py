@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from milonga.v1 import models_pb2 as pb
+from milonga.v1.projects_pb2 import STAGE_STATE_RUNNING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -60,15 +61,16 @@ def print_build(build: pb.Build) -> None:
     facts(
         (
             ("build", build.name),
-            ("state", word(pb.BuildState, build.state)),
+            ("state", state_of(build)),
             ("reason", build.reason),
+            *_under_way(build),
             *_override(build),
             ("chosen", "yes" if build.chosen else "no"),
             ("because", build.decision),
             ("subnet", short(build.subnet)),
             ("bundle", build.bundle),
-            ("size", size(build.size_bytes)),
-            (measure(build.task), f"{percent(build.accuracy)} (subnet {percent(build.subnet_accuracy)})"),
+            *((("size", size(build.size_bytes)),) if build.bundle else ()),
+            *_accuracy(build),
             ("largest error", number(build.max_abs_error)),
             ("predicted", number(build.predicted_ms, "ms")),
             ("measured", f"{latency(build)}{f' on {build.measured_on}' if build.measured_on else ''}"),
@@ -80,6 +82,19 @@ def print_build(build: pb.Build) -> None:
         )
     )
     say(f"its log: milonga build show {build.name} --log")
+
+
+def _under_way(build: pb.Build) -> Iterator[tuple[str, str]]:
+    running = next((stage for stage in build.stages if stage.state == STAGE_STATE_RUNNING), None)
+    if running is not None:
+        yield running.name, f"{running.progress:.0%}  {running.message}"
+    elif build.in_progress:
+        yield "build", "waits for its turn"
+
+
+def _accuracy(build: pb.Build) -> Iterator[tuple[str, str]]:
+    if not (math.isnan(build.accuracy) and math.isnan(build.subnet_accuracy)):
+        yield measure(build.task), f"{percent(build.accuracy)} (subnet {percent(build.subnet_accuracy)})"
 
 
 def _override(build: pb.Build) -> Iterator[tuple[str, str]]:
@@ -136,12 +151,17 @@ def candidate_table(device_type: str, builds: Sequence[pb.Build]) -> None:
             lost(build),
             differing(build),
             number(build.max_abs_error),
-            f"{'chosen: ' if build.chosen else ''}{build.decision or build.reason or NONE}",
+            _why(build),
         )
         for build in sorted(builds, key=order)
     )
     columns = ("target", "state", "measured", "size", "lost", "differ", "error", "why")
     table(columns, rows, right=columns[2:7])
+
+
+def _why(build: pb.Build) -> str:
+    words = build.decision or build.reason or NONE
+    return f"chosen: {words}" if build.chosen and not words.startswith("chosen ") else words
 
 
 def render_build(build: pb.Build) -> RenderableType:

@@ -154,11 +154,17 @@ def version_name(text: str) -> str:
 
 def build_name(text: str) -> str:
     """Return the full name of a build: "digits/1/pi5/onnxruntime/int8" is short for
-    models/digits/versions/1/builds/pi5:onnxruntime:int8.
+    models/digits/versions/1/builds/pi5:onnxruntime:int8. Raises Refused where the text is neither.
     """
     parts = text.split("/")
     if len(parts) == 5 and parts[1].isdigit():
         return f"models/{parts[0]}/versions/{parts[1]}/builds/{':'.join(parts[2:])}"
+    if len(parts) != 6 or parts[4] != "builds":
+        raise Refused(
+            f"a build is MODEL/NUMBER/TYPE/ENGINE/PRECISION, for example digits/1/raspberry-pi-5/openvino/int8; {text!r} is"
+            " not; list builds with: milonga build ls",
+            USAGE,
+        )
     return text
 
 

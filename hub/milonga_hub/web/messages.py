@@ -180,6 +180,7 @@ _OF_BUILDS = (
     N_("%(measured)s ms, %(allowed)s ms allowed"),
     N_("its model has %(bytes)s bytes, %(allowed)s allowed"),
     N_("the fastest that passes its gates"),
+    N_("chosen by a person; its figures say: %(why)s"),
     N_("%(share)s slower than %(target)s"),
     N_("%(times)s times as slow as %(target)s"),
     N_("as fast as %(target)s, which is more accurate"),
@@ -192,6 +193,14 @@ _OF_BUILDS = (
     N_("there is nothing to measure"),
     N_("it is the fastest of its type now; take it with: milonga build choose %(build)s"),
     N_("a fault of the hub ended the build: %(error)s; see its log"),
+    N_(
+        "%(build)s is being built already, untuned; wait for it (milonga build watch %(build2)s), or end it first (milonga build"
+        " cancel %(build3)s)"
+    ),
+    N_(
+        "%(build)s is being built already, tuned in another way; wait for it (milonga build watch %(build2)s), or end it first"
+        " (milonga build cancel %(build3)s)"
+    ),
     N_("say why %(build)s may be used although it is not verified: give a reason"),
     N_("there is no %(build)s; list builds with: milonga build ls"),
     N_("this file cannot be read as ONNX: %(error)s"),
