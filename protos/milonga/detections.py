@@ -159,7 +159,7 @@ def overlaps(first: Floats, second: Floats) -> Floats:
         side = np.minimum(first[:, high, None], second[None, :, high])
         side -= np.maximum(first[:, low, None], second[None, :, low])
         sides.append(np.maximum(side, 0, out=side))
-    shared = np.multiply(*sides, out=sides[0])
+    shared = np.multiply(sides[0], sides[1], out=sides[0])
     areas = [(one[:, 2:] - one[:, :2]).prod(axis=1) for one in (first, second)]
     union = areas[0][:, None] + areas[1][None, :]
     union -= shared
