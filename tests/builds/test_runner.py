@@ -166,5 +166,5 @@ def test_asking_twice_is_asking_once(hub: Services) -> None:
     assert hub.builds.start(VERSION, "pi", "onnxruntime/fp32") == first
     assert [build.name for build in hub.builds.queued()] == [first.name]
     hub.builds.start(VERSION, "pi", "tvm/fp32")
-    with pytest.raises(FailedPrecondition, match=r"is being built already, untuned; .* milonga build cancel"):
+    with pytest.raises(FailedPrecondition, match=r"is being built already, untuned; .*milonga build cancel"):
         hub.builds.start(VERSION, "pi", "tvm/fp32", BuildTuning(site=TuningSite.HUB, minutes=5.0))
