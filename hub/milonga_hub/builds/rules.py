@@ -27,7 +27,7 @@ MAX_CLASS_LOSS_POINTS = 5.0
 # From here on a percentage is hard to read.
 _MANY_TIMES = 2.0
 _FASTEST = "the fastest that passes its gates"
-_BY_A_PERSON = "chosen by a person; its figures say: "
+_ALL_THE_SAME = "chosen all the same; its figures say: "
 # A week: jobs take turns, and a tuning holds up the others.
 MAX_TUNING_MINUTES = 7 * 1440.0
 
@@ -201,9 +201,9 @@ def _decision(build: BuildFigures, chosen: BuildFigures | None, allowed: Allowed
 
 
 def of_choice(decision: str, chosen: bool) -> str:
-    """Return why a build is or is not used, where what its figures say may be overruled by a person's choice."""
-    words = decision.removeprefix(_BY_A_PERSON)
-    return f"{_BY_A_PERSON}{words}" if chosen and words not in ("", _FASTEST) else words
+    """Return why a build is or is not used, where it was chosen against what its figures say now."""
+    words = decision.removeprefix(_ALL_THE_SAME)
+    return f"{_ALL_THE_SAME}{words}" if chosen and words not in ("", _FASTEST) else words
 
 
 def gates_of(build: Build, allowed: Allowed) -> list[Gate]:

@@ -180,7 +180,7 @@ _OF_BUILDS = (
     N_("%(measured)s ms, %(allowed)s ms allowed"),
     N_("its model has %(bytes)s bytes, %(allowed)s allowed"),
     N_("the fastest that passes its gates"),
-    N_("chosen by a person; its figures say: %(why)s"),
+    N_("chosen all the same; its figures say: %(why)s"),
     N_("%(share)s slower than %(target)s"),
     N_("%(times)s times as slow as %(target)s"),
     N_("as fast as %(target)s, which is more accurate"),
