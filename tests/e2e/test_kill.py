@@ -27,7 +27,13 @@ TINY = Scale(
     live=100,
     spec={
         "training": {"epochs": 6},
-        "search": {"measured_subnets": 5, "evaluated_subnets": 8, "population": 16, "generations": 6},
+        "search": {
+            "measured_subnets": 5,
+            "further_measurements": 2,
+            "evaluated_subnets": 8,
+            "population": 16,
+            "generations": 6,
+        },
         "rollout": {"soak_seconds": 0.5},
         "retraining": {"drift": {"enabled": False}},
     },

@@ -22,8 +22,14 @@ SMALL = Scale(
     later=400,
     live=200,
     spec={
-        "training": {"epochs": 8, "retrain_epochs": 6, "batch_size": 16, "learning_rate": 0.2},
-        "search": {"measured_subnets": 6, "evaluated_subnets": 10, "population": 24, "generations": 10},
+        "training": {"resolution_px": 16, "epochs": 8, "retrain_epochs": 6, "batch_size": 16, "learning_rate": 0.2},
+        "search": {
+            "measured_subnets": 6,
+            "further_measurements": 2,
+            "evaluated_subnets": 10,
+            "population": 24,
+            "generations": 10,
+        },
         "rollout": {"soak_seconds": 0.5},
     },
 )

@@ -51,6 +51,18 @@ def test_an_extracted_subnet_computes_what_the_supernet_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_blocks_are_made_once_for_all_subnets_and_keep_nothing_of_a_run(name: str) -> None:
+    one = space(name, 16)
+    supernet = _random_weights(one)
+    for encoding in _some(one, 12):
+        supernet(torch.randn(2, 3, 16, 16), encoding)
+        skeleton = supernet._skeleton(one.canonical(encoding))
+        assert all(weight.is_meta and weight.is_leaf for weight in skeleton.network.parameters())
+    made = supernet._part.cache_info()
+    assert made.hits > 0 and made.misses == made.currsize
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_subnet_moves_only_the_weights_that_it_uses(name: str) -> None:
     one = space(name, 16)
     supernet = _random_weights(one)

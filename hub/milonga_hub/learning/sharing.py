@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -48,6 +47,8 @@ class Channels:
 
     def of(self, weight: Tensor, dimension: int) -> Tensor:
         """Return these channels of a weight along one dimension; a view where they are one range."""
+        if self.count == weight.shape[dimension]:
+            return weight
         pieces = [weight.narrow(dimension, start, stop - start) for start, stop in self.ranges]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dimension)
 
@@ -69,24 +70,54 @@ def mark(
     return layer
 
 
+class Buildable(Protocol):
+    """A part of a network, as a small value that can be hashed."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __hash__(self) -> int: ...
+
+    def build(self) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight of a layer, and which part of a shared one it is."""
+
+    name: str
+    layer: nn.Module
+    kind: str
+    own: nn.Parameter
+    source: str
+    part: Part
+
+    def of(self, shared: Mapping[str, Tensor]) -> Tensor:
+        weight = _cut(shared[self.source], self.part, self.own.shape)
+        if weight.shape != self.own.shape:
+            raise ValueError(f"{self.name}: has shape {tuple(self.own.shape)}, its part {tuple(weight.shape)}")
+        return weight
+
+
+def _weights(network: nn.Module, place: str = "") -> Iterator[_Weight]:
+    for name, layer in network.named_modules(prefix=place):
+        part = getattr(layer, "part", None) or Part()
+        source = name if part.source is None else part.source
+        for kind, own in layer.named_parameters(recurse=False):
+            yield _Weight(f"{name}.{kind}", layer, kind, own, f"{source}.{kind}", part)
+
+
 def shared_weights(shared: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the network, by name, as parts of the shared ones.
 
     Raises KeyError where a shared weight is missing and ValueError where the marks do not give the layer's shape.
     """
-    weights: dict[str, Tensor] = {}
-    for name, layer in network.named_modules():
-        part = getattr(layer, "part", None) or Part()
-        source = name if part.source is None else part.source
-        for kind, own in layer.named_parameters(recurse=False):
-            weight = _cut(shared[f"{source}.{kind}"], part, own.shape)
-            if weight.shape != own.shape:
-                raise ValueError(f"{name}.{kind}: has shape {tuple(own.shape)}, its part {tuple(weight.shape)}")
-            weights[f"{name}.{kind}"] = weight
-    return weights
+    return {one.name: one.of(shared) for one in _weights(network)}
 
 
 def _cut(weight: Tensor, part: Part, shape: torch.Size) -> Tensor:
+    if weight.shape == shape:
+        return weight
     if part.out is not None:
         weight = part.out.of(weight, 0)
     # A depthwise weight is (channels, 1, K, K).
@@ -94,13 +125,44 @@ def _cut(weight: Tensor, part: Part, shape: torch.Size) -> Tensor:
         weight = part.into.of(weight, 1)
     for dimension in range(2, weight.dim()):
         size = shape[dimension]
-        weight = weight.narrow(dimension, (weight.shape[dimension] - size) // 2, size)
+        if size != weight.shape[dimension]:
+            weight = weight.narrow(dimension, (weight.shape[dimension] - size) // 2, size)
     return weight
 
 
-def run(network: nn.Module, weights: Mapping[str, Tensor], *inputs: Any) -> Any:
-    """Return what the network makes of its inputs with these weights in place of its own."""
-    return functional_call(network, dict(weights), inputs)
+class Skeleton:
+    """A subnet that has no weights of its own, and runs on parts of the shared ones."""
+
+    def __init__(self, network: nn.Module, place: str = "") -> None:
+        """`network` may be on the meta device; `place` is its name in the subnet that it is a part of."""
+        self.network = without_statistics(network).train()
+        self._weights = list(_weights(network, place))
+
+    @classmethod
+    def of(cls, block: Buildable) -> Skeleton:
+        """Return a block's."""
+        with valueless():
+            return cls(block.build(), block.name)
+
+    @classmethod
+    def chained(cls, parts: Mapping[str, Skeleton]) -> Skeleton:
+        """Return these, made for the places that they are named after, one after the other."""
+        found = cls(nn.Sequential())
+        for name, part in parts.items():
+            found.network.add_module(name, part.network)
+            found._weights += part._weights
+        return found
+
+    def run(self, shared: Mapping[str, Tensor], *inputs: Any) -> Any:
+        """Return what the network makes of its inputs. Raises as `shared_weights` does."""
+        # What torch.func.functional_call does, without asking the network anew for all that it holds.
+        try:
+            for one in self._weights:
+                one.layer._parameters[one.kind] = one.of(shared)
+            return self.network(*inputs)
+        finally:
+            for one in self._weights:
+                one.layer._parameters[one.kind] = one.own
 
 
 @contextmanager
@@ -127,8 +189,8 @@ class _NoFirstValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def skeleton(network: Network) -> Network:
-    """Make the network, which may be on the meta device, fit to be run with shared weights: it keeps no statistics."""
+def without_statistics(network: Network) -> Network:
+    """Let the network's normalisations go by the batch alone, and return it: statistics of one subnet are wrong for another."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.track_running_stats = False

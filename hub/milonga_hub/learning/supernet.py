@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milonga_hub.learning.sharing import filled, run, shared_weights, skeleton, valueless
+from milonga_hub.learning.sharing import Skeleton, filled, shared_weights, without_statistics
 from milonga_hub.learning.spaces import Space
 from milonga_hub.learning.task import resized
 
 # Subnets whose layers are kept ready; the ends of the space come in each step.
 _KEPT = 64
+# Blocks of those and of others: subnets drawn by chance are of the same blocks time and again. One takes some 50 kB.
+_KEPT_PARTS = 512
 
 
 class Supernet(nn.Module):
@@ -27,12 +29,12 @@ class Supernet(nn.Module):
     def __init__(self, space: Space, classes: int) -> None:
         super().__init__()
         self.space, self.classes = space, classes
-        self.shared = skeleton(space.shared(classes))
+        self.shared = without_statistics(space.shared(classes))
+        self._part = lru_cache(maxsize=_KEPT_PARTS)(Skeleton.of)
         self._skeleton = lru_cache(maxsize=_KEPT)(self._built)
 
-    def _built(self, encoding: tuple[int, ...]) -> nn.Module:
-        with valueless():
-            return skeleton(self.space.network(encoding, self.classes)).train()
+    def _built(self, encoding: tuple[int, ...]) -> Skeleton:
+        return self.space.skeleton(encoding, self.classes, self._part)
 
     def forward(self, x: Tensor, encoding: Sequence[int]) -> Any:
         """Return what one subnet makes of normalised pictures (n, 3, H, W), by batch statistics.
@@ -43,8 +45,7 @@ class Supernet(nn.Module):
         x = resized(x, self.space.resolution(encoding))
         # Channels last halves the time of depthwise convolutions on processors.
         x = x.contiguous(memory_format=torch.channels_last)
-        network = self._skeleton(encoding)
-        return run(network, shared_weights(dict(self.shared.named_parameters()), network), x)
+        return self._skeleton(encoding).run(dict(self.shared.named_parameters()), x)
 
     def extract(self, encoding: Sequence[int]) -> nn.Module:
         """Return the subnet as a network of its own, with copies of its weights. Recalibrate it before use."""

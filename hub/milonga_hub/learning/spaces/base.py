@@ -11,7 +11,7 @@ import json
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import nn
 
 from milonga_hub.learning.costs import Cost
 from milonga_hub.learning.folding import fold
+from milonga_hub.learning.sharing import Buildable, Skeleton, valueless
 
 Encoding = tuple[int, ...]
 Choice = int | float | str | bool
@@ -71,6 +72,11 @@ class Space(ABC):
     @abstractmethod
     def network(self, encoding: Sequence[int], classes: int) -> nn.Module:
         """Return the subnet as an ordinary network with fresh weights, its layers marked for `sharing.shared_weights`."""
+
+    def skeleton(self, encoding: Sequence[int], classes: int, part: Callable[[Buildable], Skeleton]) -> Skeleton:
+        """Return the subnet as it is trained, on parts of shared weights. `part` gives a block's, made once: to make all anew takes as long as to run them."""
+        with valueless():
+            return Skeleton(self.network(encoding, classes))
 
     @abstractmethod
     def cost(self, encoding: Sequence[int], classes: int) -> Cost:

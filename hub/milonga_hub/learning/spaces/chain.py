@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 from torch import nn
 
 from milonga_hub.learning.costs import Cost, traced
-from milonga_hub.learning.sharing import Channels, valueless
+from milonga_hub.learning.sharing import Buildable, Channels, Skeleton, valueless
 from milonga_hub.learning.spaces.base import RESOLUTION, Dimension, Space, resolutions
 from milonga_hub.learning.spaces.layers import Block, Convolution, all_of
 
@@ -30,6 +30,9 @@ class Chain(Space):
 
     def network(self, encoding: Sequence[int], classes: int) -> nn.Module:
         return nn.Sequential(OrderedDict((one.name, one.build()) for one in self.blocks(encoding, classes)))
+
+    def skeleton(self, encoding: Sequence[int], classes: int, part: Callable[[Buildable], Skeleton]) -> Skeleton:
+        return Skeleton.chained({one.name: part(one) for one in self.blocks(encoding, classes)})
 
     def cost(self, encoding: Sequence[int], classes: int) -> Cost:
         size = self.resolution(encoding)
