@@ -45,6 +45,7 @@ class Served:
             self._input = Input.of(described)
             for step in self._input.steps:
                 preprocessing.step(step)
+            self._looks_at_inputs = self.manifest.get("statistics_of") == pictures.OF_INPUTS
             self._answering = answering(self.manifest)
             wanted = self._wanted(target)
             # None: of bundles without a second output nothing is counted.
@@ -125,8 +126,9 @@ class Served:
             except ValueError as error:  # PictureError is one.
                 raise BadRequest(f"picture {index}: {error}") from error
         placed = [self._input.place(image) for image in prepared]
-        # Held against what the network learned from, which was prepared too; the size is that of what came.
-        seen = [{**pictures.statistics(image), "size": pictures.size(came)} for image, came in zip(prepared, decoded)]
+        # Held against what the network learned from; the size is that of what came.
+        looked_at = [self._input.shown(*one) for one in placed] if self._looks_at_inputs else prepared
+        seen = [{**pictures.statistics(image), "size": pictures.size(came)} for image, came in zip(looked_at, decoded)]
         inputs = self._input.normalise(np.stack([array for array, _ in placed]))
         answer = self._run(inputs, [placement for _, placement in placed], seen)
         sampler = self.sampler

@@ -29,7 +29,7 @@ from milonga_compiler.target import Target, known_targets
 from milonga_compiler.tuning import Tuning
 
 # Entries that a bundle for another target of the same network shares; its reference is near enough to detect drift.
-_SHARED = ("project", "model_version", "subnet", "reference")
+_SHARED = ("project", "model_version", "subnet", "statistics_of", "reference")
 
 # What is right less often most likely gets its pictures, or its names, in another way than it was trained with.
 _MOSTLY_WRONG = 0.5

@@ -107,6 +107,13 @@ class Input:
         found[:, placement.top : placement.top + height, placement.left : placement.left + width] = inside
         return found, placement
 
+    def shown(self, placed: NDArray[np.uint8], placement: Placement) -> Image.Image:
+        """Return the picture as the network sees it: what `place` made of it, without what it was padded with."""
+        if self.resize is Resize.LETTERBOX:
+            width, height = fitted_size(placement.width, placement.height, self.size_px)
+            placed = placed[:, placement.top : placement.top + height, placement.left : placement.left + width]
+        return Image.fromarray(np.ascontiguousarray(placed.transpose(1, 2, 0)))
+
     def normalise(self, arrays: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (n, 3, H, W) from uint8 (n, 3, H, W)."""
         return pictures.normalise(arrays, self.mean, self.std)

@@ -29,6 +29,9 @@ BINS: Mapping[str, tuple[float, float, int]] = {
 }
 
 # What is held against the pictures that a network learned from.
+# What a manifest says whose reference has these of the pictures as the network sees them, under "statistics_of". Those of earlier hubs have them of
+# pictures of other sizes, of which sharpness tells more than anything else.
+OF_INPUTS = "inputs"
 INPUT_STATISTICS = ("brightness", "contrast", "sharpness", "chroma", "warmth")
 # What devices send: the size as well, which says what a camera is set to. Networks learn from pictures of one size.
 INPUTS = (*INPUT_STATISTICS, "size")

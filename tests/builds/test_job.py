@@ -18,6 +18,7 @@ from milonga_agent.served import Served
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.builds.rules import Allowed, BuildFigures, choose_build
 from milonga_hub.jobs import KINDS, JobContext, JobCrashed, JobError, Progress, run_job
+from PIL import Image
 
 from tests.compiler.networks import MEAN, SIZE_PX, digits, write_network
 
@@ -145,6 +146,32 @@ def test_a_device_counts_embeddings_as_the_manifest_says_that_validation_picture
         assert sum(seen) == sum(expected) == 150
         # Here and there a picture lies between two cells, and one at a time is added up in another order.
         assert sum(abs(left - right) for left, right in zip(seen, expected, strict=True)) <= 4
+
+
+def test_a_device_that_sees_validation_pictures_of_any_size_tells_what_the_manifest_says_of_them(
+    built: tuple[Any, dict[str, Any], Path],
+) -> None:
+    spec, result, _ = built
+    with np.load(spec["data"]) as data:
+        shown = [Image.fromarray(one.transpose(1, 2, 0)) for one in data["x_val"]]
+    served = Served(Path(result["builds"][1]["directory"]), threads=1)
+    expected = served.manifest["reference"]
+    for times in (1, 4):
+        served.of_pictures([_png(one.resize((one.width * times, one.height * times), Image.Resampling.NEAREST)) for one in shown])
+        seen = {name: one["counts"] for name, one in served.window.take()["inputs"].items()}
+        for name in INPUT_STATISTICS:
+            # Pictures that come larger are a little smoother once they are small again.
+            assert abs(_mean_bin(seen[name]) - _mean_bin(expected[name])) <= (times > 1) * 1.5, (name, times)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _mean_bin(counts: list[int]) -> float:
+    return float(np.average(np.arange(len(counts)), weights=counts))
 
 
 def test_a_killed_build_job_does_not_build_a_finished_target_again(tmp_path: Path) -> None:

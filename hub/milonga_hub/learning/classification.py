@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from milonga.inputs import Input
 from milonga_compiler.backends.base import Floats
 from milonga_compiler.parity import Answers
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from milonga_hub.learning.data import Data, augment
@@ -75,16 +76,23 @@ class Classification(Task):
         return np.asarray(self.data.y_val.numpy()[:, None] == np.arange(self.classes))
 
     def validation(self, seen: Input) -> Iterator[Floats]:
+        return _inputs(self._scaled_val(seen), seen)
+
+    def _scaled_val(self, seen: Input) -> NDArray[np.uint8]:
         if seen.size_px not in self._scaled:
             self._scaled[seen.size_px] = pictures.scaled(self.data.raw_val, seen.size_px)
-        return _inputs(self._scaled[seen.size_px], seen)
+        return self._scaled[seen.size_px]
+
+    def _reference(self, seen: Input) -> Mapping[str, list[int]]:
+        images = (Image.fromarray(one.transpose(1, 2, 0)) for one in self._scaled_val(seen))
+        return pictures.reference(images)
 
     def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
         chosen = np.random.default_rng(seed).permutation(self.count)[:count]
         return together(_inputs(self.data.raw_train[np.sort(chosen)], seen), seen.size_px)
 
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
-        return _Judge(self.data, self.names if names is None else names)
+        return _Judge(self.data, self.names if names is None else names, lambda: self._reference(seen))
 
     def newest(self, learned: int = 0) -> Task | None:
         newest = self.data.newest(learned)
@@ -101,8 +109,10 @@ class _Judge(Answers, PictureJudge):
 
     takes_embeddings = True
 
-    def __init__(self, data: Data, names: Sequence[str]) -> None:
+    def __init__(self, data: Data, names: Sequence[str], reference: Callable[[], Mapping[str, list[int]]]) -> None:
+        """`reference` describes the pictures as the network sees them; it is called for manifests alone."""
         super().__init__(data.y_val.numpy())
+        self._reference = reference
         self.held_back = data.held_back
         index = {name: number for number, name in enumerate(data.names)}
         self._data = data
@@ -132,7 +142,7 @@ class _Judge(Answers, PictureJudge):
         """Confidence and classes are those of the build that will serve: int8 is less or more sure of itself."""
         confidences = np.concatenate(self._confidences)
         reference = {
-            **self._data.reference,
+            **self._reference(),
             "confidence": pictures.histogram("confidence", confidences.tolist()),
             # Of those, the right ones: how far the model's confidence can be believed.
             "confidence_right": pictures.histogram("confidence", confidences[self.scores() > 0].tolist()),
@@ -143,6 +153,7 @@ class _Judge(Answers, PictureJudge):
         return {
             **super().entries(),
             **cells,
+            "statistics_of": pictures.OF_INPUTS,
             "reference": {**reference, **counted},
             "judged": self._judged(confidences),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from milonga import pictures as milonga_pictures
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from milonga_hub.learning.held_back import held_back
@@ -51,11 +49,6 @@ class Data:
         """Batches of training pictures to estimate batch statistics on, the same ones every time."""
         chosen = torch.randperm(len(self.x_train), generator=torch.Generator().manual_seed(0))[:_CALIBRATION_COUNT]
         return list(self.x_train[chosen].split(_CALIBRATION_BATCH))
-
-    @cached_property
-    def reference(self) -> dict[str, list[int]]:
-        """Return histograms of what the validation pictures look like."""
-        return milonga_pictures.reference(Image.fromarray(one.transpose(1, 2, 0)) for one in self.raw_val)
 
     def newest(self, learned: int = 0) -> Data | None:
         """Return the data with the training pictures alone that are new; None where there are none, one or no others."""

@@ -66,6 +66,7 @@ class Detection(Task):
         self.names = self.data.names
         self.classes, self.count = len(self.names), len(self.data.train)
         self._settings = get_cfg(overrides={"task": "detect", "mosaic": _MOSAIC_SHARE, **(augmentation or {})})
+        self._references: dict[int, Mapping[str, list[int]]] = {}
         self._losses = detection_loss.Losses(self.classes, self._settings, self.data.counts)
 
     @cached_property
@@ -133,15 +134,20 @@ class Detection(Task):
     def judge(self, seen: Input, names: Sequence[str] | None = None) -> PictureJudge:
         objects = [(one.classes, _corners(one, self._sizes[index], seen)) for index, one in enumerate(self.data.val)]
         known = self.names if names is None else names
-        return DetectionJudge(objects, seen, known, self.names, lambda: self._reference, self.held_back, self._post)
+        return DetectionJudge(
+            objects, seen, known, self.names, lambda: self._reference(seen), self.held_back, self._post
+        )
 
     @cached_property
     def _sizes(self) -> list[tuple[int, int]]:
         return [pictures.decode(one.path.read_bytes()).size for one in self.data.val]
 
-    @cached_property
-    def _reference(self) -> dict[str, list[int]]:
-        return pictures.reference(pictures.decode(one.path.read_bytes()) for one in self.data.val)
+    def _reference(self, seen: Input) -> Mapping[str, list[int]]:
+        """Return what the validation pictures look like as the network sees them; all of them must be read for it."""
+        if seen.size_px not in self._references:
+            placed = (seen.place(pictures.decode(one.path.read_bytes())) for one in self.data.val)
+            self._references[seen.size_px] = pictures.reference(seen.shown(*one) for one in placed)
+        return self._references[seen.size_px]
 
     def newest(self, learned: int = 0) -> Detection | None:
         new = is_new(np.array([one.added_in for one in self.data.train]), learned)

@@ -158,6 +158,7 @@ class DetectionJudge(PictureJudge):
             },
             "postprocess": self._post.described(),
             "judged": self._judged(),
+            "statistics_of": pictures.OF_INPUTS,
             "reference": {
                 **self._reference(),
                 "confidence": pictures.histogram("confidence", self._confidences),

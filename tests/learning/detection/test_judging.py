@@ -110,6 +110,14 @@ def test_a_box_finds_its_way_into_the_input_and_back(size: tuple[int, int]) -> N
     assert np.array_equal(placement.original(np.array([[-9, -9, 99, 99]], dtype=np.float32)), whole)
 
 
+def test_a_picture_is_looked_at_as_the_network_sees_it_without_what_pads_it() -> None:
+    wide = Image.new("RGB", (200, 100), (250, 10, 10))
+    for resize, size in ((Resize.LETTERBOX, (64, 32)), (Resize.STRETCH, (64, 64))):
+        given = Input(64, resize=resize)
+        shown = given.shown(*given.place(wide))
+        assert shown.size == size and shown.getcolors() == [(size[0] * size[1], (250, 10, 10))]
+
+
 def test_perfect_outputs_are_judged_perfect_and_shifted_ones_are_not(task: Detection) -> None:
     seen = task.input(SIZE_PX)
     judge, shifted = task.judge(seen), task.judge(seen)
