@@ -157,7 +157,9 @@ def test_a_device_that_sees_validation_pictures_of_any_size_tells_what_the_manif
     served = Served(Path(result["builds"][1]["directory"]), threads=1)
     expected = served.manifest["reference"]
     for times in (1, 4):
-        served.of_pictures([_png(one.resize((one.width * times, one.height * times), Image.Resampling.NEAREST)) for one in shown])
+        served.of_pictures(
+            [_png(one.resize((one.width * times, one.height * times), Image.Resampling.NEAREST)) for one in shown]
+        )
         seen = {name: one["counts"] for name, one in served.window.take()["inputs"].items()}
         for name in INPUT_STATISTICS:
             # Pictures that come larger are a little smoother once they are small again.
