@@ -14,7 +14,8 @@ from milonga import detections
 
 from benchmarks._found import CLASSES, boxes_of_default
 
-_BLOCK, _LEAST_BLOCKS = 20, 4
+# Runs of a block are few, so that there are many of them: where threads come to lie differs from block to block.
+_BLOCK, _BLOCK_SECONDS, _LEAST_BLOCKS = 5, 0.04, 8
 # Threads of the run before may look for work for some 55 ms after it (ONNX Runtime's do): at rest they take less than this of a look's time.
 _LOOK_SECONDS, _AT_REST, _MOST_LOOKS = 0.02, 0.1, 50
 
@@ -95,14 +96,20 @@ def _blocks(runs: Sequence[Run], seconds: float) -> list[list[float]]:
     """Return times in ms, of blocks in random order; each begins at rest, and its first run, which wakes threads and caches, is left out."""
     times: list[list[float]] = [[] for _ in runs]
     source, end = random.Random(0), time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < _LEAST_BLOCKS * (_BLOCK - 1):
+    while time.perf_counter() < end or len(times[0]) < _LEAST_BLOCKS * _BLOCK:
         for index in source.sample(range(len(runs)), len(runs)):
             _rest()
-            for repeat in range(_BLOCK):
-                began = time.perf_counter()
-                runs[index]()
-                if repeat:
-                    times[index].append((time.perf_counter() - began) * 1e3)
+            runs[index]()
+            times[index] += _block(runs[index])
+    return times
+
+
+def _block(run: Run) -> list[float]:
+    times: list[float] = []
+    while len(times) < _BLOCK or sum(times) < _BLOCK_SECONDS * 1e3:
+        began = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - began) * 1e3)
     return times
 
 
