@@ -313,7 +313,7 @@ def test_a_network_that_no_file_tells_of_says_what_to_do(client: TestClient, hub
 
 def test_devices_are_compared_and_a_fleet_is_shown_by_version(client: TestClient) -> None:
     fleet = client.get("/monitoring").text
-    for wanted in ("digits v1", "Requests a second", "Latency: median", "Answers by class", "limit", "drifted from"):
+    for wanted in ("digits v1", "Requests a second", "Latency: median", "Answers by class", "limit", "has drifted"):
         assert wanted in fleet, wanted
     both = client.get("/monitoring?device=pi5-1,pi5-2&window=1h").text
     assert "Latency, p95: pi5-1" in both and "Latency, p95" in both
