@@ -14,8 +14,8 @@ from milonga import detections
 
 from benchmarks._found import CLASSES, boxes_of_default
 
-# Runs of a block are few, so that there are many of them: where threads come to lie differs from block to block.
-_BLOCK, _BLOCK_SECONDS, _LEAST_BLOCKS = 5, 0.04, 8
+# Long enough for all threads to be awake and lie where they stay; short enough for some ten blocks of each.
+_BLOCK, _BLOCK_SECONDS, _LEAST_BLOCKS = 10, 0.2, 8
 # Threads of the run before may look for work for some 55 ms after it (ONNX Runtime's do): at rest they take less than this of a look's time.
 _LOOK_SECONDS, _AT_REST, _MOST_LOOKS = 0.02, 0.1, 50
 
