@@ -29,12 +29,11 @@ BINS: Mapping[str, tuple[float, float, int]] = {
 }
 
 # What is held against the pictures that a network learned from.
-# What a manifest says whose reference has these of the pictures as the network sees them, under "statistics_of". Those of earlier hubs have them of
-# pictures of other sizes, of which sharpness tells more than anything else.
-OF_INPUTS = "inputs"
 INPUT_STATISTICS = ("brightness", "contrast", "sharpness", "chroma", "warmth")
 # What devices send: the size as well, which says what a camera is set to. Networks learn from pictures of one size.
 INPUTS = (*INPUT_STATISTICS, "size")
+# What "statistics_of" of a manifest says whose reference has those of the pictures as the network sees them; earlier hubs had them of other sizes.
+OF_INPUTS = "inputs"
 
 # A picture of 64 megapixels needs 192 MB once decoded; small devices would not survive more.
 MAX_PIXELS = 64_000_000

@@ -13,7 +13,7 @@ import typer
 from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.buildtables import candidate_table, print_build, render_build, state_of
-from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, build_name, version_name
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, build_name, short_version, version_name
 from milonga_hub.cli.failures import FAILED, NOT_FOUND, USAGE, Refused
 from milonga_hub.cli.output import clean, measure, number, percent, print_json, say, size, table
 from milonga_hub.cli.runs import show_updates
@@ -54,7 +54,7 @@ def list_(
     else:
         rows = (
             (
-                _short(b.model_version),
+                short_version(b.model_version),
                 b.device_type,
                 f"{b.engine}/{b.precision}",
                 state_of(b),
@@ -186,11 +186,7 @@ def cancel(build: Name, hub: Hub = None, json: Json = False) -> None:
 
 def _asked(build: pb.Build) -> str:
     """Return the arguments with which it is started."""
-    return f"{_short(build.model_version)} {build.device_type}/{build.engine}/{build.precision}"
-
-
-def _short(version: str) -> str:
-    return version.removeprefix("models/").replace("/versions/", "/")
+    return f"{short_version(build.model_version)} {build.device_type}/{build.engine}/{build.precision}"
 
 
 @group.command("compare")
@@ -245,7 +241,7 @@ def choose(build: Name, hub: Hub = None, json: Json = False) -> None:
     if json:
         print_json(response)
     else:
-        version = _short(response.build.model_version)
+        version = short_version(response.build.model_version)
         say(f"{response.build.name} is chosen", f"send it out: milonga rollouts create {version}")
 
 

@@ -9,7 +9,7 @@ import typer
 from milonga.v1 import devices_pb2 as pb
 from milonga.v1 import telemetry_pb2
 
-from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, short_version
 from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import (
     NONE,
@@ -113,7 +113,7 @@ def list_devices(selector: Selector = "", limit: Limit = 0, hub: Hub = None, jso
 
 def _row(device: pb.Device) -> tuple[object, ...]:
     hardware = "simulated" if device.simulated else "real"
-    version = device.active_version.removeprefix("models/").replace("/versions/", "/")
+    version = short_version(device.active_version)
     serves = f"{version} {device.active_engine}".strip() or "nothing"
     state = word(pb.DeviceState, device.state)
     return device.name, device.device_type, hardware, state, ago(device, "seen_at"), serves, labels(device.labels)

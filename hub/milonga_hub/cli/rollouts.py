@@ -262,7 +262,7 @@ def abort(
     hub: Hub = None,
     json: Json = False,
 ) -> None:
-    """Stop for good; devices keep what they have."""
+    """Stop for good; devices that have not begun keep what they have, those on their way finish."""
     if not yes and not json and not typer.confirm(f"Stop {rollout} for good?"):
         raise Refused(f"{rollout} goes on")
     with Client() as client:

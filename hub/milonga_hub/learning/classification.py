@@ -33,6 +33,7 @@ class Classification(Task):
         self.data = data
         self.names, self.classes, self.count = data.names, len(data.names), len(data.x_train)
         self._scaled: dict[int, NDArray[np.uint8]] = {}
+        self._references: dict[int, Mapping[str, list[int]]] = {}
         self._weights = _weights(data.y_train, self.classes)
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,8 +85,10 @@ class Classification(Task):
         return self._scaled[seen.size_px]
 
     def _reference(self, seen: Input) -> Mapping[str, list[int]]:
-        images = (Image.fromarray(one.transpose(1, 2, 0)) for one in self._scaled_val(seen))
-        return pictures.reference(images)
+        if seen.size_px not in self._references:
+            images = (Image.fromarray(one.transpose(1, 2, 0)) for one in self._scaled_val(seen))
+            self._references[seen.size_px] = pictures.reference(images)
+        return self._references[seen.size_px]
 
     def calibrating(self, seen: Input, count: int, seed: int) -> Floats:
         chosen = np.random.default_rng(seed).permutation(self.count)[:count]

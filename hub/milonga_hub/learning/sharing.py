@@ -116,8 +116,6 @@ def shared_weights(shared: Mapping[str, Tensor], network: nn.Module) -> dict[str
 
 
 def _cut(weight: Tensor, part: Part, shape: torch.Size) -> Tensor:
-    if weight.shape == shape:
-        return weight
     if part.out is not None:
         weight = part.out.of(weight, 0)
     # A depthwise weight is (channels, 1, K, K).

@@ -18,10 +18,10 @@ def seen(rollout: RolloutView) -> RolloutView:
 
     Nobody looks after an aborted one any more, so what is kept of its devices is how they stood when it ended.
     """
-    if rollout.state is not RolloutState.ABORTED:
-        return rollout
     values = {name: getattr(rollout, name) for name in RolloutView.model_fields}
-    return RolloutView(**{**values, "devices": [_let_go(device) for device in rollout.devices]})
+    if rollout.state is RolloutState.ABORTED:
+        values["devices"] = [_let_go(device) for device in rollout.devices]
+    return RolloutView(**values)
 
 
 def _let_go(device: RolloutDevice) -> RolloutDevice:

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from milonga_hub.callers import seen_projects
 from milonga_hub.projects.models import Project, RolloutSpec
-from milonga_hub.rollouts.models import Rollout, RolloutView
+from milonga_hub.rollouts.models import RolloutView
 from milonga_hub.rollouts.rules import selector_of
 from milonga_hub.rollouts.rules_ending import seen
 from milonga_hub.rollouts.service import RolloutService
-from milonga_hub.web.views import PageSize, PageToken, view
+from milonga_hub.web.views import PageSize, PageToken
 
 
 class RolloutPage(BaseModel):
@@ -40,7 +40,7 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
     async def list_rollouts(project: str = "", page_size: PageSize = 0, page_token: PageToken = "") -> RolloutPage:
         """List rollouts, the newest first."""
         found, token = rollouts.list(project, page_size, page_token, seen_projects())
-        return RolloutPage(rollouts=[_seen(each) for each in found], next_page_token=token)
+        return RolloutPage(rollouts=[seen(each) for each in found], next_page_token=token)
 
     @api.post("/rollouts", status_code=201)
     async def create_rollout(body: NewRollout) -> RolloutView:
@@ -49,46 +49,42 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
         spec = body.spec or project.spec.rollout
         selector = selector_of(body.selector, project.spec.selector, is_limited=seen_projects() is not None)
         if body.dry_run:
-            return _seen(rollouts.rehearse(body.model_version, project.name, selector, spec))
+            return seen(rollouts.rehearse(body.model_version, project.name, selector, spec))
         made = rollouts.create(body.model_version, project.name, selector, spec, body.request_id)
-        return _seen(made)
+        return seen(made)
 
     @api.get("/rollouts/{rollout}")
     async def get_rollout(rollout: str) -> RolloutView:
-        return _seen(rollouts.get(rollout))
+        return seen(rollouts.get(rollout))
 
     @api.post("/rollouts/{rollout}:pause")
     async def pause_rollout(rollout: str) -> RolloutView:
         """Begin no further wave."""
-        return _seen(rollouts.pause(rollout))
+        return seen(rollouts.pause(rollout))
 
     @api.post("/rollouts/{rollout}:resume")
     async def resume_rollout(rollout: str) -> RolloutView:
         """Go on, and let devices that failed try again."""
-        return _seen(rollouts.resume(rollout))
+        return seen(rollouts.resume(rollout))
 
     @api.post("/rollouts/{rollout}:approve")
     async def approve_rollout(rollout: str) -> RolloutView:
         """Let a rollout begin that waits for a person."""
-        return _seen(rollouts.approve(rollout))
+        return seen(rollouts.approve(rollout))
 
     @api.post("/rollouts/{rollout}:retry")
     async def retry_rollout(rollout: str) -> RolloutView:
         """Let the devices that failed try again, and no others."""
-        return _seen(rollouts.retry(rollout))
+        return seen(rollouts.retry(rollout))
 
     @api.post("/rollouts/{rollout}:abort")
     async def abort_rollout(rollout: str) -> RolloutView:
-        """Stop for good; devices keep what they have."""
-        return _seen(rollouts.abort(rollout))
+        """Stop for good; devices that have not begun keep what they have, those on their way finish."""
+        return seen(rollouts.abort(rollout))
 
     @api.post("/rollouts/{rollout}:roll_back")
     async def roll_back_rollout(rollout: str) -> RolloutView:
         """End the newest rollout of a project, and give the devices that have its version the one before; return what does so."""
-        return _seen(await asyncio.to_thread(rollouts.roll_back, rollout))
+        return seen(await asyncio.to_thread(rollouts.roll_back, rollout))
 
     return api
-
-
-def _seen(rollout: Rollout) -> RolloutView:
-    return view(RolloutView, seen(rollout))

@@ -12,7 +12,7 @@ from milonga_hub.alerts.models import Alert, AlertView
 from milonga_hub.datasets.models import DatasetVersion, DatasetVersionView
 from milonga_hub.devices.models import Device, DeviceView, JoinToken, JoinTokenView
 from milonga_hub.labelling.models import QueuedSample, SampleView
-from milonga_hub.rollouts.models import Rollout, RolloutView
+from milonga_hub.rollouts.models import Rollout
 from milonga_hub.rollouts.rules_ending import seen
 from milonga_hub.runs.models import Run, RunView
 from milonga_hub.telemetry.models import TelemetryWindow, TelemetryWindowView
@@ -25,7 +25,6 @@ _VIEWS: dict[type, type[BaseModel]] = {
     JoinToken: JoinTokenView,
     DatasetVersion: DatasetVersionView,
     Run: RunView,
-    Rollout: RolloutView,
     TelemetryWindow: TelemetryWindowView,
     Alert: AlertView,
     QueuedSample: SampleView,
@@ -52,7 +51,7 @@ def views(view_class: type[V], rows: Iterable[object]) -> list[V]:
 
 def shown(payload: Any) -> Any:
     """Return what may be sent of an event's payload."""
+    if isinstance(payload, Rollout):
+        return seen(payload)
     view_class = _VIEWS.get(type(payload))
-    if view_class is None:
-        return payload
-    return view(view_class, seen(payload) if isinstance(payload, Rollout) else payload)
+    return payload if view_class is None else view(view_class, payload)
