@@ -31,14 +31,15 @@ class Caring:
         profile: Callable[[int], Awaitable[None]],
         upgrade: Callable[[agent_pb2.AgentRelease], Awaitable[bool]],
         tell_status: Callable[[], None],
+        problem: str = "",
     ) -> None:
-        """`upgrade` takes a release and says whether the agent shall start anew for it."""
+        """`upgrade` takes a release and says whether the agent shall start anew for it; `problem` is what became of the last one."""
         self._store = store
         self._profile = profile
         self._upgrade = upgrade
         self._tell_status = tell_status
-        # Why the last upgrade was not made, "" where it was.
-        self.problem = ""
+        # Why the last upgrade was not made, or did not last; "" where it was.
+        self.problem = problem
         self._wanted = agent_pb2.Care()
         self._woken = asyncio.Event()
         self._random = random.Random()

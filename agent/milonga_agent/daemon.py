@@ -174,7 +174,7 @@ class Agent:
             await self._profile(number, measuring)
 
         upgrading = Upgrading(self._bundles, measuring.turn)
-        self._caring = caring = Caring(self._store, profile, upgrading.take, self._tell)
+        self._caring = caring = Caring(self._store, profile, upgrading.take, self._tell, switched_back())
         samples = self._samples(serving)
         cache = None
         if self._options.cache is not None:
@@ -288,15 +288,17 @@ class Agent:
         assert self._serving is not None
         worker = self._answering()
         state, care = self._memory.state, self._store.care()
+        problem = self._caring.problem if self._caring else switched_back()
         return agent_pb2.AgentStatus(
             generation=state.generation,
             active_bundle=worker.wish.bundle if worker else "",
             serving_url=f"http://127.0.0.1:{self._serving.port}" if worker else "",
-            message=sentence(switched_back(), self._caring.problem if self._caring else "", state.message),
+            message=sentence(problem, state.message),
             active_engine=worker.choice.target if worker else "",
             restarts=care.restarts,
             profiles=care.profiles,
             upgrades=care.upgrades,
+            upgrade_problem=problem,
         )
 
     def _answering(self) -> Worker | None:

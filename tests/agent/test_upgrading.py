@@ -20,7 +20,7 @@ from milonga_agent.daemon import Agent, Options
 from milonga_agent.errors import HubUnreachable
 from milonga_agent.reports import sentence
 from milonga_agent.state import Store
-from milonga_hub.devices.models import Device, DeviceState
+from milonga_hub.devices.models import AgentUpgrade, AgentUpgradeState, Device, DeviceState
 from milonga_hub.devices.values import AgentRelease
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.install import releases
@@ -70,6 +70,40 @@ async def _upgraded(world: World, agent: Agent, told: Callable[[Device], bool]) 
         os.close(agent._lock)
 
 
+def _upgrade(world: World) -> AgentUpgrade:
+    """Return what the hub knows of the device's upgrade."""
+    upgrade = world.devices.get(NAME).agent_upgrade
+    assert upgrade is not None
+    return upgrade
+
+
+def test_the_hub_knows_which_agent_fell_back_until_another_upgrade_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _installed(tmp_path, monkeypatch)
+
+    async def story() -> None:
+        async with hub(tmp_path / "hub") as world:
+            world.devices.offer_release(_releases(world).current)
+            first = _agent(world, tmp_path / "agent")
+            await first.enrol()
+            assert await _upgraded(world, first, lambda device: False)
+
+            # As the script starts it where the release in a did not start three times.
+            monkeypatch.setenv("MILONGA_AGENT_SWITCHED_BACK", str(folder / "a"))
+            again = _agent(world, tmp_path / "agent")
+            task = asyncio.ensure_future(again.run())
+            await world.until_device(NAME, lambda device: _upgrade(world).state is AgentUpgradeState.FAILED)
+            assert "did not start, so the one before it runs" in _upgrade(world).message
+            world.devices.upgrade(NAME)
+            with pytest.raises(StartAnew):
+                await task
+            os.close(again._lock)
+            assert _upgrade(world).state is AgentUpgradeState.TOLD
+
+    run(story(), 300)
+
+
 def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +119,7 @@ def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
             assert (folder / "a" / "milonga_agent" / "daemon.py").exists() and (folder / "a" / "milonga").is_dir()
             taken = read_release((folder / "a" / "manifest.json").read_bytes())
             assert Store(tmp_path / "agent").care().upgrades == 1
+            assert _upgrade(world).state is AgentUpgradeState.TOLD
 
             # It runs now, and the hub has nothing newer.
             _installed(tmp_path, monkeypatch, "a")
@@ -96,6 +131,9 @@ def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
                 lambda device: device.upgrades == 2 and world.devices.upgrade(NAME).wanted_upgrades == 2,
             )
             assert not (folder / "b").exists()
+            upgrade, device = _upgrade(world), world.devices.get(NAME)
+            assert upgrade.state is AgentUpgradeState.SUCCEEDED
+            assert device.agent_version == upgrade.agent_version == f"0.1.0+{taken.number}"
             await world.until_device(NAME, lambda device: device.state is DeviceState.OFFLINE)
 
             # As if it had taken a later one: this one is refused, and people read why.
@@ -104,6 +142,8 @@ def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
             later = _agent(world, tmp_path / "agent")
             assert not await _upgraded(world, later, lambda device: device.upgrades == 3)
             assert f"is older than {taken.number + 1}" in world.devices.get(NAME).status_message
+            assert _upgrade(world).state is AgentUpgradeState.FAILED
+            assert f"is older than {taken.number + 1}" in _upgrade(world).message
 
     run(story(), 300)
 
@@ -144,11 +184,13 @@ def test_an_upgrade_that_a_broken_line_cut_off_is_tried_again_on_the_same_stream
 
     async def story() -> None:
         store = Store(tmp_path)
-        caring = care.Caring(store, profile, upgrade, lambda: None)
+        caring = care.Caring(store, profile, upgrade, lambda: None, "the one of yesterday did not start")
         caring.want(agent_pb2.Care(upgrades=1, release=agent_pb2.AgentRelease()))
         with pytest.raises(StartAnew):
             await caring.run()
         assert len(tried) == 3 and store.care().upgrades == 1
+        # What became of an earlier one is no answer to this one.
+        assert caring.problem == ""
 
     run(story())
 

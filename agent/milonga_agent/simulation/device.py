@@ -84,6 +84,7 @@ class Device:
         self._hub: Hub | None = None
         self._outbox = Outbox()
         self._cared = agent_pb2.Care()
+        self._agent_version = milonga_agent.__version__
         self._online = False
         self._stream: asyncio.Future[None] | None = None
         self._pursuing: asyncio.Task[None] | None = None
@@ -229,7 +230,7 @@ class Device:
     def _hello(self) -> agent_pb2.Hello:
         return agent_pb2.Hello(
             inventory=self._inventory(),
-            agent_version=milonga_agent.__version__,
+            agent_version=self._agent_version,
             boot_id=self._boot_id,
             status=self._status(),
             knows_shadows=True,
@@ -264,12 +265,20 @@ class Device:
             self._credentials = replace(self._credentials, certificate=message.certificate.certificate.encode("ascii"))
             self._after("renew", message.certificate.renew_after_seconds, self._renew)
         elif kind == "care":
-            # There is no process and no hardware: it says that it is done.
-            self._cared = message.care
-            self._beat()
+            self._care(message.care)
         elif kind == "help_request":
             answer = agent_pb2.HelpAnswer(id=message.help_request.id, error="a simulated device keeps no log")
             self._send(help_answer=answer)
+
+    def _care(self, care: agent_pb2.Care) -> None:
+        """There is no process and no hardware: it says that it is done, and after an upgrade that it runs the release."""
+        upgraded = care.upgrades > self._cared.upgrades and care.HasField("release")
+        self._cared = care
+        if upgraded and self._stream is not None:
+            self._agent_version = care.release.version or self._agent_version
+            self._stream.cancel()
+        else:
+            self._beat()
 
     def _set_up(self, settings: agent_pb2.Settings) -> None:
         """The first message of every stream: the hub has let this device in."""

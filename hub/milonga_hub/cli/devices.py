@@ -107,7 +107,7 @@ def list_devices(selector: Selector = "", limit: Limit = 0, hub: Hub = None, jso
             else "no devices yet; make a token: milonga tokens create"
         )
     else:
-        columns = ("device", "type", "hardware", "state", "seen", "serves", "labels")
+        columns = ("device", "type", "hardware", "state", "seen", "agent", "serves", "labels")
         table(columns, (_row(device) for device in response.devices))
 
 
@@ -116,7 +116,9 @@ def _row(device: pb.Device) -> tuple[object, ...]:
     version = short_version(device.active_version)
     serves = f"{version} {device.active_engine}".strip() or "nothing"
     state = word(pb.DeviceState, device.state)
-    return device.name, device.device_type, hardware, state, ago(device, "seen_at"), serves, labels(device.labels)
+    agent = device.agent_version + ("" if _has_upgraded(device) else f" ({_upgrade_state(device)})")
+    seen = ago(device, "seen_at")
+    return device.name, device.device_type, hardware, state, seen, agent, serves, labels(device.labels)
 
 
 def _show(device: pb.Device, transfers: pb.DeviceTransfers, refused: telemetry_pb2.RefusedTelemetry) -> None:
@@ -145,6 +147,7 @@ def _show(device: pb.Device, transfers: pb.DeviceTransfers, refused: telemetry_p
             ("neighbours", _neighbours(transfers)),
             ("generation", f"{device.reported_generation} of {device.assigned_generation}"),
             ("agent", device.agent_version),
+            ("upgrade", _upgrade(device)),
             ("board", found.board),
             ("processor", f"{found.cpu_model} ({found.architecture}), {found.cores} cores, {found.threads} threads"),
             ("memory", size(found.memory_bytes)),
@@ -155,6 +158,28 @@ def _show(device: pb.Device, transfers: pb.DeviceTransfers, refused: telemetry_p
             ("accelerators", ", ".join(f"{each.kind} {each.model}" for each in found.accelerators)),
         )
     )
+
+
+def _has_upgraded(device: pb.Device) -> bool:
+    """Return whether there is nothing to say of its agent's upgrade."""
+    state = device.agent_upgrade.state
+    return state in (pb.AGENT_UPGRADE_STATE_UNSPECIFIED, pb.AGENT_UPGRADE_STATE_SUCCEEDED)
+
+
+def _upgrade_state(device: pb.Device) -> str:
+    return f"upgrade {word(pb.AgentUpgradeState, device.agent_upgrade.state)}"
+
+
+def _upgrade(device: pb.Device) -> str:
+    """Return what the agent was to become, and what became of that."""
+    if not device.HasField("agent_upgrade"):
+        return ""
+    upgrade = device.agent_upgrade
+    when = [f"wanted {ago(upgrade, 'wanted_at')}"]
+    when += [f"told {ago(upgrade, 'told_at')}"] if upgrade.HasField("told_at") else []
+    when += [f"ended {ago(upgrade, 'ended_at')}"] if upgrade.HasField("ended_at") else []
+    said = f"{word(pb.AgentUpgradeState, upgrade.state)}: to {upgrade.agent_version}, {', '.join(when)}"
+    return f"{said}; {upgrade.message}" if upgrade.message else said
 
 
 def _neighbours(transfers: pb.DeviceTransfers) -> str:
@@ -363,7 +388,7 @@ def watch_devices(selector: Selector = "", hub: Hub = None, json: Json = False) 
             if json:
                 print_json(pb.WatchDevicesResponse(device=device), lines=True)
             else:
-                name, kind, hardware, state, _, serves, _ = _row(device)
+                name, kind, hardware, state, _, _, serves, _ = _row(device)
                 say(f"{name}  {kind} ({hardware})  {state}  {serves}  {device.status_message}".rstrip())
 
 

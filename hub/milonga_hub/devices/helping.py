@@ -12,6 +12,7 @@ from datetime import datetime
 from sqlmodel import Session
 
 from milonga_hub.db import Database
+from milonga_hub.devices import rules_upgrades
 from milonga_hub.devices.models import Conditions, Device, Measurement
 from milonga_hub.devices.streams import DeviceLost, Streams
 from milonga_hub.devices.values import AgentRelease, Care, HelpAnswer, HelpKind, HelpTask, Profile
@@ -79,15 +80,22 @@ class Helping:
                 asked.set_exception(DeviceLost(f"{device} disconnected"))
 
     def want(
-        self, session: Session, device: Device, *, restart: bool = False, profile: bool = False, upgrade: bool = False
+        self,
+        session: Session,
+        device: Device,
+        *,
+        restart: bool = False,
+        profile: bool = False,
+        upgrade: AgentRelease | None = None,
     ) -> None:
         """Want it once more than the device has done, or than was wanted."""
         if restart:
             device.wanted_restarts = max(device.wanted_restarts, device.restarts) + 1
         if profile:
             device.wanted_profiles = max(device.wanted_profiles, device.profiles) + 1
-        if upgrade:
+        if upgrade is not None:
             device.wanted_upgrades = max(device.wanted_upgrades, device.upgrades) + 1
+            device.agent_upgrade = rules_upgrades.wanted(upgrade.version, device.state, self._clock())
         session.add(device)
 
     def send(self, device: Device) -> None:

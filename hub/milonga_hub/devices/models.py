@@ -61,6 +61,28 @@ class File(BaseModel):
     size_bytes: int
 
 
+class AgentUpgradeState(StrEnum):
+    WAITING = "WAITING"
+    TOLD = "TOLD"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    # Shown, never kept: it was told long ago and has not shown what became of it (rules_upgrades.py).
+    SILENT = "SILENT"
+
+
+class AgentUpgrade(BaseModel, frozen=True):
+    """What became of an operator's wish that a device's agent be another."""
+
+    # What the agent says of itself once it runs.
+    agent_version: str
+    state: AgentUpgradeState = AgentUpgradeState.WAITING
+    message: str = ""
+    wanted_at: datetime
+    # None while the device has not been on line since.
+    told_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
 class DeviceView(SQLModel):
     """What people see of a device."""
 
@@ -97,6 +119,8 @@ class DeviceView(SQLModel):
     upgrades: int = 0
     # Below 0: its clock is behind the hub's. None: its agent does not tell. See rules.noted_clock.
     clock_ahead_seconds: float | None = None
+    # The last one; None: never, or before this was kept.
+    agent_upgrade: AgentUpgrade | None = Field(default=None, sa_type=json_of(AgentUpgrade))
 
 
 class Device(DeviceView, table=True):

@@ -10,9 +10,10 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, select, update
 
-from milonga_hub.devices import rules, transferred
+from milonga_hub.devices import rules, rules_upgrades, transferred
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.models import (
+    AgentUpgrade,
     Assignment,
     Device,
     DeviceBuild,
@@ -71,6 +72,7 @@ class Records:
                 _log.warning(
                     "two machines have the identity of %s; if it was copied: milonga devices revoke %s", device, device
                 )
+        started_anew = found.boot_ids[-1:] != [hello.boot_id]
         boots = rules.with_boot(found.boot_ids, hello.boot_id)
         if boots != found.boot_ids:
             found.boot_ids = boots
@@ -82,7 +84,7 @@ class Records:
         found.hub = self._presence.hub
         found.state = DeviceState.ONLINE
         found.seen_at = self._clock()
-        self._apply_status(session, found, hello.status)
+        self._apply_status(session, found, hello.status, started_anew)
         return found, self._assignment_above(session, found)
 
     def closed(self, session: Session, device: str, seen_at: datetime | None) -> Device | None:
@@ -207,7 +209,7 @@ class Records:
         made.add(name)
         return name
 
-    def _apply_status(self, session: Session, device: Device, status: AgentStatus) -> bool:
+    def _apply_status(self, session: Session, device: Device, status: AgentStatus, started_anew: bool = False) -> bool:
         """Copy what the agent says of itself to its device; return whether anything is new."""
         version, engine = device.active_version, device.active_engine
         if status.active_bundle != device.active_bundle:
@@ -225,12 +227,25 @@ class Records:
             "restarts": status.restarts,
             "profiles": status.profiles,
             "upgrades": status.upgrades,
+            "agent_upgrade": self._upgrade(device, status, started_anew),
         }
         changed = any(getattr(device, field) != value for field, value in new.items())
         if changed:
             for field, value in new.items():
                 setattr(device, field, value)
         return changed
+
+    def _upgrade(self, device: Device, status: AgentStatus, started_anew: bool) -> AgentUpgrade | None:
+        """Return how the device's upgrade stands, now that it has said this on an open stream."""
+        if device.agent_upgrade is None:
+            return None
+        said = rules_upgrades.Said(
+            counted=status.upgrades >= device.wanted_upgrades,
+            agent_version=device.agent_version,
+            problem=status.upgrade_problem,
+            started_anew=started_anew,
+        )
+        return rules_upgrades.after(device.agent_upgrade, said, self._clock())
 
     def _assignment_above(self, session: Session, device: Device) -> Assignment | None:
         """Return the device's assignment, lifted above what the device has seen (from this hub's lost database)."""

@@ -83,21 +83,21 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         )
 
     async def GetDevice(self, request: devices_pb2.GetDeviceRequest, context: Any) -> devices_pb2.GetDeviceResponse:
-        return devices_pb2.GetDeviceResponse(device=_message(self._devices.get(request.name)))
+        return devices_pb2.GetDeviceResponse(device=self._message(self._devices.get(request.name)))
 
     async def ListDevices(
         self, request: devices_pb2.ListDevicesRequest, context: Any
     ) -> devices_pb2.ListDevicesResponse:
         devices, following = self._devices.list(request.selector, request.page_size, request.page_token)
         return devices_pb2.ListDevicesResponse(
-            devices=[_message(device) for device in devices], next_page_token=following
+            devices=[self._message(device) for device in devices], next_page_token=following
         )
 
     async def UpdateDevice(
         self, request: devices_pb2.UpdateDeviceRequest, context: Any
     ) -> devices_pb2.UpdateDeviceResponse:
         device = self._devices.update_labels(request.name, dict(request.labels), request.request_id)
-        return devices_pb2.UpdateDeviceResponse(device=_message(device))
+        return devices_pb2.UpdateDeviceResponse(device=self._message(device))
 
     async def DeleteDevice(
         self, request: devices_pb2.DeleteDeviceRequest, context: Any
@@ -108,7 +108,7 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
     async def RevokeDevice(
         self, request: devices_pb2.RevokeDeviceRequest, context: Any
     ) -> devices_pb2.RevokeDeviceResponse:
-        return devices_pb2.RevokeDeviceResponse(device=_message(self._devices.revoke(request.name)))
+        return devices_pb2.RevokeDeviceResponse(device=self._message(self._devices.revoke(request.name)))
 
     async def ListJoinRequests(
         self, request: devices_pb2.ListJoinRequestsRequest, context: Any
@@ -135,14 +135,14 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         wanted = parse(request.selector)
         with self._events.listen("devices/") as changes:
             for device in self._devices.matching(request.selector):
-                await context.write(devices_pb2.WatchDevicesResponse(device=_message(device)))
+                await context.write(devices_pb2.WatchDevicesResponse(device=self._message(device)))
             async for change in changes:
                 try:
                     device = self._devices.get(change.topic)
                 except NotFound:
                     continue  # It was deleted.
                 if wanted.matches(self._devices.attributes(device)):
-                    await context.write(devices_pb2.WatchDevicesResponse(device=_message(device)))
+                    await context.write(devices_pb2.WatchDevicesResponse(device=self._message(device)))
 
     async def ListDeviceTypes(
         self, request: devices_pb2.ListDeviceTypesRequest, context: Any
@@ -176,23 +176,23 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
     async def RestartDevice(
         self, request: devices_pb2.RestartDeviceRequest, context: Any
     ) -> devices_pb2.RestartDeviceResponse:
-        return devices_pb2.RestartDeviceResponse(device=_message(self._devices.restart(request.name)))
+        return devices_pb2.RestartDeviceResponse(device=self._message(self._devices.restart(request.name)))
 
     async def ProfileDevice(
         self, request: devices_pb2.ProfileDeviceRequest, context: Any
     ) -> devices_pb2.ProfileDeviceResponse:
-        return devices_pb2.ProfileDeviceResponse(device=_message(self._devices.profile(request.name)))
+        return devices_pb2.ProfileDeviceResponse(device=self._message(self._devices.profile(request.name)))
 
     async def UpgradeDevice(
         self, request: devices_pb2.UpgradeDeviceRequest, context: Any
     ) -> devices_pb2.UpgradeDeviceResponse:
         device = await asyncio.to_thread(self._devices.upgrade, request.name)
-        return devices_pb2.UpgradeDeviceResponse(device=_message(device))
+        return devices_pb2.UpgradeDeviceResponse(device=self._message(device))
 
     async def PinDevice(self, request: devices_pb2.PinDeviceRequest, context: Any) -> devices_pb2.PinDeviceResponse:
         version = request.model_version
         device = self._devices.pin(request.name, version) if version else self._devices.unpin(request.name)
-        return devices_pb2.PinDeviceResponse(device=_message(device))
+        return devices_pb2.PinDeviceResponse(device=self._message(device))
 
     async def ListDeviceSteps(
         self, request: devices_pb2.ListDeviceStepsRequest, context: Any
@@ -219,6 +219,9 @@ class DeviceRpc(devices_pb2_grpc.DeviceServiceServicer):
         return devices_pb2.ListDeviceBuildsResponse(
             device_builds=[to_proto(each, devices_pb2.DeviceBuild) for each in found], next_page_token=following
         )
+
+    def _message(self, device: Device) -> devices_pb2.Device:
+        return to_proto(self._devices.seen(device), devices_pb2.Device)
 
 
 class _Received:
@@ -518,10 +521,6 @@ def _chunks(chunks: Chunks) -> agent_pb2.Chunks:
     return agent_pb2.Chunks(size_bytes=chunks.size_bytes, chunk_bytes=chunks.chunk_bytes, digests=chunks.digests)
 
 
-def _message(device: Device) -> devices_pb2.Device:
-    return to_proto(device, devices_pb2.Device)
-
-
 def _step(device: str, report: agent_pb2.StepReport) -> StepLog | None:
     """Return what the device reports, None for a step or a state that a newer agent knows."""
     if report.step not in agent_pb2.Step.values() or report.state not in agent_pb2.StepState.values():
@@ -606,6 +605,7 @@ def _care(message: Care) -> agent_pb2.Care:
     care = agent_pb2.Care(restarts=message.restarts, profiles=message.profiles, upgrades=message.upgrades)
     if message.release is not None:
         care.release.manifest.CopyFrom(to_proto(message.release.manifest, common_pb2.File))
+        care.release.version = message.release.version
         care.release.wheels.extend(to_proto(file, common_pb2.File) for file in message.release.wheels)
     return care
 

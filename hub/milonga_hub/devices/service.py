@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from milonga_compiler.environments import buildable_engines
@@ -12,7 +13,7 @@ from sqlmodel import col, delete, func, select
 from milonga_hub.authority import Authority, Presented
 from milonga_hub.commits import Commits
 from milonga_hub.db import Database, utc_now
-from milonga_hub.devices import rules, transferred
+from milonga_hub.devices import rules, rules_upgrades, transferred
 from milonga_hub.devices.admission import Admission
 from milonga_hub.devices.assigning import Announce, Assigning, Wanted, nobody_else
 from milonga_hub.devices.caches import Caches
@@ -27,6 +28,7 @@ from milonga_hub.devices.models import (
     DeviceBuild,
     DeviceState,
     DeviceType,
+    DeviceView,
     File,
     Inventory,
     JoinRequest,
@@ -204,6 +206,10 @@ class DeviceService:
             raise NotFound(f"no device {name!r}; see: milonga devices list")
         return device
 
+    def seen(self, device: Device) -> DeviceView:
+        """Return the device as people and programs may see it now."""
+        return rules_upgrades.seen(device, self._clock())
+
     def list(self, selector: str = "", page_size: int = 0, page_token: str = "") -> tuple[_Devices, str]:
         """Return a page of the devices that the selector matches, by name."""
         return self._page(self._named(selector), page_size, page_token)
@@ -364,15 +370,15 @@ class DeviceService:
         """
         device = self.get(name)
         release = self._helping.release()
-        if device.state is DeviceState.ONLINE and release.is_run_by(device.agent_version):
+        if device.state is DeviceState.ONLINE and rules_upgrades.runs(device.agent_version, release.version):
             return device
-        return self._want(name, upgrade=True)
+        return self._want(name, upgrade=release)
 
     def offer_release(self, release: Callable[[], AgentRelease]) -> None:
         """Let devices upgrade to what this returns."""
         self._helping.release = release
 
-    def _want(self, name: str, **what: bool) -> Device:
+    def _want(self, name: str, **what: Any) -> Device:
         with self._database.session() as session:
             device = session.get(Device, self.get(name).name)
             assert device is not None

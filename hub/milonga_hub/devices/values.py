@@ -112,6 +112,8 @@ class AgentStatus(BaseModel, frozen=True):
     restarts: int = 0
     profiles: int = 0
     upgrades: int = 0
+    # Why the last upgrade was not made or did not last; empty from agents that do not tell.
+    upgrade_problem: str = ""
 
 
 class HelpKind(StrEnum):
@@ -145,10 +147,8 @@ class AgentRelease:
     manifest: File
     wheels: tuple[File, ...]
     number: int = 0
-
-    def is_run_by(self, agent_version: str) -> bool:
-        """Return whether an agent that says so of itself is this release; agents that came otherwise name none."""
-        return agent_version.partition("+")[2] == str(self.number)
+    # What an agent says of itself that runs it.
+    version: str = ""
 
 
 @dataclass(frozen=True)

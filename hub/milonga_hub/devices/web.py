@@ -93,16 +93,16 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
     async def list_devices(selector: str = "", page_size: PageSize = 0, page_token: PageToken = "") -> DevicePage:
         """List the devices that the selector matches."""
         found, token = devices.list(selector, page_size, page_token)
-        return DevicePage(devices=views(DeviceView, found), next_page_token=token)
+        return DevicePage(devices=[view(DeviceView, devices.seen(each)) for each in found], next_page_token=token)
 
     @api.get("/devices/{device}")
     async def get_device(device: str) -> DeviceView:
-        return view(DeviceView, devices.get(device))
+        return view(DeviceView, devices.seen(devices.get(device)))
 
     @api.patch("/devices/{device}")
     async def update_device(device: str, body: Labels) -> DeviceView:
         """Set these labels and keep the others."""
-        return view(DeviceView, devices.update_labels(device, body.labels, body.request_id))
+        return view(DeviceView, devices.seen(devices.update_labels(device, body.labels, body.request_id)))
 
     @api.delete("/devices/{device}", status_code=204)
     async def delete_device(device: str) -> None:
@@ -112,17 +112,17 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
     @api.post("/devices/{device}:revoke")
     async def revoke_device(device: str) -> DeviceView:
         """Shut the device out: its connections end now, and its key is refused until the device is deleted."""
-        return view(DeviceView, devices.revoke(device))
+        return view(DeviceView, devices.seen(devices.revoke(device)))
 
     @api.post("/devices/{device}:pin")
     async def pin_device(device: str, body: Pin) -> DeviceView:
         """Keep the device on a version, that it serves where none is named: rollouts of others leave it out."""
-        return view(DeviceView, devices.pin(device, body.model_version))
+        return view(DeviceView, devices.seen(devices.pin(device, body.model_version)))
 
     @api.post("/devices/{device}:unpin")
     async def unpin_device(device: str) -> DeviceView:
         """Let rollouts reach the device again."""
-        return view(DeviceView, devices.unpin(device))
+        return view(DeviceView, devices.seen(devices.unpin(device)))
 
     @api.get("/devices/{device}/log")
     async def get_log(device: str, cursor: str = "", max_bytes: int = 0) -> DeviceLog:
@@ -145,17 +145,17 @@ def _add_devices(api: APIRouter, devices: DeviceService) -> None:
     @api.post("/devices/{device}:restart")
     async def restart_device(device: str) -> DeviceView:
         """Want the device's agent to start anew, now or when it connects."""
-        return view(DeviceView, devices.restart(device))
+        return view(DeviceView, devices.seen(devices.restart(device)))
 
     @api.post("/devices/{device}:profile")
     async def profile_device(device: str) -> DeviceView:
         """Want the device to probe its hardware and time its model again, now or when it connects."""
-        return view(DeviceView, devices.profile(device))
+        return view(DeviceView, devices.seen(devices.profile(device)))
 
     @api.post("/devices/{device}:upgrade")
     async def upgrade_device(device: str) -> DeviceView:
         """Want the device's agent to take this hub's in its own place, now or when it connects."""
-        return view(DeviceView, await asyncio.to_thread(devices.upgrade, device))
+        return view(DeviceView, devices.seen(await asyncio.to_thread(devices.upgrade, device)))
 
     @api.get("/devices/{device}/steps")
     async def list_steps(device: str, generation: int | None = None) -> list[StepLog]:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from milonga.release import KIND, PROJECT
+from milonga.release import KIND, PROJECT, read_release
 from milonga_compiler.files import write_atomically
 
 from milonga_hub.blobs import Blobs, digest_of
@@ -72,7 +72,8 @@ class AgentReleases:
                 "this hub's agent is not signed yet by keys that are not on this hub; see milonga keys status, sign what waits, and"
                 " upgrade again"
             )
-        return AgentRelease(manifest, tuple(files), json.loads(text)["number"])
+        told = read_release(text)
+        return AgentRelease(manifest, tuple(files), told.number, f"{told.version}+{told.number}")
 
     def _manifest(self, files: list[dict[str, Any]]) -> bytes:
         known: dict[str, Any] = json.loads(self._path.read_bytes()) if self._path.exists() else {"number": 0}

@@ -10,6 +10,15 @@ from milonga_hub.web.language import N_
 
 _OF_SENTENCES = (N_("%(why)s; %(more)s"), N_("%(name)s: %(why)s"))
 
+# Of agents, the last one as hubs say it for agents that do not.
+_OF_UPGRADES = (
+    N_("the agent was not upgraded: %(why)s"),
+    N_("the agent in %(place)s did not start, so the one before it runs; upgrade or install again"),
+    N_("it started anew and still runs %(version)s"),
+    N_("it was told, and nothing was heard of it since"),
+    N_("this agent was not installed by the hub's installer, or by an older one: run its line again"),
+)
+
 _OF_RUNS = (
     N_("new project"),
     N_("started on the dashboard"),
@@ -382,6 +391,7 @@ _OF_HUBS = (
 
 MESSAGES: tuple[str, ...] = (
     *_OF_SENTENCES,
+    *_OF_UPGRADES,
     *_OF_RUNS,
     *_OF_ROLLOUTS,
     *_OF_BUILDS,

@@ -7,7 +7,7 @@ from enum import Enum
 from milonga_hub.alerts.models import AlertSeverity, AlertSignal, AlertState
 from milonga_hub.builds.models import BuildState
 from milonga_hub.callers import Role
-from milonga_hub.devices.models import DeviceBuildState, DeviceState, JoinRequestState, Verification
+from milonga_hub.devices.models import AgentUpgradeState, DeviceBuildState, DeviceState, JoinRequestState, Verification
 from milonga_hub.hubs.models import HubState
 from milonga_hub.labelling.models import SampleReason, SampleState
 from milonga_hub.outbox import DeliveryState
@@ -18,7 +18,7 @@ from milonga_hub.web.language import N_
 
 # Whose members pages show; a test tells which of their words the table lacks.
 ENUMERATIONS: tuple[type[Enum], ...] = (
-    AlertSeverity, AlertSignal, AlertState, BuildState, DeliveryState, DeviceBuildState, DeviceState, HubState, JoinRequestState,
+    AgentUpgradeState, AlertSeverity, AlertSignal, AlertState, BuildState, DeliveryState, DeviceBuildState, DeviceState, HubState, JoinRequestState,
     Role, RolloutDeviceState, RolloutState, RunState, SampleReason, SampleState, StageState, Step, Task, Trigger, Verification,
 )  # fmt: skip
 
@@ -26,7 +26,7 @@ WORDS = (
     # States.
     N_("aborted"), N_("approved"), N_("assigned"), N_("awaiting approval"), N_("building"), N_("built"), N_("cancelled"), N_("conflict"),
     N_("delivered"), N_("failed"), N_("given up"), N_("labelled"), N_("leading"), N_("lost"), N_("offline"), N_("online"), N_("open"), N_("paused"),
-    N_("pending"), N_("queued"), N_("refused"), N_("rejected"), N_("resolved"), N_("revoked"), N_("running"), N_("serving"), N_("skipped"),
+    N_("pending"), N_("queued"), N_("refused"), N_("rejected"), N_("resolved"), N_("revoked"), N_("running"), N_("serving"), N_("silent"), N_("skipped"),
     N_("started"), N_("succeeded"), N_("told"), N_("verified"), N_("waiting"), N_("not verified on hardware"),
     # Why a run began, and a picture was sent.
     N_("accuracy"), N_("apply"), N_("drift"), N_("import"), N_("manual"), N_("new labels"), N_("schedule"),

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from milonga_hub.alerts.models import Alert, AlertView
 from milonga_hub.datasets.models import DatasetVersion, DatasetVersionView
+from milonga_hub.db import utc_now
+from milonga_hub.devices import rules_upgrades
 from milonga_hub.devices.models import Device, DeviceView, JoinToken, JoinTokenView
 from milonga_hub.labelling.models import QueuedSample, SampleView
 from milonga_hub.rollouts.models import Rollout
@@ -21,7 +23,6 @@ V = TypeVar("V", bound=BaseModel)
 
 # Rows that hold more than people may see; all others are shown whole.
 _VIEWS: dict[type, type[BaseModel]] = {
-    Device: DeviceView,
     JoinToken: JoinTokenView,
     DatasetVersion: DatasetVersionView,
     Run: RunView,
@@ -53,5 +54,7 @@ def shown(payload: Any) -> Any:
     """Return what may be sent of an event's payload."""
     if isinstance(payload, Rollout):
         return seen(payload)
+    if isinstance(payload, Device):
+        return view(DeviceView, rules_upgrades.seen(payload, utc_now()))
     view_class = _VIEWS.get(type(payload))
     return payload if view_class is None else view(view_class, payload)

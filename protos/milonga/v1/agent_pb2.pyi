@@ -455,6 +455,9 @@ class AgentRelease(_message.Message):
 
     MANIFEST_FIELD_NUMBER: _builtins.int
     WHEELS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """What an agent says of itself that runs it: "0.1.0+1795762884"."""
     @_builtins.property
     def manifest(self) -> _common_pb2.File:
         """JSON: {"kind": "agent", "project", "number", "version", "files"}. Agents take no lower number than they have taken."""
@@ -466,10 +469,11 @@ class AgentRelease(_message.Message):
         *,
         manifest: _common_pb2.File | None = ...,
         wheels: _abc.Iterable[_common_pb2.File] | None = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "wheels", b"wheels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "version", b"version", "wheels", b"wheels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -635,6 +639,7 @@ class AgentStatus(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
     UPGRADES_FIELD_NUMBER: _builtins.int
+    UPGRADE_PROBLEM_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Generation of the last assignment that ended, in success or failure."""
     active_bundle: _builtins.str
@@ -650,6 +655,8 @@ class AgentStatus(_message.Message):
     """What of Care has been done."""
     profiles: _builtins.int
     upgrades: _builtins.int
+    upgrade_problem: _builtins.str
+    """Why the upgrade that it counted last was not made, or did not last; empty where it was made, and from older agents."""
     def __init__(
         self,
         *,
@@ -661,10 +668,11 @@ class AgentStatus(_message.Message):
         restarts: _builtins.int = ...,
         profiles: _builtins.int = ...,
         upgrades: _builtins.int = ...,
+        upgrade_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "generation", b"generation", "message", b"message", "profiles", b"profiles", "restarts", b"restarts", "serving_url", b"serving_url", "upgrades", b"upgrades"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bundle", b"active_bundle", "active_engine", b"active_engine", "generation", b"generation", "message", b"message", "profiles", b"profiles", "restarts", b"restarts", "serving_url", b"serving_url", "upgrade_problem", b"upgrade_problem", "upgrades", b"upgrades"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

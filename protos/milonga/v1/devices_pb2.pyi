@@ -43,6 +43,39 @@ DEVICE_STATE_REVOKED: DeviceState.ValueType  # 3
 """Shut out by an operator."""
 Global___DeviceState: _TypeAlias = DeviceState  # noqa: Y015
 
+class _AgentUpgradeState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgentUpgradeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentUpgradeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGENT_UPGRADE_STATE_UNSPECIFIED: _AgentUpgradeState.ValueType  # 0
+    AGENT_UPGRADE_STATE_WAITING: _AgentUpgradeState.ValueType  # 1
+    """The device is told when it connects."""
+    AGENT_UPGRADE_STATE_TOLD: _AgentUpgradeState.ValueType  # 2
+    """It was told, and has some minutes to fetch the release and to start anew with it."""
+    AGENT_UPGRADE_STATE_SUCCEEDED: _AgentUpgradeState.ValueType  # 3
+    """It runs the release, or a newer one."""
+    AGENT_UPGRADE_STATE_FAILED: _AgentUpgradeState.ValueType  # 4
+    """It runs the agent that it ran: it refused the release, or fell back from it."""
+    AGENT_UPGRADE_STATE_SILENT: _AgentUpgradeState.ValueType  # 5
+    """It was told more than ten minutes ago, and has not shown what became of it."""
+
+class AgentUpgradeState(_AgentUpgradeState, metaclass=_AgentUpgradeStateEnumTypeWrapper): ...
+
+AGENT_UPGRADE_STATE_UNSPECIFIED: AgentUpgradeState.ValueType  # 0
+AGENT_UPGRADE_STATE_WAITING: AgentUpgradeState.ValueType  # 1
+"""The device is told when it connects."""
+AGENT_UPGRADE_STATE_TOLD: AgentUpgradeState.ValueType  # 2
+"""It was told, and has some minutes to fetch the release and to start anew with it."""
+AGENT_UPGRADE_STATE_SUCCEEDED: AgentUpgradeState.ValueType  # 3
+"""It runs the release, or a newer one."""
+AGENT_UPGRADE_STATE_FAILED: AgentUpgradeState.ValueType  # 4
+"""It runs the agent that it ran: it refused the release, or fell back from it."""
+AGENT_UPGRADE_STATE_SILENT: AgentUpgradeState.ValueType  # 5
+"""It was told more than ten minutes ago, and has not shown what became of it."""
+Global___AgentUpgradeState: _TypeAlias = AgentUpgradeState  # noqa: Y015
+
 class _JoinRequestState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -280,6 +313,7 @@ class Device(_message.Message):
     WANTED_UPGRADES_FIELD_NUMBER: _builtins.int
     UPGRADES_FIELD_NUMBER: _builtins.int
     CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
+    AGENT_UPGRADE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """devices/{device}"""
     device_type: _builtins.str
@@ -334,6 +368,10 @@ class Device(_message.Message):
     def cloned_at(self) -> _timestamp_pb2.Timestamp:
         """When two machines were last seen with the identity of this device; unset for never."""
 
+    @_builtins.property
+    def agent_upgrade(self) -> Global___AgentUpgrade:
+        """The last time that its agent was to be upgraded; unset for never."""
+
     def __init__(
         self,
         *,
@@ -365,16 +403,62 @@ class Device(_message.Message):
         wanted_upgrades: _builtins.int = ...,
         upgrades: _builtins.int = ...,
         clock_ahead_seconds: _builtins.float | None = ...,
+        agent_upgrade: Global___AgentUpgrade | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds", "certificate_expires_at", b"certificate_expires_at", "clock_ahead_seconds", b"clock_ahead_seconds", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds", "agent_upgrade", b"agent_upgrade", "certificate_expires_at", b"certificate_expires_at", "clock_ahead_seconds", b"clock_ahead_seconds", "cloned_at", b"cloned_at", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "revoked_at", b"revoked_at", "seen_at", b"seen_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds", "active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "clock_ahead_seconds", b"clock_ahead_seconds", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "profiles", b"profiles", "reported_generation", b"reported_generation", "restarts", b"restarts", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message", "upgrades", b"upgrades", "wanted_profiles", b"wanted_profiles", "wanted_restarts", b"wanted_restarts", "wanted_upgrades", b"wanted_upgrades"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds", "active_bundle", b"active_bundle", "active_engine", b"active_engine", "active_version", b"active_version", "agent_upgrade", b"agent_upgrade", "agent_version", b"agent_version", "assigned_generation", b"assigned_generation", "certificate_expires_at", b"certificate_expires_at", "clock_ahead_seconds", b"clock_ahead_seconds", "cloned_at", b"cloned_at", "device_type", b"device_type", "enrolled_at", b"enrolled_at", "inventory", b"inventory", "key_fingerprint", b"key_fingerprint", "labels", b"labels", "name", b"name", "pinned_version", b"pinned_version", "profiles", b"profiles", "reported_generation", b"reported_generation", "restarts", b"restarts", "revoked_at", b"revoked_at", "seen_at", b"seen_at", "serving_url", b"serving_url", "simulated", b"simulated", "state", b"state", "status_message", b"status_message", "upgrades", b"upgrades", "wanted_profiles", b"wanted_profiles", "wanted_restarts", b"wanted_restarts", "wanted_upgrades", b"wanted_upgrades"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clock_ahead_seconds: _TypeAlias = _typing.Literal["clock_ahead_seconds"]  # noqa: Y015
     _WhichOneofArgType__clock_ahead_seconds: _TypeAlias = _typing.Literal["_clock_ahead_seconds", b"_clock_ahead_seconds"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_ahead_seconds) -> _WhichOneofReturnType__clock_ahead_seconds | None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class AgentUpgrade(_message.Message):
+    """What became of an operator's wish that a device's agent be another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    WANTED_AT_FIELD_NUMBER: _builtins.int
+    TOLD_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    agent_version: _builtins.str
+    """What it shall run: "0.1.0+1795762884"."""
+    state: Global___AgentUpgradeState.ValueType
+    message: _builtins.str
+    """Why it failed, or was not heard of again; for people."""
+    @_builtins.property
+    def wanted_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def told_at(self) -> _timestamp_pb2.Timestamp:
+        """Unset while the device has not been on line since."""
+
+    @_builtins.property
+    def ended_at(self) -> _timestamp_pb2.Timestamp:
+        """When the device showed what became of it."""
+
+    def __init__(
+        self,
+        *,
+        agent_version: _builtins.str = ...,
+        state: Global___AgentUpgradeState.ValueType = ...,
+        message: _builtins.str = ...,
+        wanted_at: _timestamp_pb2.Timestamp | None = ...,
+        told_at: _timestamp_pb2.Timestamp | None = ...,
+        ended_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "told_at", b"told_at", "wanted_at", b"wanted_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "ended_at", b"ended_at", "message", b"message", "state", b"state", "told_at", b"told_at", "wanted_at", b"wanted_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentUpgrade: _TypeAlias = AgentUpgrade  # noqa: Y015
 
 @_typing.final
 class DeviceType(_message.Message):

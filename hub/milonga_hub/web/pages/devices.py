@@ -73,7 +73,7 @@ def router(hub: HubServices) -> APIRouter:
             live="devices/,join_requests/",
             # A page that answers a form is fetched again from where it would be looked at.
             live_part=Part("content", f"/devices?{urlencode({'selector': selector})}") if outcome or problem else None,
-            devices=devices,
+            devices=[hub.devices.seen(device) for device in devices],
             count=count,
             more=urlencode({"selector": selector, "page_token": following}) if following else "",
             first=not page_token,
@@ -144,7 +144,7 @@ def router(hub: HubServices) -> APIRouter:
             "device.html",
             script="form",
             live=f"devices/{device.name},device_builds/{device.name},steps/{device.name},telemetry/{device.name}",
-            device=device,
+            device=hub.devices.seen(device),
             refused=hub.telemetry.refusals.of(device.name),
             type=hub.devices.get_type(device.device_type),
             steps=hub.devices.steps(device.name)[-_SHOWN_STEPS:][::-1],
