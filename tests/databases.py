@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -19,13 +20,22 @@ only_on_sqlite = pytest.mark.skipif(bool(SERVER), reason="is about the file of S
 
 
 def database_url(path: Path) -> str:
-    """Return the URL of the database that stands for this file: the same one for the same path, empty at first."""
-    return postgresql_url(path, SERVER) if SERVER else f"sqlite:///{path}"
+    """Return the URL of the database that stands for this file: the same one for the same path, with a hub's tables and
+    nothing in them at first. Going through all revisions takes longer than most tests, so that it is done once.
+
+    In a folder that is not there yet a hub makes SQLite's file by itself.
+    """
+    if SERVER:
+        return postgresql_url(path, SERVER)
+    if path.parent.is_dir() and not path.exists():
+        path.write_bytes(_sqlite_tables())
+    return f"sqlite:///{path}"
 
 
 def database_setting(folder: Path) -> str:
-    """Return what a hub with this data folder has as `database_url`."""
-    return database_url(folder / "milonga.db") if SERVER else ""
+    """Return what a hub with this data folder has as `database_url`; where it has none, its file has the tables."""
+    url = database_url(folder / "milonga.db")
+    return url if SERVER else ""
 
 
 def postgresql_url(path: Path, server: str) -> str:
@@ -62,6 +72,18 @@ def _url(path: Path, server: str, template: str) -> str:
                 connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         _made[name] = (path.absolute(), server)
     return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@cache
+def _sqlite_tables() -> bytes:
+    """Return the file of a hub that has just started for the first time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "milonga.db"
+        database = Database(f"sqlite:///{path}")
+        database.create_tables()
+        # The last one who leaves brings the log of what was written into the file.
+        database.engine.dispose()
+        return path.read_bytes()
 
 
 @cache

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,24 @@ ALLOWED = {
 OURS = {"milonga", "milonga_agent", "milonga_compiler", "milonga_hub"}
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@dataclass(frozen=True)
+class Imports:
+    at_once: frozenset[str]
+    all: frozenset[str]
+
+
+@cache
+def _read(path: Path) -> Imports:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return Imports(frozenset(_named(tree.body)), frozenset(_named(ast.walk(tree))))
+
+
+def _imports(path: Path) -> frozenset[str]:
+    return _read(path).all
+
+
+def _named(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -58,6 +76,7 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.py") if "_pb2" not in path.name]
 
@@ -98,10 +117,8 @@ def test_the_hub_process_never_imports_torch() -> None:
 def test_only_the_process_that_watches_over_a_job_imports_ray() -> None:
     of_its_own = {HUB / "cluster" / f"{name}.py" for name in ("driver", "placing", "actor", "team", "member")}
     for path in set(_files(HUB)) - of_its_own:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        at_once = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-        assert "ray" not in at_once, path
-        assert not {f"milonga_hub.cluster.{one.stem}" for one in of_its_own} & set(_imports(path)), path
+        assert "ray" not in {name.split(".")[0] for name in _read(path).at_once}, path
+        assert not {f"milonga_hub.cluster.{one.stem}" for one in of_its_own} & _imports(path), path
 
 
 def test_the_hub_serves_the_agent_and_never_imports_it() -> None:
@@ -111,9 +128,7 @@ def test_the_hub_serves_the_agent_and_never_imports_it() -> None:
 
 def test_benchmarks_of_the_command_line_import_the_latency_model_late_and_nothing_else_of_learning() -> None:
     """They run in the user's own process, and only there; the model needs no torch."""
-    tree = ast.parse(BENCH.read_text(encoding="utf-8"))
-    at_once = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-    assert not {name for name in at_once if name and ".learning" in name}
+    assert not {name for name in _read(BENCH).at_once if ".learning" in name}
     learning = {name for name in _imports(BENCH) if ".learning" in name}
     assert all(name.startswith("milonga_hub.learning.latency.") for name in learning)
     for path in _files(HUB / "learning" / "latency"):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Revision:
 def revisions(engine: Engine) -> list[Revision]:
     """Return the whole chain, the first at first. Raises FailedPrecondition for a database of a newer hub."""
     with connected(engine) as connection:
-        known = ScriptDirectory.from_config(alembic_config())
+        known = _chain()
         current = _current(connection, known)
     reached = {each.revision for each in known.iterate_revisions(current, BASE)} if current else set()
     chain = [*known.walk_revisions()][::-1]
@@ -55,13 +56,13 @@ def revisions(engine: Engine) -> list[Revision]:
 
 def reached_at(target: str) -> set[str]:
     """Return the names of the revisions that a database at this one has. Raises InvalidInput where there is none of that name."""
-    names = _names(ScriptDirectory.from_config(alembic_config()))
+    names = _names(_chain())
     return {*names[1 : _place(names, target) + 1]}
 
 
 def newest() -> str:
     """Return the name of the last revision."""
-    return _names(ScriptDirectory.from_config(alembic_config()))[-1]
+    return _names(_chain())[-1]
 
 
 def upgrade(engine: Engine) -> None:
@@ -72,8 +73,7 @@ def upgrade(engine: Engine) -> None:
 
 def migrate(engine: Engine, target: str) -> None:
     """Go up or down to the revision: its name, "head" or "base". Raises InvalidInput where there is none of that name."""
-    config = alembic_config()
-    known = ScriptDirectory.from_config(config)
+    config, known = alembic_config(), _chain()
     with _alone(engine) as connection:
         current = _current(connection, known)
         if current is None and engine.dialect.name != "sqlite":
@@ -92,7 +92,7 @@ def sql(engine: Engine, target: str) -> str:
     out = io.StringIO()
     config = alembic_config(out)
     config.attributes["dialect"] = engine.dialect.name
-    known = ScriptDirectory.from_config(config)
+    known = _chain()
     with connected(engine) as connection:
         current = _current(connection, known)
         if current is None and _has_tables(connection):
@@ -120,8 +120,16 @@ def alembic_config(out: io.StringIO | None = None) -> Config:
     return config
 
 
-def _is_newest(engine: Engine) -> bool:
+@cache
+def _chain() -> ScriptDirectory:
+    """Read the revisions once: their files are what a hub that starts on finished tables would wait for."""
     known = ScriptDirectory.from_config(alembic_config())
+    known.get_current_head()
+    return known
+
+
+def _is_newest(engine: Engine) -> bool:
+    known = _chain()
     with connected(engine) as connection:
         return _current(connection, known) == known.get_current_head()
 
