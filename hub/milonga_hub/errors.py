@@ -54,6 +54,12 @@ class FailedPrecondition(MilongaError):
     reason = "FAILED_PRECONDITION"
 
 
+class DecidedMeanwhile(FailedPrecondition):
+    """Somebody else has decided since the caller looked; nothing was changed."""
+
+    reason = "DECIDED_MEANWHILE"
+
+
 class Unauthenticated(MilongaError):
     """The caller did not prove who it is."""
 

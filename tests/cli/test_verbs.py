@@ -96,7 +96,7 @@ CHANGING = ("up", "schema", "doctor", "backup", "restore", "import tango", "expo
     "telemetry watch", "bench latency", "models checkpoint", "models import", "models export", "keys init", "keys status", "keys generate", "keys export",
     "keys rotate", "alerts show", "alerts ack", "alerts silence", "alerts unsilence", "alerts delete-rule",
     "alerts delete-channel", "alerts test", "keys renew", "keys sign", "keys publish", "build start", "build cancel",
-    "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
+    "samples show", "samples label", "samples skip", "samples undo", "samples add", "samples discard", "samples export",
     "build override", "build choose", "build example", "login", "logout", "users add", "users set-role", "users password",
     "users remove", "users sign-out", "api-keys create", "api-keys delete", "broker config", "broker revoked", "plugins list", "blobs status", "blobs move", "blobs sweep", "migrate",
     "webhooks ls", "webhooks set", "webhooks redeliver", "webhooks test", "webhooks deliveries", "webhooks delete")  # fmt: skip
@@ -186,8 +186,14 @@ def test_samples_are_labelled_exported_and_added_from_the_command_line(new: Cli,
     assert new("samples", "label", first, "9").code == 4
     assert "'0', '1'" in new("samples", "label", first, "9").err
     assert new("samples", "label", first, "1", "--by", "ana", "--json").json["sample"]["decided_by"] == "ana (local)"
+    late = new("samples", "label", first, "0", "--by", "ben")
+    assert late.code == 4 and "labelled as 1 by ana (local)" in late.err and "--replace" in late.err
+    assert new("samples", "label", first, "0", "--by", "ben", "--replace").code == 0
+    shown = " ".join(new("samples", "show", first).out.split())
+    assert "ana (local) labelled 1" in shown and "ben (local) labelled 0" in shown
     assert "waits again" in new("samples", "undo", first).out
     assert new("samples", "label", first, "--accept").code == 0
+    assert new("samples", "skip", first).code == 4
     assert new("samples", "skip", second).code == 0
     assert [
         each["label"] for each in new("samples", "ls", "digits", "--state", "labelled", "--json").json["samples"]

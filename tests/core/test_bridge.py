@@ -35,7 +35,7 @@ from milonga_hub.devices.models import (
     ShadowSpec,
 )
 from milonga_hub.errors import InvalidInput
-from milonga_hub.labelling.models import LabelledAccuracy, Labelling, SampleBox, SampleView
+from milonga_hub.labelling.models import Decision, LabelledAccuracy, Labelling, SampleBox, SampleView
 from milonga_hub.models.models import Model, ModelVersion
 from milonga_hub.projects.models import (
     DriftPolicy,
@@ -65,6 +65,7 @@ PAIRS: list[tuple[type[Message], type[BaseModel]]] = [
     (datasets_pb2.Dataset, Dataset),
     (labelling_pb2.Sample, SampleView),
     (labelling_pb2.SampleBox, SampleBox),
+    (labelling_pb2.Decision, Decision),
     (labelling_pb2.Labelling, Labelling),
     (labelling_pb2.LabelledAccuracy, LabelledAccuracy),
     (datasets_pb2.DatasetVersion, DatasetVersionView),

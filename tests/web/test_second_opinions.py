@@ -25,9 +25,13 @@ def test_two_people_disagree_and_a_third_decides_on_the_page(hub: Services) -> N
         assert ben.post(f"/api/v1/{asked['name']}:label", json={"label": "1"}).json()["state"] == "CONFLICT"
         Page(shown := cho.get(PAGE).text)
         assert "Two people disagree" in shown and "they agree on 0 (0.0%)" in shown
-        cho.post(f"{PAGE}/conflicts", data={"sample": asked["name"], "choice": "1"})
+        seen = {"sample": asked["name"], "revision": hub.labelling.get(asked["name"]).revision}
+        cho.post(f"{PAGE}/conflicts", data={**seen, "choice": "1"})
         assert "Two people disagree" not in cho.get(PAGE).text
-        # Whoever decides after that changes nothing.
-        ben.post(f"{PAGE}/conflicts", data={"sample": asked["name"], "choice": "skip"})
+        # Whoever decides after that changes nothing, and is told.
+        late = ben.post(f"{PAGE}/conflicts", data={**seen, "choice": "skip"})
+        assert late.status_code == 409 and "cho labelled it 1 on" in late.text
+        shown = cho.get(PAGE).text
+        assert "What was decided" in shown
     decided = hub.labelling.get(asked["name"])
     assert (decided.state, decided.label, decided.decided_by) == (SampleState.LABELLED, "1", "cho")

@@ -17,7 +17,11 @@ for sample in hub.labelling.list_samples("digits", state=labelling_pb2.SAMPLE_ST
 
 # %% LabelSample
 first, second, *_ = hub.labelling.list_samples("digits", state=labelling_pb2.SAMPLE_STATE_WAITING)
-hub.labelling.label_sample(first.name, label="1", decided_by="kim")
+hub.labelling.label_sample(first.name, label="1", decided_by="kim", revision=first.revision)
+
+# %% GetSample
+for decision in hub.labelling.get_sample(first.name).history:
+    print(decision.by, "said", decision.label, "at", decision.at.ToDatetime())
 
 # %% UndoSample
 hub.labelling.undo_sample(first.name)

@@ -100,7 +100,7 @@ GRPC: Mapping[str, Access] = {
     **_methods(
         "milonga.v1.LabellingService",
         {
-            _SEES: "ListSamples GetSamplePicture GetLabelling",
+            _SEES: "ListSamples GetSample GetSamplePicture GetLabelling",
             _CHANGES: "LabelSample SkipSample UndoSample AddLabelledSamples DiscardSamples",
         },
     ),

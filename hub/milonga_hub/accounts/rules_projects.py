@@ -103,7 +103,7 @@ GRPC: Mapping[str, Whose] = {
         "LabellingService",
         {
             _PROJECT: "ListSamples GetLabelling AddLabelledSamples DiscardSamples",
-            _NAME: "GetSamplePicture LabelSample SkipSample UndoSample",
+            _NAME: "GetSample GetSamplePicture LabelSample SkipSample UndoSample",
         },
     ),
     **_methods("AlertService", {_LISTED: "ListAlerts", _ALERT: "GetAlert AcknowledgeAlert"}),

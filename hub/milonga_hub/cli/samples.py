@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ def _me() -> str:
         return ""
 
 
+Replace = Annotated[bool, typer.Option("--replace", help="Also where somebody has decided already.")]
 By = Annotated[str, typer.Option("--by", default_factory=_me, help="Who; you, if left out.", show_default=False)]
 
 
@@ -68,10 +70,12 @@ def _limit(request: pb.ListSamplesRequest, limit: int) -> int:
 
 
 def _answer(sample: pb.Sample) -> str:
-    if sample.predicted_boxes:
-        names = [box.label for box in sample.predicted_boxes]
-        return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
-    return sample.predicted or NONE
+    return _objects(sample.predicted_boxes) or sample.predicted or NONE
+
+
+def _objects(boxes: Sequence[pb.SampleBox]) -> str:
+    names = [box.label for box in boxes]
+    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
 
 
 def _said(sample: pb.Sample) -> str:
@@ -175,6 +179,58 @@ def status(project: Project, hub: Hub = None, json: Json = False) -> None:
         table(columns, rows, right=columns[1:])
 
 
+@group.command("show")
+def show(sample: Name, hub: Hub = None, json: Json = False) -> None:
+    """Show a sample, and all that was decided of it."""
+    with Client() as client:
+        response = _get(client, sample)
+    if json:
+        print_json(response)
+        return
+    found = response.sample
+    facts(
+        (
+            ("sample", _short(found.name)),
+            ("state", word(pb.SampleState, found.state)),
+            ("device says", f"{_answer(found)}, {percent(found.confidence)} sure"),
+            ("label", _said(found)),
+            ("device", found.device),
+            ("received", ago(found, "received_at")),
+            ("part of", found.dataset_version),
+            ("message", found.message),
+        )
+    )
+    if found.history:
+        rows = (
+            (ago(one, "at"), one.by or NONE, word(pb.SampleState, one.state), _decided(one)) for one in found.history
+        )
+        table(("decided", "by", "state", "label"), rows)
+
+
+def _get(client: Client, sample: str) -> pb.GetSampleResponse:
+    response: pb.GetSampleResponse = client.labelling.GetSample(
+        pb.GetSampleRequest(name=_full(sample)), timeout=CALL_SECONDS
+    )
+    return response
+
+
+def _decided(one: pb.Decision) -> str:
+    return one.label or (_objects(one.boxes) or "no object" if one.state == pb.SAMPLE_STATE_LABELLED else NONE)
+
+
+def _revision(client: Client, sample: str, verb: str, replace: bool) -> int:
+    """Return what is decided about, so that nobody is overruled unseen. Raises Refused where it is decided already."""
+    found = _get(client, sample).sample
+    if found.state in (pb.SAMPLE_STATE_LABELLED, pb.SAMPLE_STATE_SKIPPED) and not found.dataset_version and not replace:
+        said = f" as {clean(_said(found))}" if found.state == pb.SAMPLE_STATE_LABELLED else ""
+        raise Refused(
+            f"{_short(found.name)} was {word(pb.SampleState, found.state)}{said} by {clean(found.decided_by) or 'somebody'}"
+            f" {ago(found, 'decided_at')}, and nothing is changed; to replace that:"
+            f" milonga samples {verb} {_short(found.name)} ... --replace"
+        )
+    return int(found.revision)
+
+
 @group.command("label")
 def label(
     sample: Name,
@@ -188,6 +244,7 @@ def label(
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="There is no object in the picture.")] = False,
     accept: Annotated[bool, typer.Option("--accept", help="The device's answer is right.")] = False,
+    replace: Replace = False,
     hub: Hub = None,
     json: Json = False,
 ) -> None:
@@ -197,6 +254,7 @@ def label(
         raise Refused("give one of: a class, --box (of each object), --none, or --accept", USAGE)
     request = pb.LabelSampleRequest(name=_full(sample), label=label, boxes=boxes, accept=accept, decided_by=by)
     with Client() as client:
+        request.revision = _revision(client, sample, "label", replace)
         response = client.labelling.LabelSample(request, timeout=CALL_SECONDS)
     if json:
         print_json(response)
@@ -218,10 +276,11 @@ def _box(text: str) -> pb.SampleBox:
 
 
 @group.command("skip")
-def skip(sample: Name, by: By, hub: Hub = None, json: Json = False) -> None:
+def skip(sample: Name, by: By, replace: Replace = False, hub: Hub = None, json: Json = False) -> None:
     """Say that a sample is not worth a label; its picture is deleted after an hour."""
     request = pb.SkipSampleRequest(name=_full(sample), decided_by=by)
     with Client() as client:
+        request.revision = _revision(client, sample, "skip", replace)
         response = client.labelling.SkipSample(request, timeout=CALL_SECONDS)
     if json:
         print_json(response)

@@ -45,6 +45,18 @@ class Opinion(BaseModel):
     by: str
     label: str = ""
     boxes: list[SampleBox] = []
+    # None of those from before this was kept.
+    at: datetime | None = None
+
+
+class Decision(BaseModel):
+    """What somebody made of a picture: labelled, skipped, or to be asked about again."""
+
+    state: SampleState
+    by: str
+    at: datetime
+    label: str = ""
+    boxes: list[SampleBox] = []
 
 
 class SampleView(SQLModel):
@@ -71,6 +83,10 @@ class SampleView(SQLModel):
     like: str = ""
     dataset_version: str = ""
     message: str = ""
+    # Counts what was decided, so that who decides can say what they saw.
+    revision: int = 0
+    # All that was decided, the oldest first; not the answer that a second one is waited for.
+    history: list[Decision] = Field(default=[], sa_type=json_of(list[Decision]))
 
 
 class QueuedSample(SampleView, table=True):

@@ -46,6 +46,10 @@ class LabellingRpc(labelling_pb2_grpc.LabellingServiceServicer):
         )
         return pb.ListSamplesResponse(samples=[_message(one) for one in found], next_page_token=token)
 
+    async def GetSample(self, request: pb.GetSampleRequest, context: Any) -> pb.GetSampleResponse:
+        sample = await asyncio.to_thread(self._labelling.get, request.name)
+        return pb.GetSampleResponse(sample=_message(sample))
+
     async def GetSamplePicture(self, request: pb.GetSamplePictureRequest, context: Any) -> pb.GetSamplePictureResponse:
         picture, media_type = await asyncio.to_thread(self._labelling.picture, request.name)
         return pb.GetSamplePictureResponse(picture=picture, media_type=media_type)
@@ -53,16 +57,24 @@ class LabellingRpc(labelling_pb2_grpc.LabellingServiceServicer):
     async def LabelSample(self, request: pb.LabelSampleRequest, context: Any) -> pb.LabelSampleResponse:
         boxes = [from_proto(box, SampleBox) for box in request.boxes]
         sample = await asyncio.to_thread(
-            self._labelling.label, request.name, request.label, boxes, request.accept, signature(request.decided_by)
+            self._labelling.label,
+            request.name,
+            request.label,
+            boxes,
+            request.accept,
+            signature(request.decided_by),
+            _revision(request),
         )
         return pb.LabelSampleResponse(sample=_message(sample))
 
     async def SkipSample(self, request: pb.SkipSampleRequest, context: Any) -> pb.SkipSampleResponse:
-        sample = await asyncio.to_thread(self._labelling.skip, request.name, signature(request.decided_by))
+        sample = await asyncio.to_thread(
+            self._labelling.skip, request.name, signature(request.decided_by), _revision(request)
+        )
         return pb.SkipSampleResponse(sample=_message(sample))
 
     async def UndoSample(self, request: pb.UndoSampleRequest, context: Any) -> pb.UndoSampleResponse:
-        sample = await asyncio.to_thread(self._labelling.undo, request.name, signature(""))
+        sample = await asyncio.to_thread(self._labelling.undo, request.name, signature(""), _revision(request))
         return pb.UndoSampleResponse(sample=_message(sample))
 
     async def AddLabelledSamples(
@@ -82,6 +94,10 @@ class LabellingRpc(labelling_pb2_grpc.LabellingServiceServicer):
 
 def _message(sample: QueuedSample) -> pb.Sample:
     return to_proto(sample, pb.Sample)
+
+
+def _revision(request: pb.LabelSampleRequest | pb.SkipSampleRequest | pb.UndoSampleRequest) -> int | None:
+    return request.revision if request.HasField("revision") else None
 
 
 class SampleReceiver:

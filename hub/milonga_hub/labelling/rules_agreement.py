@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from milonga_hub.labelling.models import Agreement, ClassAgreement, Opinion, SampleBox
+from milonga_hub.labelling.models import Agreement, ClassAgreement, Decision, Opinion
 from milonga_hub.labelling.rules import same_objects
 
 _DRAWS = 1 << 32
@@ -29,7 +29,7 @@ def agreement(pairs: Sequence[tuple[Opinion, Opinion]]) -> Agreement | None:
     """
     if not pairs:
         return None
-    names = sorted({name for pair in pairs for opinion in pair for name in _shown(opinion)})
+    names = sorted({name for pair in pairs for opinion in pair for name in _classes(opinion)})
     return Agreement(
         pictures=len(pairs),
         agreed=sum(agree(*pair) for pair in pairs),
@@ -38,7 +38,7 @@ def agreement(pairs: Sequence[tuple[Opinion, Opinion]]) -> Agreement | None:
 
 
 def _of_class(name: str, pairs: Sequence[tuple[Opinion, Opinion]]) -> ClassAgreement:
-    first, second = ([name in _shown(pair[place]) for pair in pairs] for place in (0, 1))
+    first, second = ([name in _classes(pair[place]) for pair in pairs] for place in (0, 1))
     # Where both always said the same one thing, chance explains it all, and kappa is 0/0.
     kappa = None if len({*first, *second}) < 2 else _kappa(first, second)
     said = sum(one or other for one, other in zip(first, second, strict=True))
@@ -52,15 +52,16 @@ def _kappa(first: Sequence[bool], second: Sequence[bool]) -> float:
     return float(cohen_kappa_score(first, second))
 
 
-def _shown(opinion: Opinion) -> set[str]:
+def _classes(opinion: Opinion) -> set[str]:
     return {opinion.label} if opinion.label else {box.label for box in opinion.boxes}
 
 
 def told(opinions: Sequence[Opinion]) -> str:
     """Return who said what, for those who decide: "kim: nut; lee: bolt"."""
-    return "; ".join(f"{one.by}: {one.label or _objects(one.boxes)}" for one in opinions)
+    return "; ".join(f"{one.by}: {shown(one)}" for one in opinions)
 
 
-def _objects(boxes: Sequence[SampleBox]) -> str:
-    names = [box.label for box in boxes]
-    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "no object"
+def shown(said: Opinion | Decision) -> str:
+    """Return what one says that the picture shows: "nut", or "1 nut, 2 bolt"."""
+    names = [box.label for box in said.boxes]
+    return said.label or ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "no object"

@@ -15,9 +15,9 @@ from milonga_hub.blobs import Blobs
 from milonga_hub.datasets.rules import Box, Labelled
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.db import Database, utc_now
-from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, NotFound
+from milonga_hub.errors import DecidedMeanwhile, FailedPrecondition, InvalidInput, MilongaError, NotFound
 from milonga_hub.events import EventBus
-from milonga_hub.labelling import rules, rules_agreement
+from milonga_hub.labelling import rules, rules_agreement, rules_history
 from milonga_hub.labelling.models import (
     LabelledAccuracy,
     Labelling,
@@ -234,13 +234,17 @@ class LabellingService:
         boxes: Sequence[SampleBox] = (),
         accept: bool = False,
         decided_by: str = "",
+        revision: int | None = None,
     ) -> QueuedSample:
         """Note what the picture shows; `accept` takes the device's answer. A label may be changed until it is added.
+
+        `revision` is that of the sample which the caller saw; None replaces whatever was decided meanwhile.
 
         Of pictures that two people are asked about, the first answer is an opinion: the sample waits for somebody else. Where
         both say the same that is its label; else it is a conflict, and the next label decides.
 
-        Raises InvalidInput for a class that the data set does not have, FailedPrecondition where it is too late.
+        Raises InvalidInput for a class that the data set does not have, DecidedMeanwhile where somebody decided something else
+        since that revision, FailedPrecondition where it is too late.
         """
         sample = self.get(name)
         project = self._projects.get(sample.project)
@@ -250,9 +254,14 @@ class LabellingService:
             label, boxes = sample.predicted, sample.predicted_boxes
         rules.check_label(project.spec.task, self.classes(project.name), label, boxes)
         opinion = Opinion(
-            by=decided_by[:100], label=label, boxes=[box.model_copy(update={"score": 0.0}) for box in boxes]
+            by=decided_by[:100],
+            label=label,
+            boxes=[box.model_copy(update={"score": 0.0}) for box in boxes],
+            at=self._clock(),
         )
-        with self._changing(name) as sample:
+        if revision is not None and rules_history.says(sample, SampleState.LABELLED, opinion):
+            return sample
+        with self._changing(name, revision) as sample:
             is_asked = sample.state is SampleState.WAITING and bool(opinion.by)
             if is_asked and (
                 sample.opinions or rules_agreement.asked_twice(name, project.spec.samples.second_opinions)
@@ -274,32 +283,55 @@ class LabellingService:
             sample.message = rules_agreement.told(sample.opinions)
 
     def _settle(self, sample: QueuedSample, state: SampleState, said: Opinion) -> None:
+        now = self._clock()
+        answers = [rules_history.decision(one, SampleState.LABELLED, sample.first_at or now) for one in sample.opinions]
+        # A conflict is two answers, and nothing more.
+        decided = [] if state is SampleState.CONFLICT else [rules_history.decision(said, state, now)]
+        sample.history = rules_history.noted(sample, *answers, *decided)
+        sample.revision += 1
         sample.state, sample.label, sample.boxes, sample.decided_by = state, said.label, said.boxes, said.by
-        sample.decided_at = None if state is SampleState.WAITING else self._clock()
+        sample.decided_at = now
         sample.first_by = sample.message = ""
 
-    def skip(self, name: str, decided_by: str = "") -> QueuedSample:
-        """Say that the picture is not worth a label."""
-        with self._changing(name) as sample:
-            self._settle(sample, SampleState.SKIPPED, Opinion(by=decided_by[:100]))
+    def skip(self, name: str, decided_by: str = "", revision: int | None = None) -> QueuedSample:
+        """Say that the picture is not worth a label. Raises DecidedMeanwhile and FailedPrecondition as `label` does."""
+        said = Opinion(by=decided_by[:100])
+        sample = self.get(name)
+        if revision is not None and rules_history.says(sample, SampleState.SKIPPED, said):
+            return sample
+        with self._changing(name, revision) as sample:
+            self._settle(sample, SampleState.SKIPPED, said)
         return self._told(sample)
 
-    def undo(self, name: str, by: str = "") -> QueuedSample:
-        """Let the picture wait again; what somebody else than `by` said first is kept. Raises FailedPrecondition where it is too late."""
-        with self._changing(name) as sample:
+    def undo(self, name: str, by: str = "", revision: int | None = None) -> QueuedSample:
+        """Let the picture wait again; what somebody else than `by` said first is kept. Raises as `label` does."""
+        with self._changing(name, revision) as sample:
             others = [one for one in sample.opinions if one.by != by]
-            self._settle(sample, SampleState.WAITING, Opinion(by=""))
             # Of a decision between two people, both opinions are of others: they are asked again.
-            sample.opinions = others if len(others) == 1 else []
+            kept = others if len(others) == 1 else []
+            if sample.state is not SampleState.WAITING:
+                self._settle(sample, SampleState.WAITING, Opinion(by=by[:100]))
+                sample.decided_by, sample.decided_at = "", None
+            # Who is asked now must not see it.
+            hidden = [
+                rules_history.decision(one, SampleState.LABELLED, sample.first_at or self._clock()) for one in kept
+            ]
+            sample.history = [one for one in sample.history if one not in hidden]
+            sample.opinions = kept
             sample.first_by = "".join(one.by for one in sample.opinions)
             sample.first_at = sample.first_at if sample.opinions else None
         return self._told(sample)
 
     @contextmanager
-    def _changing(self, name: str) -> Iterator[QueuedSample]:
+    def _changing(self, name: str, revision: int | None) -> Iterator[QueuedSample]:
         """Yield the sample to change. Raises FailedPrecondition where nothing is left to decide."""
         with self._adding, self._database.session() as session:
             sample = self._found(session, name)
+            if revision is not None and revision != sample.revision:
+                raise DecidedMeanwhile(
+                    f"{rules_history.told(sample, rules_history.noted(sample))}, after you looked; nothing is changed. To replace"
+                    f" that, decide again; to see all that was decided: milonga samples show {_short(name)}"
+                )
             if sample.dataset_version:
                 raise FailedPrecondition(
                     f"{name} is part of {sample.dataset_version} already, which never changes; import a corrected data set"
@@ -428,6 +460,12 @@ class LabellingService:
         if sample is None:
             raise NotFound(f"there is no {name}; list samples with: milonga samples ls PROJECT")
         return sample
+
+
+def _short(name: str) -> str:
+    """Return the name as people write it: "parts/0a1b"."""
+    _, project, _, sample = name.split("/")
+    return f"{project}/{sample}"
 
 
 def _path(sample: QueuedSample) -> str:

@@ -29,10 +29,17 @@ class Label(BaseModel):
     boxes: list[SampleBox] = []
     accept: bool = False
     decided_by: str = ""
+    # Of the sample as it was seen; what somebody decided since is not replaced then.
+    revision: int | None = None
 
 
 class Skip(BaseModel):
     decided_by: str = ""
+    revision: int | None = None
+
+
+class Undo(BaseModel):
+    revision: int | None = None
 
 
 class Added(BaseModel):
@@ -91,16 +98,18 @@ def _add_deciding(api: APIRouter, labelling: LabellingService) -> None:
     @api.post("/projects/{project}/samples/{sample}:label")
     def label_sample(project: str, sample: str, body: Label) -> SampleView:
         name = _name(project, sample)
-        return view(SampleView, labelling.label(name, body.label, body.boxes, body.accept, signature(body.decided_by)))
+        by = signature(body.decided_by)
+        return view(SampleView, labelling.label(name, body.label, body.boxes, body.accept, by, body.revision))
 
     @api.post("/projects/{project}/samples/{sample}:skip")
     def skip_sample(project: str, sample: str, body: Skip) -> SampleView:
-        return view(SampleView, labelling.skip(_name(project, sample), signature(body.decided_by)))
+        return view(SampleView, labelling.skip(_name(project, sample), signature(body.decided_by), body.revision))
 
     @api.post("/projects/{project}/samples/{sample}:undo")
-    def undo_sample(project: str, sample: str) -> SampleView:
+    def undo_sample(project: str, sample: str, body: Undo | None = None) -> SampleView:
         """Let the picture wait again, as long as its label is not part of the data set."""
-        return view(SampleView, labelling.undo(_name(project, sample), signature("")))
+        revision = None if body is None else body.revision
+        return view(SampleView, labelling.undo(_name(project, sample), signature(""), revision))
 
     @api.post("/projects/{project}/labelling:add")
     async def add_labelled(project: str) -> Added:

@@ -320,6 +320,12 @@ _OF_DATASETS = (
     N_("is %(width)s by %(height)s pixels; %(fewest)s are the fewest"),
     N_("there is no data set %(name)s; import one: milonga datasets import FOLDER --name %(name2)s"),
     N_("nobody labelled it in time"),
+    N_(
+        "%(why)s, after you looked; nothing is changed. To replace that, decide again; to see all that was decided: milonga samples show %(sample)s"
+    ),
+    N_("%(who)s labelled it %(label)s on %(day)s at %(time)s UTC"),
+    N_("%(who)s skipped it on %(day)s at %(time)s UTC"),
+    N_("%(who)s let it wait again on %(day)s at %(time)s UTC"),
     N_("class folders"),
 )
 

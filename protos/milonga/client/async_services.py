@@ -1108,6 +1108,18 @@ class AsyncLabelling:
             timeout,
         )
 
+    async def get_sample(self, name: str, *, timeout: float | None = None) -> labelling_pb2.Sample:
+        """One sample, with all that was decided of it. Scope: labelling:read.
+
+        Args:
+            timeout: Seconds; None takes the client's.
+        """
+        request = labelling_pb2.GetSampleRequest(name=name)
+        answer = await self._calls.unary(
+            "/milonga.v1.LabellingService/GetSample", request, labelling_pb2.GetSampleResponse, timeout
+        )
+        return answer.sample
+
     async def get_sample_picture(
         self, name: str, *, timeout: float | None = None
     ) -> labelling_pb2.GetSamplePictureResponse:
@@ -1129,6 +1141,7 @@ class AsyncLabelling:
         boxes: Sequence[labelling_pb2.SampleBox] = (),
         accept: bool = False,
         decided_by: str = "",
+        revision: int | None = None,
         timeout: float | None = None,
     ) -> labelling_pb2.Sample:
         """Says what a sample shows, or that the device was right. Scope: labelling:write.
@@ -1137,10 +1150,12 @@ class AsyncLabelling:
             label: A class of the data set, where the project tells classes apart.
             boxes: All objects, where it detects them; none says that there is no object.
             accept: Take the device's answer for right; then label and boxes must be empty.
+            revision: Of the sample as it was seen. Where somebody decided something else since, nothing is changed,
+                and the call fails with the reason DECIDED_MEANWHILE. Not set: replaces whatever is there.
             timeout: Seconds; None takes the client's.
         """
         request = labelling_pb2.LabelSampleRequest(
-            name=name, label=label, boxes=boxes, accept=accept, decided_by=decided_by
+            name=name, label=label, boxes=boxes, accept=accept, decided_by=decided_by, revision=revision
         )
         answer = await self._calls.unary(
             "/milonga.v1.LabellingService/LabelSample", request, labelling_pb2.LabelSampleResponse, timeout
@@ -1148,26 +1163,30 @@ class AsyncLabelling:
         return answer.sample
 
     async def skip_sample(
-        self, name: str, *, decided_by: str = "", timeout: float | None = None
+        self, name: str, *, decided_by: str = "", revision: int | None = None, timeout: float | None = None
     ) -> labelling_pb2.Sample:
         """Says that a sample is not worth a label; its picture is deleted soon. Scope: labelling:write.
 
         Args:
+            revision: See LabelSampleRequest.
             timeout: Seconds; None takes the client's.
         """
-        request = labelling_pb2.SkipSampleRequest(name=name, decided_by=decided_by)
+        request = labelling_pb2.SkipSampleRequest(name=name, decided_by=decided_by, revision=revision)
         answer = await self._calls.unary(
             "/milonga.v1.LabellingService/SkipSample", request, labelling_pb2.SkipSampleResponse, timeout
         )
         return answer.sample
 
-    async def undo_sample(self, name: str, *, timeout: float | None = None) -> labelling_pb2.Sample:
+    async def undo_sample(
+        self, name: str, *, revision: int | None = None, timeout: float | None = None
+    ) -> labelling_pb2.Sample:
         """Lets a sample wait again, as long as its label is not part of the data set. Scope: labelling:write.
 
         Args:
+            revision: See LabelSampleRequest.
             timeout: Seconds; None takes the client's.
         """
-        request = labelling_pb2.UndoSampleRequest(name=name)
+        request = labelling_pb2.UndoSampleRequest(name=name, revision=revision)
         answer = await self._calls.unary(
             "/milonga.v1.LabellingService/UndoSample", request, labelling_pb2.UndoSampleResponse, timeout
         )

@@ -111,6 +111,41 @@ class SampleBox(_message.Message):
 Global___SampleBox: _TypeAlias = SampleBox  # noqa: Y015
 
 @_typing.final
+class Decision(_message.Message):
+    """What somebody made of a picture: labelled, skipped, or to be asked about again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    BOXES_FIELD_NUMBER: _builtins.int
+    state: Global___SampleState.ValueType
+    by: _builtins.str
+    label: _builtins.str
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleBox]: ...
+    def __init__(
+        self,
+        *,
+        state: Global___SampleState.ValueType = ...,
+        by: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        label: _builtins.str = ...,
+        boxes: _abc.Iterable[Global___SampleBox] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "boxes", b"boxes", "by", b"by", "label", b"label", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
 class Sample(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,6 +172,8 @@ class Sample(_message.Message):
     LIKE_FIELD_NUMBER: _builtins.int
     DATASET_VERSION_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """projects/{project}/samples/{sample}"""
     project: _builtins.str
@@ -162,6 +199,8 @@ class Sample(_message.Message):
     """datasets/{dataset}/versions/{number} that its label came with, empty before that."""
     message: _builtins.str
     """Why it was refused."""
+    revision: _builtins.int
+    """Goes up with each decision."""
     @_builtins.property
     def predicted_boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleBox]: ...
     @_builtins.property
@@ -174,6 +213,10 @@ class Sample(_message.Message):
     def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleBox]: ...
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """All that was decided, the oldest first; not the answer of the first of two people while the second is waited for."""
+
     def __init__(
         self,
         *,
@@ -200,10 +243,12 @@ class Sample(_message.Message):
         like: _builtins.str = ...,
         dataset_version: _builtins.str = ...,
         message: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        history: _abc.Iterable[Global___Decision] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "received_at", b"received_at", "taken_at", b"taken_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "confidence", b"confidence", "dataset_version", b"dataset_version", "decided_at", b"decided_at", "decided_by", b"decided_by", "device", b"device", "device_type", b"device_type", "digest", b"digest", "height", b"height", "label", b"label", "like", b"like", "message", b"message", "model_version", b"model_version", "name", b"name", "predicted", b"predicted", "predicted_boxes", b"predicted_boxes", "project", b"project", "reason", b"reason", "received_at", b"received_at", "size_bytes", b"size_bytes", "state", b"state", "taken_at", b"taken_at", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "confidence", b"confidence", "dataset_version", b"dataset_version", "decided_at", b"decided_at", "decided_by", b"decided_by", "device", b"device", "device_type", b"device_type", "digest", b"digest", "height", b"height", "history", b"history", "label", b"label", "like", b"like", "message", b"message", "model_version", b"model_version", "name", b"name", "predicted", b"predicted", "predicted_boxes", b"predicted_boxes", "project", b"project", "reason", b"reason", "received_at", b"received_at", "revision", b"revision", "size_bytes", b"size_bytes", "state", b"state", "taken_at", b"taken_at", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,6 +519,45 @@ class ListSamplesResponse(_message.Message):
 Global___ListSamplesResponse: _TypeAlias = ListSamplesResponse  # noqa: Y015
 
 @_typing.final
+class GetSampleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSampleRequest: _TypeAlias = GetSampleRequest  # noqa: Y015
+
+@_typing.final
+class GetSampleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sample(self) -> Global___Sample: ...
+    def __init__(
+        self,
+        *,
+        sample: Global___Sample | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSampleResponse: _TypeAlias = GetSampleResponse  # noqa: Y015
+
+@_typing.final
 class GetSamplePictureRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -524,12 +608,17 @@ class LabelSampleRequest(_message.Message):
     BOXES_FIELD_NUMBER: _builtins.int
     ACCEPT_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     label: _builtins.str
     """A class of the data set, where the project tells classes apart."""
     accept: _builtins.bool
     """Take the device's answer for right; then label and boxes must be empty."""
     decided_by: _builtins.str
+    revision: _builtins.int
+    """Of the sample as it was seen. Where somebody decided something else since, nothing is changed, and the call fails with the reason
+    DECIDED_MEANWHILE. Not set: replaces whatever is there.
+    """
     @_builtins.property
     def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleBox]:
         """All objects, where it detects them; none says that there is no object."""
@@ -542,12 +631,15 @@ class LabelSampleRequest(_message.Message):
         boxes: _abc.Iterable[Global___SampleBox] | None = ...,
         accept: _builtins.bool = ...,
         decided_by: _builtins.str = ...,
+        revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "boxes", b"boxes", "decided_by", b"decided_by", "label", b"label", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "accept", b"accept", "boxes", b"boxes", "decided_by", b"decided_by", "label", b"label", "name", b"name", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
 
 Global___LabelSampleRequest: _TypeAlias = LabelSampleRequest  # noqa: Y015
 
@@ -577,19 +669,25 @@ class SkipSampleRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     decided_by: _builtins.str
+    revision: _builtins.int
+    """See LabelSampleRequest."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         decided_by: _builtins.str = ...,
+        revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "decided_by", b"decided_by", "name", b"name", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
 
 Global___SkipSampleRequest: _TypeAlias = SkipSampleRequest  # noqa: Y015
 
@@ -618,17 +716,23 @@ class UndoSampleRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    revision: _builtins.int
+    """See LabelSampleRequest."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        revision: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "name", b"name", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
+    _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__revision) -> _WhichOneofReturnType__revision | None: ...
 
 Global___UndoSampleRequest: _TypeAlias = UndoSampleRequest  # noqa: Y015
 

@@ -40,6 +40,11 @@ class LabellingServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_labelling__pb2.ListSamplesRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_labelling__pb2.ListSamplesResponse.FromString,
                 _registered_method=True)
+        self.GetSample = channel.unary_unary(
+                '/milonga.v1.LabellingService/GetSample',
+                request_serializer=milonga_dot_v1_dot_labelling__pb2.GetSampleRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_labelling__pb2.GetSampleResponse.FromString,
+                _registered_method=True)
         self.GetSamplePicture = channel.unary_unary(
                 '/milonga.v1.LabellingService/GetSamplePicture',
                 request_serializer=milonga_dot_v1_dot_labelling__pb2.GetSamplePictureRequest.SerializeToString,
@@ -83,6 +88,13 @@ class LabellingServiceServicer(object):
 
     def ListSamples(self, request, context):
         """In the order in which they should be labelled while they wait, else the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSample(self, request, context):
+        """One sample, with all that was decided of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +156,11 @@ def add_LabellingServiceServicer_to_server(servicer, server):
                     servicer.ListSamples,
                     request_deserializer=milonga_dot_v1_dot_labelling__pb2.ListSamplesRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_labelling__pb2.ListSamplesResponse.SerializeToString,
+            ),
+            'GetSample': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSample,
+                    request_deserializer=milonga_dot_v1_dot_labelling__pb2.GetSampleRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_labelling__pb2.GetSampleResponse.SerializeToString,
             ),
             'GetSamplePicture': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSamplePicture,
@@ -209,6 +226,33 @@ class LabellingService(object):
             '/milonga.v1.LabellingService/ListSamples',
             milonga_dot_v1_dot_labelling__pb2.ListSamplesRequest.SerializeToString,
             milonga_dot_v1_dot_labelling__pb2.ListSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.LabellingService/GetSample',
+            milonga_dot_v1_dot_labelling__pb2.GetSampleRequest.SerializeToString,
+            milonga_dot_v1_dot_labelling__pb2.GetSampleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class LabellingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LabellingServiceAsyncStub: ...
     ListSamples: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.ListSamplesRequest, _labelling_pb2.ListSamplesResponse]
     """In the order in which they should be labelled while they wait, else the newest first."""
+    GetSample: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.GetSampleRequest, _labelling_pb2.GetSampleResponse]
+    """One sample, with all that was decided of it."""
     GetSamplePicture: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.GetSamplePictureRequest, _labelling_pb2.GetSamplePictureResponse]
     """The picture as the device sent it."""
     LabelSample: _grpc.UnaryUnaryMultiCallable[_labelling_pb2.LabelSampleRequest, _labelling_pb2.LabelSampleResponse]
@@ -57,6 +59,8 @@ class LabellingServiceAsyncStub(LabellingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSamples: _aio.UnaryUnaryMultiCallable[_labelling_pb2.ListSamplesRequest, _labelling_pb2.ListSamplesResponse]  # type: ignore[assignment]
     """In the order in which they should be labelled while they wait, else the newest first."""
+    GetSample: _aio.UnaryUnaryMultiCallable[_labelling_pb2.GetSampleRequest, _labelling_pb2.GetSampleResponse]  # type: ignore[assignment]
+    """One sample, with all that was decided of it."""
     GetSamplePicture: _aio.UnaryUnaryMultiCallable[_labelling_pb2.GetSamplePictureRequest, _labelling_pb2.GetSamplePictureResponse]  # type: ignore[assignment]
     """The picture as the device sent it."""
     LabelSample: _aio.UnaryUnaryMultiCallable[_labelling_pb2.LabelSampleRequest, _labelling_pb2.LabelSampleResponse]  # type: ignore[assignment]
@@ -82,6 +86,14 @@ class LabellingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_labelling_pb2.ListSamplesResponse, _abc.Awaitable[_labelling_pb2.ListSamplesResponse]]:
         """In the order in which they should be labelled while they wait, else the newest first."""
+
+    @_abc_1.abstractmethod
+    def GetSample(
+        self,
+        request: _labelling_pb2.GetSampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_labelling_pb2.GetSampleResponse, _abc.Awaitable[_labelling_pb2.GetSampleResponse]]:
+        """One sample, with all that was decided of it."""
 
     @_abc_1.abstractmethod
     def GetSamplePicture(

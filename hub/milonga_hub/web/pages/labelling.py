@@ -94,18 +94,16 @@ def _add_changing(pages: APIRouter, hub: HubServices) -> None:
         return RedirectResponse(_address(name), status_code=303)
 
     @pages.post("/labelling/{name}/conflicts")
-    def decide(name: str, sample: Annotated[str, Form()], choice: Annotated[str, Form()]) -> RedirectResponse:
-        """Take what one of both said, by its place; else nothing is worth a label."""
-        found = hub.labelling.get(sample)
-        opinions = found.opinions
-        if found.state is not SampleState.CONFLICT:
-            # Somebody else was faster.
-            return RedirectResponse(_address(name), status_code=303)
+    def decide(
+        name: str, sample: Annotated[str, Form()], choice: Annotated[str, Form()], revision: Annotated[int, Form()]
+    ) -> RedirectResponse:
+        """Take what one of both said, by its place; else nothing is worth a label. Where somebody else was faster, say so."""
+        opinions = hub.labelling.get(sample).opinions
         if choice.isascii() and choice.isdigit() and int(choice[:2]) < len(opinions):
             taken = opinions[int(choice)]
-            hub.labelling.label(sample, taken.label, taken.boxes, decided_by=signature(""))
+            hub.labelling.label(sample, taken.label, taken.boxes, decided_by=signature(""), revision=revision)
         else:
-            hub.labelling.skip(sample, signature(""))
+            hub.labelling.skip(sample, signature(""), revision)
         return RedirectResponse(f"{_address(name)}#conflicts", status_code=303)
 
     @pages.post("/labelling/{name}/add")

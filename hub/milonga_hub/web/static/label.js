@@ -20,7 +20,7 @@
   const decided = [];
   const editor = detection && window.Milonga.boxes(find("picture"), find("boxes"), classes);
 
-  const picture = (sample) => `/api/v1/${sample.name.split("/").map(encodeURIComponent).join("/")}/picture`;
+  const picture = (sample) => `${address(sample)}/picture`;
   const tell = (words) => { find("problem").textContent = words; find("problem").hidden = !words; };
   const say = (words) => { find("said").textContent = words; };
   const percent = (share) => `${Math.round(share * 100)} %`;
@@ -34,9 +34,12 @@
     const error = new Error(said.error ? said.error.message : _("The hub answered %(status)s.", { status: answer.status }));
     // Not there, or nothing left to decide.
     error.isGone = [404, 409].includes(answer.status);
+    error.isDecided = Boolean(said.error) && said.error.reason === "DECIDED_MEANWHILE";
     throw error;
   };
-  const decide = (sample, verb, body) => call(`/api/v1/${sample.name.split("/").map(encodeURIComponent).join("/")}:${verb}`, body);
+  const address = (sample) => `/api/v1/${sample.name.split("/").map(encodeURIComponent).join("/")}`;
+  // What somebody else decided since this page was told of the sample is not replaced unseen.
+  const decide = (sample, verb, body) => call(`${address(sample)}:${verb}`, { ...body, revision: sample.revision });
 
   const reasons = { LEAST_CONFIDENT: _("chosen because the network was in doubt"), NOVEL: _("chosen because it looks unlike others"), RANDOM: _("chosen by chance") };
   const count = (boxes) => ngettext("%(num)s box", "%(num)s boxes", boxes.length);
@@ -57,7 +60,24 @@
   };
   addEventListener("resize", fit);
 
+  // Somebody else was faster: what they said, and the choice to go on or to answer again.
+  const confront = async (sample) => {
+    const found = await call(address(sample));
+    if (found.state === "WAITING" || found.dataset_version) return false;
+    Object.assign(sample, found);
+    const said = { who: found.decided_by, label: found.label || count(found.boxes), time: taken.format(new Date(found.decided_at)) };
+    find("meanwhile-said").textContent = {
+      LABELLED: () => _("%(who)s labelled it %(label)s after this page showed it: %(time)s.", said),
+      SKIPPED: () => _("%(who)s skipped it after this page showed it: %(time)s.", said),
+      CONFLICT: () => _("Two people disagree about it: %(said)s.", { said: found.message }),
+    }[found.state]();
+    find("meanwhile").hidden = false;
+    find("keep").focus();
+    return true;
+  };
+
   const show = () => {
+    find("meanwhile").hidden = true;
     current = queue.shift() || null;
     station.hidden = !current;
     find("nothing").hidden = Boolean(current) || !find("nothing").children.length;
@@ -102,13 +122,13 @@
     busy = true;
     const sample = current;
     try {
-      await decide(sample, verb, body);
-      decided.push(sample);
+      decided.push(await decide(sample, verb, body));
       find("undo").disabled = false;
       tell("");
       say(words);
       show();
     } catch (error) {
+      if (error.isDecided && await confront(sample).catch(() => false)) { tell(""); return; }
       if (error.isGone) {
         // It was deleted meanwhile, or is part of the data set: the others may be, too.
         [queue, current] = [[], null];
@@ -137,9 +157,9 @@
     busy = true;
     const sample = decided.pop();
     try {
-      await decide(sample, "undo", {});
+      const undone = await decide(sample, "undo", {});
       if (current) queue.unshift(current);
-      queue.unshift(sample);
+      queue.unshift(undone);
       tell("");
       say(_("Undone."));
       show();
@@ -153,6 +173,7 @@
 
   find("accept").addEventListener("click", accept);
   find("skip").addEventListener("click", skip);
+  find("keep").addEventListener("click", show);
   find("undo").addEventListener("click", undo);
   find("classes").addEventListener("click", ({ target }) => {
     const button = target.closest("[data-label]");
