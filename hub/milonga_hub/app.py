@@ -160,7 +160,7 @@ class Hub:
         self.projects = ProjectService(self.database, self.events, self.datasets)
         self.samples = SampleIntake(self.database, self.events, self.devices, self.projects, stores.pictures)
         self.labelling = LabellingService(
-            self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
+            self.database, self.events, self.projects, self.datasets, self.blobs, self.samples
         )
         self.models = ModelService(self.database, self.blobs)
         self.signing = SigningService(self.folder / "signing")

@@ -78,7 +78,7 @@ class Floor:
             self.projects,
             self.datasets,
             world.blobs,
-            self.intake.pictures,
+            self.intake,
             world.clock,
         )
         self._import(folder.parent)

@@ -14,7 +14,7 @@ from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device
 from milonga_hub.devices.service import MeasuringPolicy
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
-from milonga_hub.labelling import rules
+from milonga_hub.labelling import intake, rules
 from milonga_hub.labelling.models import QueuedSample, SampleBox, SampleReason, SampleState, SampleView
 from milonga_hub.labelling.rules import Doubt, order, was_right
 from milonga_hub.projects.models import ProjectSpec, SamplingSpec
@@ -269,6 +269,22 @@ def test_devices_that_have_sent_what_they_may_are_told_until_they_may_send_again
     hub.world.clock.now = START + timedelta(hours=24)
     assert hub.labelling.summary("parts").spent == []
     assert len(hub.intake.offer("pi-1", "parts", [digest(picture(7))], 0)[0]) == 1
+
+
+def test_where_too_many_pictures_wait_devices_send_no_more_and_the_project_says_why(
+    hub: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_MOST_WAITING", 2)
+    first = _arrived(hub, 1)
+    new = digest(picture(3))
+    assert (hub.intake.offer("pi-1", "parts", [new], 0)[0], hub.labelling.summary("parts").stopped) == ([new], "")
+    _arrived(hub, 2)
+    assert hub.intake.offer("pi-1", "parts", [new], 0)[0] == []
+    stopped = hub.labelling.summary("parts").stopped
+    assert stopped.startswith("2 pictures of parts wait to be labelled, and no more are taken")
+    assert "milonga samples discard parts" in stopped
+    hub.labelling.label(first.name, "nut")
+    assert (hub.intake.offer("pi-1", "parts", [new], 0)[0], hub.labelling.summary("parts").stopped) == ([new], "")
 
 
 def test_a_device_whose_next_picture_would_be_too_much_has_sent_what_it_may() -> None:

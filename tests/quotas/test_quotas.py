@@ -155,6 +155,11 @@ def test_pictures_of_devices_count_and_wait_where_there_is_no_room(limited: Limi
     hub.samples.may_grow("digits", 500)
     with pytest.raises(QuotaExceeded, match=r"pictures of devices 2\.0 kB"):
         hub.samples.may_grow("digits", 501)
+    # The next picture will be about as large as those that wait.
+    stopped = hub.samples.what_stops("digits")
+    assert "this would add 1.0 kB" in stopped and "milonga samples discard digits" in stopped
+    limited.limit(f"storage_gigabytes: {(usage.storage_bytes + 1000) / 1e9}")
+    assert hub.samples.what_stops("digits") == ""
 
 
 def test_a_device_too_many_does_not_join_and_others_do(limited: Limited) -> None:

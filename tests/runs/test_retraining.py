@@ -270,7 +270,7 @@ class World:
             BlobStore(folder / "blobs"),
             SampleIntake(database, events, devices, self.projects, BlobStore(folder / "samples")),
         )
-        labelling = LabellingService(database, events, self.projects, self.datasets, blobs, intake.pictures)
+        labelling = LabellingService(database, events, self.projects, self.datasets, blobs, intake)
         self.triggers = Triggers(events, self.projects, self.datasets, devices, self.telemetry, labelling, self.runs)
         self.look = self.triggers.look
 

@@ -97,7 +97,7 @@ class Services:
             self.database, self.events, self.devices, self.projects, BlobStore(folder / "samples")
         )
         self.labelling = LabellingService(
-            self.database, self.events, self.projects, self.datasets, self.blobs, self.samples.pictures
+            self.database, self.events, self.projects, self.datasets, self.blobs, self.samples
         )
         self.models = ModelService(self.database, self.blobs)
         self.signing = signer = signing(folder / "signing")

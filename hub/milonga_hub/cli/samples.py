@@ -140,7 +140,7 @@ def _say_spent(found: pb.Labelling) -> None:
 
 @group.command("status")
 def status(project: Project, hub: Hub = None, json: Json = False) -> None:
-    """Say how much waits and is done, which devices send no more today, and how often devices were right."""
+    """Say how much waits and is done, what keeps devices from sending, and how often they were right."""
     with Client() as client:
         response = client.labelling.GetLabelling(pb.GetLabellingRequest(project=project), timeout=CALL_SECONDS)
     if json:
@@ -158,6 +158,7 @@ def status(project: Project, hub: Hub = None, json: Json = False) -> None:
             ("refused", found.refused or ""),
             ("done today", found.done_today),
             ("dropped on devices", found.dropped or ""),
+            ("uploads stopped", found.stopped),
             ("two people disagree", found.conflicts or ""),
         )
     )

@@ -151,17 +151,30 @@ class SampleIntake:
             session.add(source)
             done = [one for one in digests if session.get(QueuedSample, _name(project, one)) is not None]
             sent = self._sent(session, device)
-            mine = select(func.count()).where(
-                QueuedSample.project == project, QueuedSample.state == SampleState.WAITING, QueuedSample.kept
-            )
-            if session.exec(mine).one() >= _MOST_WAITING:
-                return [], done
-        try:
-            self.may_grow(project, 1)
-        except QuotaExceeded as error:
-            _log.warning("pictures wait on their devices: %s", error)
+        stopped = self.what_stops(project)
+        if stopped:
+            _log.warning("pictures wait on their devices: %s", stopped)
             return [], done
         return rules.within_day(spec, *sent, [one for one in digests if one not in done]), done
+
+    def what_stops(self, project: str) -> str:
+        """Return why no device may send pictures for the project now, and what to do about it; "" where they may."""
+        waiting = select(func.count(), func.avg(QueuedSample.size_bytes)).where(
+            QueuedSample.project == project, QueuedSample.state == SampleState.WAITING, QueuedSample.kept
+        )
+        with self._database.session() as session:
+            count, mean_bytes = session.exec(waiting).one()
+        if count >= _MOST_WAITING:
+            return (
+                f"{count:,} pictures of {project} wait to be labelled, and no more are taken: label some, or delete all that wait"
+                f" (milonga samples discard {project})"
+            )
+        try:
+            # A quota is as good as full where the next picture has no room, if it is like those that wait.
+            self.may_grow(project, int(mean_bytes or 1))
+        except QuotaExceeded as error:
+            return str(error)
+        return ""
 
     def size_bytes(self, project: str) -> int:
         """Return what the pictures take that are kept for the project here."""

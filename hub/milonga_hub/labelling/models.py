@@ -180,3 +180,5 @@ class Labelling(BaseModel):
     # Devices that have sent as much, by name: the first hundred, and how many there are.
     spent: list[SpentDay] = []
     spent_count: int = 0
+    # Why no device may send now, and what to do about it; "" where they may.
+    stopped: str = ""

@@ -18,6 +18,7 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import DecidedMeanwhile, FailedPrecondition, InvalidInput, MilongaError, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.labelling import rules, rules_agreement, rules_history
+from milonga_hub.labelling.intake import SampleIntake
 from milonga_hub.labelling.models import (
     LabelledAccuracy,
     Labelling,
@@ -68,16 +69,17 @@ class LabellingService:
         projects: ProjectService,
         datasets: DatasetService,
         blobs: Blobs,
-        pictures: Blobs,
+        intake: SampleIntake,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`pictures` holds those that are not part of a data set; `blobs` is where data sets have theirs."""
+        """`intake` takes pictures and keeps those that are not part of a data set; `blobs` is where data sets have theirs."""
         self._database = database
         self._events = events
         self._projects = projects
         self._datasets = datasets
         self._blobs = blobs
-        self._pictures = pictures
+        self._pictures = intake.pictures
+        self._what_stops = intake.what_stops
         self._clock = clock
         self._adding = database.turn("labelling")
 
@@ -197,6 +199,7 @@ class LabellingService:
             bytes_per_day=rules.bytes_per_day(spec.samples),
             spent=spent,
             spent_count=spent_count,
+            stopped=self._what_stops(project) if spec.samples.enabled else "",
         )
 
     def _spent(self, session: Session, project: str, spec: SamplingSpec) -> tuple[_Spent, int]:

@@ -265,6 +265,7 @@ _OF_ALERTS = (
     ),
     N_("%(device)s did not take %(version)s and serves what it had: %(why)s"),
     N_("its steps: milonga devices steps %(device)s; to let it try again: milonga rollouts retry %(rollout)s"),
+    N_("its steps: milonga devices steps %(device)s; the next rollout of %(project)s closes this"),
     N_("%(share)s of %(count)s requests on %(device)s failed (allowed %(allowed)s)"),
     N_(
         "its log says why: milonga devices logs %(device)s; to go back to an earlier version: milonga rollouts create"
@@ -320,6 +321,14 @@ _OF_DATASETS = (
     N_("is %(width)s by %(height)s pixels; %(fewest)s are the fewest"),
     N_("there is no data set %(name)s; import one: milonga datasets import FOLDER --name %(name2)s"),
     N_("nobody labelled it in time"),
+    N_(
+        "%(count)s pictures of %(project)s wait to be labelled, and no more are taken: label some, or delete all that wait"
+        " (milonga samples discard %(name)s)"
+    ),
+    N_(
+        "%(project)s uses %(used)s (data set %(dataset)s, pictures of devices %(pictures)s, builds %(builds)s) of the %(limit)s that it"
+        " may, and this would add %(added)s; discard pictures that wait (milonga samples discard %(name)s), or ask for a larger quota (docs/quotas.md)"
+    ),
     N_(
         "%(why)s, after you looked; nothing is changed. To replace that, decide again; to see all that was decided: milonga samples show %(sample)s"
     ),

@@ -370,6 +370,7 @@ class Labelling(_message.Message):
     BYTES_PER_DAY_FIELD_NUMBER: _builtins.int
     SPENT_FIELD_NUMBER: _builtins.int
     SPENT_COUNT_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
     project: _builtins.str
     enabled: _builtins.bool
     """Whether the project lets pictures leave its devices."""
@@ -390,6 +391,8 @@ class Labelling(_message.Message):
     bytes_per_day: _builtins.int
     spent_count: _builtins.int
     """How many there are."""
+    stopped: _builtins.str
+    """Why no device may send pictures now, and what to do about it; empty where they may."""
     @_builtins.property
     def accuracies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelledAccuracy]: ...
     @_builtins.property
@@ -419,10 +422,11 @@ class Labelling(_message.Message):
         bytes_per_day: _builtins.int = ...,
         spent: _abc.Iterable[Global___SpentDay] | None = ...,
         spent_count: _builtins.int = ...,
+        stopped: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "agreement", b"agreement", "bytes_per_day", b"bytes_per_day", "conflicts", b"conflicts", "done_today", b"done_today", "dropped", b"dropped", "enabled", b"enabled", "labelled", b"labelled", "pending", b"pending", "pictures_per_day", b"pictures_per_day", "project", b"project", "refused", b"refused", "skipped", b"skipped", "spent", b"spent", "spent_count", b"spent_count", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracies", b"accuracies", "agreement", b"agreement", "bytes_per_day", b"bytes_per_day", "conflicts", b"conflicts", "done_today", b"done_today", "dropped", b"dropped", "enabled", b"enabled", "labelled", b"labelled", "pending", b"pending", "pictures_per_day", b"pictures_per_day", "project", b"project", "refused", b"refused", "skipped", b"skipped", "spent", b"spent", "spent_count", b"spent_count", "stopped", b"stopped", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
