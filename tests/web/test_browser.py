@@ -417,6 +417,30 @@ def test_a_picture_that_was_deleted_meanwhile_gives_way_to_what_waits(browser: B
         page.close()
 
 
+_POST = """(address) => fetch(address, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: "{}",
+})"""
+
+
+def test_what_somebody_said_of_a_picture_meanwhile_is_told_and_kept_or_replaced(browser: Browser) -> None:
+    with looking() as address:
+        page = browser.new_page(base_url=address)
+        page.goto("/labelling/digits")
+        _sign_in(page)
+        picture, meanwhile = page.locator("#picture"), page.locator("#meanwhile")
+        for answer in ("Enter", "2"):
+            expect(page.locator("#accept")).to_contain_text("0")
+            asked = picture.get_attribute("src") or ""
+            page.evaluate(_POST, asked.replace("/picture", ":skip"))
+            page.keyboard.press("1")
+            expect(meanwhile).to_contain_text("ana skipped it after this page showed it")
+            page.keyboard.press(answer)
+            expect(meanwhile).to_be_hidden()
+            expect(picture).not_to_have_attribute("src", asked)
+        expect(page.locator("#said")).to_have_text("Labelled 1.")
+        page.close()
+
+
 def test_a_project_that_sends_no_pictures_says_how_to_change_that_and_does(page: Page) -> None:
     page.goto("/labelling/digits")
     page.get_by_text("Switch sampling off").click()
