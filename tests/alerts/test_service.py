@@ -9,6 +9,7 @@ import hmac
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from milonga_hub.alerts.models import (
     MailSecurity,
     WebhookSpec,
 )
-from milonga_hub.alerts.rules_findings import DeviceFacts, Facts
+from milonga_hub.alerts.rules_findings import DeviceFacts, Facts, RolloutFacts
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
@@ -49,6 +50,7 @@ class World:
         self.now = START
         self.offline: set[str] = set()
         self.hot: set[str] = set()
+        self.rollouts: list[RolloutFacts] = []
         self.database = Database(database_url(folder / "test.db"))
         self.database.create_tables()
         self.alerts = self.restarted()
@@ -64,7 +66,8 @@ class World:
                     name, {}, name not in self.offline, None, temperature_celsius=95.0 if name in self.hot else 40.0
                 )
                 for name in ("a", "b", "c")
-            ]
+            ],
+            rollouts=self.rollouts,
         )
 
     def look(self, seconds: float = 0.0) -> list[Alert]:
@@ -111,6 +114,19 @@ def test_an_alert_opens_once_stands_and_resolves_by_itself(world: World) -> None
     world.hot = {"a"}
     assert world.look(60)[0].id != opened.id
     assert len(world.alerts.list(subject="devices/a")[0]) == 2
+
+
+def test_what_to_do_next_is_what_can_be_done_now_and_is_not_told_again(world: World, web: WebReceiver) -> None:
+    world.tell(web)
+    going = RolloutFacts("digits-2", "digits", "models/digits/versions/2", False, "", {"a": "boom"})
+    world.rollouts = [going]
+    (opened,) = world.look()
+    assert opened.next_step.endswith("to let it try again: milonga rollouts retry digits-2")
+    world.rollouts = [replace(going, may_retry=False)]
+    assert world.look(60) == []
+    assert world.alerts.get(opened.id).next_step.endswith("; the next rollout of digits closes this")
+    world.deliver()
+    assert len(web.bodies) == 1
 
 
 def test_an_alert_waits_until_it_has_stood_long_enough(world: World) -> None:

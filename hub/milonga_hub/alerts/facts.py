@@ -10,7 +10,7 @@ from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
 from milonga_hub.projects.service import ProjectService
-from milonga_hub.rollouts.models import LEFT_OUT, PAUSED_BY_HAND, Rollout, RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.models import LEFT_OUT, LIVE, PAUSED_BY_HAND, Rollout, RolloutDeviceState, RolloutState
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.runs.models import RunState
 from milonga_hub.runs.service import RunService
@@ -105,6 +105,7 @@ class Observer:
                 rollout.state is RolloutState.AWAITING_APPROVAL,
                 rollout.reason == PAUSED_BY_HAND,
                 self._took_back(rollout),
+                rollout.state in (*LIVE, RolloutState.PAUSED),
             )
 
     def _took_back(self, rollout: Rollout) -> tuple[str, str, str] | None:

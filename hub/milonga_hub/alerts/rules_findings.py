@@ -94,6 +94,8 @@ class RolloutFacts:
     paused_by_hand: bool = False
     # Of one that took another back by itself: that one, its version, and why.
     took_back: tuple[str, str, str] | None = None
+    # Not once it was aborted: then the next one decides what devices serve.
+    may_retry: bool = True
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,15 @@ def _rolled_back(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterat
     for rollout in facts.rollouts:
         for name, why in rollout.rolled_back.items():
             if name in devices:
+                then = (
+                    f"to let it try again: milonga rollouts retry {rollout.id}"
+                    if rollout.may_retry
+                    else f"the next rollout of {rollout.project} closes this"
+                )
                 yield Finding(
                     f"devices/{name}",
                     f"{name} did not take {rollout.model_version} and serves what it had: {why or 'no reason given'}",
-                    f"its steps: milonga devices steps {name}; to let it try again: milonga rollouts retry {rollout.id}",
+                    f"its steps: milonga devices steps {name}; {then}",
                     rollout.project,
                 )
 

@@ -224,6 +224,10 @@ class AlertService:
             if key not in standing and rules.stood_long_enough(known[key[0]].spec, max(since, self._began), now):
                 standing[key] = _opened(known[key[0]], finding, since, now)
                 changed.append(standing[key])
+            elif key in standing and standing[key].next_step != finding.next_step:
+                # Not told again, but nobody who looks is to read a command that is refused by now.
+                standing[key].next_step = finding.next_step
+                session.add(standing[key])
         resolved = [one for key, one in standing.items() if key not in wrong]
         for alert in resolved:
             alert.state, alert.resolved_at = AlertState.RESOLVED, now
