@@ -5,19 +5,22 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.alerts.models import AlertSignal
 from milonga_hub.devices import helping
 from milonga_hub.devices.values import HelpKind
+from milonga_hub.labelling.models import SampleState
 from milonga_hub.projects.models import RetrainingPolicy
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.web.pages.ways import ADVICE
 
-from tests.web.filled import HOSTILE, Services
+from tests.web.filled import HOSTILE, Services, filled
+from tests.web.people import signed_in
 
 LISTS = (
     "/",
@@ -508,6 +511,17 @@ def test_the_labelling_page_tells_which_devices_have_sent_what_they_may(client: 
     hub.projects.apply("digits", before)
     assert "The project lets each send 3 pictures and 20 MB in 24 hours" in text
     assert '<a href="/devices/pi5-1">pi5-1</a></td><td class="num">9 of 3</td>' in text
+
+
+def test_pictures_that_wait_when_sampling_is_switched_off_are_deleted_on_the_page(tmp_path: Path) -> None:
+    hub = filled(tmp_path)
+    with signed_in(hub) as ana:
+        text = ana.post("/labelling/digits/sampling/off").text
+        assert "Sampling is off" in text and "Delete all that wait" in text
+        text = ana.post("/labelling/digits/discard").text
+        assert "Delete all that wait" not in text
+    waiting = hub.labelling.list("digits", SampleState.WAITING)[0]
+    assert waiting == [] and hub.labelling.summary("digits").waiting == 0
 
 
 def test_a_project_says_which_run_is_due_and_what_it_waits_for(client: TestClient, hub: Services) -> None:

@@ -277,6 +277,7 @@ HTTP: Mapping[str, Access] = {
         POST /projects/{name}/runs
         POST /labelling/{name}/add
         POST /labelling/{name}/conflicts
+        POST /labelling/{name}/discard
         POST /labelling/{name}/sampling/{state}
         POST /runs/{project}/{number}/{verb}
         POST /models/{model}/versions/{number}/builds

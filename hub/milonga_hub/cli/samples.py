@@ -148,11 +148,12 @@ def status(project: Project, hub: Hub = None, json: Json = False) -> None:
         return
     found = response.labelling
     off = "off: no picture leaves a device; to change that, set spec.samples.enabled: true and apply it"
+    kept = f"to delete them: milonga samples discard {found.project}"
     facts(
         (
             ("project", found.project),
             ("sampling", f"on: at most {_a_day(found)} in 24 hours leave each device" if found.enabled else off),
-            ("waiting", found.waiting),
+            ("waiting", found.waiting if found.enabled or not found.waiting else f"{found.waiting}; {kept}"),
             ("labelled", f"{found.labelled}, of which {found.pending} are not part of the data set yet"),
             ("skipped", found.skipped),
             ("refused", found.refused or ""),

@@ -106,6 +106,11 @@ def _add_changing(pages: APIRouter, hub: HubServices) -> None:
             hub.labelling.skip(sample, signature(""), revision)
         return RedirectResponse(f"{_address(name)}#conflicts", status_code=303)
 
+    @pages.post("/labelling/{name}/discard")
+    def discard(name: str) -> RedirectResponse:
+        hub.labelling.discard(name)
+        return RedirectResponse(_address(name), status_code=303)
+
     @pages.post("/labelling/{name}/add")
     def add(name: str) -> RedirectResponse:
         hub.labelling.add_labelled(name)

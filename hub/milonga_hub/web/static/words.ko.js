@@ -46,10 +46,10 @@ window.MilongaWords = { plural: (n) => Number(0), texts: {
   "무작위로 선택됨"
  ],
  "%(who)s labelled it %(label)s after this page showed it: %(time)s.": [
-  "이 페이지가 사진을 보여 준 뒤에 %(who)s 님이 %(label)s(으)로 라벨을 붙였습니다: %(time)s."
+  "이 페이지가 이미지를 보여 준 뒤에 %(who)s 님이 %(label)s(으)로 라벨을 붙였습니다: %(time)s."
  ],
  "%(who)s skipped it after this page showed it: %(time)s.": [
-  "이 페이지가 사진을 보여 준 뒤에 %(who)s 님이 건너뛰었습니다: %(time)s."
+  "이 페이지가 이미지를 보여 준 뒤에 %(who)s 님이 건너뛰었습니다: %(time)s."
  ],
  "Two people disagree about it: %(said)s.": [
   "두 사람의 의견이 다릅니다: %(said)s."
