@@ -86,6 +86,10 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often agents report.")
     telemetry_seconds: float = Field(default=30.0, gt=0, description="Length of a telemetry window.")
+    # Small networks are timed in less on a quiet device.
+    measuring_seconds: float = Field(
+        default=10.0, gt=0, description="Most that a device takes to time one network; one that is busy needs them."
+    )
     telemetry_raw_days: float = Field(default=2.0, gt=0, description="How long telemetry stays as it came.")
     telemetry_minute_days: float = Field(default=14.0, gt=0, description="How long one window a minute is kept.")
     telemetry_days: float = Field(

@@ -158,6 +158,23 @@ def test_what_fails_on_the_way_is_undone(database: Database, monkeypatch: pytest
     assert _tables(database) == set()
 
 
+def test_a_busy_machine_may_take_its_time_between_two_statements(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not database.is_postgresql:
+        pytest.skip("SQLite waits for ever")
+    whole, limits = command.upgrade, []
+
+    def looked_at(config: Config, target: str) -> None:
+        whole(config, target)
+        connection = config.attributes["connection"]
+        limits.append(connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar())
+
+    monkeypatch.setattr(command, "upgrade", looked_at)
+    database.create_tables()
+    assert limits == ["1min"]
+
+
 def test_the_statements_alone_make_the_same_tables(database: Database) -> None:
     if not database.is_postgresql:
         pytest.skip("SQLite makes tables anew, which statements alone cannot")

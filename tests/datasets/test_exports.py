@@ -18,10 +18,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from milonga import yolo
 from milonga_hub.blobs import BlobStore
-from milonga_hub.datasets.models import DatasetVersion, Layout
+from milonga_hub.datasets.models import DatasetVersion
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Box, Labelled, Sample
 from milonga_hub.datasets.rules_exports import edges, stem_of
 from milonga_hub.datasets.service import DatasetService
+from milonga_hub.datasets.values import Layout
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus

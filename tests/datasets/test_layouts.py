@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from milonga_hub.blobs import BlobStore
 from milonga_hub.datasets import parts, rules_pixels
 from milonga_hub.datasets.archive import pack_folder
-from milonga_hub.datasets.models import DatasetVersion, Layout
+from milonga_hub.datasets.models import DatasetVersion
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, Box, Sample
 from milonga_hub.datasets.rules_pixels import PixelBox
 from milonga_hub.datasets.service import DatasetService
+from milonga_hub.datasets.values import Layout
 from milonga_hub.db import Database
 from milonga_hub.errors import InvalidInput
 from milonga_hub.events import EventBus

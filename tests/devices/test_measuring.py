@@ -244,6 +244,23 @@ def test_an_item_that_fails_is_returned_with_its_error_and_tried_anew_next_time(
     run(story())
 
 
+def test_a_device_measures_no_longer_than_the_hubs_setting_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILONGA_MEASURING_SECONDS", "2.5")
+
+    async def story() -> None:
+        async with hub(tmp_path) as world, Agent(world, "pi-1") as agent:
+            await agent.join()
+            measuring = _measure(world, _items(world, "s1"))
+            request = await agent.hear("measurement_request")
+            assert request.budget_seconds == 2.5
+            await agent.answer(request)
+            await measuring
+
+    run(story())
+
+
 def test_a_device_that_never_answers_does_not_hold_up_the_rest(tmp_path: Path) -> None:
     async def story() -> None:
         policy = MeasuringPolicy(budget_seconds=0.05, slack_seconds=0.05)

@@ -58,7 +58,7 @@ class Clock:
 class World:
     """One running hub, as far as devices are concerned."""
 
-    def __init__(self, folder: Path, policy: MeasuringPolicy) -> None:
+    def __init__(self, folder: Path, policy: MeasuringPolicy | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock()
         self.settings = Settings(data_dir=folder, database_url=database_setting(folder), grpc_port=0)
@@ -104,7 +104,7 @@ class _Metadata:
 @asynccontextmanager
 async def hub(
     folder: Path,
-    policy: MeasuringPolicy = MeasuringPolicy(),
+    policy: MeasuringPolicy | None = None,
     samples: Callable[[World], Samples] | None = None,
 ) -> AsyncIterator[World]:
     world = World(folder, policy)

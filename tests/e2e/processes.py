@@ -30,6 +30,9 @@ from tests.databases import database_setting
 
 T = TypeVar("T")
 
+# Where what is found out matters more than how exactly: on cores that others use too, each network would be timed ten times as long.
+QUICKLY = ("--measuring-seconds", "1")
+
 # Becomes the command that follows and ends with its parent: 1 is PR_SET_PDEATHSIG of <linux/prctl.h>. Not a preexec_fn:
 # with one, Python forks without exec, and gRPC, which has threads here, then aborts one process of fifty.
 _DIE_WITH_PARENT = """

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e import digits
 from tests.e2e.loop import AGENTS, Loop, Scale
-from tests.e2e.processes import System
+from tests.e2e.processes import QUICKLY, System
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(500)
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """Return a hub with one agent, "pi5"."""
-    options = ("--heartbeat-seconds", "1", "--telemetry-seconds", "1")
+    options = ("--heartbeat-seconds", "1", "--telemetry-seconds", "1", *QUICKLY)
     with System(tmp_path_factory.mktemp("bad"), options) as system:
         loop = Loop(system, Scale(known=300, later=1, live=1))
         system.start_hub()

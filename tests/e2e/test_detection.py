@@ -17,7 +17,7 @@ import pytest
 import yaml
 from milonga.v1 import devices_pb2, models_pb2, projects_pb2, telemetry_pb2
 
-from tests.e2e.processes import System
+from tests.e2e.processes import QUICKLY, System
 
 pytest.importorskip("ultralytics", reason="detection needs: pip install 'milonga-hub[yolo]'")
 pytest.importorskip("skimage", reason="the pictures are scikit-image's")
@@ -74,7 +74,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("detection")
     data = write(folder / "data", train=24, val=8, seed=0, size_px=72, classes=CLASSES)
-    with System(folder, ("--heartbeat-seconds", "1", "--telemetry-seconds", "0.5")) as system:
+    with System(folder, ("--heartbeat-seconds", "1", "--telemetry-seconds", "0.5", *QUICKLY)) as system:
         system.start_hub()
         found = Served(system, data)
         system.start_agent("pi5", found.cli("tokens", "create")["secret"], ("--threads", "1"))

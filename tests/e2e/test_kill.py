@@ -17,7 +17,7 @@ import pytest
 from milonga.v1 import devices_pb2, models_pb2, projects_pb2
 
 from tests.e2e.loop import PROJECT, Loop, Scale, classify
-from tests.e2e.processes import System
+from tests.e2e.processes import QUICKLY, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -33,6 +33,7 @@ TINY = Scale(
             "evaluated_subnets": 8,
             "population": 16,
             "generations": 6,
+            "verified_candidates": 2,
         },
         "rollout": {"soak_seconds": 0.5},
         "retraining": {"drift": {"enabled": False}},
@@ -48,7 +49,7 @@ def _quiet(fraction: float, message: str) -> None:
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """Return a loop whose first run ended although everything was killed once in every stage."""
-    options = ("--heartbeat-seconds", "0.5", "--telemetry-seconds", "0.5")
+    options = ("--heartbeat-seconds", "0.5", "--telemetry-seconds", "0.5", *QUICKLY)
     with System(tmp_path_factory.mktemp("kill"), options) as system:
         loop = Loop(system, TINY)
         for step in (loop.start_hub, loop.enrol, loop.import_known, loop.apply):

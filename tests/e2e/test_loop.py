@@ -13,7 +13,7 @@ from milonga_compiler.engines import Precision
 from milonga_hub.learning.subnets import BYTES_PER_WEIGHT
 
 from tests.e2e.loop import AGENTS, PROJECT, Loop, Scale
-from tests.e2e.processes import System
+from tests.e2e.processes import QUICKLY, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -29,6 +29,7 @@ SMALL = Scale(
             "evaluated_subnets": 10,
             "population": 24,
             "generations": 10,
+            "verified_candidates": 2,
         },
         "rollout": {"soak_seconds": 0.5},
     },
@@ -42,7 +43,7 @@ def _quiet(fraction: float, message: str) -> None:
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """Return the loop after it has been around once."""
-    options = ("--heartbeat-seconds", "1", "--telemetry-seconds", "1")
+    options = ("--heartbeat-seconds", "1", "--telemetry-seconds", "1", *QUICKLY)
     with System(tmp_path_factory.mktemp("loop"), options) as system:
         loop = Loop(system, SMALL)
         try:

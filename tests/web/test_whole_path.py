@@ -18,7 +18,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.e2e import digits
 from tests.e2e.loop import PROJECT, classify
-from tests.e2e.processes import System
+from tests.e2e.processes import QUICKLY, System
 from tests.web.people import PASSWORD
 from tests.web.shots import keep
 
@@ -40,7 +40,7 @@ PICTURES = 30
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
-    with System(tmp_path, ("--heartbeat-seconds", "1", "--telemetry-seconds", "1")) as system:
+    with System(tmp_path, ("--heartbeat-seconds", "1", "--telemetry-seconds", "1", *QUICKLY)) as system:
         system.start_hub()
         yield system
 

@@ -28,7 +28,7 @@ from milonga_hub.cli.failures import NOT_FOUND, USAGE, Refused
 from milonga_hub.cli.output import ago, clean, print_json, say, size, table, word
 from milonga_hub.cli.packing import packed
 from milonga_hub.cli.whole_files import write_whole
-from milonga_hub.datasets.models import Layout
+from milonga_hub.datasets.values import Layout
 
 group = typer.Typer()
 

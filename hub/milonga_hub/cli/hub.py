@@ -84,6 +84,9 @@ def up(
     ] = None,
     heartbeat_seconds: Annotated[float | None, typer.Option(help="How often agents report.")] = None,
     telemetry_seconds: Annotated[float | None, typer.Option(help="Length of a telemetry window.")] = None,
+    measuring_seconds: Annotated[
+        float | None, typer.Option(help="Most that a device takes to time one network.")
+    ] = None,
     certificate_days: Annotated[
         float | None, typer.Option(help="Lifetime of a device's certificate; renewed by itself after half of it.")
     ] = None,

@@ -13,9 +13,10 @@ import yaml
 from PIL import Image
 
 from milonga_hub.blobs import Blobs
-from milonga_hub.datasets.models import DatasetVersion, Layout
+from milonga_hub.datasets.models import DatasetVersion
 from milonga_hub.datasets.rules import Sample
 from milonga_hub.datasets.rules_exports import check, edges, folder_of, stem_of
+from milonga_hub.datasets.values import Layout
 from milonga_hub.zipping import zipped
 
 # The EXIF tag by which cameras say how they were held; from 5 on the picture lies on its side.

@@ -13,10 +13,10 @@ from milonga_hub.blobs import Sink
 from milonga_hub.datasets.annotated import Annotated, label
 from milonga_hub.datasets.archive import Archive, Member
 from milonga_hub.datasets.coco_file import CocoAnnotation, CocoFile, looks_like_one, parse, used_categories
-from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.parts import Pictures, part_of
 from milonga_hub.datasets.reading import Kept, Read, told
 from milonga_hub.datasets.rules_pixels import PixelBox
+from milonga_hub.datasets.values import Layout
 from milonga_hub.errors import InvalidInput
 from milonga_hub.tasks import Task
 

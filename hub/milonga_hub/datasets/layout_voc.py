@@ -15,10 +15,10 @@ from milonga import yolo
 from milonga_hub.blobs import Sink
 from milonga_hub.datasets.annotated import Annotated, label
 from milonga_hub.datasets.archive import Archive, Member
-from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.parts import TEST, Pictures, part_of
 from milonga_hub.datasets.reading import Kept, Read, told
 from milonga_hub.datasets.rules import TRAIN, VALIDATION, natural
+from milonga_hub.datasets.values import Layout
 from milonga_hub.datasets.voc_file import VocFile, looks_like_one, parse
 from milonga_hub.errors import InvalidInput
 from milonga_hub.tasks import Task

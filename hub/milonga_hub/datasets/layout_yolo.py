@@ -11,9 +11,9 @@ from milonga import yolo
 
 from milonga_hub.blobs import Sink
 from milonga_hub.datasets.archive import Archive, Member
-from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.reading import Kept, Read, told
 from milonga_hub.datasets.rules import Box, Labelled
+from milonga_hub.datasets.values import Layout
 from milonga_hub.datasets.yolo_splits import splits
 from milonga_hub.errors import InvalidInput
 from milonga_hub.tasks import Task

@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from milonga_hub.blobs import Sink
 from milonga_hub.datasets import layout_coco, layout_voc, layout_yolo
 from milonga_hub.datasets.archive import Archive, Member
-from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.parts import part_of, splits
 from milonga_hub.datasets.reading import OnProgress, Read, telling
 from milonga_hub.datasets.rules import Labelled
+from milonga_hub.datasets.values import Layout
 from milonga_hub.errors import InvalidInput
 from milonga_hub.tasks import Task
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 
 from pydantic import BaseModel
 from sqlmodel import Field, SQLModel
 
+from milonga_hub.datasets.values import Layout
 from milonga_hub.db import UTC_TIME, json_of, utc_now
 from milonga_hub.tasks import Task
 
@@ -23,20 +23,6 @@ class Dataset(SQLModel, table=True):
 
 # What jobs train on, inside of a run's folder: see training_data.py.
 TRAINING_FILES: Mapping[Task, str] = {Task.CLASSIFICATION: "data.npz", Task.DETECTION: "data/data.yaml"}
-
-
-class Layout(StrEnum):
-    """How labelled pictures lie in an archive."""
-
-    CLASS_FOLDERS = "CLASS_FOLDERS"
-    YOLO = "YOLO"
-    COCO = "COCO"
-    VOC = "VOC"
-
-    @property
-    def spoken(self) -> str:
-        """Return what people call it."""
-        return {"CLASS_FOLDERS": "class folders", "VOC": "Pascal VOC"}.get(self.value, self.value)
 
 
 class RejectedFile(BaseModel):

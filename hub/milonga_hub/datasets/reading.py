@@ -9,8 +9,9 @@ from milonga import pictures
 
 from milonga_hub.blobs import Sink
 from milonga_hub.datasets.archive import Archive, Member
-from milonga_hub.datasets.models import Layout, RejectedFile
+from milonga_hub.datasets.models import RejectedFile
 from milonga_hub.datasets.rules import Labelled
+from milonga_hub.datasets.values import Layout
 from milonga_hub.tasks import Task
 
 OnProgress = Callable[[int, int], None]

@@ -12,8 +12,8 @@ from milonga.v1 import datasets_pb2_grpc
 
 from milonga_hub.bridge import to_proto
 from milonga_hub.callers import need_dataset, seen_datasets
-from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.service import DatasetService
+from milonga_hub.datasets.values import Layout
 from milonga_hub.errors import InvalidInput
 from milonga_hub.uploads import Upload, Uploads
 

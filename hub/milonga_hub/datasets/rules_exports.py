@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from posixpath import basename, splitext
 
 from milonga_hub.datasets.archive import holds_class
-from milonga_hub.datasets.models import Layout
 from milonga_hub.datasets.rules import TRAIN, Box, Sample
+from milonga_hub.datasets.values import Layout
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.tasks import Task
 

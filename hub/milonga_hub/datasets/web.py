@@ -11,8 +11,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from milonga_hub.callers import seen_datasets
-from milonga_hub.datasets.models import Dataset, DatasetVersionView, Layout
+from milonga_hub.datasets.models import Dataset, DatasetVersionView
 from milonga_hub.datasets.service import DatasetService
+from milonga_hub.datasets.values import Layout
 from milonga_hub.events import EventBus
 from milonga_hub.uploads import Uploads, whole_body
 from milonga_hub.web.views import PageSize, PageToken, files, view, views

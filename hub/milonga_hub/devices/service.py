@@ -111,7 +111,7 @@ class DeviceService:
         events: EventBus,
         settings: Settings,
         clock: Callable[[], datetime] = utc_now,
-        measuring_policy: MeasuringPolicy = MeasuringPolicy(),
+        measuring_policy: MeasuringPolicy | None = None,
         authority: Authority | None = None,
         presence: Presence = Presence(),
         announce: Announce = nobody_else,
@@ -124,7 +124,8 @@ class DeviceService:
         self.authority = authority or Authority(settings.data_dir / "authority")
         self._tokens = JoinTokens(database, self._key, clock, self.authority.fingerprint)
         self._streams = Streams()
-        self._measuring = Measuring(database, events, self._streams, clock, measuring_policy)
+        policy = measuring_policy or MeasuringPolicy(budget_seconds=settings.measuring_seconds)
+        self._measuring = Measuring(database, events, self._streams, clock, policy)
         self._timing = Timing(database, events, self._streams, self._measuring)
         self._helping = Helping(database, self._streams, clock)
         self._assigning = Assigning(database, events, self._streams, clock, announce)

@@ -31,6 +31,7 @@ COMPARED: dict[str, Any] = {"compare_type": True, "render_as_batch": True}
 BASE = "base"
 _FOLDER = Path(__file__).parent
 _MEMBERS = "hub_member"
+_IDLE_SECONDS = 60
 # Of every version.
 _OURS = {"device", "project", "telemetry_window"}
 
@@ -191,6 +192,9 @@ def _alone(engine: Engine) -> Iterator[Connection]:
             # As long as the other one takes.
             connection.execute(text("SET LOCAL lock_timeout = 0"))
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (postgres.MIGRATION,))
+            postgres.begin_writing(connection)
+            # Who writes has seconds from one statement to the next, which is too little on a busy machine: here all would be undone.
+            connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
         yield connection
         connection.commit()
 
