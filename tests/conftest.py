@@ -24,7 +24,7 @@ os.environ.setdefault("MILONGA_BROKER", "embedded")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let files with slow tests begin first where tests run in parallel, so that no core is idle at the end."""
     if hasattr(config, "workerinput"):
-        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        slow = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("browser")}
         items.sort(key=lambda item: item.path not in slow)
 
 
