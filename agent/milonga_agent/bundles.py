@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from milonga_agent.engines import Engines
+from milonga_agent.errors import DiskFull
 from milonga_agent.hub import Courier
 from milonga_agent.memory import Memory
 from milonga_agent.plan import WantedFile, Wish
@@ -21,6 +22,26 @@ class Bundles:
         self._memory = memory
         # What a measurement under way needs: not to be collected.
         self.to_measure = Wish()
+        # What is measured again in turn, and what that is known by: kept as long as there is room and more may come.
+        self.compared: list[Wish] = []
+        self._batch = ""
+
+    def compare(self, batch: str) -> None:
+        """Keep what belongs to the batch from now on, and nothing of others."""
+        if batch != self._batch:
+            self._batch, self.compared = batch, []
+
+    async def download_to_measure(self, wish: Wish) -> None:
+        """Fetch what is missing, if need be in place of what is compared with it. Raises DiskFull, or whatever the courier raises."""
+        self.to_measure = wish
+        try:
+            await self.depot.download(wish.files, self.courier, lambda fraction: None)
+        except DiskFull:
+            if not self.compared:
+                raise
+            self.compared = []
+            self.collect()
+            await self.depot.download(wish.files, self.courier, lambda fraction: None)
 
     async def check(self, wish: Wish) -> None:
         """Return if the bundle is signed for the project that its manifest names. Raises Untrusted."""
@@ -34,6 +55,6 @@ class Bundles:
     def collect(self) -> None:
         """Remove what nobody needs, once it is written down what is needed; an agent without memory removes nothing."""
         if self._memory.kept and self._memory.state.generation:
-            kept = [*self._memory.state.kept, self.to_measure]
+            kept = [*self._memory.state.kept, self.to_measure, *self.compared]
             self.depot.collect(kept)
             self.engines.collect({wish.bundle for wish in kept if wish.bundle})

@@ -23,6 +23,8 @@ from milonga_agent.sensors import temperature_celsius
 
 # After this, a measurement is stopped whatever it says: loading, cooling down and a slow model.
 _SLACK_SECONDS = 100.0
+# What is measured in turn comes again within minutes, unless it is known by then which is the fastest.
+_KEPT_SECONDS = 600.0
 # A device that has not measured for so long is at rest again.
 _RESTED_SECONDS = 60.0
 
@@ -63,9 +65,18 @@ class Measuring:
 
     async def run(self) -> None:
         while True:
-            request = await self._asked.get()
+            request = await self._next()
             with contextlib.suppress(HubUnreachable):  # The hub asks again when it is back.
                 self._outbox.send(measurement=await self.measure(request))
+
+    async def _next(self) -> agent_pb2.MeasurementRequest:
+        """Return the next request; what is kept for more rounds goes where none comes for long."""
+        try:
+            return await asyncio.wait_for(self._asked.get(), _KEPT_SECONDS if self._bundles.compared else None)
+        except asyncio.TimeoutError:
+            self._bundles.compare("")
+            self._bundles.collect()
+            return await self._asked.get()
 
     async def measure(self, request: agent_pb2.MeasurementRequest) -> agent_pb2.MeasurementResult:
         """Return what was measured, once no other measurement is under way. Raises HubUnreachable."""
@@ -104,8 +115,9 @@ class Measuring:
         bundles, depot = self._bundles, self._bundles.depot
         files = tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in request.files)
         manifest = next((file.digest for file in files if file.path == "manifest.json"), "")
-        wish = bundles.to_measure = Wish(bundle=manifest, files=files)
-        await depot.download(files, bundles.courier, lambda fraction: None)
+        wish = Wish(bundle=manifest, files=files)
+        bundles.compare(request.batch if request.batch_size > 1 else "")
+        await bundles.download_to_measure(wish)
         # What is only measured is run as well.
         depot.verify(wish)
         if manifest:
@@ -114,6 +126,8 @@ class Measuring:
         if manifest:
             # What the device builds is measured as built, and never what it would fall back to.
             model = await bundles.engines.built(manifest, depot.bundle(manifest)) or model
+        if request.batch_size > 1 and wish not in bundles.compared:
+            bundles.compared.append(wish)
         return model
 
 

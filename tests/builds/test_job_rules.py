@@ -20,6 +20,7 @@ from milonga_hub.builds.rules import (
     forgotten,
     judge,
 )
+from milonga_hub.devices.rules import TIE
 from scipy.stats import binomtest, fisher_exact
 
 figures = st.builds(
@@ -55,7 +56,8 @@ def test_the_chosen_build_keeps_the_limits_and_none_is_faster(builds: list[Build
         assert not within
     else:
         assert chosen in within
-        assert chosen.measured_ms == min(build.measured_ms for build in within if build.measured_ms is not None)
+        least = min(build.measured_ms for build in within if build.measured_ms is not None)
+        assert chosen.measured_ms is not None and chosen.measured_ms <= least * (1 + TIE)
     assert choose_build(builds[::-1], allowed) == chosen
 
 
@@ -86,6 +88,11 @@ def test_of_equally_fast_builds_the_more_accurate_wins_and_then_the_smaller() ->
     small = BuildFigures("c", "onnxruntime", "fp32", 0.96, 2.0, 290, 300)
     assert choose_build([worse, large]) == large
     assert choose_build([large, small]) == small
+    faster = BuildFigures("d", "onnxruntime", "fp32", 0.96, 1.97, 390, 400)
+    assert choose_build([faster, small]) == small
+    assert decisions([faster, small], small)["d"] == "as fast as onnxruntime/fp32, which is smaller"
+    much_faster = BuildFigures("e", "onnxruntime", "fp32", 0.96, 1.9, 390, 400)
+    assert choose_build([much_faster, small]) == much_faster
 
 
 def _group(name: str, count: int, champion_right: int, gained: int, lost: int) -> Group:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import BuildSpec, Limits, ProjectSpec
 from milonga_hub.rollouts.models import Rollout, RolloutDevice, RolloutDeviceState, RolloutState
@@ -73,6 +74,29 @@ def test_each_type_gets_its_fastest_and_one_that_has_none_is_left_out_with_every
     orders = [builds.orders.get(version.name, name).spec for name in ("quick", "tight")]
     assert [one["tuning_minutes"] for one in orders] == [2.5, 2.5]
     assert {one["tuning_database"] for one in orders} == {str(hub.work.folder.parent / "tuned" / "hub")}
+
+
+def test_load_that_comes_after_the_first_round_is_told_from_a_slow_build_by_further_rounds(
+    hub: Hub, tmp_path: Path
+) -> None:
+    del hub.boards["tight"]
+    board = hub.boards["quick"]
+
+    def speed(item: MeasurementItem, count: int) -> float:
+        return {"onnxruntime": 2.0, "reference": 2.4}[item.engine] * (
+            1.4 if item.engine == "onnxruntime" and count < 2 else 1.0
+        )
+
+    board.speed = speed
+    version, _ = _stage(hub, tmp_path, {})
+    builds = {one.target: one for one in hub.services.builds.list(version.name)[0]}
+    assert builds["onnxruntime/fp32"].chosen and builds["onnxruntime/fp32"].measured_ms == 2.0
+    assert builds["reference/fp32"].measured_ms == pytest.approx(2.4)
+    assert builds["reference/fp32"].decision == "20.0% slower than onnxruntime/fp32"
+    asked = len(board.asked)
+    assert asked >= 2 * 3 and asked % 2 == 0
+    kept, _ = hub.services.devices.measurements("quick", hub.work.run.name)
+    assert {one.purpose for one in kept} >= {"build", "build, round 2", "build, round 3"} and len(kept) == asked
 
 
 def test_devices_that_time_kernels_are_asked_for_each_type_that_gains_and_for_no_build_later(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import betainc, gammaln
 
 from milonga_hub.builds.models import Build, BuildOverride, BuildState, BuildTuning, Gate, TuningSite
+from milonga_hub.devices.rules import TIE
 from milonga_hub.errors import InvalidInput
 
 # Below this, chance alone seldom explains a difference: Fisher's customary 5 %.
@@ -131,11 +132,12 @@ def choose_build(builds: Sequence[BuildFigures], allowed: Allowed = FREE) -> Bui
     """Return the build that a device type gets, or None where none keeps the limits.
 
     Each without an objection has passed its accuracy gate, so none has lost more than the project allows, and the
-    device's own measurement decides. The lowest measured_ms wins; of equally fast ones the more accurate, then the
-    smaller, then the first by name. A build that was not measured is not used, and no engine is preferred by its name.
+    device's own measurement decides. The lowest measured_ms wins; of equally fast ones, which are no more than a tie apart, the more
+    accurate, then the smaller, then the faster, then the first by name. A build that was not measured is not used, and no engine is
+    preferred by its name.
     """
     fitting = [
-        (build.measured_ms, -build.accuracy, build.size_bytes, build.name, build)
+        (-build.accuracy, build.size_bytes, build.measured_ms, build.name, build)
         for build in builds
         if not build.objection
         and build.measured_ms is not None
@@ -143,7 +145,9 @@ def choose_build(builds: Sequence[BuildFigures], allowed: Allowed = FREE) -> Bui
         and _keeps(build.model_bytes, allowed.model_bytes)
         and _keeps(build.memory_bytes or 0, allowed.memory_bytes)
     ]
-    return min(fitting, key=lambda entry: entry[:4])[-1] if fitting else None
+    least = min((ms for _, _, ms, _, _ in fitting), default=0.0)
+    equals = (entry for entry in fitting if entry[2] <= least * (1 + TIE))
+    return min(equals, key=lambda entry: entry[:4])[-1] if fitting else None
 
 
 def chance_of_heads(heads: int, tosses: int) -> float:
@@ -192,7 +196,7 @@ def _decision(build: BuildFigures, chosen: BuildFigures | None, allowed: Allowed
         return f"not used: it took {build.memory_bytes} bytes of memory, {allowed.memory_bytes} allowed"
     if chosen is None or build == chosen:
         return _FASTEST
-    if chosen.measured_ms and build.measured_ms > chosen.measured_ms:
+    if chosen.measured_ms and build.measured_ms > chosen.measured_ms * (1 + TIE):
         times = build.measured_ms / chosen.measured_ms
         many = f"{times:.1f}" if times < 10 else f"{times:,.0f}"
         slower = f"{times - 1:.1%} slower than" if times < _MANY_TIMES else f"{many} times as slow as"

@@ -21,9 +21,9 @@ from milonga_hub.events import EventBus
 OnProgress = Callable[[int, int], None]
 
 
-def measurement_id(run: str, purpose: str, device_type: str, item: MeasurementItem) -> str:
-    """Return the same id for the same question, so that an answer is found again after a restart."""
-    parts = (run, purpose, device_type, item.subnet, item.engine, item.precision)
+def measurement_id(run: str, purpose: str, device_type: str, item: MeasurementItem | None = None) -> str:
+    """Return the same id for the same question, so that an answer is found again after a restart; of all items for none."""
+    parts = (run, purpose, device_type, *((item.subnet, item.engine, item.precision) if item else ()))
     return "m-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -42,10 +42,17 @@ class _Batch:
     finished: dict[str, Measurement]
     waiting: deque[str]
     on_progress: OnProgress
+    policy: MeasuringPolicy
+    # Of models that are compared: what they are kept under on the device. One device measures all, while it stays.
+    compared: str = ""
     losses: Counter[str] = field(default_factory=Counter)
 
     def tell(self) -> None:
         self.on_progress(len(self.finished), len(self.items))
+
+    def task(self, id_: str) -> MeasurementTask:
+        size = len(self.items) if self.compared else 1
+        return MeasurementTask(id_, self.items[id_], self.policy, self.compared, size)
 
 
 class Measuring:
@@ -68,18 +75,28 @@ class Measuring:
         self._machines: dict[str, asyncio.Lock] = {}
 
     async def measure(
-        self, device_type: str, items: Sequence[MeasurementItem], run: str, purpose: str, on_progress: OnProgress
+        self,
+        device_type: str,
+        items: Sequence[MeasurementItem],
+        run: str,
+        purpose: str,
+        on_progress: OnProgress,
+        turn: int = 0,
     ) -> list[Measurement]:
         """Return one measurement for each item, in their order; waits while no device of the type is connected.
 
-        Those that succeeded for the same run and purpose before are returned as they are; failed ones are tried anew.
+        Those that succeeded for the same run and purpose before are returned as they are; failed ones are tried anew. `turn` counts
+        the rounds, from 1, in which models are compared: one device measures all of a round, and rounds after the first are brief.
         """
+        compared = measurement_id(run, purpose, device_type) if turn else ""
+        policy = self._policy.brief() if turn > 1 else self._policy
+        purpose = f"{purpose}, round {turn}" if turn > 1 else purpose
         ids = [measurement_id(run, purpose, device_type, item) for item in items]
         by_id = dict(zip(ids, items, strict=True))
         finished = self._finished(list(by_id))
-        # Ids are hashes: in their order, a device that slowly heats up does not favour the small or the large.
+        # Ids are hashes, others in each round: in their order, a device that slowly heats up does not favour the small or the large.
         waiting = deque(sorted(by_id.keys() - finished.keys()))
-        batch = _Batch(device_type, run, purpose, by_id, finished, waiting, on_progress)
+        batch = _Batch(device_type, run, purpose, by_id, finished, waiting, on_progress, policy, compared)
         batch.tell()
         await self._run(batch)
         return [batch.finished[id_] for id_ in ids]
@@ -110,7 +127,7 @@ class Measuring:
             try:
                 while len(batch.finished) < len(batch.items):
                     for device in self._connected(batch.device_type) if batch.waiting else ():
-                        if device.name not in workers:
+                        if device.name not in workers and not (batch.compared and workers):
                             workers[device.name] = asyncio.create_task(self._work(batch, device))
                     await asyncio.wait({change, *workers.values()}, return_when=asyncio.FIRST_COMPLETED)
                     if change.done():
@@ -136,7 +153,7 @@ class Measuring:
                     return
                 id_ = batch.waiting.popleft()
                 try:
-                    result = await self._ask(device.name, MeasurementTask(id_, batch.items[id_], self._policy))
+                    result = await self._ask(device.name, batch.task(id_))
                 except DeviceLost:
                     batch.losses[id_] += 1
                     if batch.losses[id_] < self._policy.max_losses:

@@ -596,8 +596,8 @@ def _measurement_request(task: MeasurementTask) -> agent_pb2.MeasurementRequest:
         min_repeats=task.policy.min_repeats,
         max_repeats=task.policy.max_repeats,
         budget_seconds=task.policy.budget_seconds,
-        batch=task.id,
-        batch_size=1,
+        batch=task.batch or task.id,
+        batch_size=task.batch_size,
     )
 
 

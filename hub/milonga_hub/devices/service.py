@@ -18,6 +18,7 @@ from milonga_hub.devices.admission import Admission
 from milonga_hub.devices.assigning import Announce, Assigning, Wanted, nobody_else
 from milonga_hub.devices.caches import Caches
 from milonga_hub.devices.certificates import Certificates
+from milonga_hub.devices.comparing import Comparing, OnRound
 from milonga_hub.devices.connections import Connections
 from milonga_hub.devices.helping import LOG_SECONDS, Helping
 from milonga_hub.devices.known import shipped
@@ -126,6 +127,7 @@ class DeviceService:
         self._streams = Streams()
         policy = measuring_policy or MeasuringPolicy(budget_seconds=settings.measuring_seconds)
         self._measuring = Measuring(database, events, self._streams, clock, policy)
+        self._comparing = Comparing(self._measuring)
         self._timing = Timing(database, events, self._streams, self._measuring)
         self._helping = Helping(database, self._streams, clock)
         self._assigning = Assigning(database, events, self._streams, clock, announce)
@@ -562,6 +564,18 @@ class DeviceService:
     ) -> _Measurements:
         """Return one measurement for each item, in their order; failed ones carry an error. See measuring.py."""
         return await self._measuring.measure(device_type, items, run, purpose, on_progress)
+
+    async def compare(
+        self,
+        device_type: str,
+        items: Sequence[MeasurementItem],
+        run: str,
+        purpose: str,
+        on_progress: OnProgress = lambda finished, total: None,
+        on_round: OnRound = lambda items, turn: None,
+    ) -> _Measurements:
+        """Return one measurement for each item, close ones measured in turn until the fastest is known. See comparing.py."""
+        return await self._comparing.compare(device_type, items, run, purpose, on_progress, on_round)
 
     async def time_kernels(
         self,

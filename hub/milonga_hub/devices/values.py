@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -270,6 +270,10 @@ class MeasuringPolicy:
     # A model that takes its device down every time is given up in the end; a flaky line is not the model's fault.
     max_losses: int = 3
 
+    def brief(self) -> MeasuringPolicy:
+        """Return how long one of several rounds may go on: much shorter ones lose more to loading than they gain by taking turns."""
+        return replace(self, min_repeats=min(self.min_repeats, 5), budget_seconds=self.budget_seconds / 5)
+
 
 @dataclass(frozen=True)
 class MeasurementTask:
@@ -278,6 +282,9 @@ class MeasurementTask:
     id: str
     item: MeasurementItem
     policy: MeasuringPolicy
+    # Models with the same batch are measured again in turn, so the device keeps up to so many.
+    batch: str = ""
+    batch_size: int = 1
 
 
 class Latency(BaseModel):

@@ -16,7 +16,7 @@ from milonga_hub.models.models import ModelVersion
 from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, change
 from milonga_hub.runs.finetune import finetuned
-from milonga_hub.runs.measure import measure_items
+from milonga_hub.runs.measure import compare_items
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.tuning import how_tuned
@@ -145,7 +145,7 @@ class _Attempt:
         # Devices run nothing that is not signed, not even to measure it.
         services.builds.demand_signed(build for some in runnable.values() for build in some)
         items = {name: [item_of(build) for build in some] for name, some in runnable.items() if some}
-        measured = await measure_items(self.work, items, "build", self.report, self.at(_BUILDS), self.end)
+        measured = await compare_items(self.work, items, "build", self.report, self.at(_BUILDS), self.end)
         chosen: dict[str, Build] = {}
         refused: dict[str, str] = {}
         for name, some in builds.items():

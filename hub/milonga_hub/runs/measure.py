@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +57,69 @@ async def measure_items(
     start: float = 0.0,
     end: float = 1.0,
 ) -> dict[str, list[Measurement]]:
-    done = dict.fromkeys(items, 0)
-    total = sum(len(some) for some in items.values())
+    """Measure the items of each type once; types on different machines are measured side by side."""
+    told = _Told(report, items, start, end)
 
-    async def one(name: str) -> list[Measurement]:
-        def tell(count: int, _: int) -> None:
-            done[name] = count
-            finished = sum(done.values())
-            report(start + (end - start) * finished / max(1, total), f"measured {finished} of {total} on the devices")
-
+    def one(name: str) -> Awaitable[list[Measurement]]:
         # In random order, so that heat and other work do not fall on the large ones alone; the same after a restart.
         order = random.Random(f"{work.run.name} {purpose} {name}").sample(items[name], len(items[name]))
-        return await work.services.devices.measure(name, order, work.run.name, purpose, tell)
+        return work.services.devices.measure(name, order, work.run.name, purpose, told.counting(name))
+
+    return await _side_by_side(items, one)
+
+
+async def compare_items(
+    work: Work,
+    items: Mapping[str, list[MeasurementItem]],
+    purpose: str,
+    report: Report,
+    start: float = 0.0,
+    end: float = 1.0,
+) -> dict[str, list[Measurement]]:
+    """Measure the items of each type in turn until its fastest is known."""
+    told = _Told(report, items, start, end)
+
+    def one(name: str) -> Awaitable[list[Measurement]]:
+        def in_turn(some: Sequence[MeasurementItem], turn: int) -> None:
+            targets = ", ".join(f"{each.engine}/{each.precision}" for each in some)
+            told.say(f"{name}: measures {targets} in turn, round {turn}")
+
+        devices = work.services.devices
+        return devices.compare(name, items[name], work.run.name, purpose, told.counting(name), in_turn)
+
+    return await _side_by_side(items, one)
+
+
+class _Told:
+    """Tells what devices have measured of some items by type."""
+
+    def __init__(
+        self, report: Report, items: Mapping[str, Sequence[MeasurementItem]], start: float, end: float
+    ) -> None:
+        self._report, self._start, self._end = report, start, end
+        self._done = dict.fromkeys(items, 0)
+        self._total = sum(len(some) for some in items.values())
+
+    def counting(self, device_type: str) -> Callable[[int, int], None]:
+        def tell(count: int, _: int) -> None:
+            self._done[device_type] = count
+            self.say(f"measured {sum(self._done.values())} of {self._total} on the devices")
+
+        return tell
+
+    def say(self, words: str) -> None:
+        share = sum(self._done.values()) / max(1, self._total)
+        self._report(self._start + (self._end - self._start) * share, words)
+
+
+async def _side_by_side(
+    types: Iterable[str], measured: Callable[[str], Awaitable[list[Measurement]]]
+) -> dict[str, list[Measurement]]:
+    async def one(name: str) -> list[Measurement]:
+        return await measured(name)
 
     async with asyncio.TaskGroup() as group:
-        tasks = {name: group.create_task(one(name)) for name in items}
+        tasks = {name: group.create_task(one(name)) for name in types}
     return {name: task.result() for name, task in tasks.items()}
 
 

@@ -37,6 +37,7 @@ _OF_RUNS = (
     N_("choosing subnets to measure"),
     N_("building subnet %(index)s of %(count)s"),
     N_("measured %(done)s of %(count)s on the devices"),
+    N_("%(type)s: measures %(targets)s in turn, round %(round)s"),
     N_("%(subnets)s subnets measured on each of %(count)s device types"),
     N_("%(subnets)s subnets measured on each of %(count)s device types, with what %(others)s others measured before"),
     N_("%(levels)s levels measured on each of %(count)s device types"),

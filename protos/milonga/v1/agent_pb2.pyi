@@ -826,7 +826,9 @@ class MeasurementRequest(_message.Message):
     budget_seconds: _builtins.float
     """Stop when the budget is spent, even if the median is not yet certain."""
     batch: _builtins.str
-    """Requests of one batch are timed in random order and interleaved; this is the batch they belong to."""
+    """Models of one batch are measured again in turn, in random order, to be compared. Where batch_size is above 1, their files stay on
+    the device until a request of another batch comes, none comes for ten minutes, or the disk is full.
+    """
     batch_size: _builtins.int
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.File]:
