@@ -193,7 +193,7 @@ class Agent:
                 windows.every(message.settings.telemetry_seconds)
                 connection.use(message.settings)
             elif kind == "sampling":
-                samples.set_policy(message.sampling if self._options.samples else agent_pb2.SamplingPolicy())
+                samples.set_policy(message.sampling)
             elif kind == "certificate":
                 connection.keep(message.certificate)
             elif kind == "help_request":
@@ -227,7 +227,7 @@ class Agent:
             told = {"policy": policy, "folder": str(folder), "redact": self._options.redact}
             await serving.sample(project, told if policy is not None else None)
 
-        return SampleSending(SampleFolder(folder), Courier(self._store), apply)
+        return SampleSending(SampleFolder(folder), Courier(self._store), apply, self._options.samples)
 
     async def _confirm(self) -> None:
         """Say that this version of the agent works, so that no start of it leads back to the one before; and rest."""

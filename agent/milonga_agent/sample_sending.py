@@ -35,22 +35,32 @@ class Hub(Protocol):
 
 
 class SampleSending:
-    """Until the hub has told a policy nothing is sent; `apply(project, policy)` tells whatever serves what it may keep."""
+    """Until the hub has told a policy nothing is sent; `apply(project, policy)` tells whatever serves what it may keep.
+
+    Where the device's own operator does not allow it, no policy counts, and what was kept before is deleted without a hub.
+    """
 
     def __init__(
-        self, folder: SampleFolder, hub: Hub, apply: Callable[[str, dict[str, Any] | None], Awaitable[None]]
+        self,
+        folder: SampleFolder,
+        hub: Hub,
+        apply: Callable[[str, dict[str, Any] | None], Awaitable[None]],
+        allowed: bool = True,
     ) -> None:
         self._folder = folder
         self._hub = hub
         self._apply = apply
-        self._policy: agent_pb2.SamplingPolicy | None = None
+        self._allowed = allowed
+        self._policy = None if allowed else agent_pb2.SamplingPolicy()
         self._told = asyncio.Event()
+        if not allowed:
+            self._told.set()
         self._changed = asyncio.Event()
         self._random = random.Random()
 
     def set_policy(self, policy: agent_pb2.SamplingPolicy) -> None:
         """Follow what the hub says from now on."""
-        if policy != self._policy:
+        if self._allowed and policy != self._policy:
             self._policy = policy
             self._told.set()
 
@@ -67,7 +77,10 @@ class SampleSending:
         while True:
             await self._told.wait()
             self._told.clear()
-            await self.follow()
+            try:
+                await self.follow()
+            except OSError as error:
+                _log.error("pictures that may not be kept are not deleted yet: %s", error)
             self._changed.set()
 
     async def follow(self) -> None:

@@ -341,3 +341,21 @@ def test_a_device_that_is_told_to_stop_deletes_what_it_has(tmp_path: Path) -> No
         assert await sending.send() and not folder.digests()
 
     run(story())
+
+
+def test_a_device_whose_operator_lets_it_keep_nothing_asks_no_hub_to_delete_what_it_has(tmp_path: Path) -> None:
+    async def apply(project: str, policy: dict[str, Any] | None) -> None:
+        assert policy is None
+
+    async def story() -> None:
+        folder = SampleFolder(tmp_path)
+        folder.put(agent_pb2.KeptSample(header=header(DATA), picture=DATA), 1_800_000_000.0)
+        sending = SampleSending(folder, _Nobody(), apply, allowed=False)
+        # Whatever the hub says.
+        sending.set_policy(agent_pb2.SamplingPolicy(project="parts", enabled=True))
+        await sending.follow()
+        assert not folder.digests()
+        folder.put(agent_pb2.KeptSample(header=header(DATA), picture=DATA), 1_800_000_000.0)
+        assert await sending.send() and not folder.digests()
+
+    run(story())
