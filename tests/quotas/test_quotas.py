@@ -196,6 +196,7 @@ def test_a_file_that_cannot_be_read_lets_nothing_through(limited: Limited) -> No
     limited.limit("devises: 1")
     with pytest.raises(InvalidInput, match=r"quotas.yaml:4.*devises"):
         limited.join("first")
+    assert "quotas.yaml:4" in limited.hub.samples.what_stops("digits")
     limited.path.unlink()
     with pytest.raises(InvalidInput, match=r"cannot read .*quotas.yaml"):
         limited.hub.runs.start("digits", Trigger.MANUAL, "")

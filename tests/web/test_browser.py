@@ -429,10 +429,11 @@ def test_what_somebody_said_of_a_picture_meanwhile_is_told_and_kept_or_replaced(
         _sign_in(page)
         picture, meanwhile = page.locator("#picture"), page.locator("#meanwhile")
         for answer in ("Enter", "2"):
-            expect(page.locator("#accept")).to_contain_text("0")
+            expect(page.locator("#accept")).to_contain_text("the device says")
             asked = picture.get_attribute("src") or ""
             page.evaluate(_POST, asked.replace("/picture", ":skip"))
             page.keyboard.press("1")
+            expect(meanwhile).to_be_visible()
             expect(meanwhile).to_contain_text("ana skipped it after this page showed it")
             page.keyboard.press(answer)
             expect(meanwhile).to_be_hidden()

@@ -172,7 +172,8 @@ class SampleIntake:
         try:
             # A quota is as good as full where the next picture has no room, if it is like those that wait.
             self.may_grow(project, int(mean_bytes or 1))
-        except QuotaExceeded as error:
+        except (QuotaExceeded, InvalidInput) as error:
+            # A file of quotas that cannot be read lets nothing through.
             return str(error)
         return ""
 
