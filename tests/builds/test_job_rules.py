@@ -20,7 +20,7 @@ from milonga_hub.builds.rules import (
     forgotten,
     judge,
 )
-from milonga_hub.devices.rules import TIE
+from milonga_hub.ties import TIE
 from scipy.stats import binomtest, fisher_exact
 
 figures = st.builds(

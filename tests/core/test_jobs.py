@@ -35,6 +35,11 @@ def test_what_the_user_sets_is_kept_and_training_takes_what_it_is_given() -> Non
     assert "OPENBLAS_NUM_THREADS" not in environment("train", {})
 
 
+def test_a_build_begins_without_what_stores_rows() -> None:
+    code = "import sys, milonga_hub.builds.job; sys.exit('sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, "jobs never touch the database"
+
+
 def _page_faults(kind: str) -> int:
     """Return how often a process of this kind asks the kernel for a page while it takes and frees 64 MB twenty times."""
     code = (

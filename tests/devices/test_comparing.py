@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 import pytest
-from milonga_hub.devices.rules import TIE
 from milonga_hub.devices.rules_comparing import Round, next_round, standing
+from milonga_hub.ties import TIE
 
 # What a model takes at a time in seconds, in times of what it takes at rest.
 Load = Callable[[float], float]

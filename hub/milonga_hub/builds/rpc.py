@@ -13,9 +13,10 @@ from milonga.v1 import models_pb2_grpc
 
 from milonga_hub.bridge import to_proto
 from milonga_hub.builds import rules
-from milonga_hub.builds.models import Build, BuildTuning, TuningSite
+from milonga_hub.builds.models import Build
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.service import BuildService
+from milonga_hub.builds.values import BuildTuning, TuningSite
 from milonga_hub.callers import seen_projects, signature
 from milonga_hub.events import EventBus
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from milonga_compiler.engines import ENGINES
 from numpy.typing import NDArray
 from scipy.special import betainc, gammaln
 
-from milonga_hub.builds.models import Build, BuildOverride, BuildState, BuildTuning, Gate, TuningSite
-from milonga_hub.devices.rules import TIE
+from milonga_hub.builds.values import BuildOverride, BuildState, BuildTuning, Gate, TuningSite
 from milonga_hub.errors import InvalidInput
+from milonga_hub.ties import TIE
+
+if TYPE_CHECKING:
+    from milonga_hub.builds.models import Build
 
 # Below this, chance alone seldom explains a difference: Fisher's customary 5 %.
 SIGNIFICANCE = 0.05

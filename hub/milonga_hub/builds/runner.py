@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from milonga_hub import tracing
 from milonga_hub.builds import rules, tuned
-from milonga_hub.builds.models import Build, BuildState, TuningSite
+from milonga_hub.builds.models import Build
 from milonga_hub.builds.service import BuildService, item_of, project_of
+from milonga_hub.builds.values import BuildState, TuningSite
 from milonga_hub.db import utc_now
 from milonga_hub.devices.models import Device, DeviceBuild, DeviceState, Measurement
 from milonga_hub.devices.service import MeasurementItem

@@ -18,9 +18,10 @@ from sqlmodel import col, false, func, or_, select
 from milonga_hub.blobs import Blobs, digest_of_file
 from milonga_hub.builds import rules
 from milonga_hub.builds.device_tuning import DeviceTunings
-from milonga_hub.builds.models import Build, BuildOverride, BuildState, BuildTuning, Gate
+from milonga_hub.builds.models import Build
 from milonga_hub.builds.orders import BuildOrders
 from milonga_hub.builds.tuned import asked_of_job
+from milonga_hub.builds.values import BuildOverride, BuildState, BuildTuning, Gate
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import DeviceBuild, File, Measurement
 from milonga_hub.devices.service import MeasurementItem

@@ -13,10 +13,11 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
-from milonga_hub.builds.models import Build, TuningSite
+from milonga_hub.builds.models import Build
 from milonga_hub.builds.packing import example_of, pack
 from milonga_hub.builds.rules import asked_tuning
 from milonga_hub.builds.service import BuildService
+from milonga_hub.builds.values import TuningSite
 from milonga_hub.callers import seen_projects, signature
 from milonga_hub.web.views import PageSize, PageToken, files
 

@@ -22,8 +22,6 @@ _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _VERSION = re.compile(r"models/[^/\s]+/versions/[^/\s]+")
 _LABEL_VALUE_LENGTH = 253
 _MIB = 1 << 20
-# Models no further apart than this are equally fast: no one notices, and other figures may decide.
-TIE = 0.02
 # Nothing says that a device need not renew.
 _AT_ONCE = timedelta(seconds=1)
 # A heartbeat may wait for a moment on its way; of a clock that is hours off, minutes are not told anew.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from milonga_hub.devices.rules import TIE
+from milonga_hub.ties import TIE
 
 # What takes this many times as long as the fastest when it is first measured is out: a core that is taken away and comes back
 # makes a factor of two.
