@@ -21,20 +21,14 @@ from milonga_hub.datasets.archive import open_archive
 from milonga_hub.datasets.exports import Export
 from milonga_hub.datasets.layouts import read
 from milonga_hub.datasets.likeness import Likeness, Likenesses
-from milonga_hub.datasets.models import (
-    TRAINING_FILES,
-    Dataset,
-    DatasetImport,
-    DatasetVersion,
-    Layout,
-    RejectedFile,
-)
+from milonga_hub.datasets.models import TRAINING_FILES, Dataset, DatasetImport, DatasetVersion, RejectedFile
 from milonga_hub.datasets.reading import Read
 from milonga_hub.datasets.rules import Box, Labelled, Sample
 from milonga_hub.datasets.rules_coverage import Coverage, coverage_of
 from milonga_hub.datasets.rules_exports import LAYOUTS
 from milonga_hub.datasets.rules_health import Health, Sizes, by_class, health_of, remarks, sizes_of
 from milonga_hub.datasets.training_data import write_arrays, write_yolo
+from milonga_hub.datasets.values import Layout
 from milonga_hub.db import Database
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.events import EventBus
