@@ -26,9 +26,12 @@ from milonga_hub.errors import FailedPrecondition
 from milonga_hub.install import releases
 from milonga_hub.install.releases import AgentReleases
 from milonga_hub.install.wheels import Wheel
+from milonga_hub.rollouts.models import RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.service import RolloutService
 
 from tests.devices.world import Agent as Caller
 from tests.devices.world import World, hub, people, run
+from tests.rollouts.fleet import KnownBuilds
 
 NAME = "pi-1"
 
@@ -144,6 +147,42 @@ def test_an_agent_takes_its_hubs_release_once_and_none_that_is_older(
             assert f"is older than {taken.number + 1}" in world.devices.get(NAME).status_message
             assert _upgrade(world).state is AgentUpgradeState.FAILED
             assert f"is older than {taken.number + 1}" in _upgrade(world).message
+
+    run(story(), 300)
+
+
+def test_an_agent_is_upgraded_by_a_rollout_and_counts_once_it_has_run_for_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _installed(tmp_path, monkeypatch)
+
+    async def story() -> None:
+        async with hub(tmp_path / "hub") as world:
+            world.devices.offer_release(_releases(world).current)
+            rollouts = RolloutService(world.database, world.events, world.devices, KnownBuilds([]), world.clock)
+            agent = _agent(world, tmp_path / "agent")
+            await agent.enrol()
+            task = asyncio.ensure_future(agent.run())
+            await world.until_device(NAME, lambda device: device.state is DeviceState.ONLINE)
+            rollout = (await asyncio.to_thread(rollouts.upgrade_agents, "")).id
+            await asyncio.to_thread(rollouts.advance)
+            with pytest.raises(StartAnew):
+                await task
+            os.close(agent._lock)
+
+            # As the script starts what it took.
+            _installed(tmp_path, monkeypatch, "a")
+            again = _agent(world, tmp_path / "agent")
+            task = asyncio.ensure_future(again.run())
+            await world.until_device(NAME, lambda device: _upgrade(world).state is AgentUpgradeState.SUCCEEDED)
+            await asyncio.to_thread(rollouts.advance)
+            assert rollouts.get(rollout).devices[0].state is RolloutDeviceState.ASSIGNED
+            world.clock.advance(60)
+            await asyncio.to_thread(rollouts.advance)
+            assert rollouts.get(rollout).state is RolloutState.SUCCEEDED
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            os.close(again._lock)
 
     run(story(), 300)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from milonga.v1 import agent_pb2, devices_pb2
 from milonga_hub.devices.models import AgentUpgrade, AgentUpgradeState, Device, DeviceState
-from milonga_hub.devices.rules_upgrades import SILENT_AFTER, Said, after, runs, seen, wanted
+from milonga_hub.devices.rules_upgrades import SILENT_AFTER, Said, after, runs_release, seen, wanted
 from milonga_hub.devices.values import AgentRelease
 
 from tests.devices.world import Agent, hub, people, run
@@ -29,7 +29,7 @@ def _asked() -> AgentUpgrade:
     [(NEW, True), (NEWER, True), ("9.9.9+8", True), (OLD, False), ("0.2.0", False), ("", False), ("0.2.0+x", False)],
 )
 def test_a_device_runs_a_release_if_its_agent_has_that_number_or_a_later_one(version: str, does: bool) -> None:
-    assert runs(version, NEW) is does
+    assert runs_release(version, NEW) is does
 
 
 def test_a_device_that_is_off_line_waits_and_is_told_when_it_connects() -> None:
@@ -94,7 +94,7 @@ def test_whatever_a_device_says_only_one_that_runs_the_release_is_said_to_have_t
         assert upgrade.state is not WAITING and upgrade.told_at is not None and upgrade.wanted_at == NOW
         assert (upgrade.ended_at is None) == (upgrade.state is TOLD)
         if upgrade.state is SUCCEEDED and before.state is not SUCCEEDED:
-            assert said.counted and runs(said.agent_version, NEW)
+            assert said.counted and runs_release(said.agent_version, NEW)
         if upgrade.state is FAILED:
             assert upgrade.message
 

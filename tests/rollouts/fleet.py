@@ -98,12 +98,15 @@ class Fleet:
 
     def connect(self, name: str) -> None:
         async def opened() -> DeviceStream:
-            inventory, knows = self.devices.get(name).inventory, name not in self.old
-            hello = Hello(inventory=inventory, status=self.status[name], knows_shadows=knows)
-            return self.devices.connections.open(name, hello)
+            return self.devices.connections.open(name, self.hello(name))
 
         # Streams belong to an event loop; what they carry is not of interest here.
         self._streams[name] = asyncio.run(opened())
+
+    def hello(self, name: str) -> Hello:
+        """Return what the device says when it connects."""
+        inventory, knows = self.devices.get(name).inventory, name not in self.old
+        return Hello(inventory=inventory, status=self.status[name], knows_shadows=knows)
 
     def disconnect(self, name: str) -> None:
         self.devices.connections.close(self._streams.pop(name))

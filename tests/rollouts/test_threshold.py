@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from milonga_hub.builds.models import Build, BuildState
 from milonga_hub.devices.assigning import Wanted
 from milonga_hub.devices.models import Assignment, DeviceState
-from milonga_hub.devices.values import LastStep, Standing
+from milonga_hub.devices.values import AgentRelease, LastStep, Standing
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.assigning import Assigner
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, RolloutState, Wave
@@ -110,6 +110,12 @@ class Fleet:
         if bundle == BUNDLE:
             self.given.append(device)
         return generation
+
+    def agent_release(self) -> AgentRelease:
+        raise AssertionError("no rollout of these tests brings agents")
+
+    def upgrade_all(self, names: Sequence[str]) -> dict[str, int]:
+        raise AssertionError("no rollout of these tests brings agents")
 
     def chosen(self, model_version: str) -> dict[str, Build]:
         return {}

@@ -43,3 +43,11 @@ except FailedPrecondition as problem:
 # %% WatchRollout
 for seen in hub.rollouts.watch_rollout(rollout.id):
     print(rollouts_pb2.RolloutState.Name(seen.state), [wave.succeeded_count for wave in seen.waves])
+
+# %% UpgradeAgents
+try:
+    some_at_a_time = projects_pb2.RolloutSpec(waves=[1.0], soak_seconds=0, max_concurrent=5)
+    upgrade = hub.rollouts.upgrade_agents(selector="type=pi5", spec=some_at_a_time)
+    print(upgrade.id, upgrade.agent_version)
+except FailedPrecondition as problem:
+    print(problem)  # All run it already.

@@ -90,7 +90,7 @@ GRPC: Mapping[str, Access] = {
         "milonga.v1.RolloutService",
         {
             _SEES: "GetRollout ListRollouts WatchRollout",
-            _CHANGES: "CreateRollout ApproveRollout PauseRollout ResumeRollout RetryRollout AbortRollout RollBackRollout",
+            _CHANGES: "CreateRollout UpgradeAgents ApproveRollout PauseRollout ResumeRollout RetryRollout AbortRollout RollBackRollout",
         },
     ),
     **_methods(
@@ -395,6 +395,7 @@ HTTP: Mapping[str, Access] = {
         POST /models/{model}/versions/{number}/builds/{build}:choose
         POST /models/{model}/versions/{number}/builds/{build}:cancel
         POST /rollouts
+        POST /agent_upgrades
         POST /rollouts/{rollout}:approve
         POST /rollouts/{rollout}:pause
         POST /rollouts/{rollout}:retry

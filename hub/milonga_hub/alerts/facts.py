@@ -42,7 +42,8 @@ class Observer:
             devices=self._device_facts(since),
             drift=[fact for name in names for fact in self._drift(name)],
             failed_runs=[fact for name in names for fact in self._failed_run(name)],
-            rollouts=[fact for name in names for fact in self._rollout(name)],
+            # Those of agents are of no project.
+            rollouts=[fact for name in (*names, "") for fact in self._rollout(name)],
             untrained={project.name for project in projects if not project.spec.dataset},
         )
 
@@ -89,17 +90,19 @@ class Observer:
             yield RunFacts(run.name, project, run.error, run.ended_at)
 
     def _rollout(self, project: str) -> Iterator[RolloutFacts]:
-        newest, _ = self._rollouts.list(project, page_size=1)
-        for rollout in newest:
+        newest = self._rollouts.newest_id(project)
+        if newest:
+            rollout = self._rollouts.get(newest)
             yield RolloutFacts(
                 rollout.id,
                 project,
-                rollout.model_version,
+                rollout.brings,
                 rollout.state is RolloutState.PAUSED,
                 rollout.reason,
                 {
                     one.device: one.message
-                    for one in rollout.devices
+                    # What became of a device's agent stands with the device.
+                    for one in ([] if rollout.agent_version else rollout.devices)
                     if one.state is RolloutDeviceState.FAILED and one.wave != LEFT_OUT
                 },
                 rollout.state is RolloutState.AWAITING_APPROVAL,

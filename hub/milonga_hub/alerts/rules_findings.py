@@ -80,10 +80,11 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class RolloutFacts:
-    """A project's newest rollout."""
+    """A project's newest rollout, or the newest of agents."""
 
     id: str
     project: str
+    # A version, or an agent.
     model_version: str
     paused: bool
     reason: str

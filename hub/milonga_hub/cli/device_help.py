@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
+from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from milonga.v1 import devices_pb2 as pb
+from milonga.v1 import rollouts_pb2
+from milonga.v1.projects_pb2 import RolloutSpec
 
-from milonga_hub.cli.batches import Stopped, Upgrade
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
 from milonga_hub.cli.devices import devices
-from milonga_hub.cli.failures import Refused
-from milonga_hub.cli.output import print_json, say
+from milonga_hub.cli.failures import FAILED, Refused
+from milonga_hub.cli.output import console, print_json, say
+from milonga_hub.cli.rollouts import render_rollout
+from milonga_hub.cli.runs import show_updates
 
 # The device may take a while to collect.
 _DIAGNOSING_SECONDS = 120.0
 _FOLLOW_SECONDS = 2.0
+# Who is off line for longer than an upgrade takes holds up nobody.
+_LATE_SECONDS = 600.0
+_FOLLOW = "milonga rollouts watch"
 
 
 @devices.command("logs")
@@ -94,68 +102,89 @@ def upgrade(
     selector: Annotated[
         str, typer.Option("--selector", "-l", help="All devices that match, such as canary or site=busan.")
     ] = "",
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="So many at a time: the next once these have run the new agent for a minute; none after a failure.",
-        ),
-    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="So many on their way at a time; all if left out.")] = None,
+    canaries: Annotated[
+        str, typer.Option(help="Selector of the devices that go first; the others once these are well.")
+    ] = "",
+    max_failure_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the devices that may fail before it pauses.")
+    ] = 0.0,
+    window: Annotated[
+        list[str],
+        typer.Option(help='When devices may begin, in their own time zone: "sat,sun 02:00-05:00"; repeatable.'),
+    ] = [],  # noqa: B006
+    detach: Annotated[bool, typer.Option("--detach", help="Begin, and do not follow it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and do nothing.")] = False,
     hub: Hub = None,
     json: Json = False,
 ) -> None:
-    """Want agents to take this hub's version in their own place; one that does not start gives way to the one before."""
+    """Let agents take this hub's version in their own place; one that does not start gives way to the one before.
+
+    With --selector the hub works it off as a rollout, which goes on when this command ends. The exit code is 0 if it succeeded.
+    """
     if bool(device) == bool(selector):
         raise typer.BadParameter("name one device, or give --selector for all that match")
     with Client() as client:
-        names = [device] if device else _matching(client, selector)
-        if batch is not None:
-            _upgrade_in_batches(client, names, batch, json)
-            return
-        for name in names:
-            response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=name), timeout=CALL_SECONDS)
+        if device:
+            response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=device), timeout=CALL_SECONDS)
             has_it = response.device.upgrades >= response.device.wanted_upgrades
-            _told(response, json, "has this hub's agent already" if has_it else "upgrades its agent", lines=not device)
-
-
-def _upgrade_in_batches(client: Client, names: list[str], size: int, json: bool) -> None:
-    def ask(name: str) -> pb.Device:
-        response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=name), timeout=CALL_SECONDS)
-        if json:
-            print_json(response, lines=True)
-        return response.device
-
-    def look(name: str) -> pb.Device:
-        return client.devices.GetDevice(pb.GetDeviceRequest(name=name), timeout=CALL_SECONDS).device
-
-    upgrade = Upgrade(names, size, ask, look, time.monotonic, time.sleep, say)
-    try:
-        upgrade.run()
-    except Stopped as error:
-        raise Refused(f"{error}; {upgrade.standing()}; see: milonga devices logs NAME") from error
-    except KeyboardInterrupt:
-        say(
-            f"stopped; {upgrade.standing()}. Those on their way go on by themselves; the same command goes on with the rest."
+            _told(response, json, "has this hub's agent already" if has_it else "upgrades its agent")
+            return
+        spec = RolloutSpec(
+            waves=[1.0],
+            soak_seconds=0.0,
+            late_after_seconds=_LATE_SECONDS,
+            max_failure_ratio=max_failure_ratio,
+            max_concurrent=batch or 0,
+            canaries=canaries,
+            windows=window,
         )
+        request = rollouts_pb2.UpgradeAgentsRequest(
+            selector=selector, spec=spec, request_id=uuid.uuid4().hex, dry_run=dry_run
+        )
+        made = client.rollouts.UpgradeAgents(request, timeout=CALL_SECONDS)
+        if dry_run or detach:
+            _began(made, dry_run, json)
+        elif not _succeeds(client, made.rollout.id, json):
+            raise typer.Exit(FAILED)
+
+
+def _began(made: rollouts_pb2.UpgradeAgentsResponse, rehearsed: bool, json: bool) -> None:
+    if json:
+        print_json(made)
+        return
+    console().print(render_rollout(made.rollout, rehearsed))
+    say("nothing was done; leave out --dry-run to begin" if rehearsed else f"follow it: {_FOLLOW} {made.rollout.id}")
+
+
+def _succeeds(client: Client, id: str, json: bool) -> bool:
+    """Follow the rollout until it has ended or needs a person; return whether all is well."""
+    if not json:
+        say(f"{id} goes on in the hub whatever becomes of this command")
+    try:
+        updates = _until_it_stops(client, id)
+        last = show_updates(updates, "rollout", render_rollout, json)
+    except KeyboardInterrupt:
+        say(f"{id} goes on; follow it: {_FOLLOW} {id}; hold it up: milonga rollouts pause {id}")
         raise
+    return last is not None and last.state == rollouts_pb2.ROLLOUT_STATE_SUCCEEDED
 
 
-def _matching(client: Client, selector: str) -> list[str]:
-    names = [found.name for found in client.hub.devices.list_devices(selector=selector)]
-    if not names:
-        raise Refused(f"no device matches {selector!r}; see: milonga devices list")
-    return names
+def _until_it_stops(client: Client, id: str) -> Iterator[rollouts_pb2.WatchRolloutResponse]:
+    for rollout in client.hub.rollouts.watch_rollout(id):
+        yield rollouts_pb2.WatchRolloutResponse(rollout=rollout)
+        if rollout.state == rollouts_pb2.ROLLOUT_STATE_PAUSED:
+            return
 
 
 def _told(
     response: pb.RestartDeviceResponse | pb.ProfileDeviceResponse | pb.UpgradeDeviceResponse,
     json: bool,
     what: str,
-    lines: bool = False,
 ) -> None:
     found = response.device
     if json:
-        print_json(response, lines=lines)
+        print_json(response)
     else:
         when = "now" if found.state == pb.DEVICE_STATE_ONLINE else "when it connects"
         say(f"{found.name} {what} {when}")

@@ -25,7 +25,7 @@ Id = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Its id; see: milonga
 
 def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableType:
     """Return the rollout's waves and devices for rich, to print or to show live; rehearsed, with their builds."""
-    title = Text.assemble((rollout.id, "bold"), f"  {clean(rollout.model_version)}  ")
+    title = Text.assemble((rollout.id, "bold"), f"  {clean(brings(rollout))}  ")
     title.append("not begun" if rehearsed else cell(word(pb.RolloutState, rollout.state)))
     if rollout.rolls_back:
         title.append(f"  takes back {clean(rollout.rolls_back)}")
@@ -49,10 +49,16 @@ def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableTy
     end = f"or end it: milonga rollouts abort {rollout.id}"
     if rollout.state == pb.ROLLOUT_STATE_PAUSED:
         hint.append(Text(f"go on: milonga rollouts resume {rollout.id}, {end}"))
-        hint.append(Text(f"or let devices go back to the version before: milonga rollouts roll-back {rollout.id}"))
+        if not rollout.agent_version:
+            hint.append(Text(f"or let devices go back to the version before: milonga rollouts roll-back {rollout.id}"))
     if rollout.state == pb.ROLLOUT_STATE_AWAITING_APPROVAL:
         hint.append(Text(f"let it begin: milonga rollouts approve {rollout.id}, {end}"))
     return Group(title, grid, *hint)
+
+
+def brings(rollout: pb.Rollout) -> str:
+    """Return what devices get by it."""
+    return rollout.model_version or f"agent {rollout.agent_version}"
 
 
 # False where they were left out.
@@ -204,7 +210,7 @@ def list_(
         rows = (
             (
                 r.id,
-                r.model_version,
+                brings(r),
                 word(pb.RolloutState, r.state),
                 f"{sum(w.succeeded_count for w in r.waves)} of {sum(w.device_count for w in r.waves)}",
                 ago(r, "created_at"),

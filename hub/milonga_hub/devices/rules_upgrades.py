@@ -24,7 +24,7 @@ class Said:
     started_anew: bool = False
 
 
-def runs(agent_version: str, wanted: str) -> bool:
+def runs_release(agent_version: str, wanted: str) -> bool:
     """Return whether an agent that says so of itself is this release or a later one; agents that came otherwise name none."""
     return 0 < _number(wanted) <= _number(agent_version)
 
@@ -48,7 +48,7 @@ def after(upgrade: AgentUpgrade, said: Said, now: datetime) -> AgentUpgrade:
     if said.problem:
         # Also of one that ran for a while before it fell back.
         return _ended(upgrade, AgentUpgradeState.FAILED, said.problem, now)
-    if runs(said.agent_version, upgrade.agent_version):
+    if runs_release(said.agent_version, upgrade.agent_version):
         return _ended(upgrade, AgentUpgradeState.SUCCEEDED, "", now)
     if said.started_anew and upgrade.state in _OPEN:
         why = f"it started anew and still runs {said.agent_version or 'an agent without a version'}"

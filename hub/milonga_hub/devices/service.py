@@ -42,6 +42,7 @@ from milonga_hub.devices.models import (
     Transferred,
 )
 from milonga_hub.devices.records import Presence
+from milonga_hub.devices.rules_upgrades import is_silent, runs_release
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.steps import last_steps
 from milonga_hub.devices.streams import Elsewhere, Streams
@@ -70,6 +71,7 @@ from milonga_hub.settings import Settings
 
 __all__ = [
     "LOG_SECONDS",
+    "AgentRelease",
     "DeviceService",
     "Enrolment",
     "Identity",
@@ -82,7 +84,9 @@ __all__ = [
     "Timed",
     "TimingItem",
     "Wanted",
+    "is_silent",
     "nobody_else",
+    "runs_release",
 ]
 
 # What serves and what served before; a device that names more is not believed.
@@ -274,11 +278,14 @@ class DeviceService:
 
     def standings(self) -> _Standings:
         """Return as much of all devices as rollouts look at, by name, without those that were revoked."""
-        columns = [col(getattr(Device, name)) for name in (*Standing._fields[:-1], "inventory")]
+        names = [name for name in Standing._fields if name != "time_zone"]
+        columns = [col(getattr(Device, name)) for name in (*names, "inventory")]
         statement = sa.select(*columns).where(col(Device.revoked_at).is_(None)).order_by(col(Device.name))
         with self._database.session() as session:
             return [
-                Standing._make((*row[:-1], rules.time_zone(row.labels, row.inventory)))
+                Standing(
+                    **dict(zip(names, row[:-1], strict=True)), time_zone=rules.time_zone(row.labels, row.inventory)
+                )
                 for row in session.connection().execute(statement)
             ]
 
@@ -373,9 +380,28 @@ class DeviceService:
         """
         device = self.get(name)
         release = self._helping.release()
-        if device.state is DeviceState.ONLINE and rules_upgrades.runs(device.agent_version, release.version):
+        if device.state is DeviceState.ONLINE and rules_upgrades.runs_release(device.agent_version, release.version):
             return device
         return self._want(name, upgrade=release)
+
+    def agent_release(self) -> AgentRelease:
+        """Return the agent that fits this hub. Raises FailedPrecondition where it has none, or its signature lacks."""
+        return self._helping.release()
+
+    def upgrade_all(self, names: Sequence[str]) -> dict[str, int]:
+        """Want these devices' agents to take this hub's, in one commit; return how often each was to upgrade in all.
+
+        Also of those that run it: those answer so. Devices that are not there any more are left out.
+        """
+        release = self._helping.release()
+        with self._database.session() as session:
+            devices = [device for name in names if (device := session.get(Device, name)) is not None]
+            for device in devices:
+                self._helping.want(session, device, upgrade=release)
+        for device in devices:
+            self._helping.send(device)
+            self._events.publish(f"devices/{device.name}", device)
+        return {device.name: device.wanted_upgrades for device in devices}
 
     def offer_release(self, release: Callable[[], AgentRelease]) -> None:
         """Let devices upgrade to what this returns."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from milonga_hub.devices.models import Conditions, DeviceState, File, Inventory, ShadowSpec
+from milonga_hub.devices.models import AgentUpgrade, Conditions, DeviceState, File, Inventory, ShadowSpec
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ class Standing(NamedTuple):
     knows_shadows: bool
     # What its label says, else what its machine says.
     time_zone: str
+    agent_version: str = ""
+    wanted_upgrades: int = 0
+    agent_upgrade: AgentUpgrade | None = None
 
 
 class LastStep(NamedTuple):

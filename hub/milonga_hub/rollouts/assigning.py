@@ -20,6 +20,8 @@ class Assigner:
         self, rollout: Rollout, members: Sequence[RolloutDevice], fleet: Mapping[str, Standing]
     ) -> dict[str, int]:
         """Want devices to serve what the rollout has for them; return the generations of the wishes. All or none."""
+        if rollout.agent_version:
+            return self._devices.upgrade_all([each.device for each in members])
         builds = {bundle: self._build(bundle) for bundle in {each.bundle for each in members}}
         return self._devices.assign_all([_wanted(rollout, fleet[each.device], builds[each.bundle]) for each in members])
 

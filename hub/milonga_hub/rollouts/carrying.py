@@ -121,17 +121,20 @@ class Carrier:
         fleet = {device.name: device for device in self._devices.standings()}
         claims = self._records.claims(rollout)
         # First: what the rollout did and could not note is not to be taken for another's doing.
-        reports = self._reporter.reports(rollout, fleet)
-        rollout.devices, rollout.waves = observed(rollout, reports, self._clock(), claims)
+        now = self._clock()
+        reports = self._reporter.reports(rollout, fleet, now)
+        rollout.devices, rollout.waves = observed(rollout, reports, now, claims)
         if rollout.state not in LIVE:
             return None
-        if rollout.selector is not None and not too_many_failures(rollout):
+        # Who joins later has the agent of the day that it was installed.
+        may_join = rollout.selector is not None and not rollout.agent_version
+        if may_join and not too_many_failures(rollout):
             entrants = self._planner.entrants(rollout, [*fleet.values()], claims)
             rollout.devices, rollout.waves = joined(rollout, entrants)
         asked = self._asked_since_it_runs(rollout)
         while rollout.state in LIVE:
             now = self._clock()
-            reports = self._reporter.reports(rollout, fleet)
+            reports = self._reporter.reports(rollout, fleet, now)
             rollout.devices, rollout.waves = observed(rollout, reports, now, claims)
             match next_action(rollout, reports, now, asked):
                 case Assign(_, names):

@@ -92,8 +92,11 @@ class Wave(BaseModel):
 
 class RolloutView(SQLModel):
     id: str = Field(primary_key=True)
+    # Empty as the version is, where it brings agents: those are no project's.
     project: str = Field(index=True)
     model_version: str
+    # "0.1.0+1795762884": the release of the agent that it brings; empty where it brings a model.
+    agent_version: str = ""
     state: RolloutState = RolloutState.RUNNING
     reason: str = ""
     # None in rollouts from before it was kept: nobody joins them later.
@@ -107,6 +110,11 @@ class RolloutView(SQLModel):
     state_at: datetime | None = Field(default_factory=utc_now, sa_type=UTC_TIME, index=True)
     # The rollout that this one takes back, "" for none.
     rolls_back: str = ""
+
+    @property
+    def brings(self) -> str:
+        """What devices get by it, for people: the name of a model version, or an agent."""
+        return self.model_version or f"agent {self.agent_version}"
 
 
 class Rollout(RolloutView, table=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from milonga_hub.builds.models import Build
 from milonga_hub.devices.models import Assignment
-from milonga_hub.devices.service import LastStep, Standing, Wanted
+from milonga_hub.devices.service import AgentRelease, LastStep, Standing, Wanted
 
 
 class Requests(NamedTuple):
@@ -31,6 +31,8 @@ class Devices(Protocol):
     def assignment(self, device: str) -> Assignment | None: ...
     def last_steps(self, generations: Mapping[str, int]) -> dict[str, LastStep]: ...
     def assign_all(self, wanted: Sequence[Wanted]) -> dict[str, int]: ...
+    def agent_release(self) -> AgentRelease: ...
+    def upgrade_all(self, names: Sequence[str]) -> dict[str, int]: ...
 
 
 class Builds(Protocol):

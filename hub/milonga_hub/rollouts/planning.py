@@ -15,6 +15,7 @@ from milonga_hub.devices.service import Standing
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.projects.rules import check_rollout
+from milonga_hub.rollouts import rules_agents
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutState, Wave
 from milonga_hub.rollouts.needs import Builds, Devices
 from milonga_hub.rollouts.records import Claims, Records
@@ -47,12 +48,36 @@ class Planner:
         if not devices:
             raise FailedPrecondition(f"no device matches {selector!r}; see: milonga devices list")
         found = self._found(devices, builds, model_version, spec, {})
-        able = [each for each in found if not each.why_not]
-        if not able:
+        if all(each.why_not for each in found):
             reasons = "; ".join(sorted({each.why_not for each in found}))
             raise FailedPrecondition(
                 f"no device can take {model_version}: {reasons}; see: milonga build ls {model_version}"
             )
+        planned = self._planned(id, spec, selector, devices, found)
+        planned.project, planned.model_version, planned.created_at = project, model_version, created_at
+        return planned
+
+    def plan_agents(self, selector: str, spec: RolloutSpec) -> Rollout:
+        """Return a rollout of the hub's agent before its first step. Raises FailedPrecondition where no device lacks it."""
+        id, created_at = self._records.next_id_of_agents(), self._records.later_than_all()
+        check_rollout(spec)
+        rules_agents.check_spec(spec)
+        devices = _matching(self._devices.standings(), selector)
+        if not devices:
+            raise FailedPrecondition(f"no device matches {selector!r}; see: milonga devices list")
+        agent_version = self._devices.agent_release().version
+        found = rules_agents.entrants(devices, agent_version, spec)
+        if all(each.why_not for each in found):
+            raise FailedPrecondition(f"all {len(found)} devices run agent {agent_version} already")
+        planned = self._planned(id, spec, selector, devices, found)
+        planned.agent_version, planned.created_at = agent_version, created_at
+        return planned
+
+    def _planned(
+        self, id: str, spec: RolloutSpec, selector: str, devices: Sequence[Standing], found: Sequence[Entrant]
+    ) -> Rollout:
+        """Return a rollout of nothing yet, to those of the devices that can take part."""
+        able = [each for each in found if not each.why_not]
         canary = parse(spec.canaries) if spec.canaries.strip() else None
         waves = plan_waves(
             [each.device for each in able],
@@ -65,15 +90,14 @@ class Planner:
         wave_of = {name: index for index, wave in enumerate(waves) for name in wave}
         return Rollout(
             id=id,
-            project=project,
-            model_version=model_version,
+            project="",
+            model_version="",
             state=RolloutState.AWAITING_APPROVAL if spec.approval else RolloutState.RUNNING,
             reason="begins when a person approves" if spec.approval else "",
             selector=selector,
             spec=spec,
             waves=[Wave(index=index, device_count=len(wave)) for index, wave in enumerate(waves)],
             devices=[each.member(wave_of.get(each.device, LEFT_OUT)) for each in found],
-            created_at=created_at,
             state_at=self._clock(),
         )
 
@@ -90,7 +114,7 @@ class Planner:
         device = known[each.device]
         now = self._clock()
         parts = []
-        if device.active_bundle == each.bundle:
+        if not rollout.agent_version and device.active_bundle == each.bundle:
             parts.append("serves it already")
         if device.state is not DeviceState.ONLINE:
             parts.append("off line")
@@ -100,9 +124,11 @@ class Planner:
 
     def back(self, rollout: Rollout) -> Rollout:
         """Return the rollout that takes this one back. Raises FailedPrecondition where nothing can."""
-        newest = self._records.newest(rollout.project)
-        if newest.id != rollout.id:
-            raise FailedPrecondition(f"{newest.id} of {rollout.project} is newer than {rollout.id}; roll that one back")
+        if rollout.agent_version:
+            raise FailedPrecondition("agents take no older release; one that does not start gives way by itself")
+        newest = self._records.newest_id(rollout.project)
+        if newest != rollout.id:
+            raise FailedPrecondition(f"{newest} of {rollout.project} is newer than {rollout.id}; roll that one back")
         if rollout.rolls_back:
             raise FailedPrecondition(
                 f"{rollout.id} took {rollout.rolls_back} back; send out what you want instead: milonga rollouts create"

@@ -103,9 +103,11 @@ class Records:
             statement = select(Rollout).where(Rollout.project == project, col(Rollout.state).in_(OPEN))
             return [*session.exec(statement)]
 
-    def newest(self, project: str) -> Rollout:
-        (newest,), _ = self.list(project, page_size=1)
-        return newest
+    def newest_id(self, project: str) -> str:
+        """Return the id of the project's newest rollout, of that of agents for "", and "" where there is none."""
+        statement = select(Rollout.id).where(Rollout.project == project).order_by(col(Rollout.created_at).desc())
+        with self._database.session() as session:
+            return session.exec(statement.limit(1)).first() or ""
 
     def earlier(self, rollout: Rollout) -> Iterator[Rollout]:
         """Yield rollouts of the project from before this one, the newest first, one read at a time: they know all their devices."""
@@ -132,10 +134,16 @@ class Records:
         return {id: live[id] for id, *_ in reversed(found) if id in live}
 
     def claims(self, rollout: Rollout) -> Claims:
-        """Return which devices belong to newer rollouts of other projects: of two over one device, the later wins."""
+        """Return which devices belong to newer rollouts of other projects: of two over one device, the later wins.
+
+        Those of agents take no device from any other, nor does another from them.
+        """
+        if rollout.agent_version:
+            return {}
         statement = select(Rollout).where(
             col(Rollout.created_at) > rollout.created_at,
             Rollout.project != rollout.project,
+            Rollout.agent_version == "",
             col(Rollout.state) != RolloutState.ABORTED,
         )
         with self._database.session() as session:
@@ -158,6 +166,13 @@ class Records:
     def next_id(self, project: str) -> str:
         if not project:
             raise InvalidInput("name the project that the rollout belongs to")
+        return self._next_id(project, f"{project}-")
+
+    def next_id_of_agents(self) -> str:
+        """No project's name has a point, so that no other rollout has such an id."""
+        return self._next_id("", "agents.")
+
+    def _next_id(self, project: str, prefix: str) -> str:
         with self._database.session() as session:
             ids = session.exec(select(Rollout.id).where(Rollout.project == project)).all()
-        return f"{project}-{max((int(id.rpartition('-')[2]) for id in ids), default=0) + 1}"
+        return f"{prefix}{max((int(id.removeprefix(prefix)) for id in ids), default=0) + 1}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import LastStep, Standing
+from milonga_hub.rollouts import rules_agents
 from milonga_hub.rollouts.models import Rollout, RolloutDevice, RolloutDeviceState, Step
 from milonga_hub.rollouts.needs import Devices
 from milonga_hub.rollouts.rules import Report
@@ -17,7 +19,10 @@ class Reporter:
     def __init__(self, devices: Devices) -> None:
         self._devices = devices
 
-    def reports(self, rollout: Rollout, fleet: Mapping[str, Standing]) -> dict[str, Report]:
+    def reports(self, rollout: Rollout, fleet: Mapping[str, Standing], now: datetime) -> dict[str, Report]:
+        if rollout.agent_version:
+            known = [each for each in rollout.devices if each.device in fleet]
+            return {each.device: rules_agents.report(each, fleet[each.device], now) for each in known}
         under_way = {
             each.device: each.generation
             for each in rollout.devices

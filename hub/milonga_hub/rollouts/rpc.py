@@ -37,6 +37,15 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
         rollout = self._service.create(request.model_version, project.name, selector, spec, request.request_id)
         return rollouts_pb2.CreateRolloutResponse(rollout=_message(rollout))
 
+    async def UpgradeAgents(
+        self, request: rollouts_pb2.UpgradeAgentsRequest, context: Any
+    ) -> rollouts_pb2.UpgradeAgentsResponse:
+        spec = from_field(request, "spec", RolloutSpec) if request.HasField("spec") else None
+        rollout = await asyncio.to_thread(
+            self._service.upgrade_agents, request.selector, spec, request.request_id, request.dry_run
+        )
+        return rollouts_pb2.UpgradeAgentsResponse(rollout=_message(rollout))
+
     async def GetRollout(
         self, request: rollouts_pb2.GetRolloutRequest, context: Any
     ) -> rollouts_pb2.GetRolloutResponse:

@@ -190,7 +190,7 @@ def _outcome(device: RolloutDevice, report: Report) -> tuple[RolloutDeviceState,
         return RolloutDeviceState.FAILED, report.message or "the device serves another bundle"
     if report.online:
         return RolloutDeviceState.ASSIGNED, report.message
-    return RolloutDeviceState.WAITING, "off line; gets the model when it connects"
+    return RolloutDeviceState.WAITING, "off line; gets it when it connects"
 
 
 def next_action(
@@ -300,7 +300,7 @@ def _soak(
     succeeded = [device for device in members if device.state is RolloutDeviceState.SUCCEEDED]
     unhealthy = [device for device in succeeded if not device.late and not _healthy(device, reports)]
     if unhealthy:
-        return Wait(f"{place}: {named(unhealthy)} must be on line and serving for the wave to end")
+        return Wait(f"{place}: {named(unhealthy)} must be on line and well for the wave to end")
     return EndWave(wave.index)
 
 
@@ -320,6 +320,6 @@ def _closing_words(rollout: Rollout) -> str:
     failed = [d for d in rollout.devices if d.wave != LEFT_OUT and d.state is RolloutDeviceState.FAILED]
     late = [device for device in rollout.devices if device.wave != LEFT_OUT and device.state not in ENDED]
     parts = [f"{named(failed)} failed, as many as were allowed"] if failed else []
-    parts += [f"{named(late)} off line for long; gets the model when it connects"] if late else []
+    parts += [f"{named(late)} off line for long; gets it when it connects"] if late else []
     parts += [f"left out {named(left_out)}"] if left_out else []
     return "; ".join(parts)

@@ -10,6 +10,7 @@ from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import RolloutSpec
+from milonga_hub.rollouts import rules_agents
 from milonga_hub.rollouts.carrying import Carrier
 from milonga_hub.rollouts.models import (
     LEFT_OUT,
@@ -79,6 +80,29 @@ class RolloutService:
         self._records.tell(*superseded, rollout)
         return rollout
 
+    def upgrade_agents(
+        self, selector: str, spec: RolloutSpec | None = None, request_id: str = "", rehearse: bool = False
+    ) -> Rollout:
+        """Plan how devices take the hub's agent and begin, or with `rehearse` only say what would be done.
+
+        Raises FailedPrecondition while another such rollout is open: which of the two a device belongs to would be hard to tell.
+        """
+        with self._records.changing:
+            known = self._records.requested(request_id)
+            if known is not None:
+                return known
+            rollout = self._planner.plan_agents(selector, spec or rules_agents.SPEC)
+            if rehearse:
+                return self._planner.rehearse(rollout)
+            for each in self._records.open_ones(""):
+                raise FailedPrecondition(
+                    f"{each.id} upgrades agents and is {each.state.lower()}; let it end, or end it: milonga rollouts abort {each.id}"
+                )
+            rollout.request_id = request_id
+            self._records.save([], [rollout])
+        self._records.tell(rollout)
+        return rollout
+
     def rehearse(self, model_version: str, project: str, selector: str, spec: RolloutSpec) -> Rollout:
         """Return what `create` would make now, and for each device what it would wait for; nothing is kept."""
         return self._planner.rehearse(self._planner.plan(model_version, project, selector, spec))
@@ -97,6 +121,10 @@ class RolloutService:
     ) -> tuple[_Rollouts, str]:
         """Return rollouts without their devices (reading those raises), the newest first."""
         return self._records.headlines(project, model_version, page_size, page_token)
+
+    def newest_id(self, project: str) -> str:
+        """Return the id of the project's newest rollout, of that of agents for "", and "" where there is none."""
+        return self._records.newest_id(project)
 
     def since(self, moment: datetime) -> _Rollouts:
         """Return the rollouts that came into their state since then."""
@@ -142,7 +170,7 @@ class RolloutService:
         """
         with self._records.changing:
             rollout = self.get(id)
-            newest = self._records.newest(rollout.project)
+            newest = self.get(self.newest_id(rollout.project))
             if newest.rolls_back == rollout.id:
                 return newest
             back = self._planner.back(rollout)

@@ -32,6 +32,15 @@ class NewRollout(BaseModel):
     dry_run: bool = False
 
 
+class AgentUpgradeOrder(BaseModel):
+    # Empty takes all devices.
+    selector: str = ""
+    spec: RolloutSpec | None = None
+    request_id: str = ""
+    # Say what would happen, and do nothing.
+    dry_run: bool = False
+
+
 def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> APIRouter:
     """`project_of(model_version)` returns the project whose run made it."""
     api = APIRouter(tags=["rollouts"])
@@ -51,6 +60,12 @@ def router(rollouts: RolloutService, project_of: Callable[[str], Project]) -> AP
         if body.dry_run:
             return seen(rollouts.rehearse(body.model_version, project.name, selector, spec))
         made = rollouts.create(body.model_version, project.name, selector, spec, body.request_id)
+        return seen(made)
+
+    @api.post("/agent_upgrades", status_code=201)
+    async def upgrade_agents(body: AgentUpgradeOrder) -> RolloutView:
+        """Let devices take the hub's own agent, some at a time; with `dry_run` say what would happen, and do nothing."""
+        made = await asyncio.to_thread(rollouts.upgrade_agents, body.selector, body.spec, body.request_id, body.dry_run)
         return seen(made)
 
     @api.get("/rollouts/{rollout}")

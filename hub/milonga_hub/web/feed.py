@@ -72,7 +72,7 @@ def _rollouts(rollouts: Sequence[Rollout]) -> Iterator[Happening]:
             "%(version)s to %(num)s device",
             "%(version)s to %(num)s devices",
             count,
-            version=version(rollout.model_version),
+            version=version(rollout.brings),
         )
         yield Happening(rollout.created_at, N_("rollout began"), words, address)
         if rollout.ended_at is not None:

@@ -36,7 +36,7 @@ _RUN = {
     "created_at",
     "ended_at",
 }
-_ROLLOUT = {"id", "project", "model_version", "state", "reason", "selector", "created_at", "ended_at"}
+_ROLLOUT = {"id", "project", "model_version", "agent_version", "state", "reason", "selector", "created_at", "ended_at"}
 _BUILD = {
     "name", "model_version", "device_type", "engine", "precision", "state", "reason", "bundle", "size_bytes", "accuracy",
     "subnet_accuracy", "predicted_ms", "measured_ms", "decision",

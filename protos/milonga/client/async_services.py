@@ -1501,6 +1501,34 @@ class AsyncRollouts:
         )
         return answer.rollout
 
+    async def upgrade_agents(
+        self,
+        selector: str = "",
+        *,
+        spec: projects_pb2.RolloutSpec | None = None,
+        dry_run: bool = False,
+        request_id: str = "",
+        timeout: float | None = None,
+    ) -> rollouts_pb2.Rollout:
+        """Lets devices take the hub's own agent, some at a time: a rollout as those of models are. The same
+        `request_id` gives the same rollout again. Scope: rollouts:write.
+
+        Args:
+            selector: Empty takes all devices.
+            spec: Unset: all at once, none further after the first that fails, and none waited for that is off line
+                for ten minutes.
+            dry_run: Say what would happen, and do nothing.
+            request_id: The same one makes a repeat harmless; a new one where left out.
+            timeout: Seconds; None takes the client's.
+        """
+        request = rollouts_pb2.UpgradeAgentsRequest(
+            selector=selector, spec=spec, dry_run=dry_run, request_id=request_id or uuid.uuid4().hex
+        )
+        answer = await self._calls.unary(
+            "/milonga.v1.RolloutService/UpgradeAgents", request, rollouts_pb2.UpgradeAgentsResponse, timeout
+        )
+        return answer.rollout
+
     async def get_rollout(self, id: str, *, timeout: float | None = None) -> rollouts_pb2.Rollout:
         """One rollout with its waves and devices. Scope: rollouts:read.
 

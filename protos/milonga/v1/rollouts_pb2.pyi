@@ -187,6 +187,7 @@ class Rollout(_message.Message):
     ENDED_AT_FIELD_NUMBER: _builtins.int
     SELECTOR_FIELD_NUMBER: _builtins.int
     ROLLS_BACK_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     project: _builtins.str
     model_version: _builtins.str
@@ -196,6 +197,8 @@ class Rollout(_message.Message):
     """Which devices; unset in rollouts of before it was kept."""
     rolls_back: _builtins.str
     """Id of the rollout that this one takes back; empty for others."""
+    agent_version: _builtins.str
+    """The release of the agent that it brings, "0.1.0+1795762884"; `project` and `model_version` are empty then. Empty where it brings a model."""
     @_builtins.property
     def spec(self) -> _projects_pb2.RolloutSpec: ...
     @_builtins.property
@@ -221,10 +224,11 @@ class Rollout(_message.Message):
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         selector: _builtins.str | None = ...,
         rolls_back: _builtins.str = ...,
+        agent_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "created_at", b"created_at", "ended_at", b"ended_at", "selector", b"selector", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "created_at", b"created_at", "devices", b"devices", "ended_at", b"ended_at", "id", b"id", "model_version", b"model_version", "project", b"project", "reason", b"reason", "rolls_back", b"rolls_back", "selector", b"selector", "spec", b"spec", "state", b"state", "waves", b"waves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_selector", b"_selector", "agent_version", b"agent_version", "created_at", b"created_at", "devices", b"devices", "ended_at", b"ended_at", "id", b"id", "model_version", b"model_version", "project", b"project", "reason", b"reason", "rolls_back", b"rolls_back", "selector", b"selector", "spec", b"spec", "state", b"state", "waves", b"waves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__selector: _TypeAlias = _typing.Literal["selector"]  # noqa: Y015
     _WhichOneofArgType__selector: _TypeAlias = _typing.Literal["_selector", b"_selector"]  # noqa: Y015
@@ -285,6 +289,59 @@ class CreateRolloutResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateRolloutResponse: _TypeAlias = CreateRolloutResponse  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    selector: _builtins.str
+    """Empty takes all devices."""
+    request_id: _builtins.str
+    dry_run: _builtins.bool
+    """Say what would happen, and do nothing."""
+    @_builtins.property
+    def spec(self) -> _projects_pb2.RolloutSpec:
+        """Unset: all at once, none further after the first that fails, and none waited for that is off line for ten minutes."""
+
+    def __init__(
+        self,
+        *,
+        selector: _builtins.str = ...,
+        spec: _projects_pb2.RolloutSpec | None = ...,
+        request_id: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "request_id", b"request_id", "selector", b"selector", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeAgentsRequest: _TypeAlias = UpgradeAgentsRequest  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rollout(self) -> Global___Rollout: ...
+    def __init__(
+        self,
+        *,
+        rollout: Global___Rollout | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeAgentsResponse: _TypeAlias = UpgradeAgentsResponse  # noqa: Y015
 
 @_typing.final
 class GetRolloutRequest(_message.Message):

@@ -40,6 +40,11 @@ class RolloutServiceStub(object):
                 request_serializer=milonga_dot_v1_dot_rollouts__pb2.CreateRolloutRequest.SerializeToString,
                 response_deserializer=milonga_dot_v1_dot_rollouts__pb2.CreateRolloutResponse.FromString,
                 _registered_method=True)
+        self.UpgradeAgents = channel.unary_unary(
+                '/milonga.v1.RolloutService/UpgradeAgents',
+                request_serializer=milonga_dot_v1_dot_rollouts__pb2.UpgradeAgentsRequest.SerializeToString,
+                response_deserializer=milonga_dot_v1_dot_rollouts__pb2.UpgradeAgentsResponse.FromString,
+                _registered_method=True)
         self.GetRollout = channel.unary_unary(
                 '/milonga.v1.RolloutService/GetRollout',
                 request_serializer=milonga_dot_v1_dot_rollouts__pb2.GetRolloutRequest.SerializeToString,
@@ -93,6 +98,13 @@ class RolloutServiceServicer(object):
 
     def CreateRollout(self, request, context):
         """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpgradeAgents(self, request, context):
+        """Lets devices take the hub's own agent, some at a time: a rollout as those of models are. The same `request_id` gives the same rollout again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +181,11 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     request_deserializer=milonga_dot_v1_dot_rollouts__pb2.CreateRolloutRequest.FromString,
                     response_serializer=milonga_dot_v1_dot_rollouts__pb2.CreateRolloutResponse.SerializeToString,
             ),
+            'UpgradeAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpgradeAgents,
+                    request_deserializer=milonga_dot_v1_dot_rollouts__pb2.UpgradeAgentsRequest.FromString,
+                    response_serializer=milonga_dot_v1_dot_rollouts__pb2.UpgradeAgentsResponse.SerializeToString,
+            ),
             'GetRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRollout,
                     request_deserializer=milonga_dot_v1_dot_rollouts__pb2.GetRolloutRequest.FromString,
@@ -243,6 +260,33 @@ class RolloutService(object):
             '/milonga.v1.RolloutService/CreateRollout',
             milonga_dot_v1_dot_rollouts__pb2.CreateRolloutRequest.SerializeToString,
             milonga_dot_v1_dot_rollouts__pb2.CreateRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpgradeAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milonga.v1.RolloutService/UpgradeAgents',
+            milonga_dot_v1_dot_rollouts__pb2.UpgradeAgentsRequest.SerializeToString,
+            milonga_dot_v1_dot_rollouts__pb2.UpgradeAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class RolloutServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RolloutServiceAsyncStub: ...
     CreateRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.CreateRolloutRequest, _rollouts_pb2.CreateRolloutResponse]
     """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again."""
+    UpgradeAgents: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.UpgradeAgentsRequest, _rollouts_pb2.UpgradeAgentsResponse]
+    """Lets devices take the hub's own agent, some at a time: a rollout as those of models are. The same `request_id` gives the same rollout again."""
     GetRollout: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.GetRolloutRequest, _rollouts_pb2.GetRolloutResponse]
     """One rollout with its waves and devices."""
     ListRollouts: _grpc.UnaryUnaryMultiCallable[_rollouts_pb2.ListRolloutsRequest, _rollouts_pb2.ListRolloutsResponse]
@@ -61,6 +63,8 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.CreateRolloutRequest, _rollouts_pb2.CreateRolloutResponse]  # type: ignore[assignment]
     """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again."""
+    UpgradeAgents: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.UpgradeAgentsRequest, _rollouts_pb2.UpgradeAgentsResponse]  # type: ignore[assignment]
+    """Lets devices take the hub's own agent, some at a time: a rollout as those of models are. The same `request_id` gives the same rollout again."""
     GetRollout: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.GetRolloutRequest, _rollouts_pb2.GetRolloutResponse]  # type: ignore[assignment]
     """One rollout with its waves and devices."""
     ListRollouts: _aio.UnaryUnaryMultiCallable[_rollouts_pb2.ListRolloutsRequest, _rollouts_pb2.ListRolloutsResponse]  # type: ignore[assignment]
@@ -90,6 +94,14 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rollouts_pb2.CreateRolloutResponse, _abc.Awaitable[_rollouts_pb2.CreateRolloutResponse]]:
         """Sends a version to devices, wave by wave. The same `request_id` gives the same rollout again."""
+
+    @_abc_1.abstractmethod
+    def UpgradeAgents(
+        self,
+        request: _rollouts_pb2.UpgradeAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollouts_pb2.UpgradeAgentsResponse, _abc.Awaitable[_rollouts_pb2.UpgradeAgentsResponse]]:
+        """Lets devices take the hub's own agent, some at a time: a rollout as those of models are. The same `request_id` gives the same rollout again."""
 
     @_abc_1.abstractmethod
     def GetRollout(

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.devices.service import LOG_SECONDS
-from milonga_hub.errors import InvalidInput, MilongaError
+from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError
 from milonga_hub.web.charts.latency import latency
 from milonga_hub.web.charts.lines import Series, lines
 from milonga_hub.web.language import gettext
@@ -42,12 +42,16 @@ def router(hub: HubServices) -> APIRouter:
         selector: Annotated[str, Form()] = "",
         which: Annotated[str, Form()] = "ticked",
         labels: Annotated[str, Form()] = "",
-    ) -> HTMLResponse:
+        batch: Annotated[str, Form()] = "",
+    ) -> Response:
         """Do one thing to many devices, in a thread of its own, and show what became of it above them."""
         address = request.client.host if request.client else ""
         try:
+            if verb == devices_together.UPGRADE:
+                made = devices_together.upgrade(hub, device or [], selector, which == "all", batch)
+                return RedirectResponse(f"/rollouts/{made.id}", 303)
             outcome = devices_together.apply(hub, verb, device or [], selector, which == "all", labels, address)
-        except InvalidInput as error:
+        except (InvalidInput, FailedPrecondition) as error:
             return _fleet(request, selector, "", problem=str(error), status=400)
         return _fleet(request, selector, "", outcome=outcome)
 

@@ -58,11 +58,14 @@ def router(hub: HubServices) -> APIRouter:
         """Show it, in a thread of its own, as telemetry is added up for it."""
         rollout = seen(hub.rollouts.get(id))
         shown = _shown(rollout.devices)
-        steps = rules_progress.columns(rollout, rollout.devices)
+        agents = bool(rollout.agent_version)
+        # An agent tells no steps of its own upgrade.
+        steps = () if agents else rules_progress.columns(rollout, rollout.devices)
+        builds = [] if agents else hub.builds.chosen(rollout.model_version).values()
         return render(
             request,
             "rollout.html",
-            live=f"rollouts/{rollout.id},telemetry_totals/{rollout.project}",
+            live=f"rollouts/{rollout.id}" + ("" if agents else f",telemetry_totals/{rollout.project}"),
             rollout=rollout,
             shown=shown,
             simulated=hub.devices.simulated_names(),
@@ -71,10 +74,10 @@ def router(hub: HubServices) -> APIRouter:
             step_states=step_states,
             pips=_pips(),
             purposes=PURPOSES,
-            sides=sides(hub, rollout),
-            measure=hub.models.get_version(rollout.model_version).task.measure,
-            builds=sorted(hub.builds.chosen(rollout.model_version).values(), key=lambda each: each.device_type),
-            newest=hub.rollouts.headlines(rollout.project, page_size=1)[0][0].id == rollout.id,
+            sides=None if agents else sides(hub, rollout),
+            measure="" if agents else hub.models.get_version(rollout.model_version).task.measure,
+            builds=sorted(builds, key=lambda each: each.device_type),
+            newest=hub.rollouts.newest_id(rollout.project) == rollout.id,
             left_out=shown.get(LEFT_OUT, []),
             left_out_count=sum(device.wave == LEFT_OUT for device in rollout.devices),
         )
