@@ -117,6 +117,21 @@ def test_a_noisy_device_is_not_trusted_and_the_advice_says_what_to_do(made: Worl
     assert quality.held_out_relative_error > 0.2
 
 
+def test_measurements_of_a_device_that_was_hot_meanwhile_count_for_little() -> None:
+    errors = []
+    for seed in range(4):
+        made = world(networks=300, noise=0.04, seed=seed)
+        index = choose(made.features, made.sources, K, macs=made.macs, families=made.families, seed=seed)
+        for hot in ([], [1], [4, 8]):
+            ms = made.target[index]
+            ms[hot] *= 2.0
+            model = fit(made.features, made.sources, index, ms, macs=made.macs, families=made.families)
+            errors.append((len(hot), _error(made, index, model)))
+    usual, once, twice = (np.mean([error for hot, error in errors if hot == count]) for count in range(3))
+    assert once < 1.4 * usual
+    assert twice < 2.5 * usual
+
+
 def test_what_a_model_asks_for_next_was_never_measured_and_is_the_same_every_time(
     made: World, known: tuple[Indices, LatencyModel]
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from milonga_hub.learning.latency.mix import Mix
 from milonga_hub.learning.latency.posterior import Cloud, Measured, judged, sampled, score
 from milonga_hub.learning.latency.prior import Prior
-from milonga_hub.learning.latency.process import Domain, Draws, Floats, Indices
+from milonga_hub.learning.latency.process import Domain, Draws, Floats, Indices, log_density
 
 # Networks that choices are taken over, and from.
 _JUDGED = 600
@@ -21,6 +21,7 @@ _CHUNK = 2000
 _REACH = 1.2816
 # Measurements that what the process says of its own errors counts as.
 _BELIEVED = 4.0
+_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -113,39 +114,44 @@ class LatencyModel:
 
     def _by_process(self, at: Indices) -> tuple[Floats, Floats]:
         """Return mean and variance of the logarithm of latency over all draws."""
-
-        def under(cloud: Cloud) -> tuple[Floats, Floats]:
+        mean, square = np.zeros(len(at)), np.zeros(len(at))
+        for cloud in self._clouds:
+            if not len(cloud.weights):
+                continue
             domain, draws = cloud.domain, cloud.draws
             across = draws.kernel(domain.kernels(at, self._measured.index))
             deviation = np.einsum("dqk,dk->dq", across, cloud.found.pulled)
             shrunk = np.einsum("dqk,dqk->dq", across @ cloud.found.inverse, across)
             variance = np.maximum(draws.weights @ domain.diagonals(at) - shrunk, 0.0)
             variance += draws.noise_at(domain.level[at]) * domain.noise_unit(at)
-            return domain.log_ms(deviation, variance, cloud.scale, at)
-
-        return self._over_draws(len(at), under)
+            logs, variance = domain.log_ms(deviation, variance, cloud.scale, at)
+            mean += cloud.weights @ logs
+            square += cloud.weights @ (logs**2 + variance)
+        return mean, np.maximum(square - mean**2, _SMALLEST)
 
     def _left_out(self) -> tuple[Floats, Floats]:
-        """Return mean and variance of the logarithm of each measured latency (k,) as the process predicts it from the others."""
-        index, ms = self._measured.index, self._measured.ms
+        """Return mean and variance of the logarithm of each measured latency (k,) as the process predicts it from the others.
+
+        Draws were weighted by all measurements: to leave one out, those that foretell it badly weigh more (importance
+        sampling, Gelfand et al. 1992), up to a limit (Ionides 2008).
+        """
+        index, truth = self._measured.index, np.log(self._measured.ms)
 
         def under(cloud: Cloud) -> tuple[Floats, Floats]:
-            residual, _, _ = cloud.domain.residual(ms, index)
+            residual, _, _ = cloud.domain.residual(self._measured.ms, index)
             errors, variance = cloud.found.left_out()
             return cloud.domain.log_ms(residual - errors, variance, cloud.scale, index)
 
-        return self._over_draws(len(ms), under)
-
-    def _over_draws(self, count: int, under: Callable[[Cloud], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-        """Return mean and variance (count,) of what is so (draws, count) under each of the draws."""
-        mean, square = np.zeros(count), np.zeros(count)
-        for cloud in self._clouds:
-            if not len(cloud.weights):
-                continue
-            logs, variance = under(cloud)
-            mean += cloud.weights @ logs
-            square += cloud.weights @ (logs**2 + variance)
-        return mean, np.maximum(square - mean**2, 1e-12)
+        found = [under(cloud) for cloud in self._clouds]
+        logs, variance = np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+        unlikely = -log_density(logs - truth, variance)
+        weights = (
+            np.exp(unlikely - unlikely.max(axis=0)) * np.concatenate([cloud.weights for cloud in self._clouds])[:, None]
+        )
+        weights = np.minimum(weights / weights.mean(axis=0), np.sqrt(len(weights)))
+        weights /= weights.sum(axis=0)
+        mean = (weights * logs).sum(axis=0)
+        return mean, np.maximum((weights * (logs**2 + variance)).sum(axis=0) - mean**2, _SMALLEST)
 
 
 def _verdict(error: float, count: int) -> tuple[bool, int, str]:

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milonga_hub.learning.latency.prior import Prior, Trial
-from milonga_hub.learning.latency.process import STUDENT, Domain, Draws, Floats, Indices, Posterior
+from milonga_hub.learning.latency.process import Domain, Draws, Floats, Indices, Posterior
 
 # Measurements on this device that all trials on known devices count as, at most.
 _MOST_COUNTED = 20.0
 # Networks that each trial predicts.
 _JUDGED = 120
-_ROBUST_ROUNDS = 3
 # Draws that go on after the first weighting, and how they move: share of the range of each weight.
 _KEPT = 200
 _MOVES = 4
@@ -47,16 +46,15 @@ class Measured:
     index: Indices
     ms: Floats
 
-    def cloud(self, domain: Domain, draws: Draws, trials: Sequence[Trial], inflation: Floats) -> Cloud:
-        """`inflation` (k,) is by how much the noise of each measurement is larger than usual."""
+    def cloud(self, domain: Domain, draws: Draws, trials: Sequence[Trial]) -> Cloud:
         residual, scale, jacobian = domain.residual(self.ms, self.index)
         level = domain.level[self.index]
         noise = draws.noise_at(level)
         if np.all(self.ms == np.round(self.ms)):
             # A clock of whole milliseconds is off by up to a half.
             noise = noise + (level / np.sqrt(12.0) / self.ms) ** 2
-        noise = noise * domain.noise_unit(self.index) * inflation
-        found = Posterior.of(draws.kernel(domain.kernels(self.index, self.index)), noise, residual)
+        noise = noise * domain.noise_unit(self.index)
+        found = Posterior.robust(draws.kernel(domain.kernels(self.index, self.index)), noise, residual)
         density = found.evidence + jacobian + score(draws, trials)
         return Cloud(domain, draws, found, scale, density, np.zeros(len(density)))
 
@@ -82,18 +80,15 @@ def sampled(prior: Prior, measured: Measured) -> list[Cloud]:
     """Return one cloud a domain; a domain that explains little has an empty one."""
     trials = prior.trials(measured.index, judged(prior))
     random = np.random.default_rng(0)
-    inflation = np.ones(len(measured.ms))
-    scores = [score(draws, some) for draws, some in zip(prior.draws, trials, strict=True)]
-    for _ in range(_ROBUST_ROUNDS):
-        clouds = [
-            measured.cloud(domain, draws, [], inflation)
-            for domain, draws in zip(prior.domains, prior.draws, strict=True)
+    clouds = weighted(
+        [
+            measured.cloud(domain, draws, some)
+            for domain, draws, some in zip(prior.domains, prior.draws, trials, strict=True)
         ]
-        clouds = weighted([replace(one, density=one.density + more) for one, more in zip(clouds, scores, strict=True)])
-        inflation = _inflation(clouds)
+    )
     kept = _resampled(clouds, random)
     moved = [
-        _moved(measured, domain, prior.draws[number].taken(rows), trials[number], inflation, random)
+        _moved(measured, domain, prior.draws[number].taken(rows), trials[number], random)
         for number, (domain, rows) in enumerate(zip(prior.domains, kept, strict=True))
     ]
     return [replace(cloud, weights=np.full(len(cloud.density), 1.0 / _KEPT)) for cloud in moved]
@@ -106,15 +101,6 @@ def weighted(clouds: Sequence[Cloud]) -> list[Cloud]:
     weights /= weights.sum()
     shares = np.split(weights, np.cumsum([len(cloud.density) for cloud in clouds])[:-1])
     return [replace(cloud, weights=share) for cloud, share in zip(clouds, shares, strict=True)]
-
-
-def _inflation(clouds: Sequence[Cloud]) -> Floats:
-    """Return by how much the noise of each measurement is larger than usual: Student's t by reweighting."""
-    total = np.zeros(clouds[0].found.pulled.shape[1])
-    for cloud in clouds:
-        error, variance = cloud.found.left_out()
-        total += cloud.weights @ (error**2 / variance)
-    return np.asarray((STUDENT + total) / (STUDENT + 1.0))
 
 
 def _resampled(clouds: Sequence[Cloud], random: np.random.Generator) -> list[Indices]:
@@ -130,13 +116,12 @@ def _moved(
     domain: Domain,
     draws: Draws,
     trials: Sequence[Trial],
-    inflation: Floats,
     random: np.random.Generator,
 ) -> Cloud:
-    cloud = measured.cloud(domain, draws, trials, inflation)
+    cloud = measured.cloud(domain, draws, trials)
     for _ in range(_MOVES if len(draws.noise) else 0):
         other = cloud.draws.moved(_REACH, random)
-        tried = measured.cloud(domain, other, trials, inflation)
+        tried = measured.cloud(domain, other, trials)
         accepted = np.log(random.uniform(size=len(cloud.density))) < tried.density - cloud.density
         cloud = _replaced(cloud, accepted, tried)
     return cloud

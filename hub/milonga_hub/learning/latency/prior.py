@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from milonga_hub.learning.latency.process import STUDENT, Domain, Draws, Floats, Indices, Posterior
+from milonga_hub.learning.latency.process import Domain, Draws, Floats, Indices, Posterior, log_density
 from milonga_hub.learning.latency.structure import Structure
 from milonga_hub.learning.latency.surrogate import Surrogates
 
@@ -98,5 +98,5 @@ class Trial:
         variance = np.maximum(draws.weights @ self._prior - (gain * across).sum(axis=2), 1e-9)
         variance += draws.noise_at(self._level_judged) * self._unit_judged
         error = self._wanted[None] - np.swapaxes(gain @ self._residual.T, 1, 2)
-        density = -0.5 * (STUDENT + 1) * np.log1p(error**2 / (STUDENT * variance[:, None]))
-        return np.asarray(density.mean(axis=(1, 2)) - 0.5 * np.log(variance).mean(axis=1) + self._jacobian)
+        density = log_density(error, variance[:, None])
+        return np.asarray(density.mean(axis=(1, 2)) + self._jacobian)

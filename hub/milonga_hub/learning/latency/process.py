@@ -17,8 +17,12 @@ Indices = NDArray[np.int64]
 # Sets of weights that are tried in each domain.
 _DRAWS = 300
 _MOST_FIXED = 0.9
-# Degrees of freedom of measurement errors: outliers are common where phones grow hot.
-STUDENT = 4.0
+# Degrees of freedom of errors: of what is predicted, and of what is measured. A phone that grows hot may take twice as long for one
+# network in ten, and choices are few: what one of them says against all others counts for little.
+_PREDICTED_FREEDOM = 4.0
+_MEASURED_FREEDOM = 1.0
+_ROBUST_ROUNDS = 4
+_SMALLEST = 1e-12
 
 # Ranges of the weights, drawn uniformly in their logarithm: variances relative to the squared latency, or, of what known devices
 # and costs say (mean, devices, rest, costs, gains, mixes, values), relative to that. Those of slots end far
@@ -166,6 +170,12 @@ class Domain:
         return np.log(level * scale), variance / level**2
 
 
+def log_density(error: Floats, variance: Floats) -> Floats:
+    """Return the logarithm of how likely an error of a prediction of that variance is, by Student's t, up to a constant."""
+    far = np.log1p(error**2 / (_PREDICTED_FREEDOM * variance))
+    return np.asarray(-0.5 * (_PREDICTED_FREEDOM + 1.0) * far - 0.5 * np.log(variance))
+
+
 @dataclass
 class Posterior:
     """What measurements say for each draw: evidence, and weights of the measured networks' kernels."""
@@ -173,14 +183,27 @@ class Posterior:
     inverse: Floats
     pulled: Floats
     evidence: Floats
+    #: Variance (draws, k) that the noise of each measurement has beyond that of the usual one.
+    excess: Floats
 
     @classmethod
-    def of(cls, kernel: Floats, noise: Floats, residual: Floats) -> Posterior:
-        """`kernel` (draws, k, k), `noise` (draws, k), `residual` (k,)."""
-        inverse = cls.inverted(kernel, noise)
-        pulled = inverse @ residual
+    def robust(cls, kernel: Floats, noise: Floats, residual: Floats) -> Posterior:
+        """Explain `residual` (k,) by `kernel` (draws, k, k) and errors of Student's t, of variances `noise` (draws, k).
+
+        Each draw by itself makes less of a measurement that it cannot explain, at a price: little noise and an outlier may
+        explain all of them better than much noise. By expectation maximisation (Lange et al. 1989, section 3).
+        """
+        weights = np.ones_like(noise)
+        for last in [False] * _ROBUST_ROUNDS + [True]:
+            own = noise / weights
+            inverse = cls.inverted(kernel, own)
+            pulled = inverse @ residual
+            if not last:
+                square = (own * pulled) ** 2 + own - own**2 * np.diagonal(inverse, axis1=1, axis2=2)
+                weights = (_MEASURED_FREEDOM + 1.0) / (_MEASURED_FREEDOM + square / noise)
         evidence = 0.5 * np.linalg.slogdet(inverse)[1] - 0.5 * (pulled @ residual)
-        return cls(inverse, pulled, evidence)
+        evidence += 0.5 * _MEASURED_FREEDOM * (np.log(weights) - weights).sum(axis=1)
+        return cls(inverse, pulled, evidence, own - noise)
 
     @staticmethod
     def inverted(kernel: Floats, noise: Floats) -> Floats:
@@ -195,9 +218,10 @@ class Posterior:
             np.where(where[:, None, None], other.inverse, self.inverse),
             np.where(where[:, None], other.pulled, self.pulled),
             np.where(where, other.evidence, self.evidence),
+            np.where(where[:, None], other.excess, self.excess),
         )
 
     def left_out(self) -> tuple[Floats, Floats]:
         """Return error and variance (draws, k) of each measurement as the others predict it (Rasmussen 2006, 5.12)."""
         variance = 1.0 / np.diagonal(self.inverse, axis1=1, axis2=2)
-        return self.pulled * variance, variance
+        return self.pulled * variance, np.maximum(variance - self.excess, _SMALLEST)
