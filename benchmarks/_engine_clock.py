@@ -1,4 +1,4 @@
-"""Builds of one engine beside the default export, timed in a process that imports neither torch nor ultralytics."""
+"""Builds of one engine, and the default export, timed in a process of their own that imports neither torch nor ultralytics."""
 
 from __future__ import annotations
 
@@ -24,36 +24,52 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timed:
-    """One build beside the default export on so many threads: medians in ms of both halves of the repeats.
+    """One build beside the default export on so many threads: medians in ms.
 
-    `first` and `second` are ratios to the default export in the same half; `spread` is the interquartile range of
-    the build's repeats, over their median.
+    `spread` is the interquartile range of the build's repeats, over their median.
     """
 
     target: str
     ms: float
     default_ms: float
-    first: float
-    second: float
     spread: float
 
+    @property
+    def ratio(self) -> float:
+        return self.ms / self.default_ms
 
-def interleaved(
-    engine: str,
-    models: Mapping[str, Path],
-    default: Path,
-    picture: np.ndarray,
-    detects: bool,
-    threads: int,
-    seconds: float,
-) -> list[Timed]:
+
+# What this process has loaded: the default export by "", builds by their targets.
+_LOADED: dict[str, Run] = {}
+
+
+def load(
+    engine: str, models: Mapping[str, Path], default: Path, picture: np.ndarray, detects: bool, threads: int
+) -> None:
+    """Load all that this process times, and stay on as many CPUs as there are threads."""
     from milonga_agent.profile import pinned
 
-    with pinned(threads):
-        runs = [_default_run(default, picture, detects, threads)]
-        runs += [_own_run(engine, model, picture, detects, threads) for model in models.values()]
-        default_times, *own = _blocks(runs, seconds * len(runs))
-    return [_figures(target, times, default_times) for target, times in zip(models, own, strict=True)]
+    pinned(threads).__enter__()
+    _LOADED[""] = _default_run(default, picture, detects, threads)
+    for target, model in models.items():
+        _LOADED[target] = _own_run(engine, model, picture, detects, threads)
+
+
+def interleaved(seconds: float) -> list[Timed]:
+    """Time all that is loaded, side by side."""
+    default, *own = _blocks([*_LOADED.values()], seconds * len(_LOADED))
+    return [_figures(target, times, default) for target, times in zip([*_LOADED][1:], own, strict=True)]
+
+
+def once(target: str, seconds: float) -> float:
+    """Return the median of one build in ms, as a device takes it for one of several rounds."""
+    end = time.perf_counter() + seconds
+    _rest()
+    _LOADED[target]()
+    times = _block(_LOADED[target])
+    while time.perf_counter() < end:
+        times += _block(_LOADED[target])
+    return median(times)
 
 
 def _default_run(default: Path, picture: np.ndarray, detects: bool, threads: int) -> Run:
@@ -79,17 +95,8 @@ def _own_run(engine: str, model: Path, picture: np.ndarray, detects: bool, threa
 
 
 def _figures(target: str, own: Sequence[float], default: Sequence[float]) -> Timed:
-    half, default_half = len(own) // 2, len(default) // 2
     low, high = np.quantile(own, [0.25, 0.75])
-    default_ms = median(default[default_half:])
-    return Timed(
-        target=target,
-        ms=median(own),
-        default_ms=default_ms,
-        first=median(own[:half]) / median(default[:default_half]),
-        second=median(own[half:]) / default_ms,
-        spread=float((high - low) / median(own)),
-    )
+    return Timed(target, median(own), median(default), float((high - low) / median(own)))
 
 
 def _blocks(runs: Sequence[Run], seconds: float) -> list[list[float]]:

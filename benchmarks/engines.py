@@ -2,7 +2,7 @@
 
 Networks are trained ones at 224 px (classification) and 320 px (detection, its boxes decoded on both sides). An engine's builds
 and the default export run in one process on as many CPUs as they get threads, in short blocks in random order. The build is
-chosen by the first half of the repeats and judged by the second. Figures are told and kept as each part ends, and a run that was
+chosen as runs choose it, in rounds of all engines' builds that are close, and judged by those blocks. Figures are told and kept as each part ends, and a run that was
 interrupted is gone on with by the next of the same commit. Networks are trained once and kept, in .bench or the folder that
 MILONGA_BENCH_KEEP names. MILONGA_BENCH_EFFORT=0.1 looks whether it all works.
 """
@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,8 +28,10 @@ from milonga_compiler.bundle import BESIDE_THE_MODEL
 from milonga_compiler.engines import ENGINES, BuildSite
 from milonga_compiler.environments import adding_line, usable
 from milonga_compiler.target import Target
+from milonga_hub.devices.rules_comparing import next_round, standing
 
-from benchmarks._engine_clock import Timed, interleaved
+from benchmarks import _engine_clock as clock
+from benchmarks._engine_clock import Timed
 from benchmarks._engines_kept import Kept
 from benchmarks._found import CLASSES, alike, boxes_of_default
 from benchmarks._networks import KINDS, Data, Kind, Subject, data, subject
@@ -38,6 +41,8 @@ from benchmarks.results import Result, keep
 _MOST_LOST_POINTS = 0.5
 _PICTURES, _JUDGED = 400, 200
 _SECONDS_PER_RUN = 2.5
+# As devices have it: a first round, brief ones after it, and no more than a budget of all of them.
+_FIRST_SECONDS, _BRIEF_SECONDS, _CHOOSING_SECONDS = 10.0, 2.0, 300.0
 _MOST_THREADS = 2
 # Builds at a time: most of each is done by one thread of a converter or of a calibration. Nothing is timed meanwhile.
 _AT_ONCE = 2
@@ -123,14 +128,39 @@ def _held(of: Subject, kept: Kept) -> dict[str, dict[str, str]]:
 
 def _figures(of: Subject, held: Mapping[str, Mapping[str, str]], threads: int, effort: float) -> list[Result]:
     title, words = of.kind.title, f"{threads} thread{'s' * (threads > 1)}"
-    engines = dict.fromkeys(target.partition("/")[0] for target in held)
-    timed = [one for engine in engines for one in _timed(of, held, engine, threads, effort)]
+    with contextlib.ExitStack() as stack:
+        pools = {
+            engine: stack.enter_context(_loaded(of, held, engine, threads))
+            for engine in dict.fromkeys(map(_engine, held))
+        }
+        fastest = _fastest(pools, [*held], effort)
+        timed = [
+            one for pool in pools.values() for one in pool.submit(clock.interleaved, _SECONDS_PER_RUN * effort).result()
+        ]
     found = [_result(f"{title} {one.target}, {words}; {held[one.target]['about']}", one, None) for one in timed]
-    chosen = min(timed, key=lambda one: one.first)
+    chosen = next(one for one in timed if one.target == fastest)
     found.append(_result(f"{title}, chosen build ({chosen.target}), {words}", chosen, of.kind.goal))
-    best = min(timed, key=lambda one: one.second)
+    best = min(timed, key=lambda one: one.ratio)
     claim = f"{title}, chosen build over the best single engine's ({best.target}), {words}"
-    return [*found, Result(claim, chosen.second, "of the default", "best engine", best.second, _NOISE, None)]
+    return [*found, Result(claim, chosen.ratio, "of the default", "best engine", best.ratio, _NOISE, None)]
+
+
+def _fastest(pools: Mapping[str, ProcessPoolExecutor], targets: Sequence[str], effort: float) -> str:
+    """Return the target that rounds of all that are close find to be the fastest."""
+    source, began = random.Random(0), time.monotonic()
+    rounds: list[dict[str, float]] = []
+    going: Sequence[str] = targets
+    while going and time.monotonic() - began < _CHOOSING_SECONDS * effort:
+        seconds = (_BRIEF_SECONDS if rounds else _FIRST_SECONDS) * effort
+        order = source.sample(going, len(going))
+        rounds.append({target: pools[_engine(target)].submit(clock.once, target, seconds).result() for target in order})
+        going = next_round(rounds)
+    now = standing(rounds)
+    print(
+        f"  {now.fastest} is chosen after {len(rounds)} rounds{', and may not be the fastest' * bool(going)}",
+        file=sys.stderr,
+    )
+    return now.fastest
 
 
 def _threads() -> list[int]:
@@ -201,14 +231,16 @@ def _found_alike(of: Subject, built: Built) -> float:
 
 
 def _result(claim: str, one: Timed, goal: float | None) -> Result:
-    ms = one.second * one.default_ms
-    return Result(claim, ms, "ms", "default export, ONNX Runtime", one.default_ms, goal, one.spread)
+    return Result(claim, one.ms, "ms", "default export, ONNX Runtime", one.default_ms, goal, one.spread)
 
 
-def _timed(of: Subject, held: Mapping[str, Mapping[str, str]], engine: str, threads: int, effort: float) -> list[Timed]:
-    """Time in a process of its own: engines keep threads and settings until they end."""
-    models = {target: Path(one["model"]) for target, one in held.items() if target.partition("/")[0] == engine}
+def _engine(target: str) -> str:
+    return target.partition("/")[0]
+
+
+def _loaded(of: Subject, held: Mapping[str, Mapping[str, str]], engine: str, threads: int) -> ProcessPoolExecutor:
+    """Return a process that has the engine's builds and the default export: engines keep threads and settings until they end."""
+    models = {target: Path(one["model"]) for target, one in held.items() if _engine(target) == engine}
     picture = next(iter(of.evidence.parts()))[:1]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        arguments = (engine, models, of.default, picture, of.detects, threads, _SECONDS_PER_RUN * effort)
-        return pool.submit(interleaved, *arguments).result()
+    arguments = (engine, models, of.default, picture, of.detects, threads)
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=clock.load, initargs=arguments)

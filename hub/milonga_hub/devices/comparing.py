@@ -11,9 +11,6 @@ from milonga_hub.devices.models import Measurement
 from milonga_hub.devices.rules_comparing import Ratio, Round, next_round, standing
 from milonga_hub.devices.values import MeasurementItem
 
-# What a type's devices may spend on rounds after the first. Three builds that are close take some 15 s for each on a board at rest.
-MAX_SECONDS = 300.0
-
 # Hears what is measured in turn, and in which round.
 OnRound = Callable[[Sequence[MeasurementItem], int], None]
 
@@ -21,7 +18,7 @@ OnRound = Callable[[Sequence[MeasurementItem], int], None]
 class Comparing:
     """Has devices measure models in rounds. What each round found is kept, so a hub that is killed begins none anew."""
 
-    def __init__(self, measuring: Measuring, max_seconds: float = MAX_SECONDS) -> None:
+    def __init__(self, measuring: Measuring, max_seconds: float) -> None:
         self._measuring = measuring
         self._max_seconds = max_seconds
 

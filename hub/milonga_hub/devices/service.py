@@ -131,7 +131,7 @@ class DeviceService:
         self._streams = Streams()
         policy = measuring_policy or MeasuringPolicy(budget_seconds=settings.measuring_seconds)
         self._measuring = Measuring(database, events, self._streams, clock, policy)
-        self._comparing = Comparing(self._measuring)
+        self._comparing = Comparing(self._measuring, policy.comparing_seconds)
         self._timing = Timing(database, events, self._streams, self._measuring)
         self._helping = Helping(database, self._streams, clock)
         self._assigning = Assigning(database, events, self._streams, clock, announce)

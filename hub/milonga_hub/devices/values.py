@@ -273,6 +273,12 @@ class MeasuringPolicy:
     # A model that takes its device down every time is given up in the end; a flaky line is not the model's fault.
     max_losses: int = 3
 
+    @property
+    def comparing_seconds(self) -> float:
+        """Return what a type's devices may spend on rounds after the first. Three builds that are close take some 15 s for each on a
+        board at rest."""
+        return 30 * self.budget_seconds
+
     def brief(self) -> MeasuringPolicy:
         """Return how long one of several rounds may go on: much shorter ones lose more to loading than they gain by taking turns."""
         return replace(self, min_repeats=min(self.min_repeats, 5), budget_seconds=self.budget_seconds / 5)
