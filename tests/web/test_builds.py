@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from milonga_hub.builds.models import BuildTuning, TuningSite
 from milonga_hub.builds.rules import FREE
+from milonga_hub.devices.models import Measurement
 
 from tests.agent.bundles import example
 from tests.builds.test_service import _verified
@@ -17,7 +18,8 @@ from tests.web.filled import Services
 from tests.web.people import signed_in
 
 VERSION = "models/digits/versions/1"
-PLACE = f"/{VERSION}/builds/pi:onnxruntime:fp32"
+NAME = f"{VERSION}/builds/pi:onnxruntime:fp32"
+PLACE = f"/{NAME}"
 API = f"/api/v1{PLACE}"
 
 
@@ -48,6 +50,18 @@ def test_a_build_is_allowed_and_chosen_on_its_page_and_the_page_says_who_and_why
     assert "Allowed without being verified by ana" in answer.text and "seen &lt;on&gt; my desk" in answer.text
     assert "chosen</span>" in client.post(f"{PLACE}/choose").text
     assert "allowed by ana" in client.get(f"/{VERSION}").text
+
+
+def test_the_page_of_a_build_that_devices_could_not_make_says_why_once(hub: Services, client: TestClient) -> None:
+    why = "tensorrt is not installed here"
+    hub.builds.set_measured(NAME, None, device="orin-1", error=why)
+    hub.builds.prove(NAME, Measurement(id="m-1", device="orin-1", device_type="pi", error=why), [])
+    hub.builds.select(hub.builds.of_type(VERSION, "pi"), FREE)
+    text = client.get(PLACE).text
+    assert "not used: it is built, not verified<" in text
+    facts = text[: text.index('class="actions"')]
+    assert facts.count(why) == 1 and f"not verified on hardware: orin-1: {why}" in facts
+    assert why in client.get(f"/{VERSION}").text
 
 
 def test_a_build_is_allowed_and_chosen_over_rest(client: TestClient) -> None:

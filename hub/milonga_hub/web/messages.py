@@ -189,6 +189,7 @@ _OF_BUILDS = (
     N_("not used: %(why)s"),
     N_("it is %(state)s, and there is nothing to send: %(why)s"),
     N_("it is %(state)s, not verified: %(why)s"),
+    N_("it is %(state)s, not verified"),
     N_("it was never made"),
     N_("it was never run"),
     N_("it was not measured"),
