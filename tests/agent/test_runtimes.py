@@ -161,3 +161,39 @@ class TestEveryRuntime:
         else:
             with pytest.raises(ImportError):
                 import_module(_module(engine))
+
+
+# Prints the processor time, in seconds, that a process takes after a kernel that is shared out among two threads.
+_USED_AFTER_KERNEL = """
+import sys, time
+from milonga_agent.runtimes.tvm import aligned, load_runtime
+runtime = load_runtime(2)
+kernel = runtime.load_module(sys.argv[1])["main"]
+given, made = (runtime.from_dlpack(aligned((64, 4096))) for _ in range(2))
+for _ in range(20):
+    kernel(given, made)
+before = time.process_time()
+time.sleep(1.0)
+print(time.process_time() - before)
+"""
+
+_PARALLEL_KERNEL = """
+import sys
+import tvm
+from tvm import te
+from tvm.s_tir import Schedule
+given = te.placeholder((64, 4096), name="given")
+made = te.compute((64, 4096), lambda row, column: te.exp(te.sqrt(given[row, column])), name="made")
+schedule = Schedule(tvm.IRModule({"main": te.create_prim_func([given, made]).with_attr("global_symbol", "main")}))
+schedule.parallel(schedule.get_loops(schedule.get_sblock("made"))[0])
+tvm.compile(schedule.mod, target="llvm").export_library(sys.argv[1])
+"""
+
+
+def test_threads_of_a_tuned_kernel_leave_the_processor_too(tmp_path: Path) -> None:
+    pytest.importorskip("tvm", reason="to test it, run: pip install 'milonga-agent[tvm]'")
+    library = str(tmp_path / "kernel.so")
+    subprocess.run([sys.executable, "-c", _PARALLEL_KERNEL, library], timeout=120, check=True)
+    asked = [sys.executable, "-c", _USED_AFTER_KERNEL, library]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+    assert float(done.stdout) < 0.02

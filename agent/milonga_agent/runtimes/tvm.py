@@ -17,6 +17,9 @@ from milonga_agent.runtimes.base import Floats, Runtime
 # Compiled kernels read whole vectors from addresses that must be multiples of this (tvm/runtime/base.h).
 _ALIGNMENT = 64
 _CPU, _POOLED_ALLOCATOR = 1, 2  # DLDeviceType kDLCPU; vm.h: AllocatorType::kPooled
+# How often a thread looks for the next kernel before it sleeps; by default 300,000 times, which took 260 ms of a processor after each
+# answer. So often is less than a millisecond, and longer than it is from one kernel of a network to the next.
+_LOOKS = 1000
 
 
 class Tvm(Runtime):
@@ -50,7 +53,9 @@ class Tvm(Runtime):
 
 def load_runtime(threads: int) -> Any:
     """Load what compiled kernels need, and not the compiler; return tvm_ffi. Raises EngineMissing."""
-    os.environ["TVM_NUM_THREADS"] = str(threads)  # Read once, when the first parallel kernel starts.
+    # Both are read once, when the first parallel kernel starts.
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    os.environ["TVM_THREAD_POOL_SPIN_COUNT"] = str(_LOOKS)
     try:
         import tvm_ffi
 
