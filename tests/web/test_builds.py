@@ -55,8 +55,10 @@ def test_a_build_is_allowed_and_chosen_on_its_page_and_the_page_says_who_and_why
 def test_the_page_of_a_build_that_devices_could_not_make_says_why_once(hub: Services, client: TestClient) -> None:
     why = "tensorrt is not installed here"
     hub.builds.set_measured(NAME, None, device="orin-1", error=why)
-    asked = {"device_type": "pi", "subnet": "s1", "engine": "onnxruntime", "precision": "fp32"}
-    hub.builds.prove(NAME, Measurement(id="m-1", device="orin-1", error=why, **asked), [])
+    failed = Measurement(
+        id="m-1", device="orin-1", device_type="pi", subnet="s1", engine="onnxruntime", precision="fp32", error=why
+    )
+    hub.builds.prove(NAME, failed, [])
     hub.builds.select(hub.builds.of_type(VERSION, "pi"), FREE)
     text = client.get(PLACE).text
     assert "not used: it is built, not verified<" in text
