@@ -24,6 +24,8 @@ OF_NO_PROJECT = {
     "AlertService/ListSilences CreateSilence EndSilence ListAlertRules ApplyAlertRule DeleteAlertRule ListAlertChannels"
     " ApplyAlertChannel DeleteAlertChannel TestAlertChannel",
     "WebhookService",
+    # Of devices, whatever project they serve.
+    "RolloutService/UpgradeAgents",
     # By device, whatever project the device serves.
     "TelemetryService/WatchTelemetry GetRefusedTelemetry",
 }

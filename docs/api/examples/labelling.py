@@ -20,8 +20,9 @@ first, second, *_ = hub.labelling.list_samples("digits", state=labelling_pb2.SAM
 hub.labelling.label_sample(first.name, label="1", decided_by="kim", revision=first.revision)
 
 # %% GetSample
-for decision in hub.labelling.get_sample(first.name).history:
-    print(decision.by, "said", decision.label, "at", decision.at.ToDatetime())
+for sample in hub.labelling.list_samples("digits", page_size=1):
+    for decision in hub.labelling.get_sample(sample.name).history:
+        print(decision.by, "said", decision.label, "at", decision.at.ToDatetime())
 
 # %% UndoSample
 hub.labelling.undo_sample(first.name)

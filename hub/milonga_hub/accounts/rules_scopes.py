@@ -31,6 +31,7 @@ _SERVICES = {
 # What the last word of a path that names a kind of thing is about: /projects/{project}/runs is about runs.
 _COLLECTIONS = {
     "accounts": "accounts",
+    "agent_upgrades": "rollouts",
     "alert_channels": "alerts",
     "alert_rules": "alerts",
     "alert_silences": "alerts",
