@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
 from milonga_hub.alerts.models import AlertState
 from milonga_hub.devices.models import File
 from milonga_hub.devices.values import AgentRelease, AgentStatus
 from milonga_hub.rollouts.models import RolloutState
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Said, served
+from tests.web.filled import filled
 
 VERSION = "0.2.0+8"
 RELEASE = AgentRelease(File(path="manifest.json", digest="sha256:agent", size_bytes=1), (), 8, VERSION)
 
 
-def test_an_upgrade_is_rehearsed_begun_followed_and_stays_in_the_hub(cli: Cli) -> None:
-    cli.hub.devices.offer_release(lambda: RELEASE)
+@pytest.fixture
+def upgrading(tmp_path: Path, run: Callable[[list[str]], Said]) -> Iterator[Cli]:
+    """Return the command line of a hub that has an agent to upgrade to, for this test alone."""
+    hub = filled(tmp_path)
+    hub.devices.offer_release(lambda: RELEASE)
+    with served(hub) as address:
+        yield Cli(address, hub, run)
+
+
+def test_an_upgrade_is_rehearsed_begun_followed_and_stays_in_the_hub(upgrading: Cli) -> None:
+    cli = upgrading
     all_of_them = ("devices", "upgrade", "-l", "type=raspberry-pi-5", "--batch", "1")
     rehearsed = cli(*all_of_them, "--dry-run")
     assert rehearsed.code == 0 and "nothing was done" in rehearsed.out and "pi5-2" in rehearsed.out
