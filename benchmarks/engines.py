@@ -29,6 +29,7 @@ from milonga_compiler.engines import ENGINES, BuildSite
 from milonga_compiler.environments import adding_line, usable
 from milonga_compiler.target import Target
 from milonga_hub.devices.rules_comparing import next_round, standing
+from milonga_hub.devices.values import MeasuringPolicy
 
 from benchmarks import _engine_clock as clock
 from benchmarks._engine_clock import Timed
@@ -42,7 +43,7 @@ _MOST_LOST_POINTS = 0.5
 _PICTURES, _JUDGED = 400, 200
 _SECONDS_PER_RUN = 2.5
 # As devices have it: a first round, brief ones after it, and no more than a budget of all of them.
-_FIRST_SECONDS, _BRIEF_SECONDS, _CHOOSING_SECONDS = 10.0, 2.0, 300.0
+_POLICY = MeasuringPolicy()
 _MOST_THREADS = 2
 # Builds at a time: most of each is done by one thread of a converter or of a calibration. Nothing is timed meanwhile.
 _AT_ONCE = 2
@@ -150,8 +151,8 @@ def _fastest(pools: Mapping[str, ProcessPoolExecutor], targets: Sequence[str], e
     source, began = random.Random(0), time.monotonic()
     rounds: list[dict[str, float]] = []
     going: Sequence[str] = targets
-    while going and time.monotonic() - began < _CHOOSING_SECONDS * effort:
-        seconds = (_BRIEF_SECONDS if rounds else _FIRST_SECONDS) * effort
+    while going and time.monotonic() - began < _POLICY.comparing_seconds * effort:
+        seconds = (_POLICY.brief() if rounds else _POLICY).budget_seconds * effort
         order = source.sample(going, len(going))
         rounds.append({target: pools[_engine(target)].submit(clock.once, target, seconds).result() for target in order})
         going = next_round(rounds)

@@ -9,6 +9,7 @@ from milonga_hub.devices.models import AgentUpgrade, AgentUpgradeState, Device, 
 
 # Three starts that hang take a watchdog's minute each, and then the agent before it runs again.
 SILENT_AFTER = timedelta(minutes=10)
+NOTHING_HEARD = "it was told, and nothing was heard of it since"
 _OPEN = (AgentUpgradeState.WAITING, AgentUpgradeState.TOLD)
 
 
@@ -62,7 +63,7 @@ def seen(device: Device, now: datetime) -> DeviceView:
     if upgrade is None or not is_silent(upgrade, now):
         return device
     why = device.status_message if device.upgrades >= device.wanted_upgrades else ""
-    silent = {"state": AgentUpgradeState.SILENT, "message": why or "it was told, and nothing was heard of it since"}
+    silent = {"state": AgentUpgradeState.SILENT, "message": why or NOTHING_HEARD}
     values = {name: getattr(device, name) for name in DeviceView.model_fields}
     return DeviceView(**{**values, "agent_upgrade": upgrade.model_copy(update=silent)})
 

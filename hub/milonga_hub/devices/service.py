@@ -42,7 +42,7 @@ from milonga_hub.devices.models import (
     Transferred,
 )
 from milonga_hub.devices.records import Presence
-from milonga_hub.devices.rules_upgrades import is_silent, runs_release
+from milonga_hub.devices.rules_upgrades import NOTHING_HEARD, is_silent, runs_release
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.steps import last_steps
 from milonga_hub.devices.streams import Elsewhere, Streams
@@ -71,6 +71,7 @@ from milonga_hub.settings import Settings
 
 __all__ = [
     "LOG_SECONDS",
+    "NOTHING_HEARD",
     "AgentRelease",
     "DeviceService",
     "Enrolment",

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from milonga_hub.devices.models import AgentUpgradeState, DeviceState
 from milonga_hub.devices.rules import attributes
 from milonga_hub.devices.selectors import parse
-from milonga_hub.devices.service import Standing, is_silent, runs_release
+from milonga_hub.devices.service import NOTHING_HEARD, Standing, is_silent, runs_release
 from milonga_hub.errors import InvalidInput
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import RolloutDevice
@@ -65,7 +65,7 @@ def report(each: RolloutDevice, device: Standing, now: datetime) -> Report:
         if upgrade.state is AgentUpgradeState.FAILED:
             generation, message = each.generation, upgrade.message
         elif is_silent(upgrade, now):
-            generation, message = each.generation, "it was told, and nothing was heard of it since"
+            generation, message = each.generation, NOTHING_HEARD
         elif upgrade.state is AgentUpgradeState.SUCCEEDED:
             settled = upgrade.ended_at is None or now - upgrade.ended_at >= SETTLE
             generation = each.generation if settled else generation

@@ -21,7 +21,7 @@ _MOST_FIXED = 0.9
 # network in ten, and choices are few: what one of them says against all others counts for little.
 _PREDICTED_FREEDOM = 4.0
 _MEASURED_FREEDOM = 1.0
-_ROBUST_ROUNDS = 4
+_ROBUST_ROUNDS = 5
 _SMALLEST = 1e-12
 
 # Ranges of the weights, drawn uniformly in their logarithm: variances relative to the squared latency, or, of what known devices
@@ -193,14 +193,13 @@ class Posterior:
         Each draw by itself makes less of a measurement that it cannot explain, at a price: little noise and an outlier may
         explain all of them better than much noise. By expectation maximisation (Lange et al. 1989, section 3).
         """
-        weights = np.ones_like(noise)
-        for last in [False] * _ROBUST_ROUNDS + [True]:
+        square = noise
+        for _ in range(_ROBUST_ROUNDS):
+            weights = (_MEASURED_FREEDOM + 1.0) / (_MEASURED_FREEDOM + square / noise)
             own = noise / weights
             inverse = cls.inverted(kernel, own)
             pulled = inverse @ residual
-            if not last:
-                square = (own * pulled) ** 2 + own - own**2 * np.diagonal(inverse, axis1=1, axis2=2)
-                weights = (_MEASURED_FREEDOM + 1.0) / (_MEASURED_FREEDOM + square / noise)
+            square = (own * pulled) ** 2 + own - own**2 * np.diagonal(inverse, axis1=1, axis2=2)
         evidence = 0.5 * np.linalg.slogdet(inverse)[1] - 0.5 * (pulled @ residual)
         evidence += 0.5 * _MEASURED_FREEDOM * (np.log(weights) - weights).sum(axis=1)
         return cls(inverse, pulled, evidence, own - noise)
