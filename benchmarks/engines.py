@@ -182,8 +182,8 @@ def _built(of: Subject) -> Iterator[Built]:
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for built, seconds in pool.map(made, _targets()):
-            words = f"  {of.kind.title} {built.target}: {built.state} in {seconds:.0f} s; {built.reason}"
-            print(words[:300], file=sys.stderr)
+            words = f"  {of.kind.title} {built.target}: {built.state} in {seconds:.0f} s"
+            print(f"{words}{built.reason and f'; {built.reason}'}"[:300], file=sys.stderr)
             if built.state is State.VERIFIED and built.bundle is not None:
                 yield built
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
+from statistics import NormalDist, median
 
 from milonga_hub.ties import TIE
 
@@ -22,6 +22,12 @@ _FEWEST = 3
 # The range of five values holds the median in 94 % of all cases: 1/32 of them lie beyond either end.
 _BEYOND = 1 / 32
 _RANGE_TELLS = 5
+
+# Of a normal distribution, 94 % lie within so many standard deviations.
+_DEVIATIONS = 1.88
+# Another model goes on while it can be expected to be faster by this share: where the fastest is a tie, more rounds find out very
+# slowly, and for next to nothing, which of both it is.
+_WORTH = TIE / 2
 
 # Milliseconds by model, of what one device measured in one round.
 Round = Mapping[str, float]
@@ -46,7 +52,7 @@ class Standing:
 
 
 def next_round(rounds: Sequence[Round], failed: Collection[str] = ()) -> tuple[str, ...]:
-    """Return what to measure once more, in random order; nothing where the fastest is known, or only a tie away.
+    """Return what to measure once more; nothing where no other can be expected to be faster by a time that is worth a round.
 
     What failed is not asked for again.
     """
@@ -59,7 +65,7 @@ def next_round(rounds: Sequence[Round], failed: Collection[str] = ()) -> tuple[s
         for name, ratio in now.ratios.items()
         if name not in failed
         and first[name] <= _OUT * min(first.values())
-        and (name == now.fastest or ratio.low < 1 / (1 + TIE))
+        and (name == now.fastest or _gain(ratio) > _WORTH)
     )
     return going if now.fastest in going and len(going) > 1 else ()
 
@@ -83,6 +89,20 @@ def standing(rounds: Sequence[Round]) -> Standing:
 
 def _ratio(rounds: Sequence[Round], name: str, fastest: str) -> Ratio:
     return Ratio(_times(rounds, name, fastest), *_interval(_shared(rounds, name, fastest)))
+
+
+def _gain(ratio: Ratio) -> float:
+    """Return by which share of time a model can be expected to be faster than the fastest, counted as 0 where it is not.
+
+    This is what is expected to be lost by ending now (expected opportunity cost: Chick and Inoue 2001), for a ratio with a normal
+    distribution of as much spread as its interval has below it: a burst of other work above it says nothing of how fast a model can be.
+    """
+    if ratio.low <= 0 or ratio.high == math.inf:
+        return math.inf
+    if (spread := (ratio.value - ratio.low) / _DEVIATIONS) == 0:
+        return max(0.0, 1 - ratio.value)
+    normal, reach = NormalDist(), (1 - ratio.value) / spread
+    return spread * (normal.pdf(reach) + reach * normal.cdf(reach))
 
 
 def _times(rounds: Sequence[Round], name: str, other: str) -> float:
