@@ -227,7 +227,8 @@ class Agent:
             told = {"policy": policy, "folder": str(folder), "redact": self._options.redact}
             await serving.sample(project, told if policy is not None else None)
 
-        return SampleSending(SampleFolder(folder), Courier(self._store), apply, self._options.samples)
+        waiting = SampleFolder(folder, self._options.redact)
+        return SampleSending(waiting, Courier(self._store), apply, self._options.samples)
 
     async def _confirm(self) -> None:
         """Say that this version of the agent works, so that no start of it leads back to the one before; and rest."""

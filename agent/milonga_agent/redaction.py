@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import shlex
-import subprocess
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from milonga_agent.errors import AgentError
+from milonga_agent.programs import ProgramFailed, output_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,26 +68,13 @@ class Command(Redaction):
     def redact(self, picture: Image) -> Image:
         from milonga import pictures
 
-        name = self._arguments[0]
         try:
-            ended = subprocess.run(
-                self._arguments,
-                input=encoded(picture, "PNG"),
-                capture_output=True,
-                timeout=_COMMAND_SECONDS,
-                check=True,
-            )
-        except subprocess.CalledProcessError as error:
-            said = error.stderr.decode("utf-8", "replace").strip()[-200:]
-            raise RedactionFailed(f"{name} ended with exit code {error.returncode}: {said}") from error
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise RedactionFailed(f"{name}: {error}; see --redact") from error
-        if len(ended.stdout) > _MAX_OUTPUT_BYTES:
-            raise RedactionFailed(f"{name} gave {len(ended.stdout)} bytes, more than {_MAX_OUTPUT_BYTES}")
-        try:
-            return pictures.decode(ended.stdout)
+            written = output_of(self._arguments, encoded(picture, "PNG"), _COMMAND_SECONDS, _MAX_OUTPUT_BYTES)
+            return pictures.decode(written)
+        except ProgramFailed as error:
+            raise RedactionFailed(f"{error}; see --redact") from error
         except pictures.PictureError as error:
-            raise RedactionFailed(f"{name} gave no picture: {error}") from error
+            raise RedactionFailed(f"{self._arguments[0]} gave no picture: {error}") from error
 
 
 def redaction(words: str) -> Redaction:

@@ -33,16 +33,21 @@ class Ledger(NamedTuple):
 class SampleFolder:
     """Bounded: the oldest picture is dropped for a new one, and counted. Files are named by time, so that they sort.
 
-    A worker puts and the daemon takes; a file that is gone by the time that it is read was done with.
+    A worker puts and the daemon takes; a file that is gone by the time that it is read was done with. What was made
+    unrecognisable in another way than `redact` says now, or not at all, is never read: it is deleted.
     """
 
-    def __init__(self, folder: Path, max_pictures: int = MAX_PICTURES, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, folder: Path, redact: str = "", max_pictures: int = MAX_PICTURES, max_bytes: int = MAX_BYTES
+    ) -> None:
         self.folder = folder
+        self._redact = redact
         self._max_pictures = max_pictures
         self._max_bytes = max_bytes
 
     def put(self, sample: agent_pb2.KeptSample, now: float) -> None:
         """Keep a picture, in place of the oldest where there is no room. Raises DiskFull, and then keeps nothing of it."""
+        sample.redact = self._redact
         data = sample.SerializeToString()
         self._make_room(len(data))
         hexadecimal = sample.header.digest.partition(":")[2]
@@ -66,7 +71,7 @@ class SampleFolder:
         return {f"sha256:{path.stem.partition('-')[2]}": path for path in self._paths()}
 
     def read(self, path: Path) -> agent_pb2.KeptSample | None:
-        """Return what waits there; None where it was dropped meanwhile, or is damaged, which removes it."""
+        """Return what waits there; None where it was dropped meanwhile, or may not be read, which removes it."""
         sample = agent_pb2.KeptSample()
         try:
             sample.ParseFromString(path.read_bytes())
@@ -74,6 +79,10 @@ class SampleFolder:
             return None
         except Exception as error:  # protobuf raises its own DecodeError, from several places.
             _log.error("%s is damaged and dropped: %s", path, error)
+            path.unlink(missing_ok=True)
+            return None
+        if sample.redact != self._redact:
+            _log.info("%s is deleted: it was kept under another --redact", path)
             path.unlink(missing_ok=True)
             return None
         return sample

@@ -54,7 +54,7 @@ class Sampler:
     @classmethod
     def told(cls, told: Mapping[str, Any], model_version: str) -> Sampler:
         """Return a sampler for what the daemon says. Raises AgentError where the redaction is none."""
-        folder = SampleFolder(Path(told["folder"]))
+        folder = SampleFolder(Path(told["folder"]), told["redact"])
         return cls(Policy.of(told["policy"]), model_version, folder, redaction(told["redact"]))
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class Sampler:
             return False
         try:
             self._keep(*chosen)
-        except (AgentError, OSError, pictures.PictureError) as error:
+        except (AgentError, OSError, MemoryError, pictures.PictureError) as error:
             # Fails closed: what could not be redacted is never kept.
             _log.error("a picture was not kept for labelling: %s", error)
             if not isinstance(error, DiskFull):
@@ -111,9 +111,9 @@ class Sampler:
 
     def _keep(self, reason: Reason, chosen: Candidate) -> None:
         now = time.time()
-        picture = pictures.decode(chosen.data)
-        picture.thumbnail((self._policy.max_side_px,) * 2)
-        picture = self._redact.redact(picture)
+        picture = self._redact.redact(self._smaller(pictures.decode(chosen.data)))
+        # A program may make a larger picture of it, which the hub would not take.
+        picture = self._smaller(picture)
         data = encoded(picture, "PNG" if max(picture.size) <= _SMALL_PX else "JPEG")
         if not self._folder.may_take(self._policy.pictures_per_day, self._policy.bytes_per_day, len(data), now):
             return
@@ -129,6 +129,11 @@ class Sampler:
         )
         header.taken_at.FromNanoseconds(int(chosen.taken_at * 1e9))
         self._folder.put(agent_pb2.KeptSample(header=header, picture=data), now)
+
+    def _smaller(self, picture: Image.Image) -> Image.Image:
+        """Return the picture itself, no larger than the project takes."""
+        picture.thumbnail((self._policy.max_side_px,) * 2)
+        return picture
 
 
 def _predictions(answer: Answer, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, float, tuple[Box, ...]]]:

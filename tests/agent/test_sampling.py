@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import stat
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from milonga import pictures
 from milonga.v1 import agent_pb2, labelling_pb2
+from milonga_agent import redaction as agent_redaction
 from milonga_agent.answers import Answer
 from milonga_agent.errors import AgentError
 from milonga_agent.redaction import Nothing, Redaction, RedactionFailed, redaction
@@ -162,6 +164,20 @@ def test_pictures_of_other_projects_are_deleted(tmp_path: Path) -> None:
     assert not folder.digests()
 
 
+@pytest.mark.parametrize(("before", "after"), [("", "blur"), ("blur", ""), ("downscale=64", "downscale=8")])
+def test_what_was_redacted_in_another_way_than_is_wanted_now_is_never_read(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    SampleFolder(tmp_path, before).put(_kept(1), NOW)
+    SampleFolder(tmp_path, after).put(_kept(2), NOW + 1)
+    folder = SampleFolder(tmp_path, after)
+    first, second = folder.digests().values()
+    assert folder.read(first) is None and not first.exists()
+    assert folder.read(second) is not None
+    SampleFolder(tmp_path, before).clear("digits")
+    assert not folder.digests()
+
+
 def _stripes() -> Image.Image:
     return Image.fromarray(np.tile(np.array([[0, 255] * 64], dtype=np.uint8), (128, 1))).convert("RGB")
 
@@ -189,12 +205,38 @@ def test_a_program_of_the_operators_redacts(tmp_path: Path) -> None:
     [
         (f"{sys.executable} -c 'import sys; sys.exit(3)'", "exit code 3"),
         (f"{sys.executable} -c 'print(1)'", "gave no picture"),
-        ("/nowhere/redact", "see --redact"),
+        ("/nowhere/redact", "cannot be started.*see --redact"),
+        ("true", "gave no picture: the file is empty"),
+        ("sh -c 'while :; do echo rubbish; done'", "wrote more than 1,048,576 bytes"),
+        ("sh -c 'while :; do echo rubbish >&2; done'", "took longer than 2 s"),
+        # The shell's child holds on to what the agent reads.
+        ("sh -c 'sleep 60; cat'", "took longer than 2 s"),
+        ("sh -c 'exec >&- 2>&-; sleep 60'", "took longer than 2 s"),
     ],
 )
-def test_a_program_that_fails_says_so(command: str, said: str) -> None:
+def test_a_program_that_fails_says_so(command: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_redaction, "_COMMAND_SECONDS", 60.0 if "exit" in said or "more" in said else 2.0)
+    monkeypatch.setattr(agent_redaction, "_MAX_OUTPUT_BYTES", 1 << 20)
     with pytest.raises(RedactionFailed, match=said):
         redaction(command).redact(_stripes())
+
+
+def test_a_program_that_takes_too_long_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_redaction, "_COMMAND_SECONDS", 2.0)
+    os.mkfifo(tmp_path / "held")
+    held = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(held, True)
+    with pytest.raises(RedactionFailed):
+        redaction(f"sh -c '(echo x; sleep 60) > {tmp_path}/held; cat'").redact(_stripes())
+    with os.fdopen(held, "rb") as end:
+        # It ends with the last process that holds it.
+        assert end.read() in (b"x\n", b"")
+
+
+def test_a_program_need_not_read_what_it_is_given(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (512, 512, 3), dtype=np.uint8))
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "always.png")
+    assert redaction(f"cat {tmp_path}/always.png").redact(noise).size == (9, 9)
 
 
 @pytest.mark.parametrize("words", ["downscale", "downscale=2", "downscale=big", "'", " "])
@@ -285,6 +327,20 @@ def test_what_cannot_be_redacted_is_never_kept(made: Example, tmp_path: Path) ->
     folder = _sampled(made, tmp_path, _Broken())
     assert not folder.digests() and folder.ledger().dropped == 1
     assert b"PNG" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+class _Larger(Redaction):
+    def redact(self, picture: Image.Image) -> Image.Image:
+        return picture.resize((300, 200))
+
+
+def test_a_picture_that_a_program_made_larger_is_kept_as_large_as_the_project_takes(
+    made: Example, tmp_path: Path
+) -> None:
+    folder = _sampled(made, tmp_path, _Larger())
+    (path,) = folder.digests().values()
+    sample = folder.read(path)
+    assert sample is not None and max(pictures.decode(sample.picture).size) == POLICY.max_side_px
 
 
 def test_a_day_that_is_used_up_keeps_nothing(made: Example, tmp_path: Path) -> None:

@@ -359,3 +359,24 @@ def test_a_device_whose_operator_lets_it_keep_nothing_asks_no_hub_to_delete_what
         assert await sending.send() and not folder.digests()
 
     run(story())
+
+
+def test_what_was_kept_before_pictures_were_to_be_blurred_never_leaves_the_device(tmp_path: Path) -> None:
+    async def apply(project: str, told: dict[str, Any] | None) -> None:
+        pass
+
+    async def story() -> None:
+        async with floor(tmp_path / "hub", enabled=True) as hub, Agent(hub.world, "pi-1") as agent:
+            await hub.device(agent)
+            sharp = agent_pb2.KeptSample(header=header(DATA), picture=DATA)
+            SampleFolder(tmp_path / "device").put(sharp, 1_800_000_000.0)
+            # The agent has begun again with --redact blur.
+            folder = SampleFolder(tmp_path / "device", "blur")
+            line = _Line(agent, 1000, lambda: _until_arrived(hub, 0))
+            sending = SampleSending(folder, line, apply)
+            sending.set_policy(agent_pb2.SamplingPolicy(project="parts", enabled=True))
+            # Also where it lies there a moment longer than it should.
+            await sending.send()
+            assert not line.sent and not hub.samples() and not folder.digests()
+
+    run(story())

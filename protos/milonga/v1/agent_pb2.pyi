@@ -1535,7 +1535,10 @@ class KeptSample(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     PICTURE_FIELD_NUMBER: _builtins.int
+    REDACT_FIELD_NUMBER: _builtins.int
     picture: _builtins.bytes
+    redact: _builtins.str
+    """How it was made unrecognisable, as --redact says it. One that was kept under other words never leaves the device."""
     @_builtins.property
     def header(self) -> Global___SampleHeader: ...
     def __init__(
@@ -1543,10 +1546,11 @@ class KeptSample(_message.Message):
         *,
         header: Global___SampleHeader | None = ...,
         picture: _builtins.bytes = ...,
+        redact: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "picture", b"picture"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "picture", b"picture", "redact", b"redact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
