@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from milonga_hub.devices import rules_upgrades
@@ -23,7 +23,7 @@ from milonga_hub.errors import FailedPrecondition, InvalidInput
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.carrying import Carrier
-from milonga_hub.rollouts.models import Rollout, RolloutDeviceState, RolloutState, Wave
+from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState, Wave
 from milonga_hub.rollouts.rules_agents import SETTLE, SPEC, entrants
 
 from tests.rollouts.fleet import START, Fleet, version_name
@@ -31,6 +31,7 @@ from tests.rollouts.fleet import START, Fleet, version_name
 OLD, NEW = "0.1.0+7", "0.2.0+8"
 NAMES = ["pi-1", "pi-2", "pi-3"]
 RELEASE = AgentRelease(File(path="manifest.json", digest="sha256:agent", size_bytes=1), (), 8, NEW)
+NEXT = AgentRelease(File(path="manifest.json", digest="sha256:next", size_bytes=1), (), 9, "0.2.1+9")
 ONE_AT_A_TIME = SPEC.model_copy(update={"max_concurrent": 1})
 
 
@@ -230,6 +231,140 @@ def test_a_model_goes_its_way_beside_an_agent(fleet: Agents) -> None:
     assert fleet.rollouts.create(version_name(2), "digits", "", RolloutSpec(waves=[1.0])).id == "digits-2"
 
 
+def _with_one_that_is_late(fleet: Agents) -> str:
+    """Return an upgrade of all that has succeeded without pi-2, which is off line."""
+    fleet.disconnect("pi-2")
+    id = fleet.begin(SPEC.model_copy(update={"max_concurrent": 2}))
+    for name in ("pi-1", "pi-3"):
+        fleet.comes_back(name)
+    fleet.pass_time(SPEC.late_after_seconds or 0)
+    fleet.well_for_a_minute()
+    assert fleet.rollouts.get(id).state is RolloutState.SUCCEEDED
+    return id
+
+
+def test_a_late_device_is_owed_what_an_upgrade_wanted_that_newer_ones_do_not_name_it_in(fleet: Agents) -> None:
+    first = _with_one_that_is_late(fleet)
+    fleet.join("pi-4", "pi5")
+    second = fleet.begin(SPEC, "name=pi-4")
+    fleet.comes_back("pi-4")
+    fleet.well_for_a_minute()
+    fleet.connect("pi-2")
+    fleet.rollouts.advance()
+    assert fleet.asked() == ["pi-2"]
+    fleet.comes_back("pi-2")
+    fleet.well_for_a_minute()
+    assert _states(fleet.rollouts.get(first))["pi-2"] == "SUCCEEDED" and fleet.rollouts.get(first).reason == ""
+    assert _states(fleet.rollouts.get(second)) == {"pi-4": "SUCCEEDED"}
+
+
+def test_of_two_upgrades_the_newest_that_names_a_device_has_it_also_where_it_was_aborted(fleet: Agents) -> None:
+    first = _with_one_that_is_late(fleet)
+    second = fleet.begin(ONE_AT_A_TIME, "name=pi-2")
+    taken = next(each for each in fleet.rollouts.get(first).devices if each.device == "pi-2")
+    assert (taken.wave, taken.message) == (LEFT_OUT, f"the newer rollout {second} took it")
+    assert fleet.rollouts.get(first).reason == "left out pi-2"
+    fleet.rollouts.abort(second)
+    fleet.connect("pi-2")
+    fleet.rollouts.advance()
+    assert fleet.asked() == []
+
+
+def test_a_late_device_that_fails_pauses_its_own_upgrade_which_is_seen_beside_the_newest(fleet: Agents) -> None:
+    first = _with_one_that_is_late(fleet)
+    fleet.join("pi-4", "pi5")
+    second = fleet.begin(SPEC, "name=pi-4")
+    fleet.connect("pi-2")
+    fleet.rollouts.advance()
+    fleet.refuses("pi-2")
+    fleet.rollouts.advance()
+    assert fleet.rollouts.get(first).state is RolloutState.PAUSED
+    assert fleet.rollouts.get(second).state is RolloutState.RUNNING
+    assert fleet.rollouts.current_ids("") == [second, first]
+    fleet.rollouts.resume(first)
+    fleet.rollouts.advance()
+    assert fleet.asked() == ["pi-2", "pi-4"], "pi-4 is on its way"
+
+
+def test_who_failed_in_an_older_upgrade_can_be_asked_again(fleet: Agents) -> None:
+    first = fleet.begin(SPEC.model_copy(update={"max_failure_ratio": 0.5}))
+    fleet.refuses("pi-1")
+    for name in ("pi-2", "pi-3"):
+        fleet.comes_back(name)
+    fleet.well_for_a_minute()
+    assert fleet.rollouts.get(first).state is RolloutState.SUCCEEDED
+    fleet.join("pi-4", "pi5")
+    fleet.begin(SPEC, "name=pi-4")
+    fleet.comes_back("pi-4")
+    fleet.well_for_a_minute()
+    fleet.rollouts.retry(first)
+    fleet.rollouts.advance()
+    assert fleet.asked() == ["pi-1"]
+
+
+def test_an_upgrade_tells_nobody_to_take_another_release_than_its_own(fleet: Agents) -> None:
+    first = _with_one_that_is_late(fleet)
+    fleet.join("pi-4", "pi5")
+    fleet.join("pi-5", "pi5")
+    second = fleet.begin(ONE_AT_A_TIME, "name in (pi-4, pi-5)")
+    (told,) = fleet.asked()
+    fleet.devices.offer_release(lambda: NEXT)
+    fleet.comes_back(told)
+    fleet.connect("pi-2")
+    fleet.well_for_a_minute()
+    assert fleet.asked() == []
+    assert fleet.rollouts.get(second).state is RolloutState.PAUSED
+    assert f"the hub's agent is {NEXT.version} by now" in fleet.rollouts.get(second).reason
+    late = next(each for each in fleet.rollouts.get(first).devices if each.device == "pi-2")
+    assert late.wave == LEFT_OUT and late.message.endswith("upgrade it anew")
+    fleet.rollouts.abort(second)
+    fleet.begin(SPEC)
+    assert fleet.asked() == [*NAMES, "pi-4", "pi-5"]
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_whatever_comes_first_the_newest_upgrade_that_names_a_device_tells_it_and_no_other(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    fleet = Agents(tmp_path_factory.mktemp("agents"))
+    away, told = set[str](), set[tuple[str, str, int]]()
+    for _ in range(data.draw(st.integers(1, 12))):
+        name = data.draw(st.sampled_from(NAMES))
+        match data.draw(st.sampled_from(["upgrade", "abort", "come or go", "take it", "refuse it", "wait"])):
+            case "upgrade":
+                limit = data.draw(st.integers(0, 2))
+                spec = SPEC.model_copy(update={"max_concurrent": limit, "max_failure_ratio": 1.0})
+                with suppress(FailedPrecondition):
+                    fleet.rollouts.upgrade_agents(data.draw(st.sampled_from(["", f"name={name}"])), spec)
+            case "abort":
+                for id in fleet.rollouts.current_ids(""):
+                    with suppress(FailedPrecondition):
+                        fleet.rollouts.abort(id)
+            case "come or go" if name in away:
+                fleet.connect(name)
+                away.remove(name)
+            case "come or go":
+                fleet.disconnect(name)
+                away.add(name)
+            case "take it" if name in fleet.asked() and name not in away:
+                fleet.comes_back(name)
+            case "refuse it" if name in fleet.asked() and name not in away:
+                fleet.refuses(name)
+            case _:
+                fleet.pass_time(700)
+        fleet.rollouts.advance()
+        upgrades = fleet.rollouts.list()[0]
+        names = {each.id: {one.device for one in each.devices if one.wave != LEFT_OUT} for each in upgrades}
+        for each in upgrades:
+            for one in each.devices:
+                wish = (each.id, one.device, one.generation)
+                if one.generation and wish not in told:
+                    newest = next(id for id, devices in names.items() if one.device in devices)
+                    assert newest == each.id, f"{each.id} told {one.device}, which {newest} names"
+                    told.add(wish)
+
+
 class HubDied(Exception):
     """The hub ended between telling devices and noting so."""
 
@@ -269,6 +404,9 @@ class InMemory:
             )
             for name, each in sorted(self.truths.items())
         ]  # fmt: skip
+
+    def agent_release(self) -> AgentRelease:
+        return RELEASE
 
     def upgrade_all(self, names: Sequence[str]) -> dict[str, int]:
         for name in names:

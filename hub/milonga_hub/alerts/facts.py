@@ -90,9 +90,8 @@ class Observer:
             yield RunFacts(run.name, project, run.error, run.ended_at)
 
     def _rollout(self, project: str) -> Iterator[RolloutFacts]:
-        newest = self._rollouts.newest_id(project)
-        if newest:
-            rollout = self._rollouts.get(newest)
+        for id in self._rollouts.current_ids(project):
+            rollout = self._rollouts.get(id)
             yield RolloutFacts(
                 rollout.id,
                 project,

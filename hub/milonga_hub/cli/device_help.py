@@ -19,7 +19,7 @@ from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
 from milonga_hub.cli.devices import devices
 from milonga_hub.cli.failures import FAILED, Refused
 from milonga_hub.cli.output import console, print_json, say
-from milonga_hub.cli.rollouts import render_rollout
+from milonga_hub.cli.rollouts import numbers, render_rollout
 from milonga_hub.cli.runs import show_updates
 
 # The device may take a while to collect.
@@ -106,8 +106,10 @@ def upgrade(
     canaries: Annotated[
         str, typer.Option(help="Selector of the devices that go first; the others once these are well.")
     ] = "",
+    waves: Annotated[str, typer.Option(help="Shares of the devices, for example 0.1,0.9; one wave if left out.")] = "",
+    soak_seconds: Annotated[float, typer.Option(min=0, help="How long a wave must stay well before the next.")] = 0.0,
     max_failure_ratio: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the devices that may fail before it pauses.")
+        float, typer.Option(min=0, max=1, help="Share of a wave that may fail before it pauses.")
     ] = 0.0,
     window: Annotated[
         list[str],
@@ -124,6 +126,12 @@ def upgrade(
     """
     if bool(device) == bool(selector):
         raise typer.BadParameter("name one device, or give --selector for all that match")
+    asked = {
+        "--batch": batch, "--canaries": canaries, "--waves": waves, "--soak-seconds": soak_seconds,
+        "--max-failure-ratio": max_failure_ratio, "--window": window, "--detach": detach, "--dry-run": dry_run,
+    }  # fmt: skip
+    if device and (first := next((option for option, given in asked.items() if given), "")):
+        raise typer.BadParameter(f"{first} is for rollouts: give --selector name={device} in the place of {device}")
     with Client() as client:
         if device:
             response = client.devices.UpgradeDevice(pb.UpgradeDeviceRequest(name=device), timeout=CALL_SECONDS)
@@ -131,8 +139,8 @@ def upgrade(
             _told(response, json, "has this hub's agent already" if has_it else "upgrades its agent")
             return
         spec = RolloutSpec(
-            waves=[1.0],
-            soak_seconds=0.0,
+            waves=numbers("--waves", waves, float, "shares such as 0.1,0.9") or [1.0],
+            soak_seconds=soak_seconds,
             late_after_seconds=_LATE_SECONDS,
             max_failure_ratio=max_failure_ratio,
             max_concurrent=batch or 0,
@@ -159,13 +167,14 @@ def _began(made: rollouts_pb2.UpgradeAgentsResponse, rehearsed: bool, json: bool
 
 def _succeeds(client: Client, id: str, json: bool) -> bool:
     """Follow the rollout until it has ended or needs a person; return whether all is well."""
-    if not json:
-        say(f"{id} goes on in the hub whatever becomes of this command")
     try:
+        if not json:
+            say(f"{id} goes on in the hub whatever becomes of this command")
         updates = _until_it_stops(client, id)
         last = show_updates(updates, "rollout", render_rollout, json)
     except KeyboardInterrupt:
-        say(f"{id} goes on; follow it: {_FOLLOW} {id}; hold it up: milonga rollouts pause {id}")
+        # Not among the results, which programs may read.
+        typer.echo(f"{id} goes on; follow it: {_FOLLOW} {id}; hold it up: milonga rollouts pause {id}", err=True)
         raise
     return last is not None and last.state == rollouts_pb2.ROLLOUT_STATE_SUCCEEDED
 

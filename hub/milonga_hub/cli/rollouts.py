@@ -71,8 +71,8 @@ def _spec(waves: str, wave_sizes: str, **values: Any) -> RolloutSpec | None:
     if not (waves or wave_sizes or any(given[name] for name in _FLAGS) or given.keys() - _FLAGS):
         return None
     return RolloutSpec(
-        waves=_numbers("--waves", waves, float, "shares such as 0.1,0.9"),
-        wave_sizes=_numbers("--wave-sizes", wave_sizes, int, "numbers of devices such as 1,10"),
+        waves=numbers("--waves", waves, float, "shares such as 0.1,0.9"),
+        wave_sizes=numbers("--wave-sizes", wave_sizes, int, "numbers of devices such as 1,10"),
         **given,
     )
 
@@ -93,7 +93,8 @@ def _shadow(
     )
 
 
-def _numbers(option: str, text: str, kind: Any, example: str) -> list[Any]:
+def numbers(option: str, text: str, kind: Any, example: str) -> list[Any]:
+    """Return the numbers of "0.1,0.9"."""
     try:
         return [kind(part) for part in text.split(",") if part.strip()]
     except ValueError as error:

@@ -27,6 +27,7 @@ from milonga_hub.rollouts.rules import (
     RollBack,
     Succeed,
     Wait,
+    left_out,
     next_action,
     observed,
 )
@@ -138,7 +139,11 @@ class Carrier:
             rollout.devices, rollout.waves = observed(rollout, reports, now, claims)
             match next_action(rollout, reports, now, asked):
                 case Assign(_, names):
-                    self._assign(rollout, names, fleet, now)
+                    release = self._devices.agent_release().version if rollout.agent_version else ""
+                    if release == rollout.agent_version:
+                        self._assign(rollout, names, fleet, now)
+                    else:
+                        _bring_no_other(rollout, names, release, now)
                 case EndWave(wave):
                     rollout.waves = _with_wave(rollout.waves, wave, soaked_at=now)
                 case Wait(reason, until):
@@ -193,6 +198,17 @@ class Carrier:
         for wave in {each.wave for each in wanted}:
             if rollout.waves[wave].started_at is None:
                 rollout.waves = _with_wave(rollout.waves, wave, started_at=now)
+
+
+def _bring_no_other(rollout: Rollout, names: Sequence[str], release: str, now: datetime) -> None:
+    """Tell nobody to take another release of the agent than the one that the first waves tried: the hub has a new one."""
+    if rollout.state is RolloutState.RUNNING:
+        why = f"the hub's agent is {release} by now, which this rollout does not bring; abort it and upgrade anew"
+        rollout.enter(RolloutState.PAUSED, why, now)
+        return
+    why = f"it came when the hub's agent was {release} already; upgrade it anew"
+    chosen = set(names)
+    rollout.devices = [left_out(each, now, message=why) if each.device in chosen else each for each in rollout.devices]
 
 
 def _with_wave(waves: Sequence[Wave], index: int, **values: datetime) -> list[Wave]:

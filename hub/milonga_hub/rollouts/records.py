@@ -15,6 +15,7 @@ from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import of_projects, page
 from milonga_hub.rollouts.models import LEFT_OUT, LOOKED_AFTER, OPEN, Rollout, RolloutState
+from milonga_hub.rollouts.rules import is_owed
 
 # By device, the rollout of another project that is newer than this one and has taken it.
 Claims = dict[str, str]
@@ -24,6 +25,7 @@ _REMEMBERED = 100
 
 # Records.list hides the builtin inside the class.
 _Rollouts = list[Rollout]
+_Ids = list[str]
 
 
 class Records:
@@ -103,6 +105,11 @@ class Records:
             statement = select(Rollout).where(Rollout.project == project, col(Rollout.state).in_(OPEN))
             return [*session.exec(statement)]
 
+    def current_ids(self, project: str) -> _Ids:
+        """Return the ids of the project's newest rollout, and of others that are open: one of agents may be so anew."""
+        newest = self.newest_id(project)
+        return [newest, *(each.id for each in self.open_ones(project) if each.id != newest)] if newest else []
+
     def newest_id(self, project: str) -> str:
         """Return the id of the project's newest rollout, of that of agents for "", and "" where there is none."""
         statement = select(Rollout.id).where(Rollout.project == project).order_by(col(Rollout.created_at).desc())
@@ -120,26 +127,38 @@ class Records:
     def looked_after(self) -> dict[str, RolloutState]:
         """Return the rollouts to look after: of each project the open one, once it is approved, else the last that succeeded.
 
-        One that takes another back, in whole, stands beside the one that has succeeded before. The newest come first: a
-        device that two of them wait for is given to the one that keeps it, and not to the other for a moment.
+        One that takes another back, in whole, stands beside the one that has succeeded before. Those of agents stand beside
+        each other while a device is owed what they bring. The newest come first: a device that two of them wait for is given
+        to the one that keeps it, and not to the other for a moment.
         """
         columns = (Rollout.id, Rollout.project, Rollout.state, Rollout.rolls_back)
         statement = select(*columns).where(col(Rollout.state) != RolloutState.ABORTED)
         with self._database.session() as session:
             found = session.exec(statement.order_by(col(Rollout.created_at))).all()
+            of_agents = session.exec(select(Rollout.id, Rollout.waves).where(Rollout.project == "")).all()
+        owed = {id for id, waves in of_agents if is_owed(waves)}
         newest: dict[str, dict[str, RolloutState]] = {}
         for id, project, state, rolls_back in found:
-            newest[project] = {**(newest.get(project, {}) if rolls_back else {}), id: RolloutState(state)}
+            before = newest.get(project, {})
+            if not project:
+                before = {
+                    id: state for id, state in before.items() if state is not RolloutState.SUCCEEDED or id in owed
+                }
+            newest[project] = {**(before if rolls_back or not project else {}), id: RolloutState(state)}
         live = {id: state for each in newest.values() for id, state in each.items() if state in LOOKED_AFTER}
         return {id: live[id] for id, *_ in reversed(found) if id in live}
 
     def claims(self, rollout: Rollout) -> Claims:
         """Return which devices belong to newer rollouts of other projects: of two over one device, the later wins.
 
-        Those of agents take no device from any other, nor does another from them.
+        Rollouts of agents and of models take no device from each other. Among those of agents a device belongs to the newest
+        that names it, told or not and however that ended: what a person stopped there, no older one does.
         """
         if rollout.agent_version:
-            return {}
+            later = col(Rollout.created_at) > rollout.created_at, Rollout.project == rollout.project
+            with self._database.session() as session:
+                upgrades = session.exec(select(Rollout).where(*later).order_by(col(Rollout.created_at))).all()
+            return {device.device: each.id for each in upgrades for device in each.devices if device.wave != LEFT_OUT}
         statement = select(Rollout).where(
             col(Rollout.created_at) > rollout.created_at,
             Rollout.project != rollout.project,

@@ -100,22 +100,32 @@ def observed(
 ) -> tuple[list[RolloutDevice], list[Wave]]:
     """Return devices and waves as the reports show them. A device without a report does not exist any more.
 
-    Claims tell, by device, which newer rollout of another project took it.
+    Claims tell, by device, which newer rollout of another project, or of agents, took it.
     """
     devices = [
         _observed(rollout, device, reports.get(device.device), now, claims.get(device.device, ""))
         for device in rollout.devices
     ]
-    waves = []
-    for wave in rollout.waves:
+    return devices, counted(rollout.waves, devices)
+
+
+def counted(waves: Sequence[Wave], devices: Sequence[RolloutDevice]) -> list[Wave]:
+    """Return the waves with what became of their devices."""
+    found = []
+    for wave in waves:
         states = [device.state for device in devices if device.wave == wave.index]
         counts = {
             "device_count": len(states),
             "succeeded_count": states.count(RolloutDeviceState.SUCCEEDED),
             "failed_count": states.count(RolloutDeviceState.FAILED),
         }
-        waves.append(wave.model_copy(update=counts))
-    return devices, waves
+        found.append(wave.model_copy(update=counts))
+    return found
+
+
+def is_owed(waves: Sequence[Wave]) -> bool:
+    """Whether a device of these waves has not ended."""
+    return any(wave.succeeded_count + wave.failed_count < wave.device_count for wave in waves)
 
 
 def _observed(
@@ -126,7 +136,11 @@ def _observed(
     if report is None:
         # A machine that joins under its name begins anew.
         gone = {"message": "the device was deleted", "generation": 0, "since_generation": 0}
-        return _left_out(device, now, **gone)
+        return left_out(device, now, **gone)
+    if taken_by and rollout.agent_version:
+        # Of two wishes for an agent no generation tells whose they are: the newest that names a device has it.
+        taken = left_out(device, now, message=_took(taken_by), step=None)
+        return device if device.state is RolloutDeviceState.SUCCEEDED else taken
     late = is_late(rollout.spec, report, now)
     if late != device.late:
         device = device.model_copy(update={"late": late})
@@ -137,8 +151,8 @@ def _observed(
         return device
     outcome = _outcome(device, report)
     if outcome is None:
-        why = f"the newer rollout {taken_by} took it" if taken_by else "a later assignment took the place of this one"
-        return _left_out(device, now, message=why, step=None, shadow="")
+        why = _took(taken_by) if taken_by else "a later assignment took the place of this one"
+        return left_out(device, now, message=why, step=None, shadow="")
     state, message = outcome
     seen = {
         "state": state,
@@ -159,9 +173,14 @@ def _is_own(rollout: Rollout, device: RolloutDevice, report: Report) -> bool:
     return report.assigned_generation > device.since_generation and wish == (device.bundle, rollout.project)
 
 
-def _left_out(device: RolloutDevice, now: datetime, **values: object) -> RolloutDevice:
-    left_out = {"wave": LEFT_OUT, "state": RolloutDeviceState.FAILED, "updated_at": now, "late": False}
-    return device.model_copy(update={**left_out, **values})
+def left_out(device: RolloutDevice, now: datetime, **values: object) -> RolloutDevice:
+    """Return the device as one that is no concern of its rollout any more."""
+    out = {"wave": LEFT_OUT, "state": RolloutDeviceState.FAILED, "updated_at": now, "late": False}
+    return device.model_copy(update={**out, **values})
+
+
+def _took(rollout: str) -> str:
+    return f"the newer rollout {rollout} took it"
 
 
 def _has_ended_well(rollout: Rollout, device: RolloutDevice) -> bool:
@@ -316,10 +335,10 @@ def _waiting_for(devices: Sequence[RolloutDevice], reports: Mapping[str, Report]
 
 
 def _closing_words(rollout: Rollout) -> str:
-    left_out = [device for device in rollout.devices if device.wave == LEFT_OUT]
+    others = [device for device in rollout.devices if device.wave == LEFT_OUT]
     failed = [d for d in rollout.devices if d.wave != LEFT_OUT and d.state is RolloutDeviceState.FAILED]
     late = [device for device in rollout.devices if device.wave != LEFT_OUT and device.state not in ENDED]
     parts = [f"{named(failed)} failed, as many as were allowed"] if failed else []
     parts += [f"{named(late)} off line for long; gets it when it connects"] if late else []
-    parts += [f"left out {named(left_out)}"] if left_out else []
+    parts += [f"left out {named(others)}"] if others else []
     return "; ".join(parts)

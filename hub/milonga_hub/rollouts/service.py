@@ -25,6 +25,7 @@ from milonga_hub.rollouts.models import (
 from milonga_hub.rollouts.needs import Asked, Builds, Devices
 from milonga_hub.rollouts.planning import Planner
 from milonga_hub.rollouts.records import Records
+from milonga_hub.rollouts.rules import counted
 
 # Events tell who waits; this is how long a missed one could matter.
 _POLL_SECONDS = 5.0
@@ -32,6 +33,7 @@ _POLL_SECONDS = 5.0
 # RolloutService.list hides the builtin inside the class.
 _Rollouts = list[Rollout]
 _Devices = list[RolloutDevice]
+_Ids = list[str]
 
 
 class RolloutService:
@@ -126,6 +128,10 @@ class RolloutService:
         """Return the id of the project's newest rollout, of that of agents for "", and "" where there is none."""
         return self._records.newest_id(project)
 
+    def current_ids(self, project: str) -> _Ids:
+        """Return the ids of the project's newest rollout, and of others that are open; "" is the project of agents."""
+        return self._records.current_ids(project)
+
     def since(self, moment: datetime) -> _Rollouts:
         """Return the rollouts that came into their state since then."""
         return self._records.since(moment)
@@ -148,13 +154,15 @@ class RolloutService:
             rollout = self.get(id)
             if rollout.state is RolloutState.PAUSED:
                 return self.resume(id)
-            if rollout.state in LIVE and rollout.id not in self._records.looked_after():
+            # Those of agents stand beside each other.
+            superseded = not rollout.agent_version and rollout.id not in self._records.looked_after()
+            if rollout.state in LIVE and superseded:
                 raise FailedPrecondition(f"a newer rollout of {rollout.project} took the place of {rollout.id}")
             devices = _tried_again(rollout.devices)
             if devices == rollout.devices:
                 raise FailedPrecondition(f"no device of rollout {rollout.id} has failed")
             _check(rollout, LIVE)
-            rollout.devices = devices
+            rollout.devices, rollout.waves = devices, counted(rollout.waves, devices)
             self._records.save([rollout])
         self._records.tell(rollout)
         return rollout

@@ -177,6 +177,8 @@ _OF_ROLLOUTS = (
     N_("there is no chosen build for %(type)s"),
     N_("%(build)s may not go out: %(why)s"),
     N_("the newer rollout %(rollout)s took it"),
+    N_("the hub's agent is %(release)s by now, which this rollout does not bring; abort it and upgrade anew"),
+    N_("it came when the hub's agent was %(release)s already; upgrade it anew"),
     N_("no device matches %(selector)s; see: milonga devices list"),
     N_("no device can take %(version)s: %(why)s; see: milonga build ls %(version2)s"),
     N_("no device of rollout %(rollout)s has failed"),
