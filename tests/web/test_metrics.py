@@ -15,7 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from tests.telemetry.windows import window
 from tests.web.filled import HOSTILE, Services
 
-DASHBOARD = Path(__file__).parent.parent.parent / "docs" / "grafana" / "milonga.json"
+DOCS = Path(__file__).parent.parent.parent / "docs"
+DASHBOARD = DOCS / "grafana" / "milonga.json"
+METRICS_PAGE = DOCS / "metrics.md"
 
 
 def test_the_fleet_is_counted_and_no_device_is_named(client: TestClient, hub: Services) -> None:
@@ -67,12 +69,63 @@ def test_versions_that_nobody_serves_any_more_make_room() -> None:
     assert tally.totals()[0].model_version == "models/digits/versions/5"
 
 
-def test_the_dashboard_for_grafana_asks_only_for_what_there_is(client: TestClient) -> None:
-    known = {family.name for family in parsed(client.get("/metrics").text)}
-    known |= {f"{name}_{end}" for name in known for end in ("total", "bucket", "count", "sum")}
-    expressions = [
-        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]
-    ]
-    asked = {name for expression in expressions for name in re.findall(r"milonga_\w+", expression)}
-    assert asked <= known, asked - known
-    assert len(asked) >= 10
+def _exposed(hub: Services) -> dict[str, set[str]]:
+    """Return the labels of each metric by the name that its samples have."""
+    from milonga_hub.web.metrics import _Collector
+
+    found: dict[str, set[str]] = {}
+    for family in _Collector(hub).collect():
+        labels = {*family._labelnames}
+        if family.type == "histogram":
+            found |= {f"{family.name}_bucket": {*labels, "le"}, f"{family.name}_count": labels}
+            found[f"{family.name}_sum"] = labels
+        else:
+            found[family.name + ("_total" if family.type == "counter" else "")] = labels
+    return found
+
+
+def _queries() -> list[tuple[str, str]]:
+    """Return each query of the dashboard, and how its lines are named."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [(target["expr"], target["legendFormat"]) for panel in panels for target in panel["targets"]]
+
+
+def test_the_dashboard_for_grafana_asks_only_for_what_there_is(hub: Services) -> None:
+    exposed = _exposed(hub)
+    for query, legend in _queries():
+        kept = [re.split(r", ?", labels) for labels in re.findall(r"by \((.*?)\)", query)]
+        for name, matchers in re.findall(r"(milonga_\w+)(\{.*?\})?", query):
+            assert name in exposed, query
+            labels = exposed[name]
+            for some in (*kept, re.findall(r"(\w+)=", matchers)):
+                assert {*some} <= labels, (query, labels)
+            named = {*re.findall(r"{{(\w+)}}", legend)}
+            assert named <= ({*kept[0]} if kept else labels), (query, legend)
+
+
+def test_the_dashboard_for_grafana_selects_labels_by_values_that_they_have(hub: Services) -> None:
+    from milonga_hub.web.metrics import _Collector
+
+    values = {pair for family in _Collector(hub).collect() for one in family.samples for pair in one.labels.items()}
+    # Of machines that tell, of which the filled hub has none.
+    values.add(("throttled", "yes"))
+    asked = {pair for query, _ in _queries() for pair in re.findall(r'(\w+)="(.*?)"', query)}
+    assert asked and asked <= values
+
+
+def test_the_dashboard_and_the_page_of_metrics_have_every_metric_with_its_labels(hub: Services) -> None:
+    exposed = _exposed(hub)
+    families = {re.sub("_(bucket|count|sum)$", "", name): labels - {"le"} for name, labels in exposed.items()}
+    asked = {
+        re.sub("_(bucket|count|sum)$", "", name)
+        for query, _ in _queries()
+        for name in re.findall(r"milonga_\w+", query)
+    }
+    assert asked == {*families}
+    rows = re.findall(r"^\| (`milonga_[^|]*)\|([^|]*)\|", METRICS_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    told = {
+        name: {*re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", labels))}
+        for names, labels in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert told == families
