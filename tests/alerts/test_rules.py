@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from milonga_hub.alerts.builtin import BUILT_IN
-from milonga_hub.alerts.models import Alert, AlertRuleSpec, AlertSignal, Silence
+from milonga_hub.alerts.models import RULE_FILE, Alert, AlertRuleSpec, AlertSignal, Silence
 from milonga_hub.alerts.rules import channels_of, check, silence_of, to_tell
 from milonga_hub.alerts.rules_findings import DeviceFacts, DriftFacts, Facts, RolloutFacts, RunFacts, findings
 from milonga_hub.errors import InvalidInput
@@ -54,6 +56,11 @@ ALL_WRONG = Facts(
     failed_runs=[RunFacts("projects/digits/runs/3", "digits", "disk full", START)],
     rollouts=[RolloutFacts("digits-2", "digits", "models/digits/versions/2", True, "1 of 2 failed", {"pi-1": "boom"})],
 )
+
+
+def test_the_rule_to_copy_names_every_signal_that_there_is() -> None:
+    text = (Path(__file__).parent.parent.parent / RULE_FILE.examples / "hot-devices.yaml").read_text(encoding="utf-8")
+    assert {*AlertSignal} <= {*re.findall(r"[A-Z_]+", text)}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -249,6 +249,11 @@ def test_a_silence_needs_an_end_ahead_and_a_reason_and_can_be_ended(world: World
         with pytest.raises(InvalidInput):
             world.alerts.silence("", "", until, reason)
     world.tell(web)
+    # What names nothing would silence nothing, and nobody would notice.
+    with pytest.raises(NotFound, match="no alert rule 'temprature' to silence; see: milonga alerts rules"):
+        world.alerts.silence("temprature", "", START + timedelta(hours=1), "summer")
+    with pytest.raises(InvalidInput, match="write it as devices/pi-3"):
+        world.alerts.silence("", "pi-3", START + timedelta(hours=1), "summer")
     made = world.alerts.silence("temperature", "", START + timedelta(hours=1), "summer", request_id="once")
     assert world.alerts.silence("temperature", "", START + timedelta(hours=1), "summer", request_id="once") == made
     world.hot = {"a"}

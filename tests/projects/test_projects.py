@@ -126,6 +126,7 @@ def test_a_drift_policy_of_an_earlier_version_is_a_part_of_retraining() -> None:
         ({"time_zone": "../etc"}, r"retraining\.time_zone"),
         ({"quiet_hours": ["8-18"]}, r"quiet_hours\[0\]: '8-18' .*write them as"),
         ({"quiet_hours": ["08:00-08:00"]}, r"quiet_hours\[0\]: .*ends where it starts"),
+        ({"quiet_hours": ["00:00-12:00", "12:00-00:00"]}, "quiet_hours: they fill the day"),
     ],
 )
 def test_times_that_there_are_not_are_named(policy: dict[str, Any], said: str) -> None:

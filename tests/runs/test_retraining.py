@@ -90,6 +90,26 @@ def test_retraining_waits(evidence: Evidence, runs: list[Run]) -> None:
     assert retraining_due(ON_DRIFT, evidence, runs, NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("drift", "evidence", "why"),
+    [
+        ({"quorum": 2}, _drifted("a"), "drift on 1 device(s); the quorum is 2"),
+        ({"quorum": 9}, _drifted("a", "b"), "drift on 2 device(s); the quorum is 9, and the project has 8 in all"),
+        (
+            {"quorum": 2, "quorum_share": 0.5},
+            _drifted("a", "b"),
+            "drift on fewer than 2 device(s) of one type, or less than 50% of it",
+        ),
+        ({"min_new_labels": 50}, _drifted("a", labels=7), "7 of 50 new labelled pictures have come"),
+    ],
+)
+def test_drift_that_starts_nothing_says_what_it_waits_for(drift: dict[str, Any], evidence: Evidence, why: str) -> None:
+    policy = RetrainingPolicy(drift=DriftTrigger(enabled=True, **drift))
+    fleet = {"pi5": ["a", "b", "c", "d", "e", "f"], "jetson": ["x", "y"]}
+    due = rules_retraining.retraining_due(policy, replace(evidence, fleet=fleet), [], NOW)
+    assert due is not None and due.run.trigger is Trigger.DRIFT and due.hold == Hold(why)
+
+
 def test_a_policy_that_is_off_never_retrains() -> None:
     evidence = replace(_drifted("a", "b", labels=99), unasked_labels=99)
     assert retraining_due(RetrainingPolicy(), evidence, [], NOW) is None
@@ -303,12 +323,15 @@ def test_new_labels_start_one_run_until_there_are_as_many_again(world: World) ->
 
 def test_a_run_that_is_due_and_has_to_wait_is_told_of_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "milonga_hub.runs.triggers")
-    world.apply(RetrainingPolicy(new_labels=5, quiet_hours=["00:00-12:00", "12:00-00:00"]))
+    now = datetime.now(UTC)
+    quiet = f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=2):%H:%M}"
+    world.apply(RetrainingPolicy(new_labels=5, quiet_hours=[quiet]))
     assert world.look() == [] and not caplog.messages
     world.label(seed=1)
     assert world.look() == [] and world.look() == []
     (told,) = caplog.messages
-    assert told.startswith("a run of digits is due (60 new labelled pictures (5 start a run)) and waits: quiet hours")
+    assert told.startswith("a run of digits is due (60 new labelled pictures (5 start a run)) and waits until ")
+    assert told.endswith(f" UTC: quiet hours, {quiet} (UTC)")
 
 
 def test_who_asks_is_told_which_run_is_due_and_what_holds_it_back(world: World) -> None:

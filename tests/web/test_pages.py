@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from milonga_hub.alerts.models import AlertSignal
+from milonga_hub.alerts.models import AlertSeverity, AlertSignal, AlertState, AlertView
+from milonga_hub.db import utc_now
 from milonga_hub.devices import helping
 from milonga_hub.devices.values import HelpKind
 from milonga_hub.labelling.models import SampleState
-from milonga_hub.projects.models import RetrainingPolicy
+from milonga_hub.projects.models import DriftTrigger, ProjectSpec, RetrainingPolicy
 from milonga_hub.rollouts.models import Rollout, RolloutState
 from milonga_hub.runs.models import RunState, Trigger
 from milonga_hub.telemetry.models import TelemetryWindow
-from milonga_hub.web.pages.ways import ADVICE
+from milonga_hub.web.pages.ways import ADVICE, ways
 
 from tests.web.filled import HOSTILE, Services, filled
 from tests.web.people import signed_in
@@ -501,6 +502,20 @@ def test_policies_are_changed_on_a_page_and_all_else_of_a_project_stays(client: 
     hub.projects.apply("digits", before)
 
 
+def test_policies_of_a_project_that_trains_nothing_keep_what_their_form_does_not_have(tmp_path: Path) -> None:
+    hub = Services(tmp_path)
+    watched = RetrainingPolicy(drift=DriftTrigger(enabled=True), cool_down_seconds=86_400.0)
+    hub.projects.apply("elsewhere", ProjectSpec(retraining=watched))
+    with signed_in(hub) as client:
+        text = client.get("/settings/policies").text
+        assert 'name="on_drift"' in text and 'name="new_labels"' not in text
+        form = {"soak_seconds": "30"}
+        assert client.post("/settings/policies/elsewhere", data={**form, "on_drift": "true"}).status_code == 200
+        assert hub.projects.get("elsewhere").spec.retraining == watched
+        assert client.post("/settings/policies/elsewhere", data=form).status_code == 200
+        assert not hub.projects.get("elsewhere").spec.retraining.drift.enabled
+
+
 def test_the_labelling_page_tells_which_devices_have_sent_what_they_may(client: TestClient, hub: Services) -> None:
     before = hub.projects.get("digits").spec
     assert "Devices that have sent what they may" not in client.get("/labelling/digits").text
@@ -547,6 +562,17 @@ def test_an_alert_leads_to_the_pages_that_help(client: TestClient, hub: Services
     drift = next(one for one in hub.alerts.list()[0] if one.signal is AlertSignal.DRIFT)
     assert f'href="/alerts/{drift.id}"' in text
     assert "milonga telemetry drift" in client.get(f"/alerts/{drift.id}").text
+
+
+def test_an_alert_of_a_device_that_took_no_version_leads_to_its_steps_and_to_the_rollout() -> None:
+    now = utc_now()
+    alert = AlertView(
+        id="1", rule="rolled-back", signal=AlertSignal.ROLLED_BACK, subject="devices/pi 1", project="digits", message="",
+        severity=AlertSeverity.WARNING, state=AlertState.OPEN, next_step="", since=now, opened_at=now,
+    )  # fmt: skip
+    assert [address for address, _ in ways(alert)] == ["/devices/pi%201#steps", "/projects/digits#rollouts"]
+    refused = alert.model_copy(update={"signal": AlertSignal.TELEMETRY_REFUSED})
+    assert [address for address, _ in ways(refused)] == ["/devices/pi%201"]
 
 
 def test_every_kind_of_alert_says_what_to_do_on_pages() -> None:

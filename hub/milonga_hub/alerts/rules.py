@@ -15,6 +15,8 @@ from milonga_hub.errors import InvalidInput
 OPENED, RESOLVED, TEST = "opened", "resolved", "test"
 # What one message lists; the rest is counted. A webhook's receiver may refuse large bodies.
 _LISTED_ALERTS = 50
+# How alerts name what they are about.
+_SUBJECTS = ("devices/", "projects/", "rollouts/")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -35,6 +37,14 @@ def check(name: str, spec: AlertRuleSpec) -> None:
 def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"{name!r} is not a name; use 1 to 63 of a-z, 0-9 and '-'")
+
+
+def check_subject(subject: str) -> None:
+    """Raise InvalidInput for what is no alert's subject, which would match none; "" stands for all."""
+    if subject and not subject.startswith(_SUBJECTS):
+        raise InvalidInput(
+            f"{subject!r} is no subject of alerts; write it as devices/pi-3, projects/parts/runs/7 or rollouts/parts-2"
+        )
 
 
 def stood_long_enough(spec: AlertRuleSpec, since: datetime, now: datetime) -> bool:

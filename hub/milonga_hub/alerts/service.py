@@ -130,6 +130,9 @@ class AlertService:
             raise InvalidInput(f"until must lie ahead; {until:%Y-%m-%d %H:%M} UTC is over")
         if not reason.strip():
             raise InvalidInput("reason must say why, so that others know whether it still holds")
+        rules.check_subject(subject)
+        if rule and all(rule != one.name for one in self.definitions.rules()):
+            raise NotFound(f"there is no alert rule {rule!r} to silence; see: milonga alerts rules")
         with self._changing, self._database.session() as session:
             id = request_id or f"{now:%y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}"
             known = session.get(Silence, id)

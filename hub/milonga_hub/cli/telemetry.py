@@ -9,6 +9,7 @@ import typer
 from milonga.v1 import telemetry_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
+from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table
 
 group = typer.Typer()
@@ -53,7 +54,10 @@ def list_(
     """List telemetry windows, the last received first."""
     request = pb.QueryTelemetryRequest(device=device, project=project)
     if minutes:
-        request.since.FromDatetime(datetime.now(UTC) - timedelta(minutes=minutes))
+        try:
+            request.since.FromDatetime(datetime.now(UTC) - timedelta(minutes=minutes))
+        except (OverflowError, ValueError) as error:
+            raise Refused(f"--minutes {minutes:g} goes further back than calendars; 0 takes all", USAGE) from error
     with Client() as client:
         response = client.all(client.telemetry.QueryTelemetry, request, "windows", limit)
     if json:

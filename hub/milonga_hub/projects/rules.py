@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import compress
 from typing import Any
 
@@ -17,7 +18,7 @@ from milonga_hub.devices.selectors import parse
 from milonga_hub.errors import InvalidInput, PermissionDenied
 from milonga_hub.projects.models import Limits, ProjectSpec, RetrainingPolicy, RolloutSpec
 from milonga_hub.tasks import Task
-from milonga_hub.times import check_schedule, hours, window, zone
+from milonga_hub.times import check_schedule, free_at, hours, window, zone
 
 # The names in learning/spaces, which the hub's process must not import; a test holds them equal.
 SPACES: Mapping[Task, tuple[str, ...]] = {
@@ -138,6 +139,11 @@ def _check_times(policy: RetrainingPolicy) -> None:
     for index, text in enumerate(policy.quiet_hours):
         with _at(f"spec.retraining.quiet_hours[{index}]"):
             hours(text)
+    if free_at(policy.quiet_hours, policy.time_zone, datetime(2000, 1, 1, tzinfo=UTC)) is None:
+        raise InvalidInput(
+            "spec.retraining.quiet_hours: they fill the day, so that no run would ever start by itself; leave some hours, or"
+            " leave out what starts runs"
+        )
 
 
 def check_rollout(spec: RolloutSpec, place: str = "spec") -> None:

@@ -75,12 +75,12 @@ class Due(NamedTuple):
 
 
 def retraining_due(policy: RetrainingPolicy, evidence: Evidence, runs: Sequence[Run], now: datetime) -> Due | None:
-    """Return the run that the policy calls for now, and what holds it back; None while there is nothing to answer.
+    """Return the run that the policy calls for, and what holds it back, be it too little drift; None while there is nothing to answer.
 
     `runs` are the project's: at least those of the last week, of the cool-down, and in progress.
     """
     run = called_for(policy, evidence, now)
-    return None if run is None else Due(run, held_back(policy, runs, now))
+    return _short_of_evidence(policy.drift, evidence) if run is None else Due(run, held_back(policy, runs, now))
 
 
 def called_for(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Retraining | None:
@@ -91,6 +91,24 @@ def called_for(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> R
     # One run answers them all.
     reason = "; ".join(call.reason for call in found)
     return Retraining(found[0].trigger, reason, found[0].key, tuple(one for call in found for one in call.event_ids))
+
+
+def _short_of_evidence(trigger: DriftTrigger, evidence: Evidence) -> Due | None:
+    """Return the run that drift calls for once more devices show it, or more new labels came; None without drift."""
+    if not (trigger.enabled and evidence.drift):
+        return None
+    if _of_quorum(trigger, evidence):
+        why = f"{evidence.unlearned_labels} of {trigger.min_new_labels} new labelled pictures have come"
+    elif trigger.quorum_share is not None:
+        why = (
+            f"drift on fewer than {trigger.quorum} device(s) of one type, or less than {trigger.quorum_share:.0%} of it"
+        )
+    else:
+        why = f"drift on {len({event.device for event in evidence.drift})} device(s); the quorum is {trigger.quorum}"
+        count = sum(len(devices) for devices in evidence.fleet.values())
+        if count < trigger.quorum:
+            why += f", and the project has {count} in all"
+    return Due(_answer_to_drift(trigger, evidence.drift, evidence), Hold(why))
 
 
 def held_back(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> Hold | None:
@@ -137,9 +155,7 @@ def _calls(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Itera
         yield Retraining(Trigger.ACCURACY, _accuracy_in_words(policy.accuracy, low), key)
     events = _of_quorum(policy.drift, evidence)
     if policy.drift.enabled and events and evidence.unlearned_labels >= policy.drift.min_new_labels:
-        words = _drift_in_words(policy.drift, events, evidence)
-        # The oldest event names the run: drift that is told of twice is answered once.
-        yield Retraining(Trigger.DRIFT, words, f"drift:{events[0].id}", tuple(event.id for event in events))
+        yield _answer_to_drift(policy.drift, events, evidence)
     if policy.new_labels and evidence.unasked_labels >= policy.new_labels:
         words = f"{evidence.unasked_labels} new labelled pictures ({policy.new_labels} start a run)"
         yield Retraining(Trigger.NEW_LABELS, words, f"labels:{evidence.dataset_version}")
@@ -149,6 +165,12 @@ def _calls(policy: RetrainingPolicy, evidence: Evidence, now: datetime) -> Itera
             local = due_at.astimezone(zone(policy.time_zone))
             words = f"schedule {policy.schedule!r}, due since {local:%Y-%m-%d %H:%M} {policy.time_zone}"
             yield Retraining(Trigger.SCHEDULE, words, f"schedule:{due_at.isoformat()}")
+
+
+def _answer_to_drift(trigger: DriftTrigger, events: Sequence[DriftEvent], evidence: Evidence) -> Retraining:
+    words = _drift_in_words(trigger, events, evidence)
+    # The oldest event names the run: drift that is told of twice is answered once.
+    return Retraining(Trigger.DRIFT, words, f"drift:{events[0].id}", tuple(event.id for event in events))
 
 
 def _of_quorum(trigger: DriftTrigger, evidence: Evidence) -> list[DriftEvent]:

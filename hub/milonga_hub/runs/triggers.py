@@ -125,13 +125,14 @@ class Triggers:
         versions, _ = self._datasets.versions(project.spec.dataset, page_size=1000)
         unlearned = [version for version in versions if version.number > learned]
         drift = project.spec.retraining.drift
+        events = [*self._telemetry.unanswered(project.name)] if drift.enabled else []
+        drifted = [event for event in events if event.signal in SIGNALS]
         newest = max(versions, key=lambda version: version.number).name if versions else ""
         return Evidence(
             since=max([project.updated_at, *(run.created_at for run in runs[:1])]),
-            drift=[event for event in self._telemetry.unanswered(project.name) if event.signal in SIGNALS]
-            if drift.enabled
-            else (),
-            fleet=self._fleet(project) if drift.quorum_share is not None else {},
+            drift=drifted,
+            # A large fleet is counted only where it matters.
+            fleet=self._fleet(project) if drifted and (drift.quorum > 1 or drift.quorum_share is not None) else {},
             unlearned_labels=sum(version.added_count for version in unlearned),
             unasked_labels=sum(version.added_count for version in unlearned if version.created_at > asked_at),
             accuracy=self._accuracy(project, newest),

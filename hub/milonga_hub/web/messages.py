@@ -111,6 +111,10 @@ _OF_RUNS = (
     N_("cool-down of %(seconds)s s"),
     N_("budget of %(runs)s in 24 hours"),
     N_("budget of %(runs)s in 7 days"),
+    N_("%(count)s of %(wanted)s new labelled pictures have come"),
+    N_("drift on fewer than %(quorum)s device(s) of one type, or less than %(share)s of it"),
+    N_("drift on %(count)s device(s); the quorum is %(quorum)s, and the project has %(all)s in all"),
+    N_("drift on %(count)s device(s); the quorum is %(quorum)s"),
     N_(
         "drift in %(signals)s on %(devices)s (stability index up to %(strongest)s, %(allowed)s allowed);"
         " %(count)s new labelled pictures"

@@ -52,11 +52,13 @@ def router(hub: HubServices) -> APIRouter:
         """Apply the project again with what the form says; all else of it stays."""
         spec = hub.projects.get(project).spec.model_dump()
         spec["retraining"]["drift"]["enabled"] = on_drift
-        spec["retraining"] |= {
-            "new_labels": new_labels,
-            "cool_down_seconds": cool_down_hours * _HOUR_SECONDS,
-            "approval": approve_runs,
-        }
+        if spec["dataset"]:
+            # Without one no run starts, and the form has none of these.
+            spec["retraining"] |= {
+                "new_labels": new_labels,
+                "cool_down_seconds": cool_down_hours * _HOUR_SECONDS,
+                "approval": approve_runs,
+            }
         spec["rollout"] |= {"soak_seconds": soak_seconds, "approval": approve_rollouts}
         try:
             hub.projects.apply(project, ProjectSpec.model_validate(spec))

@@ -15,7 +15,9 @@ ADVICE = {
     ),
     AlertSignal.RUN_FAILED: N_("See what happened; a button on its page goes on from where it ended."),
     AlertSignal.ROLLOUT_PAUSED: N_("See which devices it is about; buttons on its page go on or end it."),
-    AlertSignal.ROLLED_BACK: N_("See at which step it failed; a button on the rollout's page tries it again."),
+    AlertSignal.ROLLED_BACK: N_(
+        "See at which step it failed; a button on the rollout's page tries it again, unless the rollout was aborted."
+    ),
     AlertSignal.ERROR_RATE: N_("Its page has its log. An earlier version's page has a button that sends that one out."),
     AlertSignal.LATENCY: N_(
         "See whether it is hot or does other work. If this is how it is now, start a run, or send the model anew: that measures again."
@@ -39,6 +41,9 @@ ADVICE = {
     AlertSignal.TELEMETRY_DROPPED: N_("It could not reach the hub for long, or its disk is full."),
 }
 
+# What monitoring shows nothing of.
+_SHOWN_BY_DEVICE = (AlertSignal.DEVICE_OFFLINE, AlertSignal.TELEMETRY_REFUSED, AlertSignal.DEVICE_CLOCK)
+
 
 def advice(alert: AlertView) -> str:
     """Return what a person does about it on these pages; `next_step` says it for a terminal."""
@@ -49,9 +54,11 @@ def ways(alert: AlertView) -> list[tuple[str, str]]:
     """Return (address, words) of pages, the one to begin with first."""
     kind, _slash, rest = alert.subject.partition("/")
     subject, project = quote(rest, safe=""), quote(alert.project, safe="")
+    if alert.signal is AlertSignal.ROLLED_BACK:
+        return [(f"/devices/{subject}#steps", _("its steps")), (f"/projects/{project}#rollouts", _("the rollouts"))]
     if kind == "devices":
         found = [(f"/devices/{subject}", _("the device"))]
-        if alert.signal is not AlertSignal.DEVICE_OFFLINE:
+        if alert.signal not in _SHOWN_BY_DEVICE:
             found.insert(0, (f"/monitoring?device={subject}", _("what it did")))
         if alert.signal is AlertSignal.DRIFT and project:
             found += [
