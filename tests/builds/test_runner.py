@@ -6,12 +6,14 @@ import asyncio
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from milonga_hub.builds.models import Build, BuildState, BuildTuning, TuningSite
 from milonga_hub.builds.packing import pack
 from milonga_hub.builds.rules import FREE, Allowed
 from milonga_hub.builds.runner import BuildRunner
+from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.errors import FailedPrecondition, OutOfRoom
 from milonga_hub.jobs import Jobs
 from milonga_hub.runs.models import StageState
@@ -129,8 +131,42 @@ def test_what_devices_build_for_themselves_falls_back_to_what_is_proved_and_is_p
     assert "pi" in build.reason and "accuracy is not measured on devices" in build.reason
     (fallback,) = hub.builds.manifest(build.bundle)["fallbacks"]
     assert (fallback["engine"], fallback["precision"]) == ("onnxruntime", "fp32")
-    (asked,) = board.asked
-    assert asked.building_seconds > 60
+    assert {(one.engine, one.building_seconds > 60) for one in board.asked} == {
+        ("tensorrt", True),
+        ("onnxruntime", False),
+    }
+
+
+def _busy_at_first(item: MeasurementItem, count: int) -> float:
+    """Return what two models take on a board where other work falls on one of them in the first round."""
+    return {"onnxruntime": 3.8 if count < 2 else 2.0, "reference": 3.0}[item.engine]
+
+
+def test_a_target_is_measured_in_turn_with_those_that_were_there_and_all_are_told_by_one_comparison(
+    hub: Services,
+) -> None:
+    before = _make(hub, "onnxruntime/fp32", Board("pi", lambda item, count: 40.0))
+    build = _make(hub, "reference/fp32", board := Board("pi", _busy_at_first))
+    fastest = hub.builds.get(before.name)
+    assert before.measured_ms == 40.0 and len(board.asked) >= 2 * 3
+    assert (fastest.measured_ms, fastest.decision) == (2.0, "the fastest that passes its gates")
+    assert (build.measured_ms, build.decision) == (3.0, "50.0% slower than onnxruntime/fp32")
+    assert build.stages[1].message == "3 ms on pi" and not fastest.chosen
+
+
+def test_what_is_measured_in_turn_is_told_while_it_is(hub: Services) -> None:
+    _make(hub, "onnxruntime/fp32")
+    said: list[str] = []
+    change = hub.builds.change_stage
+
+    def heard(name: str, stage: str, **values: Any) -> Build:
+        said.extend([values["message"]] if stage == "measure" and "message" in values else [])
+        return change(name, stage, **values)
+
+    hub.builds.change_stage = heard  # type: ignore[method-assign]
+    _make(hub, "reference/fp32", Board("pi", _busy_at_first))
+    assert said[:3] == [f"measured {done} of 2 on the devices" for done in range(3)]
+    assert "pi: measures reference/fp32, onnxruntime/fp32 in turn, round 2" in said
 
 
 def test_a_cancelled_build_ends_its_job_and_the_next_is_made(hub: Services) -> None:

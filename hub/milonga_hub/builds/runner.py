@@ -1,22 +1,21 @@
-"""Makes builds that people ask for outside runs: one at a time, measured where a device of the type is connected."""
+"""Makes builds that people ask for outside runs: one at a time, measured beside the others of its type where a device is connected."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from milonga_hub import tracing
-from milonga_hub.builds import rules, tuned
+from milonga_hub.blobs import digest_of
+from milonga_hub.builds import rules, service, tuned
 from milonga_hub.builds.models import Build
-from milonga_hub.builds.service import BuildService, item_of, project_of
+from milonga_hub.builds.service import BuildService, project_of
 from milonga_hub.builds.values import BuildState, TuningSite
 from milonga_hub.db import utc_now
-from milonga_hub.devices.models import Device, DeviceBuild, DeviceState, Measurement
-from milonga_hub.devices.service import MeasurementItem
+from milonga_hub.devices.models import Device, DeviceState
 from milonga_hub.errors import DatabaseUnreachable, FailedPrecondition, MilongaError, OutOfRoom
 from milonga_hub.fencing import LeadLost
 from milonga_hub.jobs import JobCrashed, Jobs, OnQuestion, Progress
@@ -27,25 +26,16 @@ _log = logging.getLogger(__name__)
 # As for runs: a job that dies three times in a row will die again.
 _MAX_CRASHES = 3
 _AGAIN_SECONDS = 1.0
-# A device that was connected and is not any more must not hold up the builds behind.
+# Without any answer: devices that were connected and are not any more must not hold up the builds behind.
 _MEASURING_SECONDS = 600.0
 # What a build job reads; a run left all of it in its folder. There is no data where a model was imported without.
 _FILES = ("onnx", "expected", "data")
 
 
-class Devices(Protocol):
+class Devices(service.Devices, Protocol):
     """What builds need of DeviceService."""
 
     def matching(self, selector: str) -> list[Device]: ...
-    def device_builds(self, device: str = "", bundle: str = "") -> tuple[list[DeviceBuild], str]: ...
-    async def measure(
-        self,
-        device_type: str,
-        items: Sequence[MeasurementItem],
-        run: str,
-        purpose: str,
-        on_progress: Callable[[int, int], None],
-    ) -> list[Measurement]: ...
 
 
 class BuildRunner:
@@ -199,7 +189,6 @@ class BuildRunner:
             self._close(build, "measure", StageState.SKIPPED, unsigned)
         else:
             self._open(build, "measure")
-            self._builds.change_stage(build.name, "measure", message=f"on a device of type {build.device_type}")
             self._close(build, "measure", *await self._measured(build))
         best = self._builds.compare(build.model_version, build.device_type)
         if best is not None and best.name == build.name and not best.chosen:
@@ -216,23 +205,38 @@ class BuildRunner:
         return ""
 
     async def _measured(self, build: Build) -> tuple[StageState, str]:
-        item, seconds = item_of(build), _MEASURING_SECONDS + build.building_seconds
-        purpose = f"build {build.bundle}"
+        """Have it measured in turn with what else could be used: only what was measured side by side can be compared."""
+        some = [build, *self._others(build)]
+        seconds = _MEASURING_SECONDS + max(one.building_seconds for one in some)
+        loop = asyncio.get_running_loop()
+
+        def tell(words: str) -> None:
+            silence.reschedule(loop.time() + seconds)
+            self._builds.change_stage(build.name, "measure", message=words)
+
+        def count(done: int, of: int) -> None:
+            tell(f"measured {done} of {of} on the devices")
+
+        # Beside the same builds, what a hub that was stopped meanwhile had found is found again; beside others all is measured anew.
+        purpose = f"build {digest_of(' '.join(sorted(one.bundle for one in some)).encode())}"
         try:
-            async with asyncio.timeout(seconds):
-                (one,) = await self._devices.measure(build.device_type, [item], build.name, purpose, lambda *_: None)
+            async with asyncio.timeout(seconds) as silence:
+                one, *_ = await self._builds.measure(self._devices, some, build.name, purpose, count, tell)
         except TimeoutError:
             why = f"no device of type {build.device_type} measured it within {seconds:g} s"
             self._builds.set_measured(build.name, None, error=why)
             return StageState.FAILED, why
-        self._builds.set_measured(
-            build.name, one.median_ms, one.median_half_width_ms, one.device, one.error, one.peak_memory_bytes
-        )
-        if build.state is BuildState.BUILT and build.made_on_devices:
-            self._builds.prove(build.name, one, self._devices.device_builds(one.device, build.bundle)[0])
         if one.median_ms is None:
             return StageState.FAILED, rules.said_on(one.device, one.error)
         return StageState.SUCCEEDED, f"{one.median_ms:.3g} ms on {one.device}"
+
+    def _others(self, build: Build) -> list[Build]:
+        """Return the other builds of the same network for its device type that devices may run."""
+        return [
+            one
+            for one in self._builds.of_type(build.model_version, build.device_type)
+            if one.name != build.name and not rules.rejected(one) and not self._unsigned(one)
+        ]
 
     def _online(self) -> list[Device]:
         return [device for device in self._devices.matching("") if device.state is DeviceState.ONLINE]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from milonga_hub.builds.tuned import asked_of_job
 from milonga_hub.builds.values import BuildOverride, BuildState, BuildTuning, Gate
 from milonga_hub.db import Database, utc_now
 from milonga_hub.devices.models import DeviceBuild, File, Measurement
-from milonga_hub.devices.service import MeasurementItem
+from milonga_hub.devices.service import MeasurementItem, OnProgress, OnRound
 from milonga_hub.errors import FailedPrecondition, InvalidInput, MilongaError, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.paging import page
@@ -34,6 +34,7 @@ from milonga_hub.tasks import Task
 # Of a build that is made outside a run.
 STAGES = ("build", "measure")
 _Builds = list[Build]
+_Measurements = list[Measurement]
 # The end of a log says why a build failed; 4 MB fit into one message.
 MAX_LOG_BYTES = 4_000_000
 
@@ -45,6 +46,21 @@ class Signer(Protocol):
 
     def sign(self, project: str, bundles: Mapping[str, int]) -> None: ...
     def is_signed(self, project: str, bundle: str) -> bool: ...
+
+
+class Devices(Protocol):
+    """What builds need of DeviceService to be measured."""
+
+    def device_builds(self, device: str = "", bundle: str = "") -> tuple[list[DeviceBuild], str]: ...
+    async def compare(
+        self,
+        device_type: str,
+        items: Sequence[MeasurementItem],
+        run: str,
+        purpose: str,
+        on_progress: OnProgress,
+        on_round: OnRound,
+    ) -> list[Measurement]: ...
 
 
 class BuildService:
@@ -269,6 +285,30 @@ class BuildService:
             measuring_error=error,
             measured_memory_bytes=memory_bytes or None,
         )
+
+    async def measure(
+        self,
+        devices: Devices,
+        builds: Sequence[Build],
+        run: str,
+        purpose: str,
+        on_progress: OnProgress,
+        on_round: OnRound,
+    ) -> _Measurements:
+        """Have builds of one device type measured in turn until the fastest is known, and keep with each what came of it.
+
+        Those that each device makes for itself are proved by the device that made them, or keep why not.
+        """
+        items = [item_of(build) for build in builds]
+        found = await devices.compare(builds[0].device_type, items, run, purpose, on_progress, on_round)
+        for build, one in zip(builds, found, strict=True):
+            self.set_measured(
+                build.name, one.median_ms, one.median_half_width_ms, one.device, one.error, one.peak_memory_bytes
+            )
+            if build.state is BuildState.BUILT and build.made_on_devices:
+                told, _ = devices.device_builds(one.device, build.bundle)
+                self.prove(build.name, one, told)
+        return found
 
     def select(self, builds: Iterable[Build], allowed: rules.Allowed) -> Build | None:
         """Choose the fastest of a device type's builds that passes its gates, and keep with each why it was or was not taken."""

@@ -11,8 +11,8 @@ from milonga_hub.devices.models import Measurement
 from milonga_hub.devices.rules_comparing import Ratio, Round, next_round, standing
 from milonga_hub.devices.values import MeasurementItem
 
-# Hears what is measured in turn, and in which round.
-OnRound = Callable[[Sequence[MeasurementItem], int], None]
+# Hears in words what is measured in turn, and in which round.
+OnRound = Callable[[str], None]
 
 
 class Comparing:
@@ -45,7 +45,7 @@ class Comparing:
         while (going := next_round(rounds, failed)) and loop.time() < end:
             turn += 1
             some = [items[int(name)] for name in going]
-            on_round(some, turn)
+            on_round(_said(device_type, some, turn))
             try:
                 async with asyncio.timeout_at(end):
                     found = await self._measuring.measure(device_type, some, run, purpose, lambda *_: None, turn=turn)
@@ -55,6 +55,11 @@ class Comparing:
             rounds += _by_device(measured)
             failed |= {name for name, one in measured.items() if one.median_ms is None}
         return _told(by_name, rounds)
+
+
+def _said(device_type: str, items: Sequence[MeasurementItem], turn: int) -> str:
+    targets = ", ".join(f"{each.engine}/{each.precision}" for each in items)
+    return f"{device_type}: measures {targets} in turn, round {turn}"
 
 
 def _by_device(measured: Mapping[str, Measurement]) -> list[Round]:

@@ -79,6 +79,8 @@ __all__ = [
     "LastStep",
     "MeasurementItem",
     "MeasuringPolicy",
+    "OnProgress",
+    "OnRound",
     "Presence",
     "SamplingPolicy",
     "Standing",
@@ -599,7 +601,7 @@ class DeviceService:
         run: str,
         purpose: str,
         on_progress: OnProgress = lambda finished, total: None,
-        on_round: OnRound = lambda items, turn: None,
+        on_round: OnRound = lambda words: None,
     ) -> _Measurements:
         """Return one measurement for each item, close ones measured in turn until the fastest is known. See comparing.py."""
         return await self._comparing.compare(device_type, items, run, purpose, on_progress, on_round)

@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from milonga_hub.builds.models import Build, BuildState
+from milonga_hub.builds.models import Build
 from milonga_hub.builds.rules import Allowed, rejected
-from milonga_hub.builds.service import item_of
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.models.models import ModelVersion
 from milonga_hub.runs import orders
 from milonga_hub.runs.candidates import Choice, Specialised, change
 from milonga_hub.runs.finetune import finetuned
-from milonga_hub.runs.measure import compare_items
+from milonga_hub.runs.measure import measure_builds
 from milonga_hub.runs.plan import RunPlan
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.tuning import how_tuned
@@ -144,20 +143,11 @@ class _Attempt:
         runnable = {name: [one for one in some if not rejected(one)] for name, some in builds.items()}
         # Devices run nothing that is not signed, not even to measure it.
         services.builds.demand_signed(build for some in runnable.values() for build in some)
-        items = {name: [item_of(build) for build in some] for name, some in runnable.items() if some}
-        measured = await compare_items(self.work, items, "build", self.report, self.at(_BUILDS), self.end)
+        to_measure = {name: some for name, some in runnable.items() if some}
+        await measure_builds(self.work, to_measure, self.report, self.at(_BUILDS), self.end)
         chosen: dict[str, Build] = {}
         refused: dict[str, str] = {}
         for name, some in builds.items():
-            results = {(one.engine, one.precision): one for one in measured.get(name, [])}
-            for build in runnable[name]:
-                one = results[build.engine, build.precision]
-                services.builds.set_measured(
-                    build.name, one.median_ms, one.median_half_width_ms, one.device, one.error, one.peak_memory_bytes
-                )
-                if build.state is BuildState.BUILT and build.made_on_devices:
-                    told, _ = services.devices.device_builds(one.device, build.bundle)
-                    services.builds.prove(build.name, one, told)
             fresh = [services.builds.get(build.name) for build in some]
             best = services.builds.select(fresh, _allowed(choices[name]))
             if best is None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from milonga_hub.builds.models import Build
 from milonga_hub.devices.models import File, Measurement
 from milonga_hub.devices.service import MeasurementItem
 from milonga_hub.runs.stages import Report
@@ -68,33 +69,25 @@ async def measure_items(
     return await _side_by_side(items, one)
 
 
-async def compare_items(
-    work: Work,
-    items: Mapping[str, list[MeasurementItem]],
-    purpose: str,
-    report: Report,
-    start: float = 0.0,
-    end: float = 1.0,
-) -> dict[str, list[Measurement]]:
-    """Measure the items of each type in turn until its fastest is known."""
-    told = _Told(report, items, start, end)
+async def measure_builds(
+    work: Work, builds: Mapping[str, Sequence[Build]], report: Report, start: float, end: float
+) -> None:
+    """Have the builds of each type measured in turn until its fastest is known, and keep with each what came of it."""
+    told = _Told(report, builds, start, end)
 
     def one(name: str) -> Awaitable[list[Measurement]]:
-        def in_turn(some: Sequence[MeasurementItem], turn: int) -> None:
-            targets = ", ".join(f"{each.engine}/{each.precision}" for each in some)
-            told.say(f"{name}: measures {targets} in turn, round {turn}")
+        services, run = work.services, work.run.name
+        counting = told.counting(name)
+        return services.builds.measure(services.devices, builds[name], run, "build", counting, told.say)
 
-        devices = work.services.devices
-        return devices.compare(name, items[name], work.run.name, purpose, told.counting(name), in_turn)
-
-    return await _side_by_side(items, one)
+    await _side_by_side(builds, one)
 
 
 class _Told:
     """Tells what devices have measured of some items by type."""
 
     def __init__(
-        self, report: Report, items: Mapping[str, Sequence[MeasurementItem]], start: float, end: float
+        self, report: Report, items: Mapping[str, Sequence[MeasurementItem | Build]], start: float, end: float
     ) -> None:
         self._report, self._start, self._end = report, start, end
         self._done = dict.fromkeys(items, 0)

@@ -212,7 +212,6 @@ _OF_BUILDS = (
     N_("built and run on %(device)s: its outputs are right; accuracy is not measured on devices"),
     N_("no device of type %(type)s is connected"),
     N_("no device of type %(type)s measured it within %(seconds)s s"),
-    N_("on a device of type %(type)s"),
     N_("there is nothing to measure"),
     N_("it is the fastest of its type now; take it with: milonga build choose %(build)s"),
     N_("a fault of the hub ended the build: %(error)s; see its log"),
