@@ -125,13 +125,13 @@ def evidence(watches: Sequence[Watch], alloweds: Sequence[Allowed]) -> list[Evid
     stakes = np.concatenate([watch.stakes for watch in watches])
     with np.errstate(divide="ignore"):
         staked = averaged(counts, balls.groups) + np.log(stakes)
-        rows = np.flatnonzero(np.isfinite(staked))
+        rows, shares = np.flatnonzero(np.isfinite(staked)), balls.shares(counts)
         for close in _CLOSE:
-            rows = rows[~_shows_none_won(balls.rows(rows), counts[rows], staked[rows], close)]
+            rows = rows[~_shows_none_won(balls.rows(rows), counts[rows], shares[rows], staked[rows], close)]
         if not len(rows):
             return found
-        balls, counts = balls.rows(rows), counts[rows]
-        won = staked[rows] - (counts * np.log(balls.nearest(balls.shares(counts)))).sum(axis=1)
+        nearest = balls.rows(rows).nearest(shares[rows])
+        won = staked[rows] - (counts[rows] * np.log(nearest)).sum(axis=1)
     starts = np.cumsum([0, *(len(watch.times) for watch in watches)])
     for index in np.unique(of[rows]):
         its = np.flatnonzero(of[rows] == index)
@@ -150,14 +150,14 @@ def _numbered(alloweds: Sequence[Allowed]) -> tuple[list[Allowed], Indices]:
     return [once[key] for key in known], np.array(place, dtype=np.int64)
 
 
-def _shows_none_won(balls: Balls, counts: Floats, staked: Floats, close: float) -> NDArray[np.bool_]:
+def _shows_none_won(balls: Balls, counts: Floats, shares: Floats, staked: Floats, close: float) -> NDArray[np.bool_]:
     """Return (n,) where something close to what was seen is allowed and shows that nothing was won, as it does nearly always.
 
     The nearest, which shows what was won, takes longer to find.
     """
-    shares = balls.nearer(balls.shares(counts), close)
-    logarithms = np.log(shares)
-    return np.asarray((staked <= (counts * logarithms).sum(axis=1)) & balls.hold(shares, logarithms))
+    nearer = balls.nearer(shares, close)
+    logarithms = np.log(nearer)
+    return np.asarray((staked <= (counts * logarithms).sum(axis=1)) & balls.hold(nearer, logarithms))
 
 
 def is_allowed(watch: Watch, allowed: Allowed, answers: int) -> bool:
