@@ -20,6 +20,7 @@ from milonga_hub.builds.rules import FREE
 from milonga_hub.cli.output import WIDTH
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
+from milonga_hub.install import reach
 from milonga_hub.labelling.models import SampleView
 from milonga_hub.projects.models import ProjectSpec, SamplingSpec
 from milonga_hub.runs.models import RunState, StageState, Trigger
@@ -415,6 +416,18 @@ def test_a_token_is_made_and_its_secret_is_in_the_json(new: Cli) -> None:
     for_people = new("tokens", "create").out
     secret = for_people.rpartition("--join-token ")[2].strip()
     assert f"\n{secret}\n" in for_people, "on a line of its own, to copy"
+
+
+def test_commands_for_devices_bear_the_hubs_own_address(new: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = new.address.rpartition(":")[2]
+    new.hub.hubs.listens_at("127.0.0.1:9090", f"127.0.0.1:{port}", "127.0.0.1:8444")
+    here = new("tokens", "create").out
+    assert "milonga up --host 0.0.0.0" in here and "http://127.0.0.1:9090/install.sh" in here
+    monkeypatch.setattr(reach, "_outward_address", lambda: "192.0.2.7")
+    new.hub.hubs.listens_at("0.0.0.0:9090", f"0.0.0.0:{port}", "0.0.0.0:8444")
+    there = new("tokens", "create").out
+    assert "--host 0.0.0.0" not in there and "http://192.0.2.7:9090/install.sh" in there
+    assert f"milonga-agent run --hub 192.0.2.7:{port} --join-token" in there
 
 
 def test_labels_and_deletion_of_devices(cli: Cli) -> None:

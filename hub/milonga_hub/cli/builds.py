@@ -13,10 +13,11 @@ import typer
 from milonga.v1 import models_pb2 as pb
 
 from milonga_hub.cli.buildtables import candidate_table, print_build, render_build, state_of
-from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, build_name, short_version, version_name
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, build_name, version_name
 from milonga_hub.cli.failures import FAILED, NOT_FOUND, USAGE, Refused
 from milonga_hub.cli.output import clean, measure, number, percent, print_json, say, size, table
 from milonga_hub.cli.runs import show_updates
+from milonga_hub.names import short_version
 
 group = typer.Typer()
 

@@ -152,11 +152,6 @@ def version_name(text: str) -> str:
     return _full(text, "models", "versions")
 
 
-def short_version(name: str) -> str:
-    """Return the short name of a model version, "digits/1", which `version_name` takes back."""
-    return name.removeprefix("models/").replace("/versions/", "/")
-
-
 def build_name(text: str) -> str:
     """Return the full name of a build: "digits/1/pi5/onnxruntime/int8" is short for
     models/digits/versions/1/builds/pi5:onnxruntime:int8. Raises Refused where the text is neither.

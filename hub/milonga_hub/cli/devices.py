@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from milonga.v1 import devices_pb2 as pb
-from milonga.v1 import telemetry_pb2
+from milonga.v1 import hubs_pb2, telemetry_pb2
 
-from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, short_version
+from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
 from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import (
     NONE,
@@ -26,6 +26,8 @@ from milonga_hub.cli.output import (
     transferred,
     word,
 )
+from milonga_hub.install.reach import address_for_others
+from milonga_hub.names import short_version
 
 # Less is what a network does to a heartbeat.
 _CLOCK_SHOWN_SECONDS = 5.0
@@ -66,16 +68,32 @@ def create_token(
     request = pb.CreateJoinTokenRequest(labels=pairs(label), uses=uses, lifetime_seconds=max(1, round(hours * 3600)))
     with Client() as client:
         response = client.devices.CreateJoinToken(request, timeout=CALL_SECONDS)
-    if json:
-        print_json(response)
-        return
+        if json:
+            print_json(response)
+            return
+        dashboard, agents, is_reachable = _addresses(client)
     say(f"Join token, for {uses} device(s), good for {hours:g} hours, shown only now:", "")
     # On a line of its own and never wrapped, so that it can be copied.
     typer.echo(response.secret)
-    say("", "On the device, to install the agent (HUB:8080 is this hub's dashboard as the device sees it):")
-    typer.echo(f"  curl -fsSL http://HUB:8080/install.sh | sudo sh -s -- --token {response.secret}")
-    say("", "Where it is installed (with this hub's address as the device sees it):")
-    typer.echo(f"  milonga-agent run --hub {client.address} --join-token {response.secret}")
+    if not is_reachable:
+        say("", "Only this machine reaches the hub; to let other devices in, start it with: milonga up --host 0.0.0.0")
+    say(
+        "",
+        f"On the device, to install the agent ({dashboard} is this hub's dashboard, unless the device knows another way to it):",
+    )
+    typer.echo(f"  curl -fsSL http://{dashboard}/install.sh | sudo sh -s -- --token {response.secret}")
+    say("", "Where it is installed:")
+    typer.echo(f"  milonga-agent run --hub {agents} --join-token {response.secret}")
+
+
+def _addresses(client: Client) -> tuple[str, str, bool]:
+    """Return HOST:PORT of the hub's dashboard and of its gRPC server for devices, and whether they reach them as far as is known."""
+    response = client.hubs.ListHubs(hubs_pb2.ListHubsRequest(), timeout=CALL_SECONDS)
+    listens_at = next((one.http for one in response.hubs if one.is_this and one.http), "0.0.0.0:8080")
+    listens_on, _, port = listens_at.rpartition(":")
+    here, _, grpc_port = client.address.rpartition(":")
+    dashboard, is_reachable = address_for_others(f"{here}:{port}", listens_on)
+    return dashboard, f"{dashboard.rpartition(':')[0]}:{grpc_port}", is_reachable
 
 
 @tokens.command("list")

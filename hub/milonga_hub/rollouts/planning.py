@@ -21,7 +21,7 @@ from milonga_hub.rollouts.needs import Builds, Devices
 from milonga_hub.rollouts.records import Claims, Records
 from milonga_hub.rollouts.rolling_back import before, planned_back
 from milonga_hub.rollouts.rules import opens_at
-from milonga_hub.rollouts.rules_waves import Entrant, plan_waves
+from milonga_hub.rollouts.rules_waves import Entrant, plan_waves, why_pinned
 
 _NO_SHADOWS = "its agent has not said that it knows shadows; update it, or let it connect"
 
@@ -183,8 +183,7 @@ class Planner:
 
 def _why_not(device: Standing, build: Build | None, model_version: str, claims: Claims) -> str:
     if device.pinned_version not in ("", model_version):
-        pinned = device.pinned_version.removeprefix("models/").replace("/versions/", "/")
-        return f"it is pinned to {pinned}; let go of it: milonga devices unpin {device.name}"
+        return why_pinned(device)
     if build is None:
         return f"there is no chosen build for {device.device_type}"
     if why_not := objection_to(build):

@@ -11,7 +11,7 @@ from milonga_hub.devices.service import Standing
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, Wave
-from milonga_hub.rollouts.rules_waves import Entrant
+from milonga_hub.rollouts.rules_waves import Entrant, why_pinned
 
 # All at once; whatever becomes of one device, the others go back.
 _SPEC = RolloutSpec(waves=[1.0], soak_seconds=0.0, max_failure_ratio=1.0, late_after_seconds=0.0)
@@ -73,8 +73,7 @@ def planned_back(
 def _entrant(rollout: Rollout, device: Standing, had: Before | None) -> Entrant:
     why_not = ""
     if device.pinned_version == rollout.model_version:
-        pinned = device.pinned_version.removeprefix("models/").replace("/versions/", "/")
-        why_not = f"it is pinned to {pinned}; let go of it: milonga devices unpin {device.name}"
+        why_not = why_pinned(device)
     elif had is None:
         why_not = f"it had no version of {rollout.project} before, and keeps this one"
     return Entrant(

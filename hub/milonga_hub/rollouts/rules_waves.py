@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from milonga_hub.devices.service import Standing
+from milonga_hub.names import short_version
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, Wave
 
 
@@ -32,6 +34,12 @@ class Entrant:
             since_generation=self.generation,
             **(left_out if self.why_not else {"wave": wave}),
         )
+
+
+def why_pinned(device: Standing) -> str:
+    """Return why a rollout leaves a device out that a person keeps on a version."""
+    pinned = short_version(device.pinned_version)
+    return f"it is pinned to {pinned}; let go of it: milonga devices unpin {device.name}"
 
 
 def plan_waves(
