@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 from milonga_compiler import __main__ as building
 from milonga_compiler import tune_command as tuning
 from milonga_compiler.engines import ENGINES, plugged
-from milonga_compiler.environments import add, adding_line, interpreter, usable
+from milonga_compiler.environments import add, adding_line, environment, interpreter, size_bytes, usable
 from milonga_compiler.errors import CompilerError, in_words
 from milonga_compiler.examples import example, needs
 from milonga_compiler.export import export
@@ -103,12 +105,7 @@ def _export(given: argparse.Namespace) -> int:
 
 def _engines(given: argparse.Namespace) -> int:
     if given.what == "add":
-        try:
-            print(f"{given.engine} can be used: {add(given.engine)}")
-        except CompilerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        return 0
+        return _add(given.engine)
     described = [_described(name) for name in ENGINES]
     if given.json:
         print(json.dumps(described, indent=1))
@@ -123,6 +120,32 @@ def _engines(given: argparse.Namespace) -> int:
     for plugin in plugged().plugins:
         if plugin.problem:
             print(f"{plugin.name:<12} left out, of {plugin.distribution}: {plugin.problem}")
+    return 0
+
+
+def _add(engine: str) -> int:
+    if usable(engine):
+        print(f"{engine} can be used already: {interpreter(engine)}")
+        return 0
+    place = environment(engine)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(str(place.parent)).free
+        # Before pip's own lines, which come from another process.
+        print(f"{engine} gets an environment of its own: {place} ({free / 1e9:.1f} GB are free there)", flush=True)
+        add(engine)
+    except KeyboardInterrupt:
+        print(
+            f"stopped; the same line begins again, and takes what pip has fetched: {adding_line(engine)}",
+            file=sys.stderr,
+        )
+        return 130
+    except (CompilerError, OSError) as error:
+        print(f"error: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        return 2
+    print(
+        f"{engine} can be used: it takes {size_bytes(place) / 1e9:.1f} GB; to remove it: rm -r {shlex.quote(str(place))}"
+    )
     return 0
 
 

@@ -83,6 +83,11 @@ def cache_folder() -> Path:
     return Path(named) if named else cache / "milonga" / "engines"
 
 
+def size_bytes(place: Path) -> int:
+    """Return what a folder takes on the disk; what links lead to is not its own."""
+    return sum((Path(folder) / name).lstat().st_size for folder, _, names in os.walk(str(place)) for name in names)
+
+
 def requirements(engine: str) -> list[str]:
     """Return what pip must install for the engine: its extra in its distribution's metadata, and what all engines need."""
     from packaging.requirements import Requirement

@@ -73,18 +73,55 @@ def test_an_environment_that_was_not_finished_is_not_used(alone: Path, monkeypat
 def test_an_environment_that_cannot_be_made_is_explained(
     alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("sys.executable", "/bin/false")
     assert cli.main(["engines", "add", "reference"]) == 2
     assert "reference could not be added" in capsys.readouterr().err
     assert not (environment("reference") / ".finished").exists()
+    (alone / "file").touch()
+    monkeypatch.setenv("MILONGA_ENGINES_FOLDER", str(alone / "file"))
+    assert cli.main(["engines", "add", "reference"]) == 2
+    assert str(alone / "file") in capsys.readouterr().err
+
+
+def test_adding_says_where_the_environment_goes_what_it_takes_and_how_it_is_removed(
+    alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    def made(engine: str) -> Path:
+        place = environment(engine)
+        (place / "bin").mkdir(parents=True)
+        (place / ".finished").write_bytes(bytes(200_000_000))
+        return place
+
+    monkeypatch.setattr(cli, "add", made)
+    assert cli.main(["engines", "add", "ncnn"]) == 0
+    begun, ended = capsys.readouterr().out.splitlines()
+    assert begun.startswith(f"ncnn gets an environment of its own: {environment('ncnn')} (")
+    assert ended == f"ncnn can be used: it takes 0.2 GB; to remove it: rm -r {environment('ncnn')}"
+    assert cli.main(["engines", "add", "ncnn"]) == 0
+    assert capsys.readouterr().out == f"ncnn can be used already: {interpreter('ncnn')}\n"
+
+
+def test_adding_that_is_stopped_says_how_to_go_on(
+    alone: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(engine: str) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(cli, "add", stopped)
+    assert cli.main(["engines", "add", "litert"]) == 130
+    assert "milonga-compiler engines add litert" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_an_engine_runs_in_the_environment_that_was_made_for_it(
     alone: Path, network: tuple[Path, Labelled], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["engines", "add", "reference"]) == 0, capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["engines", "add", "reference"]) == 0, capsys.readouterr().err
     assert interpreter("reference") == str(alone / "reference" / "bin" / "python")
     logits = backend("reference").run(network[0], network[1].pictures[:4], 1)
     assert np.abs(logits - network[1].logits[:4]).max() < 1e-3
