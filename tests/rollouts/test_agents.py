@@ -24,7 +24,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.projects.models import RolloutSpec
 from milonga_hub.rollouts.carrying import Carrier
 from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDeviceState, RolloutState, Wave
-from milonga_hub.rollouts.rules_agents import SETTLE, SPEC, entrants
+from milonga_hub.rollouts.rules_agents import SETTLE, AgentRolloutSpec, entrants
 
 from tests.rollouts.fleet import START, Fleet, version_name
 
@@ -32,7 +32,7 @@ OLD, NEW = "0.1.0+7", "0.2.0+8"
 NAMES = ["pi-1", "pi-2", "pi-3"]
 RELEASE = AgentRelease(File(path="manifest.json", digest="sha256:agent", size_bytes=1), (), 8, NEW)
 NEXT = AgentRelease(File(path="manifest.json", digest="sha256:next", size_bytes=1), (), 9, "0.2.1+9")
-ONE_AT_A_TIME = SPEC.model_copy(update={"max_concurrent": 1})
+ONE_AT_A_TIME = AgentRolloutSpec(max_concurrent=1)
 
 
 class Agents(Fleet):
@@ -66,7 +66,7 @@ class Agents(Fleet):
         count = self.devices.get(name).wanted_upgrades
         self.tell(name, AgentStatus(upgrades=count, upgrade_problem="the agent was not upgraded: no room"))
 
-    def begin(self, spec: RolloutSpec = ONE_AT_A_TIME, selector: str = "") -> str:
+    def begin(self, spec: AgentRolloutSpec = ONE_AT_A_TIME, selector: str = "") -> str:
         id = self.rollouts.upgrade_agents(selector, spec).id
         self.rollouts.advance()
         return id
@@ -162,7 +162,7 @@ def test_a_hub_that_starts_anew_goes_on_where_the_last_one_stopped(fleet: Agents
 
 
 def test_a_wish_that_the_hub_could_not_note_before_it_ended_is_its_own(fleet: Agents) -> None:
-    id = fleet.rollouts.upgrade_agents("", SPEC).id
+    id = fleet.rollouts.upgrade_agents("", AgentRolloutSpec()).id
     fleet.devices.upgrade_all(["pi-1"])
     fleet.restarted().advance()
     assert {fleet.devices.get(name).wanted_upgrades for name in NAMES} == {1}
@@ -171,11 +171,11 @@ def test_a_wish_that_the_hub_could_not_note_before_it_ended_is_its_own(fleet: Ag
 
 def test_who_is_off_line_for_long_holds_up_nobody_and_is_told_when_it_connects(fleet: Agents) -> None:
     fleet.disconnect("pi-2")
-    id = fleet.begin(SPEC.model_copy(update={"max_concurrent": 2}))
+    id = fleet.begin(AgentRolloutSpec(max_concurrent=2))
     assert fleet.asked() == ["pi-1", "pi-3"]
     for name in ("pi-1", "pi-3"):
         fleet.comes_back(name)
-    fleet.pass_time(SPEC.late_after_seconds or 0)
+    fleet.pass_time(AgentRolloutSpec().late_after_seconds or 0)
     fleet.well_for_a_minute()
     rollout = fleet.rollouts.get(id)
     assert rollout.state is RolloutState.SUCCEEDED and rollout.reason.startswith("pi-2 off line for long")
@@ -198,7 +198,7 @@ def test_those_that_run_it_are_left_out_and_where_all_do_there_is_nothing_to_beg
 
 
 def test_one_at_a_time_is_open_and_it_can_be_ended(fleet: Agents) -> None:
-    assert fleet.rollouts.upgrade_agents("", SPEC, rehearse=True).devices
+    assert fleet.rollouts.upgrade_agents("", AgentRolloutSpec(), rehearse=True).devices
     id = fleet.begin()
     with pytest.raises(FailedPrecondition, match=r"agents\.1 upgrades agents and is running; .* abort agents\.1"):
         fleet.begin()
@@ -208,7 +208,7 @@ def test_one_at_a_time_is_open_and_it_can_be_ended(fleet: Agents) -> None:
 
 def test_what_is_about_models_alone_is_refused(fleet: Agents) -> None:
     with pytest.raises(InvalidInput, match="agents have no shadow"):
-        fleet.begin(SPEC.model_copy(update={"shadow": ShadowSpec()}))
+        fleet.begin(AgentRolloutSpec(shadow=ShadowSpec()))
     id = fleet.begin()
     with pytest.raises(FailedPrecondition, match="agents take no older release"):
         fleet.rollouts.roll_back(id)
@@ -216,7 +216,7 @@ def test_what_is_about_models_alone_is_refused(fleet: Agents) -> None:
 
 def test_a_model_goes_its_way_beside_an_agent(fleet: Agents) -> None:
     model = fleet.rollouts.create(version_name(1), "digits", "", RolloutSpec(waves=[1.0], soak_seconds=0)).id
-    agents = fleet.begin(SPEC)
+    agents = fleet.begin(AgentRolloutSpec())
     assert fleet.asked() == NAMES
     fleet.obey()
     fleet.rollouts.advance()
@@ -234,10 +234,10 @@ def test_a_model_goes_its_way_beside_an_agent(fleet: Agents) -> None:
 def _with_one_that_is_late(fleet: Agents) -> str:
     """Return an upgrade of all that has succeeded without pi-2, which is off line."""
     fleet.disconnect("pi-2")
-    id = fleet.begin(SPEC.model_copy(update={"max_concurrent": 2}))
+    id = fleet.begin(AgentRolloutSpec(max_concurrent=2))
     for name in ("pi-1", "pi-3"):
         fleet.comes_back(name)
-    fleet.pass_time(SPEC.late_after_seconds or 0)
+    fleet.pass_time(AgentRolloutSpec().late_after_seconds or 0)
     fleet.well_for_a_minute()
     assert fleet.rollouts.get(id).state is RolloutState.SUCCEEDED
     return id
@@ -246,7 +246,7 @@ def _with_one_that_is_late(fleet: Agents) -> str:
 def test_a_late_device_is_owed_what_an_upgrade_wanted_that_newer_ones_do_not_name_it_in(fleet: Agents) -> None:
     first = _with_one_that_is_late(fleet)
     fleet.join("pi-4", "pi5")
-    second = fleet.begin(SPEC, "name=pi-4")
+    second = fleet.begin(AgentRolloutSpec(), "name=pi-4")
     fleet.comes_back("pi-4")
     fleet.well_for_a_minute()
     fleet.connect("pi-2")
@@ -273,7 +273,7 @@ def test_of_two_upgrades_the_newest_that_names_a_device_has_it_also_where_it_was
 def test_a_late_device_that_fails_pauses_its_own_upgrade_which_is_seen_beside_the_newest(fleet: Agents) -> None:
     first = _with_one_that_is_late(fleet)
     fleet.join("pi-4", "pi5")
-    second = fleet.begin(SPEC, "name=pi-4")
+    second = fleet.begin(AgentRolloutSpec(), "name=pi-4")
     fleet.connect("pi-2")
     fleet.rollouts.advance()
     fleet.refuses("pi-2")
@@ -287,14 +287,14 @@ def test_a_late_device_that_fails_pauses_its_own_upgrade_which_is_seen_beside_th
 
 
 def test_who_failed_in_an_older_upgrade_can_be_asked_again(fleet: Agents) -> None:
-    first = fleet.begin(SPEC.model_copy(update={"max_failure_ratio": 0.5}))
+    first = fleet.begin(AgentRolloutSpec(max_failure_ratio=0.5))
     fleet.refuses("pi-1")
     for name in ("pi-2", "pi-3"):
         fleet.comes_back(name)
     fleet.well_for_a_minute()
     assert fleet.rollouts.get(first).state is RolloutState.SUCCEEDED
     fleet.join("pi-4", "pi5")
-    fleet.begin(SPEC, "name=pi-4")
+    fleet.begin(AgentRolloutSpec(), "name=pi-4")
     fleet.comes_back("pi-4")
     fleet.well_for_a_minute()
     fleet.rollouts.retry(first)
@@ -318,7 +318,7 @@ def test_an_upgrade_tells_nobody_to_take_another_release_than_its_own(fleet: Age
     late = next(each for each in fleet.rollouts.get(first).devices if each.device == "pi-2")
     assert late.wave == LEFT_OUT and late.message.endswith("upgrade it anew")
     fleet.rollouts.abort(second)
-    fleet.begin(SPEC)
+    fleet.begin(AgentRolloutSpec())
     assert fleet.asked() == [*NAMES, "pi-4", "pi-5"]
 
 
@@ -334,7 +334,7 @@ def test_whatever_comes_first_the_newest_upgrade_that_names_a_device_tells_it_an
         match data.draw(st.sampled_from(["upgrade", "abort", "come or go", "take it", "refuse it", "wait"])):
             case "upgrade":
                 limit = data.draw(st.integers(0, 2))
-                spec = SPEC.model_copy(update={"max_concurrent": limit, "max_failure_ratio": 1.0})
+                spec = AgentRolloutSpec(max_concurrent=limit, max_failure_ratio=1.0)
                 with suppress(FailedPrecondition):
                     fleet.rollouts.upgrade_agents(data.draw(st.sampled_from(["", f"name={name}"])), spec)
             case "abort":
@@ -438,7 +438,7 @@ class AnyLuck(RuleBasedStateMachine):
     def begin(self, count: int, ratio: float, limit: int) -> None:
         self.gave_way = set[str]()
         self.fleet = InMemory({f"d{index}": Truth() for index in range(count)})
-        spec = SPEC.model_copy(update={"max_concurrent": limit, "max_failure_ratio": ratio})
+        spec = AgentRolloutSpec(max_concurrent=limit, max_failure_ratio=ratio)
         self.fleet.rollout.spec, self.fleet.rollout.agent_version = spec, NEW
         self.fleet.rollout.selector = ""
         self.fleet.rollout.devices = [each.member(0) for each in entrants(self.fleet.standings(), NEW, spec)]

@@ -46,7 +46,7 @@ for seen in hub.rollouts.watch_rollout(rollout.id):
 
 # %% UpgradeAgents
 try:
-    some_at_a_time = projects_pb2.RolloutSpec(waves=[1.0], soak_seconds=0, max_concurrent=5)
+    some_at_a_time = projects_pb2.RolloutSpec(max_concurrent=5)
     upgrade = hub.rollouts.upgrade_agents(selector="type=pi5", spec=some_at_a_time)
     print(upgrade.id, upgrade.agent_version)
 except FailedPrecondition as problem:

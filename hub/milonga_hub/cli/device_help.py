@@ -25,8 +25,6 @@ from milonga_hub.cli.runs import show_updates
 # The device may take a while to collect.
 _DIAGNOSING_SECONDS = 120.0
 _FOLLOW_SECONDS = 2.0
-# Who is off line for longer than an upgrade takes holds up nobody.
-_LATE_SECONDS = 600.0
 _FOLLOW = "milonga rollouts watch"
 
 
@@ -139,9 +137,9 @@ def upgrade(
             _told(response, json, "has this hub's agent already" if has_it else "upgrades its agent")
             return
         spec = RolloutSpec(
-            waves=numbers("--waves", waves, float, "shares such as 0.1,0.9") or [1.0],
+            # What is not said here is what holds for agents.
+            waves=numbers("--waves", waves, float, "shares such as 0.1,0.9"),
             soak_seconds=soak_seconds,
-            late_after_seconds=_LATE_SECONDS,
             max_failure_ratio=max_failure_ratio,
             max_concurrent=batch or 0,
             canaries=canaries,

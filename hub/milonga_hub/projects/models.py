@@ -96,8 +96,13 @@ class DetectionSpec(Spec):
     max_boxes: int = Bound(default=300, ge=1, le=30_000)
 
 
+# Shares of the devices, and how long to wait for one that is off line; None: for ever.
+Waves = Annotated[list[Annotated[float, Bound(gt=0, le=1)]], Bound(min_length=1)]
+LateAfter = Annotated[float, Bound(ge=0, le=_SECONDS)] | None
+
+
 class RolloutSpec(Spec):
-    waves: list[Annotated[float, Bound(gt=0, le=1)]] = Bound(default=[0.34, 0.66], min_length=1)
+    waves: Waves = Bound(default=[0.34, 0.66])
     soak_seconds: float = Bound(default=60.0, ge=0)
     max_failure_ratio: float = Bound(default=0.0, ge=0, le=1)
     # Selector of the devices that make a wave of their own, before all others.
@@ -110,8 +115,8 @@ class RolloutSpec(Spec):
     max_concurrent: int = Bound(default=0, ge=0, le=_COUNT)
     # When devices may begin, in their own time zone; empty: always.
     windows: list[str] = Bound(default=[])
-    # Off line for so long, a device holds up its wave no more; None: for ever.
-    late_after_seconds: Annotated[float, Bound(ge=0, le=_SECONDS)] | None = None
+    # Off line for so long, a device holds up its wave no more.
+    late_after_seconds: LateAfter = None
     approval: bool = False
     # None: a version serves as soon as it is installed and probed.
     shadow: ShadowSpec | None = None

@@ -14,6 +14,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.projects.models import Project, RolloutSpec
 from milonga_hub.rollouts.models import OPEN, Rollout
 from milonga_hub.rollouts.rules import selector_of
+from milonga_hub.rollouts.rules_agents import AgentRolloutSpec
 from milonga_hub.rollouts.rules_ending import seen
 from milonga_hub.rollouts.service import RolloutService
 
@@ -40,7 +41,7 @@ class RolloutRpc(rollouts_pb2_grpc.RolloutServiceServicer):
     async def UpgradeAgents(
         self, request: rollouts_pb2.UpgradeAgentsRequest, context: Any
     ) -> rollouts_pb2.UpgradeAgentsResponse:
-        spec = from_field(request, "spec", RolloutSpec) if request.HasField("spec") else None
+        spec = from_field(request, "spec", AgentRolloutSpec)
         rollout = await asyncio.to_thread(
             self._service.upgrade_agents, request.selector, spec, request.request_id, request.dry_run
         )

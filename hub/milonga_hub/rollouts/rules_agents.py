@@ -8,18 +8,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+from pydantic import Field as Bound
+
 from milonga_hub.devices.models import AgentUpgradeState, DeviceState
 from milonga_hub.devices.rules import attributes
 from milonga_hub.devices.selectors import parse
 from milonga_hub.devices.service import NOTHING_HEARD, Standing, is_silent, runs_release
 from milonga_hub.errors import InvalidInput
-from milonga_hub.projects.models import RolloutSpec
+from milonga_hub.projects.models import LateAfter, RolloutSpec, Waves
 from milonga_hub.rollouts.models import RolloutDevice
 from milonga_hub.rollouts.rules import Report
 from milonga_hub.rollouts.rules_waves import Entrant
 
-# All at once where nobody says how many at a time; who is off line for longer than an upgrade takes holds up nobody.
-SPEC = RolloutSpec(waves=[1.0], soak_seconds=0.0, late_after_seconds=600.0)
+
+class AgentRolloutSpec(RolloutSpec):
+    """What holds where nothing is said: all at once, and who is off line for longer than an upgrade takes holds up nobody."""
+
+    waves: Waves = Bound(default=[1.0])
+    soak_seconds: float = Bound(default=0.0, ge=0)
+    late_after_seconds: LateAfter = 600.0
+
+
 # How long an agent must run before its start counts as good is a minute (milonga_agent/upkeep.py).
 SETTLE = timedelta(minutes=1)
 

@@ -83,7 +83,11 @@ class RolloutService:
         return rollout
 
     def upgrade_agents(
-        self, selector: str, spec: RolloutSpec | None = None, request_id: str = "", rehearse: bool = False
+        self,
+        selector: str,
+        spec: rules_agents.AgentRolloutSpec | None = None,
+        request_id: str = "",
+        rehearse: bool = False,
     ) -> Rollout:
         """Plan how devices take the hub's agent and begin, or with `rehearse` only say what would be done.
 
@@ -93,7 +97,7 @@ class RolloutService:
             known = self._records.requested(request_id)
             if known is not None:
                 return known
-            rollout = self._planner.plan_agents(selector, spec or rules_agents.SPEC)
+            rollout = self._planner.plan_agents(selector, spec or rules_agents.AgentRolloutSpec())
             if rehearse:
                 return self._planner.rehearse(rollout)
             for each in self._records.open_ones(""):

@@ -12,6 +12,7 @@ from milonga_hub.callers import seen_projects
 from milonga_hub.projects.models import Project, RolloutSpec
 from milonga_hub.rollouts.models import RolloutView
 from milonga_hub.rollouts.rules import selector_of
+from milonga_hub.rollouts.rules_agents import AgentRolloutSpec
 from milonga_hub.rollouts.rules_ending import seen
 from milonga_hub.rollouts.service import RolloutService
 from milonga_hub.web.views import PageSize, PageToken
@@ -35,7 +36,7 @@ class NewRollout(BaseModel):
 class AgentUpgradeOrder(BaseModel):
     # Empty takes all devices.
     selector: str = ""
-    spec: RolloutSpec | None = None
+    spec: AgentRolloutSpec | None = None
     request_id: str = ""
     # Say what would happen, and do nothing.
     dry_run: bool = False

@@ -1515,8 +1515,8 @@ class AsyncRollouts:
 
         Args:
             selector: Empty takes all devices.
-            spec: Unset: all at once, none further after the first that fails, and none waited for that is off line
-                for ten minutes.
+            spec: What is unset in it: one wave, all at once, no failure allowed, and none waited for that is off
+                line for ten minutes.
             dry_run: Say what would happen, and do nothing.
             request_id: The same one makes a repeat harmless; a new one where left out.
             timeout: Seconds; None takes the client's.

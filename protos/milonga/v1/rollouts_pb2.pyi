@@ -305,7 +305,7 @@ class UpgradeAgentsRequest(_message.Message):
     """Say what would happen, and do nothing."""
     @_builtins.property
     def spec(self) -> _projects_pb2.RolloutSpec:
-        """Unset: all at once, none further after the first that fails, and none waited for that is off line for ten minutes."""
+        """What is unset in it: one wave, all at once, no failure allowed, and none waited for that is off line for ten minutes."""
 
     def __init__(
         self,

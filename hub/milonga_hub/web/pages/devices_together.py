@@ -9,7 +9,7 @@ from milonga_hub import callers
 from milonga_hub.devices.rules import labels_of_text
 from milonga_hub.errors import InvalidInput, MilongaError
 from milonga_hub.rollouts.models import Rollout
-from milonga_hub.rollouts.rules_agents import SPEC
+from milonga_hub.rollouts.rules_agents import AgentRolloutSpec
 from milonga_hub.web.language import N_
 from milonga_hub.web.services import HubServices
 
@@ -47,8 +47,7 @@ def upgrade(hub: HubServices, names: Sequence[str], selector: str, everything: b
     if batch.strip() and not (batch.strip().isdecimal() and int(batch) > 0):
         raise InvalidInput(f"{batch!r} is no number of devices; write 1 or more, or leave it empty for all at once")
     wanted = selector if everything else f"name in ({', '.join(names)})"
-    spec = SPEC.model_copy(update={"max_concurrent": int(batch or 0)})
-    return hub.rollouts.upgrade_agents(wanted, spec)
+    return hub.rollouts.upgrade_agents(wanted, AgentRolloutSpec(max_concurrent=int(batch or 0)))
 
 
 def apply(
