@@ -26,7 +26,7 @@ TINY = Scale(
     later=10,
     live=100,
     spec={
-        "training": {"epochs": 6},
+        "training": {"resolution_px": 16, "epochs": 6, "batch_size": 16},
         "search": {
             "measured_subnets": 5,
             "further_measurements": 2,
