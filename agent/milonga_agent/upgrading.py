@@ -40,7 +40,7 @@ class Upgrading:
         folder = releases_folder()
         if folder is None:
             raise Refused("this agent was not installed by the hub's installer, or by an older one: run its line again")
-        wish = _wish(release)
+        wish = wish_of(release)
         manifest = wish.files[-1]
         async with self._turn:
             self._bundles.to_measure = wish
@@ -74,12 +74,13 @@ class Upgrading:
         return True
 
 
-def _wish(release: agent_pb2.AgentRelease) -> Wish:
+def wish_of(release: agent_pb2.AgentRelease) -> Wish:
+    """Return what is to be fetched, the manifest last. Raises Refused where the hub names no release."""
     files = [*release.wheels, release.manifest]
     wanted = tuple(WantedFile(file.path, file.digest, file.size_bytes) for file in files)
     if wanted[-1].path != RELEASE_MANIFEST:
         raise Refused("the hub names no release of the agent; upgrade the hub, or ask again")
-    return Wish(bundle=wanted[-1].digest, files=wanted)
+    return Wish(bundle=wanted[-1].digest, files=wanted, project=PROJECT)
 
 
 def _number(text: bytes) -> int:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from milonga_agent.plan import Step
 from milonga_agent.simulation.faults import WELL, begun, condition, is_on
-from milonga_agent.simulation.spec import Fault, FaultKind
+from milonga_agent.simulation.spec import Fault, FaultKind, UpgradeEnd
 
 
 def _times(fault: Fault, until: int) -> list[int]:
@@ -46,10 +46,12 @@ def test_faults_add_up() -> None:
             Fault(FaultKind.FLOOD, messages_per_second=7.0),
             Fault(FaultKind.DRIFT, shift=0.5),
             Fault(FaultKind.FAILING, step=Step.INSTALL, message="no space"),
+            Fault(FaultKind.UPGRADE, ends=UpgradeEnd.REFUSED, message="no room"),
         ]
     )
     assert both.slowness == 6.0 and both.clock_hours == -5.0 and not both.offline and both.throttled
     assert both.flood_per_second == 7.0 and both.shift == 0.5
     assert both.why_failing(Step.INSTALL) == "no space"
     assert both.why_failing(Step.PROBE) is None
+    assert both.upgrade == (UpgradeEnd.REFUSED, "no room")
     assert condition([]) == WELL

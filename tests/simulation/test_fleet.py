@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ import pytest
 from milonga_agent.simulation.fleet import Fleet
 from milonga_agent.simulation.spec import Simulation
 from milonga_hub.app import Hub
+from milonga_hub.devices import rules_upgrades
 from milonga_hub.devices.known import shipped
 from milonga_hub.devices.models import Device, DeviceState, ShadowSpec
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.projects.models import RolloutSpec
-from milonga_hub.rollouts.models import Rollout, RolloutDeviceState, RolloutState
+from milonga_hub.rollouts import rules_agents
+from milonga_hub.rollouts.models import Rollout, RolloutDevice, RolloutDeviceState, RolloutState
+from milonga_hub.rollouts.rules_agents import AgentRolloutSpec
 from milonga_hub.simulation.machines import machines
 from milonga_hub.simulation.spec import FILE
 
@@ -36,6 +40,7 @@ spec:
     - {type: raspberry-pi-4, share: 1}
   joins_per_second: 100000
   step_seconds: 0
+  upgrade_seconds: 0
   requests_per_second: 20
   faults:
 """
@@ -74,10 +79,10 @@ async def simulated(
         await asyncio.gather(living, return_exceptions=True)
 
 
-async def until(hub: Hub, condition: Callable[[], bool]) -> None:
-    """Wait for what events announce; a condition that never holds fails at the test's timeout."""
-    async with asyncio.timeout(60):
-        with hub.events.listen("") as events:
+async def until(hub: Hub, condition: Callable[[], bool], seconds: float = 60.0, topic: str = "") -> None:
+    """Wait for what events, or those of a topic, announce; a condition that never holds fails at the test's timeout."""
+    async with asyncio.timeout(seconds):
+        with hub.events.listen(topic) as events:
             while not condition():
                 await events.next()
 
@@ -171,6 +176,88 @@ def test_a_second_version_runs_as_a_shadow_first(tmp_path: Path) -> None:
                     said.append([device.shadow for device in hub.rollouts.get(id).devices])
                 assert all("nothing of this project served here" in each for each in said[0])
                 assert all(each.startswith("12 requests compared") for each in said[1])
+
+    asyncio.run(story())
+
+
+_SOME_DO_NOT_UPGRADE = """
+    - {fault: upgrade, share: 0.1, ends: FALLS_BACK, for_seconds: 100}
+    - {fault: upgrade, share: 0.05, ends: REFUSED, message: no room, for_seconds: 100}
+"""
+
+
+def test_an_upgrade_of_agents_pauses_where_too_many_fall_back_and_goes_on_once_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules_agents, "SETTLE", timedelta())
+    count, patience = 100, 300.0
+
+    async def story() -> None:
+        clock = Clock()
+        async with running(tmp_path) as hub, simulated(hub, count, _SOME_DO_NOT_UPGRADE, clock) as fleet:
+            await until(hub, lambda: fleet.tally.online == 1)
+            clock.now = 1.0
+            await until(hub, lambda: fleet.tally.online == count, patience)
+            spec = AgentRolloutSpec(waves=[0.3, 0.7], max_failure_ratio=0.05)
+            id = hub.rollouts.upgrade_agents("simulated=true", spec).id
+
+            def first_wave() -> list[RolloutDevice]:
+                return [each for each in hub.rollouts.get(id).devices if each.wave == 0]
+
+            ended = (RolloutDeviceState.SUCCEEDED, RolloutDeviceState.FAILED)
+            await until(hub, lambda: all(each.state in ended for each in first_wave()), patience, "rollouts/")
+            rollout, simulation = hub.rollouts.get(id), fleet.simulation
+            struck = {
+                simulation.name(index)
+                for index in range(count)
+                if simulation.suffers(index, 0) or simulation.suffers(index, 1)
+            }
+            said = {each.device: each.message for each in first_wave() if each.state is RolloutDeviceState.FAILED}
+            failed = set(said)
+            assert rollout.state is RolloutState.PAUSED and rollout.reason.startswith("wave 1: ")
+            assert failed == struck & {each.device for each in first_wave()}
+            assert {*said.values()} == {
+                "the new agent did not start, so the one before it runs",
+                "the agent was not upgraded: no room",
+            }
+            wave, later = rollout.waves
+            assert (wave.device_count, wave.succeeded_count, wave.failed_count) == (30, 30 - len(failed), len(failed))
+            assert later.started_at is None and (fleet.tally.upgraded, fleet.tally.not_upgraded) == (
+                30 - len(failed),
+                len(failed),
+            )
+            # The script lets them be well from here on.
+            clock.now = 101.0
+            while any(device.condition.upgrade is not None for device in fleet.devices):
+                await asyncio.sleep(0.01)
+            hub.rollouts.resume(id)
+            await until(hub, lambda: hub.rollouts.get(id).state is RolloutState.SUCCEEDED, patience, "rollouts/")
+            rollout = hub.rollouts.get(id)
+            assert [(each.device_count, each.succeeded_count) for each in rollout.waves] == [(30, 30), (70, 70)]
+            assert {device.agent_version for device in devices(hub)} == {rollout.agent_version}
+            assert (fleet.tally.upgraded, fleet.tally.not_upgraded) == (count, len(failed))
+
+    asyncio.run(story())
+
+
+def test_a_device_that_is_not_heard_of_after_an_upgrade_has_failed_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules_agents, "SETTLE", timedelta())
+
+    async def story() -> None:
+        clock = Clock()
+        gone = "    - {fault: upgrade, ends: SILENT, for_seconds: 100}"
+        async with running(tmp_path) as hub, simulated(hub, 1, gone, clock) as fleet:
+            await until(hub, lambda: all_online(hub, 1))
+            id = hub.rollouts.upgrade_agents("").id
+            await until(hub, lambda: all_online(hub, 0))
+            monkeypatch.setattr(rules_upgrades, "SILENT_AFTER", timedelta())
+            await until(hub, lambda: hub.rollouts.get(id).state is RolloutState.PAUSED)
+            assert "nothing was heard of it since" in hub.rollouts.get(id).reason
+            clock.now = 101.0
+            await until(hub, lambda: states(hub.rollouts.get(id)) == [RolloutDeviceState.SUCCEEDED])
+            assert (fleet.tally.upgraded, fleet.tally.not_upgraded) == (1, 0)
 
     asyncio.run(story())
 

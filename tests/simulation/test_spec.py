@@ -45,6 +45,7 @@ def test_a_simulated_machine_is_recognised_as_its_type(known: object) -> None:
         ("{fault: offline, for_seconds: 10, every_seconds: 10}", "longer than for_seconds"),
         ("{fault: reconnect, for_seconds: 10}", "take offline"),
         ("{fault: sleepy}", "fault"),
+        ("{fault: upgrade, ends: BADLY}", "'FALLS_BACK', 'REFUSED' or 'SILENT'"),
         ("{fault: offline, share: 2}", "less than or equal to 1"),
     ],
 )

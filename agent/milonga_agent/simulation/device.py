@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from milonga_agent.assignments import wish_of
 from milonga_agent.comparing import judge
 from milonga_agent.downloads import Offer
 from milonga_agent.enrolment import identity_of
-from milonga_agent.errors import AgentError, BadBundle, HubUnreachable, Refused, Superseded
+from milonga_agent.errors import AgentError, BadBundle, HubUnreachable, Refused, Superseded, Untrusted
 from milonga_agent.hub import Enroller, Hub
 from milonga_agent.keys import new_key, request_for
 from milonga_agent.machine import told
@@ -37,10 +37,11 @@ from milonga_agent.simulation import figures
 from milonga_agent.simulation.bundles import Bundles, Passing
 from milonga_agent.simulation.faults import WELL, Condition
 from milonga_agent.simulation.publisher import Publisher
-from milonga_agent.simulation.spec import Simulation
+from milonga_agent.simulation.spec import Simulation, UpgradeEnd
 from milonga_agent.simulation.tally import Tally
 from milonga_agent.state import Credentials, Identity
 from milonga_agent.telemetry import window_of
+from milonga_agent.upgrading import wish_of as wish_of_release
 
 # A hub that refuses a device goes on doing so until somebody acts.
 _REFUSED_SECONDS = 60.0
@@ -84,6 +85,12 @@ class Device:
         self._hub: Hub | None = None
         self._outbox = Outbox()
         self._cared = agent_pb2.Care()
+        # What the hub wants by now, of which an upgrade takes its time; and what became of the last one.
+        self._wanted = agent_pb2.Care()
+        self._upgrading: asyncio.Task[None] | None = None
+        self._upgrade_problem = ""
+        # Not heard of since an upgrade.
+        self._lost = False
         self._agent_version = milonga_agent.__version__
         self._online = False
         self._stream: asyncio.Future[None] | None = None
@@ -202,11 +209,16 @@ class Device:
     def suffer(self, condition: Condition) -> None:
         """Be in this condition from now on."""
         self.condition = condition
-        if condition.offline:
-            self._well.clear()
-            self.disconnect()
+        self._lost = self._lost and condition.upgrade is not None
+        if condition.offline or self._lost:
+            self._go_away()
         else:
             self._well.set()
+
+    def _go_away(self) -> None:
+        """Lose all connections, and make none until something says that all is well."""
+        self._well.clear()
+        self.disconnect()
 
     def disconnect(self) -> None:
         """Lose all connections."""
@@ -249,6 +261,7 @@ class Device:
             restarts=self._cared.restarts,
             profiles=self._cared.profiles,
             upgrades=self._cared.upgrades,
+            upgrade_problem=self._upgrade_problem,
         )
 
     def _handle(self, message: agent_pb2.ConnectResponse) -> None:
@@ -271,13 +284,62 @@ class Device:
             self._send(help_answer=answer)
 
     def _care(self, care: agent_pb2.Care) -> None:
-        """There is no process and no hardware: it says that it is done, and after an upgrade that it runs the release."""
-        upgraded = care.upgrades > self._cared.upgrades and care.HasField("release")
-        self._cared = care
-        if upgraded and self._stream is not None:
-            self._agent_version = care.release.version or self._agent_version
-            self._stream.cancel()
-        else:
+        """There is no process and no hardware: it says that it is done at once, but for an upgrade, which takes its time."""
+        self._wanted = care
+        self._cared = agent_pb2.Care(restarts=care.restarts, profiles=care.profiles, upgrades=self._cared.upgrades)
+        self._beat()
+        if self._upgrading is None or self._upgrading.done():
+            self._upgrading = self._begin(self._upgrade())
+
+    # upgrades of the agent
+
+    async def _upgrade(self) -> None:
+        """Do what the hub wants by now, as the agent does: what may be better next time is tried again."""
+        failures = 0
+        while self._wanted.upgrades > self._cared.upgrades and self._wanted.HasField("release"):
+            wanted = self._wanted
+            try:
+                release = wish_of_release(wanted.release)
+                await self._pursuit.depot.download(release.files, self, lambda fraction: None)
+                await self._check(release)
+            except (Refused, Untrusted) as error:
+                self._upgraded(wanted, f"the agent was not upgraded: {error}")
+                continue
+            except AgentError as error:
+                # Also where the stream goes on and only a download broke.
+                failures += 1
+                self._tally.error(f"upgrade: {error}")
+                await asyncio.sleep(backoff_seconds(failures, self._random))
+                continue
+            seconds = self._simulation.upgrade_seconds * self.condition.slowness
+            await asyncio.sleep(seconds)
+            await self._start_anew(wanted, seconds)
+
+    async def _start_anew(self, wanted: agent_pb2.Care, seconds: float) -> None:
+        """Come back as the release after an upgrade, or as the script says. An agent that does not start takes `seconds` to give way."""
+        if self.condition.upgrade is None:
+            self._agent_version = wanted.release.version or self._agent_version
+            self._upgraded(wanted, "")
+            self.disconnect()
+            return
+        end, said = self.condition.upgrade
+        if end is UpgradeEnd.REFUSED:
+            self._upgraded(wanted, f"the agent was not upgraded: {said or 'no room'}")
+            return
+        self._lost = True
+        self._go_away()
+        if end is UpgradeEnd.FALLS_BACK:
+            await asyncio.sleep(seconds)
+            self._upgraded(wanted, said or "the new agent did not start, so the one before it runs")
+            self._lost = False
+            self.suffer(self.condition)
+
+    def _upgraded(self, wanted: agent_pb2.Care, problem: str) -> None:
+        """Count an upgrade, and say what became of it."""
+        self._cared.upgrades, self._upgrade_problem = wanted.upgrades, problem
+        self._tally.upgraded += not problem
+        self._tally.not_upgraded += bool(problem)
+        if self._online:
             self._beat()
 
     def _set_up(self, settings: agent_pb2.Settings) -> None:
@@ -310,10 +372,11 @@ class Device:
         if timer is not None:
             timer.cancel()
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # assignments
 
@@ -467,7 +530,7 @@ class Device:
     def attend(self) -> None:
         """Keep the connection for telemetry; asked every few seconds."""
         publisher = self._publisher
-        if publisher is None or self.condition.offline or self._credentials is None:
+        if publisher is None or not self._well.is_set() or self._credentials is None:
             return
         if publisher.is_open:
             publisher.flush()

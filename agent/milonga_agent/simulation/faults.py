@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from milonga_agent.plan import Step
-from milonga_agent.simulation.spec import Fault, FaultKind
+from milonga_agent.simulation.spec import Fault, FaultKind, UpgradeEnd
 
 
 def is_on(fault: Fault, seconds: float) -> bool:
@@ -38,6 +38,8 @@ class Condition:
     flood_per_second: float = 0.0
     shift: float = 0.0
     throttled: bool = False
+    # How an upgrade of the agent ends, and what the device says of that; None where it ends well.
+    upgrade: tuple[UpgradeEnd, str] | None = None
 
     def why_failing(self, step: Step) -> str | None:
         """Return what the device says of this step's failure, None where it does not fail."""
@@ -50,7 +52,7 @@ WELL = Condition()
 def condition(faults: Iterable[Fault]) -> Condition:
     """Return what these faults come to together."""
     slowness, clock_hours, flood, shift, offline, throttled = 1.0, 0.0, 0.0, 0.0, False, False
-    failing = []
+    failing, upgrade = [], None
     for fault in faults:
         if fault.kind is FaultKind.OFFLINE:
             offline = True
@@ -65,4 +67,6 @@ def condition(faults: Iterable[Fault]) -> Condition:
             flood += fault.messages_per_second
         elif fault.kind is FaultKind.DRIFT:
             shift += fault.shift
-    return Condition(offline, slowness, tuple(failing), clock_hours, flood, shift, throttled)
+        elif fault.kind is FaultKind.UPGRADE and upgrade is None:
+            upgrade = fault.ends, fault.message
+    return Condition(offline, slowness, tuple(failing), clock_hours, flood, shift, throttled, upgrade)

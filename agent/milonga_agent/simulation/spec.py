@@ -30,6 +30,19 @@ class FaultKind(str, Enum):
     DRIFT = "drift"
     # The machine is hot and says that it is throttled; latencies and steps take `factor` times as long.
     THROTTLED = "throttled"
+    # An upgrade of the agent ends as `ends` says.
+    UPGRADE = "upgrade"
+
+
+class UpgradeEnd(str, Enum):
+    """How an upgrade of the agent ends that does not end well."""
+
+    # The device says that it cannot take the release, and goes on.
+    REFUSED = "REFUSED"
+    # The new agent does not start; the one before it comes back after a while, and says so.
+    FALLS_BACK = "FALLS_BACK"
+    # The device is not heard of again, until the fault is over.
+    SILENT = "SILENT"
 
 
 @dataclass(frozen=True)
@@ -49,10 +62,16 @@ class Fault:
     hours: float = 0.0
     messages_per_second: float = 10.0
     shift: float = 0.25
+    ends: UpgradeEnd = UpgradeEnd.FALLS_BACK
 
     @classmethod
     def of(cls, said: dict[str, Any]) -> Fault:
-        return cls(**{**said, "kind": FaultKind(said["kind"]), "step": Step(said.get("step", Step.PROBE.value))})
+        enums = {
+            "kind": FaultKind(said["kind"]),
+            "step": Step(said.get("step", cls.step.value)),
+            "ends": UpgradeEnd(said.get("ends", cls.ends.value)),
+        }
+        return cls(**{**said, **enums})
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,8 @@ class Simulation:
     joins_per_second: float = 50.0
     # How long a step of an assignment takes, the download apart.
     step_seconds: float = 0.5
+    # How long an upgrade of the agent takes, the download apart.
+    upgrade_seconds: float = 10.0
     requests_per_second: float = 2.0
     error_ratio: float = 0.0
     # Of the devices: who keeps a connection for telemetry.

@@ -27,6 +27,9 @@ class Tally:
     succeeded: int = 0
     failed: int = 0
     measured: int = 0
+    # Upgrades of the agent, and those that did not end well.
+    upgraded: int = 0
+    not_upgraded: int = 0
     reconnects: int = 0
     # Over the stream of gRPC.
     sent: int = 0

@@ -226,6 +226,7 @@ class _Progress:
         line = (
             f"{counts['seconds']:.0f} s: {counts['online']:,} of {counts['devices']:,} online,"
             f" {counts['assigned']:,} assigned, {counts['succeeded']:,} succeeded, {counts['failed']:,} failed,"
+            f"{self._upgrades(counts)}"
             f" {counts['messages_per_second']:,.0f} messages/s, {counts['errors']:,} errors"
         )
         if self._live:
@@ -233,6 +234,11 @@ class _Progress:
         elif counts["seconds"] - self._last >= _STEADY_SECONDS:
             self._last = counts["seconds"]
             self.say(line)
+
+    def _upgrades(self, counts: dict[str, Any]) -> str:
+        if not counts["upgraded"] and not counts["not_upgraded"]:
+            return ""
+        return f" {counts['upgraded']:,} agents upgraded, {counts['not_upgraded']:,} not,"
 
     def say(self, line: str) -> None:
         self._shown.print(line, soft_wrap=True)
@@ -247,6 +253,7 @@ def _tell(summary: dict[str, Any]) -> None:
                 f" {summary['reconnects']:,} reconnects",
             ),
             ("assignments", f"{summary['succeeded']:,} succeeded, {summary['failed']:,} failed"),
+            ("upgrades of agents", f"{summary['upgraded']:,} succeeded, {summary['not_upgraded']:,} failed"),
             ("measurements", f"{summary['measured']:,}"),
             ("messages", f"{summary['sent']:,} sent, {summary['received']:,} received"),
             (

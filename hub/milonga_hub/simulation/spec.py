@@ -23,6 +23,7 @@ _OWN: dict[str, tuple[str, ...]] = {
     "clock": ("hours",),
     "flood": ("messages_per_second",),
     "drift": ("shift",),
+    "upgrade": ("ends", "message"),
 }
 _ANY = ("fault", "share", "at_seconds", "for_seconds", "every_seconds")
 
@@ -42,7 +43,7 @@ class MachineSpec(Spec):
 class FaultSpec(Spec):
     """What goes wrong for a share of the devices; the same ones each time, chosen by the seed."""
 
-    fault: Literal["offline", "reconnect", "slow", "failing", "clock", "flood", "drift", "throttled"]
+    fault: Literal["offline", "reconnect", "slow", "failing", "clock", "flood", "drift", "throttled", "upgrade"]
     share: float = Bound(default=1.0, gt=0, le=1)
     at_seconds: float = Bound(default=0.0, ge=0)
     # None: until the end.
@@ -57,6 +58,7 @@ class FaultSpec(Spec):
     hours: float = 0.0
     messages_per_second: float = Bound(default=10.0, gt=0, le=1000)
     shift: float = Bound(default=0.25, ge=-1, le=1)
+    ends: Literal["FALLS_BACK", "REFUSED", "SILENT"] = "FALLS_BACK"
 
     @model_validator(mode="after")
     def _fits(self) -> FaultSpec:
@@ -84,6 +86,8 @@ class SimulationSpec(Spec):
     joins_per_second: float = Bound(default=50.0, gt=0)
     # How long each step of an assignment takes, the download apart, and a measurement.
     step_seconds: float = Bound(default=0.5, ge=0)
+    # How long an upgrade of the agent takes, the download apart, and how long one that does not start takes to give way.
+    upgrade_seconds: float = Bound(default=10.0, ge=0)
     requests_per_second: float = Bound(default=2.0, ge=0)
     error_ratio: float = Bound(default=0.001, ge=0, le=1)
     # Share of the devices that keep a connection for telemetry.
