@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from milonga.status import FieldViolation
 from pydantic import BaseModel
 
-from milonga_hub.errors import InvalidInput
+from milonga_hub.errors import InvalidInput, complaint
 
 M = TypeVar("M", bound=Message)
 B = TypeVar("B", bound=BaseModel)
@@ -77,7 +77,11 @@ def _explain(error: ValueError) -> str:
     details = getattr(error, "errors", None)
     if details is None:
         return str(error)
-    return "; ".join(f"{'.'.join(str(part) for part in d['loc']) or 'value'}: {d['msg']}" for d in details())
+    return "; ".join(": ".join(filter(None, (_dotted(each["loc"]), complaint(each)))) for each in details())
+
+
+def _dotted(parts: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in parts)
 
 
 def _violations(error: ValueError) -> tuple[FieldViolation, ...]:
@@ -85,7 +89,7 @@ def _violations(error: ValueError) -> tuple[FieldViolation, ...]:
     if details is None:
         return ()
     # What is wrong with several fields together has no place of its own, and is not a violation of one.
-    return tuple(FieldViolation(_path(each["loc"]), each["msg"]) for each in details() if each["loc"])
+    return tuple(FieldViolation(_path(each["loc"]), complaint(each)) for each in details() if each["loc"])
 
 
 def _path(parts: tuple[str | int, ...]) -> str:

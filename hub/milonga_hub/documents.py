@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from milonga_hub.errors import InvalidInput
+from milonga_hub.errors import InvalidInput, complaint
 
 _TOP = ("kind", "name", "spec")
 _MOST_VALUES = 20_000
@@ -172,7 +172,7 @@ def _explain(source: str, node: Any, detail: Any, spec: type[BaseModel]) -> str:
     elif detail["type"] == "missing":
         message = f"{'.'.join(str(part) for part in where)} must be given"
     else:
-        message = f"{'.'.join(str(part) for part in where)}: {detail['msg']}"
+        message = f"{'.'.join(str(part) for part in where)}: {complaint(detail)}"
     return f"{_at(source, node, where)}: {message}"
 
 

@@ -5,9 +5,15 @@ Each bears a `reason` for programs, which stays as it is: docs/api/errors.md has
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from milonga.status import FieldViolation
+
+
+def complaint(detail: Mapping[str, Any]) -> str:
+    """Return what pydantic says of one value; of our own checks it is their words alone."""
+    return str(detail["msg"]).removeprefix("Value error, ")
 
 
 class MilongaError(Exception):

@@ -34,7 +34,7 @@ def next_time(schedule: str, time_zone: str, after: datetime) -> datetime:
     """Return the first time of the schedule after a moment. Raises InvalidInput where it has none."""
     # Here: a hub whose projects have no schedule does without.
     from croniter import croniter
-    from croniter.croniter import CroniterError
+    from croniter.croniter import CroniterBadDateError, CroniterError
 
     if not _CRON.fullmatch(schedule):
         raise InvalidInput(
@@ -46,8 +46,10 @@ def next_time(schedule: str, time_zone: str, after: datetime) -> datetime:
         # When clocks are set back an hour comes twice; the first counts.
         while found.fold:
             found = times.get_next(datetime)
+    except CroniterBadDateError as error:
+        raise InvalidInput(f"{schedule!r} is a schedule that never comes; see its day and month") from error
     except (CroniterError, ValueError) as error:
-        raise InvalidInput(f"{schedule!r} is a schedule that never comes: {error}") from error
+        raise InvalidInput(f"{schedule!r} is no schedule: {error}") from error
     return found.astimezone(UTC)
 
 

@@ -81,7 +81,7 @@ def test_the_template_shows_the_defaults() -> None:
             "  dataset: d\n  training:\n    epochs: 0\n",
             r"p\.yaml:6: spec\.training\.epochs: .*greater than or equal to 1",
         ),
-        ("  dataset: d\n  rollout: {waves: [0.5, 0.2]}\n", r"p\.yaml:5: .*add up to 1"),
+        ("  dataset: d\n  rollout: {waves: [0.5, 0.2]}\n", r"p\.yaml:5: spec\.rollout: waves must add up to 1"),
         ("  task: SEGMENTATION\n  dataset: d\n", r"p\.yaml:4: spec\.task: .*CLASSIFICATION"),
         ("  dataset: [d\n", r"p\.yaml:\d: not YAML"),
         ("  dataset: d\n  training:\n    epochs: yes\n", r"p\.yaml:6: spec\.training\.epochs: .*integer"),
@@ -119,7 +119,8 @@ def test_a_drift_policy_of_an_earlier_version_is_a_part_of_retraining() -> None:
     ("policy", "said"),
     [
         ({"schedule": "0 3 * *"}, r"retraining\.schedule: '0 3 \* \*' is no schedule; .*weekday"),
-        ({"schedule": "0 3 * * sut"}, r"retraining\.schedule: .*never comes"),
+        ({"schedule": "0 3 * * sut"}, r"retraining\.schedule: '0 3 \* \* sut' is no schedule: .*sut"),
+        ({"schedule": "61 3 * * *"}, r"retraining\.schedule: '61 3 \* \* \*' is no schedule: .*out of range"),
         ({"schedule": "0 0 30 2 *"}, r"retraining\.schedule: .*never comes"),
         ({"schedule": "r r * * *"}, r"retraining\.schedule: .*is no schedule"),
         ({"time_zone": "Asia/Soul"}, r"retraining\.time_zone: .*'Asia/Soul'; write for example"),

@@ -34,7 +34,7 @@ By = Annotated[str, typer.Option("--by", default_factory=_me, help="Who; you, if
 
 
 def _until(text: str) -> datetime:
-    found = re.fullmatch(r"(\d+)\s*([mhd])", text.strip())
+    found = re.fullmatch(r"0*([1-9]\d*)\s*([mhd])", text.strip())
     if found is None:
         raise Refused(f"--for takes minutes, hours or days such as 30m, 2h or 1d; {text!r} is not that", USAGE)
     try:

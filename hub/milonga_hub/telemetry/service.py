@@ -65,6 +65,7 @@ class TelemetryService:
         self._clock = clock
         self.tally = Tally()
         self._confidences = Confidences()
+        self._policy_of = policy_of
         self._judge = Judge(database, events, reference_of, policy_of, clock)
 
     def begin(self) -> None:
@@ -232,9 +233,10 @@ class TelemetryService:
         return None if whole is None else (newest, whole)
 
     def demand_estimated_accuracy(self, project: str) -> tuple[str, Estimate]:
-        """Return estimated_accuracy(), or raise FailedPrecondition with what is missing."""
+        """Return estimated_accuracy(), or raise FailedPrecondition with what is missing, NotFound for no project."""
         found = self.estimated_accuracy(project)
         if found is None:
+            self._policy_of(project)
             raise FailedPrecondition(
                 f"nothing tells how accurate {project} is in the field: no classifier of it answered within 24 hours (or since the hub"
                 " started), or its bundles are older than this estimate; a new run makes new ones: milonga runs start"

@@ -42,6 +42,7 @@ from milonga_hub.errors import (
     ResourceExhausted,
     TooOften,
     Unauthenticated,
+    complaint,
 )
 from milonga_hub.fencing import LeadLost
 from milonga_hub.hubs import web as hubs
@@ -189,7 +190,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     violations = tuple(
-        FieldViolation(".".join(str(part) for part in each["loc"]), each["msg"]) for each in error.errors()
+        FieldViolation(".".join(str(part) for part in each["loc"]), complaint(each)) for each in error.errors()
     )
     words = "; ".join(f"{each.field}: {each.description}" for each in violations)
     return await _refused(request, InvalidInput(words, violations))
