@@ -86,7 +86,8 @@ def test_models_that_are_a_tie_apart_are_not_measured_for_ever() -> None:
 def test_models_that_are_alike_on_a_restless_device_are_let_go_once_little_can_be_gained_by_more() -> None:
     counts = []
     for seed in range(20):
-        source, rounds, going = random.Random(seed), list[Round](), ("a", "b", "c")
+        source, rounds = random.Random(seed), list[Round]()
+        going: tuple[str, ...] = ("a", "b", "c")
         while going and len(rounds) < 50:
             rounds.append({name: 10.0 * source.lognormvariate(0, 0.05) for name in going})
             going = next_round(rounds)
