@@ -19,7 +19,7 @@ from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
 from milonga_hub.cli.devices import devices
 from milonga_hub.cli.failures import FAILED, Refused
 from milonga_hub.cli.output import console, print_json, say
-from milonga_hub.cli.rollouts import numbers, render_rollout
+from milonga_hub.cli.rollouts import numbers, render_following, render_rollout
 from milonga_hub.cli.runs import show_updates
 
 # The device may take a while to collect.
@@ -169,7 +169,7 @@ def _succeeds(client: Client, id: str, json: bool) -> bool:
         if not json:
             say(f"{id} goes on in the hub whatever becomes of this command")
         updates = _until_it_stops(client, id)
-        last = show_updates(updates, "rollout", render_rollout, json)
+        last = show_updates(updates, "rollout", render_following, json)
     except KeyboardInterrupt:
         # Not among the results, which programs may read.
         typer.echo(f"{id} goes on; follow it: {_FOLLOW} {id}; hold it up: milonga rollouts pause {id}", err=True)
