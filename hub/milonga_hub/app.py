@@ -426,7 +426,7 @@ class Hub:
             LabellingRpc(self.labelling),
             AccountRpc(self.accounts),
             WebhookRpc(self.webhooks),
-            HubRpc(self.hubs),
+            HubRpc(self.hubs, self.scheme),
         ]
         server, port = await grpc_transport.serve(
             servicers,

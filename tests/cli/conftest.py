@@ -37,7 +37,7 @@ from milonga_hub.webhooks.rpc import WebhookRpc
 from tests.web.filled import Services, filled
 
 
-def _servicers(hub: Services) -> list[Any]:
+def _servicers(hub: Services, scheme: str) -> list[Any]:
     def start(project: str, reason: str, request_id: str) -> Run:
         return hub.runs.start(project, Trigger.APPLY, reason, request_id)
 
@@ -66,12 +66,12 @@ def _servicers(hub: Services) -> list[Any]:
         LabellingRpc(hub.labelling),
         AccountRpc(hub.accounts),
         WebhookRpc(hub.webhooks),
-        HubRpc(hub.hubs),
+        HubRpc(hub.hubs, scheme),
     ]
 
 
 @contextmanager
-def served(hub: Services) -> Iterator[str]:
+def served(hub: Services, scheme: str = "http") -> Iterator[str]:
     """Serve the services in a thread with its own loop, and yield the address."""
     started = threading.Event()
     found: list[Any] = []
@@ -79,7 +79,7 @@ def served(hub: Services) -> Iterator[str]:
     async def run() -> None:
         credentials = server_credentials(hub.devices.authority.server())
         server, port = await serve(
-            _servicers(hub),
+            _servicers(hub, scheme),
             "127.0.0.1",
             0,
             credentials,

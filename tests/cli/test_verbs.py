@@ -31,7 +31,7 @@ from tests.agent.bundles import example
 from tests.alerts.receivers import web_receiver
 from tests.builds.test_service import _verified
 from tests.certificates import Key
-from tests.cli.conftest import Cli, Said
+from tests.cli.conftest import Cli, Said, served
 from tests.web.filled import HOSTILE, Services, pictures
 
 Run = Callable[[list[str]], Said]
@@ -434,6 +434,9 @@ def test_commands_for_devices_bear_the_hubs_own_address(new: Cli, monkeypatch: p
     there = new("tokens", "create").out
     assert "--host 0.0.0.0" not in there and "http://192.0.2.7:9090/install.sh" in there
     assert f"milonga-agent run --hub 192.0.2.7:{port} --join-token" in there
+    with served(new.hub, "https") as address:
+        encrypted = Cli(address, new.hub, new.run)("tokens", "create").out
+    assert "https://192.0.2.7:9090/install.sh" in encrypted
 
 
 def test_labels_and_deletion_of_devices(cli: Cli) -> None:

@@ -81,19 +81,21 @@ def create_token(
         "",
         f"On the device, to install the agent ({dashboard} is this hub's dashboard, unless the device knows another way to it):",
     )
-    typer.echo(f"  curl -fsSL http://{dashboard}/install.sh | sudo sh -s -- --token {response.secret}")
+    typer.echo(f"  curl -fsSL {dashboard}/install.sh | sudo sh -s -- --token {response.secret}")
     say("", "Where it is installed:")
     typer.echo(f"  milonga-agent run --hub {agents} --join-token {response.secret}")
 
 
 def _addresses(client: Client) -> tuple[str, str, bool]:
-    """Return HOST:PORT of the hub's dashboard and of its gRPC server for devices, and whether they reach them as far as is known."""
+    """Return the URL of the hub's dashboard, HOST:PORT of its gRPC server for devices, and whether they reach them as far as is known."""
     response = client.hubs.ListHubs(hubs_pb2.ListHubsRequest(), timeout=CALL_SECONDS)
     listens_at = next((one.http for one in response.hubs if one.is_this and one.http), "0.0.0.0:8080")
     listens_on, _, port = listens_at.rpartition(":")
     here, _, grpc_port = client.address.rpartition(":")
     dashboard, is_reachable = address_for_others(f"{here}:{port}", listens_on)
-    return dashboard, f"{dashboard.rpartition(':')[0]}:{grpc_port}", is_reachable
+    # A hub from before says nothing of certificates.
+    url = f"{response.scheme or 'http'}://{dashboard}"
+    return url, f"{dashboard.rpartition(':')[0]}:{grpc_port}", is_reachable
 
 
 @tokens.command("list")

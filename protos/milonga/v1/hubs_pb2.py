@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15milonga/v1/hubs.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n\x03Hub\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x0c\n\x04http\x18\x05 \x01(\t\x12\x0c\n\x04grpc\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07seen_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05state\x18\n \x01(\x0e\x32\x14.milonga.v1.HubState\x12\x0f\n\x07is_this\x18\x0b \x01(\x08\x12/\n\x0bleads_since\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x11\n\x0fListHubsRequest\"A\n\x10ListHubsResponse\x12\x1d\n\x04hubs\x18\x01 \x03(\x0b\x32\x0f.milonga.v1.Hub\x12\x0e\n\x06notice\x18\x02 \x01(\t*g\n\x08HubState\x12\x19\n\x15HUB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11HUB_STATE_LEADING\x10\x01\x12\x15\n\x11HUB_STATE_SERVING\x10\x02\x12\x12\n\x0eHUB_STATE_LOST\x10\x03\x32X\n\nHubService\x12J\n\x08ListHubs\x12\x1b.milonga.v1.ListHubsRequest\x1a\x1c.milonga.v1.ListHubsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15milonga/v1/hubs.proto\x12\nmilonga.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x02\n\x03Hub\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x0c\n\x04http\x18\x05 \x01(\t\x12\x0c\n\x04grpc\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12.\n\nstarted_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07seen_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x05state\x18\n \x01(\x0e\x32\x14.milonga.v1.HubState\x12\x0f\n\x07is_this\x18\x0b \x01(\x08\x12/\n\x0bleads_since\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x11\n\x0fListHubsRequest\"Q\n\x10ListHubsResponse\x12\x1d\n\x04hubs\x18\x01 \x03(\x0b\x32\x0f.milonga.v1.Hub\x12\x0e\n\x06notice\x18\x02 \x01(\t\x12\x0e\n\x06scheme\x18\x03 \x01(\t*g\n\x08HubState\x12\x19\n\x15HUB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11HUB_STATE_LEADING\x10\x01\x12\x15\n\x11HUB_STATE_SERVING\x10\x02\x12\x12\n\x0eHUB_STATE_LOST\x10\x03\x32X\n\nHubService\x12J\n\x08ListHubs\x12\x1b.milonga.v1.ListHubsRequest\x1a\x1c.milonga.v1.ListHubsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,14 +34,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HUBSERVICE'].methods_by_name['ListHubs']._loaded_options = None
   _globals['_HUBSERVICE'].methods_by_name['ListHubs']._serialized_options = b'\220\002\001'
-  _globals['_HUBSTATE']._serialized_start=465
-  _globals['_HUBSTATE']._serialized_end=568
+  _globals['_HUBSTATE']._serialized_start=481
+  _globals['_HUBSTATE']._serialized_end=584
   _globals['_HUB']._serialized_start=71
   _globals['_HUB']._serialized_end=377
   _globals['_LISTHUBSREQUEST']._serialized_start=379
   _globals['_LISTHUBSREQUEST']._serialized_end=396
   _globals['_LISTHUBSRESPONSE']._serialized_start=398
-  _globals['_LISTHUBSRESPONSE']._serialized_end=463
-  _globals['_HUBSERVICE']._serialized_start=570
-  _globals['_HUBSERVICE']._serialized_end=658
+  _globals['_LISTHUBSRESPONSE']._serialized_end=479
+  _globals['_HUBSERVICE']._serialized_start=586
+  _globals['_HUBSERVICE']._serialized_end=674
 # @@protoc_insertion_point(module_scope)

@@ -130,8 +130,11 @@ class ListHubsResponse(_message.Message):
 
     HUBS_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
+    SCHEME_FIELD_NUMBER: _builtins.int
     notice: _builtins.str
     """What an operator has to know of the tables, such as that a newer version changed them; empty where all is well."""
+    scheme: _builtins.str
+    """What addresses of pages of the hub that answers begin with: http, or https where it has a certificate for them."""
     @_builtins.property
     def hubs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hub]: ...
     def __init__(
@@ -139,10 +142,11 @@ class ListHubsResponse(_message.Message):
         *,
         hubs: _abc.Iterable[Global___Hub] | None = ...,
         notice: _builtins.str = ...,
+        scheme: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hubs", b"hubs", "notice", b"notice"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hubs", b"hubs", "notice", b"notice", "scheme", b"scheme"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
