@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.version_converter
 
 from milonga_compiler.backends.base import BuiltModel, Floats
 from milonga_compiler.errors import BuildFailed
@@ -23,6 +24,7 @@ from milonga_compiler.network import read_network
 from milonga_compiler.sensitivity import PICTURES, by_sensitivity, layers
 
 _CALIBRATION_BATCH = 16
+_BY_CHANNEL_OPSET = 13
 _WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -150,10 +152,26 @@ def _prepare(onnx_path: Path, scratch: Path) -> Path:
 
     prepared = scratch / "prepared.onnx"
     try:
-        quant_pre_process(str(onnx_path), str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(str(_by_channel(onnx_path, scratch)), str(prepared), skip_symbolic_shape=True)
     except Exception as error:  # onnxruntime raises bare Exception here.
         raise BuildFailed(f"ONNX Runtime cannot prepare the network for int8: {error}") from error
     return prepared
+
+
+def _by_channel(onnx_path: Path, scratch: Path) -> Path:
+    """Return the network in an opset whose DequantizeLinear has scales by channel. Raises BuildFailed."""
+    network = read_network(onnx_path)
+    if network.opset >= _BY_CHANNEL_OPSET:
+        return onnx_path
+    path = scratch / "newer.onnx"
+    try:
+        onnx.save(onnx.version_converter.convert_version(onnx.load(str(onnx_path)), _BY_CHANNEL_OPSET), str(path))
+    except Exception as error:  # The converter raises RuntimeError and others.
+        raise BuildFailed(
+            f"{onnx_path.name} is written in opset {network.opset}, int8 needs {_BY_CHANNEL_OPSET}, and ONNX cannot convert it ({error});"
+            " export it again with opset_version=17"
+        ) from error
+    return path
 
 
 def _most_for_histograms(prepared: Path) -> int:

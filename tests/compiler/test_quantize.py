@@ -79,6 +79,19 @@ def test_weights_have_seven_bits_which_no_processor_overflows(lopsided: Path, sc
     assert len(found) == 6 and all(32 < most <= 64 for most in found)
 
 
+def test_a_network_in_an_old_opset_is_quantised_by_channel_too(lopsided: Path, scenes: Floats, tmp_path: Path) -> None:
+    model = onnx.load(str(lopsided))
+    model.opset_import[0].version = 9
+    old = tmp_path / "old.onnx"
+    onnx.save(model, str(old))
+    for variants, path in ((tmp_path / "old", old), (tmp_path / "new", lopsided)):
+        variants.mkdir()
+        made = variants / next(iter(quantize_variants(path, variants, scenes[:32]))).model_file
+        np.save(variants / "found.npy", backend("onnxruntime").run(made, scenes[:20], 1))
+    found = [np.load(tmp_path / name / "found.npy") for name in ("old", "new")]
+    assert np.array_equal(*found)
+
+
 def test_recipes_that_cannot_be_followed_are_left_out_and_the_others_tried(scenes: Floats, tmp_path: Path) -> None:
     """A layer that gives nearly one and the same number has no histogram: floats between its bins are missing."""
     random = np.random.default_rng(1)
