@@ -86,9 +86,43 @@ def fix_batch(network: Network, folder: Path, batch: int = 1) -> Path:
     return path
 
 
+def in_one_file(path: Path, folder: Path) -> Path:
+    """Return the file; where its weights lie in others beside it, as torch.onnx.export leaves them, a copy in the folder that holds all.
+
+    What is no ONNX file is returned as it is, for whoever reads it to say so. Raises BuildFailed where weights are missing.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception:  # protobuf and onnx raise what they like.
+        return path
+    elsewhere = _elsewhere(model)
+    if not elsewhere:
+        return path
+    missing = [name for name in elsewhere if not (path.parent / name).is_file()]
+    if missing:
+        raise BuildFailed(
+            f"weights of {path.name} lie in other files, and {', '.join(missing)} is not beside it; copy it there too, or export the"
+            " network into one file (torch.onnx.export: external_data=False)"
+        )
+    whole = folder / path.name
+    try:
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+        onnx.save(model, str(whole))
+    except Exception as error:  # Several kinds, by version; more than 2 GB are too many for protobuf.
+        raise BuildFailed(f"weights of {path.name} cannot be put into one file with it: {error}") from error
+    return whole
+
+
+def _elsewhere(model: onnx.ModelProto) -> list[str]:
+    """Return the files that weights lie in."""
+    tensors = filter(onnx.external_data_helper.uses_external_data, model.graph.initializer)
+    named = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
+    return list(dict.fromkeys(named))
+
+
 def copy_whole(network: Network, to: Path) -> None:
     """Write the network into one file, with the weights that lie beside the original, if any; else byte for byte."""
-    if any(onnx.external_data_helper.uses_external_data(each) for each in _bare(network.path).graph.initializer):
+    if _elsewhere(_bare(network.path)):
         onnx.save(onnx.load(str(network.path)), str(to))
     else:
         shutil.copyfile(str(network.path), str(to))

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from milonga_compiler.boxes import POSTPROCESS, anchor_count
 from milonga_compiler.errors import BuildFailed, PicturesUnusable
 from milonga_compiler.importing import Told, adopt
-from milonga_compiler.network import read_network
+from milonga_compiler.network import in_one_file, read_network
 from milonga_compiler.pictures import Scaling
 
 
@@ -37,6 +37,8 @@ def take(path: Path, told: Told, scratch: Path) -> Taken:
     """
     if not path.is_file():
         raise BuildFailed(f"{path} is no file; name the ONNX file of a network")
+    (scratch / "whole").mkdir()
+    path = in_one_file(path, scratch / "whole")
     own = _own(path)
     if own is not None:
         read_network(path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from milonga_hub.blobs import digest_of_file
 from milonga_hub.callers import Role
 from milonga_hub.runs.models import Trigger
+from onnx import numpy_helper
 
 from tests.cli.conftest import Cli
 from tests.compiler.foreign import classifier
@@ -33,6 +35,24 @@ def test_a_model_is_sent_checked_and_queued_to_be_built(cli: Cli, file: Path, tm
     run = cli.hub.runs.get(said["run"]["name"])
     assert run.trigger is Trigger.IMPORT and [stage.name for stage in run.stages] == ["prepare", "build"]
     assert run.imported is not None and cli.hub.blobs.read(run.imported.digest) == file.read_bytes()
+
+
+def test_weights_that_lie_beside_the_file_are_sent_with_it(cli: Cli, file: Path, tmp_path: Path) -> None:
+    (tmp_path / "apart").mkdir()
+    apart = tmp_path / "apart" / "of mine.onnx"
+    onnx.save(
+        onnx.load(str(file)), str(apart), save_as_external_data=True, size_threshold=0, location="of mine.onnx.data"
+    )
+    said = cli("models", "import", "digits", str(apart), "--classes", "bolt,nut,0", *SCALING, "--json").json
+    assert said["imported"]["file_name"] == "of_mine.onnx"
+    kept = onnx.load_from_string(cli.hub.blobs.read(said["imported"]["digest"]))
+    whole = onnx.load(str(file)).graph
+    assert [*kept.graph.node] == [*whole.node]
+    pairs = zip(kept.graph.initializer, whole.initializer, strict=True)
+    assert all(numpy_helper.to_array(ours).tobytes() == numpy_helper.to_array(sent).tobytes() for ours, sent in pairs)
+    apart.with_name("of mine.onnx.data").unlink()
+    refused = cli("models", "import", "digits", str(apart), "--classes", "bolt,nut,0", *SCALING)
+    assert refused.code == 2 and "of mine.onnx.data is not beside it" in refused.err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(

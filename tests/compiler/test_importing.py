@@ -13,6 +13,7 @@ from milonga_compiler.boxes import corners_of, scores_of
 from milonga_compiler.errors import BuildFailed
 from milonga_compiler.importing import Told, adopt
 from milonga_compiler.network import read_network
+from milonga_compiler.taking import take
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -189,7 +190,52 @@ def test_several_outputs_are_refused(tmp_path: Path) -> None:
 def test_weights_in_other_files_are_refused(tmp_path: Path) -> None:
     model = onnx.load(str(classifier(tmp_path / "sent.onnx")))
     onnx.save(model, str(tmp_path / "apart.onnx"), save_as_external_data=True, size_threshold=0, location="weights")
-    assert "lie in other files; put them into one" in _refusal(tmp_path / "apart.onnx")
+    assert "lie in other files; export it into one" in _refusal(tmp_path / "apart.onnx")
+
+
+def test_where_people_name_their_own_file_weights_beside_it_are_taken(
+    tmp_path: Path, pictures: NDArray[np.float32]
+) -> None:
+    sent = classifier(tmp_path / "sent.onnx")
+    apart, scratch = tmp_path / "apart", tmp_path / "scratch"
+    for folder in (apart, scratch):
+        folder.mkdir()
+    onnx.save(onnx.load(str(sent)), str(apart / "network.onnx"), save_as_external_data=True, size_threshold=0, location="weights")  # fmt: skip
+    taken = take(apart / "network.onnx", TOLD, scratch)
+    adopt(sent, tmp_path / "own.onnx", TOLD)
+    assert np.array_equal(_run(taken.path, pictures), _run(tmp_path / "own.onnx", pictures))
+    (apart / "weights").unlink()
+    with pytest.raises(BuildFailed, match="and weights is not beside it; copy it there too"):
+        take(apart / "network.onnx", TOLD, tmp_path / "apart")
+
+
+def test_weights_are_never_taken_from_elsewhere(tmp_path: Path) -> None:
+    secret, apart, scratch = tmp_path / "secret", tmp_path / "apart", tmp_path / "scratch"
+    for folder in (apart, scratch):
+        folder.mkdir()
+    model = onnx.load(str(classifier(tmp_path / "sent.onnx")))
+    onnx.save(model, str(tmp_path / "other.onnx"), save_as_external_data=True, size_threshold=0, location="secret")
+    assert secret.is_file()
+    changed = onnx.load(str(tmp_path / "other.onnx"), load_external_data=False)
+    for tensor in changed.graph.initializer:
+        next(each for each in tensor.external_data if each.key == "location").value = "../secret"
+    onnx.save(changed, str(apart / "network.onnx"))
+    with pytest.raises(BuildFailed, match="cannot be put into one file"):
+        take(apart / "network.onnx", TOLD, scratch)
+
+
+@pytest.mark.parametrize("shape", [[1, 8], [1, -1]])
+def test_shapes_that_are_to_be_taken_literally_are_opened_where_they_hold_no_zero(
+    tmp_path: Path, pictures: NDArray[np.float32], shape: list[int]
+) -> None:
+    """As torch.onnx.export writes them by default."""
+    g = Graph()
+    pooled = g.add("GlobalAveragePool", g.conv("pictures", 3, 8, 8))
+    flat = g.add("Reshape", pooled, g.constant(shape, np.int64), allowzero=1)
+    sent = g.write(tmp_path / "sent.onnx", g.add("Gemm", flat, g.constant(g.random.normal(0, 1, (8, CLASSES)))))
+    adopt(sent, tmp_path / "own.onnx", TOLD)
+    wanted = np.concatenate([_run(sent, pictures[index : index + 1]) for index in range(5)])
+    assert np.abs(_run(tmp_path / "own.onnx", pictures) - wanted).max() < 1e-5
 
 
 def test_an_operator_that_nobody_knows_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,11 +115,14 @@ def _open_reshapes(graph: onnx.GraphProto) -> None:
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     added: dict[str, onnx.TensorProto] = {}
     for node in graph.node:
-        if node.op_type != "Reshape" or any(each.name == "allowzero" and each.i for each in node.attribute):
-            continue
-        shape = constants.get(node.input[1])
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
         if shape is None or shape.ndim != 1 or len(shape) < 2 or shape[0] != 1:
             continue
+        if literally := [each for each in node.attribute if each.name == "allowzero" and each.i]:
+            # 0 means none there. torch.onnx.export says so of every shape, those without a 0 too.
+            if 0 in shape:
+                continue
+            node.attribute.remove(literally[0])
         name = f"{node.input[1]}_open"
         added[name] = numpy_helper.from_array(np.array([0, *shape[1:]], dtype=np.int64), name)
         node.input[1] = name

@@ -48,7 +48,8 @@ def read(path: Path, scratch: Path, size_px: int = 0) -> Foreign:
     model = _loaded(path)
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
         raise BuildFailed(
-            f"weights of {path.name} lie in other files; put them into one: onnx.save(onnx.load('{path.name}'), 'one.onnx')"
+            f"weights of {path.name} lie in other files; export it into one (torch.onnx.export: external_data=False), or put them"
+            f" into one: onnx.save(onnx.load('{path.name}'), 'one.onnx')"
         )
     said = {each.key: each.value for each in model.metadata_props}
     task = _ultralytics_task(path, said)

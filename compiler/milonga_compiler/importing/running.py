@@ -49,11 +49,20 @@ def _run(path: Path, pictures: Floats, names: list[str] | None) -> list[Any]:
     except UnsupportedOperators as error:
         raise unsupported(path, error) from error
     try:
-        found: list[Any] = session.run(names, {session.get_inputs()[0].name: pictures})
+        found: list[Any] = session.run(names, {session.get_inputs()[0].name: pictures}, _silent())
     except Exception as error:  # onnxruntime raises many kinds, none of them public.
         reason = str(error).strip().splitlines()[-1]
         raise BuildFailed(f"{path.name} cannot be run: {reason}") from error
     return found
+
+
+def _silent() -> Any:
+    """Return options that leave it to whoever calls to tell what went wrong."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4
+    return options
 
 
 def unsupported(path: Path, error: UnsupportedOperators) -> BuildFailed:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,18 +92,18 @@ def import_model(
     """Send a model that was trained elsewhere, to be compiled for each device type, proved, measured and signed."""
     if not file.is_file():
         raise Refused(f"{file} is not there; name an ONNX file, or a .pt of ultralytics", NOT_FOUND)
-    response = _send(
-        file,
-        quiet=json,
-        project=project,
-        classes=_classes(classes, classes_file),
-        mean=_three(mean, "--mean"),
-        std=_three(std, "--std"),
-        resize=resize,
-        size_px=size,
-        dataset=data,
-        trust_pickle=trust_pickle,
-    )
+    said = {
+        "project": project,
+        "classes": _classes(classes, classes_file),
+        "mean": _three(mean, "--mean"),
+        "std": _three(std, "--std"),
+        "resize": resize,
+        "size_px": size,
+        "dataset": data,
+        "trust_pickle": trust_pickle,
+    }
+    with _whole(file) as whole:
+        response = _send(whole, quiet=json, **said)
     run = response.run
     short = f"{run.project}/{run.number}"
     if watch:
@@ -115,6 +117,23 @@ def import_model(
             *(clean(note) for note in found.notes),
             f"{run.name} builds it; follow it: milonga runs watch {short}",
         )
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """Yield the file, or a copy with the weights that lie beside it: the hub takes one file."""
+    if file.suffix != ".onnx":
+        yield file
+        return
+    from milonga_compiler.errors import BuildFailed
+    from milonga_compiler.network import in_one_file
+
+    with tempfile.TemporaryDirectory(prefix="milonga-") as scratch:
+        try:
+            whole = in_one_file(file, Path(scratch))
+        except BuildFailed as error:
+            raise Refused(str(error), USAGE) from error
+        yield whole
 
 
 def _digest(file: Path) -> str:
