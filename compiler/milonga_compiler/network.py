@@ -95,7 +95,7 @@ def in_one_file(path: Path, folder: Path) -> Path:
         model = onnx.load(str(path), load_external_data=False)
     except Exception:  # protobuf and onnx raise what they like.
         return path
-    elsewhere = _elsewhere(model)
+    elsewhere = files_of_weights(model)
     if not elsewhere:
         return path
     missing = [name for name in elsewhere if not (path.parent / name).is_file()]
@@ -113,8 +113,8 @@ def in_one_file(path: Path, folder: Path) -> Path:
     return whole
 
 
-def _elsewhere(model: onnx.ModelProto) -> list[str]:
-    """Return the files that weights lie in."""
+def files_of_weights(model: onnx.ModelProto) -> list[str]:
+    """Return the other files that weights of the model lie in, by the names that it has for them."""
     tensors = filter(onnx.external_data_helper.uses_external_data, model.graph.initializer)
     named = (entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location")
     return list(dict.fromkeys(named))
@@ -122,7 +122,7 @@ def _elsewhere(model: onnx.ModelProto) -> list[str]:
 
 def copy_whole(network: Network, to: Path) -> None:
     """Write the network into one file, with the weights that lie beside the original, if any; else byte for byte."""
-    if _elsewhere(_bare(network.path)):
+    if files_of_weights(_bare(network.path)):
         onnx.save(onnx.load(str(network.path)), str(to))
     else:
         shutil.copyfile(str(network.path), str(to))

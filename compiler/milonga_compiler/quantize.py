@@ -20,7 +20,7 @@ import onnx.version_converter
 
 from milonga_compiler.backends.base import BuiltModel, Floats
 from milonga_compiler.errors import BuildFailed
-from milonga_compiler.network import read_network
+from milonga_compiler.network import Network, read_network
 from milonga_compiler.sensitivity import PICTURES, by_sensitivity, layers
 
 _CALIBRATION_BATCH = 16
@@ -96,9 +96,9 @@ def quantize_variants(
     ARM both take; `symmetric` activations and float biases are what TensorRT takes. Recipes that ONNX Runtime cannot follow are left
     out; raises BuildFailed where it can follow none.
     """
-    input_name = read_network(onnx_path).input_name
+    network = read_network(onnx_path)
     with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-        prepared = _prepare(onnx_path, Path(scratch))
+        prepared = _prepare(network, Path(scratch))
         known, tail = layers(prepared), _tail(prepared)
         few, most = calibration[:PICTURES], _most_for_histograms(prepared)
 
@@ -106,7 +106,7 @@ def quantize_variants(
         def ranked() -> list[str]:
             def quantize_only(layer: str) -> Path:
                 made, others = Path(scratch) / "alone.onnx", [name for name in known if name != layer]
-                data, ranges = _Pictures(few, input_name), Path(scratch) / "few.json"
+                data, ranges = _Pictures(few, network.input_name), Path(scratch) / "few.json"
                 _quantize(prepared, made, data, _RECIPES[0], [*others, *tail], symmetric, ranges)
                 return made
 
@@ -120,7 +120,7 @@ def quantize_variants(
                 continue
             variant = folder / f"model-{recipe.name}.onnx"
             pictures = calibration if recipe.method == "MinMax" else calibration[:most]
-            data, ranges = _Pictures(pictures, input_name), Path(scratch) / f"{recipe.method}.json"
+            data, ranges = _Pictures(pictures, network.input_name), Path(scratch) / f"{recipe.method}.json"
             try:
                 kept = _kept(recipe.kept, known, ranked)
                 if recipe.kept is not _Kept.NONE and (not kept or [recipe.method, *kept] in tried):
@@ -147,28 +147,27 @@ def _kept(kept: _Kept, known: list[str], ranked: Callable[[], list[str]]) -> lis
     return sorted(ranked()[: math.ceil(_SHARES[kept] * len(known))])
 
 
-def _prepare(onnx_path: Path, scratch: Path) -> Path:
+def _prepare(network: Network, scratch: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = scratch / "prepared.onnx"
     try:
-        quant_pre_process(str(_by_channel(onnx_path, scratch)), str(prepared), skip_symbolic_shape=True)
+        quant_pre_process(str(_by_channel(network, scratch)), str(prepared), skip_symbolic_shape=True)
     except Exception as error:  # onnxruntime raises bare Exception here.
         raise BuildFailed(f"ONNX Runtime cannot prepare the network for int8: {error}") from error
     return prepared
 
 
-def _by_channel(onnx_path: Path, scratch: Path) -> Path:
+def _by_channel(network: Network, scratch: Path) -> Path:
     """Return the network in an opset whose DequantizeLinear has scales by channel. Raises BuildFailed."""
-    network = read_network(onnx_path)
     if network.opset >= _BY_CHANNEL_OPSET:
-        return onnx_path
+        return network.path
     path = scratch / "newer.onnx"
     try:
-        onnx.save(onnx.version_converter.convert_version(onnx.load(str(onnx_path)), _BY_CHANNEL_OPSET), str(path))
+        onnx.save(onnx.version_converter.convert_version(onnx.load(str(network.path)), _BY_CHANNEL_OPSET), str(path))
     except Exception as error:  # The converter raises RuntimeError and others.
         raise BuildFailed(
-            f"{onnx_path.name} is written in opset {network.opset}, int8 needs {_BY_CHANNEL_OPSET}, and ONNX cannot convert it ({error});"
+            f"{network.path.name} is written in opset {network.opset}, int8 needs {_BY_CHANNEL_OPSET}, and ONNX cannot convert it ({error});"
             " export it again with opset_version=17"
         ) from error
     return path

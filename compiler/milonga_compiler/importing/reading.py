@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from milonga_compiler.errors import BuildFailed
-from milonga_compiler.network import read_network
+from milonga_compiler.network import files_of_weights, read_network
 
 _TYPES = {
     TensorProto.FLOAT16: "float16; export it without half=True",
@@ -46,7 +46,7 @@ def read(path: Path, scratch: Path, size_px: int = 0) -> Foreign:
     Raises BuildFailed.
     """
     model = _loaded(path)
-    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
+    if files_of_weights(model):
         raise BuildFailed(
             f"weights of {path.name} lie in other files; export it into one (torch.onnx.export: external_data=False), or put them"
             f" into one: onnx.save(onnx.load('{path.name}'), 'one.onnx')"

@@ -92,18 +92,19 @@ def import_model(
     """Send a model that was trained elsewhere, to be compiled for each device type, proved, measured and signed."""
     if not file.is_file():
         raise Refused(f"{file} is not there; name an ONNX file, or a .pt of ultralytics", NOT_FOUND)
-    said = {
-        "project": project,
-        "classes": _classes(classes, classes_file),
-        "mean": _three(mean, "--mean"),
-        "std": _three(std, "--std"),
-        "resize": resize,
-        "size_px": size,
-        "dataset": data,
-        "trust_pickle": trust_pickle,
-    }
     with _whole(file) as whole:
-        response = _send(whole, quiet=json, **said)
+        response = _send(
+            whole,
+            quiet=json,
+            project=project,
+            classes=_classes(classes, classes_file),
+            mean=_three(mean, "--mean"),
+            std=_three(std, "--std"),
+            resize=resize,
+            size_px=size,
+            dataset=data,
+            trust_pickle=trust_pickle,
+        )
     run = response.run
     short = f"{run.project}/{run.number}"
     if watch:

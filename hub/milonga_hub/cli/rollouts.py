@@ -48,7 +48,7 @@ def _to_look_at(device: pb.RolloutDevice) -> tuple[bool, int, int, str]:
 
 
 def _rendered(
-    rollout: pb.Rollout, devices: Sequence[pb.RolloutDevice], rehearsed: bool, left_out: int = 0
+    rollout: pb.Rollout, devices: Sequence[pb.RolloutDevice], rehearsed: bool, others: int = 0
 ) -> RenderableType:
     title = Text.assemble((rollout.id, "bold"), f"  {clean(brings(rollout))}  ")
     title.append("not begun" if rehearsed else cell(word(pb.RolloutState, rollout.state)))
@@ -57,11 +57,11 @@ def _rendered(
     if rollout.reason:
         title.append(f"  {clean(rollout.reason)}", style="dim")
     parts: list[RenderableType] = [title]
-    if left_out:
+    if others:
         parts += [Text(_counted(wave)) for wave in rollout.waves]
     parts.append(_devices(devices, rehearsed))
-    if left_out:
-        parts.append(Text(f"and {left_out} others; all of them: milonga rollouts show {rollout.id}", style="dim"))
+    if others:
+        parts.append(Text(f"and {others} others; all of them: milonga rollouts show {rollout.id}", style="dim"))
     return Group(*parts, *([] if rehearsed else _hints(rollout)))
 
 
