@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import socket
@@ -25,6 +24,7 @@ from milonga_hub.blobs import places
 from milonga_hub.cluster.connection import knock
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, MilongaError
+from milonga_hub.install.reach import whereabouts
 from milonga_hub.jobs import JobError
 from milonga_hub.migrations import running
 from milonga_hub.plugged import examined
@@ -101,10 +101,8 @@ def _memory() -> Check:
 
 
 def _running(settings: Settings) -> Iterator[Check]:
-    known = settings.data_dir / "hub.json"
-    try:
-        addresses = json.loads(known.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    addresses = whereabouts(settings.data_dir)
+    if addresses is None:
         yield Check("hub", Result.WARNING, "does not run", f"start it: milonga up --data-dir {settings.data_dir}")
         return
     yield Check("hub", *_answers(str(addresses["http"]), addresses.get("scheme", "http")))

@@ -154,6 +154,16 @@ def test_a_target_is_measured_in_turn_with_those_that_were_there_and_all_are_tol
     assert build.stages[1].message == "3 ms on pi" and not fastest.chosen
 
 
+def test_a_figure_stays_where_the_device_fails_as_it_is_measured_anew(hub: Services) -> None:
+    before = _make(hub, "onnxruntime/fp32", Board("pi", lambda item, count: 2.0, lambda item: 30_000_000))
+    fails = Board("pi", lambda item, count: 3.0 if item.engine == "reference" else None)
+    build = _make(hub, "reference/fp32", fails)
+    kept = hub.builds.get(before.name)
+    assert (kept.measured_ms, kept.measured_on, kept.measured_memory_bytes) == (2.0, "pi", 30_000_000)
+    assert (kept.measuring_error, kept.decision) == ("no memory", "the fastest that passes its gates")
+    assert build.decision == "50.0% slower than onnxruntime/fp32"
+
+
 def test_what_is_measured_in_turn_is_told_while_it_is(hub: Services) -> None:
     _make(hub, "onnxruntime/fp32")
     said: list[str] = []

@@ -130,6 +130,7 @@ def test_a_wheelhouse_is_all_that_a_device_without_internet_needs(system: System
     bundle += ["--platform", os.uname().machine, "--python", python, "--engines", ENGINE]
     prepared = subprocess.run(bundle, capture_output=True, text=True, check=False, timeout=250)
     assert prepared.returncode == 0, prepared.stderr
+    assert f"  curl -fsSL {_url(system)}/install.sh | sudo sh -s -- --token TOKEN --offline\n" in prepared.stdout
 
     done = _install(system, *options, "--name", "board-2")
 

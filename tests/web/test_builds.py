@@ -67,6 +67,17 @@ def test_the_page_of_a_build_that_devices_could_not_make_says_why_once(hub: Serv
     assert why in client.get(f"/{VERSION}").text
 
 
+def test_the_page_of_a_build_has_its_figure_and_why_there_is_no_newer_one(hub: Services, client: TestClient) -> None:
+    hub.builds.set_measured(NAME, 2.5, device="orin-1", memory_bytes=30_000_000)
+    hub.builds.set_measured(NAME, None, error="orin-1 was away")
+    build = hub.builds.get(NAME)
+    assert (build.measured_ms, build.measured_on, build.measured_memory_bytes) == (2.5, "orin-1", 30_000_000)
+    text = client.get(PLACE).text
+    assert "2.5 ms" in text and "not measured anew: orin-1 was away" in text
+    hub.builds.set_measured(NAME, 3.5, device="orin-2")
+    assert "not measured anew" not in client.get(PLACE).text and hub.builds.get(NAME).measured_memory_bytes is None
+
+
 def test_a_build_is_allowed_and_chosen_over_rest(client: TestClient) -> None:
     assert client.post(f"{API}:choose").json()["error"]["code"] == "FAILED_PRECONDITION"
     assert client.post(f"{API}:override", json={"by": "ben", "reason": ""}).status_code == 400

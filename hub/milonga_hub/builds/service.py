@@ -275,8 +275,11 @@ class BuildService:
     ) -> Build:
         """Keep the median that a device of the type measured, in milliseconds, or why there is none.
 
-        `memory_bytes` is the most that its process took, 0 where the device did not tell.
+        A figure stays until there is a newer one: it is of this very bundle. `memory_bytes` is the most that its process took, 0 where the
+        device did not tell.
         """
+        if measured_ms is None and self.get(name).measured_ms is not None:
+            return self._change(name, measuring_error=error)
         return self._change(
             name,
             measured_ms=measured_ms,

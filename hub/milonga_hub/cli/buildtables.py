@@ -74,7 +74,7 @@ def print_build(build: pb.Build) -> None:
             ("largest error", number(build.max_abs_error)),
             ("predicted", number(build.predicted_ms, "ms")),
             ("measured", f"{latency(build)}{f' on {build.measured_on}' if build.measured_on else ''}"),
-            ("not measured", build.measuring_error),
+            ("not measured" if math.isnan(build.measured_ms) else "not measured anew", build.measuring_error),
             *_tuning(build),
             ("made", ago(build, "created_at")),
             *(("gate", words) for words in _gates(build)),

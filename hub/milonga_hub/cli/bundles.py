@@ -23,6 +23,7 @@ def agent_bundle(
 ) -> None:
     """Prepare, on the hub's machine, all that agents need on devices without internet; the hub serves it at once."""
     from milonga_hub.errors import InvalidInput
+    from milonga_hub.install.reach import pages_for_others
     from milonga_hub.install.wheelhouse import Kind, Platform, Wheelhouses
     from milonga_hub.settings import Settings
 
@@ -40,5 +41,10 @@ def agent_bundle(
         typer.echo(json_text.dumps(told, indent=2))
         return
     say(f"{len(wheels)} wheels, {size(size_bytes)}, in {folder}")
-    say("On such a device, with the hub's address as the device sees it:")
-    typer.echo("  curl -fsSL http://HUB:8080/install.sh | sudo sh -s -- --token TOKEN --offline")
+    dashboard, is_reachable = pages_for_others(settings)
+    if not is_reachable:
+        say("Only this machine reaches the hub; to let devices in, start it with: milonga up --host 0.0.0.0")
+    say(
+        f"On such a device ({dashboard} is this hub's dashboard, unless the device knows another way to it; milonga tokens create makes TOKEN):"
+    )
+    typer.echo(f"  curl -fsSL {dashboard}/install.sh | sudo sh -s -- --token TOKEN --offline")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+
+from milonga_hub.settings import Settings
 
 # Of a net for documentation (RFC 5737): a route to it shows which of our addresses is used. Nothing is sent.
 _ELSEWHERE = ("203.0.113.1", 9)
@@ -33,6 +38,25 @@ def address_for_others(asked: str, listens_on: str) -> tuple[str, bool]:
         return asked, False
     found = _outward_address()
     return (asked, False) if found is None else (f"{found}:{parts.port}" if parts.port else found, True)
+
+
+def whereabouts(data_dir: Path) -> dict[str, Any] | None:
+    """Return what the hub of a data folder wrote down of where it listens (see App.running), or None where it does not run."""
+    try:
+        known: dict[str, Any] = json.loads((data_dir / "hub.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return known
+
+
+def pages_for_others(settings: Settings) -> tuple[str, bool]:
+    """Return the address of the pages of a hub on this machine for other machines, and whether they can reach it; of one that does not run as set."""
+    scheme = "https" if settings.https_certificate else "http"
+    known = whereabouts(settings.data_dir) or {"http": f"{settings.host}:{settings.http_port}", "scheme": scheme}
+    host, _, port = str(known["http"]).rpartition(":")
+    asked = f"127.0.0.1:{port}" if host == "0.0.0.0" else f"{host}:{port}"  # noqa: S104 (compared, not bound)
+    address, is_reachable = address_for_others(asked, host)
+    return f"{known.get('scheme', 'http')}://{address}", is_reachable
 
 
 def _outward_address() -> str | None:

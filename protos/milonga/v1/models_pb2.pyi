@@ -514,7 +514,7 @@ class Build(_message.Message):
     measured_half_width_ms: _builtins.float
     """Half-width of the 95 % confidence interval of measured_ms."""
     measured_on: _builtins.str
-    """The device that measured, and why it could not."""
+    """The device that measured, and why one could not; beside a figure, why there is no newer one."""
     measuring_error: _builtins.str
     decision: _builtins.str
     """Why it was or was not taken from among the builds of its device type."""
