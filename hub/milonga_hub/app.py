@@ -189,7 +189,9 @@ class Hub:
         self.triggers = Triggers(
             self.events, self.projects, self.datasets, self.devices, self.telemetry, self.labelling, self.runs
         )
-        observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
+        observer = Observer(
+            self.devices, self.projects, self.runs, self.rollouts, self.telemetry, settings.telemetry_seconds
+        )
         # Names this hub in the events that it sends.
         source = f"urn:milonga:hub:{self.devices.authority.fingerprint.removeprefix('sha256:')}"
         self.alerts = AlertService(self.database, self.events, observer, source=source)

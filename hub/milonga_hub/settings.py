@@ -85,7 +85,8 @@ class Settings(BaseSettings):
         default=2 << 30, ge=0, description="Most that deltas between builds take of the disk; the oldest go first."
     )
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often agents report.")
-    telemetry_seconds: float = Field(default=30.0, gt=0, description="Length of a telemetry window.")
+    # Five a second, where more than ten of a device are refused.
+    telemetry_seconds: float = Field(default=30.0, ge=0.2, description="Length of a telemetry window, at least 0.2.")
     # Small networks are timed in less on a quiet device.
     measuring_seconds: float = Field(
         default=10.0, gt=0, description="Most that a device takes to time one network; one that is busy needs them."

@@ -94,6 +94,13 @@ def test_a_flood_is_told_and_an_honest_device_is_not() -> None:
     assert "milonga devices restart a" in found.next_step
 
 
+def test_a_device_that_sends_as_often_as_it_was_told_is_no_flood() -> None:
+    twice_a_second = [device("a", window_count=601), device("b", window_count=1201)]
+    (found,) = findings(BUILT_IN["telemetry-flood"], Facts(devices=twice_a_second, window_seconds=0.5))
+    assert found.message == "b sends 4 windows of telemetry a second (allowed 4)"
+    assert subjects(AlertSignal.TELEMETRY_FLOOD, Facts(devices=twice_a_second, window_seconds=0.5), threshold=9.0) == []
+
+
 def test_a_clock_is_told_that_is_ahead_or_behind_and_none_that_is_right_or_not_known() -> None:
     clocks = {"a": 7200.0, "b": -1.8e9, "c": 300.0, "d": None}
     facts = Facts(devices=[device(name, clock_ahead_seconds=ahead) for name, ahead in clocks.items()])

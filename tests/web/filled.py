@@ -119,7 +119,7 @@ class Services:
         self.triggers = Triggers(
             self.events, self.projects, self.datasets, self.devices, self.telemetry, self.labelling, self.runs
         )
-        observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry)
+        observer = Observer(self.devices, self.projects, self.runs, self.rollouts, self.telemetry, 30.0)
         self.alerts = AlertService(self.database, self.events, observer)
         sight = Sight(self.runs, self.rollouts, self.builds, self.devices, self.datasets, self.projects, self.alerts)
         self.webhooks = WebhookService(self.database, self.events, sight)

@@ -27,12 +27,15 @@ class Observer:
         runs: RunService,
         rollouts: RolloutService,
         telemetry: TelemetryService,
+        window_seconds: float,
     ) -> None:
+        """`window_seconds` is what agents are told of telemetry."""
         self._devices = devices
         self._projects = projects
         self._runs = runs
         self._rollouts = rollouts
         self._telemetry = telemetry
+        self._window_seconds = window_seconds
 
     def facts(self, since: datetime) -> Facts:
         """Return how the fleet is now, with the telemetry since that time."""
@@ -45,6 +48,7 @@ class Observer:
             # Those of agents are of no project.
             rollouts=[fact for name in (*names, "") for fact in self._rollout(name)],
             untrained={project.name for project in projects if not project.spec.dataset},
+            window_seconds=self._window_seconds,
         )
 
     def _device_facts(self, since: datetime) -> list[DeviceFacts]:

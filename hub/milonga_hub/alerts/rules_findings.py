@@ -22,13 +22,16 @@ THRESHOLDS: Mapping[AlertSignal, float | None] = {
     AlertSignal.TELEMETRY_DROPPED: 0.0,
     # Share of windows in which the machine was held back.
     AlertSignal.THROTTLED: 0.5,
-    # Windows a second; agents make one in thirty seconds. The hub takes ten a second, and more only for a while.
+    # Windows a second; agents make one in thirty seconds unless they are told otherwise. The hub takes ten a second, and more
+    # only for a while.
     AlertSignal.TELEMETRY_FLOOD: 1.0,
     # Seconds, either way; what telemetry says of times further ahead is set right, too.
     AlertSignal.DEVICE_CLOCK: 300.0,
     # Watts. None: what is too much depends on the board, so a rule names it.
     AlertSignal.POWER: None,
 }
+# A window also ends early: where the build changes, or the agent stops.
+_HONEST_TIMES = 2.0
 # Below this many requests a share or a median says nothing.
 MIN_REQUESTS = 20
 
@@ -107,6 +110,8 @@ class Facts:
     rollouts: Sequence[RolloutFacts] = ()
     # Projects whose models come from elsewhere.
     untrained: Collection[str] = ()
+    # How long the windows are that agents are told to send.
+    window_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -286,9 +291,11 @@ def _above(
     devices: _Devices,
     value_of: Callable[[DeviceFacts], float | None],
     told: Callable[[DeviceFacts, float, float], tuple[str, str]],
+    least: float = 0.0,
 ) -> Iterator[Finding]:
-    """Yield a finding for each device whose value is above the threshold; `told` says of both what is, and what to do."""
-    limit = threshold_of(spec)
+    """Yield a finding for each device whose value is above the threshold, and `least`; `told` says of both what is, and what to do."""
+    threshold = threshold_of(spec)
+    limit = None if threshold is None else max(threshold, least)
     for device in devices.values():
         value = value_of(device)
         if limit is not None and value is not None and value > limit:
@@ -343,6 +350,7 @@ def _flood(spec: AlertRuleSpec, facts: Facts, devices: _Devices) -> Iterator[Fin
             f"see what it does: milonga devices logs {device.name}; start its agent anew: milonga devices restart"
             f" {device.name}; what sends this and is not yours: milonga devices revoke {device.name}",
         ),
+        least=_HONEST_TIMES / facts.window_seconds,
     )
 
 

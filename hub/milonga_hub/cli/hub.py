@@ -83,7 +83,7 @@ def up(
         int | None, typer.Option(help="Most that deltas between builds take of the disk; the oldest go first.")
     ] = None,
     heartbeat_seconds: Annotated[float | None, typer.Option(help="How often agents report.")] = None,
-    telemetry_seconds: Annotated[float | None, typer.Option(help="Length of a telemetry window.")] = None,
+    telemetry_seconds: Annotated[float | None, typer.Option(help="Length of a telemetry window, at least 0.2.")] = None,
     measuring_seconds: Annotated[
         float | None, typer.Option(help="Most that a device takes to time one network.")
     ] = None,
