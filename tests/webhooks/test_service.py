@@ -46,6 +46,9 @@ class World:
     def happened(self, since: datetime) -> list[Happening]:
         return [one for one in self.all if one.at >= since]
 
+    def projects(self) -> list[str]:
+        return ["digits", "letters"]
+
     def happens(self, kind: EventKind, subject: str, *projects: str, seconds: float = 1.0) -> None:
         self.now += timedelta(seconds=seconds)
         self.all.append(Happening(kind=kind, subject=subject, at=self.now, data={"is": subject}, projects=[*projects]))
@@ -108,6 +111,25 @@ def test_what_is_written_late_is_told_all_the_same(world: World, web: WebReceive
     late = Happening(kind=EventKind.RUN_FINISHED, subject="x", at=world.now - timedelta(seconds=10), data={})
     world.all.append(late)
     assert world.webhooks.look() == 1
+
+
+def test_a_webhook_for_a_project_that_there_is_not_is_refused_with_those_that_there_are(world: World) -> None:
+    with pytest.raises(NotFound, match="no project 'digit' to tell of; there are: digits, letters"):
+        world.webhooks.apply("chat", WebhookSpec(url="http://127.0.0.1:9/", project="digit"))
+    assert world.webhooks.list() == []
+
+
+def test_what_was_sent_is_asked_of_webhooks_that_there_are_or_were(world: World, web: WebReceiver) -> None:
+    with pytest.raises(NotFound, match="no webhook 'chat'; see: milonga webhooks ls"):
+        world.webhooks.deliveries("chat")
+    world.webhooks.apply("chat", WebhookSpec(url=web.url))
+    assert world.webhooks.deliveries("chat") == ([], "")
+    world.happens(EventKind.RUN_FINISHED, "projects/digits/runs/1")
+    world.webhooks.look()
+    world.deliver()
+    world.webhooks.delete("chat")
+    assert [one.state for one in world.webhooks.deliveries("chat")[0]] == [DeliveryState.DELIVERED]
+    assert world.webhooks.deliveries("chat", DeliveryState.GIVEN_UP) == ([], "")
 
 
 def test_a_webhook_hears_what_it_asked_for_of_its_project(world: World, web: WebReceiver) -> None:

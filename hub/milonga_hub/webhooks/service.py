@@ -40,6 +40,9 @@ class Seeing(Protocol):
     def happened(self, since: datetime) -> list[Happening]:
         """Return what has happened since then, in its order."""
 
+    def projects(self) -> list[str]:
+        """Return the names of the projects that the caller may see."""
+
 
 class WebhookService(Outbox[WebhookDelivery]):
     """Keeps webhooks; `run` carries their messages, `watch` makes them."""
@@ -76,9 +79,11 @@ class WebhookService(Outbox[WebhookDelivery]):
     def apply(self, name: str, spec: WebhookSpec) -> tuple[Webhook, str]:
         """Create or change a webhook; return it, and its secret where that is new. It hears of what happens from now on.
 
-        A secret that is left out stays as it is, unless the address changes: then there is a new one.
+        A secret that is left out stays as it is, unless the address changes: then there is a new one. Raises NotFound for a
+        project that there is not: nothing would ever be told of it.
         """
         rules.check_name(name)
+        rules.check_project(spec.project, self._sight.projects())
         now = self._clock()
         with self._looking, self._database.session() as session:
             self._database.begin_writing(session)
@@ -132,14 +137,23 @@ class WebhookService(Outbox[WebhookDelivery]):
     def deliveries(
         self, webhook: str = "", state: DeliveryState | None = None, page_size: int = 0, page_token: str = ""
     ) -> tuple[_Deliveries, str]:
-        """Return messages, the newest first."""
+        """Return messages, the newest first. Raises NotFound for a webhook that there is not, and never was of late."""
         statement = select(WebhookDelivery)
         if webhook:
+            self._check_known(webhook)
             statement = statement.where(WebhookDelivery.webhook == webhook)
         if state is not None:
             statement = statement.where(WebhookDelivery.state == state)
         with self._database.session() as session:
             return page(session, statement, col(WebhookDelivery.id), page_size, page_token, newest_first=True)
+
+    def _check_known(self, name: str) -> None:
+        # Of one that was deleted, what was sent is listed on.
+        sent = select(WebhookDelivery.id).where(WebhookDelivery.webhook == name).limit(1)
+        with self._database.session() as session:
+            if session.exec(sent).first() is not None:
+                return
+        self.get(name)
 
     # Seeing
 

@@ -13,6 +13,7 @@ from milonga_hub.alerts.rules import OPENED, RESOLVED, told
 from milonga_hub.alerts.service import AlertService
 from milonga_hub.builds.models import BuildState
 from milonga_hub.builds.service import BuildService
+from milonga_hub.callers import seen_projects
 from milonga_hub.datasets.service import DatasetService
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
@@ -85,6 +86,11 @@ class Sight:
             *self._of_alerts(since),
         ]
         return sorted(found, key=lambda each: each.at)
+
+    def projects(self) -> list[str]:
+        """Return the names of the projects that the caller may see."""
+        found = all_rows(lambda token: self._projects.list(MAX_PAGE_SIZE, token, seen_projects()))
+        return [project.name for project in found]
 
     def _of_runs(self, since: datetime) -> Iterator[Happening]:
         for run in self._runs.ended_since(since):
