@@ -188,13 +188,14 @@ def test_samples_are_labelled_exported_and_added_from_the_command_line(new: Cli,
     assert "'0', '1'" in new("samples", "label", first, "9").err
     assert new("samples", "label", first, "1", "--by", "ana", "--json").json["sample"]["decided_by"] == "ana (local)"
     late = new("samples", "label", first, "0", "--by", "ben")
-    assert late.code == 4 and "labelled as 1 by ana (local)" in late.err and "--replace" in late.err
+    assert late.code == 4 and "ana (local) labelled it 1 on" in late.err and "--replace" in late.err
     assert new("samples", "label", first, "0", "--by", "ben", "--replace").code == 0
     shown = " ".join(new("samples", "show", first).out.split())
     assert "ana (local) labelled 1" in shown and "ben (local) labelled 0" in shown
-    assert "waits again" in new("samples", "undo", first).out
+    assert "ben (local)" in new("samples", "undo", first, "--by", "ana").err
+    assert "waits again" in new("samples", "undo", first, "--by", "ana", "--replace").out
     assert new("samples", "label", first, "--accept").code == 0
-    assert new("samples", "skip", first).code == 4
+    assert new("samples", "skip", first, "--by", "ana").code == 4
     assert new("samples", "skip", second).code == 0
     assert [
         each["label"] for each in new("samples", "ls", "digits", "--state", "labelled", "--json").json["samples"]

@@ -50,6 +50,18 @@ def test_who_has_seen_the_other_label_may_replace_it_and_both_are_kept(hub: Floo
     assert [(one.at - START).total_seconds() for one in second.history] == [0, 60]
 
 
+def test_who_names_no_revision_changes_their_own_answer_and_nobody_elses(hub: Floor) -> None:
+    name = hub.labelling.label(_arrived(hub, 1).name, "nut", decided_by="kim").name
+    mine = hub.labelling.label(name, "bolt", decided_by="kim")
+    for change in (hub.labelling.skip, hub.labelling.undo):
+        with pytest.raises(DecidedMeanwhile, match=f"kim labelled it bolt on .*--replace, or .*{mine.revision}"):
+            change(name, "lee")
+    with pytest.raises(DecidedMeanwhile, match="nothing is changed"):
+        hub.labelling.label(name, "nut", decided_by="lee")
+    assert hub.labelling.label(name, "bolt", decided_by="lee").decided_by == "kim"
+    assert hub.labelling.skip(name, "lee", mine.revision).state is SKIPPED
+
+
 def test_who_says_the_same_is_not_troubled_with_it(hub: Floor) -> None:
     seen = _arrived(hub, 1)
     hub.labelling.label(seen.name, "nut", decided_by="kim", revision=seen.revision)

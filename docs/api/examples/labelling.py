@@ -25,7 +25,7 @@ for sample in hub.labelling.list_samples("digits", page_size=1):
         print(decision.by, "said", decision.label, "at", decision.at.ToDatetime())
 
 # %% UndoSample
-hub.labelling.undo_sample(first.name)
+hub.labelling.undo_sample(first.name, decided_by="kim")
 
 # %% SkipSample
 hub.labelling.skip_sample(second.name, decided_by="kim")

@@ -37,7 +37,7 @@ def _me() -> str:
         return ""
 
 
-Replace = Annotated[bool, typer.Option("--replace", help="Also where somebody has decided already.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Also what somebody else decided.")]
 By = Annotated[str, typer.Option("--by", default_factory=_me, help="Who; you, if left out.", show_default=False)]
 
 
@@ -220,19 +220,6 @@ def _decided(one: pb.Decision) -> str:
     return one.label or (_objects(one.boxes) or "no object" if one.state == pb.SAMPLE_STATE_LABELLED else NONE)
 
 
-def _revision(client: Client, sample: str, verb: str, replace: bool) -> int:
-    """Return what is decided about, so that nobody is overruled unseen. Raises Refused where it is decided already."""
-    found = _get(client, sample).sample
-    if found.state in (pb.SAMPLE_STATE_LABELLED, pb.SAMPLE_STATE_SKIPPED) and not found.dataset_version and not replace:
-        said = f" as {clean(_said(found))}" if found.state == pb.SAMPLE_STATE_LABELLED else ""
-        raise Refused(
-            f"{_short(found.name)} was {word(pb.SampleState, found.state)}{said} by {clean(found.decided_by) or 'somebody'}"
-            f" {ago(found, 'decided_at')}, and nothing is changed; to replace that:"
-            f" milonga samples {verb} {_short(found.name)} ... --replace"
-        )
-    return int(found.revision)
-
-
 @group.command("label")
 def label(
     sample: Name,
@@ -256,7 +243,8 @@ def label(
         raise Refused("give one of: a class, --box (of each object), --none, or --accept", USAGE)
     request = pb.LabelSampleRequest(name=_full(sample), label=label, boxes=boxes, accept=accept, decided_by=by)
     with Client() as client:
-        request.revision = _revision(client, sample, "label", replace)
+        if replace:
+            request.revision = _get(client, sample).sample.revision
         response = client.labelling.LabelSample(request, timeout=CALL_SECONDS)
     if json:
         print_json(response)
@@ -282,7 +270,8 @@ def skip(sample: Name, by: By, replace: Replace = False, hub: Hub = None, json: 
     """Say that a sample is not worth a label; its picture is deleted after an hour."""
     request = pb.SkipSampleRequest(name=_full(sample), decided_by=by)
     with Client() as client:
-        request.revision = _revision(client, sample, "skip", replace)
+        if replace:
+            request.revision = _get(client, sample).sample.revision
         response = client.labelling.SkipSample(request, timeout=CALL_SECONDS)
     if json:
         print_json(response)
@@ -291,10 +280,13 @@ def skip(sample: Name, by: By, replace: Replace = False, hub: Hub = None, json: 
 
 
 @group.command("undo")
-def undo(sample: Name, hub: Hub = None, json: Json = False) -> None:
+def undo(sample: Name, by: By, replace: Replace = False, hub: Hub = None, json: Json = False) -> None:
     """Let a sample wait again, as long as its label is not part of the data set."""
+    request = pb.UndoSampleRequest(name=_full(sample), decided_by=by)
     with Client() as client:
-        response = client.labelling.UndoSample(pb.UndoSampleRequest(name=_full(sample)), timeout=CALL_SECONDS)
+        if replace:
+            request.revision = _get(client, sample).sample.revision
+        response = client.labelling.UndoSample(request, timeout=CALL_SECONDS)
     if json:
         print_json(response)
     else:

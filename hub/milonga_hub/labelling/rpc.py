@@ -74,7 +74,9 @@ class LabellingRpc(labelling_pb2_grpc.LabellingServiceServicer):
         return pb.SkipSampleResponse(sample=_message(sample))
 
     async def UndoSample(self, request: pb.UndoSampleRequest, context: Any) -> pb.UndoSampleResponse:
-        sample = await asyncio.to_thread(self._labelling.undo, request.name, signature(""), _revision(request))
+        sample = await asyncio.to_thread(
+            self._labelling.undo, request.name, signature(request.decided_by), _revision(request)
+        )
         return pb.UndoSampleResponse(sample=_message(sample))
 
     async def AddLabelledSamples(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from milonga_hub.labelling.models import Decision, Opinion, SampleState, SampleView
+from milonga_hub.labelling.models import Decision, Opinion, QueuedSample, SampleState, SampleView
 from milonga_hub.labelling.rules_agreement import shown
 
 # People who change their minds more often than that are told of the newest.
@@ -44,3 +44,17 @@ def told(sample: SampleView, history: Sequence[Decision]) -> str:
         SampleState.SKIPPED: "skipped it",
     }.get(last.state, "let it wait again")
     return f"{last.by or 'somebody'} {what} on {last.at:%Y-%m-%d at %H:%M} UTC"
+
+
+def overruled(sample: QueuedSample, by: str, revision: int | None) -> str:
+    """Return what `by` would replace unseen, and how it is replaced nevertheless; empty where that is nothing.
+
+    Who names no `revision` has seen what they said themselves, and no more.
+    """
+    if revision is None:
+        is_unseen = sample.state in _DECIDED and sample.decided_by != by
+        when, how = "", f"write --replace, or name its revision ({sample.revision}) in the API"
+    else:
+        is_unseen = revision != sample.revision
+        when, how = ", after you looked", "decide again"
+    return f"{told(sample, noted(sample))}{when}; nothing is changed. To replace that, {how}" if is_unseen else ""

@@ -241,13 +241,13 @@ class LabellingService:
     ) -> QueuedSample:
         """Note what the picture shows; `accept` takes the device's answer. A label may be changed until it is added.
 
-        `revision` is that of the sample which the caller saw; None replaces whatever was decided meanwhile.
+        `revision` is that of the sample which the caller saw; None means that nothing was decided, but by the caller.
 
         Of pictures that two people are asked about, the first answer is an opinion: the sample waits for somebody else. Where
         both say the same that is its label; else it is a conflict, and the next label decides.
 
-        Raises InvalidInput for a class that the data set does not have, DecidedMeanwhile where somebody decided something else
-        since that revision, FailedPrecondition where it is too late.
+        Raises InvalidInput for a class that the data set does not have, DecidedMeanwhile where somebody else decided something
+        else that the caller did not see, FailedPrecondition where it is too late.
         """
         sample = self.get(name)
         project = self._projects.get(sample.project)
@@ -262,9 +262,9 @@ class LabellingService:
             boxes=[box.model_copy(update={"score": 0.0}) for box in boxes],
             at=self._clock(),
         )
-        if revision is not None and rules_history.says(sample, SampleState.LABELLED, opinion):
+        if rules_history.says(sample, SampleState.LABELLED, opinion):
             return sample
-        with self._changing(name, revision) as sample:
+        with self._changing(name, opinion.by, revision) as sample:
             is_asked = sample.state is SampleState.WAITING and bool(opinion.by)
             if is_asked and (
                 sample.opinions or rules_agreement.asked_twice(name, project.spec.samples.second_opinions)
@@ -300,20 +300,21 @@ class LabellingService:
         """Say that the picture is not worth a label. Raises DecidedMeanwhile and FailedPrecondition as `label` does."""
         said = Opinion(by=decided_by[:100])
         sample = self.get(name)
-        if revision is not None and rules_history.says(sample, SampleState.SKIPPED, said):
+        if rules_history.says(sample, SampleState.SKIPPED, said):
             return sample
-        with self._changing(name, revision) as sample:
+        with self._changing(name, said.by, revision) as sample:
             self._settle(sample, SampleState.SKIPPED, said)
         return self._told(sample)
 
     def undo(self, name: str, by: str = "", revision: int | None = None) -> QueuedSample:
         """Let the picture wait again; what somebody else than `by` said first is kept. Raises as `label` does."""
-        with self._changing(name, revision) as sample:
+        by = by[:100]
+        with self._changing(name, by, revision) as sample:
             others = [one for one in sample.opinions if one.by != by]
             # Of a decision between two people, both opinions are of others: they are asked again.
             kept = others if len(others) == 1 else []
             if sample.state is not SampleState.WAITING:
-                self._settle(sample, SampleState.WAITING, Opinion(by=by[:100]))
+                self._settle(sample, SampleState.WAITING, Opinion(by=by))
                 sample.decided_by, sample.decided_at = "", None
             # Who is asked now must not see it.
             hidden = [
@@ -326,15 +327,13 @@ class LabellingService:
         return self._told(sample)
 
     @contextmanager
-    def _changing(self, name: str, revision: int | None) -> Iterator[QueuedSample]:
+    def _changing(self, name: str, by: str, revision: int | None) -> Iterator[QueuedSample]:
         """Yield the sample to change. Raises FailedPrecondition where nothing is left to decide."""
         with self._adding, self._database.session() as session:
             sample = self._found(session, name)
-            if revision is not None and revision != sample.revision:
-                raise DecidedMeanwhile(
-                    f"{rules_history.told(sample, rules_history.noted(sample))}, after you looked; nothing is changed. To replace"
-                    f" that, decide again; to see all that was decided: milonga samples show {_short(name)}"
-                )
+            what = rules_history.overruled(sample, by, revision)
+            if what and not sample.dataset_version:
+                raise DecidedMeanwhile(f"{what}; to see all that was decided: milonga samples show {_short(name)}")
             if sample.dataset_version:
                 raise FailedPrecondition(
                     f"{name} is part of {sample.dataset_version} already, which never changes; import a corrected data set"

@@ -29,7 +29,7 @@ class Label(BaseModel):
     boxes: list[SampleBox] = []
     accept: bool = False
     decided_by: str = ""
-    # Of the sample as it was seen; what somebody decided since is not replaced then.
+    # Of the sample as it was seen; what somebody else decided is not replaced unseen.
     revision: int | None = None
 
 
@@ -39,6 +39,7 @@ class Skip(BaseModel):
 
 
 class Undo(BaseModel):
+    decided_by: str = ""
     revision: int | None = None
 
 
@@ -106,10 +107,9 @@ def _add_deciding(api: APIRouter, labelling: LabellingService) -> None:
         return view(SampleView, labelling.skip(_name(project, sample), signature(body.decided_by), body.revision))
 
     @api.post("/projects/{project}/samples/{sample}:undo")
-    def undo_sample(project: str, sample: str, body: Undo | None = None) -> SampleView:
+    def undo_sample(project: str, sample: str, body: Undo = Undo()) -> SampleView:
         """Let the picture wait again, as long as its label is not part of the data set."""
-        revision = None if body is None else body.revision
-        return view(SampleView, labelling.undo(_name(project, sample), signature(""), revision))
+        return view(SampleView, labelling.undo(_name(project, sample), signature(body.decided_by), body.revision))
 
     @api.post("/projects/{project}/labelling:add")
     async def add_labelled(project: str) -> Added:

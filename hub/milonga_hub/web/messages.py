@@ -345,6 +345,10 @@ _OF_DATASETS = (
     N_(
         "%(why)s, after you looked; nothing is changed. To replace that, decide again; to see all that was decided: milonga samples show %(sample)s"
     ),
+    N_(
+        "%(why)s; nothing is changed. To replace that, write --replace, or name its revision (%(number)s) in the API; to see all that was"
+        " decided: milonga samples show %(sample)s"
+    ),
     N_("%(who)s labelled it %(label)s on %(day)s at %(time)s UTC"),
     N_("%(who)s skipped it on %(day)s at %(time)s UTC"),
     N_("%(who)s let it wait again on %(day)s at %(time)s UTC"),
@@ -393,6 +397,7 @@ _OF_FORMS = (
     N_("%(name)s is %(role)s, and this needs %(least)s; ask an admin"),
     N_("%(name)s is not a project name; use 1 to 63 of a-z, 0-9 and '-'"),
     N_("there is no project %(name)s; apply one: milonga apply -f FILE"),
+    N_("there is no project %(name)s to tell of; there are: %(names)s"),
     N_("Speed matters most: say above how fast it must be; half of that becomes the limit."),
     N_("Size matters most: say above how small it must be; half of that becomes the limit."),
     N_("no device is chosen; tick some, or choose all that match"),

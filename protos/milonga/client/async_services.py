@@ -1151,7 +1151,8 @@ class AsyncLabelling:
             boxes: All objects, where it detects them; none says that there is no object.
             accept: Take the device's answer for right; then label and boxes must be empty.
             revision: Of the sample as it was seen. Where somebody decided something else since, nothing is changed,
-                and the call fails with the reason DECIDED_MEANWHILE. Not set: replaces whatever is there.
+                and the call fails with the reason DECIDED_MEANWHILE; not set, where somebody else decided anything
+                else at all.
             timeout: Seconds; None takes the client's.
         """
         request = labelling_pb2.LabelSampleRequest(
@@ -1178,7 +1179,7 @@ class AsyncLabelling:
         return answer.sample
 
     async def undo_sample(
-        self, name: str, *, revision: int | None = None, timeout: float | None = None
+        self, name: str, *, revision: int | None = None, decided_by: str = "", timeout: float | None = None
     ) -> labelling_pb2.Sample:
         """Lets a sample wait again, as long as its label is not part of the data set. Scope: labelling:write.
 
@@ -1186,7 +1187,7 @@ class AsyncLabelling:
             revision: See LabelSampleRequest.
             timeout: Seconds; None takes the client's.
         """
-        request = labelling_pb2.UndoSampleRequest(name=name, revision=revision)
+        request = labelling_pb2.UndoSampleRequest(name=name, revision=revision, decided_by=decided_by)
         answer = await self._calls.unary(
             "/milonga.v1.LabellingService/UndoSample", request, labelling_pb2.UndoSampleResponse, timeout
         )

@@ -621,7 +621,7 @@ class LabelSampleRequest(_message.Message):
     decided_by: _builtins.str
     revision: _builtins.int
     """Of the sample as it was seen. Where somebody decided something else since, nothing is changed, and the call fails with the reason
-    DECIDED_MEANWHILE. Not set: replaces whatever is there.
+    DECIDED_MEANWHILE; not set, where somebody else decided anything else at all.
     """
     @_builtins.property
     def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampleBox]:
@@ -721,18 +721,21 @@ class UndoSampleRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     revision: _builtins.int
     """See LabelSampleRequest."""
+    decided_by: _builtins.str
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         revision: _builtins.int | None = ...,
+        decided_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "revision", b"revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "name", b"name", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_revision", b"_revision", "decided_by", b"decided_by", "name", b"name", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__revision: _TypeAlias = _typing.Literal["revision"]  # noqa: Y015
     _WhichOneofArgType__revision: _TypeAlias = _typing.Literal["_revision", b"_revision"]  # noqa: Y015
