@@ -1,4 +1,4 @@
-"""What a terminal shows of a rollout that is followed: all of a few devices, what needs a look of many."""
+"""What a terminal shows of a rollout: all of a few devices, what needs a look of many, and what it would do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from milonga.v1 import rollouts_pb2 as pb
 from milonga_hub.cli.output import console
-from milonga_hub.cli.rollouts import render_following, render_rollout
+from milonga_hub.cli.rollouttables import render_briefly, render_rehearsed, render_rollout
 
 WAITING, ASSIGNED = pb.ROLLOUT_DEVICE_STATE_WAITING, pb.ROLLOUT_DEVICE_STATE_ASSIGNED
 SUCCEEDED, FAILED = pb.ROLLOUT_DEVICE_STATE_SUCCEEDED, pb.ROLLOUT_DEVICE_STATE_FAILED
@@ -27,7 +27,7 @@ def _rollout(*waves: Sequence[pb.RolloutDeviceState.ValueType]) -> pb.Rollout:
 
 
 def _shown(rollout: pb.Rollout, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    console().print(render_following(rollout))
+    console().print(render_briefly(rollout))
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -50,3 +50,30 @@ def test_of_many_waves_are_counted_and_what_failed_or_goes_on_is_named(capsys: p
     assert lines[-1] == "and 280 others; all of them: milonga rollouts show parts.1"
     console().print(render_rollout(rollout))
     assert len(capsys.readouterr().out.splitlines()) == 301
+
+
+def _rehearsed(devices: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    rollout = pb.Rollout(id="parts.1", model_version="models/parts/versions/1")
+    build = "models/parts/versions/1/builds/pi5:onnxruntime:fp32"
+    for number in range(devices):
+        rollout.devices.add(device=f"pi-{number:03}", wave=int(number > 3), build=build, message="window opens later")
+    rollout.devices.add(device="keeps", wave=-1, message="keeps models/parts/versions/9")
+    console().print(render_rehearsed(rollout))
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_what_a_rollout_would_do_names_a_few_devices_and_counts_many_that_are_alike(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = _rehearsed(5, capsys)
+    assert few[0] == "parts.1 models/parts/versions/1 not begun" and len(few) == 7
+    assert few[5:] == [
+        "wave 2 pi-004 pi5:onnxruntime:fp32, window opens later",
+        "left out keeps keeps models/parts/versions/9",
+    ]
+    assert _rehearsed(300, capsys)[1:] == [
+        "wave 1 4 devices pi5:onnxruntime:fp32, window opens later",
+        "wave 2 296 devices pi5:onnxruntime:fp32, window opens later",
+        "left out keeps keeps models/parts/versions/9",
+        "each device by its name: --json",
+    ]

@@ -19,7 +19,8 @@ from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
 from milonga_hub.cli.devices import devices
 from milonga_hub.cli.failures import FAILED, Refused
 from milonga_hub.cli.output import console, print_json, say
-from milonga_hub.cli.rollouts import numbers, render_following, render_rollout
+from milonga_hub.cli.rollouts import numbers
+from milonga_hub.cli.rollouttables import render_briefly, render_rehearsed
 from milonga_hub.cli.runs import show_updates
 
 # The device may take a while to collect.
@@ -159,7 +160,7 @@ def _began(made: rollouts_pb2.UpgradeAgentsResponse, rehearsed: bool, json: bool
     if json:
         print_json(made)
         return
-    console().print(render_rollout(made.rollout, rehearsed))
+    console().print(render_rehearsed(made.rollout) if rehearsed else render_briefly(made.rollout))
     say("nothing was done; leave out --dry-run to begin" if rehearsed else f"follow it: {_FOLLOW} {made.rollout.id}")
 
 
@@ -169,7 +170,7 @@ def _succeeds(client: Client, id: str, json: bool) -> bool:
         if not json:
             say(f"{id} goes on in the hub whatever becomes of this command")
         updates = _until_it_stops(client, id)
-        last = show_updates(updates, "rollout", render_following, json)
+        last = show_updates(updates, "rollout", render_briefly, json)
     except KeyboardInterrupt:
         # Not among the results, which programs may read.
         typer.echo(f"{id} goes on; follow it: {_FOLLOW} {id}; hold it up: milonga rollouts pause {id}", err=True)

@@ -3,106 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
-from milonga.v1 import agent_pb2, common_pb2
+from milonga.v1 import common_pb2
 from milonga.v1 import rollouts_pb2 as pb
 from milonga.v1.projects_pb2 import RolloutSpec
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
 from milonga_hub.cli.failures import FAILED, USAGE, Refused
-from milonga_hub.cli.output import NONE, ago, cell, clean, console, print_json, say, table, word
+from milonga_hub.cli.output import NONE, ago, console, print_json, say, table, word
+from milonga_hub.cli.rollouttables import brings, render_briefly, render_rehearsed, render_rollout
 from milonga_hub.cli.runs import show_updates
 
 group = typer.Typer()
 
 Id = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Its id; see: milonga rollouts list.")]
-
-# A terminal has a few more lines than that.
-_MOST_FOLLOWED = 20
-# Of the many devices of a rollout that is followed, in this order: what went wrong, and what goes on.
-_TO_LOOK_AT = (pb.ROLLOUT_DEVICE_STATE_FAILED, pb.ROLLOUT_DEVICE_STATE_TOLD, pb.ROLLOUT_DEVICE_STATE_ASSIGNED)
-
-
-def render_rollout(rollout: pb.Rollout, rehearsed: bool = False) -> RenderableType:
-    """Return the rollout's waves and devices for rich, to print; rehearsed, with their builds."""
-    return _rendered(rollout, rollout.devices, rehearsed)
-
-
-def render_following(rollout: pb.Rollout) -> RenderableType:
-    """Return the rollout to follow live: of many devices, counts of each wave and those that need a look, or are at work."""
-    if len(rollout.devices) <= _MOST_FOLLOWED:
-        return render_rollout(rollout)
-    to_look_at = sorted((each for each in rollout.devices if each.state in _TO_LOOK_AT), key=_to_look_at)
-    some = to_look_at[:_MOST_FOLLOWED]
-    return _rendered(rollout, some, False, len(rollout.devices) - len(some))
-
-
-def _to_look_at(device: pb.RolloutDevice) -> tuple[bool, int, int, str]:
-    return device.wave < 0, _TO_LOOK_AT.index(device.state), device.wave, device.device
-
-
-def _rendered(
-    rollout: pb.Rollout, devices: Sequence[pb.RolloutDevice], rehearsed: bool, others: int = 0
-) -> RenderableType:
-    title = Text.assemble((rollout.id, "bold"), f"  {clean(brings(rollout))}  ")
-    title.append("not begun" if rehearsed else cell(word(pb.RolloutState, rollout.state)))
-    if rollout.rolls_back:
-        title.append(f"  takes back {clean(rollout.rolls_back)}")
-    if rollout.reason:
-        title.append(f"  {clean(rollout.reason)}", style="dim")
-    parts: list[RenderableType] = [title]
-    if others:
-        parts += [Text(_counted(wave)) for wave in rollout.waves]
-    parts.append(_devices(devices, rehearsed))
-    if others:
-        parts.append(Text(f"and {others} others; all of them: milonga rollouts show {rollout.id}", style="dim"))
-    return Group(*parts, *([] if rehearsed else _hints(rollout)))
-
-
-def _counted(wave: pb.Wave) -> str:
-    """Return how far a wave is."""
-    failed = f", {wave.failed_count} failed" if wave.failed_count else ""
-    begun = "" if wave.HasField("started_at") else ", not begun"
-    return f"wave {wave.index + 1}: {wave.succeeded_count} of {wave.device_count} succeeded{failed}{begun}"
-
-
-def _devices(devices: Sequence[pb.RolloutDevice], rehearsed: bool) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    for _ in range(4):
-        grid.add_column(overflow="fold")
-    for device in sorted(devices, key=lambda each: (each.wave < 0, each.wave, each.device)):
-        wave = f"wave {device.wave + 1}" if device.wave >= 0 else "left out"
-        step = word(agent_pb2.Step, device.step) if device.step else ""
-        state = cell(word(pb.RolloutDeviceState, device.state) if device.wave >= 0 else NONE)
-        late = ("late:" if device.message else "late") if device.late else ""
-        build = device.build.rpartition("/")[2] if rehearsed else ""
-        shadow = f"as a shadow: {device.shadow}" if device.shadow else ""
-        said = " ".join(filter(None, (step, late, build, device.message, shadow)))
-        grid.add_row(wave, clean(device.device), state, clean(said))
-    return grid
-
-
-def _hints(rollout: pb.Rollout) -> Iterator[Text]:
-    """Yield what a person may do now."""
-    end = f"or end it: milonga rollouts abort {rollout.id}"
-    if rollout.state == pb.ROLLOUT_STATE_PAUSED:
-        yield Text(f"go on: milonga rollouts resume {rollout.id}, {end}")
-        if not rollout.agent_version:
-            yield Text(f"or let devices go back to the version before: milonga rollouts roll-back {rollout.id}")
-    if rollout.state == pb.ROLLOUT_STATE_AWAITING_APPROVAL:
-        yield Text(f"let it begin: milonga rollouts approve {rollout.id}, {end}")
-
-
-def brings(rollout: pb.Rollout) -> str:
-    """Return what devices get by it."""
-    return rollout.model_version or f"agent {rollout.agent_version}"
-
 
 # False where they were left out.
 _FLAGS = {"approval", "roll_back"}
@@ -148,7 +64,7 @@ def _print(response: Any, json: bool) -> None:
     if json:
         print_json(response)
     else:
-        console().print(render_rollout(response.rollout))
+        console().print(render_briefly(response.rollout))
 
 
 @group.command("create")
@@ -227,7 +143,7 @@ def create(
     with Client() as client:
         response = client.rollouts.CreateRollout(request, timeout=CALL_SECONDS)
     if dry_run and not json:
-        console().print(render_rollout(response.rollout, rehearsed=True))
+        console().print(render_rehearsed(response.rollout))
         say("nothing was done; leave out --dry-run to begin")
         return
     _print(response, json)
@@ -270,7 +186,10 @@ def show(rollout: Id, hub: Hub = None, json: Json = False) -> None:
     """Show a rollout with its waves and devices."""
     with Client() as client:
         response = client.rollouts.GetRollout(pb.GetRolloutRequest(id=rollout), timeout=CALL_SECONDS)
-    _print(response, json)
+    if json:
+        print_json(response)
+    else:
+        console().print(render_rollout(response.rollout))
 
 
 @group.command("pause")
@@ -342,6 +261,6 @@ def watch(rollout: Id, hub: Hub = None, json: Json = False) -> None:
     """Follow a rollout live until it ends. The exit code is 0 if it succeeded and 1 if not."""
     with Client() as client:
         updates = (pb.WatchRolloutResponse(rollout=each) for each in client.hub.rollouts.watch_rollout(rollout))
-        last = show_updates(updates, "rollout", render_following, json)
+        last = show_updates(updates, "rollout", render_briefly, json)
     if last is None or last.state != pb.ROLLOUT_STATE_SUCCEEDED:
         raise typer.Exit(FAILED)
