@@ -163,6 +163,7 @@ class Hub:
             self.database, self.events, self.projects, self.datasets, self.blobs, self.samples
         )
         self.models = ModelService(self.database, self.blobs)
+        self.devices.may_pin(self.models.get_version)
         self.signing = SigningService(self.folder / "signing")
         self.devices.offer_release(AgentReleases(self.folder / "agent_release.json", self.blobs, self.signing).current)
         self.builds = BuildService(self.database, self.blobs, self.events, self.signing)

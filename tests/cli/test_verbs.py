@@ -14,9 +14,11 @@ from pathlib import Path
 import milonga_hub.cli
 import numpy as np
 import pytest
+from milonga.v1 import devices_pb2 as pb
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.blobs import digest_of
 from milonga_hub.builds.rules import FREE
+from milonga_hub.cli.devices import _system
 from milonga_hub.cli.output import WIDTH
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
@@ -542,6 +544,19 @@ def test_a_project_says_which_run_is_due_and_what_holds_it_back(new: Cli, tmp_pa
     until = datetime.fromisoformat(due["held_back_until"])
     said = " ".join(new("projects", "show", "mine").out.split())
     assert f"which waits until {until:%Y-%m-%d %H:%M} UTC: cool-down of 3600 s" in said
+
+
+def test_what_a_device_does_not_tell_of_its_system_is_left_out() -> None:
+    assert _system(pb.Inventory(os="simulated")) == "simulated"
+    told = pb.Inventory(os="Debian 12", kernel="6.1", python="3.11.2")
+    assert _system(told) == "Debian 12, kernel 6.1, Python 3.11.2"
+
+
+def test_a_device_is_pinned_to_what_there_is(cli: Cli) -> None:
+    refused = cli("devices", "pin", "pi5-1", "digits/99")
+    assert refused.code == 3 and "there is no models/digits/versions/99" in refused.err
+    assert "keeps models/digits/versions/1" in cli("devices", "pin", "pi5-1", "digits/1").out
+    assert cli("devices", "unpin", "pi5-1").code == 0
 
 
 def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:

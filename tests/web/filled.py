@@ -100,6 +100,7 @@ class Services:
             self.database, self.events, self.projects, self.datasets, self.blobs, self.samples
         )
         self.models = ModelService(self.database, self.blobs)
+        self.devices.may_pin(self.models.get_version)
         self.signing = signer = signing(folder / "signing")
         self.builds = BuildService(self.database, self.blobs, self.events, signer)
         sessions = TuningSessions(folder / "tuning", self.blobs, signer)

@@ -112,6 +112,15 @@ def list_tokens(limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
         table(("token", "uses left", "labels", "expires"), rows, right=("uses left",))
 
 
+def _system(found: pb.Inventory) -> str:
+    """Return what the agent told of it: a simulated device has neither kernel nor Python."""
+    return ", ".join(
+        f"{name}{value}"
+        for name, value in (("", found.os), ("kernel ", found.kernel), ("Python ", found.python))
+        if value
+    )
+
+
 @devices.command("list")
 def list_devices(selector: Selector = "", limit: Limit = 0, hub: Hub = None, json: Json = False) -> None:
     """List devices."""
@@ -173,7 +182,7 @@ def _show(device: pb.Device, transfers: pb.DeviceTransfers, refused: telemetry_p
             ("memory", size(found.memory_bytes)),
             ("disk free", size(found.disk_free_bytes)),
             ("time zone", found.time_zone),
-            ("system", f"{found.os}, kernel {found.kernel}, Python {found.python}"),
+            ("system", _system(found)),
             ("engines", ", ".join(engines) or NONE),
             ("accelerators", ", ".join(f"{each.kind} {each.model}" for each in found.accelerators)),
         )

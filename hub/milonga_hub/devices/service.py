@@ -149,6 +149,7 @@ class DeviceService:
         self.certificates = Certificates(database, clock)
         self.caches = Caches(database, self._streams, clock)
         self.on_shut_out(self.caches.shut_out)
+        self._check_pin: Callable[[str], object] = lambda version: None
 
     # Joining
 
@@ -305,13 +306,19 @@ class DeviceService:
 
     def pin(self, name: str, model_version: str = "") -> Device:
         """Keep the device on a version, that it serves where none is named: rollouts of others leave it out."""
+        if model_version:
+            rules.check_version(model_version)
+            self._check_pin(model_version)
         model_version = model_version or self.get(name).active_version
         if not model_version:
             raise FailedPrecondition(
                 f"{name} serves nothing; name the version: milonga devices pin {name} MODEL/NUMBER"
             )
-        rules.check_version(model_version)
         return self._change(name, pinned_version=model_version)
+
+    def may_pin(self, check: Callable[[str], object]) -> None:
+        """Let `check` raise NotFound for a version that there is not: a device that waits for it would get no other."""
+        self._check_pin = check
 
     def unpin(self, name: str) -> Device:
         """Let rollouts reach the device again."""
