@@ -101,12 +101,18 @@ def _history(work: Work, plan: RunPlan) -> list[dict[str, Any]]:
 
 
 def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
-    said = f"{plan.spec.search.measured_subnets} subnets measured on each of {len(plan.types)} device types"
+    said = [f"{plan.spec.search.measured_subnets} subnets measured on each of {len(plan.types)} device types"]
     if profiled.history:
-        said += f", with what {len(profiled.history)} others measured before"
+        said[0] += f", with what {len(profiled.history)} others measured before"
+    said += [_judgement(name, one) for name, one in profiled.quality.items()]
+    if not all(one.trusted for one in profiled.quality.values()):
+        said.append(
+            "let nothing else run on devices while they are measured, or allow more further measurements"
+            " (spec.search.further_measurements)"
+        )
     report(
         1.0,
-        "; ".join([said, *(_judgement(name, one) for name, one in profiled.quality.items())]),
+        "; ".join(said),
         measurements=sum(len(rows) for rows in profiled.measured.values()),
         **{f"latency_error {name}": one.held_out_relative_error for name, one in profiled.quality.items()},
         **{f"latency_trusted {name}": float(one.trusted) for name, one in profiled.quality.items()},
@@ -115,12 +121,7 @@ def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
 
 
 def _judgement(name: str, quality: Quality) -> str:
+    verdict = "is trusted" if quality.trusted else "is not to be trusted"
+    after = f" after {quality.further} further measurements" if quality.further else ""
     error = f"off by {quality.held_out_relative_error:.1%} on subnets held out"
-    if quality.trusted:
-        after = f" after {quality.further} further measurements" if quality.further else ""
-        return f"the latency model of {name} is trusted{after} ({error})"
-    spent = f"after all {quality.further} further measurements" if quality.further else "and none further are allowed"
-    return (
-        f"the latency model of {name} is not to be trusted {spent} ({error}): {quality.advice};"
-        " spec.search.further_measurements allows more"
-    )
+    return f"the latency model of {name} {verdict}{after} ({error})"

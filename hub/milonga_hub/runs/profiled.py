@@ -17,7 +17,6 @@ class Quality(BaseModel):
 
     held_out_relative_error: float
     trusted: bool
-    advice: str
     # Measurements that were asked for beyond the first.
     further: int
 

@@ -60,6 +60,13 @@ _OF_RUNS = (
     N_(
         "the latency model of %(type)s is trusted after %(count)s further measurements (off by %(error)s on subnets held out)"
     ),
+    N_("the latency model of %(type)s is not to be trusted (off by %(error)s on subnets held out)"),
+    N_(
+        "the latency model of %(type)s is not to be trusted after %(count)s further measurements (off by %(error)s on subnets held out)"
+    ),
+    N_(
+        "let nothing else run on devices while they are measured, or allow more further measurements (spec.search.further_measurements)"
+    ),
     N_(
         "%(type)s: %(network)s, predicted %(predicted)s ms, measured %(measured)s ms (its latency model is off by %(error)s on subnets held out)"
     ),

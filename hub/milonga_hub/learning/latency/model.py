@@ -37,8 +37,8 @@ class Prediction:
 class Quality:
     """How good a model is on networks that it has not seen, by leaving each measured one out in turn.
 
-    `trusted` is False where the error is too high to search by; `advice` then says what to do, and `further` how many more
-    networks to measure before judging again.
+    `trusted` is False where the error is too high to search by, or too few were measured to tell; `further` then says how
+    many more networks to measure before judging again.
     """
 
     held_out_relative_error: float
@@ -46,7 +46,6 @@ class Quality:
     count: int
     trusted: bool
     further: int
-    advice: str
 
 
 #: Above this held-out error (median, relative) a search would choose by chance.
@@ -154,23 +153,14 @@ class LatencyModel:
         return mean, np.maximum((weights * (logs**2 + variance)).sum(axis=0) - mean**2, _SMALLEST)
 
 
-def _verdict(error: float, count: int) -> tuple[bool, int, str]:
-    """Return whether to trust a model, how many networks more to measure, and advice."""
+def _verdict(error: float, count: int) -> tuple[bool, int]:
+    """Return whether to trust a model, and how many networks more to measure where not."""
     if count < _ENOUGH:
-        further = _ENOUGH - count
-        return False, further, f"only {count} networks were measured; measure {further} more on this device"
+        return False, _ENOUGH - count
     if error <= MOST_ERROR:
-        return True, 0, ""
+        return True, 0
     # Half as many again: enough to move the error, few enough to stop soon after it falls.
-    further = -(-count // 2)
-    return (
-        False,
-        further,
-        (
-            f"half of the measured networks are predicted more than {error:.0%} wrong by the others; measure"
-            f" {further} more on this device, with nothing else running on it"
-        ),
-    )
+    return False, -(-count // 2)
 
 
 def _rank_correlation(first: Floats, second: Floats) -> float:
