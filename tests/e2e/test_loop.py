@@ -1,18 +1,29 @@
-"""The whole loop, smaller than in the demo: real processes, sockets, pictures and training."""
+"""The whole loop, smaller than in the demo: real processes, sockets, pictures and training.
+
+On its first time around everything is killed once: the run goes on, nothing is done twice visibly, and no telemetry that was
+acknowledged is lost.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 from milonga.embeddings import EMBEDDING
 from milonga.pictures import INPUTS
-from milonga.v1 import devices_pb2, projects_pb2, rollouts_pb2
+from milonga.v1 import devices_pb2, models_pb2, projects_pb2, rollouts_pb2
 from milonga_compiler.engines import Precision
 from milonga_hub.learning.subnets import BYTES_PER_WEIGHT
 
-from tests.e2e.loop import AGENTS, PROJECT, Loop, Scale
+from tests.e2e.killing import kill_agent, kill_hub, run_and_kill
+from tests.e2e.loop import AGENTS, PROJECT, Loop, Scale, classify
 from tests.e2e.processes import QUICKLY, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -41,23 +52,68 @@ def _quiet(fraction: float, message: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
-    """Return the loop after it has been around once."""
+def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
+    """Return the loop after its first run, which ended although everything was killed in the middle of it."""
     options = ("--heartbeat-seconds", "1", "--telemetry-seconds", "1", *QUICKLY)
     with System(tmp_path_factory.mktemp("loop"), options) as system:
         loop = Loop(system, SMALL)
         try:
             for step in (loop.start_hub, loop.enrol, loop.import_known, loop.apply):
                 step(_quiet)
-            loop.follow(loop.first_run, lambda run: None)
+            run_and_kill(loop)
             loop.ask_each_device(_quiet)
             loop.start_traffic()
-            for step in (loop.await_telemetry, loop.drift, loop.label_new, loop.await_retraining):
-                step(_quiet)
-            loop.follow(loop.second_run, lambda run: None)
             yield loop
         finally:
             loop.stop_traffic()
+
+
+@pytest.fixture(scope="module")
+def loop(once: Loop) -> Loop:
+    """Return the loop after it has been around once."""
+    for step in (once.await_telemetry, once.drift, once.label_new, once.await_retraining):
+        step(_quiet)
+    once.follow(once.second_run, lambda run: None)
+    return once
+
+
+def test_a_run_goes_on_through_the_death_of_everything(once: Loop) -> None:
+    run = once.run(once.first_run)
+    assert all(
+        stage.state in (projects_pb2.STAGE_STATE_SUCCEEDED, projects_pb2.STAGE_STATE_SKIPPED) for stage in run.stages
+    )
+    train = next(stage for stage in run.stages if stage.name == "train")
+    assert train.attempts > 1
+
+
+def test_nothing_was_made_twice(once: Loop) -> None:
+    api = once.system.api
+    assert [run.name for run in api.runs.ListRuns(projects_pb2.ListRunsRequest(project=PROJECT)).runs] == [
+        once.first_run
+    ]
+    versions = api.models.ListModelVersions(models_pb2.ListModelVersionsRequest(model=PROJECT)).model_versions
+    assert len(versions) == 1
+    assert len(once.rollouts()) == 1
+    measurements = api.devices.ListMeasurements(
+        devices_pb2.ListMeasurementsRequest(run=once.first_run, page_size=1000)
+    ).measurements
+    asked = [(one.purpose, one.device_type, one.subnet, one.engine, one.precision) for one in measurements]
+    assert len(asked) == len(set(asked))
+
+
+def test_telemetry_that_was_acknowledged_survives_the_hub(once: Loop) -> None:
+    system = once.system
+    once.await_telemetry(_quiet, requests=20)
+    before = {(window.device, window.boot_id, window.sequence) for window in once.windows()}
+    kill_hub(system)
+    once.await_telemetry(_quiet, requests=60)
+    after = {(window.device, window.boot_id, window.sequence) for window in once.windows()}
+    assert before <= after
+    boots: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for device, boot, sequence in after:
+        boots[device, boot].append(sequence)
+    for sequences in boots.values():
+        assert sorted(sequences) == list(range(min(sequences), max(sequences) + 1)), "a window is missing"
 
 
 def test_three_simulated_boards_are_three_device_types(loop: Loop) -> None:
@@ -149,3 +205,40 @@ def test_the_new_version_went_out_because_it_is_better_on_new_pictures(loop: Loo
 def test_devices_answer_better_in_the_changed_world(loop: Loop) -> None:
     loop.ask_each_device(_quiet)
     assert all(traffic.failed == 0 for traffic in loop.traffic.values()), "an update must not drop requests"
+
+
+def test_an_agent_that_was_killed_serves_again_without_the_hub(loop: Loop) -> None:
+    system = loop.system
+    loop.stop_traffic()
+    system.hub.kill()
+    kill_agent(system, "zero2")
+    url = _serving_url(system.folder / "zero2")
+    picture = loop.digits.live[0]
+
+    def answers() -> str | None:
+        try:
+            return classify(url, picture.png)
+        except OSError:
+            return None
+
+    # The hub is down on purpose, so only the agent is looked at.
+    hub, system.hub.process = system.hub.process, None
+    try:
+        assert system.wait("the agent to serve", answers, 90)
+    finally:
+        system.hub.process = hub
+        system.start_hub()
+    system.wait("the agent to come back", lambda: _is_online(loop, "zero2"), 90)
+
+
+def _is_online(loop: Loop, name: str) -> bool:
+    try:
+        device = loop.system.api.devices.GetDevice(devices_pb2.GetDeviceRequest(name=name)).device
+    except grpc.RpcError:
+        return False
+    return device.state == devices_pb2.DEVICE_STATE_ONLINE
+
+
+def _serving_url(folder: Path) -> str:
+    command = [sys.executable, "-m", "milonga_agent", "status", "--data-dir", str(folder), "--json"]
+    return str(json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["serving_url"])
