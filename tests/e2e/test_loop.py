@@ -192,6 +192,11 @@ def test_drift_started_a_run_from_the_last_supernet(loop: Loop) -> None:
     assert run.dataset_version == f"datasets/{PROJECT}/versions/2"
 
 
+def test_the_later_run_asked_whether_what_the_first_measured_still_holds(loop: Loop) -> None:
+    profile = next(stage for stage in loop.run(loop.second_run).stages if stage.name == "profile")
+    assert all(f"earlier measurements of {device.device_type} " in profile.message for device in loop.devices())
+
+
 def test_the_new_version_went_out_because_it_is_better_on_new_pictures(loop: Loop) -> None:
     rows = loop.summary()
     updated = [row for row in rows if row["version_after"] != row["version_before"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from milonga_hub.learning.checkpoint import Checkpoint, Recipe
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.supernet import Supernet
 from milonga_hub.projects.models import BuildSpec, ProjectSpec, SearchSpec, TrainingSpec
+from milonga_hub.runs.models import Trigger
 from milonga_hub.runs.profile import check_measured, profile
 from milonga_hub.runs.profiled import Profiled
+from milonga_hub.runs.rules_reuse import AGAIN
 
 from tests.runs.boards import Board, Hub, weights
 
@@ -33,16 +36,23 @@ class _Hub(Hub):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, SPEC)
-        speeds = {"quiet": self._exact, "noisy": self._noisy}
+        speeds = {"quiet": self._exact, "noisy": self.noisy}
         self.boards = {name: Board(name, speed) for name, speed in speeds.items()}
         self._checkpoint = _untrained(folder / "checkpoint.pt")
 
     def _exact(self, item: MeasurementItem, asked: int) -> float:
         return 0.05 + 1e-5 * weights(self.services.blobs, item)
 
-    def _noisy(self, item: MeasurementItem, asked: int) -> float:
+    def noisy(self, item: MeasurementItem, asked: int) -> float:
         seed = int(hashlib.sha256(item.subnet.encode()).hexdigest()[:8], 16)
         return self._exact(item, asked) * float(np.exp(np.random.default_rng(seed).normal(0.0, 1.5)))
+
+    def again(self) -> Profiled:
+        """Profile in a later run of the same project."""
+        run = self.services.runs.start("digits", Trigger.MANUAL, "")
+        self.work = replace(self.work, run=run)
+        self.work.folder.mkdir(parents=True)
+        return self.profile()
 
     def profile(self) -> Profiled:
         plan, trained = self.plan({}), {"checkpoint": str(self._checkpoint)}
@@ -101,7 +111,14 @@ def test_a_run_that_is_resumed_knows_what_it_knew_when_it_began(profiled: Profil
     with hub.services.database.session() as session:
         session.add(
             Measurement(
-                id="m", device="d", device_type="later", subnet=subnet, engine="e", precision="fp32", median_ms=1.0
+                id="m",
+                device="d",
+                device_type="later",
+                subnet=subnet,
+                engine="e",
+                precision="fp32",
+                median_ms=1.0,
+                purpose="profile",
             )
         )
     assert ("later", "e") in hub.search.measured(training.space, training.resolution_px)
@@ -110,6 +127,28 @@ def test_a_run_that_is_resumed_knows_what_it_knew_when_it_began(profiled: Profil
     (hub.work.folder / "profiled.json").unlink()
     assert hub.profile() == profiled
     assert hub.asked() == asked
+
+
+def test_a_later_run_takes_over_what_still_holds_and_measures_anew_what_does_not(profiled: Profiled, hub: _Hub) -> None:
+    """The quiet board is as it was; the noisy one takes half as long again."""
+    asked = hub.asked()
+    hub.boards["noisy"].speed = lambda item, number: 1.5 * hub.noisy(item, number)
+    later = hub.again()
+    assert later.earlier["quiet"].holds and not later.earlier["noisy"].holds
+    assert later.earlier["noisy"].change == pytest.approx(0.5)
+    taken = {name: hub.asked()[name] - count for name, count in asked.items()}
+    assert taken["quiet"] == AGAIN
+    assert {row["subnet"]: row["median_ms"] for row in later.good("quiet")} == pytest.approx(
+        {row["subnet"]: row["median_ms"] for row in profiled.good("quiet")}
+    )
+    assert len(later.measured["noisy"]) == taken["noisy"] >= FIRST + FURTHER
+    assert "noisy in earlier runs" in [one["device_type"] for one in later.history]
+    message = hub.told("profile").message
+    count = len(profiled.good("quiet"))
+    assert f"{count} earlier measurements of quiet hold (off by 0.0% where {AGAIN} were taken again)" in message
+    assert "earlier measurements of noisy do not hold any more (off by 50.0%" in message
+    assert f"{FIRST} subnets measured on each of 1 device types" in message
+    assert hub.told("profile").metrics["measured_before"] == count - AGAIN
 
 
 def test_a_device_that_fails_too_often_ends_the_stage_with_its_reason(hub: _Hub) -> None:

@@ -29,10 +29,11 @@ def test_measurements_of_all_runs_come_back_by_type_with_the_subnets_choices(tmp
         ms: float | None,
         precision: str = "fp32",
         engine: str = "onnxruntime",
+        purpose: str = "profile",
     ) -> Measurement:
         return Measurement(
             id=f"m{number}", device="d", device_type=device_type, subnet=subnet, engine=engine,
-            precision=precision, median_ms=ms,
+            precision=precision, median_ms=ms, purpose=purpose, peak_memory_bytes=1000 * number,
         )  # fmt: skip
 
     with database.session() as session:
@@ -40,14 +41,18 @@ def test_measurements_of_all_runs_come_back_by_type_with_the_subnets_choices(tmp
             [
                 row(1, "pi5", "a", 2.0), row(2, "pi5", "a", 4.0), row(3, "pi5", "b", None), row(4, "orin", "b", 1.0),
                 row(5, "pi5", "a", 1.0, "int8"), row(6, "pi5", "c", 9.0), row(7, "pi5", "unknown", 9.0),
-                row(8, "pi5", "a", 2.5, engine="openvino"),
+                row(8, "pi5", "a", 2.5, engine="openvino", purpose="verify"), row(9, "pi5", "a", 9.0, purpose="build"),
             ]
         )  # fmt: skip
     assert search.measured("mbv3", 32) == {
         ("pi5", "onnxruntime"): [
-            {"subnet": "a", "encoding": [0, 1], "precision": "fp32", "median_ms": 3.0},
-            {"subnet": "a", "encoding": [0, 1], "precision": "int8", "median_ms": 1.0},
+            {"subnet": "a", "encoding": [0, 1], "precision": "fp32", "median_ms": 3.0, "peak_memory_bytes": 2000},
+            {"subnet": "a", "encoding": [0, 1], "precision": "int8", "median_ms": 1.0, "peak_memory_bytes": 5000},
         ],
-        ("pi5", "openvino"): [{"subnet": "a", "encoding": [0, 1], "precision": "fp32", "median_ms": 2.5}],
-        ("orin", "onnxruntime"): [{"subnet": "b", "encoding": [1, 1], "precision": "fp32", "median_ms": 1.0}],
+        ("pi5", "openvino"): [
+            {"subnet": "a", "encoding": [0, 1], "precision": "fp32", "median_ms": 2.5, "peak_memory_bytes": 8000}
+        ],
+        ("orin", "onnxruntime"): [
+            {"subnet": "b", "encoding": [1, 1], "precision": "fp32", "median_ms": 1.0, "peak_memory_bytes": 4000}
+        ],
     }

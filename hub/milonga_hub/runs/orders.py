@@ -68,12 +68,22 @@ def assessing(plan: RunPlan, place: Place, checkpoint: str, targets: Sequence[st
     return {"checkpoint": checkpoint, "data": place.data, "targets": targets, "threads": place.threads("assess")}
 
 
-def profiling(plan: RunPlan, place: Place, checkpoint: str, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what chooses the first subnets to measure; `history` is what other device types measured before."""
+def profiling(
+    plan: RunPlan,
+    place: Place,
+    checkpoint: str,
+    history: Sequence[Mapping[str, Any]],
+    types: Sequence[TypePlan] | None = None,
+    again: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return what chooses the first subnets to measure on these types, or on all; `history` is what other device types measured
+    before, `again` what is to be measured again: {"encoding", "target"}.
+    """
     return {
         "checkpoint": checkpoint,
         "count": plan.spec.search.measured_subnets,
-        "targets": plan.searched,
+        "targets": plan.searched if types is None else plan.searched_for(types),
+        "again": list(again),
         "elsewhere": history,
         "seed": plan.spec.search.seed,
         "threads": place.threads("profile"),

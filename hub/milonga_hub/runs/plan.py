@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from milonga_compiler.engines import ENGINES, BuildSite
@@ -54,7 +55,12 @@ class RunPlan(BaseModel):
     @property
     def searched(self) -> list[str]:
         """Return what any type's network is searched for, in the order of the targets."""
-        return list(dict.fromkeys(target for item in self.types for target in item.searched))
+        return self.searched_for(self.types)
+
+    @staticmethod
+    def searched_for(types: Sequence[TypePlan]) -> list[str]:
+        """Return what the networks of some types are searched for."""
+        return list(dict.fromkeys(target for item in types for target in item.searched))
 
     @property
     def for_whom(self) -> str:

@@ -10,10 +10,11 @@ from milonga_compiler.files import write_atomically
 
 from milonga_hub.devices.models import Measurement
 from milonga_hub.errors import FailedPrecondition
-from milonga_hub.runs import orders
-from milonga_hub.runs.measure import measure_subnets, of_targets, why_failed
-from milonga_hub.runs.plan import RunPlan
-from milonga_hub.runs.profiled import Profiled, Quality, Row
+from milonga_hub.runs import orders, rules_reuse
+from milonga_hub.runs.measure import measure_subnets, of_targets, target_of, why_failed
+from milonga_hub.runs.plan import RunPlan, TypePlan
+from milonga_hub.runs.profiled import Earlier, Profiled, Quality
+from milonga_hub.runs.rules_reuse import Row
 from milonga_hub.runs.stages import Report
 from milonga_hub.runs.work import Work
 
@@ -23,6 +24,8 @@ MIN_MEASUREMENTS = 4
 PROFILED = "profiled.json"
 # Shares of the stage: exporting, the first measurements, and all further ones.
 _EXPORTED, _MEASURED, _JUDGED = 0.2, 0.7, 0.95
+# Where what earlier runs measured is looked at first.
+_TAKEN_AGAIN = 0.45
 
 
 async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> Profiled:
@@ -38,16 +41,58 @@ async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Re
 
 
 async def _first(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> Profiled:
-    history = work.kept("history.json", lambda: _history(work, plan))
-    spec = orders.profiling(plan, work.place(plan), trained["checkpoint"], history)
+    """Measure a few on each type; of those that earlier runs measured, only whether that still holds."""
+    history = work.kept("history.json", lambda: _elsewhere(work, plan))
+    before = work.kept("before.json", lambda: _before(work, plan))
+    again = {item.name: _again(plan, item, before.get(item.name, [])) for item in plan.types}
+    again = {name: rows for name, rows in again.items() if rows}
+    fresh = [item for item in plan.types if item.name not in again]
+    end = _TAKEN_AGAIN if again else _MEASURED
+    spec = orders.profiling(plan, work.place(plan), trained["checkpoint"], history, fresh, _named(again))
     result = await work.job("profile", "profile", spec, report.of_job(0.0, _EXPORTED))
-    wanted = {item.name: of_targets(result["subnets"], item.searched) for item in plan.types}
-    measured = await _measured(work, plan, wanted, report, _EXPORTED, _MEASURED)
-    for name, some in measured.items():
-        check_measured(work, name, some)
+    wanted = {item.name: of_targets(result["subnets"], item.searched) for item in fresh}
+    wanted |= {name: _exported(result["again"], rows) for name, rows in again.items()}
+    measured = await _measured(work, plan, wanted, report, _EXPORTED, end)
+    for item in fresh:
+        check_measured(work, item.name, measured[item.name])
     profiled = Profiled(history=history, costs=result["costs"])
-    profiled.add(measured, result["subnets"])
+    profiled.add(measured, [*result["subnets"], *result["again"]])
+    profiled.judge_earlier({name: before[name] for name in again})
+    await _anew(work, plan, trained, profiled, report)
     return profiled
+
+
+async def _anew(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Profiled, report: Report) -> None:
+    """Measure types of which what earlier runs measured does not hold any more, as if nothing had been."""
+    stale = [item for item in plan.types if item.name in profiled.earlier and not profiled.holds(item.name)]
+    if not stale:
+        return
+    spec = orders.profiling(plan, work.place(plan), trained["checkpoint"], profiled.history, stale)
+    result = await work.job("profile", "profile/anew", spec, report.of_job(_TAKEN_AGAIN, _TAKEN_AGAIN))
+    wanted = {item.name: of_targets(result["subnets"], item.searched) for item in stale}
+    measured = await _measured(work, plan, wanted, report, _TAKEN_AGAIN, _MEASURED)
+    for item in stale:
+        check_measured(work, item.name, measured[item.name])
+    profiled.add(measured, result["subnets"])
+
+
+def _again(plan: RunPlan, item: TypePlan, before: Sequence[Row]) -> list[Row]:
+    """Return which of a type's earlier measurements to take again, each with its target."""
+    targets = {target.partition("/")[2]: target for target in item.searched}
+    chosen = rules_reuse.to_take_again(before, list(targets), plan.spec.search.measured_subnets)
+    return [{**one, "target": targets[one["precision"]]} for one in chosen]
+
+
+def _named(again: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Return what is to be built for that, once where types take the same again."""
+    named = {(one["subnet"], one["target"]): one for rows in again.values() for one in rows}
+    return [{"encoding": one["encoding"], "target": one["target"]} for one in named.values()]
+
+
+def _exported(subnets: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Return of subnets that were built those that the rows are of."""
+    wanted = {(one["subnet"], one["target"]) for one in rows}
+    return [one for one in subnets if (one["subnet"], target_of(one)) in wanted]
 
 
 async def _measured(
@@ -89,21 +134,40 @@ async def _until_trusted(
         profiled.add(measured, [one for some in wanted.values() for one in some])
 
 
-def _history(work: Work, plan: RunPlan) -> list[dict[str, Any]]:
+def _elsewhere(work: Work, plan: RunPlan) -> list[Row]:
     """Return what device types outside the run measured before of the same space; with another engine they are others."""
-    training, own = plan.spec.training, {(item.name, item.engine) for item in plan.types}
-    known = work.services.search.measured(training.space, training.resolution_px)
+    own = {(item.name, item.engine) for item in plan.types}
     return [
         {"device_type": f"{name} with {engine}", "measurements": some}
-        for (name, engine), some in known.items()
+        for (name, engine), some in _known(work, plan).items()
         if (name, engine) not in own
     ]
 
 
+def _before(work: Work, plan: RunPlan) -> dict[str, list[Row]]:
+    """Return by type of the run what earlier runs measured on it of the same space, with its engine and in its precisions."""
+    known = _known(work, plan)
+    return {
+        item.name: [
+            one
+            for one in known.get((item.name, item.engine), [])
+            if f"{item.engine}/{one['precision']}" in item.searched
+        ]
+        for item in plan.types
+    }
+
+
+def _known(work: Work, plan: RunPlan) -> dict[tuple[str, str], list[Row]]:
+    training = plan.spec.training
+    return work.services.search.measured(training.space, training.resolution_px)
+
+
 def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
-    said = [f"{plan.spec.search.measured_subnets} subnets measured on each of {len(plan.types)} device types"]
-    if profiled.history:
-        said[0] += f", with what {len(profiled.history)} others measured before"
+    said = [_of_earlier(name, one) for name, one in profiled.earlier.items()]
+    anew = sum(not profiled.holds(item.name) for item in plan.types)
+    if anew:
+        others = f", with what {len(profiled.history)} others measured before" if profiled.history else ""
+        said.append(f"{plan.spec.search.measured_subnets} subnets measured on each of {anew} device types{others}")
     said += [_judgement(name, one) for name, one in profiled.quality.items()]
     if not all(one.trusted for one in profiled.quality.values()):
         said.append(
@@ -113,11 +177,20 @@ def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
     report(
         1.0,
         "; ".join(said),
-        measurements=sum(len(rows) for rows in profiled.measured.values()),
+        measurements=sum(len(rows) for rows in profiled.measured.values()) - profiled.taken_over,
+        measured_before=profiled.taken_over,
         **{f"latency_error {name}": one.held_out_relative_error for name, one in profiled.quality.items()},
         **{f"latency_trusted {name}": float(one.trusted) for name, one in profiled.quality.items()},
         **{f"further_measurements {name}": float(one.further) for name, one in profiled.quality.items()},
     )
+
+
+def _of_earlier(name: str, earlier: Earlier) -> str:
+    said = f"{earlier.count} earlier measurements of {name}"
+    if earlier.change is None:
+        return f"{said} could not be taken again"
+    verdict = "hold" if earlier.holds else "do not hold any more"
+    return f"{said} {verdict} (off by {earlier.change:.1%} where {earlier.again} were taken again)"
 
 
 def _judgement(name: str, quality: Quality) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from milonga_hub.devices.models import Measurement
-
-Row = dict[str, Any]
+from milonga_hub.runs import rules_reuse
+from milonga_hub.runs.rules_reuse import Row
 
 
 class Quality(BaseModel):
@@ -26,6 +26,19 @@ class Quality(BaseModel):
         return cls(**{**worst, "further": further})
 
 
+class Earlier(BaseModel):
+    """What earlier runs measured on one device type, and whether it still holds."""
+
+    count: int
+    # How many of them were taken again, and how far those differ, relative; None where the device failed at one.
+    again: int
+    change: float | None
+
+    @property
+    def holds(self) -> bool:
+        return self.change is not None and self.change <= rules_reuse.MOST_CHANGE
+
+
 class Profiled(BaseModel):
     """What is known of latencies when the search begins; kept, so that a run that is resumed searches from the same."""
 
@@ -37,6 +50,29 @@ class Profiled(BaseModel):
     # File of what was counted of the space.
     costs: str
     quality: dict[str, Quality] = {}
+    # By device type; those of which too little was measured before are missing.
+    earlier: dict[str, Earlier] = {}
+
+    @property
+    def taken_over(self) -> int:
+        """Return how many measurements earlier runs took."""
+        return sum(one.count - one.again for one in self.earlier.values() if one.holds)
+
+    def holds(self, device_type: str) -> bool:
+        """Return whether what earlier runs measured on it is taken over."""
+        return device_type in self.earlier and self.earlier[device_type].holds
+
+    def judge_earlier(self, before: Mapping[str, Sequence[Row]]) -> None:
+        """Take over what earlier runs measured, by type, where what was taken again says that it holds; where it does not, keep it
+        as that of another device.
+        """
+        for name, rows in before.items():
+            again = self.measured[name]
+            self.earlier[name] = Earlier(count=len(rows), again=len(again), change=rules_reuse.change(rows, again))
+            if self.holds(name):
+                self.measured[name] = rules_reuse.together(rows, again)
+            else:
+                self.history.append({"device_type": f"{name} in earlier runs", "measurements": list(rows)})
 
     def good(self, device_type: str) -> list[Row]:
         return [row for row in self.measured[device_type] if row["median_ms"] is not None]
@@ -48,9 +84,12 @@ class Profiled(BaseModel):
         return [{"device_type": name, "measurements": rows} for name, rows in known.items() if name != device_type]
 
     def add(self, measured: Mapping[str, Sequence[Measurement]], subnets: Sequence[Row]) -> None:
+        """Add what was measured of subnets, by device type; what is there already stays as it is."""
         encodings = {one["subnet"]: one["encoding"] for one in subnets}
         for name, some in measured.items():
-            self.measured.setdefault(name, []).extend(
+            rows = self.measured.setdefault(name, [])
+            there = {(row["subnet"], row["precision"]) for row in rows}
+            rows.extend(
                 {
                     "subnet": one.subnet,
                     "encoding": encodings[one.subnet],
@@ -59,4 +98,5 @@ class Profiled(BaseModel):
                     "peak_memory_bytes": one.peak_memory_bytes,
                 }
                 for one in some
+                if (one.subnet, one.precision) not in there
             )

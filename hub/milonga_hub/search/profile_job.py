@@ -21,7 +21,8 @@ _FEWEST = 5
 
 
 def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, Any]:
-    """Return {"subnets": [...]}: those that say most of all others, built for each target that is asked for; and {"costs": path} of what was counted of the space, for later jobs.
+    """Return {"subnets": [...]}: those that say most of all others, built for each target that is asked for; {"again": [...]}: those
+    that `spec["again"]` names, [{"encoding", "target"}]; and {"costs": path} of what was counted of the space, for later jobs.
 
     `spec["elsewhere"]` holds what other device types measured before: [{"device_type", "measurements"}].
     """
@@ -29,25 +30,28 @@ def run(spec: dict[str, Any], workdir: Path, context: JobContext) -> dict[str, A
     supernet = load_supernet(spec["checkpoint"])
     context.progress(0.0, "choosing subnets to measure")
     features, costs = Features(supernet.space, supernet.classes), workdir / "costs.json"
-    chosen = _chosen(features, supernet, spec)
-    features.write(costs)
     targets = [Target.parse(target) for target in spec["targets"]]
+    sample = pool(supernet.space, spec["seed"])
+    features.costs(sample)
+    chosen = _chosen(features, supernet, sample, spec) if targets else []
+    features.write(costs)
     first = {target.engine: target for target in reversed(targets)}
     wanted = [
         (encoding, target)
         for target in targets
         for encoding in (chosen if target == first[target.engine] else _spread(chosen))
     ]
+    again = [(tuple(one["encoding"]), Target.parse(one["target"])) for one in spec.get("again", ())]
     subnets = []
-    for index, (encoding, target) in enumerate(wanted):
-        context.progress(index / len(wanted), f"building subnet {index + 1} of {len(wanted)}")
+    for index, (encoding, target) in enumerate([*wanted, *again]):
+        context.progress(index / len([*wanted, *again]), f"building subnet {index + 1} of {len(wanted) + len(again)}")
         subnets.append(exported(supernet, encoding, target, workdir / "subnets"))
-    return {"subnets": subnets, "costs": str(costs)}
+    return {"subnets": subnets[: len(wanted)], "again": subnets[len(wanted) :], "costs": str(costs)}
 
 
-def _chosen(features: Features, supernet: Supernet, spec: Mapping[str, Any]) -> list[Encoding]:
+def _chosen(features: Features, supernet: Supernet, sample: list[Encoding], spec: Mapping[str, Any]) -> list[Encoding]:
     space = supernet.space
-    chosen = to_measure(features, pool(space, spec["seed"]), spec["count"], timed_elsewhere(spec), spec["seed"])
+    chosen = to_measure(features, sample, spec["count"], timed_elsewhere(spec), spec["seed"])
     return sorted(chosen, key=lambda one: (space.cost(one, supernet.classes).macs, one))
 
 

@@ -9,8 +9,12 @@ from typing import Any
 from sqlmodel import select
 
 from milonga_hub.db import Database
+from milonga_hub.devices.models import Measurement
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.search.models import KnownSubnet
+
+#: What subnets are measured for while a run searches, each as it is first built for its target.
+SEARCHING = ("profile", "verify")
 
 
 class SearchService:
@@ -30,22 +34,29 @@ class SearchService:
                 )
 
     def measured(self, space: str, resolution_px: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
-        """Return by device type and engine what was measured of this space:
-        {"subnet", "encoding", "precision", "median_ms"}.
+        """Return by device type and engine what runs measured of this space while they searched:
+        {"subnet", "encoding", "precision", "median_ms", "peak_memory_bytes"}.
 
-        A subnet that was measured several times counts with the median.
+        A subnet that was measured several times counts with the median. What was measured of builds is left out: those may be
+        tuned, or quantised otherwise.
         """
         with self._database.session() as session:
             statement = select(KnownSubnet).where(
                 KnownSubnet.space == space, KnownSubnet.resolution_px == resolution_px
             )
             encodings = {one.subnet: one.encoding for one in session.exec(statement)}
-        found: dict[tuple[str, str, str, str], list[float]] = {}
+        found: dict[tuple[str, str, str, str], list[Measurement]] = {}
         for one in self._devices.measured(list(encodings)):
-            if one.median_ms is not None:
-                found.setdefault((one.device_type, one.engine, one.subnet, one.precision), []).append(one.median_ms)
+            if one.purpose in SEARCHING:
+                found.setdefault((one.device_type, one.engine, one.subnet, one.precision), []).append(one)
         by_type: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for (device_type, engine, subnet, precision), times in sorted(found.items()):
-            row = {"subnet": subnet, "encoding": encodings[subnet], "precision": precision, "median_ms": median(times)}
+        for (device_type, engine, subnet, precision), some in sorted(found.items()):
+            row = {
+                "subnet": subnet,
+                "encoding": encodings[subnet],
+                "precision": precision,
+                "median_ms": median(one.median_ms for one in some if one.median_ms is not None),
+                "peak_memory_bytes": max(one.peak_memory_bytes for one in some),
+            }
             by_type.setdefault((device_type, engine), []).append(row)
         return by_type

@@ -47,6 +47,11 @@ _OF_RUNS = (
     N_("%(subnets)s subnets measured on each of %(count)s device types"),
     N_("%(subnets)s subnets measured on each of %(count)s device types, with what %(others)s others measured before"),
     N_("%(levels)s levels measured on each of %(count)s device types"),
+    N_("%(count)s earlier measurements of %(type)s hold (off by %(error)s where %(again)s were taken again)"),
+    N_(
+        "%(count)s earlier measurements of %(type)s do not hold any more (off by %(error)s where %(again)s were taken again)"
+    ),
+    N_("%(count)s earlier measurements of %(type)s could not be taken again"),
     N_("exporting level %(level)s of %(count)s"),
     N_("fine-tuned: %(before)s to %(after)s"),
     N_("as inherited: %(accuracy)s, not better after fine-tuning"),
