@@ -29,15 +29,15 @@ from tests.e2e.processes import QUICKLY, System
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 SMALL = Scale(
-    known=700,
-    later=400,
+    known=600,
+    later=300,
     live=200,
     spec={
-        "training": {"resolution_px": 16, "epochs": 8, "retrain_epochs": 6, "batch_size": 16, "learning_rate": 0.2},
+        "training": {"resolution_px": 16, "epochs": 8, "retrain_epochs": 6, "batch_size": 32, "learning_rate": 0.2},
         "search": {
-            "measured_subnets": 6,
-            "further_measurements": 2,
-            "evaluated_subnets": 10,
+            "measured_subnets": 5,
+            "further_measurements": 0,
+            "evaluated_subnets": 8,
             "population": 24,
             "generations": 10,
             "verified_candidates": 2,
