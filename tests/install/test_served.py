@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import re
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -108,3 +109,13 @@ def test_an_unknown_engine_is_named_with_those_that_there_are() -> None:
     assert "onnxruntime" in known_engines()
     with pytest.raises(InvalidInput, match=r"no engine 'tensorflow'; choose among: .*onnxruntime"):
         check_engines(["onnxruntime", "tensorflow"])
+
+
+def test_an_engine_that_there_is_not_is_refused_before_anything_is_installed(
+    client: TestClient, tmp_path: Path
+) -> None:
+    script = client.get("/install.sh").text
+    options = ["--root", str(tmp_path / "device"), "--token", "T", "--engines", "ncnn,onnx"]
+    done = subprocess.run(["sh", "-s", "--", *options], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "there is no engine onnx; choose among: litert ncnn onnxruntime" in done.stderr
+    assert not (tmp_path / "device").exists()

@@ -5,6 +5,7 @@ set -eu
 
 HUB_URL='@HUB_URL@'
 HUB_GRPC='@HUB_GRPC@'
+KNOWN_ENGINES='@ENGINES@'
 USER_NAME=milonga-agent
 UNIT=milonga-agent.service
 PINNED=trusted-root.json
@@ -66,6 +67,13 @@ read_options() {
     done
     [ -z "$TRUSTED_ROOT" ] || [ -r "$TRUSTED_ROOT" ] || fail "--trusted-root: cannot read $TRUSTED_ROOT"
     case $ENGINES in *[!a-z,]*) fail "--engines takes names separated by commas, such as onnxruntime,ncnn" ;; esac
+    for engine in $(printf '%s' "$ENGINES" | tr ',' ' '); do
+        # pip would say no more of it than a warning.
+        case " $KNOWN_ENGINES " in
+            *" $engine "*) ;;
+            *) fail "there is no engine $engine; choose among: $KNOWN_ENGINES" ;;
+        esac
+    done
 }
 
 add_label() {

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Res
 
 from milonga_hub.blobs import digest_of_file
 from milonga_hub.errors import InvalidInput, NotFound
-from milonga_hub.install.wheelhouse import Kind, Platform, Wheelhouses
+from milonga_hub.install.wheelhouse import Kind, Platform, Wheelhouses, known_engines
 from milonga_hub.install.wheels import SERVED, wheel_of
 
 _SCRIPT = Path(__file__).with_name("install.sh")
@@ -35,8 +35,10 @@ def _add_script(routes: APIRouter, grpc_port: Callable[[], int]) -> None:
     def script(request: Request) -> PlainTextResponse:
         """Return the script, with this hub's addresses as the caller reached it."""
         text = _SCRIPT.read_text(encoding="utf-8")
-        filled = text.replace("@HUB_URL@", _base(request)).replace("@HUB_GRPC@", _grpc_address(request, grpc_port()))
-        return PlainTextResponse(filled, media_type="text/x-shellscript")
+        addresses = {"@HUB_URL@": _base(request), "@HUB_GRPC@": _grpc_address(request, grpc_port())}
+        for mark, value in {**addresses, "@ENGINES@": " ".join(known_engines())}.items():
+            text = text.replace(mark, value)
+        return PlainTextResponse(text, media_type="text/x-shellscript")
 
 
 def host_of(request: Request) -> str:
