@@ -108,6 +108,13 @@ def test_labels_that_no_selector_could_name_are_refused(labels: dict[str, str]) 
         rules.check_labels(labels)
 
 
+def test_a_time_zone_that_there_is_not_is_no_label() -> None:
+    rules.check_labels({"time_zone": "Asia/Seoul"})
+    rules.check_labels({"time_zone": ""})  # Takes it away.
+    with pytest.raises(InvalidInput, match="no time zone 'Mars/Phobos'; write for example UTC, Asia/Seoul"):
+        rules.check_labels({"time_zone": "Mars/Phobos"})
+
+
 def test_an_empty_value_removes_a_label() -> None:
     assert rules.merged({"a": "1", "b": "2"}, {"a": "", "c": "3"}) == {"b": "2", "c": "3"}
 

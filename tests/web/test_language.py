@@ -14,7 +14,7 @@ from milonga_hub.callers import Role
 from milonga_hub.web.language import asked_for
 from milonga_hub.web.said import said
 from milonga_hub.web.terms import ENUMERATIONS, WORDS
-from milonga_hub.web.words import ago, duration, mark, state
+from milonga_hub.web.words import ago, change, duration, mark, state
 
 from tests.web.filled import HOSTILE, Services
 from tests.web.people import signed_in
@@ -206,6 +206,10 @@ def test_what_looks_like_a_sentence_over_and_over_is_told_to_a_depth_and_then_as
     text = said("wave 1 of 2: " * 150)
     assert text.startswith("웨이브 1/2: 웨이브 1/2: ")
     assert text.endswith("wave 1 of 2: wave 1 of 2: ")
+
+
+def test_a_change_of_nothing_has_no_minus() -> None:
+    assert [change(-0.04, 1), change(0.06, 1), change(-12.4), change(-0.4)] == ["+0.0", "+0.1", "-12", "+0"]
 
 
 def test_figures_and_ages_are_told_in_the_language(korean: None) -> None:

@@ -14,12 +14,15 @@ from milonga_compiler.engines import ENGINES
 from milonga_hub.devices.known import KnownType, Match
 from milonga_hub.devices.models import Assignment, DeviceState, DeviceView, Engine, Inventory, Verification
 from milonga_hub.errors import InvalidInput
+from milonga_hub.times import zone
 
 NAME_LENGTH = 63
 BUILT_IN_KEYS = ("name", "type", "simulated", "state")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _VERSION = re.compile(r"models/[^/\s]+/versions/[^/\s]+")
+# The label that stands in place of what the machine is set to: maintenance windows count in it.
+_TIME_ZONE = "time_zone"
 _LABEL_VALUE_LENGTH = 253
 _MIB = 1 << 20
 # Nothing says that a device need not renew.
@@ -50,7 +53,7 @@ def check_version(name: str) -> None:
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Raise InvalidInput for a key or value that no selector could name."""
+    """Raise InvalidInput for a key or value that no selector could name, and for a time zone that there is not."""
     for key, value in labels.items():
         if not _LABEL_KEY.fullmatch(key):
             raise InvalidInput(f"{key!r} cannot be a label's key; use 1 to 63 letters, digits and . _ / -")
@@ -58,6 +61,8 @@ def check_labels(labels: Mapping[str, str]) -> None:
             raise InvalidInput(f"{key!r} is built in and cannot be a label; choose another key")
         if len(value) > _LABEL_VALUE_LENGTH or not all(character.isprintable() for character in value):
             raise InvalidInput(f"label {key!r}: a value has at most {_LABEL_VALUE_LENGTH} printable characters")
+    if name := labels.get(_TIME_ZONE):
+        zone(name)
 
 
 def noted_clock(before: float | None, ahead_seconds: float | None) -> float | None:
@@ -149,7 +154,7 @@ def attributes(device: Named) -> dict[str, str]:
 
 def time_zone(labels: Mapping[str, str], inventory: Inventory) -> str:
     """Return the zone in which a device's hours count: what its label says, else what its machine says."""
-    return labels.get("time_zone") or inventory.time_zone
+    return labels.get(_TIME_ZONE) or inventory.time_zone
 
 
 def fingerprint(inventory: Inventory, simulated: bool) -> str:

@@ -146,7 +146,9 @@ class SigningService:
         """Return every role. Raises FailedPrecondition before there is any."""
         known, staged = self._known(), self._staged_changes()
         if not known:
-            raise FailedPrecondition(f"there are no signing keys in {self.folder}; run: milonga keys init")
+            raise FailedPrecondition(
+                f"there are no signing keys in {self.folder}; name the hub's data folder with --data-dir, or make them: milonga keys init"
+            )
         return [self._status(role, known, staged) for role in (ROOT, TARGETS, *ONLINE, *_projects(known, staged))]
 
     def _status(self, role: str, known: _Known, staged: _Known) -> RoleStatus:

@@ -42,6 +42,11 @@ def percent(value: float | None) -> str:
     return NONE if value is None else _written(f"{value:.1%}")
 
 
+def change(value: float, digits: int = 0) -> str:
+    """Return the number with its sign, +0 where nothing of it is left by rounding."""
+    return _written(f"{value:+z.{digits}f}")
+
+
 def ms(value: float | None) -> str:
     return NONE if value is None else f"{figure(value)} ms"
 
@@ -133,6 +138,7 @@ FILTERS: Mapping[str, Callable[..., str]] = {
     "duration": duration,
     "exactly": exactly,
     "percent": percent,
+    "change": change,
     "ms": ms,
     "figure": figure,
     "count": count,
