@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -24,12 +25,15 @@ ROOT = Path(__file__).parent.parent.parent
 PROJECT_FILE = ROOT / "fleet_configs" / "projects" / "digits.yaml"
 PROJECT = "digits"
 
+# Those that this process may use: a container may have 2 and 3, or one alone.
+_CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+
 # Same host, unlike limits. What stands for which board is a label; the limits on threads, cores and memory are real.
 AGENTS: Mapping[str, Sequence[str]] = {
     "orin": ("--simulate", "jetson-orin-nano", "--threads", "2", "--memory-mb", "2048"),
-    "pi5": ("--simulate", "raspberry-pi-5", "--threads", "1", "--cpus", "0", "--memory-mb", "1024"),
+    "pi5": ("--simulate", "raspberry-pi-5", "--threads", "1", "--cpus", f"{_CORES[0]}", "--memory-mb", "1024"),
     "zero2": (
-        "--simulate", "raspberry-pi-zero-2", "--threads", "1", "--cpus", "1", "--memory-mb", "512",
+        "--simulate", "raspberry-pi-zero-2", "--threads", "1", "--cpus", f"{_CORES[-1]}", "--memory-mb", "512",
         "--engines", "onnxruntime",
     ),
 }  # fmt: skip
