@@ -8,8 +8,8 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
+from milonga_hub.learning.ranks import kendall
 from milonga_hub.learning.spaces import Encoding, Space
 
 Floats = NDArray[np.float64]
@@ -57,9 +57,8 @@ class AccuracyModel:
             self._fit.kernel(self._known, self._known) + self._fit.noise * np.eye(len(wanted))
         )
         self._pulled = self._inverse @ wanted
-        tau = float(kendalltau(self._held_out, wanted).statistic)
         #: Rank correlation of evaluated accuracies with their predictions from all others.
-        self.kendall_tau = tau if np.isfinite(tau) else 0.0
+        self.kendall_tau = kendall(self._held_out, wanted)
 
     def _left_out(self, fit: _Fit, wanted: Floats) -> tuple[float, Floats]:
         """Return the log density of each accuracy as the others predict it, summed, and these predictions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +36,8 @@ def expected_improvement(best: float, accuracy: Floats, deviation: Floats) -> Fl
 def _improvement(accuracy: Floats, deviation: Floats, over: Floats) -> Floats:
     spread = np.maximum(deviation, _LEAST_DEVIATION)
     above = (accuracy - over) / spread
-    found: Floats = spread * (above * norm.cdf(above) + norm.pdf(above))
+    density = np.exp(-(above**2) / 2) / np.sqrt(2 * np.pi)
+    found: Floats = spread * (above * ndtr(above) + density)
     return found
 
 

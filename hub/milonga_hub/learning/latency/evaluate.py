@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.stats import spearmanr
 
 from milonga_hub.learning.latency.model import chosen, fitted
 from milonga_hub.learning.latency.prior import Prior
 from milonga_hub.learning.latency.process import Floats, Indices
 from milonga_hub.learning.latency.structure import Structure
 from milonga_hub.learning.latency.surrogate import Surrogates
+from milonga_hub.learning.ranks import spearman
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,7 @@ def _trial(prior: Prior, wanted: Floats, split: Split, k: int, seed: int, shared
 def agreement(predicted: Floats, truth: Floats) -> tuple[float, float]:
     """Return Spearman's correlation (0 where either is constant) and the share within 10 % of the truth."""
     within = float(np.mean(np.abs(predicted / truth - 1.0) <= 0.1))
-    if np.ptp(predicted) == 0 or np.ptp(truth) == 0:
-        return 0.0, within
-    return float(spearmanr(predicted, truth).statistic), within
+    return spearman(predicted, truth), within
 
 
 def _among(networks: Networks, split: Split) -> tuple[Networks, Split]:

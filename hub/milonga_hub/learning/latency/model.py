@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from milonga_hub.learning.latency.mix import Mix
 from milonga_hub.learning.latency.posterior import Cloud, Measured, judged, sampled, score
 from milonga_hub.learning.latency.prior import Prior
 from milonga_hub.learning.latency.process import Domain, Draws, Floats, Indices, log_density
+from milonga_hub.learning.ranks import spearman
 
 # Networks that choices are taken over, and from.
 _JUDGED = 600
@@ -75,7 +75,7 @@ class LatencyModel:
         scaled = float(((left_out - truth) ** 2 / variance).sum())
         self._excess = (_BELIEVED + scaled) / (_BELIEVED + len(truth))
         error = float(np.median(np.abs(np.exp(left_out - truth) - 1.0)))
-        self.quality = Quality(error, _rank_correlation(left_out, truth), len(truth), *_verdict(error, len(truth)))
+        self.quality = Quality(error, spearman(left_out, truth), len(truth), *_verdict(error, len(truth)))
 
     def predict(self, index: Sequence[int] | Indices | None = None) -> Prediction:
         """Return the latencies (m,) of the networks in these rows of the features, all of them where None."""
@@ -161,13 +161,6 @@ def _verdict(error: float, count: int) -> tuple[bool, int]:
         return True, 0
     # Half as many again: enough to move the error, few enough to stop soon after it falls.
     return False, -(-count // 2)
-
-
-def _rank_correlation(first: Floats, second: Floats) -> float:
-    """Return Spearman's correlation; 0 where one of the two is constant."""
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return 0.0
-    return float(spearmanr(first, second).statistic)
 
 
 def fit(
