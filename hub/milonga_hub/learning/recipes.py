@@ -43,12 +43,23 @@ def settled(recipe: Recipe, task: Task, space: Space) -> Recipe:
     )
 
 
+def _plain(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return the optimiser without what keeps torch.compile off it: that imports the compiler, three seconds of processor time.
+
+    torch wraps these methods by functools.wraps. A version that no longer does gives the optimiser as it is.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: getattr(getattr(kind, name), "__wrapped__", getattr(kind, name)) for name in names}
+    step = torch.no_grad()(getattr(kind.step, "__wrapped__", kind.step))
+    return type(kind.__name__, (kind,), {**methods, "step": step})
+
+
 def _sgd(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+    return _plain(torch.optim.SGD)(groups, lr=0.0, momentum=0.9, nesterov=True)
 
 
 def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.0)
+    return _plain(torch.optim.AdamW)(groups, lr=0.0)
 
 
 _OPTIMISERS = {"sgd": _sgd, "adamw": _adamw}
