@@ -151,6 +151,16 @@ def test_what_was_changed_on_the_way_is_not_published(tmp_path: Path) -> None:
         service.publish([rules.parse(json.dumps(content).encode())])
 
 
+def test_a_key_file_that_is_not_there_or_none_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"cannot read .*gone\.pem: No such file or directory$"):
+        keys.read_private(tmp_path / "gone.pem")
+    with pytest.raises(InvalidInput, match=r"cannot read .*gone\.pub: No such file or directory$"):
+        keys.read_public(tmp_path / "gone.pub")
+    (tmp_path / "words.pem").write_text("no key", encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"words\.pem is not a private key that can be used"):
+        keys.read_private(tmp_path / "words.pem")
+
+
 def test_keys_of_other_machines_take_over(tmp_path: Path) -> None:
     service = signing(tmp_path / "hub")
     service.sign("digits", {A: 10})

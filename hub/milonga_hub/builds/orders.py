@@ -47,7 +47,8 @@ class BuildOrders:
             return order
         if known := self.types(model_version):
             raise NotFound(
-                f"{model_version} has no subnet for device type {device_type!r}; it has for: {', '.join(known)}"
+                f"{model_version} has no subnet for device type {device_type!r}; it has for: {', '.join(known)}. A new version has one for each"
+                " type of then: milonga runs start, or milonga models import"
             )
         raise NotFound(
             f"{model_version} is not there, or an earlier version of the hub made it, which kept no subnets to build from;"

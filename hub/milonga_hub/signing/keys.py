@@ -59,7 +59,9 @@ def read_private(path: Path) -> CryptoSigner:
     try:
         private = serialization.load_pem_private_key(path.read_bytes(), None)
         return CryptoSigner(private)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidInput(f"{path} is not a private key that can be used: {error}") from error
 
 
@@ -71,7 +73,9 @@ def read_public(path: Path) -> Key:
             return read_private(path).public_key
         public: PublicKeyTypes = serialization.load_pem_public_key(data)
         return SSlibKey.from_crypto(public)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidInput(f"{path} is not a public key that can be used: {error}") from error
 
 

@@ -109,7 +109,10 @@ _CLASSES: dict[grpc.StatusCode, type[CallFailed]] = {
 
 def unreachable(address: str) -> str:
     """Return what to tell people where nobody answers."""
-    return f"no answer from a hub at {address}; start one with: milonga up, or name yours with --hub or MILONGA_HUB"
+    return (
+        f"no answer from a hub at {address}; start one with: milonga up, or name yours with --hub or MILONGA_HUB: by the port for programs"
+        " (8443 unless it was started with another), not the dashboard's"
+    )
 
 
 def of_call(error: Any, address: str) -> HubError:
