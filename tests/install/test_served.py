@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -119,3 +120,19 @@ def test_an_engine_that_there_is_not_is_refused_before_anything_is_installed(
     done = subprocess.run(["sh", "-s", "--", *options], input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "there is no engine onnx; choose among: litert ncnn onnxruntime" in done.stderr
     assert not (tmp_path / "device").exists()
+
+
+def test_an_agent_that_runs_is_ended_before_its_files_are_removed(client: TestClient, tmp_path: Path) -> None:
+    script, prefix = client.get("/install.sh").text, tmp_path / "opt/milonga-agent"
+    prefix.mkdir(parents=True)
+
+    def uninstalled() -> subprocess.CompletedProcess[str]:
+        options = ["--root", str(tmp_path), "--uninstall"]
+        return subprocess.run(["sh", "-s", "--", *options], input=script, capture_output=True, text=True, check=False)
+
+    waits = [sys.executable, "-c", "input()", f"{prefix}/start"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE) as agent:
+        refused = uninstalled()
+        agent.communicate(b"\n")
+    assert refused.returncode == 1 and f"(kill {agent.pid})" in refused.stderr and prefix.exists()
+    assert uninstalled().returncode == 0 and not prefix.exists()

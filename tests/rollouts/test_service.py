@@ -507,7 +507,7 @@ def test_a_rollout_that_needs_approval_begins_when_it_is_approved(fleet: Fleet) 
     fleet.rollouts.approve(rollout.id)
     fleet.rollouts.advance()
     assert fleet.obey() == [*THREE]
-    with pytest.raises(FailedPrecondition, match="running, not awaiting_approval"):
+    with pytest.raises(FailedPrecondition, match=r"running, not awaiting approval$"):
         fleet.rollouts.approve(rollout.id)
 
 

@@ -98,10 +98,20 @@ choose_folders() {
     fi
 }
 
+running_agents() {
+    for process in /proc/[0-9]*; do
+        # Some of them end meanwhile.
+        if { tr '\0' ' ' <"$process/cmdline" | grep -qF "$PREFIX/"; } 2>/dev/null; then printf ' %s' "${process#/proc/}"; fi
+    done
+}
+
 remove() {
     if [ -n "$SYSTEM" ] && [ -f "$UNITS/$UNIT" ]; then
         systemctl disable --now "$UNIT" || fail "systemd does not stop $UNIT; see: systemctl status $UNIT"
     fi
+    # Without systemd whoever started the agent ends it: one that lost its files would go on without them.
+    running=$(running_agents)
+    [ -z "$running" ] || fail "an agent runs from $PREFIX; end it (kill$running), then run this again"
     rm -rf "$PREFIX"
     [ -n "$USER_MODE" ] || rm -f "$UNITS/$UNIT"
     if [ -n "$SYSTEM" ]; then systemctl daemon-reload; fi

@@ -223,8 +223,13 @@ class RolloutService:
 
 def _check(rollout: Rollout, allowed: Sequence[RolloutState]) -> None:
     if rollout.state not in allowed:
-        wanted = " or ".join(state.lower() for state in allowed)
-        raise FailedPrecondition(f"rollout {rollout.id} is {rollout.state.lower()}, not {wanted}")
+        *others, last = (_said(state) for state in sorted(allowed))
+        wanted = f"{', '.join(others)} or {last}" if others else last
+        raise FailedPrecondition(f"rollout {rollout.id} is {_said(rollout.state)}, not {wanted}")
+
+
+def _said(state: RolloutState) -> str:
+    return state.lower().replace("_", " ")
 
 
 def _tried_again(devices: Sequence[RolloutDevice]) -> _Devices:
