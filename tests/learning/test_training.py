@@ -35,7 +35,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_arrays(tmp_path_factory.mktemp("data") / "data.npz", count=160)
+    return write_arrays(tmp_path_factory.mktemp("data") / "data.npz", count=80)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,15 @@ def trained(task: Classification, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("trained") / "checkpoint.pt"
     Trainer(task, SPACE, RECIPE, path).run()
     return path
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Classification, Path]:
+    """Return enough pictures to learn from, and what learned from them for long enough to know them."""
+    folder = tmp_path_factory.mktemp("taught")
+    task = Classification(load(write_arrays(folder / "data.npz", count=160)))
+    Trainer(task, SPACE, replace(RECIPE, epochs=10), folder / "checkpoint.pt").run()
+    return task, folder / "checkpoint.pt"
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
@@ -79,12 +88,11 @@ def _interrupted(task: Classification, recipe: Recipe, path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_teaches_small_and_large_alike(task: Classification, tmp_path: Path) -> None:
+def test_training_teaches_small_and_large_alike(taught: tuple[Classification, Path]) -> None:
     """Ten classes: chance is 10 %."""
-    trainer = Trainer(task, SPACE, replace(RECIPE, epochs=10), tmp_path / "checkpoint.pt")
-    trainer.run()
+    task, path = taught
     for encoding, chance in ((SPACE.smallest(), 0.3), (SPACE.largest(), 0.5)):
-        assert evaluated(trainer.supernet, encoding, task) > chance
+        assert evaluated(load_supernet(path), encoding, task) > chance
 
 
 def test_training_that_was_interrupted_ends_with_the_very_same_weights(
@@ -273,7 +281,7 @@ from milonga_hub.learning.data import load
 from milonga_hub.learning.spaces import space
 from milonga_hub.learning.train import Trainer
 torch.set_num_threads(1)
-recipe = Recipe("resnet", 16, epochs=1, batch_size=39, learning_rate=0.2, seed=0, precision="fp32")
+recipe = Recipe("resnet", 16, epochs=1, batch_size=19, learning_rate=0.2, seed=0, precision="fp32")
 trainer = Trainer(Classification(load({str(arrays)!r})), space("resnet", 16), recipe, Path(sys.argv[1]) / "c.pt")
 trainer.run()
 torch.save(
@@ -312,7 +320,8 @@ def test_rare_classes_count_for_more() -> None:
     assert weights[1] / weights[0] == pytest.approx(3.0) and weights[labels].mean() == pytest.approx(1.0)
 
 
-def test_mixed_batches_hold_their_shares_of_each_data_set(data: Data) -> None:
+def test_mixed_batches_hold_their_shares_of_each_data_set(tmp_path: Path) -> None:
+    data = load(write_arrays(tmp_path / "data.npz", count=160))
     old, new = (replace(data, x_train=data.x_train * 0 + value) for value in (0.0, 1.0))
     mixed = Mixed([Classification(old), Classification(new)], [3.0, 1.0])
     seen = [pictures for pictures, _ in mixed.batches(16, torch.Generator().manual_seed(0))]
@@ -345,7 +354,9 @@ def test_pictures_are_normalised_as_in_serving(arrays: Path, data: Data) -> None
     assert next(task.validation(task.input(8))).shape[1:] == (3, 8, 8)
 
 
-def test_a_subnet_is_recalibrated_before_it_is_used(task: Classification, trained: Path) -> None:
-    supernet = load_supernet(trained)
+@pytest.mark.slow
+def test_a_subnet_is_recalibrated_before_it_is_used(taught: tuple[Classification, Path]) -> None:
+    task, path = taught
+    supernet = load_supernet(path)
     ready = task.evaluate(runner(subnet(supernet, SPACE.largest(), task)), 16)
     assert ready > task.evaluate(runner(supernet.extract(SPACE.largest()).eval()), 16)
