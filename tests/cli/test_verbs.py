@@ -507,7 +507,9 @@ def test_runs_that_wait_for_approval_are_approved_or_refused(new: Cli, tmp_path:
     )
     for _ in range(2):
         new.hub.runs.start("mine", Trigger.SCHEDULE, "due since Saturday")
-    assert "awaiting approval" in new("runs", "list").out
+    listed = " ".join(new("runs", "list").out.split())
+    assert "awaiting approval" in listed and "because due since Saturday" in listed
+    assert "let it begin: milonga runs approve projects/mine/runs/1" in new("runs", "show", "mine/1").out
     assert new("runs", "approve", "mine/1", "--json").json["run"]["state"] == "RUN_STATE_QUEUED"
     assert "refused" in new("runs", "refuse", "mine/2").out
     assert "waits for approval" in new("runs", "approve", "mine/2").err
@@ -591,6 +593,19 @@ def test_alerts_are_shown_acknowledged_and_silenced(cli: Cli) -> None:
     assert (made["rule"], made["subject"]) == ("drift", "devices/pi5-1")
     assert "a fair" in cli("alerts", "silences").out
     assert cli("alerts", "unsilence", made["id"]).code == 0
+
+
+def test_an_alert_says_by_what_it_was_resolved(new: Cli, tmp_path: Path) -> None:
+    _, token = new.hub.devices.create_join_token({})
+    new.hub.devices.enrol(Enrolment(token, "pi", Inventory(machine_id="pi"), "0.1.0", False, {}, Key().request()))
+    file = tmp_path / "away.yaml"
+    file.write_text(json.dumps({"kind": "AlertRule", "name": "away", "spec": {"watch": "DEVICE_OFFLINE"}}))
+    new("apply", "-f", str(file))
+    new.hub.alerts.look()
+    (alert,) = new("alerts", "list", "--json").json["alerts"]
+    new("alerts", "delete-rule", "away")
+    new.hub.alerts.look()
+    assert "ago, its rule was deleted" in new("alerts", "show", alert["id"]).out
 
 
 def test_rules_and_channels_are_applied_from_files_and_tested(new: Cli, tmp_path: Path) -> None:

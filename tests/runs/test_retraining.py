@@ -191,7 +191,11 @@ def _in_progress(state: RunState) -> Run:
         ({"quiet_hours": ["00:00-12:00", "12:00-00:00"]}, [], Hold("quiet hours, 00:00-12:00, 12:00-00:00 (UTC)")),
         ({"cool_down_seconds": 60}, [_ended(20)], Hold("cool-down of 60 s", NOW + timedelta(seconds=40))),
         ({"max_runs_per_day": 1}, [_ended(7200)], Hold("budget of 1 in 24 hours", NOW + timedelta(hours=22))),
-        ({}, [_in_progress(RunState.AWAITING_APPROVAL)], Hold("run 7 has not ended yet")),
+        (
+            {},
+            [_in_progress(RunState.AWAITING_APPROVAL)],
+            Hold("run 7 waits for approval: milonga runs approve digits/7"),
+        ),
         ({"max_runs_per_day": 1, "max_runs_per_week": 2}, [_ended(90_000)], None),
         ({}, [], None),
     ],

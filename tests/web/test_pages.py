@@ -227,9 +227,11 @@ def test_an_alert_says_what_to_do_and_is_acknowledged_and_silenced_on_its_page(
     assert client.post(f"{path}/acknowledge", data={"note": "at work"}).status_code == 200
     Page(text := client.get(path).text)
     assert "silenced until" in text and "ana" in text and "/acknowledge" not in text
+    assert 'href="/alerts#silences"' in text and f"{path}/silence" not in text
     (silence,), _ = hub.alerts.silences()
     client.post(f"/alert_silences/{silence.id}/end")
-    assert "silenced until" not in client.get(path).text
+    text = client.get(path).text
+    assert "silenced until" not in text and f"{path}/silence" in text
 
 
 def test_the_overview_shows_each_device_by_its_health_and_what_happened(client: TestClient) -> None:

@@ -86,6 +86,7 @@ def show(alert: Id, hub: Hub = None, json: Json = False) -> None:
         print_json(response)
         return
     found = response.alert
+    resolved = f"{ago(found, 'resolved_at')}, {found.resolution}" if found.HasField("resolved_at") else ""
     acknowledged = f"{found.acknowledged_by}, {ago(found, 'acknowledged_at')}" if found.acknowledged_by else ""
     facts(
         (
@@ -101,7 +102,7 @@ def show(alert: Id, hub: Hub = None, json: Json = False) -> None:
             ("opened", ago(found, "opened_at")),
             ("value", number(found.value)),
             ("threshold", number(found.threshold)),
-            ("resolved", ago(found, "resolved_at")),
+            ("resolved", resolved),
             ("acknowledged", acknowledged),
             ("note", found.note),
             ("silenced until", str(moment(found, "silenced_until") or "")),

@@ -44,7 +44,7 @@ def list_(
                 _stage(r),
                 word(pb.Trigger, r.trigger),
                 ago(r, "created_at"),
-                r.outcome or r.error or NONE,
+                r.outcome or r.error or (f"because {r.reason}" if r.reason else NONE),
             )
             for r in response.runs
         )

@@ -119,4 +119,6 @@ def _end(run: pb.Run) -> list[RenderableType]:
         lines.append(Text(clean(run.outcome), style="bold"))
     if run.state in (pb.RUN_STATE_FAILED, pb.RUN_STATE_CANCELLED):
         lines.append(Text(f"go on from there: milonga runs resume {run.name}"))
+    if run.state == pb.RUN_STATE_AWAITING_APPROVAL:
+        lines.append(Text(f"let it begin: milonga runs approve {run.name}; or end it: milonga runs refuse {run.name}"))
     return lines

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from milonga_hub.labelling.models import LabelledAccuracy
 from milonga_hub.projects.models import AccuracyTrigger, DriftTrigger, RetrainingPolicy
-from milonga_hub.runs.models import Run, Trigger
+from milonga_hub.runs.models import Run, RunState, Trigger
 from milonga_hub.runs.rules import AUTOMATIC, ENDED
 from milonga_hub.runs.rules_labelled import chance_of_so_few
 from milonga_hub.telemetry.models import DriftEvent, Estimate
@@ -117,6 +117,9 @@ def held_back(policy: RetrainingPolicy, runs: Sequence[Run], now: datetime) -> H
     What is stamped later than now counts, too: a clock that was set back buys no runs.
     """
     in_progress = next((run for run in runs if run.state not in ENDED), None)
+    if in_progress is not None and in_progress.state is RunState.AWAITING_APPROVAL:
+        number = in_progress.number
+        return Hold(f"run {number} waits for approval: milonga runs approve {in_progress.project}/{number}")
     if in_progress is not None:
         return Hold(f"run {in_progress.number} has not ended yet")
     holds = [*_holds(policy, runs, now)]

@@ -119,6 +119,7 @@ _OF_RUNS = (
     N_("%(count)s new labelled pictures (%(wanted)s start a run)"),
     N_("schedule %(schedule)s, due since %(time)s"),
     N_("run %(number)s has not ended yet"),
+    N_("run %(number)s waits for approval: milonga runs approve %(run)s"),
     N_("quiet hours, %(hours)s"),
     N_("cool-down of %(seconds)s s"),
     N_("budget of %(runs)s in 24 hours"),
