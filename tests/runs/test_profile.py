@@ -150,6 +150,10 @@ def test_a_later_run_takes_over_what_still_holds_and_measures_anew_what_does_not
     assert f"{FIRST} subnets measured on each of 1 device types" in message
     assert hub.told("profile").metrics["measured_before"] == count - AGAIN
 
+    asked = hub.asked()
+    assert all(one.holds for one in hub.again().earlier.values()), "what did not hold once is not asked again"
+    assert hub.asked() == {"quiet": asked["quiet"] + AGAIN, "noisy": asked["noisy"] + AGAIN + FURTHER}
+
 
 def test_a_device_that_fails_too_often_ends_the_stage_with_its_reason(hub: _Hub) -> None:
     failed = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from milonga_hub.runs.rules_reuse import AGAIN, change, to_take_again, together
+from milonga_hub.runs.rules_reuse import AGAIN, change, standing, to_take_again, together
 
 
 def _rows(times: dict[str, float | None], precision: str = "fp32") -> list[dict[str, Any]]:
@@ -13,6 +13,23 @@ def _rows(times: dict[str, float | None], precision: str = "fp32") -> list[dict[
 
 
 BEFORE = _rows({"a": 9.0, "b": 1.0, "c": 4.0, "d": 3.0, "e": 2.0})
+
+
+def _taken(run: str, times: dict[str, float | None], purpose: str = "profile") -> list[dict[str, Any]]:
+    return [{**row, "run": run, "purpose": purpose} for row in _rows(times)]
+
+
+def test_only_what_came_since_the_type_was_last_measured_anew_stands_of_each_network_the_newest() -> None:
+    taken = [
+        *_taken("1", {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}),
+        *_taken("2", {"a": 2.0, "b": 2.0, "c": 2.0}),
+        *_taken("2", {"e": 2.0}, "verify"),
+        *_taken("3", {"a": 3.0, "f": 3.0}),
+    ]
+    found = {one["subnet"]: one["median_ms"] for one in standing(taken, "fp32", 3)}
+    assert found == {"a": 3.0, "f": 3.0, "b": 2.0, "c": 2.0, "e": 2.0}
+    assert len(standing(taken, "fp32", 4)) == 6, "the second run measured too few to be a beginning"
+    assert standing(taken, "fp32", 4)[0].keys() == BEFORE[0].keys()
 
 
 def test_the_fastest_a_middle_one_and_the_slowest_are_taken_again() -> None:

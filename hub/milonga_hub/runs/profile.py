@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 from milonga_compiler.files import write_atomically
+from milonga_compiler.target import Target
 
 from milonga_hub.devices.models import Measurement
 from milonga_hub.errors import FailedPrecondition
@@ -78,9 +79,8 @@ async def _anew(work: Work, plan: RunPlan, trained: dict[str, Any], profiled: Pr
 
 def _again(plan: RunPlan, item: TypePlan, before: Sequence[Row]) -> list[Row]:
     """Return which of a type's earlier measurements to take again, each with its target."""
-    targets = {target.partition("/")[2]: target for target in item.searched}
-    chosen = rules_reuse.to_take_again(before, list(targets), plan.spec.search.measured_subnets)
-    return [{**one, "target": targets[one["precision"]]} for one in chosen]
+    chosen = rules_reuse.to_take_again(before, _precisions(item), plan.spec.search.measured_subnets)
+    return [{**one, "target": f"{item.engine}/{one['precision']}"} for one in chosen]
 
 
 def _named(again: Mapping[str, Sequence[Row]]) -> list[Row]:
@@ -136,30 +136,28 @@ async def _until_trusted(
 
 def _elsewhere(work: Work, plan: RunPlan) -> list[Row]:
     """Return what device types outside the run measured before of the same space; with another engine they are others."""
-    own = {(item.name, item.engine) for item in plan.types}
+    training, own = plan.spec.training, {(item.name, item.engine) for item in plan.types}
     return [
         {"device_type": f"{name} with {engine}", "measurements": some}
-        for (name, engine), some in _known(work, plan).items()
+        for (name, engine), some in work.services.search.measured(training.space, training.resolution_px).items()
         if (name, engine) not in own
     ]
 
 
 def _before(work: Work, plan: RunPlan) -> dict[str, list[Row]]:
     """Return by type of the run what earlier runs measured on it of the same space, with its engine and in its precisions."""
-    known = _known(work, plan)
-    return {
-        item.name: [
-            one
-            for one in known.get((item.name, item.engine), [])
-            if f"{item.engine}/{one['precision']}" in item.searched
-        ]
-        for item in plan.types
-    }
-
-
-def _known(work: Work, plan: RunPlan) -> dict[tuple[str, str], list[Row]]:
     training = plan.spec.training
-    return work.services.search.measured(training.space, training.resolution_px)
+    taken = work.services.search.taken(training.space, training.resolution_px)
+    found = {}
+    for item in plan.types:
+        precisions = _precisions(item)
+        rows = [one for one in taken.get((item.name, item.engine), []) if one["precision"] in precisions]
+        found[item.name] = rules_reuse.standing(rows, precisions[0], plan.spec.search.measured_subnets)
+    return found
+
+
+def _precisions(item: TypePlan) -> list[str]:
+    return [Target.parse(target).precision for target in item.searched]
 
 
 def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:

@@ -21,6 +21,24 @@ MOST_CHANGE = 0.1
 _FEWEST = 5
 
 
+def standing(taken: Sequence[Row], precision: str, count: int) -> list[Row]:
+    """Return of measurements, the oldest first, those since a run last measured the device type anew, of each network the newest.
+
+    That run took `count` or more in the first precision; what older ones measured was found not to hold any more.
+    """
+    runs: dict[str, list[Row]] = {}
+    for one in taken:
+        runs.setdefault(one["run"], []).append(one)
+    newest: dict[tuple[str, str], Row] = {}
+    for some in reversed(runs.values()):
+        for one in reversed(some):
+            row = {key: value for key, value in one.items() if key not in ("run", "purpose")}
+            newest.setdefault((one["subnet"], one["precision"]), row)
+        if sum(one["purpose"] == "profile" and one["precision"] == precision for one in some) >= count:
+            break
+    return list(newest.values())
+
+
 def to_take_again(before: Sequence[Row], precisions: Sequence[str], count: int) -> list[Row]:
     """Return which rows ({"subnet", "precision", "median_ms", ...}) to take again; none where a precision has too few.
 

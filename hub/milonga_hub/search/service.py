@@ -9,7 +9,6 @@ from typing import Any
 from sqlmodel import select
 
 from milonga_hub.db import Database
-from milonga_hub.devices.models import Measurement
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.search.models import KnownSubnet
 
@@ -40,23 +39,34 @@ class SearchService:
         A subnet that was measured several times counts with the median. What was measured of builds is left out: those may be
         tuned, or quantised otherwise.
         """
+        found: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
+        for (device_type, engine), rows in self.taken(space, resolution_px).items():
+            for one in rows:
+                found.setdefault((device_type, engine, one["subnet"], one["precision"]), []).append(one)
+        by_type: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for (device_type, engine, subnet, precision), some in sorted(found.items()):
+            row = {
+                "subnet": subnet,
+                "encoding": some[0]["encoding"],
+                "precision": precision,
+                "median_ms": median(one["median_ms"] for one in some),
+                "peak_memory_bytes": max(one["peak_memory_bytes"] for one in some),
+            }
+            by_type.setdefault((device_type, engine), []).append(row)
+        return by_type
+
+    def taken(self, space: str, resolution_px: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """Return the same measurements one by one, the oldest first, with "run" and "purpose"."""
         with self._database.session() as session:
             statement = select(KnownSubnet).where(
                 KnownSubnet.space == space, KnownSubnet.resolution_px == resolution_px
             )
             encodings = {one.subnet: one.encoding for one in session.exec(statement)}
-        found: dict[tuple[str, str, str, str], list[Measurement]] = {}
-        for one in self._devices.measured(list(encodings)):
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for one in sorted(self._devices.measured(list(encodings)), key=lambda each: each.measured_at):
             if one.purpose in SEARCHING:
-                found.setdefault((one.device_type, one.engine, one.subnet, one.precision), []).append(one)
-        by_type: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for (device_type, engine, subnet, precision), some in sorted(found.items()):
-            row = {
-                "subnet": subnet,
-                "encoding": encodings[subnet],
-                "precision": precision,
-                "median_ms": median(one.median_ms for one in some if one.median_ms is not None),
-                "peak_memory_bytes": max(one.peak_memory_bytes for one in some),
-            }
-            by_type.setdefault((device_type, engine), []).append(row)
-        return by_type
+                row = one.model_dump(
+                    include={"subnet", "precision", "median_ms", "peak_memory_bytes", "run", "purpose"}
+                )
+                found.setdefault((one.device_type, one.engine), []).append({**row, "encoding": encodings[one.subnet]})
+        return found
