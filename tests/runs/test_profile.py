@@ -147,7 +147,7 @@ def test_a_later_run_takes_over_what_still_holds_and_measures_anew_what_does_not
     count = len(profiled.good("quiet"))
     assert f"{count} earlier measurements of quiet hold (off by 0.0% where {AGAIN} were taken again)" in message
     assert "earlier measurements of noisy do not hold any more (off by 50.0%" in message
-    assert f"{FIRST} subnets measured on each of 1 device types" in message
+    assert f"{FIRST} subnets measured on noisy, with what another measured before" in message
     assert hub.told("profile").metrics["measured_before"] == count - AGAIN
 
     asked = hub.asked()

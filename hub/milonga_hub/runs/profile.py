@@ -162,10 +162,10 @@ def _precisions(item: TypePlan) -> list[str]:
 
 def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
     said = [_of_earlier(name, one) for name, one in profiled.earlier.items()]
-    anew = sum(not profiled.holds(item.name) for item in plan.types)
+    anew = [item.name for item in plan.types if not profiled.holds(item.name)]
     if anew:
-        others = f", with what {len(profiled.history)} others measured before" if profiled.history else ""
-        said.append(f"{plan.spec.search.measured_subnets} subnets measured on each of {anew} device types{others}")
+        who = anew[0] if len(anew) == 1 else f"each of {len(anew)} device types"
+        said.append(f"{plan.spec.search.measured_subnets} subnets measured on {who}{_with_others(profiled)}")
     said += [_judgement(name, one) for name, one in profiled.quality.items()]
     if not all(one.trusted for one in profiled.quality.values()):
         said.append(
@@ -181,6 +181,13 @@ def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
         **{f"latency_trusted {name}": float(one.trusted) for name, one in profiled.quality.items()},
         **{f"further_measurements {name}": float(one.further) for name, one in profiled.quality.items()},
     )
+
+
+def _with_others(profiled: Profiled) -> str:
+    known = len(profiled.history) - sum(not one.holds for one in profiled.earlier.values())
+    if not known:
+        return ""
+    return f", with what {'another' if known == 1 else f'{known} others'} measured before"
 
 
 def _of_earlier(name: str, earlier: Earlier) -> str:

@@ -72,6 +72,8 @@ class Profiled(BaseModel):
             if self.holds(name):
                 self.measured[name] = rules_reuse.together(rows, again)
             else:
+                # What the device failed at is asked again.
+                self.measured[name] = self.good(name)
                 self.history.append({"device_type": f"{name} in earlier runs", "measurements": list(rows)})
 
     def good(self, device_type: str) -> list[Row]:
