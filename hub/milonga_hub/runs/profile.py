@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -10,7 +11,7 @@ from milonga_compiler.files import write_atomically
 from milonga_compiler.target import Target
 
 from milonga_hub.devices.models import Measurement
-from milonga_hub.errors import FailedPrecondition
+from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.runs import orders, rules_reuse
 from milonga_hub.runs.measure import measure_subnets, of_targets, target_of, why_failed
 from milonga_hub.runs.plan import RunPlan, TypePlan
@@ -27,6 +28,8 @@ PROFILED = "profiled.json"
 _EXPORTED, _MEASURED, _JUDGED = 0.2, 0.7, 0.95
 # Where what earlier runs measured is looked at first.
 _TAKEN_AGAIN = 0.45
+# Name of the figure that says whether a type's latency model is trusted.
+_TRUSTED = "latency_trusted {}"
 
 
 async def profile(work: Work, plan: RunPlan, trained: dict[str, Any], report: Report) -> Profiled:
@@ -145,15 +148,30 @@ def _elsewhere(work: Work, plan: RunPlan) -> list[Row]:
 
 
 def _before(work: Work, plan: RunPlan) -> dict[str, list[Row]]:
-    """Return by type of the run what earlier runs measured on it of the same space, with its engine and in its precisions."""
+    """Return by type of the run what earlier runs measured on it of the same space, with its engine and in its precisions; nothing of
+    types whose latencies could not be predicted from it.
+    """
     training = plan.spec.training
     taken = work.services.search.taken(training.space, training.resolution_px)
     found = {}
     for item in plan.types:
         precisions = _precisions(item)
         rows = [one for one in taken.get((item.name, item.engine), []) if one["precision"] in precisions]
-        found[item.name] = rules_reuse.standing(rows, precisions[0], plan.spec.search.measured_subnets)
+        if _was_trusted(work, item.name, rows):
+            found[item.name] = rules_reuse.standing(rows, precisions[0], plan.spec.search.measured_subnets)
     return found
+
+
+def _was_trusted(work: Work, device_type: str, taken: Sequence[Row]) -> bool:
+    """Return whether the newest run that judged the type's latency model trusted it."""
+    key = _TRUSTED.format(device_type)
+    for run in reversed(dict.fromkeys(one["run"] for one in taken)):
+        with suppress(NotFound):
+            stages = work.services.runs.get(run).stages
+            judged = next((one.metrics[key] for one in stages if key in one.metrics), None)
+            if judged is not None:
+                return bool(judged)
+    return False
 
 
 def _precisions(item: TypePlan) -> list[str]:
@@ -178,7 +196,7 @@ def _tell(plan: RunPlan, profiled: Profiled, report: Report) -> None:
         measurements=sum(len(rows) for rows in profiled.measured.values()) - profiled.taken_over,
         measured_before=profiled.taken_over,
         **{f"latency_error {name}": one.held_out_relative_error for name, one in profiled.quality.items()},
-        **{f"latency_trusted {name}": float(one.trusted) for name, one in profiled.quality.items()},
+        **{_TRUSTED.format(name): float(one.trusted) for name, one in profiled.quality.items()},
         **{f"further_measurements {name}": float(one.further) for name, one in profiled.quality.items()},
     )
 
