@@ -331,13 +331,12 @@ class LabellingService:
         """Yield the sample to change. Raises FailedPrecondition where nothing is left to decide."""
         with self._adding, self._database.session() as session:
             sample = self._found(session, name)
-            what = rules_history.overruled(sample, by, revision)
-            if what and not sample.dataset_version:
-                raise DecidedMeanwhile(f"{what}; to see all that was decided: milonga samples show {_short(name)}")
             if sample.dataset_version:
                 raise FailedPrecondition(
                     f"{name} is part of {sample.dataset_version} already, which never changes; import a corrected data set"
                 )
+            if what := rules_history.overruled(sample, by, revision):
+                raise DecidedMeanwhile(f"{what}; to see all that was decided: milonga samples show {_short(name)}")
             if not sample.kept:
                 raise FailedPrecondition(f"the picture of {name} was deleted; there is nothing left to decide")
             yield sample
