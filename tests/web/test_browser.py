@@ -89,6 +89,7 @@ def looking(*words: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(address: str) -> Iterator[Browser]:
+    expect.set_options(timeout=30_000)  # A page that is slow on a busy machine is not wrong.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -299,6 +300,30 @@ def test_pictures_become_a_project_and_a_run_without_a_terminal(page: Page, tmp_
     expect(page.locator("#wrong-name")).to_be_empty()
     page.get_by_role("button", name="Start").click()
     expect(page.locator("h1")).to_contain_text("Run 1")
+
+
+def test_what_was_filled_in_before_the_scripts_had_come_counts(page: Page) -> None:
+    def fill_in(script: Route) -> None:
+        page.get_by_label("Name").fill("No Name")
+        page.get_by_label("Milliseconds for one picture").fill("40")
+        script.continue_()
+
+    page.route("**/static/form.js", fill_in)
+    page.goto("/new/projects?dataset=digits")
+    expect(page.locator("#wrong-name")).to_contain_text("is not a project name")
+    page.get_by_label("Name").fill("digits-2")
+    expect(page.locator("#yaml")).to_contain_text("latency_ms: 40")
+
+    def choose(script: Route) -> None:
+        page.locator("input[type=file]:not([webkitdirectory])").set_input_files(
+            {"name": "early.onnx", "mimeType": "application/octet-stream", "buffer": b"1234"}
+        )
+        script.continue_()
+
+    for name, path in (("upload", "/new/datasets"), ("model", "/new/models")):
+        page.route(f"**/static/{name}.js", choose)
+        page.goto(path)
+        expect(page.locator("#chosen")).to_have_text("early.onnx, 4 B")
 
 
 def test_a_model_is_chosen_and_sent_with_what_the_form_says(page: Page, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 (() => {
   const { _ } = window.Milonga;
   const QUIET_MS = 300; // Typing is one check.
+  const isFilled = (field) => (field.options ? [...field.options].some((each) => each.selected !== each.defaultSelected)
+    : "defaultValue" in field && (field.value !== field.defaultValue || field.checked !== field.defaultChecked));
   for (const form of document.querySelectorAll("form[data-check]")) {
     let waiting = 0;
     let newest = 0;
@@ -29,12 +31,18 @@
         if (message && message.textContent) field.setAttribute("aria-invalid", "true");
       }
     };
-    form.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(check, QUIET_MS); });
+    const checkSoon = () => { clearTimeout(waiting); waiting = setTimeout(check, QUIET_MS); };
     // Writing one's own limit chooses it.
-    form.addEventListener("focusin", ({ target }) => {
-      const choice = target.type === "number" && target.closest("label") && target.closest("label").querySelector("input[type=radio]");
+    const chooseOwn = (field) => {
+      const choice = field.type === "number" && field.closest("label") && field.closest("label").querySelector("input[type=radio]");
       if (choice) choice.checked = true;
-    });
+    };
+    form.addEventListener("input", checkSoon);
+    form.addEventListener("focusin", ({ target }) => chooseOwn(target));
+    // What was filled in before this script had come.
+    const filled = [...form.elements].filter(isFilled);
+    for (const field of filled) if (field.value !== field.defaultValue) chooseOwn(field);
+    if (filled.length) checkSoon();
   }
   document.addEventListener("click", async ({ target }) => {
     const button = target.closest("[data-copy]");

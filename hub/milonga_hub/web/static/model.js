@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const { _ } = window.Milonga;
-  const { size, tell, onDrop, send } = window.Milonga.sending;
+  const { size, tell, onChosen, onDrop, send } = window.Milonga.sending;
   const form = document.getElementById("model");
   if (!form) return;
   const find = (id) => document.getElementById(id);
@@ -17,7 +17,7 @@
       : file.size > most ? _("This is %(size)s; the hub takes %(most)s at once.", { size: size(file.size), most: size(most) }) : "");
     find("chosen").textContent = `${file.name}, ${size(file.size)}`;
   };
-  find("file").addEventListener("change", (event) => { const [file] = event.target.files; if (file) choose(file); });
+  onChosen("file", ([file]) => { if (file) choose(file); });
   onDrop(({ files: [file] }) => { if (file) choose(file); });
 
   const query = () => {

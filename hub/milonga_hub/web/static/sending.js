@@ -19,6 +19,14 @@
   };
   const busy = (now) => { find("send").disabled = now; find("stop").hidden = !now; if (!now) find("progress").hidden = true; };
 
+  // Takes the files of a field, also those that were chosen before the script had come.
+  const onChosen = (id, take) => {
+    const field = find(id);
+    const look = () => take([...field.files]);
+    field.addEventListener("change", look);
+    if (field.files.length) look();
+  };
+
   const onDrop = (take) => {
     const drop = find("drop");
     for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
@@ -47,5 +55,5 @@
     sending.send(body);
   };
 
-  window.Milonga.sending = { size, tell, progress, onDrop, send };
+  window.Milonga.sending = { size, tell, progress, onChosen, onDrop, send };
 })();

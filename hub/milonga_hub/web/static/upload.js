@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const { _, ngettext, language } = window.Milonga;
-  const { size, tell, progress, onDrop, send } = window.Milonga.sending;
+  const { size, tell, progress, onChosen, onDrop, send } = window.Milonga.sending;
   const form = document.getElementById("upload");
   const find = (id) => document.getElementById(id);
   const BLOCK = 512; // bytes, of tar
@@ -53,8 +53,8 @@
     choose(tar(files), ngettext("%(folder)s with %(num)s file", "%(folder)s with %(num)s files", files.length, { folder }), folder);
   };
 
-  find("archive").addEventListener("change", (event) => { const [file] = event.target.files; if (file) choose(file, file.name); });
-  find("folder").addEventListener("change", (event) => chooseFolder([...event.target.files].map((file) => ({ path: file.webkitRelativePath, file }))));
+  onChosen("archive", ([file]) => { if (file) choose(file, file.name); });
+  onChosen("folder", (files) => chooseFolder(files.map((file) => ({ path: file.webkitRelativePath, file }))));
 
   // What was dropped: one archive, or folders and files in any mixture.
   const walk = async (entry, path, found) => {
