@@ -346,6 +346,11 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("devices upgrade nobody", 3, "milonga devices list"),
         ("devices upgrade -l role=canary", 4, "no agent to upgrade to"),
         ("devices label pi5-1 nonsense", 2, "KEY=VALUE"),
+        ("devices diagnose nobody", 3, "milonga devices list"),
+        ("devices delete nobody", 3, "milonga devices list"),
+        ("devices revoke nobody", 3, "milonga devices list"),
+        ("rollouts abort nobody-1", 3, "milonga rollouts list"),
+        ("rollouts roll-back nobody-1", 3, "milonga rollouts list"),
         ("rollouts create digits/1 --waves a,b", 2, "--waves"),
         ("build show digits/1/pi/onnxruntime/int8", 3, "milonga build ls"),
         ("build show digits/1", 2, "MODEL/NUMBER/TYPE/ENGINE/PRECISION"),
@@ -580,6 +585,21 @@ def test_rollouts_are_created_paused_resumed_and_aborted(cli: Cli) -> None:
     assert "no device of rollout" in cli("rollouts", "retry", waiting["id"]).err
     assert cli("rollouts", "abort", waiting["id"], "--yes").code == 0
     assert cli("rollouts", "watch", made["id"]).code == 1
+
+
+def test_nothing_is_done_unless_a_person_says_yes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout = cli("rollouts", "create", "digits/1", "--json").json["rollout"]["id"]
+    for command, stays in (
+        ("devices delete zero2-1", "zero2-1 stays"),
+        ("devices revoke zero2-1", "zero2-1 stays"),
+        (f"rollouts abort {rollout}", f"{rollout} goes on"),
+        (f"rollouts roll-back {rollout}", f"{rollout} stays as it is"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+        said = cli(*command.split())
+        assert (said.code, said.err) == (4, f"milonga: {stays}\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert cli("rollouts", "abort", rollout).code == 0
 
 
 def test_alerts_are_shown_acknowledged_and_silenced(cli: Cli) -> None:

@@ -16,7 +16,7 @@ from milonga.v1 import rollouts_pb2
 from milonga.v1.projects_pb2 import RolloutSpec
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json
-from milonga_hub.cli.devices import devices
+from milonga_hub.cli.devices import devices, get_device
 from milonga_hub.cli.failures import FAILED, Refused
 from milonga_hub.cli.output import console, print_json, say
 from milonga_hub.cli.rollouts import numbers
@@ -65,9 +65,10 @@ def diagnose(
 ) -> None:
     """Fetch log, state, inventory, versions and checks of a connected device as one file, without secrets."""
     path = output or Path(f"{device}-diagnostics.tar.gz")
-    if not json:
-        say(f"{device} collects; that takes some seconds")
     with Client() as client:
+        if not json:
+            get_device(client, device)
+            say(f"{device} collects; that takes some seconds")
         response = client.devices.DiagnoseDevice(pb.DiagnoseDeviceRequest(name=device), timeout=_DIAGNOSING_SECONDS)
     try:
         path.write_bytes(response.content)
@@ -190,9 +191,9 @@ def _told(
     json: bool,
     what: str,
 ) -> None:
-    found = response.device
+    told = response.device
     if json:
         print_json(response)
     else:
-        when = "now" if found.state == pb.DEVICE_STATE_ONLINE else "when it connects"
-        say(f"{found.name} {what} {when}")
+        when = "now" if told.state == pb.DEVICE_STATE_ONLINE else "when it connects"
+        say(f"{told.name} {what} {when}")

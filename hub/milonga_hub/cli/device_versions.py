@@ -8,7 +8,7 @@ import typer
 from milonga.v1 import devices_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
-from milonga_hub.cli.devices import devices
+from milonga_hub.cli.devices import devices, get_device
 from milonga_hub.cli.output import ago, print_json, say, table
 
 
@@ -54,8 +54,7 @@ def pin_device(
     with Client() as client:
         name = version_name(version) if version else ""
         if not name:
-            found = client.devices.GetDevice(pb.GetDeviceRequest(name=device), timeout=CALL_SECONDS)
-            name = found.device.active_version
+            name = get_device(client, device).active_version
         response = client.devices.PinDevice(pb.PinDeviceRequest(name=device, model_version=name), timeout=CALL_SECONDS)
     if json:
         print_json(response)

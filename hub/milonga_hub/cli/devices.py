@@ -9,6 +9,7 @@ import typer
 from milonga.v1 import devices_pb2 as pb
 from milonga.v1 import hubs_pb2, telemetry_pb2
 
+from milonga_hub.cli.asking import ask
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
 from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import (
@@ -238,6 +239,11 @@ def _cloned(device: pb.Device) -> str:
     return f"two machines had this identity {when}; if it was copied: milonga devices revoke {device.name}"
 
 
+def get_device(client: Client, device: str) -> pb.Device:
+    """Return the device. The call fails where there is none of that name."""
+    return client.devices.GetDevice(pb.GetDeviceRequest(name=device), timeout=CALL_SECONDS).device
+
+
 @devices.command("show")
 def show_device(device: str, hub: Hub = None, json: Json = False) -> None:
     """Show one device with its inventory."""
@@ -327,9 +333,10 @@ def delete_device(
     json: Json = False,
 ) -> None:
     """Forget a device, end its connections and refuse its certificate from now on."""
-    if not yes and not json and not typer.confirm(f"Forget {device}? It must enrol again to come back."):
-        raise Refused(f"{device} stays")
     with Client() as client:
+        if not yes and not json:
+            question = f"Forget {device}? It must enrol again to come back."
+            ask(question, f"{device} stays", lambda: get_device(client, device))
         response = client.devices.DeleteDevice(pb.DeleteDeviceRequest(name=device), timeout=CALL_SECONDS)
     if json:
         print_json(response)
@@ -345,9 +352,9 @@ def revoke_device(
     json: Json = False,
 ) -> None:
     """Shut a device out at once; it stays in the list, and its key is refused."""
-    if not yes and not json and not typer.confirm(f"Shut {device} out? Its connections end now."):
-        raise Refused(f"{device} stays")
     with Client() as client:
+        if not yes and not json:
+            ask(f"Shut {device} out? Its connections end now.", f"{device} stays", lambda: get_device(client, device))
         response = client.devices.RevokeDevice(pb.RevokeDeviceRequest(name=device), timeout=CALL_SECONDS)
     if json:
         print_json(response)

@@ -10,6 +10,7 @@ from milonga.v1 import common_pb2
 from milonga.v1 import rollouts_pb2 as pb
 from milonga.v1.projects_pb2 import RolloutSpec
 
+from milonga_hub.cli.asking import ask
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, version_name
 from milonga_hub.cli.failures import FAILED, USAGE, Refused
 from milonga_hub.cli.output import NONE, ago, console, print_json, say, table, word
@@ -181,11 +182,16 @@ def list_(
         table(("rollout", "version", "state", "devices", "started", "reason"), rows)
 
 
+def _get(client: Client, rollout: str) -> pb.GetRolloutResponse:
+    """Return what the hub knows of the rollout. The call fails where there is none of that name."""
+    return client.rollouts.GetRollout(pb.GetRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+
+
 @group.command("show")
 def show(rollout: Id, hub: Hub = None, json: Json = False) -> None:
     """Show a rollout with its waves and devices."""
     with Client() as client:
-        response = client.rollouts.GetRollout(pb.GetRolloutRequest(id=rollout), timeout=CALL_SECONDS)
+        response = _get(client, rollout)
     if json:
         print_json(response)
     else:
@@ -232,9 +238,9 @@ def abort(
     json: Json = False,
 ) -> None:
     """Stop for good; devices that have not begun keep what they have, those on their way finish."""
-    if not yes and not json and not typer.confirm(f"Stop {rollout} for good?"):
-        raise Refused(f"{rollout} goes on")
     with Client() as client:
+        if not yes and not json:
+            ask(f"Stop {rollout} for good?", f"{rollout} goes on", lambda: _get(client, rollout))
         response = client.rollouts.AbortRollout(pb.AbortRolloutRequest(id=rollout), timeout=CALL_SECONDS)
     _print(response, json)
 
@@ -247,9 +253,9 @@ def roll_back(
     json: Json = False,
 ) -> None:
     """End a project's newest rollout, and let the devices that have its version go back to the one before."""
-    if not yes and not json and not typer.confirm(f"Take {rollout} back?"):
-        raise Refused(f"{rollout} stays as it is")
     with Client() as client:
+        if not yes and not json:
+            ask(f"Take {rollout} back?", f"{rollout} stays as it is", lambda: _get(client, rollout))
         response = client.rollouts.RollBackRollout(pb.RollBackRolloutRequest(id=rollout), timeout=CALL_SECONDS)
     _print(response, json)
     if not json:
