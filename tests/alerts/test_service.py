@@ -51,6 +51,7 @@ class World:
         self.offline: set[str] = set()
         self.hot: set[str] = set()
         self.rollouts: list[RolloutFacts] = []
+        self.known_projects = ["digits", "letters"]
         self.database = Database(database_url(folder / "test.db"))
         self.database.create_tables()
         self.alerts = self.restarted()
@@ -69,6 +70,9 @@ class World:
             ],
             rollouts=self.rollouts,
         )
+
+    def projects(self) -> list[str]:
+        return self.known_projects
 
     def look(self, seconds: float = 0.0) -> list[Alert]:
         self.now += timedelta(seconds=seconds)
@@ -219,7 +223,8 @@ def test_who_looks_after_an_alert_is_kept_and_nothing_more_is_sent(world: World,
     with pytest.raises(InvalidInput, match="who"):
         world.alerts.acknowledge(opened.id, " ")
     world.alerts.acknowledge(opened.id, "ana", "the fan is on its way")
-    assert world.alerts.acknowledge(opened.id, "ben").acknowledged_by == "ana"
+    # A second click.
+    assert world.alerts.acknowledge(opened.id, "ana").note == "the fan is on its way"
     world.tell(web)
     world.look(60)
     world.hot = set()
@@ -228,6 +233,24 @@ def test_who_looks_after_an_alert_is_kept_and_nothing_more_is_sent(world: World,
     assert web.bodies == []
     with pytest.raises(FailedPrecondition, match="resolved already"):
         world.alerts.acknowledge(opened.id, "ben")
+
+
+def test_who_acknowledges_later_takes_an_alert_over_and_what_was_said_before_is_kept(world: World) -> None:
+    world.hot = {"a"}
+    (opened,) = world.look()
+    world.alerts.acknowledge(opened.id, "ana", "the fan is on its way")
+    world.now += timedelta(hours=1)
+    world.alerts.acknowledge(opened.id, "ben")
+    world.now += timedelta(hours=1)
+    taken = world.alerts.acknowledge(opened.id, "ben", "it came, I mount it")
+    assert (taken.acknowledged_by, taken.acknowledged_at) == ("ben", START + timedelta(hours=2))
+    assert taken.note.splitlines() == [
+        "it came, I mount it",
+        f"- ben, {START + timedelta(hours=1):%Y-%m-%d %H:%M} UTC",
+        f"- ana, {START:%Y-%m-%d %H:%M} UTC: the fan is on its way",
+    ]
+    world.now += timedelta(hours=1)
+    assert world.alerts.acknowledge(opened.id, "ben", "it came, I mount it") == taken
 
 
 def test_a_silence_holds_messages_back_until_it_ends(world: World, web: WebReceiver) -> None:
@@ -289,6 +312,19 @@ def test_a_rule_of_ones_own_replaces_a_built_in_one_and_gives_way_to_it_again(wo
         definitions.delete_rule("temperature")
     with pytest.raises(FailedPrecondition, match="no alert channel 'pager'"):
         definitions.apply_rule("x", AlertRuleSpec(watch=AlertSignal.DRIFT, channels=["pager"]))
+
+
+def test_a_rule_for_a_project_that_there_is_not_is_refused_with_those_that_there_are(world: World) -> None:
+    definitions = world.alerts.definitions
+    spec = AlertRuleSpec(watch=AlertSignal.DRIFT, project="digit")
+    with pytest.raises(NotFound, match=r"spec\.project: there is no project 'digit'; there are: digits, letters"):
+        definitions.apply_rule("x", spec)
+    # Its file may make the project, too.
+    assert definitions.apply_rule("x", spec, dry_run=True)[1] == ["new rule"]
+    known = definitions.apply_rule("x", AlertRuleSpec(watch=AlertSignal.DRIFT, project="digits"))[0].spec
+    world.known_projects = ["letters"]
+    # One that named a project when there was one can still be changed.
+    assert not definitions.apply_rule("x", known.model_copy(update={"enabled": False}))[0].spec.enabled
 
 
 def test_a_secret_is_kept_never_shown_and_never_sent_elsewhere(world: World, web: WebReceiver) -> None:

@@ -199,7 +199,7 @@ def test_a_cancelled_build_ends_its_job_and_the_next_is_made(hub: Services) -> N
                 await asyncio.gather(task, return_exceptions=True)
         first, second = hub.builds.get(first.name), hub.builds.get(second.name)
         assert (first.state, first.in_progress, first.bundle) == (BuildState.REJECTED, False, "")
-        assert first.stages[0].state is StageState.FAILED and first.stages[0].message == "cancelled"
+        assert first.stages[0].state is StageState.CANCELLED and first.stages[0].message == "cancelled"
         assert second.state is BuildState.VERIFIED
         with pytest.raises(FailedPrecondition, match="is not being built outside a run"):
             hub.builds.cancel(second.name)

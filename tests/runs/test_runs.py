@@ -160,6 +160,16 @@ def test_a_failed_run_goes_on_from_the_stage_where_it_ended(runs: RunService) ->
         runs.resume(run.name)
 
 
+def test_the_stage_at_which_a_run_was_cancelled_did_not_fail(runs: RunService) -> None:
+    run = runs.start("digits", Trigger.MANUAL, "")
+    runs.change_stage(run.name, "train", state=StageState.RUNNING)
+    cancelled = {one.name: one for one in runs.cancel(run.name).stages}
+    assert (cancelled["train"].state, cancelled["train"].message) == (StageState.CANCELLED, "cancelled")
+    assert cancelled["train"].ended_at is not None and cancelled["profile"].state is StageState.PENDING
+    # It goes on from there.
+    assert {one.name: one.state for one in runs.resume(run.name).stages}["train"] is StageState.PENDING
+
+
 def test_a_cancelled_run_stays_cancelled(runs: RunService) -> None:
     run = runs.start("digits", Trigger.MANUAL, "")
     assert runs.cancel(run.name).state is RunState.CANCELLED

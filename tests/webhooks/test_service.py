@@ -114,7 +114,7 @@ def test_what_is_written_late_is_told_all_the_same(world: World, web: WebReceive
 
 
 def test_a_webhook_for_a_project_that_there_is_not_is_refused_with_those_that_there_are(world: World) -> None:
-    with pytest.raises(NotFound, match="no project 'digit' to tell of; there are: digits, letters"):
+    with pytest.raises(NotFound, match="no project 'digit'; there are: digits, letters"):
         world.webhooks.apply("chat", WebhookSpec(url="http://127.0.0.1:9/", project="digit"))
     assert world.webhooks.list() == []
 

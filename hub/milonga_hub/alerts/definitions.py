@@ -21,7 +21,7 @@ from milonga_hub.alerts.models import (
 )
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
-from milonga_hub.projects.rules import differences
+from milonga_hub.projects.rules import check_known, differences
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -31,8 +31,12 @@ _HIDDEN = "(set)"
 class Definitions:
     """Applies documents and answers with what holds; equal specs change nothing."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, projects: Callable[[], list[str]], clock: Callable[[], datetime] = utc_now
+    ) -> None:
+        """`projects` returns the names of those that rules may be narrowed to."""
         self._database = database
+        self._projects = projects
         self._clock = clock
 
     # Rules
@@ -48,12 +52,18 @@ class Definitions:
         return sorted([*built_in, *own], key=lambda rule: rule.name)
 
     def apply_rule(self, name: str, spec: AlertRuleSpec, dry_run: bool = False) -> tuple[RuleView, list[str]]:
-        """Create or change a rule; return it and what changed. With `dry_run` nothing is written."""
+        """Create or change a rule; return it and what changed. With `dry_run` nothing is written.
+
+        Raises NotFound where it is narrowed to a project that there is not, and would find nothing for ever.
+        """
         rules.check(name, spec)
         known = next((rule for rule in self.rules() if rule.name == name), None)
         changed = _changes("rule", known.spec if known else None, spec)
         if not dry_run:
+            # A look at files that make them, too, finds neither yet.
             self._need_channels(spec)
+            if known is None or spec.project != known.spec.project:
+                self._need_project(spec)
         if dry_run or (known is not None and not changed):
             return known or RuleView(name=name, spec=spec), changed
         with self._database.session() as session:
@@ -80,6 +90,12 @@ class Definitions:
                 f"there is no alert channel {missing[0]!r}; apply its file first (kind: AlertChannel), or name one of:"
                 f" {', '.join(sorted(known)) or 'none yet'}"
             )
+
+    def _need_project(self, spec: AlertRuleSpec) -> None:
+        try:
+            check_known(spec.project, self._projects())
+        except NotFound as error:
+            raise NotFound(f"spec.project: {error}") from error
 
     # Channels
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from milonga_hub.alerts.rules_findings import DeviceFacts, DriftFacts, Facts, RolloutFacts, RunFacts
+from milonga_hub.callers import seen_projects
 from milonga_hub.devices.models import DeviceState
 from milonga_hub.devices.service import DeviceService
 from milonga_hub.paging import MAX_PAGE_SIZE, all_rows
@@ -50,6 +51,10 @@ class Observer:
             untrained={project.name for project in projects if not project.spec.dataset},
             window_seconds=self._window_seconds,
         )
+
+    def projects(self) -> list[str]:
+        """Return the names of the projects that the caller may see."""
+        return self._projects.names(seen_projects())
 
     def _device_facts(self, since: datetime) -> list[DeviceFacts]:
         active = self._telemetry.activity(since)

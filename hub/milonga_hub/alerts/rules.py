@@ -17,6 +17,8 @@ OPENED, RESOLVED, TEST = "opened", "resolved", "test"
 _LISTED_ALERTS = 50
 # How alerts name what they are about.
 _SUBJECTS = ("devices/", "projects/", "rollouts/")
+# Before each earlier acknowledgement in the note of one that took its place.
+_EARLIER = "\n- "
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -64,6 +66,20 @@ def silence_of(alert: Alert, silences: Iterable[Silence], now: datetime) -> Sile
 def to_tell(alert: Alert) -> bool:
     """Whether the alert's beginning is still to be told: it is not silenced, acknowledged or told already."""
     return alert.told_channels is None and alert.acknowledged_at is None and alert.silenced_until is None
+
+
+def is_said(alert: Alert, by: str, note: str) -> bool:
+    """Whether an acknowledgement says no more than the one that stands: a repeated request, or a second click."""
+    return alert.acknowledged_by == by and note in ("", alert.note.partition(_EARLIER)[0])
+
+
+def note_with(alert: Alert, note: str) -> str:
+    """Return the newest note, and below it who acknowledged the alert before, when, and their notes."""
+    if alert.acknowledged_at is None:
+        return note
+    own, _, earlier = alert.note.partition(_EARLIER)
+    before = f"{alert.acknowledged_by}, {alert.acknowledged_at:%Y-%m-%d %H:%M} UTC{own and f': {own}'}"
+    return _EARLIER.join((note, before, *filter(None, (earlier,))))
 
 
 def channels_of(wanted: Sequence[str], known: Iterable[str]) -> list[str]:

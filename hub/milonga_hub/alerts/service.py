@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _Alerts = list[Alert]
 _Silences = list[Silence]
 _Deliveries = list[AlertDelivery]
+_Names = list[str]
 
 # Looked at again this often without news: times pass, and telemetry comes all the time.
 _LOOK_SECONDS = 15.0
@@ -42,6 +43,9 @@ Subject = tuple[str, str]
 class Sight(Protocol):
     def facts(self, since: datetime) -> Facts:
         """Return how the fleet is now, with the telemetry since that time."""
+
+    def projects(self) -> _Names:
+        """Return the names of the projects that the caller may see."""
 
 
 class AlertService:
@@ -60,7 +64,7 @@ class AlertService:
         self._events = events
         self._observer = observer
         self._clock = clock
-        self.definitions = Definitions(database, clock)
+        self.definitions = Definitions(database, observer.projects, clock)
         self.deliveries = Deliveries(database, self.definitions, source, clock)
         # When findings were first seen that have not stood long enough yet. A hub that restarts begins anew.
         self._first_seen: dict[Subject, datetime] = {}
@@ -102,15 +106,20 @@ class AlertService:
             return [*session.exec(select(Alert).where(recent))]
 
     def acknowledge(self, id: str, by: str, note: str = "") -> Alert:
-        """Note that somebody looks after it: nothing more is sent until it has resolved. The first one stands."""
+        """Note that somebody looks after it: nothing more is sent until it has resolved.
+
+        Who says so later takes it over; the note keeps what those before said. Saying the same again changes nothing.
+        """
         if not by.strip():
             raise InvalidInput("by must say who acknowledges, so that others know whom to ask")
         with self._changing, self._database.session() as session:
             alert = _found(session, id)
             if alert.state is AlertState.RESOLVED:
                 raise FailedPrecondition(f"{id} has resolved already ({alert.resolution}); nothing is to be done")
-            if alert.acknowledged_at is None:
-                alert.acknowledged_at, alert.acknowledged_by, alert.note = self._clock(), by.strip(), note
+            if rules.is_said(alert, by.strip(), note.strip()):
+                return alert
+            alert.note = rules.note_with(alert, note.strip())
+            alert.acknowledged_at, alert.acknowledged_by = self._clock(), by.strip()
             session.add(alert)
         self._tell([alert])
         return alert

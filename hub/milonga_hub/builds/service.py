@@ -126,12 +126,14 @@ class BuildService:
         stages = [one.model_copy(update=values) if one.name == stage else one for one in build.stages]
         return self._change(name, stages=stages)
 
-    def end(self, name: str, error: str = "") -> Build:
-        """Close a build that was in progress. Where it failed and nothing was built before, it is REJECTED for that."""
+    def end(self, name: str, error: str = "", ended: StageState = StageState.FAILED) -> Build:
+        """Close a build that was in progress, and the stage that an error left open. Where nothing was built before, the build is
+        REJECTED for the error.
+        """
         build, now = self.get(name), utc_now()
-        failed = {"state": StageState.FAILED, "message": error, "ended_at": now}
+        closed = {"state": ended, "message": error, "ended_at": now}
         stages = [
-            one.model_copy(update=failed) if error and one.state is StageState.RUNNING else one for one in build.stages
+            one.model_copy(update=closed) if error and one.state is StageState.RUNNING else one for one in build.stages
         ]
         values: dict[str, Any] = {"in_progress": False, "stages": stages}
         if error and build.state is BuildState.BUILDING:
@@ -144,7 +146,7 @@ class BuildService:
             raise FailedPrecondition(
                 f"{name} is not being built outside a run; a run is ended by: milonga runs cancel RUN"
             )
-        build = self.end(name, "cancelled")
+        build = self.end(name, "cancelled", StageState.CANCELLED)
         self.on_cancelled(name)
         return build
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -104,7 +105,7 @@ def show(alert: Id, hub: Hub = None, json: Json = False) -> None:
             ("threshold", number(found.threshold)),
             ("resolved", resolved),
             ("acknowledged", acknowledged),
-            ("note", found.note),
+            *_note(found),
             ("silenced until", str(moment(found, "silenced_until") or "")),
         )
     )
@@ -116,6 +117,12 @@ def show(alert: Id, hub: Hub = None, json: Json = False) -> None:
         table(("channel", "message", "state", "attempts", "made", "error"), rows, right=("attempts",))
     else:
         say("nothing was sent about it; channels: milonga alerts channels")
+
+
+def _note(alert: pb.Alert) -> Iterator[tuple[str, str]]:
+    """The newest note, and a line for each acknowledgement before."""
+    for place, line in enumerate(alert.note.splitlines()):
+        yield ("" if place else "note"), line
 
 
 @group.command("ack")
@@ -134,6 +141,9 @@ def acknowledge(
         print_json(response)
     else:
         say(f"{response.alert.id} is acknowledged by {response.alert.acknowledged_by}: {response.alert.next_step}")
+        before = response.alert.note.splitlines()[1:]
+        if before:
+            say("acknowledged before by:", *before)
 
 
 @group.command("silence")

@@ -52,7 +52,7 @@ def list_(
 
 
 def _stage(run: pb.Run) -> str:
-    open_ = (pb.STAGE_STATE_RUNNING, pb.STAGE_STATE_FAILED)
+    open_ = (pb.STAGE_STATE_RUNNING, pb.STAGE_STATE_FAILED, pb.STAGE_STATE_CANCELLED)
     return next((stage.name for stage in run.stages if stage.state in open_), NONE)
 
 

@@ -19,6 +19,7 @@ _MARKS = {
     pb.STAGE_STATE_SUCCEEDED: ("✓", "green"),
     pb.STAGE_STATE_FAILED: ("✗", "red"),
     pb.STAGE_STATE_SKIPPED: ("–", "dim"),
+    pb.STAGE_STATE_CANCELLED: ("■", "yellow"),
 }
 _STATE_STYLES = {
     pb.RUN_STATE_RUNNING: "cyan",
@@ -114,7 +115,7 @@ def _seconds(stage: pb.Stage, now: datetime) -> str:
 def _end(run: pb.Run) -> list[RenderableType]:
     lines: list[RenderableType] = []
     if run.error:
-        lines.append(Text(clean(run.error), style="red"))
+        lines.append(Text(clean(run.error), style=_STATE_STYLES.get(run.state, "")))
     if run.outcome:
         lines.append(Text(clean(run.outcome), style="bold"))
     if run.state in (pb.RUN_STATE_FAILED, pb.RUN_STATE_CANCELLED):

@@ -15,7 +15,7 @@ from milonga_compiler.errors import UnknownTarget
 from milonga_compiler.target import Target
 
 from milonga_hub.devices.selectors import parse
-from milonga_hub.errors import InvalidInput, PermissionDenied
+from milonga_hub.errors import InvalidInput, NotFound, PermissionDenied
 from milonga_hub.projects.models import Limits, ProjectSpec, RetrainingPolicy, RolloutSpec
 from milonga_hub.tasks import Task
 from milonga_hub.times import check_schedule, free_at, hours, window, zone
@@ -34,6 +34,16 @@ PLUGGED_SPACES = "milonga.spaces"
 _DETECTOR_STRIDE_PX = 32
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_MOST_NAMED = 10
+
+
+def check_known(project: str, known: Sequence[str]) -> None:
+    """Raise NotFound where that is none of the known ones; "" means all."""
+    if not project or project in known:
+        return
+    named = ", ".join(known[:_MOST_NAMED]) or "none yet"
+    more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
+    raise NotFound(f"there is no project {project!r}; there are: {named}{more}")
 
 
 def check(name: str, spec: ProjectSpec) -> None:

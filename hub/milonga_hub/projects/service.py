@@ -16,6 +16,9 @@ from milonga_hub.projects import rules
 from milonga_hub.projects.models import Project, ProjectChange, ProjectSpec
 from milonga_hub.tasks import Task
 
+# ProjectService.list hides the builtin inside the class.
+_Names = list[str]
+
 
 class ProjectService:
     def __init__(self, database: Database, events: EventBus, datasets: DatasetService) -> None:
@@ -82,6 +85,13 @@ class ProjectService:
         statement = of_projects(select(Project), col(Project.name), projects)
         with self._database.session() as session:
             return page(session, statement, col(Project.name), page_size, page_token)
+
+    def names(self, projects: Collection[str] | None = None) -> _Names:
+        """Return the names of all projects, of these alone where some are named."""
+        with self._database.session() as session:
+            return [
+                *session.exec(of_projects(select(Project.name), col(Project.name), projects).order_by(Project.name))
+            ]
 
 
 def _need_detector(spec: ProjectSpec) -> None:

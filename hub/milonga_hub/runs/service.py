@@ -205,16 +205,8 @@ class RunService:
         if run.state in ENDED:
             return run
         now = utc_now()
-        stages = [self._closed(stage, now_failed=state is not RunState.SUCCEEDED, error=error) for stage in run.stages]
+        stages = [_closed(stage, state, error) for stage in run.stages]
         return self.change(name, state=state, stages=stages, error=error, outcome=outcome, ended_at=now)
-
-    @staticmethod
-    def _closed(stage: Stage, *, now_failed: bool, error: str) -> Stage:
-        if stage.state is StageState.RUNNING and now_failed:
-            return stage.model_copy(update={"state": StageState.FAILED, "ended_at": utc_now(), "message": error})
-        if stage.state in (StageState.PENDING, StageState.RUNNING) and not now_failed:
-            return stage.model_copy(update={"state": StageState.SKIPPED})
-        return stage
 
     def add_training_points(self, name: str, points: Sequence[dict[str, float]]) -> None:
         """Add epochs to the curve; an epoch that is told twice stands once."""
@@ -248,3 +240,12 @@ class RunService:
 
     def _tell(self, run: Run) -> None:
         self._events.publish(run.name, run)
+
+
+def _closed(stage: Stage, run: RunState, error: str) -> Stage:
+    """Return the stage as it is once its run has ended so."""
+    if run is RunState.SUCCEEDED and stage.state in (StageState.PENDING, StageState.RUNNING):
+        return stage.model_copy(update={"state": StageState.SKIPPED})
+    if stage.state is StageState.RUNNING:
+        return stage.model_copy(update={"state": StageState(run.value), "ended_at": utc_now(), "message": error})
+    return stage

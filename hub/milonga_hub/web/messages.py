@@ -414,7 +414,7 @@ _OF_FORMS = (
     N_("%(name)s is %(role)s, and this needs %(least)s; ask an admin"),
     N_("%(name)s is not a project name; use 1 to 63 of a-z, 0-9 and '-'"),
     N_("there is no project %(name)s; apply one: milonga apply -f FILE"),
-    N_("there is no project %(name)s to tell of; there are: %(names)s"),
+    N_("there is no project %(name)s; there are: %(names)s"),
     N_("Speed matters most: say above how fast it must be; half of that becomes the limit."),
     N_("Size matters most: say above how small it must be; half of that becomes the limit."),
     N_("no device is chosen; tick some, or choose all that match"),

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from milonga_hub.errors import InvalidInput, NotFound
+from milonga_hub.errors import InvalidInput
 from milonga_hub.webhooks.models import Happening, WebhookView
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # A row bears the time at which its transaction began to be made; it is seen when it is committed.
 LATE = timedelta(seconds=60)
 TEST = "test"
-_MOST_NAMED = 10
 
 
 def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"{name!r} is not a name; use 1 to 63 of a-z, 0-9 and '-'")
-
-
-def check_project(project: str, known: Sequence[str]) -> None:
-    """Raise NotFound where that is none of the known ones; "" means all."""
-    if not project or project in known:
-        return
-    named = ", ".join(known[:_MOST_NAMED]) or "none yet"
-    more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
-    raise NotFound(f"there is no project {project!r} to tell of; there are: {named}{more}")
 
 
 def looked_from(created_at: datetime, told_until: datetime) -> datetime:

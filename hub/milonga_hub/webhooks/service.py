@@ -19,6 +19,7 @@ from milonga_hub.events import EventBus
 from milonga_hub.outbox import DeliveryState, Outbox
 from milonga_hub.paging import page
 from milonga_hub.posting import cloud_event, post
+from milonga_hub.projects.rules import check_known
 from milonga_hub.webhooks import rules
 from milonga_hub.webhooks.models import Happening, Webhook, WebhookDelivery, WebhookSpec, WebhookView
 
@@ -83,7 +84,7 @@ class WebhookService(Outbox[WebhookDelivery]):
         project that there is not: nothing would ever be told of it.
         """
         rules.check_name(name)
-        rules.check_project(spec.project, self._sight.projects())
+        check_known(spec.project, self._sight.projects())
         now = self._clock()
         with self._looking, self._database.session() as session:
             self._database.begin_writing(session)

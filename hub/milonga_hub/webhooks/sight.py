@@ -89,8 +89,7 @@ class Sight:
 
     def projects(self) -> list[str]:
         """Return the names of the projects that the caller may see."""
-        found = all_rows(lambda token: self._projects.list(MAX_PAGE_SIZE, token, seen_projects()))
-        return [project.name for project in found]
+        return self._projects.names(seen_projects())
 
     def _of_runs(self, since: datetime) -> Iterator[Happening]:
         for run in self._runs.ended_since(since):

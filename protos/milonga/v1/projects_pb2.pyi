@@ -181,6 +181,8 @@ class _StageStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StageState
     STAGE_STATE_SUCCEEDED: _StageState.ValueType  # 3
     STAGE_STATE_FAILED: _StageState.ValueType  # 4
     STAGE_STATE_SKIPPED: _StageState.ValueType  # 5
+    STAGE_STATE_CANCELLED: _StageState.ValueType  # 6
+    """Somebody ended it where it was; that is no failure."""
 
 class StageState(_StageState, metaclass=_StageStateEnumTypeWrapper): ...
 
@@ -190,6 +192,8 @@ STAGE_STATE_RUNNING: StageState.ValueType  # 2
 STAGE_STATE_SUCCEEDED: StageState.ValueType  # 3
 STAGE_STATE_FAILED: StageState.ValueType  # 4
 STAGE_STATE_SKIPPED: StageState.ValueType  # 5
+STAGE_STATE_CANCELLED: StageState.ValueType  # 6
+"""Somebody ended it where it was; that is no failure."""
 Global___StageState: _TypeAlias = StageState  # noqa: Y015
 
 @_typing.final

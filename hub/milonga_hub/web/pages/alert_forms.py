@@ -37,7 +37,7 @@ _WORDS: Mapping[str, str] = {
     "security": N_("Choose how the connection is encrypted."),
     "give_up_after_seconds": N_("Write the seconds as a number, 0 or more and at most 31 days."),
 }
-_FIELDS = (*_WORDS, "selector")
+_FIELDS = (*_WORDS, "selector", "project")
 
 
 @dataclass
