@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from milonga_agent.comparing import Comparison
 from milonga_hub.devices.models import Device, DeviceState
-from milonga_hub.rollouts.models import Rollout, RolloutDevice, RolloutDeviceState
-from milonga_hub.web.pages.rollouts import _shown
+from milonga_hub.rollouts.models import LEFT_OUT, Rollout, RolloutDevice, RolloutDeviceState, Wave
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from tests.web.filled import Services
@@ -76,15 +76,71 @@ def test_a_foreign_page_token_is_told_of(client: TestClient) -> None:
     assert "page_token is not one" in client.get("/devices", params={"page_token": "%%%"}).text
 
 
-def test_of_a_large_wave_those_are_shown_that_need_somebody_first() -> None:
-    states = [RolloutDeviceState.SUCCEEDED] * 500 + [RolloutDeviceState.WAITING] * 198 + [RolloutDeviceState.FAILED] * 2
-    devices = [RolloutDevice(device=f"pi-{n}", wave=0, state=state) for n, state in enumerate(states)]
+def _large(hub: Services, devices: list[RolloutDevice]) -> None:
+    """Let the hub have a rollout of two waves, of which the devices of the first are these."""
+    small = [RolloutDevice(device=f"jetson-{n}", wave=1, state=RolloutDeviceState.WAITING) for n in range(3)]
+    left_out = [RolloutDevice(device=f"none-{n}", wave=LEFT_OUT, message="no build") for n in range(21)]
+    waves = [Wave(index=0, device_count=len(devices)), Wave(index=1, device_count=len(small))]
+    with hub.database.session() as session:
+        session.add(
+            Rollout(
+                id="agents.7",
+                project="",
+                model_version="",
+                agent_version="0.1.0+7",
+                devices=[*devices, *small, *left_out],
+                waves=waves,
+            )
+        )
+
+
+def _table(text: str, wave: str) -> str:
+    """Return the part of a rollout's page that tells of a wave."""
+    return text.partition(f'aria-labelledby="{wave}"')[2].partition("</section>")[0]
+
+
+def test_of_a_large_wave_those_are_shown_that_need_somebody_first_and_the_others_on_demand(tmp_path: Path) -> None:
+    states = [RolloutDeviceState.SUCCEEDED] * 100 + [RolloutDeviceState.WAITING] * 48 + [RolloutDeviceState.FAILED] * 2
+    devices = [RolloutDevice(device=f"pi-{n:04}", wave=0, state=state) for n, state in enumerate(states)]
     devices[7] = devices[7].model_copy(update={"late": True})
-    small = [RolloutDevice(device=f"jetson-{n}", wave=1, state=states[-1 - n]) for n in range(3)]
-    shown = _shown([*devices, *small])
-    assert [device.device for device in shown[0][:4]] == ["pi-7", "pi-698", "pi-699", "pi-500"]
-    assert len(shown[0]) == 200 and {device.state for device in shown[0][3:]} == {RolloutDeviceState.WAITING}
-    assert shown[1] == small, "as it is where there is room for all"
+    hub = Services(tmp_path)
+    _large(hub, devices)
+    with signed_in(hub) as client:
+        text = client.get("/rollouts/agents.7").text
+        seen = re.findall(r"pi-\d{4}(?=</a>)", text)
+        assert seen[:4] == ["pi-0007", "pi-0148", "pi-0149", "pi-0100"] and len(seen) == 20
+        assert "1 to 20 of 150 devices" in _table(text, "wave-0")
+        assert text.count("jetson-") == 6 and "of 3 devices" not in text, "as it is where there is room for all"
+        address = "/rollouts/agents.7"
+        while address:
+            text = client.get(address).text
+            following = re.search(r'href="([^"]*)" rel="next"', _table(text, "wave-0"))
+            address = following.group(1).replace("&amp;", "&") if following else ""
+            seen += re.findall(r"pi-\d{4}(?=</a>)", text) if following or address == "" else []
+        assert set(seen) == {device.device for device in devices}
+        assert "121 to 150 of 150 devices" in text and 'href="/rollouts/agents.7#wave-0"' in text
+        left_out = client.get("/rollouts/agents.7", params={"wave": 0, "after": 20}).text
+        assert re.findall(r"none-\d+", left_out) == ["none-20"]
+        assert "1 to 20 of 150" in client.get("/rollouts/agents.7", params={"wave": 1, "after": 9999}).text
+
+
+def test_of_many_shadows_their_sum_is_told_and_those_that_differ_most_are_shown_first(tmp_path: Path) -> None:
+    devices = [
+        RolloutDevice(
+            device=f"pi-{n:04}",
+            wave=0,
+            state=RolloutDeviceState.SUCCEEDED,
+            shadow=str(Comparison(requests=100, answers=1000, agreeing=1000 - n % 25)),
+        )
+        for n in range(300)
+    ]
+    hub = Services(tmp_path)
+    _large(hub, devices)
+    with signed_in(hub) as client:
+        text = _table(client.get("/rollouts/agents.7").text, "wave-0")
+    assert "As shadows, on 300 devices: 30 k requests compared, 1.2% of the answers differ" in text
+    assert 'Most do on <a href="/devices/pi-0024">pi-0024</a>: 2.4%.' in text
+    assert re.findall(r"pi-\d{4}(?=</a> )", text)[:13] == [*(f"pi-{n:04}" for n in range(24, 300, 25)), "pi-0023"]
 
 
 def test_a_fleets_rollouts_are_listed_without_the_devices_that_they_went_to(tmp_path: Path) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 
 from milonga_hub.db import utc_now
 from milonga_hub.rollouts import rules_progress
-from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState, Step
+from milonga_hub.rollouts.models import LEFT_OUT, RolloutDevice, RolloutDeviceState, RolloutView, Step
 from milonga_hub.rollouts.rules_ending import seen
 from milonga_hub.rollouts.rules_progress import StepState, step_states
+from milonga_hub.rollouts.rules_shadows import Together, compared, together
 from milonga_hub.web.charts.waves import waves
 from milonga_hub.web.language import N_
 from milonga_hub.web.pages.canary import sides
@@ -22,8 +23,8 @@ from milonga_hub.web.pages.page import everything, render
 from milonga_hub.web.services import HubServices
 from milonga_hub.web.words import mark, state
 
-# Of a wave; `milonga rollouts show` lists all.
-_MOST_DEVICES = 200
+# Of each wave at first, as a terminal shows; then, of the one that is gone through, so many at a time as on the page of all devices.
+_FIRST_DEVICES, _MORE_DEVICES = 20, 100
 # What each step of a device does.
 PURPOSES = {
     Step.DOWNLOAD: N_("fetches the files, or only what differs from those that it has"),
@@ -45,6 +46,21 @@ _URGENT = (
 )
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a page has room for of a wave's devices, and where the others are."""
+
+    devices: list[RolloutDevice]
+    count: int
+    # What their shadows came to, of all of them.
+    shadows: Together | None
+    # How many come before them.
+    after: int = 0
+    # Addresses, empty where there are none.
+    first: str = ""
+    following: str = ""
+
+
 def router(hub: HubServices) -> APIRouter:
     pages = APIRouter()
 
@@ -54,10 +70,18 @@ def router(hub: HubServices) -> APIRouter:
         return render(request, "rollouts.html", live="rollouts/", rollouts=rollouts)
 
     @pages.get("/rollouts/{id}")
-    def one(request: Request, id: str) -> HTMLResponse:
-        """Show it, in a thread of its own, as telemetry is added up for it."""
+    def one(
+        request: Request,
+        id: str,
+        wave: Annotated[int, Query(ge=0)] = 0,
+        after: Annotated[int, Query(ge=0)] = 0,
+    ) -> HTMLResponse:
+        """Show it, in a thread of its own, as telemetry is added up for it.
+
+        Of `wave`, as people count them (0: those that are left out), the devices that come `after` so many.
+        """
         rollout = seen(hub.rollouts.get(id))
-        shown = _shown(rollout.devices)
+        shown = _shown(rollout, wave - 1, after)
         agents = bool(rollout.agent_version)
         # An agent tells no steps of its own upgrade.
         steps = () if agents else rules_progress.columns(rollout, rollout.devices)
@@ -78,8 +102,7 @@ def router(hub: HubServices) -> APIRouter:
             measure="" if agents else hub.models.get_version(rollout.model_version).task.measure,
             builds=sorted(builds, key=lambda each: each.device_type),
             newest=hub.rollouts.newest_id(rollout.project) == rollout.id,
-            left_out=shown.get(LEFT_OUT, []),
-            left_out_count=sum(device.wave == LEFT_OUT for device in rollout.devices),
+            left_out=shown.get(LEFT_OUT),
         )
 
     @pages.post("/new/rollouts")
@@ -110,15 +133,34 @@ def router(hub: HubServices) -> APIRouter:
     return pages
 
 
-def _shown(devices: Sequence[RolloutDevice]) -> dict[int, list[RolloutDevice]]:
-    """Return the devices by wave, as many of each as a page has room for: of a large wave those that need somebody first."""
+def _shown(rollout: RolloutView, gone_through: int, after: int) -> dict[int, Shown]:
+    """Return by wave what the page shows of its devices."""
     waves: dict[int, list[RolloutDevice]] = {}
-    for device in devices:
+    for device in rollout.devices:
         waves.setdefault(device.wave, []).append(device)
+    address = f"/rollouts/{quote(rollout.id, safe='')}"
     return {
-        wave: some if len(some) <= _MOST_DEVICES else sorted(some, key=_urgency)[:_MOST_DEVICES]
-        for wave, some in waves.items()
+        wave: _part(devices, wave, after if wave == gone_through else 0, address) for wave, devices in waves.items()
     }
+
+
+def _part(devices: list[RolloutDevice], wave: int, after: int, address: str) -> Shown:
+    """Return what there is room for: all where they are few, of many those that need somebody first."""
+    count, shadows = len(devices), together(devices)
+    if count <= _FIRST_DEVICES:
+        return Shown(devices, count, shadows)
+    after = after if after < count else 0
+    some = sorted(devices, key=_urgency)[after : after + (_MORE_DEVICES if after else _FIRST_DEVICES)]
+    until = after + len(some)
+    anchor = f"#{'left-out' if wave == LEFT_OUT else f'wave-{wave}'}"
+    return Shown(
+        some,
+        count,
+        shadows,
+        after,
+        first=f"{address}{anchor}" if after else "",
+        following=f"{address}?{urlencode({'wave': wave + 1, 'after': until})}{anchor}" if until < count else "",
+    )
 
 
 def _pips() -> dict[StepState, Markup]:
@@ -127,5 +169,6 @@ def _pips() -> dict[StepState, Markup]:
     return {each: shown.format(mark(each), state(each)) for each in StepState}
 
 
-def _urgency(device: RolloutDevice) -> tuple[bool, int]:
-    return not device.late, _URGENT.index(device.state)
+def _urgency(device: RolloutDevice) -> tuple[bool, int, float]:
+    seen = compared(device)
+    return not device.late, _URGENT.index(device.state), -seen.differing if seen else 0.0
