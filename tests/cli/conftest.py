@@ -93,13 +93,13 @@ def served(hub: Services, scheme: str = "http") -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
-    assert started.wait(20), "the server did not start"
+    assert started.wait(60), "the server did not start"
     port, loop, ending = found
     try:
         yield f"127.0.0.1:{port}"
     finally:
         loop.call_soon_threadsafe(ending.set)
-        thread.join(20)
+        thread.join(60)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _calls(cli: Cli, key: str) -> Iterator[Call]:
             how = channel.unary_stream if method.server_streaming else channel.unary_unary
             asked: Any = how(operation)
             try:
-                answer = asked(request.SerializeToString(), timeout=20)
+                answer = asked(request.SerializeToString(), timeout=60)
                 if method.server_streaming:
                     first = next(answer)
                     answer.cancel()

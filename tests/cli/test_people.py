@@ -37,7 +37,7 @@ def _called(channel: grpc.Channel, method: str) -> tuple[grpc.StatusCode, bytes]
     """Call the method with an empty request; whatever it is, the answer to who may not is the same."""
     call: Any = channel.unary_unary(method)
     try:
-        return grpc.StatusCode.OK, call(b"", timeout=20)
+        return grpc.StatusCode.OK, call(b"", timeout=60)
     except grpc.RpcError as error:
         failed: Any = error
         return failed.code(), b""

@@ -113,13 +113,13 @@ def scripted(folder: Path, **answers: list[list[Answer]]) -> Iterator[tuple[Scri
 
     thread = threading.Thread(target=lambda: asyncio.run(serving()), daemon=True)
     thread.start()
-    assert started.wait(20), "the server did not start"
+    assert started.wait(60), "the server did not start"
     port, loop, ending = found
     try:
         yield script, {"address": f"127.0.0.1:{port}", "key": "", "retries": QUICK}
     finally:
         loop.call_soon_threadsafe(ending.set)
-        thread.join(20)
+        thread.join(60)
 
 
 def _device(name: str, **fields: Any) -> devices_pb2.WatchDevicesResponse:

@@ -56,7 +56,7 @@ def classify(url: str, png: bytes) -> str:
     request = urllib.request.Request(
         f"{url}/v2/models/{PROJECT}/infer", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         answer = json.load(response)
     return str(answer["outputs"][0]["data"][0])
 

@@ -221,7 +221,7 @@ def test_a_page_is_right_again_after_its_connection_was_lost(browser: Browser, a
         _label(page, address, "lost")
         expect(page.locator("span.label", has_text="shelf=lost")).to_be_hidden()
         relay.mend()
-        expect(page.locator("#live-state")).to_have_text("live", timeout=20_000)
+        expect(page.locator("#live-state")).to_have_text("live", timeout=60_000)
         expect(page.locator("span.label", has_text="shelf=lost")).to_be_visible()
         # And it follows as before.
         _label(page, address, "found")
@@ -243,7 +243,7 @@ def test_a_connection_that_falls_silent_is_noticed(browser: Browser, address: st
         expect(page.locator("#live-state")).to_have_text("hub unreachable")
         relay.mend()
         page.clock.fast_forward(10_000)
-        expect(page.locator("#live-state")).to_have_text("live", timeout=20_000)
+        expect(page.locator("#live-state")).to_have_text("live", timeout=60_000)
         page.clock.fast_forward(1_000)
         expect(page.locator("span.label", has_text="shelf=unheard")).to_be_visible()
     page.close()

@@ -260,7 +260,7 @@ def test_changes_reach_listeners_as_events_and_a_stop_ends_their_streams(hub: Se
     async def scenario() -> dict[str, object]:
         app = create_app(hub)
         server, port = await serve(app, "127.0.0.1", 0)
-        async with httpx.AsyncClient(base_url=f"{ADDRESS}:{port}", cookies=cookie_of(hub), timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"{ADDRESS}:{port}", cookies=cookie_of(hub), timeout=60) as client:
             async with client.stream("GET", f"{API}/events?topics=devices/pi5-1") as stream:
                 lines = stream.aiter_lines()
                 assert await anext(lines) == "retry: 2000"

@@ -301,7 +301,7 @@ def test_a_stream_of_events_ends_when_its_listener_is_signed_out(
         cookies = cookie_of(hub)
         server, port = await serve(create_app(hub), "127.0.0.1", 0)
         try:
-            async with httpx.AsyncClient(base_url=f"{ADDRESS}:{port}", cookies=cookies, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=f"{ADDRESS}:{port}", cookies=cookies, timeout=60) as client:
                 async with client.stream("GET", "/api/v1/events?topics=devices/") as stream:
                     lines = stream.aiter_lines()
                     assert await anext(lines) == "retry: 2000"

@@ -77,7 +77,7 @@ def test_an_empty_hub_leads_to_a_model_on_three_devices_without_a_terminal(
         _approve_what_the_run_made(page)
         _see_devices_serve(page, pictures)
     finally:
-        expect.set_options(timeout=5_000)
+        expect.set_options(timeout=30_000)
 
 
 def _make_the_first_account(page: Page, system: System) -> None:
