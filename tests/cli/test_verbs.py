@@ -10,16 +10,19 @@ import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import milonga_hub.cli
 import numpy as np
 import pytest
+import typer
 from milonga.v1 import devices_pb2 as pb
 from milonga_compiler.bundle import verify_bundle
 from milonga_hub.blobs import digest_of
 from milonga_hub.builds.rules import FREE
 from milonga_hub.cli.devices import _system
 from milonga_hub.cli.output import WIDTH
+from milonga_hub.cli.verbs import app
 from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
 from milonga_hub.install import reach
@@ -144,6 +147,14 @@ def test_no_verb_is_forgotten_here(run: Run) -> None:
             if isinstance(node, ast.FunctionDef):
                 decorated += sum("command(" in ast.unparse(each) for each in node.decorator_list)
     assert decorated + 13 == len({_verb(command) for command in READING} | set(CHANGING))
+
+
+def test_no_group_is_made_but_that_of_the_verb() -> None:
+    line: Any = typer.main.get_command(app)
+    groups = {name for name, verb in line.commands.data.items() if isinstance(verb, typer.Typer)}
+    with pytest.raises(SystemExit):
+        line(["devices", "list", "--help"])
+    assert groups - {name for name, verb in line.commands.data.items() if isinstance(verb, typer.Typer)} == {"devices"}
 
 
 @pytest.mark.parametrize("group", ["devices", "build", "webhooks"])

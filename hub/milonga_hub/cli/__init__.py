@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from milonga.unread import quiet_when_unread
 
-from milonga_hub.cli.verbs import app
+from milonga_hub.cli.verbs import app, command
 
 
 @quiet_when_unread
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from milonga_hub.cli.client import explain
 
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="milonga")
+        command()(args=None if arguments is None else list(arguments), prog_name="milonga")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from functools import cache
 from typing import Any
 
 import typer
@@ -41,7 +43,31 @@ from milonga_hub.cli import (
 )
 from milonga_hub.cli.client import HUB_VARIABLE, remember_hub
 
+
+class _WhenAsked(UserDict[str, Any]):
+    """Commands by name, each group of which is made when it is first asked for: all of them took a third of a second."""
+
+    def __getitem__(self, name: str) -> Any:
+        made = self.data[name]
+        if isinstance(made, typer.Typer):
+            # What add_typer() was told of the one group that this one holds is said nowhere else.
+            made = self.data[name] = typer.main.get_group(made).commands[name]
+        return made
+
+
+class _Verbs(TyperGroup):
+    """The verbs, and the groups of verbs."""
+
+    def __init__(self, *, commands: Any = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _WhenAsked({**commands, **_groups})
+
+
+# Each stands alone in another one, by its name.
+_groups: dict[str, typer.Typer] = {}
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Keep the best network that each device can run running on it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -87,6 +113,13 @@ app.command("agent-bundle")(bundles.agent_bundle)
 app.command("apply")(applying.apply)
 app.command("diff")(applying.diff)
 app.command("schema")(applying.schema)
+
+
+def _add_group(group: typer.Typer, name: str, words: str, hidden: bool = False) -> None:
+    _groups[name] = typer.Typer(rich_markup_mode=None)
+    _groups[name].add_typer(group, name=name, help=words, no_args_is_help=True, hidden=hidden, cls=_Group)
+
+
 for name, group, words in (
     ("tokens", devices.tokens, "Tokens with which devices join."),
     ("devices", devices.devices, "Enrolled machines."),
@@ -114,6 +147,12 @@ for name, group, words in (
     ("audit", accounts.audit, "Who changed what."),
     ("bench", bench.group, "How well the hub's models do on your own tables."),
 ):
-    app.add_typer(group, name=name, help=words, no_args_is_help=True, cls=_Group)
+    _add_group(group, name, words)
 # As the API calls them.
-app.add_typer(builds.group, name="builds", help="The same as build.", no_args_is_help=True, hidden=True, cls=_Group)
+_add_group(builds.group, "builds", "The same as build.", hidden=True)
+
+
+@cache
+def command() -> Any:
+    """Return the command line; it is the same however often it is used."""
+    return typer.main.get_command(app)

@@ -6,10 +6,12 @@ import ipaddress
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from milonga_hub.settings import Settings
+if TYPE_CHECKING:
+    # To import it takes the command line a fifth of its start.
+    from milonga_hub.settings import Settings
 
 # Of a net for documentation (RFC 5737): a route to it shows which of our addresses is used. Nothing is sent.
 _ELSEWHERE = ("203.0.113.1", 9)
