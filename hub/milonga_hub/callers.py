@@ -196,3 +196,11 @@ def signature(said: str) -> str:
     if found.kind is CallerKind.LOCAL and said.strip():
         return f"{said.strip()} ({found.name})"
     return found.name
+
+
+def by_whom(done: str) -> str:
+    """Return what was done with who did it, for the record: "refused by ana"; without a name outside of a request."""
+    found = current()
+    if found is None:
+        return done
+    return f"{done} with the hub's local key" if found.kind is CallerKind.LOCAL else f"{done} by {found.name}"

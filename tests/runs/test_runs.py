@@ -207,5 +207,5 @@ def test_a_refused_run_ends_without_having_begun(runs: RunService) -> None:
     run = runs.start("careful", Trigger.SCHEDULE, "")
     refused = runs.refuse(run.name)
     assert (refused.state, refused.error) == (RunState.CANCELLED, "refused") and refused.ended_at is not None
-    with pytest.raises(FailedPrecondition, match="waits for approval"):
+    with pytest.raises(FailedPrecondition, match="does not wait for approval: it is cancelled \\(refused"):
         runs.refuse(run.name)

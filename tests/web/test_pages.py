@@ -226,7 +226,7 @@ def test_an_alert_says_what_to_do_and_is_acknowledged_and_silenced_on_its_page(
     assert HOSTILE not in client.get("/alerts").text
     assert client.post(f"{path}/acknowledge", data={"note": "at work"}).status_code == 200
     Page(text := client.get(path).text)
-    assert "silenced until" in text and "ana" in text and "/acknowledge" not in text
+    assert "silenced until" in text and "ana" in text and "Take it over, or add a note" in text
     assert 'href="/alerts#silences"' in text and f"{path}/silence" not in text
     (silence,), _ = hub.alerts.silences()
     client.post(f"/alert_silences/{silence.id}/end")
@@ -272,7 +272,25 @@ def test_a_run_that_waits_is_approved_or_refused_on_its_page(client: TestClient,
         assert "waits for approval" in client.get("/projects/digits").text
         client.post(f"/runs/digits/{run.number}/{verb}")
         assert hub.runs.get(run.name).state is after
-    assert "refused" in client.get(f"/runs/digits/{run.number}").text
+    text = client.get(f"/runs/digits/{run.number}").text
+    assert "Refused by ana" in text and "Let it begin after all" in text
+
+
+def test_who_decides_after_somebody_else_is_told_what_is_and_finds_back(client: TestClient, hub: Services) -> None:
+    run = hub.runs.start("digits", Trigger.SCHEDULE, "due since Sunday")
+    hub.runs.change(run.name, state=RunState.AWAITING_APPROVAL)
+    page = f"/runs/digits/{run.number}"
+    assert page in client.get("/").text.partition('class="tiles"')[0]
+    client.post(f"{page}/approve")
+    assert "due since Sunday; approved by ana" in client.get(page).text
+    assert page not in client.get("/").text.partition('class="tiles"')[0]
+    late = client.post(f"{page}/refuse", headers={"Referer": f"{client.base_url}{page}?x=1"})
+    assert late.status_code == 409
+    assert "does not wait for approval: it is queued (due since Sunday; approved by ana)" in late.text
+    assert f'href="{page}?x=1">See how it is now' in late.text
+    elsewhere = client.post(f"{page}/refuse", headers={"Referer": f"http://elsewhere.example{page}"})
+    assert elsewhere.status_code >= 400 and "See how it is now" not in elsewhere.text
+    hub.runs.cancel(run.name)
 
 
 def test_the_search_page_shows_one_network_of_a_type_and_narrows_the_others(client: TestClient) -> None:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
+from milonga_hub.callers import by_whom
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition
 from milonga_hub.events import EventBus
@@ -173,7 +174,7 @@ class RolloutService:
 
     def abort(self, id: str) -> Rollout:
         """End for good. Devices that have not begun keep what they have; those on their way finish by themselves."""
-        return self._enter(id, OPEN, RolloutState.ABORTED, "aborted by hand")
+        return self._enter(id, OPEN, RolloutState.ABORTED, by_whom("aborted"))
 
     def roll_back(self, id: str) -> Rollout:
         """End the newest rollout of a project, and let devices that were given its version go back to what each had before.
@@ -225,7 +226,9 @@ def _check(rollout: Rollout, allowed: Sequence[RolloutState]) -> None:
     if rollout.state not in allowed:
         *others, last = (_said(state) for state in sorted(allowed))
         wanted = f"{', '.join(others)} or {last}" if others else last
-        raise FailedPrecondition(f"rollout {rollout.id} is {_said(rollout.state)}, not {wanted}")
+        # Of one that goes on, the reason is what it waits for.
+        why = f": {rollout.reason}" if rollout.state in (RolloutState.PAUSED, RolloutState.ABORTED) else ""
+        raise FailedPrecondition(f"rollout {rollout.id} is {_said(rollout.state)}, not {wanted}{why}")
 
 
 def _said(state: RolloutState) -> str:

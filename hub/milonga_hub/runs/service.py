@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlmodel import Session, col, or_, select
 
+from milonga_hub.callers import by_whom
 from milonga_hub.db import Database, utc_now
 from milonga_hub.errors import FailedPrecondition, NotFound
 from milonga_hub.events import EventBus
@@ -134,31 +135,42 @@ class RunService:
             rows = session.exec(select(Run).where(col(Run.state).not_in(idle)).order_by(col(Run.created_at)))
             return [*rows]
 
+    def awaiting_approval(self) -> _Runs:
+        """Return the runs that wait for a person, oldest first."""
+        with self._database.session() as session:
+            waiting = select(Run).where(Run.state == RunState.AWAITING_APPROVAL).order_by(col(Run.created_at))
+            return [*session.exec(waiting)]
+
     def cancel(self, name: str) -> Run:
         """End the run where it is; resume() goes on from there."""
         run = self.get(name)
         if run.state in ENDED:
             raise FailedPrecondition(f"{name} has ended already ({run.state.lower()})")
-        run = self.end(name, RunState.CANCELLED, error="cancelled")
+        run = self.end(name, RunState.CANCELLED, error=by_whom("cancelled"))
         self.on_cancelled(name)
         return run
 
     def approve(self, name: str) -> Run:
-        """Queue a run that waits for approval."""
-        self._must_await_approval(name)
-        run = self.change(name, state=RunState.QUEUED)
+        """Queue a run that waits for approval. Its reason tells from then on who approved it."""
+        run = self._awaiting_approval(name)
+        approved = by_whom("approved")
+        run = self.change(name, state=RunState.QUEUED, reason=f"{run.reason}; {approved}" if run.reason else approved)
         self.on_queued()
         return run
 
     def refuse(self, name: str) -> Run:
         """End a run that waits for approval."""
-        self._must_await_approval(name)
-        return self.end(name, RunState.CANCELLED, error="refused")
+        self._awaiting_approval(name)
+        return self.end(name, RunState.CANCELLED, error=by_whom("refused"))
 
-    def _must_await_approval(self, name: str) -> None:
+    def _awaiting_approval(self, name: str) -> Run:
         run = self.get(name)
         if run.state is not RunState.AWAITING_APPROVAL:
-            raise FailedPrecondition(f"{name} is {run.state.lower()}; only a run that waits for approval can get it")
+            why = run.error or run.reason
+            raise FailedPrecondition(
+                f"{name} does not wait for approval: it is {run.state.lower()}{why and f' ({why})'}"
+            )
+        return run
 
     def resume(self, name: str) -> Run:
         """Queue a failed or cancelled run again; finished stages are kept."""

@@ -85,6 +85,7 @@ def router(hub: HubServices) -> APIRouter:
             health=Counter(found),
             words=HEALTH,
             serving=Counter(device.active_version for device in devices).most_common(),
+            awaiting=hub.runs.awaiting_approval(),
             runs=runs,
             timeline=timeline(runs[0].stages, utc_now()) if runs else "",
             rollouts=[rollout for rollout in rollouts if rollout.state in OPEN],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -75,7 +76,15 @@ def render(
 
 
 def error_page(request: Request, status: int, message: str) -> HTMLResponse:
-    return render(request, "error.html", status=status, code=status, message=message)
+    return render(request, "error.html", status=status, code=status, message=message, back=_came_from(request))
+
+
+def _came_from(request: Request) -> str:
+    """Return the page of the hub with the form that was refused, "" where there was none."""
+    page = urlsplit(request.headers.get("referer", ""))
+    if request.method != "POST" or page.netloc != request.url.netloc or not page.path.startswith("/"):
+        return ""
+    return f"{page.path}?{page.query}" if page.query else page.path
 
 
 def everything(listing: Callable[[str], tuple[list[T], str]], at_most: int = 1000) -> list[T]:
