@@ -667,7 +667,13 @@ def test_keys_are_moved_sign_elsewhere_and_come_into_force(run: Run, tmp_path: P
     assert len(moved) == 2
     assert not run(["keys", "rotate", "targets", "--json", *hub]).json["in_force"]
     waiting = run(["keys", "status", "--json", *hub]).json["waiting"]
-    assert "lacks 2 signatures" in run(["keys", "status", *hub]).out
-    assert "root version 2" in run(["keys", "sign", *waiting, "--key", moved[0], "--key", moved[1]]).out
+    told = run(["keys", "status", *hub]).out.replace("\n", " ")
+    assert "lacks 2 signatures" in told
+    assert f"keys sign {waiting[0]} --key {Path(moved[0]).name} --key {Path(moved[1]).name}" in told
+    signed = run(["keys", "sign", *waiting, "--key", moved[0], "--key", moved[1]]).out.replace("\n", " ")
+    assert f"with {Path(moved[0]).stem} and {Path(moved[1]).stem}" in signed and "root version 2" in signed
+    no_metadata = tmp_path / "no.json"
+    no_metadata.write_text("none", encoding="utf-8")
+    assert "no.json: this is not TUF metadata" in run(["keys", "sign", str(no_metadata), "--key", moved[0]]).err
     assert run(["keys", "publish", *waiting, "--json", *hub]).json == {"in_force": True, "waiting": []}
     assert run(["keys", "export", "timestamp", str(tmp_path), *hub]).code != 0

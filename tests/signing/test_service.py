@@ -134,8 +134,11 @@ def test_a_stranger_signs_in_vain(tmp_path: Path) -> None:
     service = signing(tmp_path / "hub")
     service.export("targets", tmp_path / "stick")
     service.sign("digits", {A: 10})
-    keys.generate(tmp_path / "stranger")
-    assert not _sign(service, tmp_path / "stranger")
+    stranger = keys.generate(tmp_path / "stranger")
+    (wanted,) = next(each.key_ids for each in service.status() if each.role == "targets")
+    said = f"only {keys.short(stranger.public_key.keyid)} has signed version 2 of targets, for which {keys.short(wanted)} may"
+    with pytest.raises(InvalidInput, match=said):
+        _sign(service, tmp_path / "stranger")
     assert not service.is_signed("digits", A)
 
 
@@ -151,11 +154,55 @@ def test_what_was_changed_on_the_way_is_not_published(tmp_path: Path) -> None:
         service.publish([rules.parse(json.dumps(content).encode())])
 
 
+def test_what_nobody_signed_or_what_is_in_force_already_is_said(tmp_path: Path) -> None:
+    service = signing(tmp_path / "hub")
+    service.export("root", tmp_path / "stick")
+    service.renew("root")
+    (metadata,) = (rules.parse(path.read_bytes()) for path in service.staged_files())
+    with pytest.raises(
+        InvalidInput, match=r"nobody has signed version 2 of root.*milonga keys sign 2\.root\.json --key"
+    ):
+        service.publish([metadata])
+    assert _sign(service, tmp_path / "stick")
+    with pytest.raises(InvalidInput, match="version 2 of root is in force already"):
+        service.publish([metadata])
+
+
+def test_signatures_of_strangers_come_not_into_force(tmp_path: Path) -> None:
+    service = signing(tmp_path / "hub")
+    service.export("root", tmp_path / "stick")
+    service.renew("root")
+    (metadata,) = (rules.parse(path.read_bytes()) for path in service.staged_files())
+    for signer in (keys.generate(tmp_path / "stranger"), keys.read_private(*(tmp_path / "stick").glob("*.pem"))):
+        metadata.sign(signer, append=True)
+    assert service.publish([metadata])
+    assert len(json.loads(service.metadata("2.root.json"))["signatures"]) == 1
+
+
+def test_it_is_said_whose_signatures_would_do(tmp_path: Path) -> None:
+    service = SigningService(tmp_path / "hub")
+    service.prepare(key_count=3, threshold=2)
+    service.export("root", tmp_path / "sticks")
+    service.renew("root")
+    root = next(each for each in service.status() if each.role == "root")
+    assert root.lacking_key_ids == root.key_ids[:2]
+    (metadata,) = (rules.parse(path.read_bytes()) for path in service.staged_files())
+    metadata.sign(keys.read_private(tmp_path / "sticks" / f"{keys.short(root.key_ids[0])}.pem"), append=True)
+    assert not service.publish([metadata])
+    root = next(each for each in service.status() if each.role == "root")
+    assert (root.missing_signatures, root.lacking_key_ids) == (1, root.key_ids[1:2])
+
+
 def test_a_key_file_that_is_not_there_or_none_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"cannot read .*gone\.pem: No such file or directory$"):
         keys.read_private(tmp_path / "gone.pem")
     with pytest.raises(InvalidInput, match=r"cannot read .*gone\.pub: No such file or directory$"):
         keys.read_public(tmp_path / "gone.pub")
+    made = keys.short(keys.generate(tmp_path).public_key.keyid)
+    with pytest.raises(
+        InvalidInput, match=rf"{made}\.pub is a public key; who signs needs the private one, {made}\.pem"
+    ):
+        keys.read_private(tmp_path / f"{made}.pub")
     (tmp_path / "words.pem").write_text("no key", encoding="utf-8")
     with pytest.raises(InvalidInput, match=r"words\.pem is not a private key that can be used"):
         keys.read_private(tmp_path / "words.pem")
@@ -164,7 +211,9 @@ def test_a_key_file_that_is_not_there_or_none_is_said(tmp_path: Path) -> None:
 def test_keys_of_other_machines_take_over(tmp_path: Path) -> None:
     service = signing(tmp_path / "hub")
     service.sign("digits", {A: 10})
-    made = [keys.generate(tmp_path / "office").public_key for _ in range(2)]
+    ids = [keys.generate(tmp_path / "office").public_key.keyid for _ in range(2)]
+    made = [keys.read_public(tmp_path / "office" / f"{keys.short(id)}.pub") for id in ids]
+    assert [key.keyid for key in made] == ids
     assert not service.rotate("project-digits", made, 2)
     assert _sign(service, tmp_path / "office")
     service.sign("digits", {B: 10})

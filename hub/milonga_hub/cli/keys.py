@@ -12,6 +12,8 @@ from milonga_hub.cli.client import Json
 from milonga_hub.cli.output import NONE, clean, say, table
 
 if TYPE_CHECKING:
+    from tuf.api.metadata import Metadata
+
     from milonga_hub.signing.service import SigningService
 
 group = typer.Typer()
@@ -44,6 +46,8 @@ def init(
 @group.command()
 def status(data_dir: DataDir = None, json: Json = False) -> None:
     """List roles, who may sign for them, where the keys are, and what waits for signatures."""
+    from milonga_hub.signing.keys import short
+
     service = _service(data_dir)
     roles = service.status()
     waiting = service.staged_files()
@@ -57,30 +61,44 @@ def status(data_dir: DataDir = None, json: Json = False) -> None:
         (
             role.role,
             f"{role.threshold} of {len(role.key_ids)}",
-            f"{len(role.here)} here",
+            ", ".join(short(key) + (" (here)" if key in role.here else "") for key in role.key_ids),
             role.version or NONE,
             f"{role.expires_at:%Y-%m-%d}" if role.expires_at else NONE,
-            NONE if role.missing_signatures is None else f"lacks {role.missing_signatures} signatures",
+            _waits(role.missing_signatures),
         )
         for role in roles
     ]
     table(("role", "signers", "keys", "version", "good until", "change that waits"), rows)
-    if waiting:
+    lacking = [role for role in roles if role.lacking_key_ids]
+    if lacking:
+        files = " ".join(str(path) for path in waiting if any(_is_of(path, role.role) for role in lacking))
+        keys = dict.fromkeys(f"--key {short(key)}.pem" for role in lacking for key in role.lacking_key_ids)
         say("Sign what waits where the keys are, bring it back, and publish it:")
-        typer.echo(f"  milonga keys sign {' '.join(map(str, waiting))} --key KEY.pem")
-        typer.echo(f"  milonga keys publish {' '.join(path.name for path in waiting)}")
+        typer.echo(f"  milonga keys sign {files} {' '.join(keys)}")
+        typer.echo(f"  milonga keys publish {files}")
 
 
-@group.command()
-def generate(
+def _waits(missing: int | None) -> str:
+    if missing is None:
+        return NONE
+    # Where it has its own, another role's change must come first or at once.
+    return "waits for the others" if not missing else f"lacks {missing} signature{'s' if missing > 1 else ''}"
+
+
+def _is_of(path: Path, role: str) -> bool:
+    return path.name.partition(".")[2] == f"{role}.json"
+
+
+@group.command("generate")
+def generate_(
     folder: Annotated[Path, typer.Argument(help="Where to: ID.pem is secret, ID.pub is for the hub.")],
     json: Json = False,
 ) -> None:
     """Make a key on this machine, which need not be the hub's; give ID.pub to milonga keys rotate."""
-    from milonga_hub.signing import keys
+    from milonga_hub.signing.keys import generate, short
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / keys.short(keys.generate(folder).public_key.keyid)
+    made = folder / short(generate(folder).public_key.keyid)
     words = f"made {made}.pem (keep it secret, and a copy of it) and {made}.pub"
     _say({"private_key": f"{made}.pem", "public_key": f"{made}.pub"}, words, json)
 
@@ -132,17 +150,22 @@ def sign(
     from milonga_compiler.files import write_atomically
 
     from milonga_hub.signing import rules
-    from milonga_hub.signing.keys import read_private
+    from milonga_hub.signing.keys import read_private, short
 
     signers = [read_private(path) for path in key]
     signed = {}
-    for path in files:
-        metadata = rules.parse(_read(path))
+    # All are read before one is written: nobody has to find out which were signed.
+    for path, metadata in [(path, _read(path)) for path in files]:
         for signer in signers:
             metadata.sign(signer, append=True)
         write_atomically(path, metadata.to_bytes().decode())
         signed[str(path)] = rules.described(metadata.signed)
-    words = [line for path, lines in signed.items() for line in (f"signed {path}", *(f"  {each}" for each in lines))]
+    by = " and ".join(short(signer.public_key.keyid) for signer in signers)
+    words = [
+        line
+        for path, lines in signed.items()
+        for line in (f"signed {path} with {by}", *(f"  {each}" for each in lines))
+    ]
     _say({"signed": signed}, "\n".join(words), json)
 
 
@@ -153,19 +176,20 @@ def publish(
     json: Json = False,
 ) -> None:
     """Put signed metadata in force, once enough keys have signed it."""
+    service = _service(data_dir)
+    _tell(service, service.publish([_read(path) for path in files]), json)
+
+
+def _read(path: Path) -> Metadata[Any]:
+    from milonga_hub.errors import InvalidInput
     from milonga_hub.signing import rules
 
-    service = _service(data_dir)
-    _tell(service, service.publish([rules.parse(_read(path)) for path in files]), json)
-
-
-def _read(path: Path) -> bytes:
-    from milonga_hub.errors import InvalidInput
-
     try:
-        return path.read_bytes()
+        return rules.parse(path.read_bytes())
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error}") from error
 
 
 def _tell(service: SigningService, in_force: bool, json: bool) -> None:

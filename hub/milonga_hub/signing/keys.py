@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
@@ -24,9 +25,14 @@ def short(keyid: str) -> str:
 
 def generate(folder: Path) -> CryptoSigner:
     """Make an Ed25519 key in the folder: ID.pem is secret, ID.pub is for the hub."""
-    signer = CryptoSigner.generate_ed25519()
-    write_private(folder / f"{short(signer.public_key.keyid)}.pem", signer.private_bytes)
-    write_public(folder, signer.public_key)
+    private = Ed25519PrivateKey.generate()
+    signer = CryptoSigner(private)
+    name = short(signer.public_key.keyid)
+    write_private(folder / f"{name}.pem", signer.private_bytes)
+    public = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    (folder / f"{name}.pub").write_bytes(public)
     return signer
 
 
@@ -48,17 +54,13 @@ def write_private(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def write_public(folder: Path, key: Key) -> Path:
-    path = folder / f"{short(key.keyid)}.pub"
-    path.write_text(key.keyval["public"], encoding="ascii")
-    return path
-
-
 def read_private(path: Path) -> CryptoSigner:
     """Return the signer of a key file. Raises InvalidInput saying what is wrong with it."""
     try:
-        private = serialization.load_pem_private_key(path.read_bytes(), None)
-        return CryptoSigner(private)
+        data = path.read_bytes()
+        if b"PUBLIC KEY" in data:
+            raise InvalidInput(f"{path} is a public key; who signs needs the private one, {path.stem}.pem")
+        return CryptoSigner(serialization.load_pem_private_key(data, None))
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

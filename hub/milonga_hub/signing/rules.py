@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import DelegatedRole, Delegations, Key, Metadata, Root, Targets
+from tuf.api.metadata import DelegatedRole, Delegations, Key, Metadata, Root, Targets, VerificationResult
 
 from milonga_hub.errors import InvalidInput
 
@@ -73,7 +73,9 @@ def replace_keys(root: Root, role: str, keys: Iterable[Key], threshold: int) -> 
 
 def check_threshold(key_count: int, threshold: int) -> None:
     if not 1 <= threshold <= key_count:
-        raise InvalidInput(f"a threshold of {threshold} cannot be reached with {key_count} keys; give 1 to {key_count}")
+        raise InvalidInput(
+            f"a threshold of {threshold} cannot be reached with {key_count} key{'s' * (key_count != 1)}; give 1 to {key_count}"
+        )
 
 
 def keys_of(role: str, root: Root, targets: Targets) -> tuple[list[Key], int]:
@@ -90,16 +92,31 @@ def keys_of(role: str, root: Root, targets: Targets) -> tuple[list[Key], int]:
 
 def missing_signatures(role: str, known: Mapping[str, Metadata[Any]], former: Root | None) -> int:
     """Return how many signatures the role's metadata lacks; a new root needs those of the former one as well."""
+    # None where nobody may sign for it: the change that says who may waits itself.
+    return max((each.missing for each in _verified(role, known, former)), default=1)
+
+
+def counting_keys(role: str, known: Mapping[str, Metadata[Any]], former: Root | None) -> set[str]:
+    """Return the ids of the keys whose signatures on the role's metadata count."""
+    return {keyid for each in _verified(role, known, former) for keyid in each.signed}
+
+
+def lacking_keys(role: str, known: Mapping[str, Metadata[Any]], former: Root | None) -> list[str]:
+    """Return the ids of keys whose signatures on the role's metadata would do, as many as it lacks."""
+    lacking = (keyid for each in _verified(role, known, former) for keyid in list(each.unsigned)[: each.missing])
+    return list(dict.fromkeys(lacking))
+
+
+def _verified(role: str, known: Mapping[str, Metadata[Any]], former: Root | None) -> list[VerificationResult]:
+    """Return what those who say who may sign for the role say of its metadata: two for a new root, none where nobody may."""
     root, targets, wanted = known[ROOT].signed, known[TARGETS].signed, known[role]
     assert isinstance(root, Root) and isinstance(targets, Targets)
     if not keys_of(role, root, targets)[0]:
-        # Nobody may sign for it: the change that says who may waits itself.
-        return 1
-    delegator = root if role in root.roles else targets
-    results = [delegator.get_verification_result(role, wanted.signed_bytes, wanted.signatures)]
+        return []
+    delegators: list[Root | Targets] = [root if role in root.roles else targets]
     if role == ROOT and former is not None:
-        results.append(former.get_verification_result(ROOT, wanted.signed_bytes, wanted.signatures))
-    return max(each.missing for each in results)
+        delegators.append(former)
+    return [each.get_verification_result(role, wanted.signed_bytes, wanted.signatures) for each in delegators]
 
 
 def parse(data: bytes) -> Metadata[Any]:

@@ -23,7 +23,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 from milonga_hub.db import utc_now
 from milonga_hub.errors import FailedPrecondition, InvalidInput, NotFound
 from milonga_hub.signing import rules
-from milonga_hub.signing.keys import KeyRing
+from milonga_hub.signing.keys import KeyRing, short
 from milonga_hub.signing.repository import Repository
 from milonga_hub.signing.rules import ONLINE, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 
@@ -44,6 +44,8 @@ class RoleStatus:
     expires_at: datetime | None
     # Signatures that its staged metadata lacks; None where nothing is staged.
     missing_signatures: int | None
+    # Keys, as many as it lacks, that would do for that.
+    lacking_key_ids: list[str]
 
 
 class SigningService:
@@ -155,7 +157,7 @@ class SigningService:
         newest = {**known, **staged}
         keys, threshold = rules.keys_of(role, newest[ROOT].signed, newest[TARGETS].signed)
         published = self._published.latest(role)
-        missing = rules.missing_signatures(role, newest, known[ROOT].signed) if role in staged else None
+        former, waits = known[ROOT].signed, role in staged
         return RoleStatus(
             role=role,
             threshold=threshold,
@@ -163,7 +165,8 @@ class SigningService:
             here=[key.keyid for key in keys if self.ring.holds(key.keyid)],
             version=published.signed.version if published else 0,
             expires_at=published.signed.expires if published else None,
-            missing_signatures=missing,
+            missing_signatures=rules.missing_signatures(role, newest, former) if waits else None,
+            lacking_key_ids=rules.lacking_keys(role, newest, former) if waits else [],
         )
 
     def export(self, role: str, folder: Path) -> list[Path]:
@@ -223,17 +226,43 @@ class SigningService:
             yield
 
     def publish(self, signed: Sequence[Metadata[Any]]) -> bool:
-        """Take metadata that was signed elsewhere; return whether all that waits is in force now."""
+        """Take metadata that was signed elsewhere; return whether all that waits is in force now.
+
+        Raises InvalidInput for other metadata than waits, and where only keys have signed it that do not count.
+        """
         with self._locked():
             staged = self._staged_changes()
             for each in signed:
                 role = next((r for r, known in staged.items() if known.signed == each.signed), None)
                 if role is None:
-                    raise InvalidInput(
-                        f"this is not the {each.signed.type} metadata that waits in {self._staged.folder}; sign that one"
-                    )
-                staged[role].signatures.update(each.signatures)
+                    raise InvalidInput(self._does_not_wait(each))
+                counting = self._counting(role, each, {**self._known(), **staged})
+                staged[role].signatures.update({key: each.signatures[key] for key in counting})
             return self._commit(staged)
+
+    def _counting(self, role: str, signed: Metadata[Any], whole: _Known) -> set[str]:
+        """Return the keys that have signed and count. Raises InvalidInput where none does, and one is needed."""
+        counting = rules.counting_keys(role, {**whole, role: signed}, self._known()[ROOT].signed)
+        status = self._role(role)
+        if not counting and status.lacking_key_ids:
+            wanted = ", ".join(map(short, status.key_ids))
+            by = f"only {', '.join(map(short, signed.signatures))}" if signed.signatures else "nobody"
+            raise InvalidInput(
+                f"{by} has signed version {signed.signed.version} of {role}, for which {wanted} may sign: milonga keys sign"
+                f" {signed.signed.version}.{role}.json --key {short(status.lacking_key_ids[0])}.pem"
+            )
+        return counting
+
+    def _does_not_wait(self, signed: Metadata[Any]) -> str:
+        """Return why metadata that was handed over is of no use."""
+        role = next((role for role, known in self._known().items() if known.signed == signed.signed), "")
+        if role:
+            return f"version {signed.signed.version} of {role} is in force already"
+        files = ", ".join(path.name for path in self.staged_files()) or "nothing"
+        return (
+            f"this is not the {signed.signed.type} metadata that waits in {self._staged.folder}, where {files} waits now; take what"
+            " waits to where the keys are, and sign that"
+        )
 
     def staged_files(self) -> list[Path]:
         """Return what waits for signatures."""
