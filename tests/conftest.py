@@ -1,14 +1,18 @@
-"""What all tests share: property tests repeat themselves, a busy machine fails none, and long files begin first."""
+"""What all tests share: property tests repeat themselves, a busy machine fails none, long files begin first, and no disk is waited for."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 settings.register_profile("milonga", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("milonga")
@@ -19,6 +23,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Whether mosquitto is installed changes nothing but the tests that are about it.
 os.environ.setdefault("MILONGA_BROKER", "embedded")
+
+# What a power cut takes is tried in processes of their own, by tests/soak. What is written within this one is read again within
+# it or after its death, for which the system's memory is enough: tests of rollouts waited for the disk 120 times each.
+setattr(os, "fsync", lambda descriptor: None)  # noqa: B010 -- mypy wants the very name of its argument
+
+
+@event.listens_for(Pool, "checkout")
+def _let_sqlite_wait_for_no_disk(connection: Any, record: Any, proxy: Any) -> None:
+    """When it is first taken from the pool, for what the hub sets of a new connection comes after what all pools are told."""
+    if isinstance(connection, sqlite3.Connection) and not record.info.get("waits for no disk"):
+        connection.execute("PRAGMA synchronous=OFF")
+        record.info["waits for no disk"] = True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
