@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,26 @@ def test_the_whole_file_is_sent_where_a_delta_would_not_pay(tmp_path: Path) -> N
             assert moved.moved_bytes == moved.whole_bytes
 
     run(story())
+
+
+def test_who_cannot_wait_for_a_delta_takes_the_whole_file_and_the_log_tells_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with line(tmp_path) as here:
+            held = await _fetch_first(here, tmp_path)
+            wish = here.assign({"model.onnx": write(tmp_path / "two.onnx", retrained(weights())).read_bytes()}, 2)
+            wanted, folder = Listed("model.onnx", wish.files[0].digest, 0), tmp_path / "slow"
+            hurried = TransferService(here.world.blobs, folder, here.world.settings, delta_seconds=0.0)
+            for _ in range(2):
+                assert (await hurried.offer(wanted, [held], [FORMAT])).delta is None
+            while not [*folder.glob("*.json")]:
+                await asyncio.sleep(0.05)  # The job is a process of its own.
+            assert (await hurried.offer(wanted, [held], [FORMAT])).delta is not None
+
+    caplog.set_level("INFO", "milonga_hub.transfers.deltas")
+    run(story())
+    assert "took so long that 2 took the whole file meanwhile" in caplog.text
 
 
 def test_a_delta_never_begins_from_a_bundle_of_another_project(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class Deltas:
         self._max_bytes = max_bytes
         self._turn = asyncio.Semaphore(1)
         self._making: dict[str, asyncio.Task[Delta]] = {}
+        # How often somebody has waited in vain, by key.
+        self._too_late_for: Counter[str] = Counter()
         # What there is, by key, the one that was used last at the end.
         self._known: dict[str, Delta] = {}
         self._keys: dict[str, str] = {}
@@ -74,7 +77,9 @@ class Deltas:
         try:
             made = await within(asyncio.shield(task), seconds)
         except TimeoutError:
-            return None  # It goes on, for those who ask later.
+            # It goes on, for those who ask later.
+            self._too_late_for[key] += 1
+            return None
         return made if made.digest else None
 
     async def _made(self, key: str, target: str, bases: Sequence[str]) -> Delta:
@@ -91,6 +96,8 @@ class Deltas:
                 delta = Delta(target)
             finally:
                 shutil.rmtree(workdir, ignore_errors=True)
+        if too_late_for := self._too_late_for.pop(key, 0):
+            _log.info("a delta to %s took so long that %d took the whole file meanwhile", target, too_late_for)
         self._know(key, delta)
         self._evict()
         return delta
