@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Whether mosquitto is installed changes nothing but the tests that are about it.
 os.environ.setdefault("MILONGA_BROKER", "embedded")
+
+# A shell's background commands ignore Ctrl-C, and so would all that tests start, also where they press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a power cut takes is tried in processes of their own, by tests/soak. What is written within this one is read again within
 # it or after its death, for which the system's memory is enough: tests of rollouts waited for the disk 120 times each.
