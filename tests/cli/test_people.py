@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def test_accounts_are_changed_and_removed(new: Cli, monkeypatch: pytest.MonkeyPa
     assert "only admin" in new("users", "remove", "ana").err
     assert new("users", "remove", "kim", "--json").code == 0
     assert [each["name"] for each in new("users", "ls", "--json").json["accounts"]] == ["ana"]
+
+
+def test_a_new_key_stands_alone_on_stdout_so_that_it_can_be_written_to_a_file(new: Cli) -> None:
+    said = new("api-keys", "create", "prometheus", "--scope", "telemetry:read")
+    assert re.fullmatch(r"mkey_\S+\n", said.out), said.out
+    assert "viewer with telemetry:read" in said.err and "authorization: Bearer KEY" in said.err
 
 
 def test_a_key_of_the_environment_goes_before_all_others(new: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from milonga_hub.devices.models import Inventory
 from milonga_hub.devices.service import Enrolment
 from milonga_hub.install import reach
 from milonga_hub.labelling.models import SampleView
-from milonga_hub.projects.models import ProjectSpec, SamplingSpec
+from milonga_hub.projects.models import DriftTrigger, ProjectSpec, RetrainingPolicy, SamplingSpec
 from milonga_hub.runs.models import RunState, StageState, Trigger
 from milonga_hub.settings import Settings
 from PIL import Image
@@ -322,7 +322,7 @@ def test_a_manifest_is_printed_as_it_lies_in_the_bundle(cli: Cli) -> None:
         ("build ls", "milonga apply"),
         ("rollouts list", "milonga rollouts create"),
         ("telemetry list", "milonga devices list"),
-        ("telemetry drift", "milonga telemetry list"),
+        ("telemetry drift", "milonga apply"),
         ("alerts list", "milonga alerts rules"),
         ("users ls", "milonga users add"),
         ("webhooks ls", "milonga webhooks set"),
@@ -335,6 +335,16 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
     assert empty(*command.split(), "--json").code == 0
 
 
+def test_where_nothing_watches_for_drift_that_is_said(new: Cli) -> None:
+    new.hub.projects.apply("yard", ProjectSpec())
+    for words in ([], ["--project", "yard"]):
+        assert "spec.retraining.drift.enabled: true" in new("telemetry", "drift", *words).out.replace("\n", " ")
+    watching = RetrainingPolicy(drift=DriftTrigger(enabled=True))
+    new.hub.projects.apply("yard", ProjectSpec(retraining=watching))
+    for words in ([], ["--project", "yard"]):
+        assert "no drift so far" in new("telemetry", "drift", *words).out
+
+
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
@@ -343,6 +353,10 @@ def test_an_empty_list_says_what_to_do_next(empty: Cli, command: str, next_step:
         ("types known nothing", 3, "milonga types known"),
         ("runs show digits/99", 3, "milonga runs list"),
         ("runs watch digits/99", 3, "milonga runs list"),
+        ("telemetry drift --project digit", 3, "there is no project 'digit'"),
+        ("telemetry list --project digit", 3, "there is no project 'digit'"),
+        ("telemetry list --device nobody", 3, "milonga devices list"),
+        ("telemetry watch nobody", 3, "milonga devices list"),
         ("models show digits/99", 3, "no models/digits/versions/99"),
         ("models checkpoint digits/1", 3, "only detectors"),
         ("models export digits/9", 3, "no models/digits/versions/9"),

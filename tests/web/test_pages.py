@@ -190,7 +190,7 @@ def test_drift_and_reference_are_on_the_monitoring_page(client: TestClient) -> N
     text = client.get("/monitoring").text
     assert "brightness" in text
     assert 'class="reference"' in text
-    assert "no run yet" in text
+    assert "nothing yet" in text
 
 
 def test_the_colours_and_sizes_of_pictures_are_on_the_monitoring_page(client: TestClient) -> None:

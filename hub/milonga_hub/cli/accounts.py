@@ -14,7 +14,7 @@ from milonga.v1 import accounts_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit, remember_hub
 from milonga_hub.cli.failures import USAGE, Refused
-from milonga_hub.cli.output import NONE, ago, facts, print_json, say, table, word
+from milonga_hub.cli.output import NONE, ago, clean, facts, print_json, say, table, word
 
 users = typer.Typer()
 api_keys = typer.Typer()
@@ -179,9 +179,9 @@ def create_key(
     key = response.api_key
     reach = f" with {', '.join(key.scopes)}" if key.scopes else ""
     reach += f" for {', '.join(key.projects)}" if key.projects else ""
-    say(
-        f"{key.id}, {word(pb.Role, key.role)}{reach}, expires {ago(key, 'expires_at')}. Send it as: authorization: Bearer KEY"
-    )
+    # On stderr: what is written into a file is the key alone, as Prometheus and others read it.
+    about = f"{key.id}, {word(pb.Role, key.role)}{reach}, expires {ago(key, 'expires_at')}"
+    typer.echo(clean(f"{about}. Send it as: authorization: Bearer KEY"), err=True)
 
 
 @api_keys.command("delete")

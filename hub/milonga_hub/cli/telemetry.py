@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from milonga.v1 import devices_pb2, projects_pb2
 from milonga.v1 import telemetry_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
@@ -63,6 +64,7 @@ def list_(
     if json:
         print_json(response)
     elif not response.windows:
+        _need(device, project)
         say("no telemetry yet; devices send it while they serve a model: milonga devices list")
     else:
         table(_COLUMNS, (_row(window) for window in response.windows), right=_COLUMNS[2:])
@@ -71,6 +73,7 @@ def list_(
 @group.command("watch")
 def watch(device: str, hub: Hub = None, json: Json = False) -> None:
     """Print the windows of one device as they come, until Ctrl-C."""
+    _need(device)
     with Client() as client:
         for window in client.hub.telemetry.watch_telemetry(device):
             if json:
@@ -95,7 +98,7 @@ def drift(
     if json:
         print_json(response)
     elif not response.drift_events:
-        say("no drift so far; how devices are doing: milonga telemetry list")
+        say(_no_drift(project))
     else:
         rows = (
             (
@@ -104,11 +107,35 @@ def drift(
                 f"{e.statistic:.2f} ({e.threshold:g} allowed)",
                 e.sample_count,
                 ago(e, "detected_at"),
-                e.triggered_run or ("over" if e.HasField("ended_at") else "no run yet"),
+                e.triggered_run or ("over" if e.HasField("ended_at") else "nothing yet"),
             )
             for e in response.drift_events
         )
         table(("device", "signal", "how far", "samples", "seen", "answered by"), rows, right=("samples",))
+
+
+def _need(device: str = "", project: str = "") -> None:
+    """Raise NotFound for a device or project that there is not: nothing will ever be known of it."""
+    with Client() as client:
+        if device:
+            client.devices.GetDevice(devices_pb2.GetDeviceRequest(name=device), timeout=CALL_SECONDS)
+        if project:
+            client.projects.GetProject(projects_pb2.GetProjectRequest(name=project), timeout=CALL_SECONDS)
+
+
+def _no_drift(project: str) -> str:
+    """Say that there is none, or that nobody would know."""
+    with Client() as client:
+        if project:
+            one = projects_pb2.GetProjectRequest(name=project)
+            projects = [client.projects.GetProject(one, timeout=CALL_SECONDS).project]
+        else:
+            every = projects_pb2.ListProjectsRequest()
+            projects = [*client.all(client.projects.ListProjects, every, "projects", 0).projects]
+    if any(each.spec.retraining.drift.enabled for each in projects):
+        return "no drift so far; how devices are doing: milonga telemetry list"
+    who = f"{project} does not watch" if project else "no project watches"
+    return f"no drift, for {who} for it: set spec.retraining.drift.enabled: true in the project's file, and milonga apply -f FILE"
 
 
 @group.command("accuracy")

@@ -239,8 +239,8 @@ class TelemetryService:
             self._policy_of(project)
             raise FailedPrecondition(
                 f"nothing tells how accurate {project} is in the field: no classifier of it answered within 24 hours (or since the hub"
-                " started), or its bundles are older than this estimate; a new run makes new ones: milonga runs start"
-                f" {project}"
+                " started), or what answers was built without validation pictures, or before this estimate came; with a data set"
+                f" (spec.dataset), build it again: milonga runs start {project}, or milonga models import {project} FILE"
             )
         return found
 
