@@ -677,8 +677,10 @@ def test_rules_and_channels_are_applied_from_files_and_tested(new: Cli, tmp_path
 def test_keys_are_moved_sign_elsewhere_and_come_into_force(run: Run, tmp_path: Path) -> None:
     hub = ["--data-dir", str(tmp_path / "hub")]
     assert run(["keys", "init", "--keys", "2", "--threshold", "2", "--json", *hub]).json["made"]
-    moved = run(["keys", "export", "root", str(tmp_path / "stick"), "--json", *hub]).json["moved"]
-    assert len(moved) == 2
+    moved = run(["keys", "export", "root", str(tmp_path / "stick, red"), "--json", *hub]).json["moved"]
+    assert [Path(path).parent for path in moved] == 2 * [tmp_path / "stick, red"]
+    exported = run(["keys", "export", "targets", str(tmp_path / "stick"), *hub]).out.replace("\n", " ")
+    assert "without 2 of them" in exported and "give each to somebody else" in exported
     assert not run(["keys", "rotate", "targets", "--json", *hub]).json["in_force"]
     waiting = run(["keys", "status", "--json", *hub]).json["waiting"]
     told = run(["keys", "status", *hub]).out.replace("\n", " ")

@@ -111,9 +111,14 @@ def export(
     json: Json = False,
 ) -> None:
     """Move a role's keys off the hub. From then on people sign what the role must sign."""
-    moved = ", ".join(str(path) for path in _service(data_dir).export(role, folder))
-    words = f"moved to {moved}: without it nothing that {role} signs can change, so keep a copy"
-    _say({"moved": moved.split(", ")}, words, json)
+    service = _service(data_dir)
+    threshold = next((each.threshold for each in service.status() if each.role == role), 1)
+    moved = [str(path) for path in service.export(role, folder)]
+    of_them = "it" if len(moved) == 1 else f"{threshold} of them"
+    words = f"moved to {', '.join(moved)}: without {of_them} nothing that {role} signs can change, so keep a copy"
+    if threshold > 1:
+        words += f"; whoever has {threshold} of them signs alone, so give each to somebody else"
+    _say({"moved": moved}, words, json)
 
 
 @group.command()
