@@ -46,7 +46,7 @@ from milonga_agent.state import Identity, Store
 from milonga_agent.steps import Depot
 from milonga_agent.supervision import confirm_start, keep_alive, notify, running_version, switched_back
 from milonga_agent.telemetry import Boot, Sender, Spool
-from milonga_agent.trusting import Trust
+from milonga_agent.trusting import Trust, read_root
 from milonga_agent.tuning import Tuning
 from milonga_agent.upgrading import Upgrading
 from milonga_agent.upkeep import STEADY_SECONDS, Upkeep
@@ -88,6 +88,8 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         redaction(options.redact)  # Words that are wrong are refused before anything is served.
+        # As is a file that no build could be verified by, and before a join token is used up.
+        self._root = read_root(options.trusted_root) if options.trusted_root else None
         self._options = options
         self._store = Store(options.data_dir)
         self._prober = Prober(options.limits, options.engines, options.board, options.data_dir)
@@ -137,12 +139,8 @@ class Agent:
 
     def _pin(self) -> None:
         """Trust the root metadata that the operator gave, where one was given."""
-        path = self._options.trusted_root
-        if path is not None:
-            try:
-                self._trust.begin(path.read_bytes())
-            except OSError as error:
-                raise AgentError(f"cannot use {path} as trusted root metadata: {error}; see --trusted-root") from error
+        if self._root is not None:
+            self._trust.begin(self._root)
 
     async def run(self) -> None:
         """Work until cancelled. Raises AgentError where the agent cannot go on."""

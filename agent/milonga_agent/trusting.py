@@ -31,6 +31,23 @@ _SECONDS = 120.0
 _LINE_BYTES = 8 << 20
 
 
+def read_root(path: Path) -> bytes:
+    """Return the root metadata that an operator gave. Raises AgentError for a file that is none."""
+    try:
+        content = path.read_bytes()
+        # Whether it is sound is seen by who verifies with it: python-tuf is not loaded here.
+        is_root = json.loads(content)["signed"]["_type"] == "root"
+    except OSError as error:
+        raise AgentError(f"cannot read {path}: {error.strerror}; see --trusted-root") from error
+    except (ValueError, KeyError, TypeError):
+        is_root = False
+    if not is_root:
+        raise AgentError(
+            f"{path} is no root metadata: give --trusted-root the hub's milonga-data/signing/metadata/1.root.json"
+        )
+    return content
+
+
 class Trust:
     """Whom this device trusts: the root metadata that it began with, and what was signed since."""
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from milonga_agent.errors import HubUnreachable, Untrusted
+from milonga_agent.daemon import Agent, Options
+from milonga_agent.errors import AgentError, HubUnreachable, Untrusted
 from milonga_agent.trust import verify
-from milonga_agent.trusting import Trust
+from milonga_agent.trusting import Trust, read_root
 from milonga_hub.db import utc_now
 from milonga_hub.errors import NotFound
 from milonga_hub.signing.service import SigningService
@@ -168,6 +169,20 @@ def test_a_hub_that_signs_nothing_is_not_believed(tmp_path: Path) -> None:
 
     with pytest.raises(Untrusted, match="does not sign"):
         asyncio.run(Trust(tmp_path / "trust").check("digits", GOOD, SIZE, fetch))
+
+
+def test_a_file_that_is_no_root_metadata_is_refused_before_anything_is_done_with_it(
+    tmp_path: Path, hub: SigningService
+) -> None:
+    given = tmp_path / "given.json"
+    with pytest.raises(AgentError, match=r"cannot read .*: No such file or directory; see --trusted-root"):
+        read_root(given)
+    for content in (b"kind: Project", b"\xff\x00", b"[]", b'{"signed": "root"}', hub.metadata("timestamp.json")):
+        given.write_bytes(content)
+        with pytest.raises(AgentError, match=r"is no root metadata: give --trusted-root"):
+            Agent(Options(hub="127.0.0.1:1", data_dir=tmp_path / "device", name="pi", trusted_root=given))
+    given.write_bytes(hub.metadata("1.root.json"))
+    assert read_root(given) == hub.metadata("1.root.json")
 
 
 def test_another_hub_is_not_believed_by_a_device_that_was_told_whom_to_trust(
