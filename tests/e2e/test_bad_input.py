@@ -165,7 +165,8 @@ def test_an_impossible_limit_names_the_fastest_subnet(loop: Loop, tmp_path: Path
     path.write_text(
         "kind: Project\nname: impossible\nspec:\n  dataset: digits\n  limits: [{latency_ms: 0.000001}]\n"
         "  training: {space: resnet, epochs: 1, resolution_px: 16}\n"
-        "  search: {measured_subnets: 4, evaluated_subnets: 8, population: 8, generations: 2}\n"
+        "  search: {measured_subnets: 4, further_measurements: 0, evaluated_subnets: 8, population: 8, generations: 2}\n"
+        "  build: {targets: [onnxruntime/fp32]}\n"
     )
     run = loop.cli("apply", "-f", str(path))["run"]["name"]
     done = _milonga(loop, "runs", "watch", run)
