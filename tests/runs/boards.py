@@ -15,7 +15,7 @@ from milonga_hub.blobs import BlobStore
 from milonga_hub.devices.models import Engine, Inventory
 from milonga_hub.devices.service import DeviceService, Enrolment, MeasurementItem
 from milonga_hub.devices.values import Hello, Latency, MeasurementResult, MeasurementTask
-from milonga_hub.jobs import LOCAL, Jobs, Workers
+from milonga_hub.jobs import Jobs, Workers
 from milonga_hub.projects.models import Limits, ProjectSpec
 from milonga_hub.runs.models import Stage, Trigger
 from milonga_hub.runs.plan import RunPlan, TypePlan
@@ -26,6 +26,7 @@ from milonga_hub.search.service import SearchService
 
 from tests.certificates import Key
 from tests.datasets.test_datasets import _packed, _pictures
+from tests.ready_jobs import READY
 from tests.web.filled import Services
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ def weights(blobs: BlobStore, item: MeasurementItem) -> int:
 class Hub:
     """A hub with one run of a project, ten classes, and boards of a type each."""
 
-    def __init__(self, folder: Path, spec: ProjectSpec, workers: Workers = LOCAL) -> None:
+    def __init__(self, folder: Path, spec: ProjectSpec, workers: Workers = READY) -> None:
         self.spec = spec
         self.services = Services(folder)
         self.services.datasets.import_archive("digits", _packed(_pictures(folder / "pictures")), False, False)

@@ -22,6 +22,7 @@ from milonga_hub.learning.spaces import space
 from milonga_hub.search.rules import choose, explain_impossible
 
 from tests.learning.data import write_arrays
+from tests.ready_jobs import READY
 
 TRAIN = {
     "space": "resnet", "resolution_px": 16, "epochs": 5, "batch_size": 16, "learning_rate": 0.2, "seed": 0,
@@ -30,7 +31,7 @@ TRAIN = {
 
 
 def _job(kind: str, spec: dict[str, Any], folder: Path, said: list[Progress] | None = None) -> dict[str, Any]:
-    return asyncio.run(run_job(kind, spec, folder, (said if said is not None else []).append))
+    return asyncio.run(run_job(kind, spec, folder, (said if said is not None else []).append, READY))
 
 
 @pytest.fixture(scope="module")
