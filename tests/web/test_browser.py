@@ -427,19 +427,11 @@ def test_pictures_are_labelled_with_the_keyboard_alone(page: Page) -> None:
     expect(page.locator("#standing")).to_contain_text("in v3")
 
 
-def test_a_picture_that_was_deleted_meanwhile_gives_way_to_what_waits(browser: Browser) -> None:
+@pytest.fixture(scope="module")
+def apart() -> Iterator[str]:
+    """Serve another hub, of which no other test counts the pictures."""
     with looking() as address:
-        page = browser.new_page(base_url=address)
-        page.goto("/labelling/digits")
-        _sign_in(page)
-        expect(page.locator("#accept")).to_contain_text("0")
-        page.evaluate("fetch('/api/v1/projects/digits/labelling:discard', { method: 'POST' })")
-        expect(_waiting(page)).to_have_text("0")
-        page.keyboard.press("Enter")
-        expect(page.locator("#problem")).to_contain_text("was deleted; there is nothing left to decide")
-        expect(page.get_by_role("heading", name="Nothing waits")).to_be_visible()
-        expect(page.locator("#station")).to_be_hidden()
-        page.close()
+        yield address
 
 
 _POST = """(address) => fetch(address, {
@@ -447,24 +439,37 @@ _POST = """(address) => fetch(address, {
 })"""
 
 
-def test_what_somebody_said_of_a_picture_meanwhile_is_told_and_kept_or_replaced(browser: Browser) -> None:
-    with looking() as address:
-        page = browser.new_page(base_url=address)
-        page.goto("/labelling/digits")
-        _sign_in(page)
-        picture, meanwhile = page.locator("#picture"), page.locator("#meanwhile")
-        for answer in ("Enter", "2"):
-            expect(page.locator("#accept")).to_contain_text("the device says")
-            asked = picture.get_attribute("src") or ""
-            page.evaluate(_POST, asked.replace("/picture", ":skip"))
-            page.keyboard.press("1")
-            expect(meanwhile).to_be_visible()
-            expect(meanwhile).to_contain_text("ana skipped it after this page showed it")
-            page.keyboard.press(answer)
-            expect(meanwhile).to_be_hidden()
-            expect(picture).not_to_have_attribute("src", asked)
-        expect(page.locator("#said")).to_have_text("Labelled 1.")
-        page.close()
+def test_what_somebody_said_of_a_picture_meanwhile_is_told_and_kept_or_replaced(browser: Browser, apart: str) -> None:
+    page = browser.new_page(base_url=apart)
+    page.goto("/labelling/digits")
+    _sign_in(page)
+    picture, meanwhile = page.locator("#picture"), page.locator("#meanwhile")
+    for answer in ("Enter", "2"):
+        expect(page.locator("#accept")).to_contain_text("the device says")
+        asked = picture.get_attribute("src") or ""
+        page.evaluate(_POST, asked.replace("/picture", ":skip"))
+        page.keyboard.press("1")
+        expect(meanwhile).to_be_visible()
+        expect(meanwhile).to_contain_text("ana skipped it after this page showed it")
+        page.keyboard.press(answer)
+        expect(meanwhile).to_be_hidden()
+        expect(picture).not_to_have_attribute("src", asked)
+    expect(page.locator("#said")).to_have_text("Labelled 1.")
+    page.close()
+
+
+def test_a_picture_that_was_deleted_meanwhile_gives_way_to_what_waits(browser: Browser, apart: str) -> None:
+    page = browser.new_page(base_url=apart)
+    page.goto("/labelling/digits")
+    _sign_in(page)
+    expect(page.locator("#accept")).to_contain_text("the device says")
+    page.evaluate("fetch('/api/v1/projects/digits/labelling:discard', { method: 'POST' })")
+    expect(_waiting(page)).to_have_text("0")
+    page.keyboard.press("Enter")
+    expect(page.locator("#problem")).to_contain_text("was deleted; there is nothing left to decide")
+    expect(page.get_by_role("heading", name="Nothing waits")).to_be_visible()
+    expect(page.locator("#station")).to_be_hidden()
+    page.close()
 
 
 def test_a_project_that_sends_no_pictures_says_how_to_change_that_and_does(page: Page) -> None:
