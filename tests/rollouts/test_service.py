@@ -238,6 +238,15 @@ def test_a_deleted_device_is_not_waited_for(fleet: Fleet) -> None:
     assert done.reason == "left out pi-2"
 
 
+@pytest.mark.parametrize("verb", ["delete", "revoke"])
+def test_what_became_of_a_device_that_is_gone_is_said(fleet: Fleet, verb: str) -> None:
+    rollout = start(fleet, spec=RolloutSpec(waves=[1.0], soak_seconds=0))
+    getattr(fleet.devices, verb)("pi-2")
+    fleet.rollouts.advance()
+    (gone,) = (each for each in fleet.rollouts.get(rollout.id).devices if each.wave == LEFT_OUT)
+    assert (gone.device, gone.message) == ("pi-2", "the device was deleted or revoked")
+
+
 def test_a_newer_rollout_of_the_project_supersedes_the_open_one(fleet: Fleet) -> None:
     old = start(fleet, 1)
     new = start(fleet, 2)

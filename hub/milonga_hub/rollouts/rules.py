@@ -135,7 +135,7 @@ def _observed(
         return device
     if report is None:
         # A machine that joins under its name begins anew.
-        gone = {"message": "the device was deleted", "generation": 0, "since_generation": 0}
+        gone = {"message": "the device was deleted or revoked", "generation": 0, "since_generation": 0}
         return left_out(device, now, **gone)
     if taken_by and rollout.agent_version:
         # Of two wishes for an agent no generation tells whose they are: the newest that names a device has it.

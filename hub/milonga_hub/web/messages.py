@@ -201,7 +201,7 @@ _OF_ROLLOUTS = (
     ),
     N_("its turn had not come; this rollout changed nothing on it"),
     N_("the device serves another bundle"),
-    N_("the device was deleted"),
+    N_("the device was deleted or revoked"),
     N_("a later assignment took the place of this one"),
     N_("it does not match the selector any more"),
     N_("its window opens %(time)s UTC"),
