@@ -18,8 +18,10 @@ from milonga_hub.db import Database
 from milonga_hub.errors import InvalidInput, NotFound
 from milonga_hub.events import EventBus
 from milonga_hub.projects.models import DriftMethod, DriftPolicy, DriftReference
+from milonga_hub.telemetry import detectors
 from milonga_hub.telemetry.models import TelemetryWindow
 from milonga_hub.telemetry.rpc import TelemetryRpc
+from milonga_hub.telemetry.rules_watching import Watched, after
 from milonga_hub.telemetry.service import TelemetryService
 
 from tests.databases import database_url, only_on_sqlite
@@ -265,6 +267,25 @@ def test_a_hub_that_starts_again_goes_on_from_what_it_knew(world: World) -> None
         raise AssertionError("the drift was not found")
 
     assert detected(restarts=True) == detected(restarts=False) > 0
+
+
+def test_a_hub_that_starts_again_looks_at_windows_of_a_device_that_drifted_a_few_times_and_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in range(80):
+        world.service.store([world.dark(place)])
+    assert world.service.drift_events("digits")[0]
+    looks: list[TelemetryWindow] = []
+
+    def counted(seen: Watched, policy: DriftPolicy, one: TelemetryWindow) -> Watched:
+        looks.append(one)
+        return after(seen, policy, one)
+
+    monkeypatch.setattr(detectors, "after", counted)
+    world.restart()
+    world.service.store([world.dark(80)])
+    # It drifts anew with every window or two; nothing is stored meanwhile.
+    assert 80 < len(looks) < 4 * 80
 
 
 @pytest.mark.parametrize("reference", [*DriftReference])

@@ -220,16 +220,17 @@ class Detectors:
 def _again(seen: Watched, policy: DriftPolicy, windows: Sequence[TelemetryWindow]) -> Watched:
     """Return what is watched after windows that were judged before, as far as can be told without the devices beside it."""
     least, rate = least_won(policy.false_alarms_per_month), policy.false_alarms_per_month
-    waiting = [*windows]
+    waiting, count = [*windows], _STEPS
     while waiting:
-        steps = [*accumulate(waiting[:_STEPS], lambda so_far, one: after(so_far, policy, one), initial=seen)][1:]
-        seen, waiting_on = steps[-1], waiting[_STEPS:]
+        steps = [*accumulate(waiting[:count], lambda so_far, one: after(so_far, policy, one), initial=seen)][1:]
+        seen, waiting_on, count_on = steps[-1], waiting[count:], min(2 * count, _STEPS)
         for place, found in enumerate(evidence_of(steps)):
             names = drifted(_won(steps[place], found), rate, len(found))
             if its := {name: found[name] for name in names if found[name].log_won >= least}:
-                seen, waiting_on = said(steps[place], its), waiting[place + 1 :]
+                # Where much has drifted it is said again within a few windows: more would be looked at in vain, again and again.
+                seen, waiting_on, count_on = said(steps[place], its), waiting[place + 1 :], place + 1
                 break
-        waiting = waiting_on
+        waiting, count = waiting_on, count_on
     return seen
 
 
