@@ -542,7 +542,9 @@ def test_runs_that_wait_for_approval_are_approved_or_refused(new: Cli, tmp_path:
     assert "let it begin: milonga runs approve projects/mine/runs/1" in new("runs", "show", "mine/1").out
     assert new("runs", "approve", "mine/1", "--json").json["run"]["state"] == "RUN_STATE_QUEUED"
     assert "refused" in new("runs", "refuse", "mine/2").out
-    assert "waits for approval" in new("runs", "approve", "mine/2").err
+    assert "does not wait for approval: it is cancelled (refused" in new("runs", "approve", "mine/2").err.replace(
+        "\n", " "
+    )
 
 
 def test_samples_status_says_which_devices_have_sent_what_they_may(cli: Cli) -> None:
