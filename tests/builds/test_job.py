@@ -21,6 +21,7 @@ from milonga_hub.jobs import KINDS, JobContext, JobCrashed, JobError, Progress, 
 from PIL import Image
 
 from tests.compiler.networks import MEAN, SIZE_PX, digits, write_network
+from tests.ready_jobs import READY
 
 TARGETS = ["onnxruntime/fp32", "onnxruntime/int8"]
 ON_DEVICES = "tensorrt/fp16"
@@ -66,7 +67,7 @@ def _spec(folder: Path, newest: int = 1) -> dict[str, Any]:
 
 def _run(kind: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     said: list[Progress] = []
-    return asyncio.run(run_job(kind, spec, folder, said.append))
+    return asyncio.run(run_job(kind, spec, folder, said.append, READY))
 
 
 def _run_here(kind: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from milonga_hub.jobs import Jobs
 from milonga_hub.runs.models import StageState
 
 from tests.builds.test_job import _spec
+from tests.ready_jobs import READY
 from tests.runs.boards import Board, connected
 from tests.web.filled import Services
 
@@ -45,7 +46,7 @@ def _make(
 
     async def work() -> Build:
         with hub.events.listen("builds/") as news:
-            runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", jobs or Jobs())
+            runner = BuildRunner(hub.builds, hub.devices, hub.folder / "builds", jobs or Jobs(READY))
             build = hub.builds.start(VERSION, "pi", target)
             task = asyncio.create_task(runner.run())
             try:
@@ -108,7 +109,7 @@ def test_what_the_full_disk_of_the_hub_has_no_room_for_is_kept_once_it_has(
         waited.append(workdir)
 
     monkeypatch.setattr(hub.blobs, "put_file", full)
-    build = _make(hub, "onnxruntime/fp32", jobs=Jobs(until_room=made_room))
+    build = _make(hub, "onnxruntime/fp32", jobs=Jobs(READY, made_room))
     assert build.state is BuildState.VERIFIED and len(waited) == 1
 
 
