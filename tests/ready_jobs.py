@@ -52,8 +52,16 @@ class ReadyWorkers(LocalWorkers):
         return [sys.executable, "-I", "-S", "-c", _CLIENT, _place(), kind, str(workdir)]
 
 
-# Only Linux tells of a process that ended by a descriptor.
-READY: Workers = ReadyWorkers() if hasattr(os, "pidfd_open") else LOCAL
+def _tells_of_ends() -> bool:
+    """Whether a descriptor tells that a process ended: on Linux since 5.3, and not in every sandbox."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+READY: Workers = ReadyWorkers() if _tells_of_ends() else LOCAL
 
 
 @cache
