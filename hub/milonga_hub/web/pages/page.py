@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -82,7 +83,8 @@ def error_page(request: Request, status: int, message: str) -> HTMLResponse:
 def _came_from(request: Request) -> str:
     """Return the page of the hub with the form that was refused, "" where there was none."""
     page = urlsplit(request.headers.get("referer", ""))
-    if request.method != "POST" or page.netloc != request.url.netloc or not page.path.startswith("/"):
+    # With two slashes it would be another machine's.
+    if request.method != "POST" or page.netloc != request.url.netloc or not re.match("/(?!/)", page.path):
         return ""
     return f"{page.path}?{page.query}" if page.query else page.path
 
