@@ -148,11 +148,16 @@ def usage(
         )
 
 
+def get_project(client: Client, project: str) -> pb.GetProjectResponse:
+    """Return what the hub knows of the project. The call fails where there is none of that name."""
+    return client.projects.GetProject(pb.GetProjectRequest(name=project), timeout=CALL_SECONDS)
+
+
 @group.command("show")
 def show(project: str, hub: Hub = None, json: Json = False) -> None:
     """Show a project's spec, and the run that its policy calls for."""
     with Client() as client:
-        response = client.projects.GetProject(pb.GetProjectRequest(name=project), timeout=CALL_SECONDS)
+        response = get_project(client, project)
         waiting = client.projects.GetDueRun(pb.GetDueRunRequest(name=project), timeout=CALL_SECONDS)
     if json:
         print_json(response, waiting)

@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
-from milonga.v1 import devices_pb2, projects_pb2
+from milonga.v1 import projects_pb2
 from milonga.v1 import telemetry_pb2 as pb
 
 from milonga_hub.cli.client import CALL_SECONDS, Client, Hub, Json, Limit
+from milonga_hub.cli.devices import get_device
 from milonga_hub.cli.failures import USAGE, Refused
 from milonga_hub.cli.output import NONE, ago, facts, number, print_json, say, size, table
+from milonga_hub.cli.projects import get_project
 
 group = typer.Typer()
 
@@ -118,17 +120,16 @@ def _need(device: str = "", project: str = "") -> None:
     """Raise NotFound for a device or project that there is not: nothing will ever be known of it."""
     with Client() as client:
         if device:
-            client.devices.GetDevice(devices_pb2.GetDeviceRequest(name=device), timeout=CALL_SECONDS)
+            get_device(client, device)
         if project:
-            client.projects.GetProject(projects_pb2.GetProjectRequest(name=project), timeout=CALL_SECONDS)
+            get_project(client, project)
 
 
 def _no_drift(project: str) -> str:
     """Say that there is none, or that nobody would know."""
     with Client() as client:
         if project:
-            one = projects_pb2.GetProjectRequest(name=project)
-            projects = [client.projects.GetProject(one, timeout=CALL_SECONDS).project]
+            projects = [get_project(client, project).project]
         else:
             every = projects_pb2.ListProjectsRequest()
             projects = [*client.all(client.projects.ListProjects, every, "projects", 0).projects]
